@@ -1,0 +1,77 @@
+"""
+persuasion-rl: does learning from replies that changed a mind make a small model more persuasive?
+
+The front door: reads the study, includes the stages, names the targets that people ask for. A study is a
+file in config/; without --configfile it is config/config.yaml.
+
+TARGETS   sft, preferences, dpo, evaluation, report, unattended, or any file under results/{study}/
+"""
+
+
+# Not `configfile:` alone: Snakemake would merge a study given by --configfile into this one, key by key.
+if not workflow.overwrite_configfiles:
+
+    configfile: "config/config.yaml"
+
+
+include: "workflow/rules/common.smk"
+include: "workflow/rules/corpora.smk"
+include: "workflow/rules/base_model.smk"
+include: "workflow/rules/data.smk"
+include: "workflow/rules/sft.smk"
+include: "workflow/rules/judges.smk"
+include: "workflow/rules/preferences.smk"
+include: "workflow/rules/dpo.smk"
+include: "workflow/rules/evaluation.smk"
+include: "workflow/rules/report.smk"
+
+
+localrules:
+    all,
+    sft,
+    preferences,
+    dpo,
+    evaluation,
+    report,
+    unattended,
+
+
+rule all:
+    default_target: True
+    input:
+        rules.report_study.output.report,
+        rules.record_config.output,
+        expand(study("models/{model}/README.md"), model=trained_models()),
+
+
+rule sft:
+    input:
+        expand(ADAPTER, model=trained_models(method="sft")),
+
+
+rule preferences:
+    input:
+        expand(study("preferences/{pool}_{part}.jsonl"), pool=POOLS, part=["train", "val"]),
+
+
+rule dpo:
+    input:
+        expand(ADAPTER, model=trained_models(method="dpo")),
+
+
+rule evaluation:
+    input:
+        evaluation_tables("evaluation"),
+        rules.judge_trust.output,
+
+
+rule report:
+    input:
+        rules.all.input,
+
+
+rule unattended:
+    input:
+        rules.report_unattended.output if WAITS_FOR_PEOPLE else rules.all.input,
+        rules.record_config.output,
+        expand(study("models/{model}/README.md"), model=trained_models(unattended=True)),

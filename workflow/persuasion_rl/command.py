@@ -1,0 +1,130 @@
+"""Turns a stage's function into its command line.
+
+Keyword parameters become `--name value` flags of their annotated types, and a `**recipe` parameter
+takes every further `--name value` pair, so that a trainer's own argument names can be used as they are.
+"""
+
+import argparse
+import inspect
+import json
+import sys
+import types
+import typing
+from collections.abc import Callable
+from typing import Any
+
+from persuasion_rl.files import UserError
+
+
+def stage(*functions: Callable) -> None:
+    """Run a stage with the arguments of the command line; a UserError ends in one line, exit 1.
+
+    A module with several functions takes the name of the one to run as its first argument.
+    """
+    words = sys.argv[1:]
+    function = functions[0]
+    if len(functions) > 1:
+        names = {function.__name__: function for function in functions}
+        chooser = argparse.ArgumentParser(prog=_program(function), add_help=False)
+        chooser.add_argument("command", choices=names)
+        function = names[chooser.parse_args(words[:1]).command]
+        words = words[1:]
+    parser, recipe_allowed = _parser(function)
+    known, further = parser.parse_known_args(words)
+    if further and not recipe_allowed:
+        parser.error(f"unknown argument: {further[0]}")
+    try:
+        function(**vars(known), **_recipe(further))
+    except (UserError, FileNotFoundError) as error:
+        sys.exit(f"error: {error}")
+
+
+def _program(function: Callable) -> str:
+    module = sys.modules[function.__module__].__spec__
+    return f"python -m {module.name if module else function.__module__}"
+
+
+def _parser(function: Callable) -> tuple[argparse.ArgumentParser, bool]:
+    parser = argparse.ArgumentParser(
+        prog=_program(function),
+        description=inspect.getdoc(function),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    hints = typing.get_type_hints(function)
+    recipe_allowed = False
+    for name, parameter in inspect.signature(function).parameters.items():
+        if parameter.kind is inspect.Parameter.VAR_KEYWORD:
+            recipe_allowed = True
+            continue
+        required = parameter.default is inspect.Parameter.empty
+        parser.add_argument(
+            f"--{name}",
+            required=required,
+            default=None if required else parameter.default,
+            **_reading(hints[name]),
+        )
+    return parser, recipe_allowed
+
+
+def _reading(hint: Any) -> dict[str, Any]:
+    """How argparse reads a type: list[T] takes several values, dict[str, T] several key=value pairs."""
+    if isinstance(hint, types.UnionType):
+        hint = next(part for part in typing.get_args(hint) if part is not type(None))
+    origin = typing.get_origin(hint)
+    if origin is list:
+        return {"nargs": "*", "type": typing.get_args(hint)[0]}
+    if origin is dict:
+        value_type = typing.get_args(hint)[1]
+        return {"nargs": "+", "action": _Pairs, "value_type": value_type, "metavar": "KEY=VALUE"}
+    if hint is bool:
+        return {"type": _boolean}
+    return {"type": hint}
+
+
+class _Pairs(argparse.Action):
+    def __init__(self, *args, value_type, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.value_type = value_type
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        pairs = {}
+        for value in values:
+            key, equals, rest = value.partition("=")
+            if not equals:
+                parser.error(f"{option_string}: expected KEY=VALUE, got {value!r}")
+            pairs[key] = self.value_type(rest)
+        setattr(namespace, self.dest, pairs)
+
+
+def _boolean(text: str) -> bool:
+    if text.lower() not in ("true", "false"):
+        raise argparse.ArgumentTypeError(f"expected true or false, got {text!r}")
+    return text.lower() == "true"
+
+
+def _recipe(words: list[str]) -> dict[str, Any]:
+    """`--name value ...` pairs, values read as JSON where they are JSON; several values make a list."""
+    recipe: dict[str, Any] = {}
+    name = None
+    for word in words:
+        if word.startswith("--"):
+            name = word[2:]
+            recipe[name] = []
+        elif name is None:
+            raise UserError(f"unexpected argument {word!r}")
+        else:
+            recipe[name].append(_value(word))
+    return {name: values[0] if len(values) == 1 else values for name, values in recipe.items()}
+
+
+def _value(word: str) -> Any:
+    try:
+        return json.loads(word)
+    except json.JSONDecodeError:
+        return word
+
+
+def note(text: str) -> None:
+    """A line of progress, on standard error."""
+    print(text, file=sys.stderr, flush=True)

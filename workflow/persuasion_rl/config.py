@@ -1,0 +1,231 @@
+"""Reads a study's configuration: `extends`, defaults, the closed schema, and what only the whole can tell.
+
+Imported by the Snakefile, so it stays light. Every mistake is one line: the key, the value, what is allowed.
+"""
+
+import os
+import shlex
+from collections.abc import Iterator
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jsonschema import Draft202012Validator
+from jsonschema.exceptions import ValidationError
+
+from persuasion_rl.files import UserError
+
+SCHEMA = Path(__file__).parent.parent / "schemas" / "config.schema.yaml"
+BASE = "base"
+HUMAN = "human"
+"""The player of the evaluation that is the human winning reply, and the pool that people label."""
+
+
+def load_study(given: dict[str, Any], file: Path | None = None) -> dict[str, Any]:
+    """The complete configuration of a study.
+
+    Args:
+        given: what Snakemake read from the study's file and from --config.
+        file: the study's file, from which a relative `extends:` is looked up.
+
+    Raises:
+        UserError: an unknown key, a wrong type or value, an impossible plan, a broken lineage.
+    """
+    study = _extended(deepcopy(given), file, seen=[])
+    schema = yaml.safe_load(SCHEMA.read_text(encoding="utf-8"))
+    _fill_defaults(study, schema)
+    error = next(iter(sorted(Draft202012Validator(schema).iter_errors(study), key=_depth)), None)
+    if error is not None:
+        raise UserError(_message(error))
+    _check_lineage(study["models"])
+    _check_plan(study["data"])
+    _check_judges(study)
+    study["corpora_dir"] = _folder(study["corpora_dir"])
+    return study
+
+
+def _extended(study: dict, file: Path | None, seen: list[Path]) -> dict:
+    """Lay a study over the one that it names under `extends:`, if it does."""
+    name = study.pop("extends", None)
+    if name is None:
+        return study
+    parent_file = (file.parent if file else Path("config")) / name
+    if not parent_file.is_file():
+        raise UserError(f"extends: {parent_file} does not exist")
+    if parent_file.resolve() in seen:
+        raise UserError(f"extends: {parent_file} extends itself")
+    parent = yaml.safe_load(parent_file.read_text(encoding="utf-8"))
+    parent = _extended(parent, parent_file, [*seen, parent_file.resolve()])
+    return _merged(parent, study)
+
+
+def _merged(below: dict, above: dict) -> dict:
+    merged = dict(below)
+    for key, value in above.items():
+        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
+        merged[key] = _merged(merged[key], value) if both else value
+    return merged
+
+
+def _fill_defaults(value: Any, schema: dict) -> None:
+    if not isinstance(value, dict):
+        return
+    for key, part in schema.get("properties", {}).items():
+        if key not in value and "default" in part:
+            value[key] = deepcopy(part["default"])
+        if key in value:
+            _fill_defaults(value[key], part)
+
+
+def _depth(error: ValidationError) -> tuple:
+    """Unknown keys first: they explain what is missing elsewhere."""
+    return (error.validator != "additionalProperties", len(error.absolute_path), str(error.path))
+
+
+def _message(error: ValidationError) -> str:
+    key = ".".join(map(str, error.absolute_path)) or "the configuration"
+    if error.validator == "additionalProperties":
+        allowed = sorted(error.schema.get("properties", {}))
+        unknown = sorted(set(error.instance) - set(allowed))
+        path = ".".join(map(str, [*error.absolute_path, unknown[0]]))
+        return f"{path}: unknown key; allowed here: {', '.join(allowed)}"
+    if error.validator == "required":
+        missing = [name for name in error.validator_value if name not in error.instance]
+        return f"{key}: the key {missing[0]!r} is missing"
+    allowed = {
+        "type": lambda v: f"must be {v if isinstance(v, str) else ' or '.join(v)}",
+        "enum": lambda v: f"must be one of {', '.join(map(str, v))}",
+        "minimum": lambda v: f"must be at least {v}",
+        "maximum": lambda v: f"must be at most {v}",
+        "exclusiveMinimum": lambda v: f"must be above {v}",
+        "pattern": lambda v: f"must match {v}",
+        "minItems": lambda v: f"must have at least {v} entries",
+    }.get(error.validator, lambda v: error.message)(error.validator_value)
+    hint = ""
+    if error.validator == "type" and isinstance(error.instance, str) and "e" in error.instance:
+        hint = " (YAML reads 1e-4 as text: write 1.0e-4)"
+    return f"{key}: {error.instance!r} {allowed}{hint}"
+
+
+def _check_lineage(models: dict[str, dict]) -> None:
+    if BASE not in models or "source" not in models[BASE]:
+        raise UserError(f"models.{BASE}: needs a source (a Hub model, a local folder, or standin)")
+    for name, model in models.items():
+        if name == BASE:
+            continue
+        if "parent" not in model or "method" not in model:
+            raise UserError(f"models.{name}: needs a parent and a method")
+        if model["parent"] not in models:
+            raise UserError(
+                f"models.{name}.parent: unknown model {model['parent']!r}; there are {', '.join(models)}"
+            )
+        if model["method"] == "dpo" and "pool" not in model:
+            raise UserError(f"models.{name}.pool: a dpo model needs a pool (ai or human)")
+        if model["method"] == "dpo" and model["parent"] == BASE:
+            raise UserError(f"models.{name}.parent: dpo continues an adapter, and {BASE} has none")
+    for name in models:
+        above, parent = [name], models[name].get("parent")
+        while parent is not None:
+            if parent in above:
+                raise UserError(f"models.{name}.parent: a cycle, {' -> '.join([*above, parent])}")
+            above.append(parent)
+            parent = models[parent].get("parent")
+
+
+def split_sizes(data: dict[str, Any]) -> dict[str, int]:
+    """The planned number of rows of each side."""
+    return {side: round(data["max_examples"] * share) for side, share in data["split"].items()}
+
+
+def _check_plan(data: dict[str, Any]) -> None:
+    if not (data["use_cmv"] or data["use_p4g"]):
+        raise UserError("data.use_cmv, data.use_p4g: both are false; a study needs one of them")
+    if abs(sum(data["split"].values()) - 1) > 1e-6:
+        raise UserError(f"data.split: {data['split']} must add up to 1")
+    if data["min_tokens"] >= data["max_tokens"]:
+        raise UserError(f"data.min_tokens: {data['min_tokens']} must be below max_tokens {data['max_tokens']}")
+    if data["max_context_tokens"] >= data["max_seq_length"]:
+        raise UserError(
+            f"data.max_context_tokens: {data['max_context_tokens']} must be below max_seq_length"
+            f" {data['max_seq_length']}"
+        )
+    sizes = split_sizes(data)
+    held_out = data["human_pool_size"] + data["final_eval_size"]
+    if held_out > sizes["test"]:
+        raise UserError(
+            f"data.human_pool_size + data.final_eval_size: {held_out:,} prompts are more than the test"
+            f" side's {sizes['test']:,} (max_examples x split.test)"
+        )
+    room = sizes["test"] - held_out + (sizes["val"] if data["use_val_set"] else 0)
+    if data["ai_pool_size"] > room:
+        raise UserError(
+            f"data.ai_pool_size: {data['ai_pool_size']:,} prompts are more than the {room:,} that validation"
+            f" and test leave (use_val_set: {str(data['use_val_set']).lower()})"
+        )
+
+
+def _check_judges(study: dict[str, Any]) -> None:
+    wanted = {"evaluation.judges": study["evaluation"]["judges"], "labels.ai.judge": [study["labels"]["ai"]["judge"]]}
+    if study["labels"]["human"]["source"] == "simulated":
+        wanted["labels.human.judge"] = [study["labels"]["human"]["judge"]]
+    for key, names in wanted.items():
+        if "truth" in names and study["world"] is None:
+            raise UserError(f"{key}: truth is known only in a synthetic world (world:)")
+    for player in study["evaluation"]["players"]:
+        if player != HUMAN and player not in study["models"]:
+            raise UserError(
+                f"evaluation.players: unknown player {player!r}; there are"
+                f" {', '.join([*study['models'], HUMAN])}"
+            )
+    for pool, settings in study["pools"].items():
+        if settings["responses_from"] not in study["models"]:
+            raise UserError(
+                f"pools.{pool}.responses_from: unknown model {settings['responses_from']!r}; there are"
+                f" {', '.join(study['models'])}"
+            )
+
+
+def _folder(value: str | None) -> str | None:
+    """A folder, with ~ and $VARIABLES filled in."""
+    if value is None:
+        return None
+    expanded = os.path.expanduser(os.path.expandvars(value))
+    if "$" in expanded:
+        raise UserError(
+            f"corpora_dir: the environment variable in {value!r} is not set; set it to the folder that"
+            " holds the corpora, or pass --config corpora_dir=FOLDER"
+        )
+    return expanded
+
+
+def lineage(models: dict[str, dict], model: str) -> Iterator[str]:
+    """The trained models from the first one above the base down to `model` itself."""
+    if model != BASE:
+        yield from lineage(models, models[model]["parent"])
+        yield model
+
+
+def needs_people(study: dict[str, Any], model: str) -> bool:
+    """Whether a model's lineage has labels that only people can give."""
+    return study["labels"]["human"]["source"] == "people" and any(
+        study["models"][name].get("pool") == HUMAN for name in lineage(study["models"], model)
+    )
+
+
+def flags(settings: dict[str, Any]) -> str:
+    """Settings as one canonical string of `--name value` flags, sorted; None and empty lists are left out.
+
+    A Snakemake param is compared as a string, so that a changed setting, and only that, makes stale.
+    """
+    words = []
+    for name, value in sorted(settings.items()):
+        if value is None or value == []:
+            continue
+        values = value if isinstance(value, list) else [value]
+        words += [f"--{name}", *(shlex.quote(_word(v)) for v in values)]
+    return " ".join(words)
+
+
+def _word(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)

@@ -1,0 +1,183 @@
+"""Compares the players on the held-out prompts: pairwise verdicts, win rates, the demo's truth, behaviour."""
+
+from itertools import combinations
+from pathlib import Path
+
+from persuasion_rl import world
+from persuasion_rl.command import note, stage
+from persuasion_rl.files import UserError, read_json, read_jsonl, write_csv, write_jsonl
+from persuasion_rl.judges import FIRST, SECOND, TIE, Comparison, judge_both_orders, make_judge
+from persuasion_rl.models import pick_device
+from persuasion_rl.training import prepare_torch
+
+POINTS = {FIRST: 1.0, SECOND: 0.0, TIE: 0.5}
+
+
+def read_players(responses: dict[str, Path]) -> dict[str, list[dict]]:
+    """The players' responses; all must answer the same prompts in the same order."""
+    players = {name: list(read_jsonl(path)) for name, path in responses.items()}
+    first, *others = players
+    prompts = [row["prompt"] for row in players[first]]
+    for name in others:
+        if [row["prompt"] for row in players[name]] != prompts:
+            raise UserError(f"{responses[name]}: does not answer the prompts of {responses[first]}")
+    return players
+
+
+def judge_players(
+    *,
+    responses: dict[str, Path],
+    judge: str,
+    verdicts: Path,
+    seed: int,
+    threads: int,
+    base: Path | None = None,
+    delta_adapter: Path | None = None,
+    device: str = "auto",
+) -> int:
+    """Let a judge compare every two players on every prompt, in both orders.
+
+    One row: {"prompt_id", "conversation_id", "player_1", "player_2", "verdict", "answers"}.
+    """
+    if judge == "delta":
+        prepare_torch(threads, seed)
+        device = pick_device(device)
+    players = read_players(responses)
+    chosen = make_judge(judge, base, delta_adapter, device)
+    rows = []
+    for one, other in combinations(players, 2):
+        comparisons = [
+            Comparison(a["prompt"], a["response"], b["response"])
+            for a, b in zip(players[one], players[other], strict=True)
+        ]
+        for row, (verdict, answers) in zip(
+            players[one], judge_both_orders(chosen, comparisons), strict=True
+        ):
+            rows.append(
+                {
+                    "prompt_id": row["metadata"]["prompt_id"],
+                    "conversation_id": row["metadata"]["conversation_id"],
+                    "player_1": one,
+                    "player_2": other,
+                    "verdict": verdict,
+                    "answers": answers,
+                }
+            )
+        note(f"{judge}: {one} against {other}")
+    return write_jsonl(verdicts, rows)
+
+
+def tabulate_win_rates(*, verdicts: dict[str, Path], output: Path, draws: int, seed: int) -> None:
+    """Write the win rate of every two players under every judge; a tie is half a win.
+
+    Columns: judge, player, against, wins, losses, ties, win_rate, low, high.
+    """
+    from persuasion_rl.statistics import bootstrap_mean
+
+    table = []
+    for judge, path in verdicts.items():
+        games: dict[tuple[str, str], list[dict]] = {}
+        for row in read_jsonl(path):
+            games.setdefault((row["player_1"], row["player_2"]), []).append(row)
+        for (one, other), rows in games.items():
+            count = {v: sum(row["verdict"] == v for row in rows) for v in POINTS}
+            rate = bootstrap_mean(
+                [POINTS[row["verdict"]] for row in rows],
+                [row["conversation_id"] for row in rows],
+                draws,
+                seed,
+            )
+            table.append(
+                {
+                    "judge": judge,
+                    "player": one,
+                    "against": other,
+                    "wins": count[FIRST],
+                    "losses": count[SECOND],
+                    "ties": count[TIE],
+                    **rate.columns("win_rate"),
+                }
+            )
+    columns = ["judge", "player", "against", "wins", "losses", "ties", "win_rate", "low", "high"]
+    write_csv(output, table, columns)
+
+
+def measure_truth(
+    *,
+    responses: dict[str, Path],
+    comparisons: list[str],
+    truth: Path,
+    differences: Path,
+    draws: int,
+    seed: int,
+) -> None:
+    """Write the mean probability of a delta of each player's replies, and differences of players.
+
+    Args:
+        comparisons: "model:against" pairs; differences are of replies to the same prompt.
+        truth: CSV with model, mean, low, high. differences: model, against, difference, low, high.
+    """
+    from persuasion_rl.statistics import bootstrap_mean
+
+    players = read_players(responses)
+    scores = {
+        name: [world.truth(row["prompt"], row["response"]) for row in rows]
+        for name, rows in players.items()
+    }
+    conversations = [row["metadata"]["conversation_id"] for row in next(iter(players.values()))]
+    means = [
+        {"model": name, **bootstrap_mean(values, conversations, draws, seed).columns("mean")}
+        for name, values in scores.items()
+    ]
+    gaps = []
+    for comparison in comparisons:
+        model, against = comparison.split(":")
+        gap = [a - b for a, b in zip(scores[model], scores[against], strict=True)]
+        interval = bootstrap_mean(gap, conversations, draws, seed)
+        gaps.append({"model": model, "against": against, **interval.columns("difference")})
+    write_csv(truth, means, ["model", "mean", "low", "high"])
+    write_csv(differences, gaps, ["model", "against", "difference", "low", "high"])
+    for row in gaps:
+        note("{model} - {against}: {difference:+.3f} [{low:+.3f}, {high:+.3f}]".format(**row))
+
+
+def tabulate_behaviour(
+    *,
+    responses: dict[str, Path],
+    losses: dict[str, Path],
+    output: Path,
+    draws: int,
+    seed: int,
+) -> None:
+    """Write what the players' replies are like: length, end, repetition, and the loss on human replies.
+
+    Columns: player, tokens, tokens_low, tokens_high, words, eos_rate, distinct_2 (distinct bigrams of
+    all), validation_loss (nats a token), perplexity; the last two are empty for the human.
+    """
+    from persuasion_rl.statistics import bootstrap_mean
+
+    table = []
+    for player, rows in read_players(responses).items():
+        conversations = [row["metadata"]["conversation_id"] for row in rows]
+        tokens = bootstrap_mean([row["metadata"]["tokens"] for row in rows], conversations, draws, seed)
+        words = [row["response"].split() for row in rows]
+        bigrams = [pair for text in words for pair in zip(text, text[1:])]
+        loss = read_json(losses[player]) if player in losses else {}
+        table.append(
+            {
+                "player": player,
+                "tokens": tokens.value,
+                "tokens_low": tokens.low,
+                "tokens_high": tokens.high,
+                "words": sum(map(len, words)) / len(words),
+                "eos_rate": sum(row["metadata"]["finish_reason"] == "stop" for row in rows) / len(rows),
+                "distinct_2": len(set(bigrams)) / max(1, len(bigrams)),
+                "validation_loss": loss.get("validation_loss", ""),
+                "perplexity": loss.get("perplexity", ""),
+            }
+        )
+    write_csv(output, table, list(table[0]))
+
+
+if __name__ == "__main__":
+    stage(judge_players, tabulate_win_rates, measure_truth, tabulate_behaviour)

@@ -1,0 +1,105 @@
+"""Reading and writing the study's files: JSON lines, CSV tables, digests.
+
+Everything is written to a temporary name beside its target and renamed when whole, so that a file
+under its final name is always complete.
+"""
+
+import csv
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+
+class UserError(Exception):
+    """Something the person who runs the study can mend. Shown as one line, without a trace."""
+
+
+@contextmanager
+def written_whole(path: Path) -> Iterator[Path]:
+    """Give a temporary path to write to; it becomes `path` only if the block ends well."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    with written_whole(path) as part:
+        part.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, value: Any) -> None:
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def write_jsonl(path: Path, rows: Iterable[dict]) -> int:
+    """Write one JSON object a line; return how many."""
+    count = 0
+    with written_whole(path) as part, part.open("w", encoding="utf-8") as lines:
+        for row in rows:
+            lines.write(json.dumps(row, ensure_ascii=False) + "\n")
+            count += 1
+    return count
+
+
+def write_csv(path: Path, rows: list[dict], columns: list[str]) -> None:
+    """Write a table; floats are rounded to six digits so that tables read well."""
+    with written_whole(path) as part, part.open("w", encoding="utf-8", newline="") as lines:
+        table = csv.DictWriter(lines, columns, lineterminator="\n")
+        table.writeheader()
+        for row in rows:
+            table.writerow({k: round(v, 6) if isinstance(v, float) else v for k, v in row.items()})
+
+
+def read_json(path: Path) -> Any:
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise UserError(
+            f"{path}, line {error.lineno}: not valid JSON ({error.msg}); was it cut off?"
+        ) from None
+
+
+def read_jsonl(path: Path) -> Iterator[dict]:
+    """Yield the objects of a JSON-lines file; a broken line is named by its number."""
+    with Path(path).open(encoding="utf-8") as lines:
+        for number, line in enumerate(lines, 1):
+            try:
+                row = json.loads(line)
+            except json.JSONDecodeError as error:
+                raise UserError(
+                    f"{path}, line {number}: not valid JSON ({error.msg}); was it cut off?"
+                ) from None
+            if not isinstance(row, dict):
+                raise UserError(f"{path}, line {number}: expected a JSON object")
+            yield row
+
+
+def read_csv(path: Path) -> list[dict[str, str]]:
+    with Path(path).open(encoding="utf-8", newline="") as lines:
+        return list(csv.DictReader(lines))
+
+
+def text_digest(*parts: Any) -> str:
+    """A stable 64-bit digest (16 hex digits) of some values, told apart by their position."""
+    joined = "\x1f".join(str(part) for part in parts)
+    return hashlib.blake2b(joined.encode(), digest_size=8).hexdigest()
+
+
+def keyed_number(*parts: Any) -> float:
+    """A number in [0, 1) that is a function of `parts` only: randomness without an order."""
+    return int(text_digest(*parts), 16) / 2**64
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file's content, as hex."""
+    with Path(path).open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()

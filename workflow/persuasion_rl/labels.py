@@ -1,0 +1,164 @@
+"""Labels response pairs: by a judge, by simulated annotators, or by people.
+
+A label row is a response row with "verdict" ("1", "2", "tie", "none"), "labeler" and "votes".
+"""
+
+import math
+from collections import Counter
+from pathlib import Path
+
+from persuasion_rl.command import note, stage
+from persuasion_rl.files import UserError, keyed_number, read_jsonl, text_digest, write_jsonl
+from persuasion_rl.judges import FIRST, SECOND, TIE, Comparison, judge_both_orders, make_judge
+from persuasion_rl.models import pick_device
+from persuasion_rl.training import prepare_torch
+
+NONE = "none"
+VERDICTS = (FIRST, SECOND, TIE, NONE)
+OPPOSITE = {FIRST: SECOND, SECOND: FIRST, TIE: TIE}
+
+
+def _comparison(row: dict) -> Comparison:
+    return Comparison(row["prompt"], row["response_1"], row["response_2"])
+
+
+def _write(labels: Path, rows: list[dict]) -> dict[str, int]:
+    write_jsonl(labels, rows)
+    counts = Counter(row["verdict"] for row in rows)
+    note(f"{labels.name}: {dict(sorted(counts.items()))}")
+    return dict(counts)
+
+
+def label_ai(
+    *,
+    responses: Path,
+    labels: Path,
+    judge: str,
+    noise: float,
+    seed: int,
+    threads: int,
+    base: Path | None = None,
+    delta_adapter: Path | None = None,
+    device: str = "auto",
+) -> dict[str, int]:
+    """Let a judge label a pool in both orders; a share `noise` of its decided verdicts is turned round.
+
+    The noise makes the demo's `truth` judge as fallible as real ones; it is keyed by (seed, prompt id).
+    """
+    if judge == "delta":
+        prepare_torch(threads, seed)
+        device = pick_device(device)
+    rows = list(read_jsonl(responses))
+    chosen = make_judge(judge, base, delta_adapter, device)
+    verdicts = judge_both_orders(chosen, [_comparison(row) for row in rows])
+    labelled = []
+    for row, (verdict, answers) in zip(rows, verdicts, strict=True):
+        if keyed_number("label noise", seed, row["metadata"]["prompt_id"]) < noise:
+            verdict = OPPOSITE[verdict]
+        labeler = judge if noise == 0 else f"{judge}, {noise:.0%} of its verdicts turned round"
+        votes = [{"labeler": judge, "order": order, "verdict": v} for order, v in zip(("12", "21"), answers, strict=True)]
+        labelled.append({**row, "verdict": verdict, "labeler": labeler, "votes": votes})
+    return _write(labels, labelled)
+
+
+def simulate_human_labels(
+    *,
+    responses: Path,
+    labels: Path,
+    judge: str,
+    annotators: int,
+    noise: float,
+    tie_margin: float,
+    seed: int,
+    threads: int,
+    base: Path | None = None,
+    delta_adapter: Path | None = None,
+    device: str = "auto",
+) -> dict[str, int]:
+    """Simulate annotators who see what a judge sees, through Gaussian noise of their own.
+
+    Each annotator adds noise of standard deviation `noise` to the judge's preference (in [-1, 1]) and
+    calls a tie within `tie_margin`; the majority's verdict counts, and without one it is a tie.
+    """
+    if judge == "delta":
+        prepare_torch(threads, seed)
+        device = pick_device(device)
+    rows = list(read_jsonl(responses))
+    chosen = make_judge(judge, base, delta_adapter, device)
+    preferences = chosen.prefer([_comparison(row) for row in rows])
+    labelled = []
+    for row, preference in zip(rows, preferences, strict=True):
+        votes = []
+        for number in range(1, annotators + 1):
+            felt = preference + noise * _gaussian("annotator", seed, number, row["metadata"]["prompt_id"])
+            vote = TIE if abs(felt) <= tie_margin else FIRST if felt > 0 else SECOND
+            votes.append({"labeler": f"simulated_{number}", "verdict": vote})
+        labelled.append({**row, "verdict": majority(votes), "labeler": "simulated annotators", "votes": votes})
+    return _write(labels, labelled)
+
+
+def _gaussian(*key: object) -> float:
+    """A standard normal number that is a function of `key` (Box-Muller)."""
+    radius = math.sqrt(-2 * math.log(1 - keyed_number("radius", *key)))
+    return radius * math.cos(2 * math.pi * keyed_number("angle", *key))
+
+
+def majority(votes: list[dict]) -> str:
+    """The verdict that more than half of the votes give; without one a tie. Skips do not count."""
+    counts = Counter(vote["verdict"] for vote in votes)
+    if not votes:
+        return NONE
+    verdict, most = counts.most_common(1)[0]
+    return verdict if 2 * most > len(votes) else TIE
+
+
+def export_human_labels(
+    *, responses: Path, answers: Path, labels: Path, min_labels: int
+) -> dict[str, int]:
+    """Join people's answers with the responses that they were given for.
+
+    `answers` is JSON lines: {"pair_id", "annotator", "verdict"}, where `pair_id` is that of `pair_id()`,
+    so that an answer never attaches to another text.
+    """
+    rows = list(read_jsonl(responses))
+    given: dict[str, list[dict]] = {}
+    for number, answer in enumerate(read_jsonl(answers) if answers.is_file() else (), 1):
+        if answer.get("verdict") not in VERDICTS:
+            raise UserError(
+                f"{answers}, line {number}: verdict {answer.get('verdict')!r}; allowed: {', '.join(VERDICTS)}"
+            )
+        vote = {"labeler": answer["annotator"], "verdict": answer["verdict"]}
+        given.setdefault(answer["pair_id"], []).append(vote)
+    labelled = [
+        {**row, "verdict": majority(votes), "labeler": "people", "votes": votes}
+        for row in rows
+        if (votes := given.get(pair_id(row)))
+    ]
+    if len(labelled) < min_labels:
+        raise UserError(
+            f"{len(labelled)} of {len(rows)} pairs have an answer and {min_labels} are needed"
+            f" (labels.human.min_labels): put answers into {answers}, or build what needs no person with"
+            " `snakemake unattended`"
+        )
+    return _write(labels, labelled)
+
+
+def pair_id(row: dict) -> str:
+    """What identifies a pair: its prompt and both texts."""
+    return text_digest(row["prompt"], row["response_1"], row["response_2"])
+
+
+def human_sheet(*, responses: Path, sheet: Path) -> int:
+    """Write a sheet for annotators: {"pair_id", "prompt", "response_1", "response_2", "verdict": null}."""
+    keys = ("prompt", "response_1", "response_2")
+    return write_jsonl(
+        sheet,
+        (
+            {"pair_id": pair_id(row), **{key: row[key] for key in keys}, "annotator": None, "verdict": None}
+            for row in read_jsonl(responses)
+        ),
+    )
+
+
+if __name__ == "__main__":
+    stage(label_ai, simulate_human_labels, export_human_labels, human_sheet)

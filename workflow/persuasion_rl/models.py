@@ -1,0 +1,107 @@
+"""Loads base models and adapters, and refuses a chain of adapters that does not fit together.
+
+Every adapter is complete on the base model. Its `recipe.json` holds the digests of the base and of the
+parent that it was trained from, and whoever loads it passes the files of its whole lineage.
+"""
+
+from pathlib import Path
+
+from persuasion_rl.files import UserError, file_digest, read_json, text_digest
+
+WEIGHTS = "model.safetensors"
+ADAPTER = "adapter_model.safetensors"
+RECIPE = "recipe.json"
+DEVICES = ("auto", "cpu", "cuda")
+
+
+def pick_device(wanted: str) -> str:
+    """"cuda" or "cpu"; UserError where "cuda" is wanted and there is none."""
+    import torch
+
+    if wanted == "cuda" and not torch.cuda.is_available():
+        raise UserError("device: cuda, but no CUDA device is here; set `device: cpu` or `auto`")
+    if wanted == "cpu" or not torch.cuda.is_available():
+        return "cpu"
+    return "cuda"
+
+
+def pick_dtype(device: str):
+    """bfloat16 where the GPU has it, float16 on older ones (T4), float32 on a CPU."""
+    import torch
+
+    if device == "cpu":
+        return torch.float32
+    return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+
+
+def base_digest(base: Path) -> str:
+    """SHA-256 of the base model's weights."""
+    for name in ("config.json", WEIGHTS, "tokenizer.json"):
+        if not (base / name).is_file():
+            raise UserError(f"base model {base}: {name} is missing")
+    return file_digest(base / WEIGHTS)
+
+
+def check_lineage(base: Path, adapters: list[Path]) -> str:
+    """Check that each adapter was trained from the one before it and return the last one's digest.
+
+    Args:
+        adapters: the adapter files from the first one above the base to the model's own; may be empty.
+    """
+    digest = root = base_digest(base)
+    for adapter in adapters:
+        recipe = read_json(adapter.parent / RECIPE)
+        if recipe["base_digest"] != root:
+            raise UserError(f"{adapter}: was trained on another base model than {base}")
+        if recipe["parent_digest"] != digest:
+            raise UserError(
+                f"{adapter}: its parent {recipe['parent']} has changed since it was trained;"
+                " ask for the adapter again to train it from the parent that is there"
+            )
+        if recipe["adapter_digest"] != file_digest(adapter):
+            raise UserError(f"{adapter}: is not the file that its {RECIPE} describes")
+        digest = recipe["adapter_digest"]
+    return digest
+
+
+def load_tokenizer(base: Path):
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def load_base(base: Path, device: str, trust_remote_code: bool = False, use_4bit: bool = False):
+    """The base model on its device, in the dtype that the device has."""
+    from transformers import AutoModelForCausalLM
+
+    dtype = pick_dtype(device)
+    quantization = None
+    if use_4bit:
+        from transformers import BitsAndBytesConfig
+
+        if device != "cuda":
+            raise UserError("use_4bit: true needs a CUDA device")
+        quantization = BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=dtype,
+        )
+    model = AutoModelForCausalLM.from_pretrained(
+        base, dtype=dtype, trust_remote_code=trust_remote_code, quantization_config=quantization
+    )
+    return model if use_4bit else model.to(device)
+
+
+def load_for_inference(base: Path, adapters: list[Path], device: str):
+    """Model, tokenizer and digest of a checked lineage; the last adapter is merged into the base."""
+    digest = check_lineage(base, adapters)
+    model = load_base(base, device)
+    if adapters:
+        from peft import PeftModel
+
+        model = PeftModel.from_pretrained(model, adapters[-1].parent).merge_and_unload()
+    return model.eval(), load_tokenizer(base), text_digest(digest)

@@ -1,0 +1,279 @@
+"""The study on one page: what was asked, what came out with its intervals, what it was made from.
+
+One HTML file with everything inside; figures are inline SVG. It says wherever labels are simulated, the
+base model is a stand-in, or a branch is pending.
+"""
+
+import io
+from pathlib import Path
+
+from persuasion_rl.command import note, stage
+from persuasion_rl.files import read_csv, read_json, read_jsonl, write_text
+
+TEMPLATE = Path(__file__).with_name("report.html.j2")
+HUMAN = "human"
+COLORS = ("#4c6a92", "#c8553d", "#5b8e7d", "#8e6c8a", "#d9a441", "#6b705c")
+
+
+def write_report(
+    *,
+    folder: Path,
+    scope: str,
+    study: str,
+    players: list[str],
+    models: list[str],
+    pools: list[str],
+    sources: list[str],
+    base_source: str,
+    synthetic: bool,
+    ai_judge: str,
+    ai_noise: float,
+    human_source: str,
+    human_judge: str,
+    sample_replies: int,
+    output: Path,
+    pending: list[str] = [],
+) -> None:
+    """Read the study's tables from `folder` (results/{study}) and write the report.
+
+    Args:
+        scope: "evaluation" or "unattended": where the tables are.
+        models: the trained models. pending: the models that wait for people's labels.
+        sources: where examples come from ("cmv", "p4g").
+    """
+    from jinja2 import Environment, FileSystemLoader, select_autoescape
+
+    tables = folder / scope
+    win_rates = _numbers(read_csv(tables / "win_rates.csv"))
+    trust = _numbers(read_csv(folder / "judges/trust.csv"))
+    truth = _numbers(read_csv(tables / "truth.csv")) if synthetic else []
+    differences = _numbers(read_csv(tables / "truth_differences.csv")) if synthetic else []
+    metrics = {name: read_json(folder / f"models/{name}/metrics.json") for name in models}
+    histories = {name: list(read_jsonl(folder / f"models/{name}/history.jsonl")) for name in models}
+    metrics["delta judge"] = read_json(folder / "judges/delta/metrics.json")
+    histories["delta judge"] = list(read_jsonl(folder / "judges/delta/history.jsonl"))
+    judges = list(dict.fromkeys(row["judge"] for row in win_rates))
+    environment = Environment(loader=FileSystemLoader(TEMPLATE.parent), autoescape=select_autoescape())
+    environment.filters["number"] = _number
+    page = environment.get_template(TEMPLATE.name).render(
+        study=study,
+        notices=_notices(base_source, synthetic, ai_judge, ai_noise, human_source, human_judge, pending),
+        findings=_findings(differences, win_rates, trust, judges, ai_judge),
+        truth=truth,
+        truth_figure=_truth_figure(truth) if synthetic else "",
+        differences=differences,
+        judges=judges,
+        matrices={judge: _matrix_figure(judge, win_rates, players) for judge in judges},
+        win_rates=[row for row in win_rates if "base" in (row["player"], row["against"])],
+        trust=trust,
+        behaviour=_numbers(read_csv(tables / "behaviour.csv")),
+        metrics=metrics,
+        loss_figure=_loss_figure(histories),
+        splits=read_json(folder / "splits/summary.json"),
+        processing={s: read_json(folder / f"processed/{s}_counts.json") for s in sources},
+        pools={pool: _pool_counts(folder, pool) for pool in pools},
+        ai_judge=ai_judge,
+        samples=_samples(folder, players, sample_replies),
+        players=players,
+    )
+    write_text(output, page)
+    note(f"{output}: {len(page) / 1e6:.1f} MB")
+
+
+def _numbers(rows: list[dict[str, str]]) -> list[dict]:
+    """Rows of a table with their numbers as numbers."""
+
+    def value(text: str):
+        try:
+            return float(text) if not text.isdigit() else int(text)
+        except ValueError:
+            return text
+
+    return [{key: value(text) for key, text in row.items()} for row in rows]
+
+
+def _number(value, digits: int = 3) -> str:
+    if isinstance(value, float):
+        return f"{value:.{digits}f}"
+    return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def _notices(
+    base_source: str,
+    synthetic: bool,
+    ai_judge: str,
+    ai_noise: float,
+    human_source: str,
+    human_judge: str,
+    pending: list[str],
+) -> list[str]:
+    """What a reader must know before any number."""
+    notices = []
+    if synthetic:
+        notices.append(
+            "Synthetic data: posts, replies and deltas come from a small grammar with a known delta function."
+            " The numbers test this workflow; they say nothing about people."
+        )
+    if base_source == "standin":
+        notices.append(
+            "Stand-in base model: a few million parameters or fewer, trained here on the train side. It is not"
+            f" Qwen2.5, and {'its replies are grammar' if synthetic else 'its replies are hardly English'}."
+        )
+    if ai_judge == "truth":
+        notices.append(
+            f"AI labels are simulated: the demo's own delta function, {ai_noise:.0%} of its decided verdicts"
+            " turned round. The judge `truth` that evaluates is the same function without that noise."
+        )
+    if human_source == "simulated":
+        notices.append(
+            f"Human labels are simulated: noisy annotators who see what the judge `{human_judge}` sees."
+            " No person labelled anything."
+        )
+    if pending:
+        notices.append(
+            f"Pending: {', '.join(pending)} wait for people's labels and are not in this report."
+        )
+    return notices
+
+
+def _findings(differences, win_rates, trust, judges, ai_judge) -> list[str]:
+    """The results in sentences, each with its interval, and what weakens them."""
+    found = []
+    for row in differences:
+        found.append(
+            f"Truth of {row['model']} minus {row['against']}: {row['difference']:+.3f}"
+            f" [{row['low']:+.3f}, {row['high']:+.3f}], {_side(row['low'], row['high'], 0)} zero."
+        )
+    for row in win_rates:
+        if not differences and row["player"] == "base" and row["judge"] != "length" and row["against"] != HUMAN:
+            found.append(
+                f"{row['against']} wins {1 - row['win_rate']:.3f} [{1 - row['high']:.3f}, {1 - row['low']:.3f}]"
+                f" of its comparisons with base, judge {row['judge']}: {_side(1 - row['high'], 1 - row['low'], 0.5)}"
+                " one half."
+            )
+    of = {(row["judge"], row["measure"]): row for row in trust}
+    length = of.get(("length", "delta_pairs"))
+    for judge in judges:
+        own = of.get((judge, "delta_pairs"))
+        if judge != "length" and own and length:
+            verb = "beats" if own["low"] > length["value"] else "does not clearly beat"
+            found.append(
+                f"Judge {judge} is right on {own['value']:.3f} [{own['low']:.3f}, {own['high']:.3f}] of held-out"
+                f" delta pairs; it {verb} the length baseline's {length['value']:.3f}."
+            )
+    if ai_judge in judges:
+        found.append(
+            f"Judge {ai_judge} also made the AI labels that the models were trained on: its verdicts alone"
+            " do not show that a model improved."
+        )
+    return found
+
+
+def _side(low: float, high: float, middle: float) -> str:
+    """Where an interval lies."""
+    if low > middle:
+        return "all above"
+    return "all below" if high < middle else "around"
+
+
+def _pool_counts(folder: Path, pool: str) -> dict:
+    labels = [row["verdict"] for row in read_jsonl(folder / f"preferences/{pool}_pool_labels.jsonl")]
+    return {
+        "responses": read_json(folder / f"preferences/{pool}_pool_counts.json"),
+        "labels": {verdict: labels.count(verdict) for verdict in sorted(set(labels))},
+        "pairs": {
+            part: sum(1 for _ in read_jsonl(folder / f"preferences/{pool}_{part}.jsonl"))
+            for part in ("train", "val")
+        },
+    }
+
+
+def _samples(folder: Path, players: list[str], count: int) -> list[dict]:
+    """The first prompts with every player's reply."""
+    rows = {p: list(read_jsonl(folder / f"evaluation/responses/{p}.jsonl"))[:count] for p in players}
+    return [
+        {
+            "context": rows[players[0]][i]["prompt"],
+            "replies": {player: rows[player][i]["response"] for player in players},
+        }
+        for i in range(len(rows[players[0]]))
+    ]
+
+
+def _svg(figure) -> str:
+    """A figure as inline SVG, the same bytes for the same numbers."""
+    import matplotlib
+    from matplotlib import pyplot
+
+    matplotlib.rcParams["svg.hashsalt"] = "persuasion-rl"
+    text = io.StringIO()
+    figure.savefig(text, format="svg", bbox_inches="tight", metadata={"Date": None})
+    pyplot.close(figure)
+    svg = text.getvalue()
+    return svg[svg.index("<svg") :]
+
+
+def _axes(width: float, height: float, columns: int = 1):
+    import matplotlib
+
+    matplotlib.use("svg")
+    from matplotlib import pyplot
+
+    pyplot.rcParams.update(
+        {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "svg.fonttype": "none",
+         "font.family": "sans-serif"}
+    )  # fmt: skip
+    return pyplot.subplots(1, columns, figsize=(width, height), squeeze=False)
+
+
+def _truth_figure(truth: list[dict]) -> str:
+    figure, axes = _axes(6.5, 0.38 * len(truth) + 0.7)
+    axis = axes[0][0]
+    for position, row in enumerate(reversed(truth)):
+        axis.plot([row["low"], row["high"]], [position] * 2, color=COLORS[0], lw=2)
+        axis.plot(row["mean"], position, "o", color=COLORS[1])
+        axis.annotate(f"{row['mean']:.3f}", (row["mean"], position), (0, 6), textcoords="offset points", ha="center")
+    axis.set_yticks(range(len(truth)), [row["model"] for row in reversed(truth)])
+    axis.set_ylim(-0.5, len(truth) - 0.3)
+    axis.set_xlabel("mean probability of a delta, with 95% interval")
+    return _svg(figure)
+
+
+def _matrix_figure(judge: str, win_rates: list[dict], players: list[str]) -> str:
+    """Win rate of the row's player against the column's."""
+    rate = {}
+    for row in win_rates:
+        if row["judge"] == judge:
+            rate[row["player"], row["against"]] = row["win_rate"]
+            rate[row["against"], row["player"]] = 1 - row["win_rate"]
+    grid = [[rate.get((one, other), float("nan")) for other in players] for one in players]
+    figure, axes = _axes(0.62 * len(players) + 1.2, 0.42 * len(players) + 0.8)
+    axis = axes[0][0]
+    axis.imshow(grid, cmap="RdYlGn", vmin=0, vmax=1, aspect="auto")
+    for i, line in enumerate(grid):
+        for j, value in enumerate(line):
+            if value == value:
+                axis.text(j, i, f"{value:.2f}", ha="center", va="center")
+    axis.set_xticks(range(len(players)), players, rotation=30, ha="right")
+    axis.set_yticks(range(len(players)), players)
+    axis.spines[:].set_visible(False)
+    return _svg(figure)
+
+
+def _loss_figure(histories: dict[str, list[dict]]) -> str:
+    figure, axes = _axes(2.6 * len(histories), 2.3, len(histories))
+    for axis, (name, history) in zip(axes[0], histories.items(), strict=True):
+        for key, style, label in (("loss", "-", "training"), ("eval_loss", "o--", "validation")):
+            points = [(row["step"], float(row[key])) for row in history if key in row]
+            if points:
+                axis.plot(*zip(*points), style, label=label, ms=4, color=COLORS[0 if style == "-" else 1])
+        axis.set_title(name)
+        axis.set_xlabel("step")
+    axes[0][0].set_ylabel("loss")
+    axes[0][0].legend(frameon=False)
+    figure.tight_layout()
+    return _svg(figure)
+
+
+if __name__ == "__main__":
+    stage(write_report)

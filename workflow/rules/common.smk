@@ -1,0 +1,291 @@
+"""
+What every stage uses: the study, its paths, settings as flags, the code as a param, the lineage of models.
+"""
+
+import json
+import os
+import sys
+from pathlib import Path
+
+from snakemake.exceptions import WorkflowError
+
+# Jobs find the package here too where it is not installed (conda environments).
+sys.path.insert(0, str(Path(workflow.basedir) / "workflow"))
+os.environ["PYTHONPATH"] = os.pathsep.join(
+    filter(None, [str(Path(workflow.basedir) / "workflow"), os.environ.get("PYTHONPATH")])
+)
+
+from persuasion_rl.code_digest import module_digests
+from persuasion_rl.config import BASE, HUMAN, flags, lineage, load_study, needs_people, split_sizes
+from persuasion_rl.files import UserError, file_digest
+
+
+def read_study():
+    """The resolved configuration of the study, or one line that says what is wrong with it."""
+    file = Path(workflow.overwrite_configfiles[-1] if workflow.overwrite_configfiles else "config/config.yaml")
+    try:
+        return load_study(config, file)
+    except UserError as error:
+        raise WorkflowError(f"{file}: {error}") from None
+
+
+STUDY = read_study()
+NAME = STUDY["study"]
+DATA = STUDY["data"]
+MODELS = STUDY["models"]
+POOLS = ("ai", HUMAN)
+SYNTHETIC = STUDY["world"] is not None
+WAITS_FOR_PEOPLE = any(needs_people(STUDY, model) for model in MODELS)
+MODEL_FILES = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
+
+
+def study(path):
+    """A path of this study."""
+    return f"results/{NAME}/{path}"
+
+
+ADAPTER = study("models/{model}/adapter_model.safetensors")
+
+
+def code(module):
+    """The code that a stage runs, as a param: a changed module makes the stage stale."""
+    return module_digests(module)
+
+
+def corpus_folder(name):
+    """Where a corpus is: made by the study, in the folder of the config, or downloaded."""
+    if SYNTHETIC and name in DATA["cmv_corpora"]:
+        return study(f"corpora/{name}")
+    return f"{STUDY['corpora_dir'] or 'resources/corpora'}/{name}"
+
+
+CMV_CORPORA = [corpus_folder(name) for name in DATA["cmv_corpora"]] if DATA["use_cmv"] else []
+P4G_CORPORA = [corpus_folder(DATA["p4g_corpus"])] if DATA["use_p4g"] else []
+CORPORA = CMV_CORPORA + P4G_CORPORA
+CORPUS_FILES = [f"{folder}/{name}" for folder in CORPORA for name in ("conversations.json", "utterances.jsonl")]
+
+
+def base_folder():
+    """Where the base model is: a stand-in of the study, a local folder, or downloaded."""
+    source = MODELS[BASE]["source"]
+    if source == "standin":
+        return study("models/base")
+    if source.startswith((".", "/", "~")):
+        folder = Path(source).expanduser()
+        if not folder.is_dir():
+            raise WorkflowError(f"models.base.source: the folder {source} does not exist")
+        return str(folder)
+    return f"resources/models/{source.replace('/', '--')}"
+
+
+BASE_FOLDER = base_folder()
+BASE_MODEL = [f"{BASE_FOLDER}/{name}" for name in MODEL_FILES]
+
+
+def trained_models(method=None, unattended=False):
+    """The models with an adapter; of one method, or those that need no person."""
+    return [
+        name
+        for name, model in MODELS.items()
+        if name != BASE
+        and method in (None, model["method"])
+        and not (unattended and needs_people(STUDY, name))
+    ]
+
+
+def one_of(names):
+    """A wildcard constraint; it matches nothing where there are no names."""
+    return "|".join(names) or "(?!)"
+
+
+def adapters_of(model):
+    """The adapters from the first one above the base to the model's own."""
+    return expand(ADAPTER, model=list(lineage(MODELS, model)))
+
+
+def adapters_above(model):
+    """The adapters from the first one above the base to the parent's."""
+    return adapters_of(MODELS[model]["parent"])
+
+
+def recipe_of(model):
+    """The recipe of a model's method with the model's own changes, as flags."""
+    own = MODELS[model]
+    return flags(STUDY["recipes"][own["method"]] | own.get("recipe", {}))
+
+
+def training_flags(model):
+    """What a training is told besides its recipe."""
+    return flags(
+        {
+            "device": STUDY["device"],
+            "parent": MODELS[model]["parent"],
+            "seed": MODELS[model].get("seed", STUDY["seed"]),
+            "wandb_project": STUDY["wandb"]["project"],
+        }
+    )
+
+
+def players(unattended=False):
+    """The players of the evaluation, in the config's order."""
+    return [
+        name
+        for name in STUDY["evaluation"]["players"]
+        if name == HUMAN or not (unattended and needs_people(STUDY, name))
+    ]
+
+
+def players_of(scope):
+    """The players of "evaluation" (all) or "unattended" (those that need no person)."""
+    return players(unattended=scope == "unattended")
+
+
+def pairs_of(paths, names):
+    """Arguments `name=path`, for flags that take a mapping."""
+    return [f"{name}={path}" for name, path in zip(names, paths, strict=True)]
+
+
+GPU = 0 if STUDY["device"] == "cpu" else 1
+
+
+DELTA_ADAPTER = study("judges/delta/adapter_model.safetensors")
+JUDGES = STUDY["evaluation"]["judges"]
+
+
+def delta_judge_for(judges):
+    """The delta judge's adapter as an input, where it is one of `judges`."""
+    return [DELTA_ADAPTER] if "delta" in judges else []
+
+
+def judge_flags(judges):
+    """What a job that judges is told besides its files."""
+    return flags(
+        {"device": STUDY["device"], "seed": STUDY["seed"]}
+        | ({"base": BASE_FOLDER, "delta_adapter": DELTA_ADAPTER} if "delta" in judges else {})
+    )
+
+
+def labelled_pools(unattended=WAITS_FOR_PEOPLE):
+    """The pools that have labels without anybody's help."""
+    return [pool for pool in POOLS if not (unattended and pool == HUMAN)]
+
+
+def label_judge(pool):
+    """The judge behind the labels of a pool, or None where people label."""
+    settings = STUDY["labels"][pool]
+    return None if settings.get("source") == "people" else settings["judge"]
+
+
+def shards(pool):
+    """The shards that a pool's responses are gathered from, named by the row where they start."""
+    rows = STUDY["pools"][pool]["shard_rows"]
+    size = DATA["ai_pool_size" if pool == "ai" else "human_pool_size"]
+    return [study(f"preferences/shards/{pool}_{rows}_{start}.jsonl") for start in range(0, size, rows)]
+
+
+def sampling_flags(*names):
+    """Settings of the sampler."""
+    return flags(
+        {name: STUDY["sampling"][name] for name in ("temperature", "top_p", "max_new_tokens", "batch_size", *names)}
+        | {"device": STUDY["device"], "seed": STUDY["seed"]}
+    )
+
+
+def evaluation_tables(scope):
+    """The tables of an evaluation: "evaluation", or "unattended" for the players that need no person."""
+    names = ["win_rates.csv", "behaviour.csv"]
+    if SYNTHETIC:
+        names += ["truth.csv", "truth_differences.csv"]
+    return [study(f"{scope}/{name}") for name in names]
+
+
+def player_responses(scope):
+    """The responses of the players in a scope of the evaluation."""
+    return expand(study("evaluation/responses/{player}.jsonl"), player=players_of(scope))
+
+
+def truth_comparisons(scope):
+    """Which players' truths are compared: each model with its parent, and with the base."""
+    there = [name for name in players_of(scope) if name != HUMAN]
+    found = [
+        f"{name}:{against}"
+        for name in there
+        if name != BASE
+        for against in dict.fromkeys((MODELS[name]["parent"], "sft", BASE))
+        if against in there and against != name
+    ]
+    return found
+
+
+HUMAN_ANSWERS = study("state/human_answers.jsonl")
+
+
+def digest_of(path):
+    """A digest of a file that need not exist, for a param."""
+    return file_digest(path) if os.path.isfile(path) else "none"
+
+
+REPORT_TEMPLATE = str(Path(workflow.basedir) / "workflow/persuasion_rl/report.html.j2")
+SOURCES = [source for source, used in (("cmv", DATA["use_cmv"]), ("p4g", DATA["use_p4g"])) if used]
+
+
+def reported_models(scope):
+    """The trained models of a report."""
+    return trained_models(unattended=scope == "unattended")
+
+
+def report_inputs(scope):
+    """What a report reads."""
+    models, pools = reported_models(scope), labelled_pools(scope == "unattended" and WAITS_FOR_PEOPLE)
+    return {
+        "tables": evaluation_tables(scope),
+        "responses": player_responses(scope),
+        "trust": study("judges/trust.csv"),
+        "judge": [study("judges/delta/metrics.json"), study("judges/delta/history.jsonl")],
+        "models": expand(study("models/{model}/{name}"), model=models, name=["metrics.json", "history.jsonl"]),
+        "splits": study("splits/summary.json"),
+        "counts": [study(f"processed/{source}_counts.json") for source in SOURCES],
+        "pools": expand(
+            study("preferences/{pool}_{name}"),
+            pool=pools,
+            name=["pool_counts.json", "pool_labels.jsonl", "train.jsonl", "val.jsonl"],
+        ),
+    }
+
+
+def report_flags(scope):
+    """What a report is told about the study."""
+    labels = STUDY["labels"]
+    return flags(
+        {
+            "folder": f"results/{NAME}",
+            "scope": scope,
+            "study": NAME,
+            "players": players_of(scope),
+            "models": reported_models(scope),
+            "pending": [name for name in trained_models() if name not in reported_models(scope)],
+            "pools": labelled_pools(scope == "unattended" and WAITS_FOR_PEOPLE),
+            "sources": SOURCES,
+            "base_source": MODELS[BASE]["source"],
+            "synthetic": SYNTHETIC,
+            "ai_judge": labels["ai"]["judge"],
+            "ai_noise": labels["ai"]["noise"],
+            "human_source": labels[HUMAN]["source"],
+            "human_judge": labels[HUMAN]["judge"],
+            "sample_replies": STUDY["evaluation"]["sample_replies"],
+        }
+    )
+
+
+def card_flags(model):
+    """What a model card is told about a model."""
+    pool = MODELS[model].get("pool")
+    labels = STUDY["labels"].get(pool, {})
+    words = {
+        None: "none",
+        "ai": f"AI labels by the judge {labels.get('judge')}",
+        HUMAN: "human labels" if labels.get("source") == "people" else "simulated annotators, no person",
+    }
+    return flags(
+        {"model": model, "study": NAME, "base_source": MODELS[BASE]["source"], "labels": words[pool]}
+    )

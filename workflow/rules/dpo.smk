@@ -1,0 +1,52 @@
+"""
+From preference pairs to a preference-optimised model.
+
+NEEDS   the base model, the adapters down to the parent's, preferences/{pool}_train.jsonl and _val.jsonl
+MAKES   models/{model}/: adapter_model.safetensors, adapter_config.json, metrics.json, history.jsonl,
+        recipe.json
+STEPS   train_dpo   continues the parent's adapter, with the parent as the reference
+"""
+
+
+rule train_dpo:
+    message:
+        "Preference optimisation of {wildcards.model}"
+    input:
+        base=BASE_MODEL,
+        lineage=lambda wildcards: adapters_above(wildcards.model),
+        train=lambda wildcards: study(f"preferences/{MODELS[wildcards.model]['pool']}_train.jsonl"),
+        val=lambda wildcards: study(f"preferences/{MODELS[wildcards.model]['pool']}_val.jsonl"),
+    output:
+        adapter=ADAPTER,
+        config=study("models/{model}/adapter_config.json"),
+        metrics=study("models/{model}/metrics.json"),
+        history=study("models/{model}/history.jsonl"),
+        recipe=study("models/{model}/recipe.json"),
+    wildcard_constraints:
+        model=one_of(trained_models(method="dpo")),
+    params:
+        base=BASE_FOLDER,
+        state=study("state/trainings/{model}"),
+        recipe=lambda wildcards: recipe_of(wildcards.model),
+        settings=lambda wildcards: training_flags(wildcards.model),
+        code=code("dpo"),
+    threads: 2
+    resources:
+        gpu=GPU,
+        mem_mb=12_000,
+        runtime="8h",
+    log:
+        study("logs/train_dpo/{model}.log"),
+    benchmark:
+        study("benchmarks/train_dpo/{model}.tsv")
+    conda:
+        "../../envs/train.yaml"
+    shell:
+        r"""
+        python -m persuasion_rl.dpo \
+            --base {params.base:q} --lineage {input.lineage:q} \
+            --train {input.train:q} --val {input.val:q} \
+            --adapter {output.adapter:q} --state {params.state:q} \
+            --threads {threads} {params.settings} \
+            {params.recipe}  2> >(tee {log:q} >&2)
+        """

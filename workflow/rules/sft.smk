@@ -1,0 +1,53 @@
+"""
+From SFT rows to a supervised model.
+
+NEEDS   the base model (and the parent's adapter), splits/sft_train.jsonl, splits/sft_val.jsonl
+MAKES   models/{model}/: adapter_model.safetensors, adapter_config.json, metrics.json, history.jsonl,
+        recipe.json
+STEPS   train_sft   LoRA on the parent, loss on the response only
+"""
+
+
+rule train_sft:
+    message:
+        "Supervised fine-tuning of {wildcards.model}"
+    input:
+        base=BASE_MODEL,
+        lineage=lambda wildcards: adapters_above(wildcards.model),
+        train=study("splits/sft_train.jsonl"),
+        val=study("splits/sft_val.jsonl"),
+        checked=study("splits/leakage.json"),
+    output:
+        adapter=ADAPTER,
+        config=study("models/{model}/adapter_config.json"),
+        metrics=study("models/{model}/metrics.json"),
+        history=study("models/{model}/history.jsonl"),
+        recipe=study("models/{model}/recipe.json"),
+    wildcard_constraints:
+        model=one_of(trained_models(method="sft")),
+    params:
+        base=BASE_FOLDER,
+        state=study("state/trainings/{model}"),
+        recipe=lambda wildcards: recipe_of(wildcards.model),
+        settings=lambda wildcards: training_flags(wildcards.model),
+        code=code("sft"),
+    threads: 2
+    resources:
+        gpu=GPU,
+        mem_mb=12_000,
+        runtime="8h",
+    log:
+        study("logs/train_sft/{model}.log"),
+    benchmark:
+        study("benchmarks/train_sft/{model}.tsv")
+    conda:
+        "../../envs/train.yaml"
+    shell:
+        r"""
+        python -m persuasion_rl.sft \
+            --base {params.base:q} --lineage {input.lineage:q} \
+            --train {input.train:q} --val {input.val:q} \
+            --adapter {output.adapter:q} --state {params.state:q} \
+            --threads {threads} {params.settings} \
+            {params.recipe}  2> >(tee {log:q} >&2)
+        """
