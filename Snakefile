@@ -7,7 +7,6 @@ file in config/; without --configfile it is config/config.yaml.
 TARGETS   sft, preferences, dpo, evaluation, report, unattended, or any file under results/{study}/
 """
 
-
 # Not `configfile:` alone: Snakemake would merge a study given by --configfile into this one, key by key.
 if not workflow.overwrite_configfiles:
 

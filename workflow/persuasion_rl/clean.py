@@ -13,7 +13,9 @@ BOTS = {"deltabot", "automoderator", "snapshillbot", "cmvbot"}
 GONE = {"[deleted]", "[removed]", ""}
 
 FOOTNOTE = re.compile(r"\n*(?:_{3,}\s*)?>\s*\*?Hello, users of CMV!.*", re.DOTALL)
-EDIT = re.compile(r"^[\s*_~>#(\[]*(?:edit(?:ed)?|update)\b\s*\w{0,2}\s*[:*\-–—).\]].*$", re.I | re.M)
+EDIT = re.compile(
+    r"^[\s*_~>#(\[]*(?:edit(?:ed)?|update)\b\s*\w{0,2}\s*[:*\-–—).\]].*$", re.I | re.M
+)
 DELTA_MARK = re.compile(r"∆|Δ|!delta\b|\bdelta awarded\b", re.I)
 USER_NAME = re.compile(r"/?\bu/[\w-]+", re.I)
 SPACES = re.compile(r"[ \t]+")

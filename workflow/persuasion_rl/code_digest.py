@@ -31,7 +31,9 @@ def _read(module: str) -> tuple[str, list[str]]:
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and node.module == PACKAGE.name:
             imports += [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith(PACKAGE.name + "."):
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith(
+            PACKAGE.name + "."
+        ):
             imports.append(node.module.removeprefix(PACKAGE.name + "."))
         if hasattr(node, "body") and isinstance(node.body, list):
             node.body = [part for part in node.body if not _is_docstring(part)] or [ast.Pass()]

@@ -3,6 +3,7 @@
 Imported by the Snakefile, so it stays light. Every mistake is one line: the key, the value, what is allowed.
 """
 
+import json
 import os
 import shlex
 from collections.abc import Iterator
@@ -111,6 +112,13 @@ def _message(error: ValidationError) -> str:
 def _check_lineage(models: dict[str, dict]) -> None:
     if BASE not in models or "source" not in models[BASE]:
         raise UserError(f"models.{BASE}: needs a source (a Hub model, a local folder, or standin)")
+    source = models[BASE]["source"]
+    if _is_local(source) and not os.path.isfile(
+        os.path.join(os.path.expanduser(source), "config.json")
+    ):
+        raise UserError(
+            f"models.{BASE}.source: {source!r} is not the folder of a model (no config.json there)"
+        )
     for name, model in models.items():
         if name == BASE:
             continue
@@ -144,7 +152,9 @@ def _check_plan(data: dict[str, Any]) -> None:
     if abs(sum(data["split"].values()) - 1) > 1e-6:
         raise UserError(f"data.split: {data['split']} must add up to 1")
     if data["min_tokens"] >= data["max_tokens"]:
-        raise UserError(f"data.min_tokens: {data['min_tokens']} must be below max_tokens {data['max_tokens']}")
+        raise UserError(
+            f"data.min_tokens: {data['min_tokens']} must be below max_tokens {data['max_tokens']}"
+        )
     if data["max_context_tokens"] >= data["max_seq_length"]:
         raise UserError(
             f"data.max_context_tokens: {data['max_context_tokens']} must be below max_seq_length"
@@ -166,7 +176,10 @@ def _check_plan(data: dict[str, Any]) -> None:
 
 
 def _check_judges(study: dict[str, Any]) -> None:
-    wanted = {"evaluation.judges": study["evaluation"]["judges"], "labels.ai.judge": [study["labels"]["ai"]["judge"]]}
+    wanted = {
+        "evaluation.judges": study["evaluation"]["judges"],
+        "labels.ai.judge": [study["labels"]["ai"]["judge"]],
+    }
     if study["labels"]["human"]["source"] == "simulated":
         wanted["labels.human.judge"] = [study["labels"]["human"]["judge"]]
     for key, names in wanted.items():
@@ -199,6 +212,20 @@ def _folder(value: str | None) -> str | None:
     return expanded
 
 
+def base_folder(study: dict[str, Any]) -> str:
+    """Where the base model is: a stand-in of the study, a local folder, or downloaded."""
+    source = study["models"][BASE]["source"]
+    if source == "standin":
+        return f"results/{study['study']}/models/base"
+    if _is_local(source):
+        return os.path.expanduser(source)
+    return f"resources/models/{source.replace('/', '--')}"
+
+
+def _is_local(source: str) -> bool:
+    return source.startswith((".", "/", "~"))
+
+
 def lineage(models: dict[str, dict], model: str) -> Iterator[str]:
     """The trained models from the first one above the base down to `model` itself."""
     if model != BASE:
@@ -229,3 +256,26 @@ def flags(settings: dict[str, Any]) -> str:
 
 def _word(value: Any) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def reference() -> str:
+    """Every key of the schema as a Markdown list; config/README.md holds it, and a test compares them."""
+    schema = yaml.safe_load(SCHEMA.read_text(encoding="utf-8"))
+    recipe = schema["$defs"]["recipe"]
+
+    def lines(properties: dict[str, dict], path: str) -> Iterator[str]:
+        for key, part in properties.items():
+            name = f"{path}{key}"
+            default = part.get("default")
+            shown = "" if default in (None, {}) else f" Default `{json.dumps(default)}`."
+            yield f"- `{name}`: {part['description'].rstrip()}{shown}"
+            yield from lines(part.get("properties", {}), f"{name}.")
+            if isinstance(part.get("additionalProperties"), dict):
+                yield from lines(part["additionalProperties"]["properties"], f"{name}.NAME.")
+
+    keys = [*lines(schema["properties"], ""), "", "A recipe:", "", *lines(recipe["properties"], "")]
+    return "\n".join(keys)
+
+
+if __name__ == "__main__":
+    print(reference())

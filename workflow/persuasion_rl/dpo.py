@@ -53,7 +53,9 @@ def assert_start(trainer, beta: float) -> None:
     # bf16 and fp16 keep 8 and 11 bits, and log-probabilities of whole responses are in the hundreds.
     tolerance = 1e-3 if trainer.model.dtype == torch.float32 else 0.5 * beta
     sigmoid = math.log1p(math.exp(-(chosen - rejected)))
-    note(f"before the first update: rewards {chosen:.2g} and {rejected:.2g}, sigmoid term {sigmoid:.4f}")
+    note(
+        f"before the first update: rewards {chosen:.2g} and {rejected:.2g}, sigmoid term {sigmoid:.4f}"
+    )
     assert abs(chosen) <= tolerance and abs(rejected) <= tolerance, (
         f"DPO does not start from its reference: rewards {chosen:.4f} and {rejected:.4f}, not 0"
     )
@@ -72,6 +74,7 @@ def train_dpo(
     seed: int,
     threads: int,
     device: str = "auto",
+    trust_remote_code: bool = False,
     wandb_project: str | None = None,
     **recipe: Any,
 ) -> dict[str, float]:
@@ -95,10 +98,12 @@ def train_dpo(
     parent_digest = check_lineage(base, lineage)
     settings, _, use_4bit = divide_recipe(recipe)
     train_pairs, val_pairs = read_pairs(train), read_pairs(val)
-    checkpoints = checkpoint_folder(state, [train, val], {**recipe, "from": parent_digest, "seed": seed})
+    checkpoints = checkpoint_folder(
+        state, [train, val], {**recipe, "from": parent_digest, "seed": seed}
+    )
     tokenizer = load_tokenizer(base)
     model = PeftModel.from_pretrained(
-        load_base(base, device, use_4bit=use_4bit), lineage[-1].parent, is_trainable=True
+        load_base(base, device, trust_remote_code, use_4bit), lineage[-1].parent, is_trainable=True
     )
     if isinstance(settings.get("loss_type"), str):
         settings["loss_type"] = [settings["loss_type"]]

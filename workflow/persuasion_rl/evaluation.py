@@ -1,6 +1,6 @@
 """Compares the players on the held-out prompts: pairwise verdicts, win rates, the demo's truth, behaviour."""
 
-from itertools import combinations
+from itertools import combinations, pairwise
 from pathlib import Path
 
 from persuasion_rl import world
@@ -159,9 +159,11 @@ def tabulate_behaviour(
     table = []
     for player, rows in read_players(responses).items():
         conversations = [row["metadata"]["conversation_id"] for row in rows]
-        tokens = bootstrap_mean([row["metadata"]["tokens"] for row in rows], conversations, draws, seed)
+        tokens = bootstrap_mean(
+            [row["metadata"]["tokens"] for row in rows], conversations, draws, seed
+        )
         words = [row["response"].split() for row in rows]
-        bigrams = [pair for text in words for pair in zip(text, text[1:])]
+        bigrams = [pair for text in words for pair in pairwise(text)]
         loss = read_json(losses[player]) if player in losses else {}
         table.append(
             {
@@ -170,7 +172,8 @@ def tabulate_behaviour(
                 "tokens_low": tokens.low,
                 "tokens_high": tokens.high,
                 "words": sum(map(len, words)) / len(words),
-                "eos_rate": sum(row["metadata"]["finish_reason"] == "stop" for row in rows) / len(rows),
+                "eos_rate": sum(row["metadata"]["finish_reason"] == "stop" for row in rows)
+                / len(rows),
                 "distinct_2": len(set(bigrams)) / max(1, len(bigrams)),
                 "validation_loss": loss.get("validation_loss", ""),
                 "perplexity": loss.get("perplexity", ""),

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from persuasion_rl.command import note, stage
 from persuasion_rl.corpus import read_corpus
-from persuasion_rl.files import UserError, write_json
+from persuasion_rl.files import UserError
 
 
 def fetch_corpus(*, name: str, output: Path) -> None:
@@ -17,7 +17,7 @@ def fetch_corpus(*, name: str, output: Path) -> None:
             from convokit import download
 
             folder = Path(download(name, data_dir=temporary))
-        except Exception as error:  # noqa: BLE001: ConvoKit raises whatever its transport raises
+        except Exception as error:  # ConvoKit raises whatever its transport raises
             raise UserError(
                 f"cannot download {name} ({type(error).__name__}: {error}); download it by hand from"
                 " https://convokit.cornell.edu/documentation/datasets.html and set corpora_dir to the"
@@ -41,7 +41,7 @@ def fetch_base_model(*, source: str, revision: str, output: Path) -> None:
                 local_dir=temporary,
                 allow_patterns=["*.json", "*.safetensors", "*.txt", "*.jinja"],
             )
-        except Exception as error:  # noqa: BLE001: the Hub's client raises many kinds
+        except Exception as error:  # the Hub's client raises many kinds
             reason = str(error).strip().splitlines()[0]
             raise UserError(
                 f"cannot download {source} at {revision} ({type(error).__name__}: {reason}); where there"

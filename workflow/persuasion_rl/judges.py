@@ -43,7 +43,9 @@ class TruthJudge(Judge):
     tie_margin = 0.02
 
     def prefer(self, comparisons: list[Comparison]) -> list[float]:
-        return [world.truth(c.prompt, c.first) - world.truth(c.prompt, c.second) for c in comparisons]
+        return [
+            world.truth(c.prompt, c.first) - world.truth(c.prompt, c.second) for c in comparisons
+        ]
 
 
 class LengthJudge(Judge):
@@ -69,12 +71,14 @@ class DeltaJudge(Judge):
         from persuasion_rl.reward import load_scorer
 
         self._score = load_scorer(base, adapter, device, batch_size)
+        self._rewards: dict[tuple[str, str], float] = {}
 
     def prefer(self, comparisons: list[Comparison]) -> list[float]:
-        texts = sorted({(c.prompt, r) for c in comparisons for r in (c.first, c.second)})
-        rewards = dict(zip(texts, self._score(texts), strict=True))
+        texts = {(c.prompt, response) for c in comparisons for response in (c.first, c.second)}
+        new = sorted(texts - self._rewards.keys())
+        self._rewards.update(zip(new, self._score(new), strict=True))
         return [
-            math.tanh((rewards[c.prompt, c.first] - rewards[c.prompt, c.second]) / 2)
+            math.tanh((self._rewards[c.prompt, c.first] - self._rewards[c.prompt, c.second]) / 2)
             for c in comparisons
         ]
 

@@ -56,7 +56,10 @@ def label_ai(
         if keyed_number("label noise", seed, row["metadata"]["prompt_id"]) < noise:
             verdict = OPPOSITE[verdict]
         labeler = judge if noise == 0 else f"{judge}, {noise:.0%} of its verdicts turned round"
-        votes = [{"labeler": judge, "order": order, "verdict": v} for order, v in zip(("12", "21"), answers, strict=True)]
+        votes = [
+            {"labeler": judge, "order": order, "verdict": v}
+            for order, v in zip(("12", "21"), answers, strict=True)
+        ]
         labelled.append({**row, "verdict": verdict, "labeler": labeler, "votes": votes})
     return _write(labels, labelled)
 
@@ -90,10 +93,14 @@ def simulate_human_labels(
     for row, preference in zip(rows, preferences, strict=True):
         votes = []
         for number in range(1, annotators + 1):
-            felt = preference + noise * _gaussian("annotator", seed, number, row["metadata"]["prompt_id"])
+            felt = preference + noise * _gaussian(
+                "annotator", seed, number, row["metadata"]["prompt_id"]
+            )
             vote = TIE if abs(felt) <= tie_margin else FIRST if felt > 0 else SECOND
             votes.append({"labeler": f"simulated_{number}", "verdict": vote})
-        labelled.append({**row, "verdict": majority(votes), "labeler": "simulated annotators", "votes": votes})
+        labelled.append(
+            {**row, "verdict": majority(votes), "labeler": "simulated annotators", "votes": votes}
+        )
     return _write(labels, labelled)
 
 
@@ -154,7 +161,12 @@ def human_sheet(*, responses: Path, sheet: Path) -> int:
     return write_jsonl(
         sheet,
         (
-            {"pair_id": pair_id(row), **{key: row[key] for key in keys}, "annotator": None, "verdict": None}
+            {
+                "pair_id": pair_id(row),
+                **{key: row[key] for key in keys},
+                "annotator": None,
+                "verdict": None,
+            }
             for row in read_jsonl(responses)
         ),
     )

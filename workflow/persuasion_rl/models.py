@@ -15,7 +15,7 @@ DEVICES = ("auto", "cpu", "cuda")
 
 
 def pick_device(wanted: str) -> str:
-    """"cuda" or "cpu"; UserError where "cuda" is wanted and there is none."""
+    """ "cuda" or "cpu"; UserError where "cuda" is wanted and there is none."""
     import torch
 
     if wanted == "cuda" and not torch.cuda.is_available():
@@ -96,10 +96,12 @@ def load_base(base: Path, device: str, trust_remote_code: bool = False, use_4bit
     return model if use_4bit else model.to(device)
 
 
-def load_for_inference(base: Path, adapters: list[Path], device: str):
+def load_for_inference(
+    base: Path, adapters: list[Path], device: str, trust_remote_code: bool = False
+):
     """Model, tokenizer and digest of a checked lineage; the last adapter is merged into the base."""
     digest = check_lineage(base, adapters)
-    model = load_base(base, device)
+    model = load_base(base, device, trust_remote_code)
     if adapters:
         from peft import PeftModel
 

@@ -11,7 +11,7 @@ from persuasion_rl.clean import clean
 from persuasion_rl.command import note, stage
 from persuasion_rl.corpus import Conversation, Utterance, read_corpus
 from persuasion_rl.examples import Budget, RowMaker
-from persuasion_rl.files import UserError, write_json, write_jsonl
+from persuasion_rl.files import UserError, keyed_number, write_json, write_jsonl
 from persuasion_rl.prompts import Turn
 
 CLAIM = Turn("Claim", "I do not plan to donate a part of my payment to Save the Children.")
@@ -43,10 +43,15 @@ def process_p4g(
     max_tokens: int,
     max_context_tokens: int,
     max_seq_length: int,
+    seed: int,
+    max_examples: int | None = None,
     prompt_format: str = "plain",
     chat_template: Path | None = None,
 ) -> dict[str, int]:
-    """Write SFT rows of the persuader's turns, as `cmv.process_cmv` does, with "source": "p4g"."""
+    """Write SFT rows of the persuader's turns, as `cmv.process_cmv` does, with "source": "p4g".
+
+    Of more than `max_examples` rows, those that a number keyed by (seed, utterance) picks.
+    """
     budget = Budget(min_tokens, max_tokens, max_context_tokens, max_seq_length)
     maker = RowMaker("p4g", tokenizer, budget, prompt_format, chat_template)
     rows = []
@@ -62,6 +67,10 @@ def process_p4g(
                 rows.append(row)
         if number % 250 == 0:
             note(f"{number:,} dialogues, {len(rows):,} examples")
+    if max_examples is not None and len(rows) > max_examples:
+        maker.counts["over_max_p4g_examples"] = len(rows) - max_examples
+        rows.sort(key=lambda row: keyed_number("p4g", seed, row["metadata"]["utterance_id"]))
+        rows = rows[:max_examples]
     maker.counts["examples"] = len(rows)
     write_jsonl(examples, rows)
     write_json(counts, dict(sorted(maker.counts.items())))

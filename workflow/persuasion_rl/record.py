@@ -11,7 +11,9 @@ from persuasion_rl.files import write_text
 
 def record_config(*, config: str, output: Path) -> None:
     """Write the configuration, given as JSON, as YAML."""
-    header = "# The complete configuration that this study was last run with: a record, not an input.\n"
+    header = (
+        "# The complete configuration that this study was last run with: a record, not an input.\n"
+    )
     write_text(output, header + yaml.safe_dump(json.loads(config), sort_keys=False))
 
 

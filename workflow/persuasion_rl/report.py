@@ -53,11 +53,15 @@ def write_report(
     metrics["delta judge"] = read_json(folder / "judges/delta/metrics.json")
     histories["delta judge"] = list(read_jsonl(folder / "judges/delta/history.jsonl"))
     judges = list(dict.fromkeys(row["judge"] for row in win_rates))
-    environment = Environment(loader=FileSystemLoader(TEMPLATE.parent), autoescape=select_autoescape())
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATE.parent), autoescape=select_autoescape()
+    )
     environment.filters["number"] = _number
     page = environment.get_template(TEMPLATE.name).render(
         study=study,
-        notices=_notices(base_source, synthetic, ai_judge, ai_noise, human_source, human_judge, pending),
+        notices=_notices(
+            base_source, synthetic, ai_judge, ai_noise, human_source, human_judge, pending
+        ),
         findings=_findings(differences, win_rates, trust, judges, ai_judge),
         truth=truth,
         truth_figure=_truth_figure(truth) if synthetic else "",
@@ -145,7 +149,12 @@ def _findings(differences, win_rates, trust, judges, ai_judge) -> list[str]:
             f" [{row['low']:+.3f}, {row['high']:+.3f}], {_side(row['low'], row['high'], 0)} zero."
         )
     for row in win_rates:
-        if not differences and row["player"] == "base" and row["judge"] != "length" and row["against"] != HUMAN:
+        if (
+            not differences
+            and row["player"] == "base"
+            and row["judge"] != "length"
+            and row["against"] != HUMAN
+        ):
             found.append(
                 f"{row['against']} wins {1 - row['win_rate']:.3f} [{1 - row['high']:.3f}, {1 - row['low']:.3f}]"
                 f" of its comparisons with base, judge {row['judge']}: {_side(1 - row['high'], 1 - row['low'], 0.5)}"
@@ -177,7 +186,9 @@ def _side(low: float, high: float, middle: float) -> str:
 
 
 def _pool_counts(folder: Path, pool: str) -> dict:
-    labels = [row["verdict"] for row in read_jsonl(folder / f"preferences/{pool}_pool_labels.jsonl")]
+    labels = [
+        row["verdict"] for row in read_jsonl(folder / f"preferences/{pool}_pool_labels.jsonl")
+    ]
     return {
         "responses": read_json(folder / f"preferences/{pool}_pool_counts.json"),
         "labels": {verdict: labels.count(verdict) for verdict in sorted(set(labels))},
@@ -190,7 +201,9 @@ def _pool_counts(folder: Path, pool: str) -> dict:
 
 def _samples(folder: Path, players: list[str], count: int) -> list[dict]:
     """The first prompts with every player's reply."""
-    rows = {p: list(read_jsonl(folder / f"evaluation/responses/{p}.jsonl"))[:count] for p in players}
+    rows = {
+        p: list(read_jsonl(folder / f"evaluation/responses/{p}.jsonl"))[:count] for p in players
+    }
     return [
         {
             "context": rows[players[0]][i]["prompt"],
@@ -232,7 +245,13 @@ def _truth_figure(truth: list[dict]) -> str:
     for position, row in enumerate(reversed(truth)):
         axis.plot([row["low"], row["high"]], [position] * 2, color=COLORS[0], lw=2)
         axis.plot(row["mean"], position, "o", color=COLORS[1])
-        axis.annotate(f"{row['mean']:.3f}", (row["mean"], position), (0, 6), textcoords="offset points", ha="center")
+        axis.annotate(
+            f"{row['mean']:.3f}",
+            (row["mean"], position),
+            (0, 6),
+            textcoords="offset points",
+            ha="center",
+        )
     axis.set_yticks(range(len(truth)), [row["model"] for row in reversed(truth)])
     axis.set_ylim(-0.5, len(truth) - 0.3)
     axis.set_xlabel("mean probability of a delta, with 95% interval")
@@ -266,7 +285,13 @@ def _loss_figure(histories: dict[str, list[dict]]) -> str:
         for key, style, label in (("loss", "-", "training"), ("eval_loss", "o--", "validation")):
             points = [(row["step"], float(row[key])) for row in history if key in row]
             if points:
-                axis.plot(*zip(*points), style, label=label, ms=4, color=COLORS[0 if style == "-" else 1])
+                axis.plot(
+                    *zip(*points, strict=False),
+                    style,
+                    label=label,
+                    ms=4,
+                    color=COLORS[0 if style == "-" else 1],
+                )
         axis.set_title(name)
         axis.set_xlabel("step")
     axes[0][0].set_ylabel("loss")

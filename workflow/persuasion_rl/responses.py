@@ -11,7 +11,9 @@ from persuasion_rl.sampling import Limits, Request, Sample, sample
 from persuasion_rl.training import prepare_torch
 
 
-def _sampled(model, tokenizer, digest, requests: list[Request], limits: Limits, seed: int, what: str):
+def _sampled(
+    model, tokenizer, digest, requests: list[Request], limits: Limits, seed: int, what: str
+):
     """All samples, keyed by (prompt id, sample number), with a progress bar."""
     from tqdm import tqdm
 
@@ -35,6 +37,7 @@ def respond_to_pool(
     batch_size: int,
     redraws: int,
     device: str = "auto",
+    trust_remote_code: bool = False,
     lineage: list[Path] = [],
 ) -> dict[str, int]:
     """Sample two responses to each of the prompts `start` to `start + rows` (a shard of a pool).
@@ -46,7 +49,9 @@ def respond_to_pool(
     prepare_torch(threads, seed)
     pool = list(read_jsonl(prompts))[start : start + rows]
     limits = Limits(temperature, top_p, max_new_tokens, batch_size, redraws)
-    model, tokenizer, digest = load_for_inference(base, lineage, pick_device(device))
+    model, tokenizer, digest = load_for_inference(
+        base, lineage, pick_device(device), trust_remote_code
+    )
     ids = [row["metadata"]["prompt_id"] for row in pool]
     requests = [
         Request(id_, row["prompt"], number)
@@ -64,7 +69,10 @@ def respond_to_pool(
             break
         again = _sampled(model, tokenizer, digest, same, limits, seed, "identical pairs")
         drawn.update({(id_, 2): result for (id_, _), result in again.items()})
-    made = [_pool_row(row, drawn[id_, 1], drawn[id_, 2], digest) for id_, row in zip(ids, pool, strict=True)]
+    made = [
+        _pool_row(row, drawn[id_, 1], drawn[id_, 2], digest)
+        for id_, row in zip(ids, pool, strict=True)
+    ]
     write_jsonl(output, made)
     counts = Counter(row.get("excluded", "made") for row in made)
     note(f"{output.name}: {dict(counts)}")
@@ -116,6 +124,7 @@ def respond_to_evaluation(
     max_new_tokens: int,
     batch_size: int,
     device: str = "auto",
+    trust_remote_code: bool = False,
     lineage: list[Path] = [],
 ) -> dict[str, float]:
     """Sample one response a prompt, nothing drawn again, and measure the loss on human replies.
@@ -125,7 +134,9 @@ def respond_to_evaluation(
     """
     prepare_torch(threads, seed)
     pool = list(read_jsonl(prompts))
-    model, tokenizer, digest = load_for_inference(base, lineage, pick_device(device))
+    model, tokenizer, digest = load_for_inference(
+        base, lineage, pick_device(device), trust_remote_code
+    )
     limits = Limits(temperature, top_p, max_new_tokens, batch_size, redraws=0)
     requests = [Request(row["metadata"]["prompt_id"], row["prompt"], 1) for row in pool]
     drawn = _sampled(model, tokenizer, digest, requests, limits, seed, "evaluation")
@@ -155,7 +166,9 @@ def response_loss(model, tokenizer, rows: list[tuple[str, str]], batch_size: int
     for start in tqdm(range(0, len(rows), batch_size), desc="loss", unit="batch"):
         batch = rows[start : start + batch_size]
         prompts = tokenizer([prompt for prompt, _ in batch])["input_ids"]
-        responses = tokenizer([response + tokenizer.eos_token for _, response in batch])["input_ids"]
+        responses = tokenizer([response + tokenizer.eos_token for _, response in batch])[
+            "input_ids"
+        ]
         width = max(len(p) + len(r) for p, r in zip(prompts, responses, strict=True))
         ids = torch.full((len(batch), width), tokenizer.pad_token_id)
         labels = torch.full((len(batch), width), -100)

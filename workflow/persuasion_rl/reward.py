@@ -27,9 +27,7 @@ from persuasion_rl.training import (
 def pairs_on(side: str, pairs: Path, sides: Path) -> list[dict]:
     """The delta pairs whose conversation is on one side."""
     side_of = {row["conversation_id"]: row["side"] for row in read_csv(sides)}
-    return [
-        row for row in read_jsonl(pairs) if side_of[row["metadata"]["conversation_id"]] == side
-    ]
+    return [row for row in read_jsonl(pairs) if side_of[row["metadata"]["conversation_id"]] == side]
 
 
 def _rows(pairs: list[dict]) -> list[dict[str, str]]:
@@ -39,11 +37,11 @@ def _rows(pairs: list[dict]) -> list[dict[str, str]]:
     ]
 
 
-def _load_classifier(base: Path, device: str, pad_token_id: int):
+def _load_classifier(base: Path, device: str, pad_token_id: int, trust_remote_code: bool = False):
     from transformers import AutoModelForSequenceClassification
 
     model = AutoModelForSequenceClassification.from_pretrained(
-        base, num_labels=1, dtype=pick_dtype(device)
+        base, num_labels=1, dtype=pick_dtype(device), trust_remote_code=trust_remote_code
     )
     model.config.pad_token_id = pad_token_id
     return model.to(device)
@@ -59,6 +57,7 @@ def train_delta_judge(
     seed: int,
     threads: int,
     device: str = "auto",
+    trust_remote_code: bool = False,
     wandb_project: str | None = None,
     **recipe: Any,
 ) -> dict[str, float]:
@@ -75,11 +74,15 @@ def train_delta_judge(
     settings, lora, _ = divide_recipe(recipe)
     train, val = (pairs_on(side, pairs, sides) for side in ("train", "val"))
     if not train or not val:
-        raise UserError(f"{pairs}: {len(train)} delta pairs on the train side and {len(val)} on val; too few")
-    checkpoints = checkpoint_folder(state, [pairs, sides], {**recipe, "from": base_digest(base), "seed": seed})
+        raise UserError(
+            f"{pairs}: {len(train)} delta pairs on the train side and {len(val)} on val; too few"
+        )
+    checkpoints = checkpoint_folder(
+        state, [pairs, sides], {**recipe, "from": base_digest(base), "seed": seed}
+    )
     tokenizer = load_tokenizer(base)
     trainer = RewardTrainer(
-        model=_load_classifier(base, device, tokenizer.pad_token_id),
+        model=_load_classifier(base, device, tokenizer.pad_token_id, trust_remote_code),
         args=trainer_arguments(
             RewardConfig,
             settings,
@@ -111,7 +114,9 @@ def train_delta_judge(
         "steps": trainer.state.global_step,
         "trainable_parameters": trainer.model.num_parameters(only_trainable=True),
     }
-    note(f"accuracy on val pairs {before['eval_accuracy']:.2f} before, {after['eval_accuracy']:.2f} after")
+    note(
+        f"accuracy on val pairs {before['eval_accuracy']:.2f} before, {after['eval_accuracy']:.2f} after"
+    )
     digest = base_digest(base)
     write_record(
         adapter.parent,

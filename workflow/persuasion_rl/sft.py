@@ -6,7 +6,7 @@ from typing import Any
 
 from persuasion_rl.command import note, stage
 from persuasion_rl.files import UserError, read_jsonl
-from persuasion_rl.models import check_lineage, base_digest, load_base, load_tokenizer, pick_device
+from persuasion_rl.models import base_digest, check_lineage, load_base, load_tokenizer, pick_device
 from persuasion_rl.training import (
     assert_supervised,
     checkpoint_folder,
@@ -44,6 +44,7 @@ def train_sft(
     seed: int,
     threads: int,
     device: str = "auto",
+    trust_remote_code: bool = False,
     parent: str = "base",
     lineage: list[Path] = [],
     wandb_project: str | None = None,
@@ -71,8 +72,10 @@ def train_sft(
     parent_digest = check_lineage(base, lineage)
     settings, lora, use_4bit = divide_recipe(recipe)
     train_rows, val_rows = read_rows(train), read_rows(val)
-    checkpoints = checkpoint_folder(state, [train, val], {**recipe, "from": parent_digest, "seed": seed})
-    model = load_base(base, device, use_4bit=use_4bit)
+    checkpoints = checkpoint_folder(
+        state, [train, val], {**recipe, "from": parent_digest, "seed": seed}
+    )
+    model = load_base(base, device, trust_remote_code, use_4bit)
     tokenizer = load_tokenizer(base)
     if lineage:
         model = PeftModel.from_pretrained(model, lineage[-1].parent, is_trainable=True)
@@ -98,7 +101,9 @@ def train_sft(
     assert_supervised(
         (
             stretch
-            for ids, labels in zip(batch["input_ids"].tolist(), batch["labels"].tolist(), strict=True)
+            for ids, labels in zip(
+                batch["input_ids"].tolist(), batch["labels"].tolist(), strict=True
+            )
             for stretch in runs(ids, [label != -100 for label in labels])
         ),
         tokenizer,

@@ -51,9 +51,7 @@ class Shingles:
         """The names of the texts that are near-duplicates of `text`."""
         found = shingles(text)
         candidates = {name for s in self._prefix(found) for name in self._holders.get(s, ())}
-        return [
-            name for name in candidates if jaccard(found, self._sets[name]) >= NEAR_DUPLICATE
-        ]
+        return [name for name in candidates if jaccard(found, self._sets[name]) >= NEAR_DUPLICATE]
 
     def add(self, name: str, text: str) -> None:
         self._sets[name] = shingles(text)
@@ -124,7 +122,12 @@ def assign_sides(
     write_csv(
         output,
         [
-            {"corpus": corpus_of[i], "conversation_id": i, "cluster": cluster_of[i], "side": side_of[i]}
+            {
+                "corpus": corpus_of[i],
+                "conversation_id": i,
+                "cluster": cluster_of[i],
+                "side": side_of[i],
+            }
             for i in posts
         ],
         ["corpus", "conversation_id", "cluster", "side"],

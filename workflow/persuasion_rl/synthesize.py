@@ -152,14 +152,12 @@ class _Thread:
         return " ".join(parts)
 
     def _statement(self, reason: str) -> str:
-        return world.sentence(
-            self.rng.choice(world.REASONS[reason].statements), topic=self.topic
-        )
+        return world.sentence(self.rng.choice(world.REASONS[reason].statements), topic=self.topic)
 
     def _argue(self) -> None:
         """A persuader replies to the post; the poster is won, objects and is answered, or says nothing."""
         rng = self.rng
-        names, profiles = zip(*PERSUADERS.items())
+        names, profiles = zip(*PERSUADERS.items(), strict=False)
         manner = rng.choices(names, [share for share, _ in profiles])[0]
         speaker = f"{manner}_{rng.randrange(400)}"
         path = [self._say(speaker, self._reply(manner, self.reasons), self.id, success=0)]
@@ -169,9 +167,7 @@ class _Thread:
             new = rng.choice([r for r in world.reasons_of(self.topic) if r not in heard])
             objection = f"{rng.choice(OBJECTIONS)} {self._statement(new)}"
             path.append(self._say(self.poster, objection, path[-1]["id"], success=0))
-            path.append(
-                self._say(speaker, self._reply(manner, [new]), path[-1]["id"], success=0)
-            )
+            path.append(self._say(speaker, self._reply(manner, [new]), path[-1]["id"], success=0))
             won = rng.random() < world.truth(objection, path[-1]["text"])
         if won:
             self.deltas += 1
@@ -208,9 +204,7 @@ class _Thread:
             parts.append(rng.choice(world.OPENINGS))
         if happens("acknowledge"):
             gist = world.REASONS[chosen[0]].gist
-            parts.append(
-                world.sentence(rng.choice(world.ACKNOWLEDGEMENTS), gist=gist, topic=topic)
-            )
+            parts.append(world.sentence(rng.choice(world.ACKNOWLEDGEMENTS), gist=gist, topic=topic))
         if happens("answer"):
             parts.append(answer(chosen[0]))
             if len(chosen) > 1 and happens("second"):

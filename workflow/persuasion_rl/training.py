@@ -132,7 +132,7 @@ def assert_supervised(stretches: Iterable[tuple[int, ...]], tokenizer, responses
         AssertionError: a prompt token is supervised, a response is cut, or its EOS is masked.
     """
     eos = tokenizer.eos_token_id
-    expected = {tuple(ids) + (eos,) for ids in tokenizer(list(responses))["input_ids"]}
+    expected = {(*ids, eos) for ids in tokenizer(list(responses))["input_ids"]}
     stretches = list(stretches)
     assert stretches, "no token of the first batch is supervised"
     for stretch in stretches:
@@ -198,5 +198,3 @@ def write_record(
             "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
         },
     )
-
-

@@ -9,59 +9,59 @@ STEPS   fetch_base_model    a pinned revision from the Hub
 
 
 rule fetch_base_model:
-    message:
-        "Downloading {wildcards.base}"
     output:
         expand("resources/models/{{base}}/{name}", name=MODEL_FILES),
-    params:
-        folder=subpath(output[0], parent=True),
-        source=MODELS[BASE]["source"],
-        revision=MODELS[BASE].get("revision", "main"),
-    resources:
-        mem_mb=4_000,
-        runtime="2h",
     log:
         "resources/models/{base}.log",
     benchmark:
         "resources/models/{base}.tsv"
     conda:
         "../../envs/train.yaml"
+    resources:
+        mem_mb=4_000,
+        runtime="2h",
+    params:
+        folder=subpath(output[0], parent=True),
+        source=MODELS[BASE]["source"],
+        revision=MODELS[BASE].get("revision", "main"),
+    message:
+        "Downloading {wildcards.base}"
     shell:
         r"""
         python -m persuasion_rl.fetch fetch_base_model \
             --source {params.source:q} --revision {params.revision:q} \
-            --output {params.folder:q}  2> >(tee {log:q} >&2)
+            --output {params.folder:q} 2> >(tee {log:q} >&2)
         """
 
 
 rule pretrain_standin:
-    message:
-        "Training the stand-in base model on the train side"
     input:
         corpora=CORPUS_FILES,
         sides=study("splits/sides.csv"),
     output:
         files=expand(study("models/base/{name}"), name=MODEL_FILES),
         history=study("models/base/history.json"),
-    params:
-        folder=subpath(output.history, parent=True),
-        folders=CORPORA,
-        settings=flags(STUDY["standin"] | {"seed": STUDY["seed"]}),
-        code=code("standin"),
-    threads: 2
-    resources:
-        mem_mb=6_000,
-        runtime="1h",
     log:
         study("logs/pretrain_standin.log"),
     benchmark:
         study("benchmarks/pretrain_standin.tsv")
     conda:
         "../../envs/train.yaml"
+    threads: 2
+    resources:
+        mem_mb=6_000,
+        runtime="1h",
+    params:
+        folder=subpath(output.history, parent=True),
+        folders=CORPORA,
+        settings=flags(STUDY["standin"] | {"seed": STUDY["seed"]}),
+        code=code("standin"),
+    message:
+        "Training the stand-in base model on the train side"
     shell:
         r"""
         python -m persuasion_rl.standin \
             --corpora {params.folders:q} --sides {input.sides:q} \
             --output {params.folder:q} --history {output.history:q} \
-            --threads {threads} {params.settings}  2> >(tee {log:q} >&2)
+            --threads {threads} {params.settings} 2> >(tee {log:q} >&2)
         """

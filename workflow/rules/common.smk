@@ -10,19 +10,31 @@ from pathlib import Path
 from snakemake.exceptions import WorkflowError
 
 # Jobs find the package here too where it is not installed (conda environments).
-sys.path.insert(0, str(Path(workflow.basedir) / "workflow"))
-os.environ["PYTHONPATH"] = os.pathsep.join(
-    filter(None, [str(Path(workflow.basedir) / "workflow"), os.environ.get("PYTHONPATH")])
-)
+PACKAGE = str(Path(workflow.basedir) / "workflow")
+sys.path.insert(0, PACKAGE)
+os.environ |= {"PYTHONPATH": os.pathsep.join(filter(None, [PACKAGE, os.getenv("PYTHONPATH")]))}
 
 from persuasion_rl.code_digest import module_digests
-from persuasion_rl.config import BASE, HUMAN, flags, lineage, load_study, needs_people, split_sizes
+from persuasion_rl.config import (
+    base_folder,
+    BASE,
+    HUMAN,
+    flags,
+    lineage,
+    load_study,
+    needs_people,
+    split_sizes,
+)
 from persuasion_rl.files import UserError, file_digest
 
 
 def read_study():
     """The resolved configuration of the study, or one line that says what is wrong with it."""
-    file = Path(workflow.overwrite_configfiles[-1] if workflow.overwrite_configfiles else "config/config.yaml")
+    file = Path(
+        workflow.overwrite_configfiles[-1]
+        if workflow.overwrite_configfiles
+        else "config/config.yaml"
+    )
     try:
         return load_study(config, file)
     except UserError as error:
@@ -36,6 +48,7 @@ MODELS = STUDY["models"]
 POOLS = ("ai", HUMAN)
 SYNTHETIC = STUDY["world"] is not None
 WAITS_FOR_PEOPLE = any(needs_people(STUDY, model) for model in MODELS)
+MODEL_SETTINGS = {"device": STUDY["device"], "trust_remote_code": STUDY["trust_remote_code"]}
 MODEL_FILES = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
 
 
@@ -62,23 +75,12 @@ def corpus_folder(name):
 CMV_CORPORA = [corpus_folder(name) for name in DATA["cmv_corpora"]] if DATA["use_cmv"] else []
 P4G_CORPORA = [corpus_folder(DATA["p4g_corpus"])] if DATA["use_p4g"] else []
 CORPORA = CMV_CORPORA + P4G_CORPORA
-CORPUS_FILES = [f"{folder}/{name}" for folder in CORPORA for name in ("conversations.json", "utterances.jsonl")]
+CORPUS_FILES = [
+    f"{folder}/{name}" for folder in CORPORA for name in ("conversations.json", "utterances.jsonl")
+]
 
 
-def base_folder():
-    """Where the base model is: a stand-in of the study, a local folder, or downloaded."""
-    source = MODELS[BASE]["source"]
-    if source == "standin":
-        return study("models/base")
-    if source.startswith((".", "/", "~")):
-        folder = Path(source).expanduser()
-        if not folder.is_dir():
-            raise WorkflowError(f"models.base.source: the folder {source} does not exist")
-        return str(folder)
-    return f"resources/models/{source.replace('/', '--')}"
-
-
-BASE_FOLDER = base_folder()
+BASE_FOLDER = base_folder(STUDY)
 BASE_MODEL = [f"{BASE_FOLDER}/{name}" for name in MODEL_FILES]
 
 
@@ -118,7 +120,7 @@ def training_flags(model):
     """What a training is told besides its recipe."""
     return flags(
         {
-            "device": STUDY["device"],
+            **MODEL_SETTINGS,
             "parent": MODELS[model]["parent"],
             "seed": MODELS[model].get("seed", STUDY["seed"]),
             "wandb_project": STUDY["wandb"]["project"],
@@ -180,14 +182,20 @@ def shards(pool):
     """The shards that a pool's responses are gathered from, named by the row where they start."""
     rows = STUDY["pools"][pool]["shard_rows"]
     size = DATA["ai_pool_size" if pool == "ai" else "human_pool_size"]
-    return [study(f"preferences/shards/{pool}_{rows}_{start}.jsonl") for start in range(0, size, rows)]
+    return [
+        study(f"preferences/shards/{pool}_{rows}_{start}.jsonl") for start in range(0, size, rows)
+    ]
 
 
 def sampling_flags(*names):
     """Settings of the sampler."""
     return flags(
-        {name: STUDY["sampling"][name] for name in ("temperature", "top_p", "max_new_tokens", "batch_size", *names)}
-        | {"device": STUDY["device"], "seed": STUDY["seed"]}
+        {
+            name: STUDY["sampling"][name]
+            for name in ("temperature", "top_p", "max_new_tokens", "batch_size", *names)
+        }
+        | MODEL_SETTINGS
+        | {"seed": STUDY["seed"]}
     )
 
 
@@ -236,13 +244,17 @@ def reported_models(scope):
 
 def report_inputs(scope):
     """What a report reads."""
-    models, pools = reported_models(scope), labelled_pools(scope == "unattended" and WAITS_FOR_PEOPLE)
+    models, pools = reported_models(scope), labelled_pools(
+        scope == "unattended" and WAITS_FOR_PEOPLE
+    )
     return {
         "tables": evaluation_tables(scope),
         "responses": player_responses(scope),
         "trust": study("judges/trust.csv"),
         "judge": [study("judges/delta/metrics.json"), study("judges/delta/history.jsonl")],
-        "models": expand(study("models/{model}/{name}"), model=models, name=["metrics.json", "history.jsonl"]),
+        "models": expand(
+            study("models/{model}/{name}"), model=models, name=["metrics.json", "history.jsonl"]
+        ),
         "splits": study("splits/summary.json"),
         "counts": [study(f"processed/{source}_counts.json") for source in SOURCES],
         "pools": expand(
@@ -284,8 +296,22 @@ def card_flags(model):
     words = {
         None: "none",
         "ai": f"AI labels by the judge {labels.get('judge')}",
-        HUMAN: "human labels" if labels.get("source") == "people" else "simulated annotators, no person",
+        HUMAN: (
+            "human labels"
+            if labels.get("source") == "people"
+            else "simulated annotators, no person"
+        ),
     }
     return flags(
-        {"model": model, "study": NAME, "base_source": MODELS[BASE]["source"], "labels": words[pool]}
+        {
+            "model": model,
+            "study": NAME,
+            "base_source": MODELS[BASE]["source"],
+            "labels": words[pool],
+        }
     )
+
+
+def base_of(wildcards, input):
+    """The folder of the base model among a rule's inputs."""
+    return os.path.dirname(input.base[0])

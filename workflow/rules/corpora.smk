@@ -10,84 +10,84 @@ STEPS   synthesize_corpus   a synthetic ChangeMyView with a known delta function
 
 
 rule synthesize_corpus:
-    message:
-        "Writing a synthetic ChangeMyView"
     output:
         conversations=study("corpora/{corpus}/conversations.json"),
         utterances=study("corpora/{corpus}/utterances.jsonl"),
         speakers=study("corpora/{corpus}/speakers.json"),
         corpus=study("corpora/{corpus}/corpus.json"),
         index=study("corpora/{corpus}/index.json"),
-    wildcard_constraints:
-        corpus=one_of(DATA["cmv_corpora"] if SYNTHETIC else []),
-    params:
-        folder=subpath(output.conversations, parent=True),
-        settings=flags((STUDY["world"] or {}) | {"seed": STUDY["seed"]}),
-        code=code("synthesize"),
-    resources:
-        mem_mb=2_000,
-        runtime="10m",
     log:
         study("logs/synthesize_corpus/{corpus}.log"),
     benchmark:
         study("benchmarks/synthesize_corpus/{corpus}.tsv")
+    wildcard_constraints:
+        corpus=one_of(DATA["cmv_corpora"] if SYNTHETIC else []),
     conda:
         "../../envs/data.yaml"
+    resources:
+        mem_mb=2_000,
+        runtime="10m",
+    params:
+        folder=subpath(output.conversations, parent=True),
+        settings=flags((STUDY["world"] or {}) | {"seed": STUDY["seed"]}),
+        code=code("synthesize"),
+    message:
+        "Writing a synthetic ChangeMyView"
     shell:
         r"""
         python -m persuasion_rl.synthesize \
-            --corpus {params.folder:q} {params.settings}  2> >(tee {log:q} >&2)
+            --corpus {params.folder:q} {params.settings} 2> >(tee {log:q} >&2)
         """
 
 
 rule fetch_corpus:
-    message:
-        "Downloading {wildcards.corpus}"
     output:
         conversations="resources/corpora/{corpus}/conversations.json",
         utterances="resources/corpora/{corpus}/utterances.jsonl",
-    params:
-        folder=subpath(output.conversations, parent=True),
-        name="{corpus}",
-    resources:
-        mem_mb=4_000,
-        runtime="4h",
     log:
         "resources/corpora/{corpus}.log",
     benchmark:
         "resources/corpora/{corpus}.tsv"
     conda:
         "../../envs/data.yaml"
+    resources:
+        mem_mb=4_000,
+        runtime="4h",
+    params:
+        folder=subpath(output.conversations, parent=True),
+        name="{corpus}",
+    message:
+        "Downloading {wildcards.corpus}"
     shell:
         r"""
         python -m persuasion_rl.fetch fetch_corpus \
-            --name {params.name:q} --output {params.folder:q}  2> >(tee {log:q} >&2)
+            --name {params.name:q} --output {params.folder:q} 2> >(tee {log:q} >&2)
         """
 
 
 rule assign_sides:
-    message:
-        "Assigning conversations to train, val and test"
     input:
         corpora=CORPUS_FILES,
     output:
         sides=study("splits/sides.csv"),
-    params:
-        folders=CORPORA,
-        settings=flags(DATA["split"] | {"seed": STUDY["seed"]}),
-        code=code("sides"),
-    resources:
-        mem_mb=8_000,
-        runtime="2h",
     log:
         study("logs/assign_sides.log"),
     benchmark:
         study("benchmarks/assign_sides.tsv")
     conda:
         "../../envs/data.yaml"
+    resources:
+        mem_mb=8_000,
+        runtime="2h",
+    params:
+        folders=CORPORA,
+        settings=flags(DATA["split"] | {"seed": STUDY["seed"]}),
+        code=code("sides"),
+    message:
+        "Assigning conversations to train, val and test"
     shell:
         r"""
         python -m persuasion_rl.sides \
             --corpora {params.folders:q} --output {output.sides:q} \
-            {params.settings}  2> >(tee {log:q} >&2)
+            {params.settings} 2> >(tee {log:q} >&2)
         """

@@ -13,9 +13,19 @@ STEPS   process_cmv      replies that won a delta, cleaned, within the token bud
 BUDGET = flags(
     {
         key: DATA[key]
-        for key in ("max_context_tokens", "max_seq_length", "max_tokens", "min_tokens", "prompt_format")
+        for key in (
+            "max_context_tokens",
+            "max_seq_length",
+            "max_tokens",
+            "min_tokens",
+            "prompt_format",
+        )
     }
-    | ({"chat_template": f"{BASE_FOLDER}/chat_template.jinja"} if DATA["prompt_format"] == "chat" else {})
+    | (
+        {"chat_template": f"{BASE_FOLDER}/chat_template.jinja"}
+        if DATA["prompt_format"] == "chat"
+        else {}
+    )
 )
 EXAMPLES = [
     study(f"processed/{source}_examples.jsonl")
@@ -26,8 +36,6 @@ DELTA_PAIRS = [study("processed/delta_pairs.jsonl")] if DATA["use_cmv"] else []
 
 
 rule process_cmv:
-    message:
-        "Making examples from ChangeMyView"
     input:
         corpora=[f"{folder}/utterances.jsonl" for folder in CMV_CORPORA],
         conversations=[f"{folder}/conversations.json" for folder in CMV_CORPORA],
@@ -36,31 +44,31 @@ rule process_cmv:
         examples=study("processed/cmv_examples.jsonl"),
         pairs=study("processed/delta_pairs.jsonl"),
         counts=study("processed/cmv_counts.json"),
-    params:
-        folders=CMV_CORPORA,
-        budget=BUDGET,
-        code=code("cmv"),
-    resources:
-        mem_mb=8_000,
-        runtime="4h",
     log:
         study("logs/process_cmv.log"),
     benchmark:
         study("benchmarks/process_cmv.tsv")
     conda:
         "../../envs/data.yaml"
+    resources:
+        mem_mb=8_000,
+        runtime="4h",
+    params:
+        folders=CMV_CORPORA,
+        budget=BUDGET,
+        code=code("cmv"),
+    message:
+        "Making examples from ChangeMyView"
     shell:
         r"""
         python -m persuasion_rl.cmv \
             --corpora {params.folders:q} --tokenizer {input.tokenizer:q} \
             --examples {output.examples:q} --pairs {output.pairs:q} --counts {output.counts:q} \
-            {params.budget}  2> >(tee {log:q} >&2)
+            {params.budget} 2> >(tee {log:q} >&2)
         """
 
 
 rule process_p4g:
-    message:
-        "Making examples from PersuasionForGood"
     input:
         corpora=[f"{folder}/utterances.jsonl" for folder in P4G_CORPORA],
         conversations=[f"{folder}/conversations.json" for folder in P4G_CORPORA],
@@ -68,31 +76,32 @@ rule process_p4g:
     output:
         examples=study("processed/p4g_examples.jsonl"),
         counts=study("processed/p4g_counts.json"),
-    params:
-        folders=P4G_CORPORA,
-        budget=BUDGET,
-        code=code("p4g"),
-    resources:
-        mem_mb=2_000,
-        runtime="1h",
     log:
         study("logs/process_p4g.log"),
     benchmark:
         study("benchmarks/process_p4g.tsv")
     conda:
         "../../envs/data.yaml"
+    resources:
+        mem_mb=2_000,
+        runtime="1h",
+    params:
+        folders=P4G_CORPORA,
+        budget=BUDGET,
+        settings=flags({"max_examples": DATA["max_p4g_examples"], "seed": STUDY["seed"]}),
+        code=code("p4g"),
+    message:
+        "Making examples from PersuasionForGood"
     shell:
         r"""
         python -m persuasion_rl.p4g \
             --corpus {params.folders:q} --tokenizer {input.tokenizer:q} \
             --examples {output.examples:q} --counts {output.counts:q} \
-            {params.budget}  2> >(tee {log:q} >&2)
+            {params.settings} {params.budget} 2> >(tee {log:q} >&2)
         """
 
 
 rule split:
-    message:
-        "Splitting examples into sides and pools"
     input:
         examples=EXAMPLES,
         sides=study("splits/sides.csv"),
@@ -104,25 +113,33 @@ rule split:
         human=study("preferences/human_pool_prompts.jsonl"),
         final_eval=study("preferences/final_eval_prompts.jsonl"),
         summary=study("splits/summary.json"),
-    params:
-        plan=flags(
-            split_sizes(DATA)
-            | {
-                key: DATA[key]
-                for key in ("ai_pool_size", "final_eval_size", "human_pool_size", "pool_source", "use_val_set")
-            }
-            | {"seed": STUDY["seed"]}
-        ),
-        code=code("split"),
-    resources:
-        mem_mb=4_000,
-        runtime="30m",
     log:
         study("logs/split.log"),
     benchmark:
         study("benchmarks/split.tsv")
     conda:
         "../../envs/data.yaml"
+    resources:
+        mem_mb=4_000,
+        runtime="30m",
+    params:
+        plan=flags(
+            split_sizes(DATA)
+            | {
+                key: DATA[key]
+                for key in (
+                    "ai_pool_size",
+                    "final_eval_size",
+                    "human_pool_size",
+                    "pool_source",
+                    "use_val_set",
+                )
+            }
+            | {"seed": STUDY["seed"]}
+        ),
+        code=code("split"),
+    message:
+        "Splitting examples into sides and pools"
     shell:
         r"""
         python -m persuasion_rl.split \
@@ -130,13 +147,11 @@ rule split:
             --sft_train {output.train:q} --sft_val {output.val:q} --sft_test {output.test:q} \
             --ai_pool {output.ai:q} --human_pool {output.human:q} \
             --final_eval {output.final_eval:q} --summary {output.summary:q} \
-            {params.plan}  2> >(tee {log:q} >&2)
+            {params.plan} 2> >(tee {log:q} >&2)
         """
 
 
 rule check_leakage:
-    message:
-        "Checking that nothing leaks between sides and pools"
     input:
         sides=study("splits/sides.csv"),
         train=study("splits/sft_train.jsonl"),
@@ -148,22 +163,24 @@ rule check_leakage:
         pairs=DELTA_PAIRS,
     output:
         study("splits/leakage.json"),
-    params:
-        code=code("leakage"),
-    resources:
-        mem_mb=4_000,
-        runtime="30m",
     log:
         study("logs/check_leakage.log"),
     benchmark:
         study("benchmarks/check_leakage.tsv")
     conda:
         "../../envs/data.yaml"
+    resources:
+        mem_mb=4_000,
+        runtime="30m",
+    params:
+        code=code("leakage"),
+    message:
+        "Checking that nothing leaks between sides and pools"
     shell:
         r"""
         python -m persuasion_rl.leakage \
             --sides {input.sides:q} --pairs {input.pairs:q} \
             --sft train={input.train:q} val={input.val:q} test={input.test:q} \
             --pools ai={input.ai:q} human={input.human:q} final_eval={input.final_eval:q} \
-            --output {output:q}  2> >(tee {log:q} >&2)
+            --output {output:q} 2> >(tee {log:q} >&2)
         """

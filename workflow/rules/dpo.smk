@@ -9,8 +9,6 @@ STEPS   train_dpo   continues the parent's adapter, with the parent as the refer
 
 
 rule train_dpo:
-    message:
-        "Preference optimisation of {wildcards.model}"
     input:
         base=BASE_MODEL,
         lineage=lambda wildcards: adapters_above(wildcards.model),
@@ -22,25 +20,27 @@ rule train_dpo:
         metrics=study("models/{model}/metrics.json"),
         history=study("models/{model}/history.jsonl"),
         recipe=study("models/{model}/recipe.json"),
-    wildcard_constraints:
-        model=one_of(trained_models(method="dpo")),
-    params:
-        base=BASE_FOLDER,
-        state=study("state/trainings/{model}"),
-        recipe=lambda wildcards: recipe_of(wildcards.model),
-        settings=lambda wildcards: training_flags(wildcards.model),
-        code=code("dpo"),
-    threads: 2
-    resources:
-        gpu=GPU,
-        mem_mb=12_000,
-        runtime="8h",
     log:
         study("logs/train_dpo/{model}.log"),
     benchmark:
         study("benchmarks/train_dpo/{model}.tsv")
+    wildcard_constraints:
+        model=one_of(trained_models(method="dpo")),
     conda:
         "../../envs/train.yaml"
+    threads: 1
+    resources:
+        gpu=GPU,
+        mem_mb=12_000,
+        runtime="8h",
+    params:
+        base=base_of,
+        state=study("state/trainings/{model}"),
+        recipe=lambda wildcards: recipe_of(wildcards.model),
+        settings=lambda wildcards: training_flags(wildcards.model),
+        code=code("dpo"),
+    message:
+        "Preference optimisation of {wildcards.model}"
     shell:
         r"""
         python -m persuasion_rl.dpo \
@@ -48,5 +48,5 @@ rule train_dpo:
             --train {input.train:q} --val {input.val:q} \
             --adapter {output.adapter:q} --state {params.state:q} \
             --threads {threads} {params.settings} \
-            {params.recipe}  2> >(tee {log:q} >&2)
+            {params.recipe} 2> >(tee {log:q} >&2)
         """

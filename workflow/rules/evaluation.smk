@@ -20,8 +20,6 @@ wildcard_constraints:
 
 
 rule evaluate_model:
-    message:
-        "Sampling replies of {wildcards.player} to the held-out prompts"
     input:
         base=BASE_MODEL,
         lineage=lambda wildcards: adapters_of(wildcards.player),
@@ -31,153 +29,153 @@ rule evaluate_model:
     output:
         responses=study("evaluation/responses/{player}.jsonl"),
         loss=study("evaluation/losses/{player}.json"),
+    log:
+        study("logs/evaluate_model/{player}.log"),
+    benchmark:
+        study("benchmarks/evaluate_model/{player}.tsv")
     wildcard_constraints:
         player=one_of(MODELS),
-    params:
-        base=BASE_FOLDER,
-        settings=sampling_flags(),
-        code=code("responses"),
+    conda:
+        "../../envs/train.yaml"
     threads: 1
     resources:
         gpu=GPU,
         mem_mb=8_000,
         runtime="4h",
-    log:
-        study("logs/evaluate_model/{player}.log"),
-    benchmark:
-        study("benchmarks/evaluate_model/{player}.tsv")
-    conda:
-        "../../envs/train.yaml"
+    params:
+        base=base_of,
+        settings=sampling_flags(),
+        code=code("responses"),
+    message:
+        "Sampling replies of {wildcards.player} to the held-out prompts"
     shell:
         r"""
         python -m persuasion_rl.responses respond_to_evaluation \
             --base {params.base:q} --lineage {input.lineage:q} \
             --prompts {input.prompts:q} --held_out {input.held_out:q} \
             --output {output.responses:q} --loss {output.loss:q} \
-            --threads {threads} {params.settings}  2> >(tee {log:q} >&2)
+            --threads {threads} {params.settings} 2> >(tee {log:q} >&2)
         """
 
 
 rule evaluate_human:
-    message:
-        "Taking the human winning replies to the held-out prompts"
     input:
         prompts=study("preferences/final_eval_prompts.jsonl"),
         held_out=study("splits/sft_test.jsonl"),
     output:
         study("evaluation/responses/human.jsonl"),
-    params:
-        code=code("responses"),
-    resources:
-        mem_mb=2_000,
-        runtime="10m",
     log:
         study("logs/evaluate_human.log"),
     benchmark:
         study("benchmarks/evaluate_human.tsv")
     conda:
         "../../envs/train.yaml"
+    resources:
+        mem_mb=2_000,
+        runtime="10m",
+    params:
+        code=code("responses"),
+    message:
+        "Taking the human winning replies to the held-out prompts"
     shell:
         r"""
         python -m persuasion_rl.responses quote_human \
             --prompts {input.prompts:q} --held_out {input.held_out:q} \
-            --output {output:q}  2> >(tee {log:q} >&2)
+            --output {output:q} 2> >(tee {log:q} >&2)
         """
 
 
 rule evaluate_verdicts:
-    message:
-        "Comparing the players: judge {wildcards.judge}"
     input:
         responses=lambda wildcards: player_responses(wildcards.scope),
         delta=lambda wildcards: delta_judge_for([wildcards.judge]),
     output:
         study("{scope}/verdicts/{judge}.jsonl"),
-    params:
-        players=lambda wildcards, input: pairs_of(input.responses, players_of(wildcards.scope)),
-        judge=lambda wildcards: judge_flags([wildcards.judge]),
-        code=code("evaluation"),
-    threads: 1
-    resources:
-        mem_mb=8_000,
-        runtime="8h",
     log:
         study("logs/{scope}_verdicts/{judge}.log"),
     benchmark:
         study("benchmarks/{scope}_verdicts/{judge}.tsv")
     conda:
         "../../envs/train.yaml"
+    threads: 1
+    resources:
+        mem_mb=8_000,
+        runtime="8h",
+    params:
+        players=lambda wildcards, input: pairs_of(input.responses, players_of(wildcards.scope)),
+        judge=lambda wildcards: judge_flags([wildcards.judge]),
+        code=code("evaluation"),
+    message:
+        "Comparing the players: judge {wildcards.judge}"
     shell:
         r"""
         python -m persuasion_rl.evaluation judge_players \
             --responses {params.players:q} --judge {wildcards.judge} \
             --verdicts {output:q} --threads {threads} \
-            {params.judge}  2> >(tee {log:q} >&2)
+            {params.judge} 2> >(tee {log:q} >&2)
         """
 
 
 rule evaluate_win_rates:
-    message:
-        "Tabulating win rates"
     input:
         expand(study("{{scope}}/verdicts/{judge}.jsonl"), judge=JUDGES),
     output:
         study("{scope}/win_rates.csv"),
-    params:
-        verdicts=lambda wildcards, input: pairs_of(input, JUDGES),
-        settings=flags({"draws": STUDY["evaluation"]["bootstrap"], "seed": STUDY["seed"]}),
-        code=code("evaluation"),
-    resources:
-        mem_mb=2_000,
-        runtime="30m",
     log:
         study("logs/{scope}_win_rates.log"),
     benchmark:
         study("benchmarks/{scope}_win_rates.tsv")
     conda:
         "../../envs/train.yaml"
+    resources:
+        mem_mb=2_000,
+        runtime="30m",
+    params:
+        verdicts=lambda wildcards, input: pairs_of(input, JUDGES),
+        settings=flags({"draws": STUDY["evaluation"]["bootstrap"], "seed": STUDY["seed"]}),
+        code=code("evaluation"),
+    message:
+        "Tabulating win rates"
     shell:
         r"""
         python -m persuasion_rl.evaluation tabulate_win_rates \
             --verdicts {params.verdicts:q} --output {output:q} \
-            {params.settings}  2> >(tee {log:q} >&2)
+            {params.settings} 2> >(tee {log:q} >&2)
         """
 
 
 rule evaluate_truth:
-    message:
-        "Measuring the truth of every player's replies"
     input:
         responses=lambda wildcards: player_responses(wildcards.scope),
     output:
         truth=study("{scope}/truth.csv"),
         differences=study("{scope}/truth_differences.csv"),
-    params:
-        players=lambda wildcards, input: pairs_of(input.responses, players_of(wildcards.scope)),
-        comparisons=lambda wildcards: flags({"comparisons": truth_comparisons(wildcards.scope)}),
-        settings=flags({"draws": STUDY["evaluation"]["bootstrap"], "seed": STUDY["seed"]}),
-        code=code("evaluation"),
-    resources:
-        mem_mb=2_000,
-        runtime="30m",
     log:
         study("logs/{scope}_truth.log"),
     benchmark:
         study("benchmarks/{scope}_truth.tsv")
     conda:
         "../../envs/train.yaml"
+    resources:
+        mem_mb=2_000,
+        runtime="30m",
+    params:
+        players=lambda wildcards, input: pairs_of(input.responses, players_of(wildcards.scope)),
+        comparisons=lambda wildcards: flags({"comparisons": truth_comparisons(wildcards.scope)}),
+        settings=flags({"draws": STUDY["evaluation"]["bootstrap"], "seed": STUDY["seed"]}),
+        code=code("evaluation"),
+    message:
+        "Measuring the truth of every player's replies"
     shell:
         r"""
         python -m persuasion_rl.evaluation measure_truth \
             --responses {params.players:q} --truth {output.truth:q} \
             --differences {output.differences:q} {params.comparisons} \
-            {params.settings}  2> >(tee {log:q} >&2)
+            {params.settings} 2> >(tee {log:q} >&2)
         """
 
 
 rule evaluate_behaviour:
-    message:
-        "Tabulating what the players' replies are like"
     input:
         responses=lambda wildcards: player_responses(wildcards.scope),
         losses=lambda wildcards: expand(
@@ -186,6 +184,15 @@ rule evaluate_behaviour:
         ),
     output:
         study("{scope}/behaviour.csv"),
+    log:
+        study("logs/{scope}_behaviour.log"),
+    benchmark:
+        study("benchmarks/{scope}_behaviour.tsv")
+    conda:
+        "../../envs/train.yaml"
+    resources:
+        mem_mb=2_000,
+        runtime="30m",
     params:
         players=lambda wildcards, input: pairs_of(input.responses, players_of(wildcards.scope)),
         losses=lambda wildcards, input: pairs_of(
@@ -193,18 +200,11 @@ rule evaluate_behaviour:
         ),
         settings=flags({"draws": STUDY["evaluation"]["bootstrap"], "seed": STUDY["seed"]}),
         code=code("evaluation"),
-    resources:
-        mem_mb=2_000,
-        runtime="30m",
-    log:
-        study("logs/{scope}_behaviour.log"),
-    benchmark:
-        study("benchmarks/{scope}_behaviour.tsv")
-    conda:
-        "../../envs/train.yaml"
+    message:
+        "Tabulating what the players' replies are like"
     shell:
         r"""
         python -m persuasion_rl.evaluation tabulate_behaviour \
             --responses {params.players:q} --losses {params.losses:q} \
-            --output {output:q} {params.settings}  2> >(tee {log:q} >&2)
+            --output {output:q} {params.settings} 2> >(tee {log:q} >&2)
         """

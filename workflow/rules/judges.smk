@@ -8,9 +8,8 @@ STEPS   train_delta_judge   a reward model on delta / no-delta pairs: train side
         judge_trust         accuracy on test-side pairs, agreement with the labels
 """
 
+
 rule train_delta_judge:
-    message:
-        "Training the delta judge"
     input:
         base=BASE_MODEL,
         pairs=study("processed/delta_pairs.jsonl"),
@@ -22,42 +21,42 @@ rule train_delta_judge:
         metrics=study("judges/delta/metrics.json"),
         history=study("judges/delta/history.jsonl"),
         recipe=study("judges/delta/recipe.json"),
-    params:
-        base=BASE_FOLDER,
-        state=study("state/trainings/delta_judge"),
-        recipe=flags(STUDY["recipes"]["reward"]),
-        settings=flags(
-            {
-                "device": STUDY["device"],
-                "seed": STUDY["seed"],
-                "wandb_project": STUDY["wandb"]["project"],
-            }
-        ),
-        code=code("reward"),
-    threads: 1
-    resources:
-        gpu=GPU,
-        mem_mb=12_000,
-        runtime="8h",
     log:
         study("logs/train_delta_judge.log"),
     benchmark:
         study("benchmarks/train_delta_judge.tsv")
     conda:
         "../../envs/train.yaml"
+    threads: 1
+    resources:
+        gpu=GPU,
+        mem_mb=12_000,
+        runtime="8h",
+    params:
+        base=base_of,
+        state=study("state/trainings/delta_judge"),
+        recipe=flags(STUDY["recipes"]["reward"]),
+        settings=flags(
+            {
+                **MODEL_SETTINGS,
+                "seed": STUDY["seed"],
+                "wandb_project": STUDY["wandb"]["project"],
+            }
+        ),
+        code=code("reward"),
+    message:
+        "Training the delta judge"
     shell:
         r"""
         python -m persuasion_rl.reward \
             --base {params.base:q} --pairs {input.pairs:q} --sides {input.sides:q} \
             --adapter {output.adapter:q} --state {params.state:q} \
             --threads {threads} {params.settings} \
-            {params.recipe}  2> >(tee {log:q} >&2)
+            {params.recipe} 2> >(tee {log:q} >&2)
         """
 
 
 rule judge_trust:
-    message:
-        "Measuring how far the judges can be trusted"
     input:
         base=BASE_MODEL,
         delta=DELTA_ADAPTER,
@@ -69,27 +68,29 @@ rule judge_trust:
         ),
     output:
         study("judges/trust.csv"),
-    params:
-        judges=flags({"judges": sorted({*JUDGES, "delta", "length"})}),
-        labels=lambda wildcards, input: pairs_of(input.labels, labelled_pools()),
-        settings=judge_flags(["delta"]),
-        draws=STUDY["evaluation"]["bootstrap"],
-        code=code("trust"),
-    threads: 1
-    resources:
-        gpu=GPU,
-        mem_mb=8_000,
-        runtime="2h",
     log:
         study("logs/judge_trust.log"),
     benchmark:
         study("benchmarks/judge_trust.tsv")
     conda:
         "../../envs/train.yaml"
+    threads: 1
+    resources:
+        gpu=GPU,
+        mem_mb=8_000,
+        runtime="2h",
+    params:
+        judges=flags({"judges": sorted({*JUDGES, "delta", "length"})}),
+        labels=lambda wildcards, input: pairs_of(input.labels, labelled_pools()),
+        settings=judge_flags(["delta"]),
+        draws=STUDY["evaluation"]["bootstrap"],
+        code=code("trust"),
+    message:
+        "Measuring how far the judges can be trusted"
     shell:
         r"""
         python -m persuasion_rl.trust \
             --pairs {input.pairs:q} --sides {input.sides:q} --labels {params.labels:q} \
             --output {output:q} --draws {params.draws} --threads {threads} \
-            {params.judges} {params.settings}  2> >(tee {log:q} >&2)
+            {params.judges} {params.settings} 2> >(tee {log:q} >&2)
         """

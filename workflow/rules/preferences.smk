@@ -13,8 +13,6 @@ STEPS   generate_responses       two sampled responses a prompt, a shard of the 
 
 
 rule generate_responses:
-    message:
-        "Sampling responses for the {wildcards.pool} pool, rows from {wildcards.start}"
     input:
         base=BASE_MODEL,
         lineage=lambda wildcards: adapters_of(STUDY["pools"][wildcards.pool]["responses_from"]),
@@ -22,136 +20,146 @@ rule generate_responses:
         checked=study("splits/leakage.json"),
     output:
         study("preferences/shards/{pool}_{rows}_{start}.jsonl"),
+    log:
+        study("logs/generate_responses/{pool}_{rows}_{start}.log"),
+    benchmark:
+        study("benchmarks/generate_responses/{pool}_{rows}_{start}.tsv")
     wildcard_constraints:
         pool=one_of(POOLS),
         rows=r"\d+",
         start=r"\d+",
-    params:
-        base=BASE_FOLDER,
-        settings=sampling_flags("redraws"),
-        code=code("responses"),
+    conda:
+        "../../envs/train.yaml"
     threads: 1
     resources:
         gpu=GPU,
         mem_mb=8_000,
         runtime="4h",
-    log:
-        study("logs/generate_responses/{pool}_{rows}_{start}.log"),
-    benchmark:
-        study("benchmarks/generate_responses/{pool}_{rows}_{start}.tsv")
-    conda:
-        "../../envs/train.yaml"
+    params:
+        base=base_of,
+        settings=sampling_flags("redraws"),
+        code=code("responses"),
+    message:
+        "Sampling responses for the {wildcards.pool} pool, rows from {wildcards.start}"
     shell:
         r"""
         python -m persuasion_rl.responses respond_to_pool \
             --base {params.base:q} --lineage {input.lineage:q} \
             --prompts {input.prompts:q} --output {output:q} \
             --start {wildcards.start} --rows {wildcards.rows} \
-            --threads {threads} {params.settings}  2> >(tee {log:q} >&2)
+            --threads {threads} {params.settings} 2> >(tee {log:q} >&2)
         """
 
 
 rule gather_responses:
-    message:
-        "Gathering the responses of the {wildcards.pool} pool"
     input:
         shards=lambda wildcards: shards(wildcards.pool),
     output:
         responses=study("preferences/{pool}_pool_responses.jsonl"),
         counts=study("preferences/{pool}_pool_counts.json"),
-    wildcard_constraints:
-        pool=one_of(POOLS),
-    params:
-        code=code("responses"),
-    resources:
-        mem_mb=2_000,
-        runtime="10m",
     log:
         study("logs/gather_responses/{pool}.log"),
     benchmark:
         study("benchmarks/gather_responses/{pool}.tsv")
+    wildcard_constraints:
+        pool=one_of(POOLS),
     conda:
         "../../envs/train.yaml"
+    resources:
+        mem_mb=2_000,
+        runtime="10m",
+    params:
+        code=code("responses"),
+    message:
+        "Gathering the responses of the {wildcards.pool} pool"
     shell:
         r"""
         python -m persuasion_rl.responses gather_pool \
             --shards {input.shards:q} --output {output.responses:q} \
-            --counts {output.counts:q}  2> >(tee {log:q} >&2)
+            --counts {output.counts:q} 2> >(tee {log:q} >&2)
         """
 
 
 rule label_ai:
-    message:
-        "Labelling the AI pool"
     input:
         responses=study("preferences/ai_pool_responses.jsonl"),
         delta=delta_judge_for([label_judge("ai")]),
     output:
         study("preferences/ai_pool_labels.jsonl"),
-    params:
-        settings=flags({key: STUDY["labels"]["ai"][key] for key in ("judge", "noise")}),
-        judge=judge_flags([label_judge("ai")]),
-        code=code("labels"),
-    threads: 1
-    resources:
-        gpu=GPU if label_judge("ai") == "delta" else 0,
-        mem_mb=8_000,
-        runtime="4h",
     log:
         study("logs/label_ai.log"),
     benchmark:
         study("benchmarks/label_ai.tsv")
     conda:
         "../../envs/train.yaml"
+    threads: 1
+    resources:
+        gpu=GPU if label_judge("ai") == "delta" else 0,
+        mem_mb=8_000,
+        runtime="4h",
+    params:
+        settings=flags({key: STUDY["labels"]["ai"][key] for key in ("judge", "noise")}),
+        judge=judge_flags([label_judge("ai")]),
+        code=code("labels"),
+    message:
+        "Labelling the AI pool"
     shell:
         r"""
         python -m persuasion_rl.labels label_ai \
             --responses {input.responses:q} --labels {output:q} --threads {threads} \
-            {params.settings} {params.judge}  2> >(tee {log:q} >&2)
+            {params.settings} {params.judge} 2> >(tee {log:q} >&2)
         """
 
 
 if WAITS_FOR_PEOPLE:
 
     rule export_human_labels:
-        message:
-            "Joining people's answers with the responses"
         input:
             responses=study("preferences/human_pool_responses.jsonl"),
         output:
             study("preferences/human_pool_labels.jsonl"),
-        params:
-            answers=HUMAN_ANSWERS,
-            # The answers outlive every clean-up and are no input: their digest is what makes this stale.
-            digest=digest_of(HUMAN_ANSWERS),
-            min_labels=STUDY["labels"]["human"]["min_labels"],
-            code=code("labels"),
-        resources:
-            mem_mb=2_000,
-            runtime="10m",
         log:
             study("logs/export_human_labels.log"),
         benchmark:
             study("benchmarks/export_human_labels.tsv")
         conda:
             "../../envs/train.yaml"
+        resources:
+            mem_mb=2_000,
+            runtime="10m",
+        params:
+            answers=HUMAN_ANSWERS,
+            # The answers outlive every clean-up and are no input: their digest is what makes this stale.
+            digest=digest_of(HUMAN_ANSWERS),
+            min_labels=STUDY["labels"]["human"]["min_labels"],
+            code=code("labels"),
+        message:
+            "Joining people's answers with the responses"
         shell:
             r"""
             python -m persuasion_rl.labels export_human_labels \
                 --responses {input.responses:q} --answers {params.answers:q} \
-                --labels {output:q} --min_labels {params.min_labels}  2> >(tee {log:q} >&2)
+                --labels {output:q} --min_labels {params.min_labels} 2> >(tee {log:q} >&2)
             """
 
 else:
 
     rule simulate_human_labels:
-        message:
-            "Simulating annotators for the human pool"
         input:
             responses=study("preferences/human_pool_responses.jsonl"),
             delta=delta_judge_for([label_judge(HUMAN)]),
         output:
             study("preferences/human_pool_labels.jsonl"),
+        log:
+            study("logs/simulate_human_labels.log"),
+        benchmark:
+            study("benchmarks/simulate_human_labels.tsv")
+        conda:
+            "../../envs/train.yaml"
+        threads: 1
+        resources:
+            mem_mb=8_000,
+            runtime="1h",
         params:
             settings=flags(
                 {
@@ -161,49 +169,41 @@ else:
             ),
             judge=judge_flags([label_judge(HUMAN)]),
             code=code("labels"),
-        threads: 1
-        resources:
-            mem_mb=8_000,
-            runtime="1h",
-        log:
-            study("logs/simulate_human_labels.log"),
-        benchmark:
-            study("benchmarks/simulate_human_labels.tsv")
-        conda:
-            "../../envs/train.yaml"
+        message:
+            "Simulating annotators for the human pool"
         shell:
             r"""
             python -m persuasion_rl.labels simulate_human_labels \
                 --responses {input.responses:q} --labels {output:q} --threads {threads} \
-                {params.settings} {params.judge}  2> >(tee {log:q} >&2)
+                {params.settings} {params.judge} 2> >(tee {log:q} >&2)
             """
 
 
 rule preference_pairs:
-    message:
-        "Making chosen / rejected pairs of the {wildcards.pool} pool"
     input:
         study("preferences/{pool}_pool_labels.jsonl"),
     output:
         train=study("preferences/{pool}_train.jsonl"),
         val=study("preferences/{pool}_val.jsonl"),
-    wildcard_constraints:
-        pool=one_of(POOLS),
-    params:
-        settings=flags({"seed": STUDY["seed"], "val_fraction": STUDY["labels"]["val_fraction"]}),
-        code=code("pairs"),
-    resources:
-        mem_mb=2_000,
-        runtime="10m",
     log:
         study("logs/preference_pairs/{pool}.log"),
     benchmark:
         study("benchmarks/preference_pairs/{pool}.tsv")
+    wildcard_constraints:
+        pool=one_of(POOLS),
     conda:
         "../../envs/train.yaml"
+    resources:
+        mem_mb=2_000,
+        runtime="10m",
+    params:
+        settings=flags({"seed": STUDY["seed"], "val_fraction": STUDY["labels"]["val_fraction"]}),
+        code=code("pairs"),
+    message:
+        "Making chosen / rejected pairs of the {wildcards.pool} pool"
     shell:
         r"""
         python -m persuasion_rl.pairs \
             --labels {input:q} --train {output.train:q} --val {output.val:q} \
-            {params.settings}  2> >(tee {log:q} >&2)
+            {params.settings} 2> >(tee {log:q} >&2)
         """

@@ -12,97 +12,97 @@ STEPS   report_study        the study on one page: tables, figures, replies side
 
 
 rule report_study:
-    message:
-        "Writing the report"
     input:
         **report_inputs("evaluation"),
     output:
         report=study("report.html"),
-    params:
-        settings=report_flags("evaluation"),
-        code=code("report"),
-        template=digest_of(REPORT_TEMPLATE),
-    resources:
-        mem_mb=2_000,
-        runtime="30m",
     log:
         study("logs/report_study.log"),
     benchmark:
         study("benchmarks/report_study.tsv")
     conda:
         "../../envs/train.yaml"
+    resources:
+        mem_mb=2_000,
+        runtime="30m",
+    params:
+        settings=report_flags("evaluation"),
+        code=code("report"),
+        template=digest_of(REPORT_TEMPLATE),
+    message:
+        "Writing the report"
     shell:
         r"""
-        python -m persuasion_rl.report write_report \
-            {params.settings} --output {output.report:q}  2> >(tee {log:q} >&2)
+        python -m persuasion_rl.report \
+            {params.settings} --output {output.report:q} 2> >(tee {log:q} >&2)
         """
 
 
 use rule report_study as report_unattended with:
-    message:
-        "Writing the report of what needs no person"
     input:
         **report_inputs("unattended"),
     output:
         report=study("unattended/report.html"),
-    params:
-        settings=report_flags("unattended"),
-        code=code("report"),
-        template=digest_of(REPORT_TEMPLATE),
     log:
         study("logs/report_unattended.log"),
     benchmark:
         study("benchmarks/report_unattended.tsv")
+    params:
+        settings=report_flags("unattended"),
+        code=code("report"),
+        template=digest_of(REPORT_TEMPLATE),
+    message:
+        "Writing the report of what needs no person"
 
 
 rule write_model_card:
-    message:
-        "Writing the model card of {wildcards.model}"
     input:
         metrics=study("models/{model}/metrics.json"),
         recipe=study("models/{model}/recipe.json"),
     output:
         study("models/{model}/README.md"),
-    wildcard_constraints:
-        model=one_of(trained_models()),
-    params:
-        settings=lambda wildcards: card_flags(wildcards.model),
-        code=code("model_card"),
-    resources:
-        mem_mb=500,
-        runtime="10m",
     log:
         study("logs/write_model_card/{model}.log"),
     benchmark:
         study("benchmarks/write_model_card/{model}.tsv")
+    wildcard_constraints:
+        model=one_of(trained_models()),
     conda:
         "../../envs/data.yaml"
+    resources:
+        mem_mb=500,
+        runtime="10m",
+    params:
+        settings=lambda wildcards: card_flags(wildcards.model),
+        code=code("model_card"),
+    message:
+        "Writing the model card of {wildcards.model}"
     shell:
         r"""
         python -m persuasion_rl.model_card \
             --metrics {input.metrics:q} --recipe {input.recipe:q} --output {output:q} \
-            {params.settings}  2> >(tee {log:q} >&2)
+            {params.settings} 2> >(tee {log:q} >&2)
         """
 
 
 rule record_config:
-    message:
-        "Recording the resolved configuration"
     output:
         study("config.yaml"),
-    params:
-        config=json.dumps(STUDY, sort_keys=True),
-    resources:
-        mem_mb=500,
-        runtime="10m",
     log:
         study("logs/record_config.log"),
     benchmark:
         study("benchmarks/record_config.tsv")
     conda:
         "../../envs/data.yaml"
+    resources:
+        mem_mb=500,
+        runtime="10m",
+    params:
+        config=json.dumps(STUDY, sort_keys=True),
+    message:
+        "Recording the resolved configuration"
     shell:
         r"""
         python -m persuasion_rl.record \
-            --config {params.config:q} --output {output:q}  2> >(tee {log:q} >&2)
+            --config {params.config:q} --output {output:q} 2> >(tee {log:q} >&2)
         """

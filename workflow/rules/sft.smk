@@ -9,8 +9,6 @@ STEPS   train_sft   LoRA on the parent, loss on the response only
 
 
 rule train_sft:
-    message:
-        "Supervised fine-tuning of {wildcards.model}"
     input:
         base=BASE_MODEL,
         lineage=lambda wildcards: adapters_above(wildcards.model),
@@ -23,25 +21,27 @@ rule train_sft:
         metrics=study("models/{model}/metrics.json"),
         history=study("models/{model}/history.jsonl"),
         recipe=study("models/{model}/recipe.json"),
-    wildcard_constraints:
-        model=one_of(trained_models(method="sft")),
-    params:
-        base=BASE_FOLDER,
-        state=study("state/trainings/{model}"),
-        recipe=lambda wildcards: recipe_of(wildcards.model),
-        settings=lambda wildcards: training_flags(wildcards.model),
-        code=code("sft"),
-    threads: 2
-    resources:
-        gpu=GPU,
-        mem_mb=12_000,
-        runtime="8h",
     log:
         study("logs/train_sft/{model}.log"),
     benchmark:
         study("benchmarks/train_sft/{model}.tsv")
+    wildcard_constraints:
+        model=one_of(trained_models(method="sft")),
     conda:
         "../../envs/train.yaml"
+    threads: 1
+    resources:
+        gpu=GPU,
+        mem_mb=12_000,
+        runtime="8h",
+    params:
+        base=base_of,
+        state=study("state/trainings/{model}"),
+        recipe=lambda wildcards: recipe_of(wildcards.model),
+        settings=lambda wildcards: training_flags(wildcards.model),
+        code=code("sft"),
+    message:
+        "Supervised fine-tuning of {wildcards.model}"
     shell:
         r"""
         python -m persuasion_rl.sft \
@@ -49,5 +49,5 @@ rule train_sft:
             --train {input.train:q} --val {input.val:q} \
             --adapter {output.adapter:q} --state {params.state:q} \
             --threads {threads} {params.settings} \
-            {params.recipe}  2> >(tee {log:q} >&2)
+            {params.recipe} 2> >(tee {log:q} >&2)
         """

@@ -1,0 +1,56 @@
+# make demo    the embedded study, to results/demo/report.html
+# make test    the tests
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+CORES ?= 2
+
+.PHONY: demo test test-slow demo-seeds real-small lint format clean help
+
+demo: $(VENV)/.installed  ## the embedded study, to results/demo/report.html
+	snakemake --cores $(CORES) --configfile config/demo.yaml
+
+test: $(VENV)/.installed-dev  ## the tests that need no training
+	python -m pytest -m "not slow"
+
+test-slow: $(VENV)/.installed-dev  ## the tests that train models or run the workflow
+	python -m pytest -m slow
+
+demo-seeds: $(VENV)/.installed  ## the embedded study with three seeds, and a table of the three
+	for seed in 1 2 3; do \
+	    snakemake --cores $(CORES) --configfile config/demo.yaml --config seed=$$seed study=demo-seed-$$seed evaluation || exit; \
+	done
+	python benchmarks/seeds.py results/demo-seed-1 results/demo-seed-2 results/demo-seed-3
+
+real-small: $(VENV)/.installed  ## the whole workflow on real corpora in the folder $$PERSUASION_RL_CORPORA
+	snakemake --cores $(CORES) --configfile config/real-small.yaml
+
+lint: $(VENV)/.installed-dev  ## format and lint, as CI checks them
+	ruff format --check .
+	ruff check .
+	snakefmt --check Snakefile workflow
+	snakemake --lint
+
+format: $(VENV)/.installed-dev
+	ruff format .
+	ruff check --fix .
+	snakefmt Snakefile workflow
+
+clean:  ## remove what the embedded study made, but not its state/
+	find results/demo -mindepth 1 -maxdepth 1 ! -name state -exec rm -rf {} +
+
+help:
+	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*##/\t/' | expand -t 14
+
+$(VENV)/.installed: envs/requirements.txt pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit("persuasion-rl needs Python 3.11 or newer") if sys.version_info < (3, 11) else None'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install -r envs/requirements.txt
+	$(BIN)/pip install --no-deps --editable .
+	$(BIN)/python -m compileall -q -j 0 $(VENV)/lib || true
+	touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed envs/requirements-dev.txt
+	$(BIN)/pip install -r envs/requirements-dev.txt
+	touch $@
