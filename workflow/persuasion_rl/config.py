@@ -6,7 +6,7 @@ Imported by the Snakefile, so it stays light. Every mistake is one line: the key
 import json
 import os
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -220,6 +220,27 @@ def base_folder(study: dict[str, Any]) -> str:
     if _is_local(source):
         return os.path.expanduser(source)
     return f"resources/models/{source.replace('/', '--')}"
+
+
+def refuse_other_studies(targets: Iterable[str], name: str) -> None:
+    """UserError where a target lies under the results of another study than the one that is loaded."""
+    for target in targets:
+        parts = Path(target).parts
+        if len(parts) > 2 and parts[0] == "results" and parts[1] != name:
+            files = [
+                file for file in sorted(Path("config").glob("*.yaml")) if _names(file) == parts[1]
+            ]
+            how = (
+                f"add --configfile {files[0]}"
+                if files
+                else f"no file in config/ has `study: {parts[1]}`"
+            )
+            raise UserError(f"{target} is of study {parts[1]!r}, and {name!r} is loaded: {how}")
+
+
+def _names(file: Path) -> str | None:
+    """The study that a configuration file names."""
+    return (yaml.safe_load(file.read_text(encoding="utf-8")) or {}).get("study")
 
 
 def _is_local(source: str) -> bool:

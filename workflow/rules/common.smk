@@ -7,8 +7,6 @@ import os
 import sys
 from pathlib import Path
 
-from snakemake.exceptions import WorkflowError
-
 # Jobs find the package here too where it is not installed (conda environments).
 PACKAGE = str(Path(workflow.basedir) / "workflow")
 sys.path.insert(0, PACKAGE)
@@ -23,6 +21,7 @@ from persuasion_rl.config import (
     lineage,
     load_study,
     needs_people,
+    refuse_other_studies,
     split_sizes,
 )
 from persuasion_rl.files import UserError, file_digest
@@ -36,9 +35,11 @@ def read_study():
         else "config/config.yaml"
     )
     try:
-        return load_study(config, file)
+        loaded = load_study(config, file)
+        refuse_other_studies(sys.argv[1:], loaded["study"])
     except UserError as error:
-        raise WorkflowError(f"{file}: {error}") from None
+        sys.exit(f"{file}: {error}")  # one line, where a WorkflowError would trace the Snakefile
+    return loaded
 
 
 STUDY = read_study()

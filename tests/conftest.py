@@ -1,0 +1,108 @@
+"""What the tests share: small corpora that are really written and read, a tokenizer, the command line."""
+
+import json
+import os
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import hypothesis
+import pytest
+
+PROJECT = Path(__file__).parent.parent
+WORKFLOW = PROJECT / "workflow"
+if find_spec("persuasion_rl") is None:
+    sys.path.insert(0, str(WORKFLOW))
+
+hypothesis.settings.register_profile(
+    "project",
+    deadline=None,
+    max_examples=60,
+    derandomize=True,
+    database=None,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
+)
+hypothesis.settings.load_profile("project")
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder of real corpora beside the project, or the one that the environment names."""
+    named = os.environ.get("PERSUASION_RL_REAL_DATA")
+    folder = Path(named) if named else PROJECT.parent / "shared" / "data"
+    if not (folder / "winning-args-corpus" / "utterances.jsonl").is_file():
+        pytest.skip(f"no real corpora in {folder}; name their folder in PERSUASION_RL_REAL_DATA")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def synthetic(tmp_path_factory) -> Path:
+    """A synthetic ChangeMyView of 60 threads. Read only."""
+    from persuasion_rl.synthesize import synthesize
+
+    folder = tmp_path_factory.mktemp("corpora") / "synthetic-changemyview"
+    synthesize(corpus=folder, seed=1, threads=60, replies=4)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tokenizer(synthetic, tmp_path_factory) -> Path:
+    """A byte-level BPE of 600 entries, trained on the synthetic corpus. Every byte has a token."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=600,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    rows = map(json.loads, (synthetic / "utterances.jsonl").read_text().splitlines())
+    bpe.train_from_iterator([row["text"] for row in rows], trainer)
+    path = tmp_path_factory.mktemp("tokenizer") / "tokenizer.json"
+    bpe.save(str(path))
+    return path
+
+
+@pytest.fixture(scope="session")
+def qwen_tokenizer(real_data, tmp_path_factory) -> Path:
+    """The tokenizer.json of the real base model."""
+    transformers = pytest.importorskip("transformers")
+    folder = real_data / "qwen2.5-0.5b-instruct-tokenizer"
+    path = tmp_path_factory.mktemp("qwen") / "tokenizer.json"
+    transformers.AutoTokenizer.from_pretrained(folder).backend_tokenizer.save(str(path))
+    return path
+
+
+@pytest.fixture
+def write_corpus(tmp_path):
+    """A function that writes utterances and conversation metas as a corpus folder, ConvoKit 5's way."""
+
+    def write(utterances: list[dict], conversations: dict[str, dict], name: str = "corpus") -> Path:
+        folder = tmp_path / name
+        folder.mkdir(parents=True, exist_ok=True)
+        lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in utterances]
+        (folder / "utterances.jsonl").write_text("".join(lines), encoding="utf-8")
+        nested = {id_: {"meta": meta, "vectors": []} for id_, meta in conversations.items()}
+        (folder / "conversations.json").write_text(json.dumps(nested), encoding="utf-8")
+        return folder
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def command_line():
+    """A function that runs `python -m persuasion_rl.<module> ...` as a person does."""
+
+    def run(module: str, *arguments: object) -> subprocess.CompletedProcess:
+        return subprocess.run(
+            [sys.executable, "-m", f"persuasion_rl.{module}", *map(str, arguments)],
+            env=os.environ | {"PYTHONPATH": str(WORKFLOW)},
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+
+    return run

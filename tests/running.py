@@ -1,0 +1,36 @@
+"""How the tests run the workflow: as a person does, through its command line."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+
+
+def snakemake(*words: object, root: Path = ROOT, **environment: str) -> subprocess.CompletedProcess:
+    """Run snakemake in a checkout; standard error is part of the output."""
+    return subprocess.run(
+        [sys.executable, "-m", "snakemake", *map(str, words)],
+        cwd=root,
+        env=os.environ | environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def succeed(*words: object, root: Path = ROOT, **environment: str) -> str:
+    """Run snakemake and return its output; its failure is the test's."""
+    run = snakemake(*words, root=root, **environment)
+    assert run.returncode == 0, run.stdout[-4000:]
+    return run.stdout
+
+
+def planned(output: str) -> dict[str, int]:
+    """The rules of a dry run's job statistics and their numbers of jobs, without targets."""
+    targets = {"all", "sft", "preferences", "dpo", "evaluation", "report", "unattended", "total"}
+    statistics = output.split("Job stats:")[-1].split("Reasons:")[0]
+    jobs = re.findall(r"^(\w+) +(\d+)$", statistics, flags=re.MULTILINE)
+    return {rule: int(count) for rule, count in jobs if rule not in targets}

@@ -1,0 +1,128 @@
+"""The digest of the code: rewording changes nothing, a changed constant does."""
+
+import ast
+import importlib.util
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+
+import persuasion_rl
+from persuasion_rl.code_digest import module_digests
+
+PACKAGE = Path(persuasion_rl.__file__).parent
+MODULES = sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem != "__init__")
+
+
+@pytest.fixture
+def package(tmp_path):
+    """A copy of the package that may be edited."""
+    return Path(
+        shutil.copytree(
+            PACKAGE, tmp_path / "persuasion_rl", ignore=shutil.ignore_patterns("__pycache__")
+        )
+    )
+
+
+def digests(package: Path, module: str) -> dict[str, str]:
+    """module -> digest, by a freshly loaded code_digest that looks at this copy of the package."""
+    spec = importlib.util.spec_from_file_location("fresh_code_digest", package / "code_digest.py")
+    fresh = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(fresh)
+    return dict(line.split(":") for line in fresh.module_digests(module))
+
+
+def edit(package: Path, module: str, old: str, new: str) -> None:
+    path = package / f"{module}.py"
+    source = path.read_text()
+    assert source.count(old) >= 1, f"{old!r} is no longer in {module}.py"
+    path.write_text(source.replace(old, new, 1))
+
+
+def test_comments_docstrings_and_layout_change_no_digest(package):
+    """Each module is written again without its comments and layout, and with other docstrings."""
+    before = {module: digests(package, module) for module in MODULES}
+    for module in MODULES:
+        path = package / f"{module}.py"
+        tree = ast.parse(path.read_text())
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Module | ast.FunctionDef | ast.ClassDef) and ast.get_docstring(
+                node
+            ):
+                node.body[0].value.value = "Another docstring."
+        path.write_text("# A comment.\n" + ast.unparse(tree) + "\n\n\n# The end.\n")
+    assert {module: digests(package, module) for module in MODULES} == before
+
+
+def test_a_docstring_that_is_added_or_removed_changes_no_digest(package):
+    before = digests(package, "cmv")
+    edit(
+        package,
+        "cmv",
+        "def _one_line(text: str) -> str:\n",
+        'def _one_line(text: str) -> str:\n    """One line."""\n',
+    )
+    edit(
+        package,
+        "files",
+        '    """A stable 64-bit digest (16 hex digits) of some values, told apart by their position."""\n',
+        "",
+    )
+    assert digests(package, "cmv") == before
+
+
+def test_a_changed_constant_changes_the_module_and_all_that_import_it_name_it(package):
+    before = {module: digests(package, module) for module in MODULES}
+    edit(package, "sides", "NEAR_DUPLICATE = 0.8", "NEAR_DUPLICATE = 0.7")
+    for module in MODULES:
+        after = digests(package, module)
+        changed = {name for name in after if after[name] != before[module][name]}
+        assert changed == ({"sides"} if "sides" in after else set())
+    assert "sides" in before["synthesize"] and "sides" in before["split"]
+    assert "sides" not in before["sft"] and "sides" not in before["world"]
+
+
+@pytest.mark.parametrize(
+    "module, old, new",
+    [
+        ("world", "BIAS = -3.0", "BIAS = -2.0"),
+        ("prompts", "Write the next message", "Write a message"),
+        ("cmv", "success is None", "success is not None"),
+        ("clean", "re.I", "re.A"),
+        ("files", "digest_size=8", "digest_size=4"),
+        ("p4g", "prompt_format: str = ", "prompt_form: str = "),
+    ],
+)
+def test_changed_code_changes_the_digest(package, module, old, new):
+    before = digests(package, module)
+    edit(package, module, old, new)
+    after = digests(package, module)
+    assert {name for name in after if after[name] != before[name]} == {module}
+
+
+def test_a_string_that_is_no_docstring_counts(package):
+    before = digests(package, "world")
+    edit(package, "world", '"school uniforms"', '"school uniform"')
+    assert digests(package, "world") != before
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_everything_that_a_module_imports_from_the_package_is_named(module):
+    """Found here by reading the text, also imports inside of functions."""
+    found, waiting = set(), [module]
+    while waiting:
+        name = waiting.pop()
+        if name in found:
+            continue
+        found.add(name)
+        source = (PACKAGE / f"{name}.py").read_text()
+        waiting += re.findall(r"^\s*from persuasion_rl\.(\w+) import", source, re.M)
+        for names in re.findall(r"^\s*from persuasion_rl import ([\w, ]+)", source, re.M):
+            waiting += names.split(", ")
+        assert not re.search(r"^\s*(import persuasion_rl|from \.)", source, re.M), (
+            "a form that is not followed"
+        )
+    listed = module_digests(module)
+    assert [line.split(":")[0] for line in listed] == sorted(found)
+    assert all(re.fullmatch(r"\w+:[0-9a-f]{12}", line) for line in listed)

@@ -1,0 +1,378 @@
+"""Judges, labels and preference pairs: both orders are asked, ties stay ties, answers find their texts."""
+
+from collections import Counter
+
+import pytest
+
+from persuasion_rl.files import UserError, read_jsonl, write_jsonl
+from persuasion_rl.judges import (
+    Comparison,
+    Judge,
+    LengthJudge,
+    TruthJudge,
+    judge_both_orders,
+    make_judge,
+)
+from persuasion_rl.labels import (
+    export_human_labels,
+    human_sheet,
+    label_ai,
+    majority,
+    pair_id,
+    simulate_human_labels,
+)
+from persuasion_rl.pairs import preference_pairs
+from persuasion_rl.world import truth
+
+POST = "Poster: I grew up in Oslo, where everyone thinks so. Every year more money goes into bike lanes."
+GOOD = "As for money, bike lanes replace services that cost more."
+FAIR = "We do not close a bakery because one loaf was burnt."
+BAD = "Only a fool could believe this."
+
+
+def row(number: int, first: str, second: str) -> dict:
+    metadata = {"prompt_id": f"p{number}", "conversation_id": f"c{number}"}
+    return {"prompt": POST, "response_1": first, "response_2": second, "metadata": metadata}
+
+
+def many(count: int) -> list[dict]:
+    texts = (GOOD, FAIR, BAD, f"{GOOD} {BAD}", f"{GOOD} {FAIR}")
+    return [row(i, texts[i % 5], texts[(i // 5) % 5]) for i in range(count)]
+
+
+@pytest.fixture
+def label(tmp_path):
+    """A function that labels rows with label_ai, or with simulated annotators, and returns the labels."""
+
+    def run(rows, *, by=label_ai, **settings):
+        write_jsonl(tmp_path / "responses.jsonl", rows)
+        given = dict(judge="truth", noise=0.0, seed=1, threads=1) | settings
+        counts = by(
+            responses=tmp_path / "responses.jsonl", labels=tmp_path / "labels.jsonl", **given
+        )
+        labels = list(read_jsonl(tmp_path / "labels.jsonl"))
+        assert counts == Counter(found["verdict"] for found in labels)
+        return labels
+
+    return run
+
+
+class PrefersTheFirst(Judge):
+    """A judge with nothing but a position bias."""
+
+    name = "biased"
+
+    def prefer(self, comparisons):
+        return [0.5 for _ in comparisons]
+
+
+class LeansToTheFirst(Judge):
+    """A judge of the number of words who also has some position bias."""
+
+    name = "leaning"
+
+    def prefer(self, comparisons):
+        return [len(c.first.split()) - len(c.second.split()) + 2 for c in comparisons]
+
+
+def test_a_verdict_that_flips_with_the_order_is_a_tie():
+    assert judge_both_orders(PrefersTheFirst(), [Comparison("p", "a", "b")]) == [
+        ("tie", ["1", "2"])
+    ]
+    asked = [
+        Comparison("p", "a b c d", "a"),
+        Comparison("p", "a", "a b c d"),
+        Comparison("p", "a b", "a"),
+    ]
+    assert judge_both_orders(LeansToTheFirst(), asked) == [
+        ("1", ["1", "1"]),
+        ("2", ["2", "2"]),
+        ("tie", ["1", "2"]),
+    ]
+
+
+def test_the_truth_judge_tells_the_difference_of_the_probabilities():
+    comparison = Comparison(POST, GOOD, BAD)
+    (preference,) = TruthJudge().prefer([comparison])
+    assert preference == pytest.approx(truth(POST, GOOD) - truth(POST, BAD))
+    assert preference > 0.2
+    assert TruthJudge().prefer([comparison.swapped()]) == [-preference]
+
+
+@pytest.mark.parametrize(
+    "first, second, verdict",
+    [(GOOD, BAD, "1"), (BAD, GOOD, "2"), (GOOD, GOOD, "tie"), (BAD, f"{BAD} {BAD}", "tie")],
+)
+def test_the_truth_judge_decides_and_knows_ties(first, second, verdict):
+    assert judge_both_orders(TruthJudge(), [Comparison(POST, first, second)])[0][0] == verdict
+
+
+@pytest.mark.parametrize(
+    "first, second, verdict",
+    [
+        ("a b c", "a", "1"),
+        ("a", "b c", "2"),
+        ("a b", "longer words", "tie"),
+        ("", "", "tie"),
+        ("", "a", "2"),
+    ],
+)
+def test_the_length_judge_counts_words(first, second, verdict):
+    assert judge_both_orders(LengthJudge(), [Comparison(POST, first, second)])[0][0] == verdict
+
+
+def test_preferences_are_within_their_bounds():
+    comparisons = [Comparison(r["prompt"], r["response_1"], r["response_2"]) for r in many(25)]
+    for judge in (TruthJudge(), LengthJudge()):
+        assert all(-1 <= preference <= 1 for preference in judge.prefer(comparisons))
+
+
+def test_an_unknown_judge_is_named():
+    with pytest.raises(UserError, match="unknown judge 'gpt'; there are truth, delta and length"):
+        make_judge("gpt", None, None, "cpu")
+    with pytest.raises(UserError, match="needs --base and --delta_adapter"):
+        make_judge("delta", None, None, "cpu")
+
+
+def test_ai_labels_keep_the_row_and_show_both_orders(label):
+    rows = [row(1, GOOD, BAD), row(2, BAD, FAIR), row(3, FAIR, FAIR)]
+    labels = label(rows)
+    assert [found["verdict"] for found in labels] == ["1", "2", "tie"]
+    for found, given in zip(labels, rows, strict=True):
+        assert given.items() <= found.items()
+        assert found["labeler"] == "truth"
+        assert [vote["order"] for vote in found["votes"]] == ["12", "21"]
+        assert {vote["verdict"] for vote in found["votes"]} == {found["verdict"]}
+
+
+def test_the_length_judge_labels_too(label):
+    assert [found["verdict"] for found in label([row(1, BAD, GOOD)], judge="length")] == ["2"]
+
+
+def test_noise_turns_its_share_of_decided_verdicts_round_and_no_tie(label):
+    rows = many(1500)
+    exact, noisy = label(rows), label(rows, noise=0.2)
+    changes = Counter((a["verdict"], b["verdict"]) for a, b in zip(exact, noisy, strict=True))
+    decided = sum(count for (before, _), count in changes.items() if before != "tie")
+    turned = changes["1", "2"] + changes["2", "1"]
+    assert decided > 800 and 0.16 < turned / decided < 0.24
+    assert all((before == "tie") == (after == "tie") for before, after in changes)
+    assert "20%" in noisy[0]["labeler"]
+
+
+def test_noise_is_a_function_of_seed_and_prompt_and_not_of_the_order(label):
+    rows = many(200)
+
+    def verdicts(given, **settings):
+        return {
+            f["metadata"]["prompt_id"]: f["verdict"] for f in label(given, noise=0.3, **settings)
+        }
+
+    assert verdicts(rows) == verdicts(rows[::-1])
+    assert verdicts(rows) != verdicts(rows, seed=2)
+
+
+def simulated(label, rows, **settings):
+    given = dict(by=simulate_human_labels, annotators=3, noise=0.3, tie_margin=0.1) | settings
+    return label(rows, **given)
+
+
+def test_annotators_without_noise_say_what_the_judge_sees(label):
+    labels = simulated(label, [row(1, GOOD, BAD), row(2, BAD, GOOD), row(3, BAD, FAIR)], noise=0.0)
+    assert [found["verdict"] for found in labels] == ["1", "2", "tie"]
+    assert truth(POST, FAIR) - truth(POST, BAD) < 0.1, "within the annotators' tie margin"
+    for found in labels:
+        assert [vote["labeler"] for vote in found["votes"]] == [
+            "simulated_1",
+            "simulated_2",
+            "simulated_3",
+        ]
+        assert {vote["verdict"] for vote in found["votes"]} == {found["verdict"]}
+
+
+def test_annotators_err_more_with_more_noise_and_agree_with_themselves(label):
+    rows = [row(i, GOOD, BAD) for i in range(300)]
+
+    def right(**settings):
+        return sum(found["verdict"] == "1" for found in simulated(label, rows, **settings))
+
+    calm, noisy = right(noise=0.1), right(noise=1.0)
+    assert calm > 280 and 100 < noisy < 250
+    assert simulated(label, rows) == simulated(label, rows)
+    assert right(annotators=1, noise=0.5) < right(annotators=15, noise=0.5)
+    votes = [tuple(v["verdict"] for v in f["votes"]) for f in simulated(label, rows, noise=1.0)]
+    assert len(set(votes)) > 10, "annotators have noise of their own"
+
+
+@pytest.mark.parametrize(
+    "given, verdict",
+    [
+        ([], "none"),
+        (["1"], "1"),
+        (["2", "2", "1"], "2"),
+        (["1", "2"], "tie"),
+        (["1", "2", "tie"], "tie"),
+        (["1", "1", "2", "2"], "tie"),
+        (["tie", "tie", "1"], "tie"),
+        (["1", "1", "2", "tie"], "tie"),
+        (["none", "none"], "none"),
+        # Skips do not count.
+        (["1", "none"], "1"),
+        (["2", "none", "none"], "2"),
+        (["1", "2", "none"], "tie"),
+    ],
+)
+def test_the_majority_decides(given, verdict):
+    assert majority([{"labeler": str(i), "verdict": v} for i, v in enumerate(given)]) == verdict
+
+
+@pytest.fixture
+def export(tmp_path):
+    def run(rows, answers, min_labels=1):
+        write_jsonl(tmp_path / "responses.jsonl", rows)
+        if answers is not None:
+            write_jsonl(tmp_path / "answers.jsonl", answers)
+        export_human_labels(
+            responses=tmp_path / "responses.jsonl",
+            answers=tmp_path / "answers.jsonl",
+            labels=tmp_path / "labels.jsonl",
+            min_labels=min_labels,
+        )
+        return list(read_jsonl(tmp_path / "labels.jsonl"))
+
+    return run
+
+
+def answer(given, verdict, annotator="anna"):
+    return {"pair_id": pair_id(given), "annotator": annotator, "verdict": verdict}
+
+
+def test_answers_find_their_texts(export):
+    rows = [row(1, GOOD, BAD), row(2, FAIR, BAD), row(3, FAIR, GOOD)]
+    answers = [
+        answer(rows[2], "2"),
+        answer(rows[0], "1"),
+        answer(rows[0], "1", "ben"),
+        answer(rows[0], "2", "carl"),
+    ]
+    labels = export(rows, answers)
+    assert [(found["metadata"]["prompt_id"], found["verdict"]) for found in labels] == [
+        ("p1", "1"),
+        ("p3", "2"),
+    ]
+    assert labels[0]["labeler"] == "people"
+    assert [vote["labeler"] for vote in labels[0]["votes"]] == ["anna", "ben", "carl"]
+
+
+def test_an_answer_never_attaches_to_another_text(export):
+    """Responses that were sampled again, or that changed places, are other pairs."""
+    old = row(1, GOOD, BAD)
+    for new in (row(1, GOOD, FAIR), row(1, BAD, GOOD), old | {"prompt": POST + " "}):
+        with pytest.raises(UserError, match="0 of 1 pairs have an answer"):
+            export([new], [answer(old, "1")])
+
+
+@pytest.mark.parametrize("answers", [None, []])
+def test_too_few_answers_stop_with_what_to_do(export, answers):
+    with pytest.raises(UserError) as raised:
+        export([row(1, GOOD, BAD)], answers, min_labels=1)
+    message = str(raised.value)
+    assert "0 of 1 pairs have an answer and 1 are needed" in message and "\n" not in message
+    assert "answers.jsonl" in message and "labels.human.min_labels" in message
+
+
+@pytest.mark.parametrize("verdict", ["first", 1, ""])
+def test_an_answer_that_is_no_verdict_is_named(export, verdict):
+    given = row(1, GOOD, BAD)
+    with pytest.raises(UserError, match="line 2: verdict .*; allowed: 1, 2, tie, none"):
+        export([given], [answer(given, "1"), answer(given, verdict)])
+
+
+def test_a_filled_in_sheet_is_a_file_of_answers(export, tmp_path):
+    """Also one where some lines have not been answered yet: `min_labels` decides whether it is enough."""
+    rows = [row(1, GOOD, BAD), row(2, FAIR, BAD), row(3, FAIR, GOOD)]
+    write_jsonl(tmp_path / "responses.jsonl", rows)
+    assert human_sheet(responses=tmp_path / "responses.jsonl", sheet=tmp_path / "sheet.jsonl") == 3
+    sheet = list(read_jsonl(tmp_path / "sheet.jsonl"))
+    for line, given in zip(sheet, rows, strict=True):
+        assert [line[key] for key in ("prompt", "response_1", "response_2")] == [
+            given["prompt"], given["response_1"], given["response_2"],
+        ]  # fmt: skip
+    verdicts = ("1", "tie", "none")
+    filled = [
+        line | {"annotator": "anna", "verdict": v} for line, v in zip(sheet, verdicts, strict=True)
+    ]
+    assert [found["verdict"] for found in export(rows, filled, 3)] == list(verdicts)
+    assert [found["verdict"] for found in export(rows, [filled[0], *sheet[1:]], 1)] == ["1"]
+
+
+@pytest.fixture
+def pairs(tmp_path):
+    def run(labels, **settings):
+        write_jsonl(tmp_path / "labels.jsonl", labels)
+        given = dict(val_fraction=0.3, seed=1) | settings
+        preference_pairs(
+            labels=tmp_path / "labels.jsonl",
+            train=tmp_path / "train.jsonl",
+            val=tmp_path / "val.jsonl",
+            **given,
+        )
+        return [list(read_jsonl(tmp_path / f"{part}.jsonl")) for part in ("train", "val")]
+
+    return run
+
+
+def labelled(number: int, verdict: str) -> dict:
+    return row(number, f"first {number}", f"second {number}") | {
+        "verdict": verdict,
+        "labeler": "truth",
+        "votes": [],
+    }
+
+
+def test_pairs_point_from_the_rejected_to_the_chosen_and_ties_make_none(pairs):
+    labels = [labelled(i, ("1", "2", "tie", "none")[i % 4]) for i in range(80)]
+    train, val = pairs(labels)
+    assert len(train) + len(val) == 40
+    for pair in train + val:
+        number = int(pair["metadata"]["prompt_id"][1:])
+        first, second = f"first {number}", f"second {number}"
+        expected = (first, second) if number % 4 == 0 else (second, first)
+        assert (pair["chosen"], pair["rejected"]) == expected
+        assert pair["prompt"] == POST and pair["metadata"]["labeler"] == "truth"
+
+
+def test_a_conversation_is_on_one_side_of_the_pairs(pairs):
+    labels = [labelled(i, "1") for i in range(200)]
+    for number, label in enumerate(labels):
+        label["metadata"]["conversation_id"] = f"c{number // 4}"
+    train, val = pairs(labels)
+    conversations = [
+        {pair["metadata"]["conversation_id"] for pair in part} for part in (train, val)
+    ]
+    assert not conversations[0] & conversations[1]
+    assert 0.15 < len(val) / 200 < 0.45
+    assert pairs(labels[::-1])[1] == val[::-1]
+    assert pairs(labels, seed=2)[1] != val
+
+
+def test_labels_without_a_decision_are_refused(pairs, tmp_path):
+    with pytest.raises(UserError, match="no pair; 20 labels in .* are too few or all ties"):
+        pairs([labelled(i, "tie") for i in range(20)])
+    assert not (tmp_path / "train.jsonl").exists()
+
+
+def test_the_labels_module_offers_its_functions_on_the_command_line(tmp_path, command_line):
+    write_jsonl(tmp_path / "responses.jsonl", [row(1, GOOD, BAD)])
+    run = command_line(
+        "labels", "label_ai", "--responses", tmp_path / "responses.jsonl", "--labels", tmp_path / "labels.jsonl",
+        "--judge", "truth", "--noise", 0, "--seed", 1, "--threads", 1,
+    )  # fmt: skip
+    assert run.returncode == 0, run.stderr
+    assert [found["verdict"] for found in read_jsonl(tmp_path / "labels.jsonl")] == ["1"]
+    wrong = command_line(
+        "labels", "export_human_labels", "--responses", tmp_path / "responses.jsonl",
+        "--answers", tmp_path / "nothing.jsonl", "--labels", tmp_path / "x.jsonl", "--min_labels", 1,
+    )  # fmt: skip
+    assert wrong.returncode == 1 and wrong.stderr.startswith("error: 0 of 1 pairs")
+    assert wrong.stderr.count("\n") == 1 and not (tmp_path / "x.jsonl").exists()

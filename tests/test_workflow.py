@@ -1,0 +1,174 @@
+"""The workflow as people meet it: dry runs, targets, house rules, mistakes. No job runs here."""
+
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+
+import pytest
+import yaml
+
+from running import ROOT, planned, snakemake, succeed
+
+DEMO = ("-n", "--configfile", "config/demo.yaml")
+
+
+@pytest.fixture(scope="module")
+def elsewhere(tmp_path_factory):
+    """A checkout without any result, so that everything is planned."""
+    folder = tmp_path_factory.mktemp("checkout")
+    for name in ("Snakefile", "workflow", "config", "envs", "profiles", "tests"):
+        source = ROOT / name
+        if source.is_dir():
+            shutil.copytree(source, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy(source, folder / name)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def full_plan(elsewhere):
+    return succeed("-n", root=elsewhere)
+
+
+def study_file(folder, **changes):
+    path = folder / "config/changed.yaml"
+    path.write_text(yaml.safe_dump({"extends": "demo.yaml", "study": "changed"} | changes))
+    return path
+
+
+def test_the_full_study_is_planned_without_gpu_network_or_download(full_plan):
+    rules = planned(full_plan)
+    assert rules["fetch_corpus"] == rules["fetch_base_model"] == rules["train_sft"] == 1
+    assert rules["train_dpo"] == 3
+    assert rules["generate_responses"] == 9  # 8,000 prompts in shards of 1,000, and 300
+
+
+def test_printed_commands_can_be_pasted(full_plan):
+    """Each is a command of the package whose flags its command line knows."""
+    commands = re.findall(r"^ +(python -m persuasion_rl(?:.|\n)+?) 2> >\(tee ", full_plan, re.M)
+    assert len(commands) > 40
+    seen = set()
+    for command in commands:
+        words = shlex.split(command.replace("\\\n", " "))
+        entry = tuple(w for w in words[3:5] if not w.startswith("-"))
+        if entry in seen or words[2].endswith((".sft", ".dpo", ".reward")):
+            continue  # these take their trainer's own arguments too
+        seen.add(entry)
+        run = subprocess.run(
+            [sys.executable, *words[1:3], *entry, "--help"], capture_output=True, text=True
+        )
+        known = set(re.findall(r"--\w+", run.stdout))
+        assert {w for w in words if w.startswith("--")} <= known, command
+    assert len(seen) >= 15
+
+
+@pytest.mark.parametrize(
+    ("target", "has", "has_not"),
+    [
+        ("sft", {"train_sft", "pretrain_standin"}, {"train_dpo", "label_ai"}),
+        ("preferences", {"label_ai", "preference_pairs"}, {"train_dpo", "evaluate_model"}),
+        ("dpo", {"train_dpo"}, {"evaluate_model", "report_study"}),
+        ("evaluation", {"evaluate_verdicts", "judge_trust"}, {"report_study"}),
+        ("report", {"report_study", "write_model_card", "record_config"}, set()),
+        ("unattended", {"report_study"}, {"report_unattended"}),
+        ("results/demo/splits/summary.json", {"split"}, {"train_sft"}),
+    ],
+)
+def test_targets_build_what_they_are_named_for(elsewhere, target, has, has_not):
+    rules = planned(succeed(target, *DEMO, root=elsewhere)).keys()
+    assert has <= rules
+    assert not has_not & rules
+
+
+def test_unattended_leaves_out_what_waits_for_people(elsewhere):
+    plan = succeed("-n", "unattended", root=elsewhere)
+    assert "export_human_labels" not in planned(plan)
+    assert planned(plan)["train_dpo"] == 1
+    assert "--pending rlhf rlaif_rlhf" in plan
+
+
+def test_one_more_model_is_one_more_training(elsewhere):
+    changed = study_file(
+        elsewhere,
+        models={
+            "rlaif_b5": {"parent": "sft", "method": "dpo", "pool": "ai", "recipe": {"beta": 0.5}}
+        },
+    )
+    plan = succeed("dpo", "-n", "--configfile", changed, root=elsewhere)
+    assert planned(plan)["train_dpo"] == 4
+    assert planned(plan)["train_sft"] == 1
+
+
+def test_no_key_of_one_study_leaks_into_another(elsewhere):
+    """The full study packs its SFT rows; the embedded one does not say so and must not."""
+    assert "--packing true" in succeed("-n", "sft", root=elsewhere)
+    assert "--packing" not in succeed("sft", *DEMO, root=elsewhere)
+    assert "--packing" not in succeed("sft", *DEMO, "--config", "seed=3", root=elsewhere)
+
+
+@pytest.mark.parametrize(
+    ("changes", "line"),
+    [
+        ({"devise": "cpu"}, "devise: unknown key; allowed here: corpora_dir, data, device"),
+        ({"seed": "one"}, "seed: 'one' must be integer"),
+        ({"data": {"human_pool_size": 900}}, "data.human_pool_size + data.final_eval_size: 1,300"),
+        ({"models": {"sft": {"parent": "rlaif", "method": "sft"}}}, "a cycle"),
+        ({"models": {"base": {"source": "./nowhere"}}}, "models.base.source: './nowhere' is not"),
+    ],
+)
+def test_a_mistake_in_the_config_is_one_line_before_any_job(elsewhere, changes, line):
+    run = snakemake("-n", "--configfile", study_file(elsewhere, **changes), root=elsewhere)
+    assert run.returncode != 0
+    assert line in run.stdout
+    assert "Traceback" not in run.stdout
+    assert "Job stats" not in run.stdout
+
+
+def test_a_path_of_another_study_names_its_config(elsewhere):
+    run = snakemake("-n", "results/demo/report.html", root=elsewhere)
+    assert run.returncode != 0
+    assert "--configfile config/demo.yaml" in run.stdout
+
+
+def test_every_working_rule_keeps_the_house_rules(elsewhere):
+    """log, benchmark, conda, message and resources, in every rule that has a command."""
+    for path in sorted((elsewhere / "workflow/rules").glob("*.smk")):
+        text = path.read_text()
+        assert text.startswith('"""'), path
+        for rule in re.split(r"^ *rule ", text, flags=re.M)[1:]:
+            name, _, body = rule.partition(":")
+            for part in ("message:", "log:", "benchmark:", "conda:", "resources:", "shell:"):
+                assert re.search(rf"^ +{part}", body, re.M), (
+                    f"{path.name}: rule {name} has no {part}"
+                )
+            assert "run:" not in body
+
+
+def test_light_stages_import_nothing_heavy():
+    heavy = ("torch", "transformers", "convokit", "pandas", "trl", "matplotlib", "scipy")
+    light = (
+        "synthesize sides cmv p4g split leakage labels pairs evaluation model_card record config"
+    )
+    code = (
+        "import sys, importlib\n"
+        f"for name in {light.split()}: importlib.import_module('persuasion_rl.' + name)\n"
+        f"print([name for name in {heavy} if name in sys.modules])"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT / "workflow"
+    )
+    assert run.stdout.strip() == "[]", run.stderr
+
+
+def test_the_link_of_the_gpu_profile_resolves():
+    assert (ROOT / "aws-gpu").is_symlink()
+    assert (ROOT / "aws-gpu").resolve() == ROOT / "profiles/aws-gpu"
+
+
+def test_tracked_folders_exist_in_a_fresh_clone():
+    tracked = subprocess.run(["git", "ls-files"], capture_output=True, text=True, cwd=ROOT).stdout
+    if not tracked:
+        pytest.skip("not a git checkout")
+    assert {"resources/.gitkeep", "results/.gitkeep"} <= set(tracked.split())
