@@ -14,7 +14,8 @@ GONE = {"[deleted]", "[removed]", ""}
 
 FOOTNOTE = re.compile(r"\n*(?:_{3,}\s*)?>\s*\*?Hello, users of CMV!.*", re.DOTALL)
 EDIT = re.compile(
-    r"^[\s*_~>#(\[]*(?:edit(?:ed)?|update)\b\s*\w{0,2}\s*[:*\-–—).\]].*$", re.I | re.M
+    r"^[\s*_~>#(\[\-–—]*(?:edit(?:ed)?|update)[\s_#(]*\d{0,2}[)*\]]*\s*(?:[:;*\-–—.\]].*)?$",
+    re.IGNORECASE | re.MULTILINE,
 )
 DELTA_MARK = re.compile(r"∆|Δ|!delta\b|\bdelta awarded\b", re.I)
 USER_NAME = re.compile(r"/?\bu/[\w-]+", re.I)

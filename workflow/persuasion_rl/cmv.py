@@ -33,9 +33,13 @@ def replies(conversation: Conversation, counts: Counter) -> Iterator[Reply]:
     `counts` gets why others were left out, and how many texts each cleaning rule changed.
     """
     poster = conversation.meta["op-userID"]
+    post_is_gone = unusable(poster, post_of(conversation)[1], None)
     for utterance in conversation.utterances.values():
         success = utterance.meta.get("success")
         if utterance.reply_to is None or success is None:
+            continue
+        if post_is_gone:
+            counts["post_deleted"] += 1
             continue
         if utterance.speaker == poster:
             counts["posters_own"] += 1

@@ -51,12 +51,20 @@ def _extended(study: dict, file: Path | None, seen: list[Path]) -> dict:
     name = study.pop("extends", None)
     if name is None:
         return study
+    if not isinstance(name, str):
+        raise UserError(f"extends: {name!r} must be the name of a file")
     parent_file = (file.parent if file else Path("config")) / name
     if not parent_file.is_file():
         raise UserError(f"extends: {parent_file} does not exist")
     if parent_file.resolve() in seen:
         raise UserError(f"extends: {parent_file} extends itself")
-    parent = yaml.safe_load(parent_file.read_text(encoding="utf-8"))
+    try:
+        parent = yaml.safe_load(parent_file.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"extends: {parent_file} is not valid YAML: {reason}") from None
+    if not isinstance(parent, dict):
+        raise UserError(f"extends: {parent_file} holds no keys")
     parent = _extended(parent, parent_file, [*seen, parent_file.resolve()])
     return _merged(parent, study)
 
@@ -104,9 +112,16 @@ def _message(error: ValidationError) -> str:
         "minItems": lambda v: f"must have at least {v} entries",
     }.get(error.validator, lambda v: error.message)(error.validator_value)
     hint = ""
-    if error.validator == "type" and isinstance(error.instance, str) and "e" in error.instance:
+    if error.validator == "type" and _reads_as_number(error.instance):
         hint = " (YAML reads 1e-4 as text: write 1.0e-4)"
     return f"{key}: {error.instance!r} {allowed}{hint}"
+
+
+def _reads_as_number(value: Any) -> bool:
+    try:
+        return isinstance(value, str) and float(value) is not None
+    except ValueError:
+        return False
 
 
 def _check_lineage(models: dict[str, dict]) -> None:
@@ -122,6 +137,8 @@ def _check_lineage(models: dict[str, dict]) -> None:
     for name, model in models.items():
         if name == BASE:
             continue
+        if "source" in model:
+            raise UserError(f"models.{name}.source: only {BASE} has a source")
         if "parent" not in model or "method" not in model:
             raise UserError(f"models.{name}: needs a parent and a method")
         if model["parent"] not in models:

@@ -105,8 +105,6 @@ def train_dpo(
     model = PeftModel.from_pretrained(
         load_base(base, device, trust_remote_code, use_4bit), lineage[-1].parent, is_trainable=True
     )
-    if isinstance(settings.get("loss_type"), str):
-        settings["loss_type"] = [settings["loss_type"]]
     trainer = DPOTrainer(
         model=model,
         ref_model=None,

@@ -61,22 +61,21 @@ def write_csv(path: Path, rows: list[dict], columns: list[str]) -> None:
 
 def read_json(path: Path) -> Any:
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise UserError(
-            f"{path}, line {error.lineno}: not valid JSON ({error.msg}); was it cut off?"
-        ) from None
+        return json.loads(Path(path).read_bytes())
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        line = getattr(error, "lineno", "?")
+        raise UserError(f"{path}, line {line}: not valid JSON ({error}); was it cut off?") from None
 
 
 def read_jsonl(path: Path) -> Iterator[dict]:
     """Yield the objects of a JSON-lines file; a broken line is named by its number."""
-    with Path(path).open(encoding="utf-8") as lines:
+    with Path(path).open("rb") as lines:
         for number, line in enumerate(lines, 1):
             try:
                 row = json.loads(line)
-            except json.JSONDecodeError as error:
+            except (json.JSONDecodeError, UnicodeDecodeError) as error:
                 raise UserError(
-                    f"{path}, line {number}: not valid JSON ({error.msg}); was it cut off?"
+                    f"{path}, line {number}: not valid JSON ({error}); was it cut off?"
                 ) from None
             if not isinstance(row, dict):
                 raise UserError(f"{path}, line {number}: expected a JSON object")

@@ -112,11 +112,11 @@ def _gaussian(*key: object) -> float:
 
 def majority(votes: list[dict]) -> str:
     """The verdict that more than half of the votes give; without one a tie. Skips do not count."""
-    counts = Counter(vote["verdict"] for vote in votes)
-    if not votes:
+    counts = Counter(vote["verdict"] for vote in votes if vote["verdict"] != NONE)
+    if not counts:
         return NONE
     verdict, most = counts.most_common(1)[0]
-    return verdict if 2 * most > len(votes) else TIE
+    return verdict if 2 * most > counts.total() else TIE
 
 
 def export_human_labels(
@@ -130,9 +130,13 @@ def export_human_labels(
     rows = list(read_jsonl(responses))
     given: dict[str, list[dict]] = {}
     for number, answer in enumerate(read_jsonl(answers) if answers.is_file() else (), 1):
-        if answer.get("verdict") not in VERDICTS:
+        if missing := {"pair_id", "annotator", "verdict"} - answer.keys():
+            raise UserError(f"{answers}, line {number}: no {', '.join(sorted(missing))}")
+        if answer["verdict"] is None:  # a row of the sheet that nobody has filled in yet
+            continue
+        if answer["verdict"] not in VERDICTS:
             raise UserError(
-                f"{answers}, line {number}: verdict {answer.get('verdict')!r}; allowed: {', '.join(VERDICTS)}"
+                f"{answers}, line {number}: verdict {answer['verdict']!r}; allowed: {', '.join(VERDICTS)}"
             )
         vote = {"labeler": answer["annotator"], "verdict": answer["verdict"]}
         given.setdefault(answer["pair_id"], []).append(vote)

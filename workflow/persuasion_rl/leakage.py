@@ -23,17 +23,22 @@ def check_leakage(
     side_of = {line["conversation_id"]: line["side"] for line in table}
     cluster_of = {line["conversation_id"]: line["cluster"] for line in table}
     _no_two("side", [(line["cluster"], line["side"]) for line in table])
-    in_side = [
-        (cluster_of[row["metadata"]["conversation_id"]], side)
-        for side, path in sft.items()
-        for row in read_jsonl(path)
-    ]
-    _no_two("SFT side", in_side)
+    rows = 0
+    for side, path in sft.items():
+        for row in read_jsonl(path):
+            rows += 1
+            conversation = row["metadata"]["conversation_id"]
+            if side_of.get(conversation) != side:
+                raise UserError(
+                    f"{path}: conversation {conversation} is on the side {side_of.get(conversation)}"
+                )
     train_prompts = {row["input_text"] for row in read_jsonl(sft["train"])}
     in_pool = []
     for pool, path in pools.items():
         for row in read_jsonl(path):
             conversation = row["metadata"]["conversation_id"]
+            if conversation not in side_of:
+                raise UserError(f"{path}: conversation {conversation} has no side")
             in_pool.append((cluster_of[conversation], pool))
             if side_of[conversation] == "train" or row["prompt"] in train_prompts:
                 raise UserError(f"{path}: conversation {conversation} is in the training data")
@@ -43,7 +48,7 @@ def check_leakage(
     for pair in read_jsonl(pairs) if pairs else ():
         if pair["metadata"]["conversation_id"] not in side_of:
             raise UserError(f"{pairs}: {pair['metadata']['conversation_id']} has no side")
-    counts = {"conversations": len(table), "sft_rows": len(in_side), "prompts": len(in_pool)}
+    counts = {"conversations": len(table), "sft_rows": rows, "prompts": len(in_pool)}
     write_json(output, {"leaks": 0, "compared": counts})
     note(f"no leak among {counts}")
     return counts

@@ -71,6 +71,8 @@ def process_p4g(
         maker.counts["over_max_p4g_examples"] = len(rows) - max_examples
         rows.sort(key=lambda row: keyed_number("p4g", seed, row["metadata"]["utterance_id"]))
         rows = rows[:max_examples]
+    if not rows:
+        raise UserError(f"no usable turn of a persuader in {corpus}")
     maker.counts["examples"] = len(rows)
     write_jsonl(examples, rows)
     write_json(counts, dict(sorted(maker.counts.items())))

@@ -45,11 +45,11 @@ class TokenCounter:
 
     def cut_middle(self, text: str, tokens: int) -> str:
         """The text with its middle replaced by " [...] " so that it has at most `tokens` tokens."""
+        offsets = self._tokenizer.encode(text, add_special_tokens=False).offsets
+        if len(offsets) <= tokens:
+            return text
         kept = tokens - self.counts([CUT])[0]
         while kept > 0:
-            offsets = self._tokenizer.encode(text, add_special_tokens=False).offsets
-            if len(offsets) <= tokens:
-                return text
             head = text[: offsets[(kept + 1) // 2 - 1][1]].rstrip()
             tail = text[offsets[len(offsets) - kept // 2][0] :].lstrip() if kept > 1 else ""
             shorter = head + CUT + tail
@@ -74,6 +74,8 @@ def fit_context(turns: list[Turn], counter: TokenCounter, max_tokens: int) -> tu
     if middle and room > counter.counts([CUT])[0]:
         middle = counter.cut_middle(middle, room)
         return "\n".join((first, middle, last)), True
+    if counter.counts([f"{first}\n{last}"])[0] <= max_tokens:
+        return f"{first}\n{last}", True
     room = max_tokens - counter.counts([first])[0] - 2
     return "\n".join((first, counter.cut_middle(last, room))), True
 

@@ -60,7 +60,7 @@ class Shingles:
 
 
 def clusters(posts: dict[str, str]) -> dict[str, str]:
-    """Map each name to its cluster, which is named after the first of its members."""
+    """Map each name to its cluster, which is named after the smallest of its members' names."""
     index = Shingles(Counter(s for text in posts.values() for s in shingles(text)))
     leader = {name: name for name in posts}
 
@@ -70,10 +70,9 @@ def clusters(posts: dict[str, str]) -> dict[str, str]:
             name = leader[name]
         return name
 
-    order = {name: position for position, name in enumerate(posts)}
     for name, text in posts.items():
         for other in index.near_duplicates(text):
-            first, second = sorted((find(name), find(other)), key=order.__getitem__)
+            first, second = sorted((find(name), find(other)))
             leader[second] = first
         index.add(name, text)
     return {name: find(name) for name in posts}

@@ -106,7 +106,10 @@ def split(
         for row in read_jsonl(path):
             if not row["response"].strip():
                 raise UserError(f"{path}: {row['metadata']['utterance_id']} has an empty response")
-            rows[side_of[row["metadata"]["conversation_id"]]].append(row)
+            conversation = row["metadata"]["conversation_id"]
+            if conversation not in side_of:
+                raise UserError(f"{path}: conversation {conversation} is not in {sides}")
+            rows[side_of[conversation]].append(row)
     for side in ("val", "test"):
         rows[side] = one_row_a_prompt(rows[side], seed)
     available = {side: len(rows[side]) for side in SIDES}

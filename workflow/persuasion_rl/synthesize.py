@@ -10,6 +10,7 @@ import random
 from pathlib import Path
 
 from persuasion_rl import world
+from persuasion_rl.clean import clean
 from persuasion_rl.command import note, stage
 from persuasion_rl.files import UserError, write_json, write_jsonl, write_text
 from persuasion_rl.sides import Shingles, post_text
@@ -162,13 +163,13 @@ class _Thread:
         speaker = f"{manner}_{rng.randrange(400)}"
         path = [self._say(speaker, self._reply(manner, self.reasons), self.id, success=0)]
         heard = list(self.reasons)
-        won = rng.random() < world.truth(self.body, path[0]["text"])
+        won = rng.random() < world.truth(self.body, clean(path[0]["text"]))
         if not won and rng.random() < 0.25:
             new = rng.choice([r for r in world.reasons_of(self.topic) if r not in heard])
             objection = f"{rng.choice(OBJECTIONS)} {self._statement(new)}"
             path.append(self._say(self.poster, objection, path[-1]["id"], success=0))
             path.append(self._say(speaker, self._reply(manner, [new]), path[-1]["id"], success=0))
-            won = rng.random() < world.truth(objection, path[-1]["text"])
+            won = rng.random() < world.truth(objection, clean(path[-1]["text"]))
         if won:
             self.deltas += 1
             for utterance in path:

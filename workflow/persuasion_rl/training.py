@@ -26,6 +26,8 @@ LORA_DEFAULTS = {
     "lora_dropout": 0.05,
     "lora_target_modules": ["q_proj", "k_proj", "v_proj", "o_proj"],
 }
+LISTS = ("lora_target_modules", "loss_type", "loss_weights")
+"""Settings that are lists also where they have one entry, which a command line cannot tell."""
 PACKAGES = ("torch", "transformers", "trl", "peft", "accelerate", "datasets")
 
 
@@ -51,7 +53,10 @@ def divide_recipe(recipe: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any
 
     `effective_batch_size` becomes gradient accumulation for the devices that are there.
     """
-    trainer = dict(recipe)
+    trainer = {
+        key: [value] if key in LISTS and not isinstance(value, list) else value
+        for key, value in recipe.items()
+    }
     lora = {key: trainer.pop(key, default) for key, default in LORA_DEFAULTS.items()}
     use_4bit = trainer.pop("use_4bit", False)
     effective = trainer.pop("effective_batch_size")

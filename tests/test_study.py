@@ -1,0 +1,429 @@
+"""A whole study, small: its files, its truth, what becomes stale, and mistakes that must show.
+
+The study of `small.yaml` is made once, in results/small, with every connection but loopback refused.
+"""
+
+import csv
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from persuasion_rl.config import load_study
+from persuasion_rl.files import read_json, read_jsonl, write_jsonl
+from running import ROOT, planned, snakemake, succeed
+
+pytestmark = pytest.mark.slow
+
+CONFIG = ROOT / "tests/small.yaml"
+STUDY = ROOT / "results/small"
+GUARD = ROOT / "tests/no_network"
+MODELS = ("sft", "rlaif", "rlhf", "rlaif_rlhf")
+PLAYERS = ("base", *MODELS, "human")
+
+
+@pytest.fixture(scope="module")
+def network_log(tmp_path_factory):
+    return tmp_path_factory.mktemp("network") / "refused.log"
+
+
+@pytest.fixture(scope="module")
+def small(network_log):
+    succeed(
+        *("all", "--cores", 2, "--configfile", CONFIG),
+        PYTHONPATH=str(GUARD),
+        NETWORK_LOG=str(network_log),
+    )
+    return STUDY
+
+
+@pytest.fixture(scope="module")
+def checkout(small, tmp_path_factory):
+    """A copy of the project with the study and Snakemake's records, to change things in."""
+    folder = tmp_path_factory.mktemp("checkout")
+    for name in (
+        "Snakefile",
+        "workflow",
+        "config",
+        "envs",
+        "profiles",
+        "tests",
+        ".snakemake/metadata",
+    ):
+        subprocess.run(["cp", "-a", "--parents", name, folder], cwd=ROOT, check=True)
+    subprocess.run(["cp", "-a", "--parents", "results/small", folder], cwd=ROOT, check=True)
+    return folder
+
+
+@pytest.fixture
+def fresh(checkout, tmp_path):
+    """The copy again, for one test."""
+    folder = tmp_path / "checkout"
+    subprocess.run(["cp", "-a", checkout, folder], check=True)
+    return folder
+
+
+def stale(root, config="tests/small.yaml", target="all"):
+    output = succeed(target, "-n", "--configfile", config, root=root)
+    return set(planned(output)) if "Job stats:" in output else set()
+
+
+def table(path):
+    with path.open(newline="") as lines:
+        return list(csv.DictReader(lines))
+
+
+def gap(folder, model, against):
+    """The interval of a row of truth_differences.csv."""
+    (row,) = (
+        row
+        for row in table(folder / "truth_differences.csv")
+        if (row["model"], row["against"]) == (model, against)
+    )
+    return float(row["low"]), float(row["high"])
+
+
+# What the study made
+
+
+def test_nothing_touched_the_network(small, network_log):
+    assert not network_log.exists(), network_log.read_text()
+
+
+def test_the_guard_refuses_and_tells(tmp_path):
+    """Else the test above could not fail."""
+    log = tmp_path / "refused.log"
+    code = "import socket; socket.create_connection(('192.0.2.1', 80), timeout=1)"
+    run = subprocess.run(
+        [sys.executable, "-c", code],
+        env=os.environ | {"PYTHONPATH": str(GUARD), "NETWORK_LOG": str(log)},
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode != 0 and "no network here" in run.stderr
+    assert "192.0.2.1" in log.read_text()
+
+
+def test_supervised_training_shows_in_the_truth(small):
+    low, _ = gap(small / "evaluation", "sft", "base")
+    assert low > 0
+
+
+def test_asking_again_does_nothing_within_seconds(small):
+    started = time.monotonic()
+    output = succeed("all", "--cores", 2, "--configfile", CONFIG)
+    assert "Nothing to be done" in output
+    assert time.monotonic() - started < 30
+
+
+def test_every_artifact_of_the_contract_is_there(small):
+    names = [
+        "splits/sides.csv", "processed/cmv_examples.jsonl", "processed/delta_pairs.jsonl", "splits/sft_train.jsonl",
+        "splits/sft_val.jsonl", "splits/sft_test.jsonl", "splits/summary.json", "judges/trust.csv", "report.html",
+        "judges/delta/adapter_model.safetensors", "preferences/final_eval_prompts.jsonl", "config.yaml",
+        "evaluation/win_rates.csv", "evaluation/truth.csv", "evaluation/truth_differences.csv",
+    ]  # fmt: skip
+    for pool in ("ai", "human"):
+        names += [
+            f"preferences/{pool}_pool_{part}.jsonl" for part in ("prompts", "responses", "labels")
+        ]
+        names += [f"preferences/{pool}_{part}.jsonl" for part in ("train", "val")]
+    for model in MODELS:
+        names += [
+            f"models/{model}/{name}"
+            for name in (
+                "adapter_model.safetensors", "adapter_config.json", "metrics.json", "history.jsonl", "recipe.json",
+                "README.md",
+            )
+        ]  # fmt: skip
+    names += [f"evaluation/responses/{player}.jsonl" for player in PLAYERS]
+    names += [f"evaluation/verdicts/{judge}.jsonl" for judge in ("truth", "delta", "length")]
+    assert [name for name in names if not (small / name).stat().st_size] == []
+
+
+@pytest.mark.parametrize(
+    ("name", "keys"),
+    [
+        ("splits/sft_train.jsonl", {"input_text", "full_text", "response", "metadata"}),
+        ("processed/delta_pairs.jsonl", {"prompt", "winner", "loser", "metadata"}),
+        ("preferences/ai_pool_prompts.jsonl", {"prompt", "metadata"}),
+        ("preferences/ai_pool_responses.jsonl", {"prompt", "response_1", "response_2", "metadata"}),
+        ("preferences/human_pool_labels.jsonl", {"prompt", "response_1", "response_2", "metadata", "verdict", "labeler", "votes"}),
+        ("preferences/ai_train.jsonl", {"prompt", "chosen", "rejected", "metadata"}),
+    ],
+)  # fmt: skip
+def test_rows_have_the_keys_of_the_contract(small, name, keys):
+    rows = list(read_jsonl(small / name))
+    assert rows and all(set(row) == keys for row in rows)
+
+
+def test_ties_are_labelled_and_make_no_pair(small):
+    for pool in ("ai", "human"):
+        verdicts = [
+            row["verdict"] for row in read_jsonl(small / f"preferences/{pool}_pool_labels.jsonl")
+        ]
+        pairs = [
+            row
+            for part in ("train", "val")
+            for row in read_jsonl(small / f"preferences/{pool}_{part}.jsonl")
+        ]
+        assert verdicts.count("tie") > 0
+        assert len(pairs) == len(verdicts) - verdicts.count("tie")
+
+
+def test_every_training_checked_its_start(small):
+    for model in MODELS:
+        method = "sft" if model == "sft" else "dpo"
+        log = (small / f"logs/train_{method}/{model}.log").read_text()
+        assert "supervised stretches are whole responses that end with EOS" in log
+        if method == "dpo":
+            assert "rewards 0 and 0, sigmoid term 0.6931" in log
+
+
+def test_the_pools_and_the_evaluation_share_nothing(small):
+    assert read_json(small / "splits/leakage.json")["leaks"] == 0
+
+
+def test_the_report_says_what_is_simulated_and_holds_no_link_outside(small):
+    page = (small / "report.html").read_text()
+    for words in (
+        "Synthetic data",
+        "Stand-in base model",
+        "AI labels are simulated",
+        "Human labels are simulated",
+    ):
+        assert words in page
+    assert page.count("<svg") >= 5
+    assert 'src="http' not in page and 'href="http' not in page
+
+
+def test_the_recorded_configuration_is_the_resolved_one(small):
+    given = yaml.safe_load(CONFIG.read_text())
+    assert yaml.safe_load((small / "config.yaml").read_text()) == load_study(given, CONFIG)
+
+
+def test_checkpoints_are_gone_when_a_model_is_whole(small):
+    assert [path for path in (small / "state").rglob("*") if path.is_file()] == []
+
+
+# What becomes stale
+
+
+def test_a_deleted_file_is_rebuilt_alone(fresh):
+    name = "results/small/judges/trust.csv"
+    before = (fresh / name).read_bytes()
+    (fresh / name).unlink()
+    assert stale(fresh, target=name) == {"judge_trust"}
+    succeed(name, "--cores", 2, "--configfile", "tests/small.yaml", root=fresh)
+    assert (fresh / name).read_bytes() == before
+    assert stale(fresh) == set()  # the same bytes: what lies below stands
+
+
+def test_changed_content_makes_exactly_what_depends_on_it_stale(fresh):
+    path = fresh / "results/small/preferences/human_train.jsonl"
+    write_jsonl(path, list(read_jsonl(path))[:-1])
+    assert stale(fresh, target="dpo") == {"train_dpo"}
+    plan = succeed("dpo", "-n", "--configfile", "tests/small.yaml", root=fresh)
+    assert planned(plan)["train_dpo"] == 2  # rlhf and rlaif_rlhf, not rlaif
+
+
+def test_a_touched_file_makes_nothing_stale(fresh):
+    (fresh / "results/small/splits/sides.csv").touch()
+    assert stale(fresh) == set()
+
+
+def test_another_learning_rate_of_sft_rebuilds_no_data(fresh):
+    changed = fresh / "tests/changed.yaml"
+    changed.write_text(
+        yaml.safe_dump({"extends": "small.yaml", "recipes": {"sft": {"learning_rate": 0.002}}})
+    )
+    rules = stale(fresh, config="tests/changed.yaml")
+    assert {"train_sft", "generate_responses", "train_dpo", "report_study"} <= rules
+    assert not rules & {
+        "synthesize_corpus", "assign_sides", "pretrain_standin", "process_cmv", "split", "check_leakage",
+        "train_delta_judge",
+    }  # fmt: skip
+
+
+def test_changed_code_of_dpo_leaves_sft_alone(fresh):
+    path = fresh / "workflow/persuasion_rl/dpo.py"
+    path.write_text(path.read_text().replace("else 0.5 * beta", "else 0.4 * beta"))
+    rules = stale(fresh)
+    assert "train_dpo" in rules
+    assert not rules & {"train_sft", "generate_responses", "label_ai", "pretrain_standin"}
+
+
+def test_a_reworded_docstring_and_comment_make_nothing_stale(fresh):
+    path = fresh / "workflow/persuasion_rl/dpo.py"
+    text = path.read_text()
+    changed = text.replace("Preference pairs as trl takes them.", "Pairs, in trl's form.")
+    path.write_text(changed.replace("# bf16 and fp16", "# Less precise:\n    # bf16 and fp16"))
+    assert path.read_text() != text
+    assert stale(fresh) == set()
+
+
+# Breakages: each a mistake of earlier work, and the row that shows it
+
+
+@pytest.fixture(scope="module")
+def measured(small, tmp_path_factory):
+    """Measures players given by their adapters: the truth table of these and of the study's base and sft."""
+
+    def measure(name: str, lineage: list[Path], comparison: str) -> tuple[float, float]:
+        folder = tmp_path_factory.mktemp(name)
+        sampling = (
+            "--temperature 0.7 --top_p 0.9 --max_new_tokens 128 --batch_size 64 --seed 1".split()
+        )
+        run_stage(
+            *("responses", "respond_to_evaluation", "--base", small / "models/base"),
+            *("--lineage", *lineage, "--prompts", small / "preferences/final_eval_prompts.jsonl"),
+            *("--held_out", small / "splits/sft_val.jsonl", "--output", folder / "broken.jsonl"),
+            *("--loss", folder / "loss.json", "--threads", 2, *sampling),
+        )
+        responses = [f"{p}={small}/evaluation/responses/{p}.jsonl" for p in ("base", "sft")]
+        model, against = comparison.split(":")
+        run_stage(
+            *("evaluation", "measure_truth", "--draws", 1000, "--seed", 1),
+            *("--responses", *responses, f"{model}={folder}/broken.jsonl"),
+            *("--truth", folder / "truth.csv", "--differences", folder / "truth_differences.csv"),
+            *("--comparisons", comparison),
+        )
+        return gap(folder, model, against)
+
+    return measure
+
+
+def run_stage(module, *words):
+    subprocess.run(
+        [sys.executable, "-m", f"persuasion_rl.{module}", *map(str, words)], cwd=ROOT, check=True
+    )
+
+
+def recipe_words(method, **changes):
+    recipe = load_study(yaml.safe_load(CONFIG.read_text()), CONFIG)["recipes"][method] | changes
+    words = []
+    for name, value in recipe.items():
+        words += [f"--{name}", *(value if isinstance(value, list) else [str(value)])]
+    return words
+
+
+def test_sft_on_losing_replies_is_not_above_base(small, measured, tmp_path):
+    side = {row["conversation_id"]: row["side"] for row in table(small / "splits/sides.csv")}
+    for part, wanted in (("train", "train"), ("val", "val")):
+        rows = [
+            {"input_text": row["prompt"], "response": row["loser"]}
+            for row in read_jsonl(small / "processed/delta_pairs.jsonl")
+            if side[row["metadata"]["conversation_id"]] == wanted
+        ]
+        write_jsonl(tmp_path / f"{part}.jsonl", rows[:900])
+    adapter = tmp_path / "models/losing/adapter_model.safetensors"
+    run_stage(
+        *("sft", "--base", small / "models/base", "--train", tmp_path / "train.jsonl"),
+        *("--val", tmp_path / "val.jsonl", "--adapter", adapter, "--state", tmp_path / "state"),
+        *("--seed", 1, "--threads", 2, *recipe_words("sft", num_train_epochs=2)),
+    )
+    low, _ = measured("losing", [adapter], "broken:base")
+    assert low <= 0
+
+
+def test_swapped_preferences_fall_below_sft(small, measured, tmp_path):
+    for part in ("train", "val"):
+        rows = read_jsonl(small / f"preferences/ai_{part}.jsonl")
+        swapped = [row | {"chosen": row["rejected"], "rejected": row["chosen"]} for row in rows]
+        write_jsonl(tmp_path / f"{part}.jsonl", swapped)
+    adapter = tmp_path / "models/swapped/adapter_model.safetensors"
+    sft = small / "models/sft/adapter_model.safetensors"
+    run_stage(
+        *("dpo", "--base", small / "models/base", "--lineage", sft, "--parent", "sft"),
+        *("--train", tmp_path / "train.jsonl", "--val", tmp_path / "val.jsonl"),
+        *("--adapter", adapter, "--state", tmp_path / "state", "--seed", 1, "--threads", 2),
+        *recipe_words("dpo"),
+    )
+    _, high = measured("swapped", [sft, adapter], "broken:sft")
+    assert high < 0
+
+
+def test_dpo_saved_without_its_parent_falls_below_sft(small, measured, tmp_path):
+    """What the predecessor published: a new LoRA on a merged parent, loaded on the base alone."""
+    import torch
+    from datasets import Dataset
+    from peft import LoraConfig, PeftModel
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from trl import DPOConfig, DPOTrainer
+
+    torch.set_num_threads(2)
+    base = small / "models/base"
+    merged = PeftModel.from_pretrained(
+        AutoModelForCausalLM.from_pretrained(base), small / "models/sft"
+    ).merge_and_unload()
+    keys = ("prompt", "chosen", "rejected")
+    pairs = [{k: row[k] for k in keys} for row in read_jsonl(small / "preferences/ai_train.jsonl")]
+    trainer = DPOTrainer(
+        model=merged,
+        args=DPOConfig(
+            str(tmp_path / "checkpoints"), max_steps=25, per_device_train_batch_size=8, learning_rate=5e-4,
+            report_to=[], save_strategy="no", gradient_checkpointing=False, bf16=False,
+        ),
+        processing_class=AutoTokenizer.from_pretrained(base),
+        train_dataset=Dataset.from_list(pairs),
+        peft_config=LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM"),
+    )  # fmt: skip
+    trainer.train()
+    folder = tmp_path / "models/orphan"
+    trainer.model.save_pretrained(folder)
+    adapter = folder / "adapter_model.safetensors"
+    # A recipe that hides the mistake from the check of the lineage.
+    honest = read_json(small / "models/sft/recipe.json")
+    from persuasion_rl.files import file_digest
+
+    (folder / "recipe.json").write_text(
+        json.dumps(honest | {"adapter_digest": file_digest(adapter)})
+    )
+    _, high = measured("orphan", [adapter], "broken:sft")
+    assert high < 0
+
+
+def test_an_adapter_whose_parent_changed_is_refused(small, tmp_path):
+    models = tmp_path / "models"
+    shutil.copytree(small / "models", models)
+    shutil.copy(models / "rlhf/adapter_model.safetensors", models / "sft/adapter_model.safetensors")
+    run = subprocess.run(
+        [
+            *(sys.executable, "-m", "persuasion_rl.responses", "respond_to_evaluation"),
+            *("--base", models / "base", "--lineage"),
+            *(models / f"{name}/adapter_model.safetensors" for name in ("sft", "rlaif")),
+            *("--prompts", small / "preferences/final_eval_prompts.jsonl"),
+            *("--held_out", small / "splits/sft_val.jsonl"),
+            *("--output", tmp_path / "out.jsonl", "--loss", tmp_path / "loss.json"),
+            *"--temperature 1 --top_p 1 --max_new_tokens 8 --batch_size 8 --seed 1 --threads 1".split(),
+        ],
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode == 1
+    assert run.stderr.strip().splitlines()[-1].startswith("error: ")
+    assert not (tmp_path / "out.jsonl").exists()
+
+
+def test_a_failing_job_says_why_in_the_output(fresh):
+    """A corpus that is cut off: the line with file and number is what the person sees."""
+    path = fresh / "results/small/corpora/synthetic-changemyview/utterances.jsonl"
+    path.write_text(path.read_text()[:-40])
+    run = snakemake(
+        *(
+            "results/small/processed/cmv_examples.jsonl",
+            "--cores",
+            1,
+            "--configfile",
+            "tests/small.yaml",
+        ),
+        root=fresh,
+    )
+    assert run.returncode != 0
+    assert "not valid JSON" in run.stdout and "Traceback" not in run.stdout
