@@ -136,6 +136,7 @@ def write_scripted_base(folder: Path, table: dict[str, dict[str, float]]) -> Pat
 
     tokenizer = train_tokenizer(["Some text to learn from."], 300, folder)
     hidden = 8
+    torch.manual_seed(0)  # the weights' digest is part of the noise's key
     model = Qwen2ForCausalLM(
         Qwen2Config(
             vocab_size=len(tokenizer),
@@ -404,10 +405,13 @@ def test_a_shard_draws_the_texts_that_the_whole_pool_does(tiny_model, requests, 
 
 
 @pytest.mark.slow
-def test_another_seed_or_sample_number_gives_another_text(tiny_model, requests, whole_draw):
+def test_another_seed_digest_or_sample_number_gives_another_text(tiny_model, requests, whole_draw):
     some = requests[:30]
-    reseeded = drawn(tiny_model, some, seed=SEED + 1)
-    assert sum(reseeded[key] == whole_draw[key] for key in reseeded) <= 2
+    for other in (
+        drawn(tiny_model, some, seed=SEED + 1),
+        drawn((*tiny_model[:2], "another digest"), some),
+    ):
+        assert sum(other[key] == whole_draw[key] for key in other) <= 2
     twins = [whole_draw[r.prompt_id, 1] == whole_draw[r.prompt_id, 2] for r in requests[::2]]
     assert sum(twins) <= 2
 
@@ -579,7 +583,7 @@ def test_the_evaluation_samples_once_and_measures_the_loss(tiny_base, prompts, t
 
 
 def test_evaluation_and_pool_draw_first_samples_alike(troubled_base, tmp_path):
-    pool = short_pool(40)
+    pool = short_pool(120)
     rows = respond(troubled_base, tmp_path, pool, redraws=0)
     write_jsonl(tmp_path / "held_out.jsonl", [{"input_text": "Hello!", "response": "A"}])
     respond_to_evaluation(

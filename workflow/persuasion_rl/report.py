@@ -77,6 +77,7 @@ def write_report(
         processing={s: read_json(folder / f"processed/{s}_counts.json") for s in sources},
         pools={pool: _pool_counts(folder, pool) for pool in pools},
         ai_judge=ai_judge,
+        human_judge=human_judge if human_source == "simulated" else None,
         samples=_samples(folder, players, sample_replies),
         players=players,
     )
