@@ -41,6 +41,7 @@ def load_study(given: dict[str, Any], file: Path | None = None) -> dict[str, Any
         raise UserError(_message(error))
     _check_lineage(study["models"])
     _check_plan(study["data"])
+    _check_recipes(study)
     _check_judges(study)
     study["corpora_dir"] = _folder(study["corpora_dir"])
     return study
@@ -190,6 +191,28 @@ def _check_plan(data: dict[str, Any]) -> None:
             f"data.ai_pool_size: {data['ai_pool_size']:,} prompts are more than the {room:,} that validation"
             f" and test leave (use_val_set: {str(data['use_val_set']).lower()})"
         )
+
+
+def _check_recipes(study: dict[str, Any]) -> None:
+    recipes = {"recipes.reward": study["recipes"]["reward"]}
+    for name, model in study["models"].items():
+        if name != BASE:
+            recipes[f"models.{name}.recipe"] = recipe_of(study, name)
+    for key, recipe in recipes.items():
+        for setting in ("effective_batch_size", "max_length", "per_device_train_batch_size"):
+            if setting not in recipe:
+                raise UserError(f"{key}: {setting} is missing, here and in the method's recipe")
+        if recipe["max_length"] < study["data"]["max_seq_length"]:
+            raise UserError(
+                f"{key}: max_length {recipe['max_length']} must be at least data.max_seq_length"
+                f" {study['data']['max_seq_length']}, or rows would be cut"
+            )
+
+
+def recipe_of(study: dict[str, Any], model: str) -> dict[str, Any]:
+    """The recipe of a model's method with the model's own changes."""
+    own = study["models"][model]
+    return study["recipes"][own["method"]] | own.get("recipe", {})
 
 
 def _check_judges(study: dict[str, Any]) -> None:

@@ -14,6 +14,7 @@ from persuasion_rl.training import (
     divide_recipe,
     last_checkpoint,
     prepare_torch,
+    refuse_long_rows,
     runs,
     trackers,
     trainer_arguments,
@@ -102,6 +103,8 @@ def train_dpo(
         state, [train, val], {**recipe, "from": parent_digest, "seed": seed}
     )
     tokenizer = load_tokenizer(base)
+    for path, rows in ((train, train_pairs), (val, val_pairs)):
+        refuse_long_rows(path, rows, ("chosen", "rejected"), tokenizer, settings["max_length"])
     model = PeftModel.from_pretrained(
         load_base(base, device, trust_remote_code, use_4bit), lineage[-1].parent, is_trainable=True
     )

@@ -102,8 +102,23 @@ def load_for_inference(
     """Model, tokenizer and digest of a checked lineage; the last adapter is merged into the base."""
     digest = check_lineage(base, adapters)
     model = load_base(base, device, trust_remote_code)
+    tokenizer = load_tokenizer(base)
+    model.generation_config = _plain_generation(model.generation_config, tokenizer)
     if adapters:
         from peft import PeftModel
 
         model = PeftModel.from_pretrained(model, adapters[-1].parent).merge_and_unload()
-    return model.eval(), load_tokenizer(base), text_digest(digest)
+    return model.eval(), tokenizer, text_digest(digest)
+
+
+def _plain_generation(shipped, tokenizer):
+    """Of the settings that a model ships with, only what ends a response: not its repetition penalty."""
+    from transformers import GenerationConfig
+
+    ends = shipped.eos_token_id
+    ends = ends if isinstance(ends, list) else [ends]
+    return GenerationConfig(
+        do_sample=False,
+        pad_token_id=tokenizer.pad_token_id,
+        eos_token_id=sorted({tokenizer.eos_token_id, *(end for end in ends if end is not None)}),
+    )

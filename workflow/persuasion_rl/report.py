@@ -61,7 +61,8 @@ def write_report(
         study=study,
         notices=_notices(
             base_source, synthetic, ai_judge, ai_noise, human_source, human_judge, pending
-        ),
+        )
+        + _warnings(trust, judges),
         findings=_findings(differences, win_rates, trust, judges, ai_judge),
         truth=truth,
         truth_figure=_truth_figure(truth) if synthetic else "",
@@ -141,6 +142,22 @@ def _notices(
     return notices
 
 
+def _beats_length(trust: list[dict], judge: str) -> bool:
+    """Whether the interval of a judge's accuracy on held-out delta pairs lies above the length baseline."""
+    right = {row["judge"]: row for row in trust if row["measure"] == "delta_pairs"}
+    return judge in right and right[judge]["low"] > right["length"]["value"]
+
+
+def _warnings(trust: list[dict], judges: list[str]) -> list[str]:
+    """What takes the weight from the verdicts."""
+    if any(_beats_length(trust, judge) for judge in judges):
+        return []
+    return [
+        "No judge of this study clearly beats the length baseline on held-out delta pairs: the win rates are"
+        " no evidence of persuasiveness."
+    ]
+
+
 def _findings(differences, win_rates, trust, judges, ai_judge) -> list[str]:
     """The results in sentences, each with its interval, and what weakens them."""
     found = []
@@ -166,7 +183,7 @@ def _findings(differences, win_rates, trust, judges, ai_judge) -> list[str]:
     for judge in judges:
         own = of.get((judge, "delta_pairs"))
         if judge != "length" and own and length:
-            verb = "beats" if own["low"] > length["value"] else "does not clearly beat"
+            verb = "beats" if _beats_length(trust, judge) else "does not clearly beat"
             found.append(
                 f"Judge {judge} is right on {own['value']:.3f} [{own['low']:.3f}, {own['high']:.3f}] of held-out"
                 f" delta pairs; it {verb} the length baseline's {length['value']:.3f}."

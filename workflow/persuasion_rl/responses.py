@@ -2,6 +2,7 @@
 
 import math
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 from persuasion_rl.command import note, stage
@@ -63,12 +64,13 @@ def respond_to_pool(
         same = [
             Request(id_, row["prompt"], 3 + attempt)
             for id_, row in zip(ids, pool, strict=True)
-            if drawn[id_, 1].text == drawn[id_, 2].text
+            if drawn[id_, 1].usable and drawn[id_, 1].text == drawn[id_, 2].text
         ]
         if not same:
             break
         again = _sampled(model, tokenizer, digest, same, limits, seed, "identical pairs")
-        drawn.update({(id_, 2): result for (id_, _), result in again.items()})
+        for (id_, _), result in again.items():
+            drawn[id_, 2] = replace(result, draws=drawn[id_, 2].draws + result.draws)
     made = [
         _pool_row(row, drawn[id_, 1], drawn[id_, 2], digest)
         for id_, row in zip(ids, pool, strict=True)

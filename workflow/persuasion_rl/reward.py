@@ -17,6 +17,7 @@ from persuasion_rl.training import (
     last_checkpoint,
     lora_config,
     prepare_torch,
+    refuse_long_rows,
     trackers,
     trainer_arguments,
     write_adapter,
@@ -81,6 +82,7 @@ def train_delta_judge(
         state, [pairs, sides], {**recipe, "from": base_digest(base), "seed": seed}
     )
     tokenizer = load_tokenizer(base)
+    refuse_long_rows(pairs, train + val, ("winner", "loser"), tokenizer, settings["max_length"])
     trainer = RewardTrainer(
         model=_load_classifier(base, device, tokenizer.pad_token_id, trust_remote_code),
         args=trainer_arguments(

@@ -98,7 +98,8 @@ def sample(
     """Draw every request, longest prompts first, and draw again what came out empty or cut.
 
     Yields (request, sample) as batches end. A sample that is still unusable after `limits.redraws`
-    further draws is yielded as it is: it says so, and its reader counts it out.
+    further draws is yielded as it is: it says so, and its reader counts it out. What ends a response is
+    in `model.generation_config` (`models.load_for_inference` sets it).
     """
     waiting = sorted(
         ((request, 0) for request in requests), key=lambda r: len(r[0].prompt), reverse=True
@@ -141,20 +142,18 @@ def _draw(
     )
     output = model.generate(
         **inputs,
-        do_sample=False,
         max_new_tokens=limits.max_new_tokens,
         logits_processor=LogitsProcessorList([processor]),
-        pad_token_id=tokenizer.pad_token_id,
-        eos_token_id=tokenizer.eos_token_id,
     )
+    ends = model.generation_config.eos_token_id
     return [
-        _read(tokenizer, ids, draw)
+        _read(tokenizer, ids, ends, draw)
         for ids, (_, draw) in zip(output[:, length:].tolist(), batch, strict=True)
     ]
 
 
-def _read(tokenizer, ids: list[int], draw: int) -> Sample:
-    ended = tokenizer.eos_token_id in ids
-    tokens = ids.index(tokenizer.eos_token_id) + 1 if ended else len(ids)
+def _read(tokenizer, ids: list[int], ends: list[int], draw: int) -> Sample:
+    end = next((place for place, token in enumerate(ids) if token in ends), None)
+    tokens = len(ids) if end is None else end + 1
     text = tokenizer.decode(ids[:tokens], skip_special_tokens=True).strip()
-    return Sample(text, tokens, STOPPED if ended else CUT, draw + 1)
+    return Sample(text, tokens, CUT if end is None else STOPPED, draw + 1)

@@ -14,6 +14,7 @@ from persuasion_rl.training import (
     last_checkpoint,
     lora_config,
     prepare_torch,
+    refuse_long_rows,
     runs,
     trackers,
     trainer_arguments,
@@ -77,6 +78,8 @@ def train_sft(
     )
     model = load_base(base, device, trust_remote_code, use_4bit)
     tokenizer = load_tokenizer(base)
+    for path, rows in ((train, train_rows), (val, val_rows)):
+        refuse_long_rows(path, rows, ("completion",), tokenizer, settings["max_length"])
     if lineage:
         model = PeftModel.from_pretrained(model, lineage[-1].parent, is_trainable=True)
     trainer = SFTTrainer(

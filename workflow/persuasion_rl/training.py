@@ -113,6 +113,24 @@ def trackers(project: str | None) -> list[str]:
     return ["wandb"]
 
 
+def refuse_long_rows(
+    path: Path, rows: list[dict[str, str]], responses: tuple[str, ...], tokenizer, max_length: int
+) -> None:
+    """UserError where a prompt with one of its responses and EOS is longer than `max_length` tokens.
+
+    trl would cut such a response, or drop the row without a word.
+    """
+    prompts = tokenizer([row["prompt"] for row in rows])["input_ids"]
+    for key in responses:
+        answers = tokenizer([row[key] for row in rows])["input_ids"]
+        for number, (prompt, answer) in enumerate(zip(prompts, answers, strict=True), 1):
+            if (tokens := len(prompt) + len(answer) + 1) > max_length:
+                raise UserError(
+                    f"{path}, line {number}: prompt and {key} are {tokens} tokens, more than the"
+                    f" recipe's max_length {max_length}"
+                )
+
+
 def runs(values: list[int], mask: list[bool]) -> list[tuple[int, ...]]:
     """The stretches of `values` where `mask` holds."""
     found: list[tuple[int, ...]] = []

@@ -21,6 +21,7 @@ from persuasion_rl.config import (
     lineage,
     load_study,
     needs_people,
+    recipe_of,
     refuse_other_studies,
     split_sizes,
 )
@@ -111,10 +112,9 @@ def adapters_above(model):
     return adapters_of(MODELS[model]["parent"])
 
 
-def recipe_of(model):
-    """The recipe of a model's method with the model's own changes, as flags."""
-    own = MODELS[model]
-    return flags(STUDY["recipes"][own["method"]] | own.get("recipe", {}))
+def recipe_flags(model):
+    """A model's recipe as flags."""
+    return flags(recipe_of(STUDY, model))
 
 
 def training_flags(model):

@@ -36,7 +36,7 @@ rule train_dpo:
     params:
         base=base_of,
         state=study("state/trainings/{model}"),
-        recipe=lambda wildcards: recipe_of(wildcards.model),
+        recipe=lambda wildcards: recipe_flags(wildcards.model),
         settings=lambda wildcards: training_flags(wildcards.model),
         code=code("dpo"),
     message:

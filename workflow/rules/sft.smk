@@ -37,7 +37,7 @@ rule train_sft:
     params:
         base=base_of,
         state=study("state/trainings/{model}"),
-        recipe=lambda wildcards: recipe_of(wildcards.model),
+        recipe=lambda wildcards: recipe_flags(wildcards.model),
         settings=lambda wildcards: training_flags(wildcards.model),
         code=code("sft"),
     message:
