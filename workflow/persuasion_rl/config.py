@@ -35,7 +35,7 @@ def load_study(given: dict[str, Any], file: Path | None = None) -> dict[str, Any
     """
     study = _extended(deepcopy(given), file, seen=[])
     schema = yaml.safe_load(SCHEMA.read_text(encoding="utf-8"))
-    _fill_defaults(study, schema)
+    _fill_defaults(study, schema, schema["$defs"])
     error = next(iter(sorted(Draft202012Validator(schema).iter_errors(study), key=_depth)), None)
     if error is not None:
         raise UserError(_message(error))
@@ -78,14 +78,17 @@ def _merged(below: dict, above: dict) -> dict:
     return merged
 
 
-def _fill_defaults(value: Any, schema: dict) -> None:
+def _fill_defaults(value: Any, schema: dict, shared: dict) -> None:
+    """Fill in the defaults of `properties`, also of those that stand under `$defs` (`shared`)."""
+    if "$ref" in schema:
+        schema = shared[schema["$ref"].removeprefix("#/$defs/")]
     if not isinstance(value, dict):
         return
     for key, part in schema.get("properties", {}).items():
         if key not in value and "default" in part:
             value[key] = deepcopy(part["default"])
         if key in value:
-            _fill_defaults(value[key], part)
+            _fill_defaults(value[key], part, shared)
 
 
 def _depth(error: ValidationError) -> tuple:
@@ -195,13 +198,10 @@ def _check_plan(data: dict[str, Any]) -> None:
 
 def _check_recipes(study: dict[str, Any]) -> None:
     recipes = {"recipes.reward": study["recipes"]["reward"]}
-    for name, model in study["models"].items():
+    for name in study["models"]:
         if name != BASE:
             recipes[f"models.{name}.recipe"] = recipe_of(study, name)
     for key, recipe in recipes.items():
-        for setting in ("effective_batch_size", "max_length", "per_device_train_batch_size"):
-            if setting not in recipe:
-                raise UserError(f"{key}: {setting} is missing, here and in the method's recipe")
         if recipe["max_length"] < study["data"]["max_seq_length"]:
             raise UserError(
                 f"{key}: max_length {recipe['max_length']} must be at least data.max_seq_length"
