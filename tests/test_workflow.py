@@ -172,3 +172,9 @@ def test_tracked_folders_exist_in_a_fresh_clone():
     if not tracked:
         pytest.skip("not a git checkout")
     assert {"resources/.gitkeep", "results/.gitkeep"} <= set(tracked.split())
+
+
+def test_the_conda_environment_has_the_locked_packages():
+    lock = (ROOT / "envs/requirements.txt").read_text().splitlines()
+    conda = yaml.safe_load((ROOT / "envs/persuasion-rl.yaml").read_text())
+    assert conda["dependencies"][-1]["pip"] == [line for line in lock if not line.startswith("#")]

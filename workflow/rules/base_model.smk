@@ -16,7 +16,7 @@ rule fetch_base_model:
     benchmark:
         "resources/models/{base}.tsv"
     conda:
-        "../../envs/train.yaml"
+        "../../envs/persuasion-rl.yaml"
     resources:
         mem_mb=4_000,
         runtime="2h",
@@ -46,7 +46,7 @@ rule pretrain_standin:
     benchmark:
         study("benchmarks/pretrain_standin.tsv")
     conda:
-        "../../envs/train.yaml"
+        "../../envs/persuasion-rl.yaml"
     threads: 2
     resources:
         mem_mb=6_000,

@@ -23,7 +23,7 @@ rule synthesize_corpus:
     wildcard_constraints:
         corpus=one_of(DATA["cmv_corpora"] if SYNTHETIC else []),
     conda:
-        "../../envs/data.yaml"
+        "../../envs/persuasion-rl.yaml"
     resources:
         mem_mb=2_000,
         runtime="10m",
@@ -49,7 +49,7 @@ rule fetch_corpus:
     benchmark:
         "resources/corpora/{corpus}.tsv"
     conda:
-        "../../envs/data.yaml"
+        "../../envs/persuasion-rl.yaml"
     resources:
         mem_mb=4_000,
         runtime="4h",
@@ -75,7 +75,7 @@ rule assign_sides:
     benchmark:
         study("benchmarks/assign_sides.tsv")
     conda:
-        "../../envs/data.yaml"
+        "../../envs/persuasion-rl.yaml"
     resources:
         mem_mb=8_000,
         runtime="2h",

@@ -49,7 +49,7 @@ rule process_cmv:
     benchmark:
         study("benchmarks/process_cmv.tsv")
     conda:
-        "../../envs/data.yaml"
+        "../../envs/persuasion-rl.yaml"
     resources:
         mem_mb=8_000,
         runtime="4h",
@@ -81,7 +81,7 @@ rule process_p4g:
     benchmark:
         study("benchmarks/process_p4g.tsv")
     conda:
-        "../../envs/data.yaml"
+        "../../envs/persuasion-rl.yaml"
     resources:
         mem_mb=2_000,
         runtime="1h",
@@ -118,7 +118,7 @@ rule split:
     benchmark:
         study("benchmarks/split.tsv")
     conda:
-        "../../envs/data.yaml"
+        "../../envs/persuasion-rl.yaml"
     resources:
         mem_mb=4_000,
         runtime="30m",
@@ -168,7 +168,7 @@ rule check_leakage:
     benchmark:
         study("benchmarks/check_leakage.tsv")
     conda:
-        "../../envs/data.yaml"
+        "../../envs/persuasion-rl.yaml"
     resources:
         mem_mb=4_000,
         runtime="30m",

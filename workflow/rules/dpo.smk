@@ -27,7 +27,7 @@ rule train_dpo:
     wildcard_constraints:
         model=one_of(trained_models(method="dpo")),
     conda:
-        "../../envs/train.yaml"
+        "../../envs/persuasion-rl.yaml"
     threads: 1
     resources:
         gpu=GPU,

@@ -36,7 +36,7 @@ rule evaluate_model:
     wildcard_constraints:
         player=one_of(MODELS),
     conda:
-        "../../envs/train.yaml"
+        "../../envs/persuasion-rl.yaml"
     threads: 1
     resources:
         gpu=GPU,
@@ -69,7 +69,7 @@ rule evaluate_human:
     benchmark:
         study("benchmarks/evaluate_human.tsv")
     conda:
-        "../../envs/train.yaml"
+        "../../envs/persuasion-rl.yaml"
     resources:
         mem_mb=2_000,
         runtime="10m",
@@ -96,7 +96,7 @@ rule evaluate_verdicts:
     benchmark:
         study("benchmarks/{scope}_verdicts/{judge}.tsv")
     conda:
-        "../../envs/train.yaml"
+        "../../envs/persuasion-rl.yaml"
     threads: 1
     resources:
         mem_mb=8_000,
@@ -126,7 +126,7 @@ rule evaluate_win_rates:
     benchmark:
         study("benchmarks/{scope}_win_rates.tsv")
     conda:
-        "../../envs/train.yaml"
+        "../../envs/persuasion-rl.yaml"
     resources:
         mem_mb=2_000,
         runtime="30m",
@@ -155,7 +155,7 @@ rule evaluate_truth:
     benchmark:
         study("benchmarks/{scope}_truth.tsv")
     conda:
-        "../../envs/train.yaml"
+        "../../envs/persuasion-rl.yaml"
     resources:
         mem_mb=2_000,
         runtime="30m",
@@ -189,7 +189,7 @@ rule evaluate_behaviour:
     benchmark:
         study("benchmarks/{scope}_behaviour.tsv")
     conda:
-        "../../envs/train.yaml"
+        "../../envs/persuasion-rl.yaml"
     resources:
         mem_mb=2_000,
         runtime="30m",

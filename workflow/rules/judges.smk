@@ -26,7 +26,7 @@ rule train_delta_judge:
     benchmark:
         study("benchmarks/train_delta_judge.tsv")
     conda:
-        "../../envs/train.yaml"
+        "../../envs/persuasion-rl.yaml"
     threads: 1
     resources:
         gpu=GPU,
@@ -73,7 +73,7 @@ rule judge_trust:
     benchmark:
         study("benchmarks/judge_trust.tsv")
     conda:
-        "../../envs/train.yaml"
+        "../../envs/persuasion-rl.yaml"
     threads: 1
     resources:
         gpu=GPU,

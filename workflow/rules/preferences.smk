@@ -29,7 +29,7 @@ rule generate_responses:
         rows=r"\d+",
         start=r"\d+",
     conda:
-        "../../envs/train.yaml"
+        "../../envs/persuasion-rl.yaml"
     threads: 1
     resources:
         gpu=GPU,
@@ -64,7 +64,7 @@ rule gather_responses:
     wildcard_constraints:
         pool=one_of(POOLS),
     conda:
-        "../../envs/train.yaml"
+        "../../envs/persuasion-rl.yaml"
     resources:
         mem_mb=2_000,
         runtime="10m",
@@ -91,7 +91,7 @@ rule label_ai:
     benchmark:
         study("benchmarks/label_ai.tsv")
     conda:
-        "../../envs/train.yaml"
+        "../../envs/persuasion-rl.yaml"
     threads: 1
     resources:
         gpu=GPU if label_judge("ai") == "delta" else 0,
@@ -123,7 +123,7 @@ if WAITS_FOR_PEOPLE:
         benchmark:
             study("benchmarks/export_human_labels.tsv")
         conda:
-            "../../envs/train.yaml"
+            "../../envs/persuasion-rl.yaml"
         resources:
             mem_mb=2_000,
             runtime="10m",
@@ -155,7 +155,7 @@ else:
         benchmark:
             study("benchmarks/simulate_human_labels.tsv")
         conda:
-            "../../envs/train.yaml"
+            "../../envs/persuasion-rl.yaml"
         threads: 1
         resources:
             mem_mb=8_000,
@@ -192,7 +192,7 @@ rule preference_pairs:
     wildcard_constraints:
         pool=one_of(POOLS),
     conda:
-        "../../envs/train.yaml"
+        "../../envs/persuasion-rl.yaml"
     resources:
         mem_mb=2_000,
         runtime="10m",

@@ -21,7 +21,7 @@ rule report_study:
     benchmark:
         study("benchmarks/report_study.tsv")
     conda:
-        "../../envs/train.yaml"
+        "../../envs/persuasion-rl.yaml"
     resources:
         mem_mb=2_000,
         runtime="30m",
@@ -68,7 +68,7 @@ rule write_model_card:
     wildcard_constraints:
         model=one_of(trained_models()),
     conda:
-        "../../envs/data.yaml"
+        "../../envs/persuasion-rl.yaml"
     resources:
         mem_mb=500,
         runtime="10m",
@@ -93,7 +93,7 @@ rule record_config:
     benchmark:
         study("benchmarks/record_config.tsv")
     conda:
-        "../../envs/data.yaml"
+        "../../envs/persuasion-rl.yaml"
     resources:
         mem_mb=500,
         runtime="10m",

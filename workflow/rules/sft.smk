@@ -28,7 +28,7 @@ rule train_sft:
     wildcard_constraints:
         model=one_of(trained_models(method="sft")),
     conda:
-        "../../envs/train.yaml"
+        "../../envs/persuasion-rl.yaml"
     threads: 1
     resources:
         gpu=GPU,
