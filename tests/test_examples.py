@@ -352,7 +352,7 @@ def test_a_corpus_of_something_else_is_refused(thread):
 
 def test_the_chat_format_needs_a_template(tokenizer):
     with pytest.raises(UserError, match="chat template"):
-        RowMaker("cmv", tokenizer, Budget(**WIDE), "chat", None)
+        RowMaker("cmv", tokenizer, Budget(**WIDE), "chat")
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,17 @@ import pytest
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
-from persuasion_rl.prompts import CUT, SYSTEM, TASKS, TokenCounter, Turn, fit_context, render
+from persuasion_rl.files import UserError
+from persuasion_rl.prompts import (
+    CUT,
+    SYSTEM,
+    TASKS,
+    TokenCounter,
+    Turn,
+    fit_context,
+    read_chat_template,
+    render,
+)
 
 WORDS = st.lists(
     st.sampled_from(
@@ -112,3 +122,13 @@ def test_the_chat_prompt_is_what_the_real_template_renders(real_data):
     real = transformers.AutoTokenizer.from_pretrained(folder)
     assert prompt == real.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
     assert prompt.endswith("<|im_start|>assistant\n")
+
+
+def test_a_chat_template_is_found_where_models_keep_it(tmp_path):
+    (tmp_path / "tokenizer_config.json").write_text("{}")
+    with pytest.raises(UserError, match="has no chat template; use plain"):
+        read_chat_template(tmp_path)
+    (tmp_path / "tokenizer_config.json").write_text('{"chat_template": "{{ messages }}"}')
+    assert read_chat_template(tmp_path) == "{{ messages }}"
+    (tmp_path / "chat_template.jinja").write_text("{{ own }}")
+    assert read_chat_template(tmp_path) == "{{ own }}"

@@ -140,7 +140,6 @@ def process_cmv(
     max_context_tokens: int,
     max_seq_length: int,
     prompt_format: str = "plain",
-    chat_template: Path | None = None,
 ) -> dict[str, int]:
     """Write SFT rows of winning replies (`examples`), delta pairs (`pairs`) and what was left out (`counts`).
 
@@ -149,7 +148,7 @@ def process_cmv(
     "utterance_id", "reply_to", "response_tokens", "context_tokens"}}.
     """
     budget = Budget(min_tokens, max_tokens, max_context_tokens, max_seq_length)
-    maker = RowMaker("cmv", tokenizer, budget, prompt_format, chat_template)
+    maker = RowMaker("cmv", tokenizer, budget, prompt_format)
     rows: list[dict] = []
     pair_rows: list[dict] = []
     for number, conversation in enumerate(threads(corpora), 1):

@@ -4,8 +4,7 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-from persuasion_rl.files import UserError
-from persuasion_rl.prompts import TokenCounter, Turn, fit_context, render
+from persuasion_rl.prompts import TokenCounter, Turn, fit_context, read_chat_template, render
 
 END_TOKENS = 1
 """The end-of-text token that closes a response counts towards its length."""
@@ -30,15 +29,14 @@ class RowMaker:
         tokenizer: Path,
         budget: Budget,
         prompt_format: str,
-        chat_template: Path | None,
     ):
-        if prompt_format == "chat" and chat_template is None:
-            raise UserError("prompt_format: chat needs a base model with a chat template")
         self.source = source
         self.counter = TokenCounter(tokenizer)
         self.budget = budget
         self.prompt_format = prompt_format
-        self.chat_template = chat_template.read_text(encoding="utf-8") if chat_template else None
+        self.chat_template = (
+            read_chat_template(tokenizer.parent) if prompt_format == "chat" else None
+        )
         self.counts: Counter = Counter()
 
     def row(self, turns: list[Turn], response: str, metadata: dict) -> dict | None:

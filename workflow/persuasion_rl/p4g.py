@@ -46,14 +46,13 @@ def process_p4g(
     seed: int,
     max_examples: int | None = None,
     prompt_format: str = "plain",
-    chat_template: Path | None = None,
 ) -> dict[str, int]:
     """Write SFT rows of the persuader's turns, as `cmv.process_cmv` does, with "source": "p4g".
 
     Of more than `max_examples` rows, those that a number keyed by (seed, utterance) picks.
     """
     budget = Budget(min_tokens, max_tokens, max_context_tokens, max_seq_length)
-    maker = RowMaker("p4g", tokenizer, budget, prompt_format, chat_template)
+    maker = RowMaker("p4g", tokenizer, budget, prompt_format)
     rows = []
     for number, conversation in enumerate(read_corpus(corpus).values(), 1):
         for utterance, turns in persuader_turns(conversation):

@@ -10,6 +10,8 @@ from pathlib import Path
 
 from tokenizers import Tokenizer
 
+from persuasion_rl.files import UserError, read_json
+
 SYSTEM = "You are a respectful assistant who tries to change people's minds with honest arguments."
 TASKS = {
     "cmv": "Write the next message to the poster.",
@@ -78,6 +80,17 @@ def fit_context(turns: list[Turn], counter: TokenCounter, max_tokens: int) -> tu
         return f"{first}\n{last}", True
     room = max_tokens - counter.counts([first])[0] - 2
     return "\n".join((first, counter.cut_middle(last, room))), True
+
+
+def read_chat_template(base: Path) -> str:
+    """The chat template of a model folder: a file of its own, or in the tokenizer's configuration."""
+    if (base / "chat_template.jinja").is_file():
+        return (base / "chat_template.jinja").read_text(encoding="utf-8")
+    config = base / "tokenizer_config.json"
+    template = read_json(config).get("chat_template") if config.is_file() else None
+    if template is None:
+        raise UserError(f"prompt_format: chat, but {base} has no chat template; use plain")
+    return template
 
 
 def render(context: str, source: str, prompt_format: str, chat_template: str | None = None) -> str:

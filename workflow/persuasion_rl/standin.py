@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
+from persuasion_rl.clean import clean
 from persuasion_rl.cmv import replies, threads
 from persuasion_rl.command import note, stage
 from persuasion_rl.corpus import is_cmv, read_corpus
@@ -40,7 +41,7 @@ def training_texts(corpora: list[Path], sides: Path) -> Iterator[tuple[str, str]
             for conversation in conversations.values():
                 if conversation.id in train:
                     for utterance, turns in persuader_turns(conversation):
-                        yield _prompt(turns, "p4g"), utterance.text.strip()
+                        yield _prompt(turns, "p4g"), clean(utterance.text)
 
 
 def _prompt(turns: list[Turn], source: str) -> str:

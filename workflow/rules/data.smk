@@ -21,11 +21,6 @@ BUDGET = flags(
             "prompt_format",
         )
     }
-    | (
-        {"chat_template": f"{BASE_FOLDER}/chat_template.jinja"}
-        if DATA["prompt_format"] == "chat"
-        else {}
-    )
 )
 EXAMPLES = [
     study(f"processed/{source}_examples.jsonl")
@@ -40,6 +35,7 @@ rule process_cmv:
         corpora=[f"{folder}/utterances.jsonl" for folder in CMV_CORPORA],
         conversations=[f"{folder}/conversations.json" for folder in CMV_CORPORA],
         tokenizer=f"{BASE_FOLDER}/tokenizer.json",
+        tokenizer_config=f"{BASE_FOLDER}/tokenizer_config.json",
     output:
         examples=study("processed/cmv_examples.jsonl"),
         pairs=study("processed/delta_pairs.jsonl"),
@@ -73,6 +69,7 @@ rule process_p4g:
         corpora=[f"{folder}/utterances.jsonl" for folder in P4G_CORPORA],
         conversations=[f"{folder}/conversations.json" for folder in P4G_CORPORA],
         tokenizer=f"{BASE_FOLDER}/tokenizer.json",
+        tokenizer_config=f"{BASE_FOLDER}/tokenizer_config.json",
     output:
         examples=study("processed/p4g_examples.jsonl"),
         counts=study("processed/p4g_counts.json"),
