@@ -18,6 +18,7 @@ COLORS = ("#4c6a92", "#c8553d", "#5b8e7d", "#8e6c8a", "#d9a441", "#6b705c")
 def write_report(
     *,
     folder: Path,
+    trust: Path,
     scope: str,
     study: str,
     players: list[str],
@@ -37,7 +38,7 @@ def write_report(
     """Read the study's tables from `folder` (results/{study}) and write the report.
 
     Args:
-        scope: "evaluation" or "unattended": where the tables are.
+        trust: the table of `trust.judge_trust`. scope: "evaluation" or "unattended": where the others are.
         models: the trained models. pending: the models that wait for people's labels.
         sources: where examples come from ("cmv", "p4g").
     """
@@ -45,7 +46,7 @@ def write_report(
 
     tables = folder / scope
     win_rates = _numbers(read_csv(tables / "win_rates.csv"))
-    trust = _numbers(read_csv(folder / "judges/trust.csv"))
+    trust_rows = _numbers(read_csv(trust))
     truth = _numbers(read_csv(tables / "truth.csv")) if synthetic else []
     differences = _numbers(read_csv(tables / "truth_differences.csv")) if synthetic else []
     metrics = {name: read_json(folder / f"models/{name}/metrics.json") for name in models}
@@ -62,15 +63,15 @@ def write_report(
         notices=_notices(
             base_source, synthetic, ai_judge, ai_noise, human_source, human_judge, pending
         )
-        + _warnings(trust, judges),
-        findings=_findings(differences, win_rates, trust, judges, ai_judge),
+        + _warnings(trust_rows, judges),
+        findings=_findings(differences, win_rates, trust_rows, judges, ai_judge),
         truth=truth,
         truth_figure=_truth_figure(truth) if synthetic else "",
         differences=differences,
         judges=judges,
         matrices={judge: _matrix_figure(judge, win_rates, players) for judge in judges},
         win_rates=[row for row in win_rates if "base" in (row["player"], row["against"])],
-        trust=trust,
+        trust=trust_rows,
         behaviour=_numbers(read_csv(tables / "behaviour.csv")),
         metrics=metrics,
         loss_figure=_loss_figure(histories),

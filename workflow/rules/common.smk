@@ -168,9 +168,15 @@ def judge_flags(judges):
     )
 
 
-def labelled_pools(unattended=WAITS_FOR_PEOPLE):
-    """The pools that have labels without anybody's help."""
-    return [pool for pool in POOLS if not (unattended and pool == HUMAN)]
+def labelled_pools(scope):
+    """The pools whose labels a scope of the evaluation has."""
+    waiting = scope == "unattended" and WAITS_FOR_PEOPLE
+    return [pool for pool in POOLS if not (waiting and pool == HUMAN)]
+
+
+def trust_table(scope):
+    """How far the judges can be trusted, with the labels that a scope has."""
+    return study("judges/trust.csv" if scope == "evaluation" else f"{scope}/trust.csv")
 
 
 def label_judge(pool):
@@ -245,13 +251,11 @@ def reported_models(scope):
 
 def report_inputs(scope):
     """What a report reads."""
-    models, pools = reported_models(scope), labelled_pools(
-        scope == "unattended" and WAITS_FOR_PEOPLE
-    )
+    models, pools = reported_models(scope), labelled_pools(scope)
     return {
         "tables": evaluation_tables(scope),
         "responses": player_responses(scope),
-        "trust": study("judges/trust.csv"),
+        "trust": trust_table(scope),
         "judge": [study("judges/delta/metrics.json"), study("judges/delta/history.jsonl")],
         "models": expand(
             study("models/{model}/{name}"), model=models, name=["metrics.json", "history.jsonl"]
@@ -272,12 +276,13 @@ def report_flags(scope):
     return flags(
         {
             "folder": f"results/{NAME}",
+            "trust": trust_table(scope),
             "scope": scope,
             "study": NAME,
             "players": players_of(scope),
             "models": reported_models(scope),
             "pending": [name for name in trained_models() if name not in reported_models(scope)],
-            "pools": labelled_pools(scope == "unattended" and WAITS_FOR_PEOPLE),
+            "pools": labelled_pools(scope),
             "sources": SOURCES,
             "base_source": MODELS[BASE]["source"],
             "synthetic": SYNTHETIC,

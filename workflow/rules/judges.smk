@@ -6,6 +6,7 @@ MAKES   judges/delta/: adapter_model.safetensors, adapter_config.json, metrics.j
         recipe.json; judges/trust.csv
 STEPS   train_delta_judge   a reward model on delta / no-delta pairs: train side, chosen on val
         judge_trust         accuracy on test-side pairs, agreement with the labels
+        judge_trust_unattended   the same without people's labels
 """
 
 
@@ -64,10 +65,10 @@ rule judge_trust:
         sides=study("splits/sides.csv"),
         labels=expand(
             study("preferences/{pool}_pool_labels.jsonl"),
-            pool=labelled_pools(),
+            pool=labelled_pools("evaluation"),
         ),
     output:
-        study("judges/trust.csv"),
+        trust_table("evaluation"),
     log:
         study("logs/judge_trust.log"),
     benchmark:
@@ -81,7 +82,7 @@ rule judge_trust:
         runtime="2h",
     params:
         judges=flags({"judges": sorted({*JUDGES, "delta", "length"})}),
-        labels=lambda wildcards, input: pairs_of(input.labels, labelled_pools()),
+        labels=lambda wildcards, input: pairs_of(input.labels, labelled_pools("evaluation")),
         settings=judge_flags(["delta"]),
         draws=STUDY["evaluation"]["bootstrap"],
         code=code("trust"),
@@ -94,3 +95,29 @@ rule judge_trust:
             --output {output:q} --draws {params.draws} --threads {threads} \
             {params.judges} {params.settings} 2> >(tee {log:q} >&2)
         """
+
+
+use rule judge_trust as judge_trust_unattended with:
+    input:
+        base=BASE_MODEL,
+        delta=DELTA_ADAPTER,
+        pairs=study("processed/delta_pairs.jsonl"),
+        sides=study("splits/sides.csv"),
+        labels=expand(
+            study("preferences/{pool}_pool_labels.jsonl"),
+            pool=labelled_pools("unattended"),
+        ),
+    output:
+        trust_table("unattended"),
+    log:
+        study("logs/judge_trust_unattended.log"),
+    benchmark:
+        study("benchmarks/judge_trust_unattended.tsv")
+    params:
+        judges=flags({"judges": sorted({*JUDGES, "delta", "length"})}),
+        labels=lambda wildcards, input: pairs_of(input.labels, labelled_pools("unattended")),
+        settings=judge_flags(["delta"]),
+        draws=STUDY["evaluation"]["bootstrap"],
+        code=code("trust"),
+    message:
+        "Measuring how far the judges can be trusted, without people's labels"
