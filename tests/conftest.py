@@ -29,10 +29,10 @@ hypothesis.settings.load_profile("project")
 @pytest.fixture(scope="session")
 def real_data() -> Path:
     """The folder of real corpora beside the project, or the one that the environment names."""
-    named = os.environ.get("PERSUASION_RL_REAL_DATA")
+    named = os.environ.get("PERSUASION_RL_CORPORA")
     folder = Path(named) if named else PROJECT.parent / "shared" / "data"
     if not (folder / "winning-args-corpus" / "utterances.jsonl").is_file():
-        pytest.skip(f"no real corpora in {folder}; name their folder in PERSUASION_RL_REAL_DATA")
+        pytest.skip(f"no real corpora in {folder}; name their folder in PERSUASION_RL_CORPORA")
     return folder
 
 

@@ -59,6 +59,10 @@ def test_the_study_of_real_corpora_needs_their_folder(monkeypatch, tmp_path):
     with pytest.raises(UserError, match=r"corpora_dir: .*\$PERSUASION_RL_CORPORA.* is not set"):
         load_study(given)
     monkeypatch.setenv("PERSUASION_RL_CORPORA", str(tmp_path))
+    with pytest.raises(UserError, match="corpora_dir: there is no folder winning-args-corpus in"):
+        load_study(given)
+    for name in ("winning-args-corpus", "persuasionforgood-corpus"):
+        (tmp_path / name).mkdir()
     assert load_study(given)["corpora_dir"] == str(tmp_path)
 
 
@@ -95,7 +99,11 @@ MISTAKES = [
     ("data.split.train", 0.9, "data.split: ", ["0.9", "add up to 1"]),
     ("data.min_tokens", 1024, "data.min_tokens: 1024 ", ["below max_tokens 1024"]),
     ("data.max_context_tokens", 4000, "data.max_context_tokens: 4000 ", ["below max_seq_length 1024"]),
-    ("data.use_cmv", False, "data.use_cmv, data.use_p4g: ", ["both are false"]),
+    ("data.use_cmv", False, "data.use_cmv: false ", ["delta pairs"]),
+    ("data.pool_source", "p4g", "data.pool_source: 'p4g'", ["use_p4g is false"]),
+    ("labels.human.min_labels", 400, "labels.human.min_labels: 400 ", ["human_pool_size 300"]),
+    ("pools.human.responses_from", "rlhf", "pools.human.responses_from: a cycle", ["rlhf"]),
+    ("sampling.max_new_tokens", 900, "sampling.max_new_tokens + data.max_context_tokens: 1600 ", ["1024"]),
     ("data.max_examples", 1000, "data.human_pool_size + data.final_eval_size: 2,000 ", ["100 "]),
     ("data.ai_pool_size", 9000, "data.ai_pool_size: 9,000 ", ["8,000"]),
     ("data.use_val_set", False, "data.ai_pool_size: 8,000 ", ["3,000", "use_val_set: false"]),

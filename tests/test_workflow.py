@@ -146,22 +146,6 @@ def test_every_working_rule_keeps_the_house_rules(elsewhere):
             assert "run:" not in body
 
 
-def test_light_stages_import_nothing_heavy():
-    heavy = ("torch", "transformers", "convokit", "pandas", "trl", "matplotlib", "scipy")
-    light = (
-        "synthesize sides cmv p4g split leakage labels pairs evaluation model_card record config"
-    )
-    code = (
-        "import sys, importlib\n"
-        f"for name in {light.split()}: importlib.import_module('persuasion_rl.' + name)\n"
-        f"print([name for name in {heavy} if name in sys.modules])"
-    )
-    run = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT / "workflow"
-    )
-    assert run.stdout.strip() == "[]", run.stderr
-
-
 def test_the_link_of_the_gpu_profile_resolves():
     assert (ROOT / "aws-gpu").is_symlink()
     assert (ROOT / "aws-gpu").resolve() == ROOT / "profiles/aws-gpu"

@@ -61,7 +61,7 @@ def replies(conversation: Conversation, counts: Counter) -> Iterator[Reply]:
 def context_turns(conversation: Conversation, reply: Utterance) -> list[Turn] | None:
     """The claim, the post and the comments down to the one that `reply` answers; None if that one is gone.
 
-    Comments higher up that are deleted or missing are left out.
+    Comments higher up that are deleted, or placeholders for missing ones, are left out.
     """
     poster = conversation.meta["op-userID"]
     title, body = post_of(conversation)

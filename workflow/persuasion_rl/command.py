@@ -25,7 +25,9 @@ def stage(*functions: Callable) -> None:
     function = functions[0]
     if len(functions) > 1:
         names = {function.__name__: function for function in functions}
-        chooser = argparse.ArgumentParser(prog=_program(function), add_help=False)
+        chooser = argparse.ArgumentParser(
+            prog=_program(function), description=sys.modules[function.__module__].__doc__
+        )
         chooser.add_argument("command", choices=names)
         function = names[chooser.parse_args(words[:1]).command]
         words = words[1:]

@@ -42,8 +42,11 @@ def load_study(given: dict[str, Any], file: Path | None = None) -> dict[str, Any
     _check_lineage(study["models"])
     _check_plan(study["data"])
     _check_recipes(study)
+    _check_room(study)
+    _check_pools(study)
     _check_judges(study)
     study["corpora_dir"] = _folder(study["corpora_dir"])
+    _check_corpora(study)
     return study
 
 
@@ -168,8 +171,6 @@ def split_sizes(data: dict[str, Any]) -> dict[str, int]:
 
 
 def _check_plan(data: dict[str, Any]) -> None:
-    if not (data["use_cmv"] or data["use_p4g"]):
-        raise UserError("data.use_cmv, data.use_p4g: both are false; a study needs one of them")
     if abs(sum(data["split"].values()) - 1) > 1e-6:
         raise UserError(f"data.split: {data['split']} must add up to 1")
     if data["min_tokens"] >= data["max_tokens"]:
@@ -180,6 +181,14 @@ def _check_plan(data: dict[str, Any]) -> None:
         raise UserError(
             f"data.max_context_tokens: {data['max_context_tokens']} must be below max_seq_length"
             f" {data['max_seq_length']}"
+        )
+    if not data["use_cmv"]:
+        raise UserError(
+            "data.use_cmv: false leaves no delta pairs, which the delta judge learns from"
+        )
+    if not data[f"use_{data['pool_source']}"]:
+        raise UserError(
+            f"data.pool_source: {data['pool_source']!r}, but data.use_{data['pool_source']} is false"
         )
     sizes = split_sizes(data)
     held_out = data["human_pool_size"] + data["final_eval_size"]
@@ -209,6 +218,17 @@ def _check_recipes(study: dict[str, Any]) -> None:
             )
 
 
+def _check_room(study: dict[str, Any]) -> None:
+    """A prompt and a sampled response must fit a dpo row."""
+    longest = study["data"]["max_context_tokens"] + study["sampling"]["max_new_tokens"]
+    for name, model in study["models"].items():
+        if model.get("method") == "dpo" and longest >= recipe_of(study, name)["max_length"]:
+            raise UserError(
+                f"sampling.max_new_tokens + data.max_context_tokens: {longest} do not fit the max_length"
+                f" {recipe_of(study, name)['max_length']} of models.{name}"
+            )
+
+
 def recipe_of(study: dict[str, Any], model: str) -> dict[str, Any]:
     """The recipe of a model's method with the model's own changes."""
     own = study["models"][model]
@@ -231,12 +251,38 @@ def _check_judges(study: dict[str, Any]) -> None:
                 f"evaluation.players: unknown player {player!r}; there are"
                 f" {', '.join([*study['models'], HUMAN])}"
             )
+
+
+def _check_pools(study: dict[str, Any]) -> None:
     for pool, settings in study["pools"].items():
-        if settings["responses_from"] not in study["models"]:
+        source = settings["responses_from"]
+        if source not in study["models"]:
             raise UserError(
-                f"pools.{pool}.responses_from: unknown model {settings['responses_from']!r}; there are"
+                f"pools.{pool}.responses_from: unknown model {source!r}; there are"
                 f" {', '.join(study['models'])}"
             )
+        if pool in pools_behind(study, source):
+            raise UserError(
+                f"pools.{pool}.responses_from: a cycle, {source!r} learns from this pool"
+            )
+    labels, size = study["labels"]["human"]["min_labels"], study["data"]["human_pool_size"]
+    if study["labels"]["human"]["source"] == "people" and labels > size:
+        raise UserError(
+            f"labels.human.min_labels: {labels} is more than data.human_pool_size {size}"
+        )
+
+
+def pools_behind(study: dict[str, Any], model: str) -> set[str]:
+    """The pools that a model's lineage learns from, and those that made their responses."""
+    found: set[str] = set()
+    waiting = [model]
+    while waiting:
+        for name in lineage(study["models"], waiting.pop()):
+            pool = study["models"][name].get("pool")
+            if pool is not None and pool not in found:
+                found.add(pool)
+                waiting.append(study["pools"][pool]["responses_from"])
+    return found
 
 
 def _folder(value: str | None) -> str | None:
@@ -260,6 +306,15 @@ def base_folder(study: dict[str, Any]) -> str:
     if _is_local(source):
         return os.path.expanduser(source)
     return f"resources/models/{source.replace('/', '--')}"
+
+
+def _check_corpora(study: dict[str, Any]) -> None:
+    """Corpora that are named by a local folder must be there."""
+    data = study["data"]
+    names = data["cmv_corpora"] if study["world"] is None else []
+    for name in names + ([data["p4g_corpus"]] if data["use_p4g"] else []):
+        if study["corpora_dir"] and not Path(study["corpora_dir"], name).is_dir():
+            raise UserError(f"corpora_dir: there is no folder {name} in {study['corpora_dir']!r}")
 
 
 def refuse_other_studies(targets: Iterable[str], name: str) -> None:
@@ -296,9 +351,7 @@ def lineage(models: dict[str, dict], model: str) -> Iterator[str]:
 
 def needs_people(study: dict[str, Any], model: str) -> bool:
     """Whether a model's lineage has labels that only people can give."""
-    return study["labels"]["human"]["source"] == "people" and any(
-        study["models"][name].get("pool") == HUMAN for name in lineage(study["models"], model)
-    )
+    return study["labels"]["human"]["source"] == "people" and HUMAN in pools_behind(study, model)
 
 
 def flags(settings: dict[str, Any]) -> str:

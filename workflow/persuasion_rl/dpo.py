@@ -44,16 +44,18 @@ def assert_start(trainer, beta: float) -> None:
     import torch
 
     batch = trainer._prepare_inputs(next(iter(trainer.get_train_dataloader())))
+    losses = trainer.loss_types, trainer.loss_weights
+    trainer.loss_types, trainer.loss_weights = ["sigmoid"], [1.0]
     trainer.model.eval()
     with torch.no_grad(), trainer.compute_loss_context_manager():
-        trainer.compute_loss(trainer.model, batch)
+        sigmoid = trainer.compute_loss(trainer.model, batch).item()
+    trainer.loss_types, trainer.loss_weights = losses
     metrics = trainer._metrics["eval"]
     chosen, rejected = metrics["rewards/chosen"][-1], metrics["rewards/rejected"][-1]
     metrics.clear()
     trainer.model.train()
     # bf16 and fp16 keep 8 and 11 bits, and log-probabilities of whole responses are in the hundreds.
     tolerance = 1e-3 if trainer.model.dtype == torch.float32 else 0.5 * beta
-    sigmoid = math.log1p(math.exp(-(chosen - rejected)))
     note(
         f"before the first update: rewards {chosen:.2g} and {rejected:.2g}, sigmoid term {sigmoid:.4f}"
     )
@@ -100,7 +102,7 @@ def train_dpo(
     settings, _, use_4bit = divide_recipe(recipe)
     train_pairs, val_pairs = read_pairs(train), read_pairs(val)
     checkpoints = checkpoint_folder(
-        state, [train, val], {**recipe, "from": parent_digest, "seed": seed}
+        state, "dpo", [train, val], {**recipe, "from": parent_digest, "seed": seed}
     )
     tokenizer = load_tokenizer(base)
     for path, rows in ((train, train_pairs), (val, val_pairs)):
@@ -115,6 +117,7 @@ def train_dpo(
             DPOConfig,
             settings,
             checkpoints,
+            device,
             save_strategy=settings.get("eval_strategy", "epoch"),
             seed=seed,
             report_to=trackers(wandb_project),

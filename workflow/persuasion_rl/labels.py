@@ -145,9 +145,10 @@ def export_human_labels(
         for row in rows
         if (votes := given.get(pair_id(row)))
     ]
-    if len(labelled) < min_labels:
+    needed = min(min_labels, len(rows))
+    if len(labelled) < needed:
         raise UserError(
-            f"{len(labelled)} of {len(rows)} pairs have an answer and {min_labels} are needed"
+            f"{len(labelled)} of {len(rows)} pairs have an answer and {needed} are needed"
             f" (labels.human.min_labels): put answers into {answers}, or build what needs no person with"
             " `snakemake unattended`"
         )

@@ -11,7 +11,6 @@ from persuasion_rl.files import UserError, file_digest, read_json, text_digest
 WEIGHTS = "model.safetensors"
 ADAPTER = "adapter_model.safetensors"
 RECIPE = "recipe.json"
-DEVICES = ("auto", "cpu", "cuda")
 
 
 def pick_device(wanted: str) -> str:
@@ -99,7 +98,7 @@ def load_base(base: Path, device: str, trust_remote_code: bool = False, use_4bit
 def load_for_inference(
     base: Path, adapters: list[Path], device: str, trust_remote_code: bool = False
 ):
-    """Model, tokenizer and digest of a checked lineage; the last adapter is merged into the base."""
+    """Model, tokenizer and digest of a checked lineage; the last adapter applied."""
     digest = check_lineage(base, adapters)
     model = load_base(base, device, trust_remote_code)
     tokenizer = load_tokenizer(base)
@@ -107,7 +106,9 @@ def load_for_inference(
     if adapters:
         from peft import PeftModel
 
-        model = PeftModel.from_pretrained(model, adapters[-1].parent).merge_and_unload()
+        model = PeftModel.from_pretrained(model, adapters[-1].parent)
+        if device == "cpu":  # in float32; in half precision, merging would round the adapter away
+            model = model.merge_and_unload()
     return model.eval(), tokenizer, text_digest(digest)
 
 

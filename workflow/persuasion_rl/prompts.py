@@ -18,7 +18,6 @@ TASKS = {
     "p4g": "Write the persuader's next message.",
 }
 CUT = " [...] "
-PROMPT_FORMATS = ("plain", "chat")
 
 
 @dataclass

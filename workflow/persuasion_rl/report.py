@@ -123,7 +123,7 @@ def _notices(
         )
     if base_source == "standin":
         notices.append(
-            "Stand-in base model: a few million parameters or fewer, trained here on the train side. It is not"
+            "Stand-in base model: a very small one, trained here on the train side only. It is not"
             f" Qwen2.5, and {'its replies are grammar' if synthetic else 'its replies are hardly English'}."
         )
     if ai_judge == "truth":

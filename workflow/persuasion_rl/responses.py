@@ -49,6 +49,9 @@ def respond_to_pool(
     """
     prepare_torch(threads, seed)
     pool = list(read_jsonl(prompts))[start : start + rows]
+    if not pool:  # the plan was larger than the data
+        write_jsonl(output, [])
+        return {}
     limits = Limits(temperature, top_p, max_new_tokens, batch_size, redraws)
     model, tokenizer, digest = load_for_inference(
         base, lineage, pick_device(device), trust_remote_code
@@ -153,37 +156,43 @@ def respond_to_evaluation(
         rows.append({"prompt": row["prompt"], "response": result.text, "metadata": metadata})
     write_jsonl(output, rows)
     human = [(row["input_text"], row["response"]) for row in read_jsonl(held_out)]
-    nats = response_loss(model, tokenizer, human, batch_size)
+    nats = response_loss(model, tokenizer, human)
     write_json(loss, {"validation_loss": nats, "perplexity": math.exp(nats), "rows": len(human)})
     return {"validation_loss": nats}
 
 
-def response_loss(model, tokenizer, rows: list[tuple[str, str]], batch_size: int) -> float:
+LOSS_TOKENS = 4096
+"""Tokens of a batch when the loss is measured: the logits of a large vocabulary fill a GPU."""
+
+
+def response_loss(model, tokenizer, rows: list[tuple[str, str]]) -> float:
     """Mean negative log-likelihood, in nats a token, of the responses (EOS included) given their prompts."""
     import torch
     from tqdm import tqdm
 
+    prompts = tokenizer([prompt for prompt, _ in rows])["input_ids"]
+    responses = tokenizer([response + tokenizer.eos_token for _, response in rows])["input_ids"]
+    pairs = sorted(zip(prompts, responses, strict=True), key=lambda pair: -len(pair[0] + pair[1]))
     total = tokens = 0.0
-    rows = sorted(rows, key=lambda row: len(row[0]) + len(row[1]))
-    for start in tqdm(range(0, len(rows), batch_size), desc="loss", unit="batch"):
-        batch = rows[start : start + batch_size]
-        prompts = tokenizer([prompt for prompt, _ in batch])["input_ids"]
-        responses = tokenizer([response + tokenizer.eos_token for _, response in batch])[
-            "input_ids"
-        ]
-        width = max(len(p) + len(r) for p, r in zip(prompts, responses, strict=True))
-        ids = torch.full((len(batch), width), tokenizer.pad_token_id)
-        labels = torch.full((len(batch), width), -100)
-        for i, (p, r) in enumerate(zip(prompts, responses, strict=True)):
-            ids[i, : len(p) + len(r)] = torch.tensor(p + r)
-            labels[i, len(p) : len(p) + len(r)] = torch.tensor(r)
-        ids, labels = ids.to(model.device), labels.to(model.device)
-        with torch.inference_mode():
-            logits = model(input_ids=ids).logits[:, :-1].float()
-        total += torch.nn.functional.cross_entropy(
-            logits.reshape(-1, logits.shape[-1]), labels[:, 1:].reshape(-1), reduction="sum"
-        ).item()  # padding follows the responses, so causal attention never sees it
-        tokens += (labels != -100).sum().item()
+    with tqdm(total=len(pairs), desc="loss", unit="row") as bar:
+        while pairs:
+            width = len(pairs[0][0] + pairs[0][1])
+            size = max(1, LOSS_TOKENS // width)
+            batch, pairs = pairs[:size], pairs[size:]
+            ids = torch.full((len(batch), width), tokenizer.pad_token_id)
+            supervised = torch.zeros((len(batch), width), dtype=torch.bool)
+            for i, (prompt, response) in enumerate(batch):
+                ids[i, : len(prompt) + len(response)] = torch.tensor(prompt + response)
+                supervised[i, len(prompt) : len(prompt) + len(response)] = True
+            ids, supervised = ids.to(model.device), supervised.to(model.device)[:, 1:]
+            with torch.inference_mode():
+                # Padding follows the responses, so causal attention never sees it.
+                logits = model(input_ids=ids).logits[:, :-1][supervised].float()
+            total += torch.nn.functional.cross_entropy(
+                logits, ids[:, 1:][supervised], reduction="sum"
+            ).item()
+            tokens += supervised.sum().item()
+            bar.update(len(batch))
     return total / tokens
 
 

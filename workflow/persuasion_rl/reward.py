@@ -79,7 +79,7 @@ def train_delta_judge(
             f"{pairs}: {len(train)} delta pairs on the train side and {len(val)} on val; too few"
         )
     checkpoints = checkpoint_folder(
-        state, [pairs, sides], {**recipe, "from": base_digest(base), "seed": seed}
+        state, "reward", [pairs, sides], {**recipe, "from": base_digest(base), "seed": seed}
     )
     tokenizer = load_tokenizer(base)
     refuse_long_rows(pairs, train + val, ("winner", "loser"), tokenizer, settings["max_length"])
@@ -89,6 +89,7 @@ def train_delta_judge(
             RewardConfig,
             settings,
             checkpoints,
+            device,
             save_strategy=settings.get("eval_strategy", "epoch"),
             load_best_model_at_end=True,
             metric_for_best_model="eval_accuracy",

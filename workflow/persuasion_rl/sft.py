@@ -74,7 +74,7 @@ def train_sft(
     settings, lora, use_4bit = divide_recipe(recipe)
     train_rows, val_rows = read_rows(train), read_rows(val)
     checkpoints = checkpoint_folder(
-        state, [train, val], {**recipe, "from": parent_digest, "seed": seed}
+        state, "sft", [train, val], {**recipe, "from": parent_digest, "seed": seed}
     )
     model = load_base(base, device, trust_remote_code, use_4bit)
     tokenizer = load_tokenizer(base)
@@ -88,6 +88,7 @@ def train_sft(
             SFTConfig,
             settings,
             checkpoints,
+            device,
             completion_only_loss=True,
             save_strategy=settings.get("eval_strategy", "epoch"),
             load_best_model_at_end=True,

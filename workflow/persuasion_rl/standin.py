@@ -1,4 +1,4 @@
-"""Makes a stand-in base model: Qwen2's architecture, a few million parameters, its own tokenizer.
+"""Makes a stand-in base model: Qwen2's architecture at a small size, with a tokenizer of its own.
 
 It takes the place of Qwen2.5-0.5B-Instruct where none can be downloaded. It learns from the train side
 only, from winning and losing replies alike, so that it can write and does not know yet what persuades.
@@ -148,6 +148,7 @@ def pretrain_standin(
         model=model,
         args=TrainingArguments(
             output_dir=str(output),
+            use_cpu=True,
             max_steps=max_steps,
             per_device_train_batch_size=per_device_train_batch_size,
             train_sampling_strategy="group_by_length",

@@ -49,9 +49,8 @@ THANKS = (
     "∆ That is a good point, thank you.",
 )
 FOOTNOTE = (
-    "\n\n_____\n\n&gt; *Hello, users of CMV! This is a footnote from your moderators. We'd just like to"
-    " remind you of a couple of things. Firstly, please remember to* ***[read through our rules]***."
-    " *Happy CMVing!*"
+    "\n\n_____\n\n&gt; *Hello, users of CMV! The moderators of this synthetic forum ask you to stay kind and"
+    " to read the rules below.*"
 )
 
 

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from persuasion_rl.code_digest import module_digests
 from persuasion_rl.command import note
 from persuasion_rl.files import (
     UserError,
@@ -82,13 +83,16 @@ def lora_config(settings: dict[str, Any], **further: Any):
     )
 
 
-def trainer_arguments(config_class, settings: dict[str, Any], checkpoints: Path, **fixed: Any):
+def trainer_arguments(
+    config_class, settings: dict[str, Any], checkpoints: Path, device: str, **fixed: Any
+):
     """A trl config of the recipe's own argument names; an unknown one is the user's mistake."""
     import torch
 
     device_has = {
-        "bf16": torch.cuda.is_available() and torch.cuda.is_bf16_supported(),
-        "fp16": torch.cuda.is_available() and not torch.cuda.is_bf16_supported(),
+        "use_cpu": device == "cpu",
+        "bf16": device == "cuda" and torch.cuda.is_bf16_supported(),
+        "fp16": device == "cuda" and not torch.cuda.is_bf16_supported(),
     }
     defaults = {
         "save_total_limit": 2,
@@ -166,9 +170,11 @@ def assert_supervised(stretches: Iterable[tuple[int, ...]], tokenizer, responses
     note(f"checked: {len(stretches)} supervised stretches are whole responses that end with EOS")
 
 
-def checkpoint_folder(state: Path, files: Iterable[Path], recipe: dict[str, Any]) -> Path:
-    """The folder for a training's checkpoints, named by what the training is made from."""
-    made_from = [file_digest(path) for path in files]
+def checkpoint_folder(
+    state: Path, module: str, files: Iterable[Path], recipe: dict[str, Any]
+) -> Path:
+    """The folder for a training's checkpoints, named by what it is made from: code, data and recipe."""
+    made_from = module_digests(module) + [file_digest(path) for path in files]
     return state / text_digest(*made_from, json.dumps(recipe, sort_keys=True))
 
 

@@ -4,7 +4,7 @@ The base model and its tokenizer.
 NEEDS   a network, or the train side of the corpora for a stand-in
 MAKES   resources/models/{model}/, or results/{study}/models/base/ for a stand-in
 STEPS   fetch_base_model    a pinned revision from the Hub
-        pretrain_standin    a few million parameters in Qwen2's architecture, train side only
+        pretrain_standin    a small model in Qwen2's architecture, train side only
 """
 
 

@@ -47,7 +47,8 @@ STUDY = read_study()
 NAME = STUDY["study"]
 DATA = STUDY["data"]
 MODELS = STUDY["models"]
-POOLS = ("ai", HUMAN)
+ALL_POOLS = ("ai", HUMAN)
+POOLS = [p for p in ALL_POOLS if any(model.get("pool") == p for model in MODELS.values())]
 SYNTHETIC = STUDY["world"] is not None
 WAITS_FOR_PEOPLE = any(needs_people(STUDY, model) for model in MODELS)
 MODEL_SETTINGS = {"device": STUDY["device"], "trust_remote_code": STUDY["trust_remote_code"]}
@@ -124,7 +125,6 @@ def training_flags(model):
             **MODEL_SETTINGS,
             "parent": MODELS[model]["parent"],
             "seed": MODELS[model].get("seed", STUDY["seed"]),
-            "wandb_project": STUDY["wandb"]["project"],
         }
     )
 
@@ -156,8 +156,11 @@ JUDGES = STUDY["evaluation"]["judges"]
 
 
 def delta_judge_for(judges):
-    """The delta judge's adapter as an input, where it is one of `judges`."""
-    return [DELTA_ADAPTER] if "delta" in judges else []
+    """The files of the delta judge as an input, where it is one of `judges`."""
+    names = ("adapter_model.safetensors", "adapter_config.json", "recipe.json")
+    return (
+        BASE_MODEL + [study(f"judges/delta/{name}") for name in names] if "delta" in judges else []
+    )
 
 
 def judge_flags(judges):
@@ -199,7 +202,7 @@ def sampling_flags(*names):
     return flags(
         {
             name: STUDY["sampling"][name]
-            for name in ("temperature", "top_p", "max_new_tokens", "batch_size", *names)
+            for name in ("temperature", "top_p", "max_new_tokens", *names)
         }
         | MODEL_SETTINGS
         | {"seed": STUDY["seed"]}
@@ -296,24 +299,20 @@ def report_flags(scope):
 
 
 def card_flags(model):
-    """What a model card is told about a model."""
-    pool = MODELS[model].get("pool")
-    labels = STUDY["labels"].get(pool, {})
-    words = {
-        None: "none",
-        "ai": f"AI labels by the judge {labels.get('judge')}",
-        HUMAN: (
-            "human labels"
-            if labels.get("source") == "people"
-            else "simulated annotators, no person"
-        ),
-    }
+    """What a model card is told about a model: the labels of its whole lineage, in their order."""
+    labels = []
+    for pool in (MODELS[name].get("pool") for name in lineage(MODELS, model)):
+        if pool == "ai":
+            labels.append(f"AI labels by the judge {STUDY['labels'][pool]['judge']}")
+        elif pool == HUMAN:
+            people = STUDY["labels"][pool]["source"] == "people"
+            labels.append("people's labels" if people else "simulated annotators, no person")
     return flags(
         {
             "model": model,
             "study": NAME,
             "base_source": MODELS[BASE]["source"],
-            "labels": words[pool],
+            "labels": ", then ".join(labels) or "none",
         }
     )
 
@@ -321,3 +320,20 @@ def card_flags(model):
 def base_of(wildcards, input):
     """The folder of the base model among a rule's inputs."""
     return os.path.dirname(input.base[0])
+
+
+def parts_of(models):
+    """What lies beside the adapters of these models and is read with them."""
+    return expand(
+        study("models/{model}/{name}"), model=models, name=["adapter_config.json", "recipe.json"]
+    )
+
+
+def tracking(wildcards, input):
+    """Where a training reports to. With `input`, a param is not compared: this makes nothing stale."""
+    return flags({"wandb_project": STUDY["wandb"]["project"]})
+
+
+def batch_size(wildcards, input):
+    """Prompts a batch, which changes the speed only; not compared either."""
+    return flags({"batch_size": STUDY["sampling"]["batch_size"]})

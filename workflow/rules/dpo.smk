@@ -12,6 +12,7 @@ rule train_dpo:
     input:
         base=BASE_MODEL,
         lineage=lambda wildcards: adapters_above(wildcards.model),
+        parts=lambda wildcards: parts_of(lineage(MODELS, MODELS[wildcards.model]["parent"])),
         train=lambda wildcards: study(f"preferences/{MODELS[wildcards.model]['pool']}_train.jsonl"),
         val=lambda wildcards: study(f"preferences/{MODELS[wildcards.model]['pool']}_val.jsonl"),
     output:
@@ -38,6 +39,7 @@ rule train_dpo:
         state=study("state/trainings/{model}"),
         recipe=lambda wildcards: recipe_flags(wildcards.model),
         settings=lambda wildcards: training_flags(wildcards.model),
+        tracking=tracking,
         code=code("dpo"),
     message:
         "Preference optimisation of {wildcards.model}"
@@ -47,6 +49,6 @@ rule train_dpo:
             --base {params.base:q} --lineage {input.lineage:q} \
             --train {input.train:q} --val {input.val:q} \
             --adapter {output.adapter:q} --state {params.state:q} \
-            --threads {threads} {params.settings} \
+            --threads {threads} {params.settings} {params.tracking} \
             {params.recipe} 2> >(tee {log:q} >&2)
         """

@@ -23,6 +23,7 @@ rule evaluate_model:
     input:
         base=BASE_MODEL,
         lineage=lambda wildcards: adapters_of(wildcards.player),
+        parts=lambda wildcards: parts_of(lineage(MODELS, wildcards.player)),
         prompts=study("preferences/final_eval_prompts.jsonl"),
         held_out=study("splits/sft_val.jsonl"),
         checked=study("splits/leakage.json"),
@@ -45,6 +46,7 @@ rule evaluate_model:
     params:
         base=base_of,
         settings=sampling_flags(),
+        batch_size=batch_size,
         code=code("responses"),
     message:
         "Sampling replies of {wildcards.player} to the held-out prompts"
@@ -54,7 +56,7 @@ rule evaluate_model:
             --base {params.base:q} --lineage {input.lineage:q} \
             --prompts {input.prompts:q} --held_out {input.held_out:q} \
             --output {output.responses:q} --loss {output.loss:q} \
-            --threads {threads} {params.settings} 2> >(tee {log:q} >&2)
+            --threads {threads} {params.batch_size} {params.settings} 2> >(tee {log:q} >&2)
         """
 
 
@@ -99,6 +101,7 @@ rule evaluate_verdicts:
         "../../envs/persuasion-rl.yaml"
     threads: 1
     resources:
+        gpu=lambda wildcards: GPU if wildcards.judge == "delta" else 0,
         mem_mb=8_000,
         runtime="8h",
     params:

@@ -41,9 +41,9 @@ rule train_delta_judge:
             {
                 **MODEL_SETTINGS,
                 "seed": STUDY["seed"],
-                "wandb_project": STUDY["wandb"]["project"],
             }
         ),
+        tracking=tracking,
         code=code("reward"),
     message:
         "Training the delta judge"
@@ -52,7 +52,7 @@ rule train_delta_judge:
         python -m persuasion_rl.reward \
             --base {params.base:q} --pairs {input.pairs:q} --sides {input.sides:q} \
             --adapter {output.adapter:q} --state {params.state:q} \
-            --threads {threads} {params.settings} \
+            --threads {threads} {params.settings} {params.tracking} \
             {params.recipe} 2> >(tee {log:q} >&2)
         """
 
@@ -60,7 +60,7 @@ rule train_delta_judge:
 rule judge_trust:
     input:
         base=BASE_MODEL,
-        delta=DELTA_ADAPTER,
+        delta=delta_judge_for(["delta"]),
         pairs=study("processed/delta_pairs.jsonl"),
         sides=study("splits/sides.csv"),
         labels=expand(
@@ -100,7 +100,7 @@ rule judge_trust:
 use rule judge_trust as judge_trust_unattended with:
     input:
         base=BASE_MODEL,
-        delta=DELTA_ADAPTER,
+        delta=delta_judge_for(["delta"]),
         pairs=study("processed/delta_pairs.jsonl"),
         sides=study("splits/sides.csv"),
         labels=expand(

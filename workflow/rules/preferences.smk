@@ -16,6 +16,9 @@ rule generate_responses:
     input:
         base=BASE_MODEL,
         lineage=lambda wildcards: adapters_of(STUDY["pools"][wildcards.pool]["responses_from"]),
+        parts=lambda wildcards: parts_of(
+            lineage(MODELS, STUDY["pools"][wildcards.pool]["responses_from"])
+        ),
         prompts=study("preferences/{pool}_pool_prompts.jsonl"),
         checked=study("splits/leakage.json"),
     output:
@@ -25,7 +28,7 @@ rule generate_responses:
     benchmark:
         study("benchmarks/generate_responses/{pool}_{rows}_{start}.tsv")
     wildcard_constraints:
-        pool=one_of(POOLS),
+        pool=one_of(ALL_POOLS),
         rows=r"\d+",
         start=r"\d+",
     conda:
@@ -38,6 +41,7 @@ rule generate_responses:
     params:
         base=base_of,
         settings=sampling_flags("redraws"),
+        batch_size=batch_size,
         code=code("responses"),
     message:
         "Sampling responses for the {wildcards.pool} pool, rows from {wildcards.start}"
@@ -47,7 +51,7 @@ rule generate_responses:
             --base {params.base:q} --lineage {input.lineage:q} \
             --prompts {input.prompts:q} --output {output:q} \
             --start {wildcards.start} --rows {wildcards.rows} \
-            --threads {threads} {params.settings} 2> >(tee {log:q} >&2)
+            --threads {threads} {params.batch_size} {params.settings} 2> >(tee {log:q} >&2)
         """
 
 
@@ -62,7 +66,7 @@ rule gather_responses:
     benchmark:
         study("benchmarks/gather_responses/{pool}.tsv")
     wildcard_constraints:
-        pool=one_of(POOLS),
+        pool=one_of(ALL_POOLS),
     conda:
         "../../envs/persuasion-rl.yaml"
     resources:
@@ -111,7 +115,7 @@ rule label_ai:
         """
 
 
-if WAITS_FOR_PEOPLE:
+if STUDY["labels"][HUMAN]["source"] == "people":
 
     rule export_human_labels:
         input:
@@ -158,6 +162,7 @@ else:
             "../../envs/persuasion-rl.yaml"
         threads: 1
         resources:
+            gpu=GPU if label_judge(HUMAN) == "delta" else 0,
             mem_mb=8_000,
             runtime="1h",
         params:
@@ -190,7 +195,7 @@ rule preference_pairs:
     benchmark:
         study("benchmarks/preference_pairs/{pool}.tsv")
     wildcard_constraints:
-        pool=one_of(POOLS),
+        pool=one_of(ALL_POOLS),
     conda:
         "../../envs/persuasion-rl.yaml"
     resources:

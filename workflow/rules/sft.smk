@@ -12,6 +12,7 @@ rule train_sft:
     input:
         base=BASE_MODEL,
         lineage=lambda wildcards: adapters_above(wildcards.model),
+        parts=lambda wildcards: parts_of(lineage(MODELS, MODELS[wildcards.model]["parent"])),
         train=study("splits/sft_train.jsonl"),
         val=study("splits/sft_val.jsonl"),
         checked=study("splits/leakage.json"),
@@ -39,6 +40,7 @@ rule train_sft:
         state=study("state/trainings/{model}"),
         recipe=lambda wildcards: recipe_flags(wildcards.model),
         settings=lambda wildcards: training_flags(wildcards.model),
+        tracking=tracking,
         code=code("sft"),
     message:
         "Supervised fine-tuning of {wildcards.model}"
@@ -48,6 +50,6 @@ rule train_sft:
             --base {params.base:q} --lineage {input.lineage:q} \
             --train {input.train:q} --val {input.val:q} \
             --adapter {output.adapter:q} --state {params.state:q} \
-            --threads {threads} {params.settings} \
+            --threads {threads} {params.settings} {params.tracking} \
             {params.recipe} 2> >(tee {log:q} >&2)
         """
