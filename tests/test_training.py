@@ -239,7 +239,7 @@ def test_an_argument_that_the_trainer_does_not_know_is_the_users_mistake(name, v
     from trl import SFTConfig
 
     with pytest.raises(UserError, match="SFTConfig") as refusal:
-        trainer_arguments(SFTConfig, {name: value}, tmp_path)
+        trainer_arguments(SFTConfig, {name: value}, tmp_path, "cpu")
     assert "\n" not in str(refusal.value)
     assert name in str(refusal.value) or value in str(refusal.value)
 
@@ -509,7 +509,7 @@ def test_dpo_refuses_to_start_away_from_its_reference(sft, files, tokenizer, tmp
     trainer = DPOTrainer(
         model=with_adapter(files.base, sft, is_trainable=True),
         ref_model=None,
-        args=trainer_arguments(DPOConfig, settings, tmp_path, seed=SEED),
+        args=trainer_arguments(DPOConfig, settings, tmp_path, "cpu", seed=SEED),
         processing_class=tokenizer,
         train_dataset=Dataset.from_list(read_pairs(files.dpo_train)),
         eval_dataset=Dataset.from_list(read_pairs(files.dpo_val)),
