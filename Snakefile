@@ -4,7 +4,7 @@ persuasion-rl: does learning from replies that changed a mind make a small model
 The front door: reads the study, includes the stages, names the targets that people ask for. A study is a
 file in config/; without --configfile it is config/config.yaml.
 
-TARGETS   sft, preferences, dpo, evaluation, report, unattended, or any file under results/{study}/
+TARGETS   data, sft, preferences, dpo, evaluation, report, unattended, or any file under results/{study}/
 """
 
 # Not `configfile:` alone: Snakemake would merge a study given by --configfile into this one, key by key.
@@ -27,6 +27,7 @@ include: "workflow/rules/report.smk"
 
 localrules:
     all,
+    data,
     sft,
     preferences,
     dpo,
@@ -41,6 +42,11 @@ rule all:
         rules.report_study.output.report,
         rules.record_config.output,
         expand(study("models/{model}/README.md"), model=trained_models()),
+
+
+rule data:
+    input:
+        rules.check_leakage.output,
 
 
 rule sft:

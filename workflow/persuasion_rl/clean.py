@@ -1,56 +1,107 @@
 """Cleans Reddit text, rule by rule, and counts what each rule did.
 
 A text goes to a model only after: HTML entities are resolved, the moderators' footnote and EDIT / UPDATE
-paragraphs are cut (they often announce the delta, that is: the label), delta marks are removed, and
-user names are replaced. Comments of bots and moderators and deleted ones are not used at all.
+lines are cut (they often announce the delta, that is: the label), sentences that speak of deltas and the
+marks themselves are removed, and user names are replaced. Quoted lines (`> ...`) stay as they are. Comments
+of bots and moderators and deleted ones are not used at all.
 """
 
 import html
 import re
 from collections import Counter
 
-BOTS = {"deltabot", "automoderator", "snapshillbot", "cmvbot"}
-GONE = {"[deleted]", "[removed]", ""}
+BOTS = re.compile(
+    r"auto-?moderator|deltabot|snapshillbot|cmvbot|auto_?wikibot|totes-?messenger|totes_meta_bot|remindmebot"
+    r"|.*[_-]bot",
+    re.IGNORECASE,
+)
+CAPITAL_BOT = re.compile(r".*[a-z]Bot")
+GONE = {"[deleted]", "[removed]", "[deleted by user]", ""}
+REMOVAL = re.compile(
+    r"\s*sorry[^\n]{0,60}\byour (?:comment|post|submission) has been removed", re.IGNORECASE
+)
 
 FOOTNOTE = re.compile(r"\n*(?:_{3,}\s*)?>\s*\*?Hello, users of CMV!.*", re.DOTALL)
 EDIT = re.compile(
     r"^[\s*_~>#(\[\-–—]*(?:edit(?:ed)?|update)[\s_#(]*\d{0,2}[)*\]]*\s*(?:[:;*\-–—.\]].*)?$",
     re.IGNORECASE | re.MULTILINE,
 )
-DELTA_MARK = re.compile(r"∆|Δ|!delta\b|\bdelta awarded\b", re.I)
-USER_NAME = re.compile(r"/?\bu/[\w-]+", re.I)
-SPACES = re.compile(r"[ \t]+")
+LATER_EDIT_WORDS = 50
+SENTENCE = re.compile(r"[^.!?\n]+[.!?]*[^\S\n]*|[.!?]+[^\S\n]*")
+DELTA = re.compile(r"\bdelta(?:s|ed| ?bot)?\b", re.IGNORECASE)
+AWARDING = re.compile(
+    r"\bdelta ?bot\b|\b(?:to|and|will) delta\b|\bdeltas? (?:in)?coming\b|\b(?:award\w*|deserv\w*|earn\w*"
+    r"|g[ai]ve[ns]?|giving|get|got|hand\w*|have (?:a|an|this|your)|here'?s|receiv\w*|thank\w*|another|cmv"
+    r"|changed? (?:my|your) view)\b",
+    re.IGNORECASE,
+)
+DELTA_MARK = re.compile(r"!\s?(?:delta\b|[∆Δ])|[∆Δ]", re.IGNORECASE)
+USER_NAME = re.compile(r"(?:/user/|/u/|\bu/)[\w-]+", re.IGNORECASE)
+SPACES = re.compile(r"[ \t]{2,}|\t")
 BLANK_LINES = re.compile(r"\n\s*\n\s*")
 
 
 def clean(text: str, counts: Counter | None = None) -> str:
     """The text as a model may see it. `counts` gets the number of texts that each rule changed."""
-    counts = Counter() if counts is None else counts
-    for rule, apply in RULES.items():
+    for rule, (hints, apply) in RULES.items():
+        if not any(hint in text for hint in hints):
+            continue
         changed = apply(text)
-        counts[rule] += changed != text
+        if counts is not None and changed != text:
+            counts[rule] += 1
         text = changed
     return BLANK_LINES.sub("\n\n", SPACES.sub(" ", text)).strip()
 
 
+def clean_post(text: str, counts: Counter | None = None) -> str:
+    """A post as a model may see it: as `clean` does, and without what the poster added later.
+
+    What stands below an EDIT or UPDATE line often repeats the arguments that won. Where the line comes
+    before the post itself (fewer than 50 words above it), only the line goes.
+    """
+    resolved = html.unescape(html.unescape(text))
+    for line in EDIT.finditer(resolved):
+        if len(resolved[: line.start()].split()) >= LATER_EDIT_WORDS:
+            if counts is not None:
+                counts["later_edit_of_post"] += 1
+            return clean(resolved[: line.start()], counts)
+    return clean(text, counts)
+
+
+def _without_announcements(text: str) -> str:
+    """The text without the sentences that speak of a delta as ChangeMyView's award, not as a river's."""
+
+    def kept(sentence: re.Match) -> str:
+        announces = DELTA.search(sentence[0]) and AWARDING.search(sentence[0])
+        return "" if announces else sentence[0]
+
+    return SENTENCE.sub(kept, text)
+
+
 RULES = {
+    # Name: what a text must hold for the rule to be tried at all (most texts hold none), and the rule.
     # Reddit's API escapes once and some sources once more.
-    "html_entities": lambda text: html.unescape(html.unescape(text)),
-    "footnote": lambda text: FOOTNOTE.sub("", text),
-    "edit_paragraph": lambda text: EDIT.sub("", text),
-    "delta_mark": lambda text: DELTA_MARK.sub("", text),
-    "user_name": lambda text: USER_NAME.sub("[user]", text),
+    "html_entities": (("&",), lambda text: html.unescape(html.unescape(text))),
+    "footnote": (("users of CMV!",), lambda text: FOOTNOTE.sub("", text)),
+    "edit_line": (("dit", "DIT", "pdate", "PDATE"), lambda text: EDIT.sub("", text)),
+    "delta_announcement": (("elta", "ELTA"), _without_announcements),
+    "delta_mark": (("∆", "Δ", "elta", "ELTA"), lambda text: DELTA_MARK.sub("", text)),
+    "user_name": (("u/", "U/", "ser/"), lambda text: USER_NAME.sub("[user]", text)),
 }
 
 
-def unusable(speaker: str, text: str | None, distinguished: str | None) -> str | None:
+def is_bot(speaker: str) -> bool:
+    return bool(BOTS.fullmatch(speaker) or CAPITAL_BOT.fullmatch(speaker))
+
+
+def unusable(speaker: str, text: str | None, distinguished: str | None = None) -> str | None:
     """Why a comment may not be used at all, or None."""
     if text is None:
         return "missing"
     if text.strip().lower() in GONE:
         return "deleted"
-    if speaker.lower() in BOTS or speaker.lower().endswith("bot"):
+    if is_bot(speaker):
         return "bot"
-    if distinguished == "moderator":
+    if distinguished == "moderator" or REMOVAL.match(text):
         return "moderator"
     return None

@@ -39,6 +39,7 @@ def load_study(given: dict[str, Any], file: Path | None = None) -> dict[str, Any
     error = next(iter(sorted(Draft202012Validator(schema).iter_errors(study), key=_depth)), None)
     if error is not None:
         raise UserError(_message(error))
+    _fill_sources(study["data"])
     _check_lineage(study["models"])
     _check_plan(study["data"])
     _check_recipes(study)
@@ -165,6 +166,22 @@ def _check_lineage(models: dict[str, dict]) -> None:
             parent = models[parent].get("parent")
 
 
+def _fill_sources(data: dict[str, Any]) -> None:
+    """The defaults that follow from other keys: a study has a source, and pools hold prompts of one it uses."""
+    if data["use_p4g"] is None:
+        data["use_p4g"] = not data["use_cmv"]
+    if data["pool_source"] is None:
+        data["pool_source"] = "cmv" if data["use_cmv"] else "p4g"
+
+
+def pool_sizes(data: dict[str, Any]) -> dict[str, int]:
+    """The planned number of prompts of each pool; an AI pool without a size is what the others leave."""
+    sides = split_sizes(data)
+    held_out = data["human_pool_size"] + data["final_eval_size"]
+    rest = sides["test"] - held_out + (sides["val"] if data["use_val_set"] else 0)
+    return {"ai": data["ai_pool_size"] or rest, "human": data["human_pool_size"]}
+
+
 def split_sizes(data: dict[str, Any]) -> dict[str, int]:
     """The planned number of rows of each side."""
     return {side: round(data["max_examples"] * share) for side, share in data["split"].items()}
@@ -182,10 +199,8 @@ def _check_plan(data: dict[str, Any]) -> None:
             f"data.max_context_tokens: {data['max_context_tokens']} must be below max_seq_length"
             f" {data['max_seq_length']}"
         )
-    if not data["use_cmv"]:
-        raise UserError(
-            "data.use_cmv: false leaves no delta pairs, which the delta judge learns from"
-        )
+    if not data["use_cmv"] and not data["use_p4g"]:
+        raise UserError("data.use_cmv and data.use_p4g: both are false; there is nothing to learn from")
     if not data[f"use_{data['pool_source']}"]:
         raise UserError(
             f"data.pool_source: {data['pool_source']!r}, but data.use_{data['pool_source']} is false"
@@ -198,7 +213,12 @@ def _check_plan(data: dict[str, Any]) -> None:
             f" side's {sizes['test']:,} (max_examples x split.test)"
         )
     room = sizes["test"] - held_out + (sizes["val"] if data["use_val_set"] else 0)
-    if data["ai_pool_size"] > room:
+    if data["ai_pool_size"] is None and room < 1:
+        raise UserError(
+            "data.human_pool_size + data.final_eval_size: they leave no prompt for the AI pool"
+            f" (use_val_set: {str(data['use_val_set']).lower()})"
+        )
+    if (data["ai_pool_size"] or 0) > room:
         raise UserError(
             f"data.ai_pool_size: {data['ai_pool_size']:,} prompts are more than the {room:,} that validation"
             f" and test leave (use_val_set: {str(data['use_val_set']).lower()})"

@@ -1,14 +1,16 @@
 """Renders prompts and fits them into their token budget.
 
 A context is a claim, the post, and the chain of comments down to the one that is answered, a line each
-with its speaker's role. When it is too long, tokens in the middle are cut: never the claim, never the
-comment that is answered (of an answered post that is too long by itself, the middle goes).
+with its speaker's role. When it is too long, its middle is cut: never the claim, never the comment that is
+answered. Of an answered post the middle may go, because its title, the claim, stays.
 """
 
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
+from typing import NamedTuple
 
-from tokenizers import Tokenizer
+from tokenizers import Encoding, Tokenizer
 
 from persuasion_rl.files import UserError, read_json
 
@@ -17,7 +19,8 @@ TASKS = {
     "cmv": "Write the next message to the poster.",
     "p4g": "Write the persuader's next message.",
 }
-CUT = " [...] "
+SEAM_TOKENS = 10
+"""Room for the marks of what was cut, " [...] ", with the role of who goes on speaking."""
 
 
 @dataclass
@@ -26,59 +29,146 @@ class Turn:
 
     role: str
     text: str
+    is_post: bool = False
 
     def __str__(self) -> str:
         return f"{self.role}: {self.text}"
 
 
 class TokenCounter:
-    """Counts and cuts text by the base model's tokens, without importing transformers."""
+    """Counts text in the base model's tokens, without importing transformers."""
 
     def __init__(self, tokenizer: Path):
+        if not tokenizer.is_file():
+            raise UserError(
+                f"{tokenizer} does not exist; AutoTokenizer.from_pretrained(...).save_pretrained(...)"
+                " writes one for any fast tokenizer"
+            )
         self._tokenizer = Tokenizer.from_file(str(tokenizer))
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
+        self.divides_at_lines = self._divides_at_lines()
 
     def counts(self, texts: list[str]) -> list[int]:
         """The number of tokens of each text, in one batch."""
         encodings = self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)
         return [len(encoding) for encoding in encodings]
 
-    def cut_middle(self, text: str, tokens: int) -> str:
-        """The text with its middle replaced by " [...] " so that it has at most `tokens` tokens."""
-        offsets = self._tokenizer.encode(text, add_special_tokens=False).offsets
-        if len(offsets) <= tokens:
-            return text
-        kept = tokens - self.counts([CUT])[0]
-        while kept > 0:
-            head = text[: offsets[(kept + 1) // 2 - 1][1]].rstrip()
-            tail = text[offsets[len(offsets) - kept // 2][0] :].lstrip() if kept > 1 else ""
-            shorter = head + CUT + tail
-            # Tokens at the two seams can split differently: check, and try with a few fewer.
-            if self.counts([shorter])[0] <= tokens:
-                return shorter
-            kept -= 2
-        return ""
+    def counts_of_lines(self, texts: list[list[str]]) -> list[int]:
+        """The number of tokens of each text that is given in parts, each of which ends with a line.
+
+        Where the tokenizer never joins the end of a line with a letter or a bracket after it, that is the
+        sum of its parts', and a part that many texts share is counted once.
+        """
+        if not self.divides_at_lines:
+            return self.counts(["".join(parts) for parts in texts])
+        parts = list(dict.fromkeys(chain.from_iterable(texts)))
+        tokens = dict(zip(parts, self.counts(parts), strict=True))
+        return [sum(map(tokens.__getitem__, text)) for text in texts]
+
+    def encode(self, texts: list[str]) -> list[Encoding]:
+        return self._tokenizer.encode_batch(texts, add_special_tokens=False)
+
+    def _divides_at_lines(self) -> bool:
+        """Whether tokens end where lines do, whatever characters stand there: tried out."""
+        ends = ["word\n", "1\n", "end.\n", "end. \n", "?!)\n", "\n", "\n\n", "\t\n", "…\n", "> *q*\n", "é\n", " \n"]
+        starts = ["Poster: a", "Other: b", "[TASK]\nc", "Persuadee: 1"]
+        pairs = [(end, start) for end in ends for start in starts]
+        joined = self.counts([end + start for end, start in pairs])
+        apart = [sum(self.counts([end, start])) for end, start in pairs]
+        return joined == apart
 
 
-def fit_context(turns: list[Turn], counter: TokenCounter, max_tokens: int) -> tuple[str, bool]:
-    """Join the turns to a context of at most `max_tokens` tokens; say whether anything was cut.
+class Context(NamedTuple):
+    """A context that fits; its parts, each of which ends with a line; its length in tokens; whether
+    something was cut."""
 
-    `turns` are the claim first and the answered message last. Single newlines stand between turns.
+    parts: list[str]
+    tokens: int
+    cut: bool
+
+    @property
+    def text(self) -> str:
+        return "".join(self.parts)[:-1]
+
+
+def fit_contexts(
+    threads: list[list[Turn]], counter: TokenCounter, max_tokens: int
+) -> list[Context | None]:
+    """For each list of turns its context of at most `max_tokens` tokens.
+
+    Turns are the claim first and the answered message last; each is a line or more. There is none where the
+    claim and the answered comment alone are too long.
     """
-    whole = "\n".join(map(str, turns))
-    if counter.counts([whole])[0] <= max_tokens:
-        return whole, False
-    first, last = str(turns[0]), str(turns[-1])
-    middle = "\n".join(map(str, turns[1:-1]))
-    room = max_tokens - counter.counts([first + "\n" + last])[0] - 2
-    if middle and room > counter.counts([CUT])[0]:
-        middle = counter.cut_middle(middle, room)
-        return "\n".join((first, middle, last)), True
-    if counter.counts([f"{first}\n{last}"])[0] <= max_tokens:
-        return f"{first}\n{last}", True
-    room = max_tokens - counter.counts([first])[0] - 2
-    return "\n".join((first, counter.cut_middle(last, room))), True
+    wholes = [[f"{turn}\n" for turn in turns] for turns in threads]
+    found: list[Context | None] = [
+        Context(whole, tokens, False)
+        for whole, tokens in zip(wholes, counter.counts_of_lines(wholes), strict=True)
+    ]
+    too_long = [number for number, context in enumerate(found) if context.tokens > max_tokens]
+    cut = _cut([threads[number] for number in too_long], counter, max_tokens)
+    for number, context in zip(too_long, cut, strict=True):
+        found[number] = context
+    return found
+
+
+def _cut(
+    threads: list[list[Turn]], counter: TokenCounter, max_tokens: int
+) -> list[Context | None]:
+    """For each thread its context without the middle of what may be cut, as much of it as fits."""
+    # What stays whole: the claim, and what is answered unless that is the post.
+    kept = [[turns[0]] if turns[-1].is_post else [turns[0], turns[-1]] for turns in threads]
+    kept_parts = [[f"{turn}\n" for turn in turns] for turns in kept]
+    cuttable = [turns[1:] if turns[-1].is_post else turns[1:-1] for turns in threads]
+    tokens_kept = counter.counts_of_lines(kept_parts)
+    found: list[Context | None] = [
+        Context(parts, tokens, True) if tokens <= max_tokens and not turns[-1].is_post else None
+        for parts, tokens, turns in zip(kept_parts, tokens_kept, threads, strict=True)
+    ]
+    encodings = counter.encode(["\n".join(map(str, turns)) for turns in cuttable])
+    room = {
+        number: min(max_tokens - tokens - SEAM_TOKENS, len(encodings[number]) - 1)
+        for number, tokens in enumerate(tokens_kept)
+        if tokens <= max_tokens
+    }
+    # Tokens split differently at the seams: count the result, and try with fewer where it does not fit.
+    while room := {number: tokens for number, tokens in room.items() if tokens > 1}:
+        shorter = {
+            number: [
+                kept_parts[number][0],
+                _without_middle(cuttable[number], encodings[number], tokens),
+                *kept_parts[number][1:],
+            ]
+            for number, tokens in room.items()
+        }
+        lengths = dict(zip(shorter, counter.counts_of_lines(list(shorter.values())), strict=True))
+        for number, length in lengths.items():
+            if length <= max_tokens:
+                found[number] = Context(shorter[number], length, True)
+        room = {number: room[number] - 8 for number in room if lengths[number] > max_tokens}
+    return found
+
+
+def _without_middle(turns: list[Turn], encoding: Encoding, tokens: int) -> str:
+    """The joined turns with only `tokens` of their tokens, half from the head and half from the tail.
+
+    A tail that begins inside of another turn than the one where the head ends gets its speaker's role.
+    """
+    text = "\n".join(map(str, turns))
+    head = text[: encoding.token_to_chars((tokens + 1) // 2 - 1)[1]].rstrip()
+    tail_at = encoding.token_to_chars(len(encoding) - tokens // 2)[0]
+    start = 0
+    for number, turn in enumerate(turns):
+        if tail_at < start + len(str(turn)):
+            break
+        start += len(str(turn)) + 1
+    rest = "".join(f"{later}\n" for later in turns[number + 1 :])
+    if tail_at <= start:
+        return f"{head} [...]\n{turn}\n{rest}"
+    if len(head) > start:
+        return f"{head} [...] {str(turn)[tail_at - start :].lstrip()}\n{rest}"
+    spoken = turn.text[max(0, tail_at - start - len(f"{turn.role}: ")) :].lstrip()
+    return f"{head} [...]\n{turn.role}: [...] {spoken}\n{rest}"
 
 
 def read_chat_template(base: Path) -> str:

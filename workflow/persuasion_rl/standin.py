@@ -4,14 +4,15 @@ It takes the place of Qwen2.5-0.5B-Instruct where none can be downloaded. It lea
 only, from winning and losing replies alike, so that it can write and does not know yet what persuades.
 """
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
 from persuasion_rl.clean import clean
-from persuasion_rl.cmv import replies, threads
+from persuasion_rl.cmv import replies
 from persuasion_rl.command import note, stage
-from persuasion_rl.corpus import is_cmv, read_corpus
+from persuasion_rl.corpus import read_threads
+from persuasion_rl.examples import CleanTexts, Counts
 from persuasion_rl.files import UserError, read_csv, write_json
 from persuasion_rl.p4g import persuader_turns
 from persuasion_rl.prompts import Turn, render
@@ -29,19 +30,20 @@ CHAT_TEMPLATE = (
 def training_texts(corpora: list[Path], sides: Path) -> Iterator[tuple[str, str]]:
     """Prompt and response of every usable persuader's message on the train side, won or lost."""
     train = {row["conversation_id"] for row in read_csv(sides) if row["side"] == "train"}
-    uncounted: Counter = Counter()
+    uncounted: Counts = defaultdict(Counter)
+    texts = CleanTexts(clean, Counter())
+    seen: set[str] = set()
     for corpus in corpora:
-        conversations = read_corpus(corpus)
-        if is_cmv(next(iter(conversations.values()))):
-            for conversation in threads([corpus]):
-                if conversation.id in train:
-                    for reply in replies(conversation, uncounted):
-                        yield _prompt(reply.turns, "cmv"), reply.text
-        else:
-            for conversation in conversations.values():
-                if conversation.id in train:
-                    for utterance, turns in persuader_turns(conversation):
-                        yield _prompt(turns, "p4g"), clean(utterance.text)
+        for conversation in read_threads(corpus):
+            if conversation.id not in train:
+                continue
+            if conversation.title is not None:
+                for reply in replies(conversation, uncounted, seen):
+                    yield _prompt(reply.turns, "cmv"), reply.text
+            else:
+                for utterance, turns in persuader_turns(conversation, texts):
+                    if len(turns) > 1:
+                        yield _prompt(turns, "p4g"), texts[utterance.text]
 
 
 def _prompt(turns: list[Turn], source: str) -> str:

@@ -13,7 +13,7 @@ from persuasion_rl import world
 from persuasion_rl.clean import clean
 from persuasion_rl.command import note, stage
 from persuasion_rl.files import UserError, write_json, write_jsonl, write_text
-from persuasion_rl.sides import Shingles, post_text
+from persuasion_rl.sides import NearDuplicates, post_text
 
 PERSUADERS = {
     # name: (share of persuaders, probability of each move)
@@ -67,11 +67,12 @@ def synthesize(*, corpus: Path, seed: int, threads: int, replies: int) -> dict[s
     conversations: dict[str, dict] = {}
     utterances: list[dict] = []
     counts = {"threads": threads, "utterances": 0, "deltas": 0, "drawn_again": 0}
-    shingles = Shingles()
+    posts = NearDuplicates()
     for number in range(threads):
         for attempt in range(200):
             thread = _Thread(random.Random(f"{seed} {number} {attempt}"), number, replies)
-            if thread.has_pair() and not shingles.near_duplicates(thread.post_as_compared()):
+            name = f"{thread.id} {attempt}"
+            if thread.has_pair() and not posts.add(name, thread.post_as_compared()):
                 break
             counts["drawn_again"] += 1
         else:
@@ -79,7 +80,6 @@ def synthesize(*, corpus: Path, seed: int, threads: int, replies: int) -> dict[s
                 f"world.threads: {threads} is more than this grammar can tell apart;"
                 f" thread {number} resembled an earlier one 200 times"
             )
-        shingles.add(thread.id, thread.post_as_compared())
         conversations[thread.id] = {"meta": thread.meta(), "vectors": []}
         utterances += thread.utterances
         counts["deltas"] += thread.deltas

@@ -21,6 +21,7 @@ from persuasion_rl.config import (
     lineage,
     load_study,
     needs_people,
+    pool_sizes,
     recipe_of,
     refuse_other_studies,
     split_sizes,
@@ -75,7 +76,8 @@ def corpus_folder(name):
     return f"{STUDY['corpora_dir'] or 'resources/corpora'}/{name}"
 
 
-CMV_CORPORA = [corpus_folder(name) for name in DATA["cmv_corpora"]] if DATA["use_cmv"] else []
+# Also where no example is of ChangeMyView: the delta judge learns from its pairs.
+CMV_CORPORA = [corpus_folder(name) for name in DATA["cmv_corpora"]]
 P4G_CORPORA = [corpus_folder(DATA["p4g_corpus"])] if DATA["use_p4g"] else []
 CORPORA = CMV_CORPORA + P4G_CORPORA
 CORPUS_FILES = [
@@ -191,9 +193,9 @@ def label_judge(pool):
 def shards(pool):
     """The shards that a pool's responses are gathered from, named by the row where they start."""
     rows = STUDY["pools"][pool]["shard_rows"]
-    size = DATA["ai_pool_size" if pool == "ai" else "human_pool_size"]
     return [
-        study(f"preferences/shards/{pool}_{rows}_{start}.jsonl") for start in range(0, size, rows)
+        study(f"preferences/shards/{pool}_{rows}_{start}.jsonl")
+        for start in range(0, pool_sizes(DATA)[pool], rows)
     ]
 
 
@@ -320,6 +322,11 @@ def card_flags(model):
 def base_of(wildcards, input):
     """The folder of the base model among a rule's inputs."""
     return os.path.dirname(input.base[0])
+
+
+def downloads(wildcards, input):
+    """How long to wait for a download, and how often to try; not compared."""
+    return flags(STUDY["downloads"])
 
 
 def parts_of(models):

@@ -2,7 +2,8 @@
 From ConvoKit or from the grammar of the embedded study to raw corpora, and every conversation's side.
 
 NEEDS   a network (or corpora_dir), or nothing at all (world)
-MAKES   resources/corpora/{corpus}/ or results/{study}/corpora/{corpus}/, splits/sides.csv
+MAKES   resources/corpora/{corpus}/ or results/{study}/corpora/{corpus}/, splits/sides.csv,
+        splits/near_duplicates.json
 STEPS   synthesize_corpus   a synthetic ChangeMyView with a known delta function
         fetch_corpus        ConvoKit's download
         assign_sides        train, val or test by cluster of near-duplicate posts
@@ -56,12 +57,14 @@ rule fetch_corpus:
     params:
         folder=subpath(output.conversations, parent=True),
         name="{corpus}",
+        settings=downloads,
     message:
         "Downloading {wildcards.corpus}"
     shell:
         r"""
         python -m persuasion_rl.fetch fetch_corpus \
-            --name {params.name:q} --output {params.folder:q} 2> >(tee {log:q} >&2)
+            --name {params.name:q} --output {params.folder:q} \
+            {params.settings} 2> >(tee {log:q} >&2)
         """
 
 
@@ -70,6 +73,7 @@ rule assign_sides:
         corpora=CORPUS_FILES,
     output:
         sides=study("splits/sides.csv"),
+        duplicates=study("splits/near_duplicates.json"),
     log:
         study("logs/assign_sides.log"),
     benchmark:
@@ -81,13 +85,18 @@ rule assign_sides:
         runtime="2h",
     params:
         folders=CORPORA,
-        settings=flags(DATA["split"] | {"seed": STUDY["seed"]}),
+        settings=flags(
+            DATA["split"]
+            | {key: DATA[key] for key in ("near_duplicate", "official_split", "shingle_words")}
+            | {"seed": STUDY["seed"]}
+        ),
         code=code("sides"),
     message:
         "Assigning conversations to train, val and test"
     shell:
         r"""
         python -m persuasion_rl.sides \
-            --corpora {params.folders:q} --output {output.sides:q} \
+            --corpora {params.folders:q} \
+            --output {output.sides:q} --duplicates {output.duplicates:q} \
             {params.settings} 2> >(tee {log:q} >&2)
         """

@@ -27,7 +27,6 @@ EXAMPLES = [
     for source, used in (("cmv", DATA["use_cmv"]), ("p4g", DATA["use_p4g"]))
     if used
 ]
-DELTA_PAIRS = [study("processed/delta_pairs.jsonl")] if DATA["use_cmv"] else []
 
 
 rule process_cmv:
@@ -85,7 +84,13 @@ rule process_p4g:
     params:
         folders=P4G_CORPORA,
         budget=BUDGET,
-        settings=flags({"max_examples": DATA["max_p4g_examples"], "seed": STUDY["seed"]}),
+        settings=flags(
+            {
+                "donation_weighted": DATA["p4g_donation_weighted"],
+                "max_examples": DATA["max_p4g_examples"],
+                "seed": STUDY["seed"],
+            }
+        ),
         code=code("p4g"),
     message:
         "Making examples from PersuasionForGood"
@@ -128,6 +133,7 @@ rule split:
                     "ai_pool_size",
                     "final_eval_size",
                     "human_pool_size",
+                    "on_shortage",
                     "pool_source",
                     "use_val_set",
                 )
@@ -150,6 +156,7 @@ rule split:
 
 rule check_leakage:
     input:
+        corpora=CORPUS_FILES,
         sides=study("splits/sides.csv"),
         train=study("splits/sft_train.jsonl"),
         val=study("splits/sft_val.jsonl"),
@@ -157,7 +164,7 @@ rule check_leakage:
         ai=study("preferences/ai_pool_prompts.jsonl"),
         human=study("preferences/human_pool_prompts.jsonl"),
         final_eval=study("preferences/final_eval_prompts.jsonl"),
-        pairs=DELTA_PAIRS,
+        pairs=study("processed/delta_pairs.jsonl"),
     output:
         study("splits/leakage.json"),
     log:
@@ -167,15 +174,18 @@ rule check_leakage:
     conda:
         "../../envs/persuasion-rl.yaml"
     resources:
-        mem_mb=4_000,
-        runtime="30m",
+        mem_mb=8_000,
+        runtime="2h",
     params:
+        folders=CORPORA,
+        settings=flags({key: DATA[key] for key in ("near_duplicate", "shingle_words")}),
         code=code("leakage"),
     message:
         "Checking that nothing leaks between sides and pools"
     shell:
         r"""
         python -m persuasion_rl.leakage \
+            --corpora {params.folders:q} {params.settings} \
             --sides {input.sides:q} --pairs {input.pairs:q} \
             --sft train={input.train:q} val={input.val:q} test={input.test:q} \
             --pools ai={input.ai:q} human={input.human:q} final_eval={input.final_eval:q} \
