@@ -42,7 +42,10 @@ def make_tiny_base(folder: Path) -> Path:
         return folder
     corpus, sides = folder / "corpus", folder / "sides.csv"
     synthesize(corpus=corpus, seed=3, threads=50, replies=4)
-    assign_sides(corpora=[corpus], output=sides, seed=1, train=0.5, val=0.25, test=0.25)
+    assign_sides(
+        corpora=[corpus], output=sides, duplicates=folder / "near_duplicates.json",
+        seed=1, train=0.5, val=0.25, test=0.25,
+    )  # fmt: skip
     pretrain_standin(
         corpora=[corpus],
         sides=sides,

@@ -22,6 +22,7 @@ from persuasion_rl.judges import TIE, Comparison, DeltaJudge, judge_both_orders
 from persuasion_rl.models import base_digest, check_lineage, load_base, load_tokenizer
 from persuasion_rl.reward import load_scorer, pairs_on, train_delta_judge
 from persuasion_rl.training import (
+    Run,
     assert_supervised,
     divide_recipe,
     runs,
@@ -260,18 +261,8 @@ def chain(tmp_path) -> tuple[Path, list[Path]]:
         adapter = tmp_path / name / ADAPTER
         adapter.parent.mkdir()
         adapter.write_text(f"weights of {name}")
-        write_record(
-            adapter.parent,
-            parent=parent,
-            parent_digest=digest,
-            base_digest=base_digest(base),
-            recipe={},
-            data={},
-            seed=1,
-            device="cpu",
-            history=[],
-            metrics={},
-        )
+        run = Run("sft", base, parent, digest, {}, {}, 1, "cpu", tmp_path / "state", adapter)
+        write_record(run, history=[], metrics={})
         parent, digest = name, file_digest(adapter)
         adapters.append(adapter)
     return base, adapters

@@ -1,26 +1,30 @@
 """Direct preference optimisation (Rafailov et al. 2023) of a parent's adapter, with the parent as reference."""
 
 import math
-import shutil
 from pathlib import Path
 from typing import Any
 
 from persuasion_rl.command import note, stage
+from persuasion_rl.devices import pick_device, prepare_torch
 from persuasion_rl.files import UserError, read_jsonl
-from persuasion_rl.models import base_digest, check_lineage, load_base, load_tokenizer, pick_device
+from persuasion_rl.models import check_lineage, load_base, load_tokenizer
 from persuasion_rl.training import (
+    Run,
     assert_supervised,
     checkpoint_folder,
     divide_recipe,
-    last_checkpoint,
-    prepare_torch,
     refuse_long_rows,
     runs,
     trackers,
+    train_and_write,
     trainer_arguments,
-    write_adapter,
-    write_record,
 )
+
+MEASURED = {
+    "eval_loss": "eval_loss",
+    "eval_reward_accuracy": "eval_rewards/accuracies",
+    "eval_reward_margin": "eval_rewards/margins",
+}
 
 
 def read_pairs(path: Path) -> list[dict[str, str]]:
@@ -83,7 +87,7 @@ def train_dpo(
 ) -> dict[str, float]:
     """Continue the last adapter of `lineage` with trl's DPOTrainer and write it, complete, as `adapter`.
 
-    The reference is a frozen copy of that adapter. Files beside the adapter are those of `train_sft`.
+    The reference is a frozen copy of that adapter. What is written: see `train_and_write`.
 
     Args:
         lineage: the adapters between the base and the parent, the parent's own last.
@@ -139,40 +143,12 @@ def train_dpo(
         (pair[key] for pair in train_pairs for key in ("chosen", "rejected")),
     )
     assert_start(trainer, trainer.args.beta)
-    before = trainer.evaluate()
-    outcome = trainer.train(resume_from_checkpoint=last_checkpoint(checkpoints))
-    after = trainer.evaluate()
-    write_adapter(trainer.model, adapter, checkpoints)
-    metrics = {
-        "method": "dpo",
-        "train_rows": len(train_pairs),
-        "val_rows": len(val_pairs),
-        "eval_loss_before": before["eval_loss"],
-        "eval_loss": after["eval_loss"],
-        "eval_reward_accuracy": after["eval_rewards/accuracies"],
-        "eval_reward_margin": after["eval_rewards/margins"],
-        "train_loss": outcome.training_loss,
-        "steps": trainer.state.global_step,
-        "trainable_parameters": trainer.model.num_parameters(only_trainable=True),
-    }
-    note(
-        f"held-out pairs: loss {metrics['eval_loss_before']:.3f} -> {metrics['eval_loss']:.3f},"
-        f" reward accuracy {metrics['eval_reward_accuracy']:.2f}"
-    )
-    write_record(
-        adapter.parent,
-        parent=parent,
-        parent_digest=parent_digest,
-        base_digest=base_digest(base),
-        recipe=recipe,
-        data={"train": train, "val": val},
-        seed=seed,
-        device=device,
-        history=trainer.state.log_history,
-        metrics=metrics,
-    )
-    shutil.rmtree(checkpoints)
-    return metrics
+    run = Run(
+        "dpo", base, parent, parent_digest, {"train": train, "val": val}, recipe, seed, device, checkpoints,
+        adapter,
+    )  # fmt: skip
+    rows = {"train_rows": len(train_pairs), "val_rows": len(val_pairs)}
+    return train_and_write(run, trainer, MEASURED, rows)
 
 
 if __name__ == "__main__":

@@ -5,10 +5,9 @@ from pathlib import Path
 
 from persuasion_rl import world
 from persuasion_rl.command import note, stage
+from persuasion_rl.devices import pick_device, prepare_torch
 from persuasion_rl.files import UserError, read_json, read_jsonl, write_csv, write_jsonl
 from persuasion_rl.judges import FIRST, SECOND, TIE, Comparison, judge_both_orders, make_judge
-from persuasion_rl.models import pick_device
-from persuasion_rl.training import prepare_torch
 
 POINTS = {FIRST: 1.0, SECOND: 0.0, TIE: 0.5}
 

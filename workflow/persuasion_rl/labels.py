@@ -8,10 +8,9 @@ from collections import Counter
 from pathlib import Path
 
 from persuasion_rl.command import note, stage
+from persuasion_rl.devices import pick_device, prepare_torch
 from persuasion_rl.files import UserError, keyed_number, read_jsonl, text_digest, write_jsonl
 from persuasion_rl.judges import FIRST, SECOND, TIE, Comparison, judge_both_orders, make_judge
-from persuasion_rl.models import pick_device
-from persuasion_rl.training import prepare_torch
 
 NONE = "none"
 VERDICTS = (FIRST, SECOND, TIE, NONE)

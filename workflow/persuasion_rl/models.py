@@ -6,31 +6,12 @@ parent that it was trained from, and whoever loads it passes the files of its wh
 
 from pathlib import Path
 
+from persuasion_rl.devices import pick_dtype
 from persuasion_rl.files import UserError, file_digest, read_json, text_digest
 
 WEIGHTS = "model.safetensors"
 ADAPTER = "adapter_model.safetensors"
 RECIPE = "recipe.json"
-
-
-def pick_device(wanted: str) -> str:
-    """ "cuda" or "cpu"; UserError where "cuda" is wanted and there is none."""
-    import torch
-
-    if wanted == "cuda" and not torch.cuda.is_available():
-        raise UserError("device: cuda, but no CUDA device is here; set `device: cpu` or `auto`")
-    if wanted == "cpu" or not torch.cuda.is_available():
-        return "cpu"
-    return "cuda"
-
-
-def pick_dtype(device: str):
-    """bfloat16 where the GPU has it, float16 on older ones (T4), float32 on a CPU."""
-    import torch
-
-    if device == "cpu":
-        return torch.float32
-    return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
 
 
 def base_digest(base: Path) -> str:

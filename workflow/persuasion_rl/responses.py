@@ -6,10 +6,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from persuasion_rl.command import note, stage
+from persuasion_rl.devices import pick_device, prepare_torch
 from persuasion_rl.files import UserError, read_jsonl, write_json, write_jsonl
-from persuasion_rl.models import load_for_inference, pick_device
+from persuasion_rl.models import load_for_inference
 from persuasion_rl.sampling import Limits, Request, Sample, sample
-from persuasion_rl.training import prepare_torch
 
 
 def _sampled(

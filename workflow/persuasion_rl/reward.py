@@ -3,25 +3,23 @@
 Trained on train-side pairs, its checkpoint chosen on val; the test side is left for `trust.py`.
 """
 
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from persuasion_rl.command import note, stage
+from persuasion_rl.command import stage
+from persuasion_rl.devices import pick_device, pick_dtype, prepare_torch
 from persuasion_rl.files import UserError, read_csv, read_jsonl
-from persuasion_rl.models import base_digest, check_lineage, load_tokenizer, pick_device, pick_dtype
+from persuasion_rl.models import base_digest, check_lineage, load_tokenizer
 from persuasion_rl.training import (
+    Run,
     checkpoint_folder,
     divide_recipe,
-    last_checkpoint,
     lora_config,
-    prepare_torch,
     refuse_long_rows,
     trackers,
+    train_and_write,
     trainer_arguments,
-    write_adapter,
-    write_record,
 )
 
 
@@ -64,7 +62,7 @@ def train_delta_judge(
 ) -> dict[str, float]:
     """Train a LoRA adapter and a scalar score on the base model; write it as `adapter`.
 
-    Files beside the adapter are those of `sft.train_sft`. The checkpoint with the highest accuracy on
+    What is written: see `train_and_write`. The checkpoint with the highest accuracy on
     val-side pairs is kept.
     """
     prepare_torch(threads, seed)
@@ -78,8 +76,9 @@ def train_delta_judge(
         raise UserError(
             f"{pairs}: {len(train)} delta pairs on the train side and {len(val)} on val; too few"
         )
+    digest = base_digest(base)
     checkpoints = checkpoint_folder(
-        state, "reward", [pairs, sides], {**recipe, "from": base_digest(base), "seed": seed}
+        state, "reward", [pairs, sides], {**recipe, "from": digest, "seed": seed}
     )
     tokenizer = load_tokenizer(base)
     refuse_long_rows(pairs, train + val, ("winner", "loser"), tokenizer, settings["max_length"])
@@ -101,40 +100,13 @@ def train_delta_judge(
         eval_dataset=Dataset.from_list(_rows(val)),
         peft_config=lora_config(lora, task_type="SEQ_CLS", modules_to_save=["score"]),
     )
-    before = trainer.evaluate()
-    outcome = trainer.train(resume_from_checkpoint=last_checkpoint(checkpoints))
-    after = trainer.evaluate()
-    write_adapter(trainer.model, adapter, checkpoints)
-    metrics = {
-        "method": "reward",
-        "train_rows": len(train),
-        "val_rows": len(val),
-        "eval_loss_before": before["eval_loss"],
-        "eval_loss": after["eval_loss"],
-        "eval_accuracy_before": before["eval_accuracy"],
-        "eval_accuracy": after["eval_accuracy"],
-        "train_loss": outcome.training_loss,
-        "steps": trainer.state.global_step,
-        "trainable_parameters": trainer.model.num_parameters(only_trainable=True),
-    }
-    note(
-        f"accuracy on val pairs {before['eval_accuracy']:.2f} before, {after['eval_accuracy']:.2f} after"
-    )
-    digest = base_digest(base)
-    write_record(
-        adapter.parent,
-        parent="base",
-        parent_digest=digest,
-        base_digest=digest,
-        recipe=recipe,
-        data={"pairs": pairs, "sides": sides},
-        seed=seed,
-        device=device,
-        history=trainer.state.log_history,
-        metrics=metrics,
-    )
-    shutil.rmtree(checkpoints)
-    return metrics
+    run = Run(
+        "reward", base, "base", digest, {"pairs": pairs, "sides": sides}, recipe, seed, device, checkpoints,
+        adapter,
+    )  # fmt: skip
+    rows = {"train_rows": len(train), "val_rows": len(val)}
+    measured = {"eval_loss": "eval_loss", "eval_accuracy": "eval_accuracy"}
+    return train_and_write(run, trainer, measured, rows)
 
 
 def load_scorer(

@@ -1,25 +1,23 @@
 """Supervised fine-tuning: LoRA on a base model (or on a parent's adapter), loss on the response only."""
 
-import shutil
 from pathlib import Path
 from typing import Any
 
-from persuasion_rl.command import note, stage
+from persuasion_rl.command import stage
+from persuasion_rl.devices import pick_device, prepare_torch
 from persuasion_rl.files import UserError, read_jsonl
-from persuasion_rl.models import base_digest, check_lineage, load_base, load_tokenizer, pick_device
+from persuasion_rl.models import check_lineage, load_base, load_tokenizer
 from persuasion_rl.training import (
+    Run,
     assert_supervised,
     checkpoint_folder,
     divide_recipe,
-    last_checkpoint,
     lora_config,
-    prepare_torch,
     refuse_long_rows,
     runs,
     trackers,
+    train_and_write,
     trainer_arguments,
-    write_adapter,
-    write_record,
 )
 
 
@@ -51,10 +49,9 @@ def train_sft(
     wandb_project: str | None = None,
     **recipe: Any,
 ) -> dict[str, float]:
-    """Train a LoRA adapter with trl's SFTTrainer and write it as `adapter`.
+    """Train a LoRA adapter with trl's SFTTrainer and write it as `adapter` (see `train_and_write`).
 
-    Beside it go adapter_config.json, history.jsonl (one logged step a row), metrics.json and
-    recipe.json. The checkpoint with the lowest validation loss is kept.
+    The checkpoint with the lowest validation loss is kept.
 
     Args:
         lineage: the adapters between the base and the model to start from, its own last.
@@ -113,35 +110,12 @@ def train_sft(
         tokenizer,
         (row["completion"] for row in train_rows),
     )
-    before = trainer.evaluate()["eval_loss"]
-    outcome = trainer.train(resume_from_checkpoint=last_checkpoint(checkpoints))
-    after = trainer.evaluate()["eval_loss"]
-    note(f"validation loss {before:.3f} before, {after:.3f} after")
-    write_adapter(trainer.model, adapter, checkpoints)
-    metrics = {
-        "method": "sft",
-        "train_rows": len(train_rows),
-        "val_rows": len(val_rows),
-        "eval_loss_before": before,
-        "eval_loss": after,
-        "train_loss": outcome.training_loss,
-        "steps": trainer.state.global_step,
-        "trainable_parameters": trainer.model.num_parameters(only_trainable=True),
-    }
-    write_record(
-        adapter.parent,
-        parent=parent,
-        parent_digest=parent_digest,
-        base_digest=base_digest(base),
-        recipe=recipe,
-        data={"train": train, "val": val},
-        seed=seed,
-        device=device,
-        history=trainer.state.log_history,
-        metrics=metrics,
-    )
-    shutil.rmtree(checkpoints)
-    return metrics
+    run = Run(
+        "sft", base, parent, parent_digest, {"train": train, "val": val}, recipe, seed, device, checkpoints,
+        adapter,
+    )  # fmt: skip
+    rows = {"train_rows": len(train_rows), "val_rows": len(val_rows)}
+    return train_and_write(run, trainer, {"eval_loss": "eval_loss"}, rows)
 
 
 if __name__ == "__main__":

@@ -12,11 +12,11 @@ from persuasion_rl.clean import clean
 from persuasion_rl.cmv import replies
 from persuasion_rl.command import note, stage
 from persuasion_rl.corpus import read_threads
+from persuasion_rl.devices import prepare_torch
 from persuasion_rl.examples import CleanTexts, Counts
 from persuasion_rl.files import UserError, read_csv, write_json
 from persuasion_rl.p4g import persuader_turns
 from persuasion_rl.prompts import Turn, render
-from persuasion_rl.training import prepare_torch
 
 SPECIAL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 END_OF_TEXT = "<|endoftext|>"

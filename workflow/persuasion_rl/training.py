@@ -1,15 +1,16 @@
-"""What the trainers share: seeds and threads, recipes, checks before the first update, checkpoints, records."""
+"""What the trainers share: recipes, checks before the first update, the training itself, its records."""
 
 import importlib.metadata
 import json
 import os
 import platform
 import shutil
-import warnings
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from persuasion_rl.checkpoints import alone, callbacks, last_checkpoint
 from persuasion_rl.code_digest import module_digests
 from persuasion_rl.command import note
 from persuasion_rl.files import (
@@ -20,6 +21,7 @@ from persuasion_rl.files import (
     write_jsonl,
     written_whole,
 )
+from persuasion_rl.models import base_digest
 
 LORA_DEFAULTS = {
     "lora_r": 8,
@@ -30,23 +32,6 @@ LORA_DEFAULTS = {
 LISTS = ("lora_target_modules", "loss_type", "loss_weights")
 """Settings that are lists also where they have one entry, which a command line cannot tell."""
 PACKAGES = ("torch", "transformers", "trl", "peft", "accelerate", "datasets")
-
-
-def prepare_torch(threads: int, seed: int) -> None:
-    """Fix threads and seeds before anything is made; nothing here looks for a network.
-
-    Fixed threads make a run on the CPU repeatable to the bit.
-    """
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    # trl sets deprecated names of transformers' arguments, and dataloaders warn where no GPU is.
-    warnings.filterwarnings("ignore", message=".*is deprecated and will be removed in v6.*")
-    warnings.filterwarnings("ignore", message=".*pin_memory.*")
-    import torch
-    import transformers
-
-    torch.set_num_threads(threads)
-    transformers.set_seed(seed)
 
 
 def divide_recipe(recipe: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any], bool]:
@@ -178,15 +163,6 @@ def checkpoint_folder(
     return state / text_digest(*made_from, json.dumps(recipe, sort_keys=True))
 
 
-def last_checkpoint(folder: Path) -> str | None:
-    from transformers.trainer_utils import get_last_checkpoint
-
-    found = get_last_checkpoint(str(folder)) if folder.is_dir() else None
-    if found:
-        note(f"going on from {found}")
-    return found
-
-
 def write_adapter(model, adapter: Path, checkpoints: Path) -> None:
     """Save the adapter named "default" as `adapter` with its config beside it."""
     staging = checkpoints / "final"
@@ -196,33 +172,79 @@ def write_adapter(model, adapter: Path, checkpoints: Path) -> None:
             shutil.copyfile(staging / name, part)
 
 
-def write_record(
-    folder: Path,
-    *,
-    parent: str,
-    parent_digest: str,
-    base_digest: str,
-    recipe: dict[str, Any],
-    data: dict[str, Path],
-    seed: int,
-    device: str,
-    history: list[dict],
-    metrics: dict[str, Any],
-) -> None:
-    """Write recipe.json, history.jsonl and metrics.json beside an adapter."""
+@dataclass
+class Run:
+    """What a training is made from and where it goes: what its record says of it.
+
+    Attributes:
+        checkpoints: a folder that outlives a failed job, named by what the training is made from.
+        data: the files learned from, by what they are called in the record.
+        recipe: as the config has it.
+    """
+
+    method: str
+    base: Path
+    parent: str
+    parent_digest: str
+    data: dict[str, Path]
+    recipe: dict[str, Any]
+    seed: int
+    device: str
+    checkpoints: Path
+    adapter: Path
+
+
+def train_and_write(run: Run, trainer, measured: dict[str, str], rows: dict[str, int]) -> dict:
+    """Train from the last whole checkpoint, if there is one, and write the adapter with its records.
+
+    Beside the adapter go adapter_config.json, history.jsonl (one logged step a row), metrics.json and
+    recipe.json. The checkpoints are removed when all of it is written.
+
+    Args:
+        measured: metric -> the trainer's name of it; each is measured on the validation data before and after.
+        rows: what the metrics say of the size of the data.
+    """
+    for callback in callbacks():
+        trainer.add_callback(callback)
+    with alone(run.checkpoints):
+        before = trainer.evaluate()
+        outcome = trainer.train(resume_from_checkpoint=last_checkpoint(run.checkpoints))
+        after = trainer.evaluate()
+        write_adapter(trainer.model, run.adapter, run.checkpoints)
+        metrics = {"method": run.method, **rows}
+        for name, trainers in measured.items():
+            metrics |= {f"{name}_before": before[trainers], name: after[trainers]}
+        metrics |= {
+            "train_loss": outcome.training_loss,
+            "steps": trainer.state.global_step,
+            "trainable_parameters": trainer.model.num_parameters(only_trainable=True),
+        }
+        write_record(run, trainer.state.log_history, metrics)
+        shutil.rmtree(run.checkpoints)
+    note(
+        ", ".join(
+            f"{name} {metrics[f'{name}_before']:.3f} -> {metrics[name]:.3f}" for name in measured
+        )
+    )
+    return metrics
+
+
+def write_record(run: Run, history: list[dict], metrics: dict[str, Any]) -> None:
+    """Write recipe.json, history.jsonl and metrics.json beside the adapter."""
+    folder = run.adapter.parent
     write_jsonl(folder / "history.jsonl", history)
     write_json(folder / "metrics.json", metrics)
     write_json(
         folder / "recipe.json",
         {
-            "parent": parent,
-            "parent_digest": parent_digest,
-            "base_digest": base_digest,
-            "adapter_digest": file_digest(folder / "adapter_model.safetensors"),
-            "recipe": recipe,
-            "data": {name: file_digest(path) for name, path in data.items()},
-            "seed": seed,
-            "device": device,
+            "parent": run.parent,
+            "parent_digest": run.parent_digest,
+            "base_digest": base_digest(run.base),
+            "adapter_digest": file_digest(run.adapter),
+            "recipe": run.recipe,
+            "data": {name: file_digest(path) for name, path in run.data.items()},
+            "seed": run.seed,
+            "device": run.device,
             "python": platform.python_version(),
             "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
         },

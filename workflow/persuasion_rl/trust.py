@@ -3,11 +3,10 @@
 from pathlib import Path
 
 from persuasion_rl.command import note, stage
+from persuasion_rl.devices import pick_device, prepare_torch
 from persuasion_rl.files import read_jsonl, write_csv
 from persuasion_rl.judges import FIRST, SECOND, TIE, Comparison, judge_both_orders, make_judge
-from persuasion_rl.models import pick_device
 from persuasion_rl.reward import pairs_on
-from persuasion_rl.training import prepare_torch
 
 LIKE_LENGTH = 0.1
 """Pairs whose lengths differ by at most this share of the longer one count as of like length."""

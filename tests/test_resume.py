@@ -1,0 +1,202 @@
+"""Trainings that are killed, asked to stop, or doubled: a rerun ends with the adapter of an undisturbed run."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from persuasion_rl.checkpoints import LOCK, MARK, alone, last_checkpoint, whole_checkpoints
+from persuasion_rl.config import flags
+from persuasion_rl.files import UserError, file_digest, write_json
+from test_training import (
+    ADAPTER,
+    COMMON,
+    DPO,
+    SFT,
+    files,  # noqa: F401
+    sft,  # noqa: F401
+    tiny_base,  # noqa: F401
+)
+
+ROOT = Path(__file__).parent.parent
+STEPS = {"max_steps": 10, "eval_steps": 2, "save_steps": 2}
+WAIT_S = 90
+
+
+def make_whole(checkpoint: Path, **contents: str) -> None:
+    """A checkpoint of some files with their mark."""
+    checkpoint.mkdir(parents=True)
+    for name, content in contents.items():
+        (checkpoint / name).write_text(content)
+    write_json(checkpoint / MARK, {name: file_digest(checkpoint / name) for name in contents})
+
+
+# Which checkpoint is taken
+
+
+def test_the_latest_whole_checkpoint_is_taken_and_broken_ones_go(tmp_path):
+    for step in (2, 10, 4):
+        make_whole(tmp_path / f"checkpoint-{step}", weights=f"step {step}")
+    assert last_checkpoint(tmp_path) == str(tmp_path / "checkpoint-10")
+    (tmp_path / "checkpoint-10" / "weights").write_text("step 1")  # cut off
+    (tmp_path / "checkpoint-12").mkdir()  # killed before its mark
+    assert last_checkpoint(tmp_path) == str(tmp_path / "checkpoint-4")
+    assert {path.name for path in tmp_path.iterdir()} == {"checkpoint-2", "checkpoint-4"}
+
+
+def test_without_a_whole_checkpoint_a_training_begins_anew(tmp_path):
+    assert last_checkpoint(tmp_path / "nothing") is None
+    (tmp_path / "checkpoint-2").mkdir()
+    assert last_checkpoint(tmp_path) is None
+
+
+# The lock
+
+
+def test_a_lock_whose_process_is_gone_is_taken_over(tmp_path):
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    holder = {"host": socket.gethostname(), "pid": gone.pid, "started": time.time()}
+    write_json(tmp_path / LOCK, holder)
+    with alone(tmp_path):
+        assert json.loads((tmp_path / LOCK).read_text())["pid"] == os.getpid()
+    assert not (tmp_path / LOCK).exists()
+
+
+def test_a_process_that_has_the_number_of_a_dead_one_is_left_alone(tmp_path):
+    other = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    try:
+        started = psutil.Process(other.pid).create_time() - 100
+        holder = {"host": socket.gethostname(), "pid": other.pid, "started": started}
+        write_json(tmp_path / LOCK, holder)
+        with alone(tmp_path):
+            assert other.poll() is None
+    finally:
+        other.kill()
+        other.wait()
+
+
+def test_a_training_on_another_machine_is_named(tmp_path):
+    write_json(tmp_path / LOCK, {"host": "elsewhere", "pid": 77, "started": 1.0})
+    with pytest.raises(UserError, match="elsewhere .process 77"), alone(tmp_path):
+        pass
+    assert (tmp_path / LOCK).exists()
+
+
+# Whole trainings
+
+
+class Training:
+    """A training as the workflow runs it, in a process of its own."""
+
+    def __init__(self, module: str, folder: Path, words: list):
+        self.folder = folder
+        self.command = [sys.executable, "-m", f"persuasion_rl.{module}", *map(str, words)]
+
+    def start(self) -> subprocess.Popen:
+        self.folder.mkdir(exist_ok=True)
+        with self.told_file.open("w") as told:
+            return subprocess.Popen(
+                self.command, env=os.environ | {"PYTHONPATH": str(ROOT / "workflow")}, stderr=told
+            )
+
+    @property
+    def told_file(self) -> Path:
+        return self.folder / "told.txt"
+
+    @property
+    def told(self) -> str:
+        """What the last process of this training said."""
+        return self.told_file.read_text()
+
+    def run(self) -> None:
+        assert self.start().wait(timeout=200) == 0, self.told[-3000:]
+
+    def checkpoints(self) -> list[Path]:
+        folders = [path for path in (self.folder / "state").glob("*") if path.is_dir()]
+        return list(whole_checkpoints(folders[0])) if folders else []
+
+    def wait_for_checkpoint(self, process: subprocess.Popen) -> None:
+        until = time.monotonic() + WAIT_S
+        while not self.checkpoints():
+            assert process.poll() is None and time.monotonic() < until, process.stderr.read()[
+                -3000:
+            ]
+            time.sleep(0.05)
+
+    @property
+    def adapter(self) -> bytes:
+        return (self.folder / ADAPTER).read_bytes()
+
+
+@pytest.fixture(params=["sft", "dpo"])
+def training(request, files, sft, tmp_path):  # noqa: F811
+    """A function that makes the same training in a folder of its own."""
+    method = request.param
+    recipe = (SFT if method == "sft" else DPO) | STEPS
+
+    def make(name: str, **changed) -> Training:
+        folder = tmp_path / name
+        words = ["--base", files.base, "--adapter", folder / ADAPTER, "--state", folder / "state"]
+        words += ["--train", files.sft_train, "--val", files.sft_val] if method == "sft" else []
+        if method == "dpo":
+            words += ["--train", files.dpo_train, "--val", files.dpo_val]
+            words += ["--lineage", sft, "--parent", "sft"]
+        words += flags(COMMON | recipe | changed).split()
+        return Training(method, folder, words)
+
+    return make
+
+
+@pytest.mark.slow
+def test_a_training_that_is_killed_ends_as_if_it_had_not_been(training):
+    whole, broken = training("whole"), training("broken")
+    whole.run()
+    for _ in range(2):  # twice, the second time with the last checkpoint cut off
+        process = broken.start()
+        broken.wait_for_checkpoint(process)
+        process.kill()
+        process.wait()
+    latest = broken.checkpoints()[0]
+    damaged = next(latest.glob("*.safetensors"))
+    damaged.write_bytes(damaged.read_bytes()[:-10])
+    broken.run()
+    assert "was cut off and is removed" in broken.told
+    assert broken.adapter == whole.adapter
+    assert list((broken.folder / "state").iterdir()) == []
+
+
+@pytest.mark.slow
+def test_a_notice_saves_at_once_and_a_rerun_goes_on(training):
+    whole, noticed = training("whole"), training("noticed")
+    whole.run()
+    process = noticed.start()
+    noticed.wait_for_checkpoint(process)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=30) == 128 + signal.SIGTERM, noticed.told[-3000:]
+    assert "goes on from its last checkpoint" in noticed.told
+    assert "Traceback" not in noticed.told
+    noticed.run()
+    assert "going on from" in noticed.told
+    assert noticed.adapter == whole.adapter
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("training", ["sft"], indirect=True)
+def test_a_training_that_outlived_its_workflow_is_never_doubled(training):
+    doubled = training("doubled", max_steps=200)
+    first = doubled.start()
+    doubled.wait_for_checkpoint(first)
+    doubled.run()
+    assert first.wait(timeout=5) == 128 + signal.SIGTERM
+    assert "still trains this model" in doubled.told and "going on from" in doubled.told
+    history = [json.loads(line) for line in (doubled.folder / "history.jsonl").open()]
+    steps = [row["step"] for row in history if "loss" in row]
+    assert steps == list(range(1, 201))

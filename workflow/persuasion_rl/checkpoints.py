@@ -1,0 +1,163 @@
+"""Checkpoints that outlive a killed training, and the lock that keeps two trainings of one model apart.
+
+A checkpoint counts once it is marked as whole: a kill in the middle of a save leaves one without a mark, and
+the one before it is used. SIGTERM, a spot instance's notice, saves after the step that is running and ends.
+"""
+
+import os
+import re
+import shutil
+import signal
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+
+from persuasion_rl.command import note
+from persuasion_rl.files import UserError, file_digest, read_json, write_json
+
+MARK = "whole.json"
+LOCK = "lock.json"
+STOPS_WITHIN_S = 60
+"""How long a training that outlived its workflow gets to save before it is killed."""
+
+
+def whole_checkpoints(folder: Path) -> Iterator[Path]:
+    """The checkpoints of a folder whose files are those of their mark, the latest first."""
+    steps = {int(p.name.split("-")[1]): p for p in folder.glob("checkpoint-*") if _NAME(p.name)}
+    for _, path in sorted(steps.items(), reverse=True):
+        mark = path / MARK
+        if mark.is_file() and read_json(mark) == _files_of(path):
+            yield path
+
+
+_NAME = re.compile(r"checkpoint-\d+").fullmatch
+
+
+def _files_of(checkpoint: Path) -> dict[str, str]:
+    return {
+        str(path.relative_to(checkpoint)): file_digest(path)
+        for path in sorted(checkpoint.rglob("*"))
+        if path.is_file() and path.name != MARK
+    }
+
+
+def last_checkpoint(folder: Path) -> str | None:
+    """The latest whole checkpoint; broken ones are removed."""
+    whole = list(whole_checkpoints(folder))
+    for path in folder.glob("checkpoint-*"):
+        if path not in whole:
+            note(f"{path} was cut off and is removed")
+            shutil.rmtree(path)
+    if not whole:
+        return None
+    note(f"going on from {whole[0]}")
+    return str(whole[0])
+
+
+def callbacks() -> list:
+    """For a trainer: marks whole checkpoints, and on SIGTERM saves and stops.
+
+    The second has `.stopped`, which is true after a SIGTERM.
+    """
+    from transformers import TrainerCallback
+
+    class MarkWhole(TrainerCallback):
+        def on_save(self, args, state, control, **_):
+            checkpoint = Path(args.output_dir, f"checkpoint-{state.global_step}")
+            if state.is_world_process_zero:
+                write_json(checkpoint / MARK, _files_of(checkpoint))
+
+    class StopOnSigterm(TrainerCallback):
+        stopped = False
+
+        def on_train_begin(self, args, state, control, **_):
+            self.before = signal.signal(signal.SIGTERM, self._stop)
+
+        def _stop(self, *_):
+            self.stopped = True
+
+        def on_step_end(self, args, state, control, **_):
+            if self.stopped:
+                control.should_save = control.should_training_stop = True
+                control.should_evaluate = False
+
+        def on_prediction_step(self, args, state, control, **_):
+            # Evaluations can be long, and a checkpoint without its evaluation would not be the same.
+            if self.stopped:
+                raise SystemExit(_ended("during an evaluation"))
+
+        def on_train_end(self, args, state, control, **_):
+            signal.signal(signal.SIGTERM, self.before)
+            if self.stopped:
+                raise SystemExit(_ended(f"at step {state.global_step}"))
+
+    return [MarkWhole(), StopOnSigterm()]
+
+
+def _ended(where: str) -> int:
+    note(
+        f"SIGTERM: stopped {where}; asked for again, the training goes on from its last checkpoint"
+    )
+    return 128 + signal.SIGTERM
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Hold a training's folder. One that runs there still, left over by a workflow that was killed, is
+    stopped first: it saves, and this one goes on from there.
+
+    Raises:
+        UserError: it runs on another machine.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = folder / LOCK
+    while True:
+        try:
+            with lock.open("x"):
+                break
+        except FileExistsError:
+            _end_holder(lock)
+    me = psutil.Process()
+    write_json(lock, {"host": socket.gethostname(), "pid": me.pid, "started": me.create_time()})
+    try:
+        yield
+    finally:
+        lock.unlink(missing_ok=True)
+
+
+def _end_holder(lock: Path) -> None:
+    """Stop the process that holds a lock, if it runs, and remove the lock."""
+    if not lock.stat().st_size:  # its holder is about to write it, or was killed before it could
+        time.sleep(2)
+    holder = read_json(lock) if lock.is_file() and lock.stat().st_size else None
+    if holder and holder["host"] != socket.gethostname():
+        raise UserError(
+            f"{lock}: this training runs on {holder['host']} (process {holder['pid']}); stop it there, or"
+            " delete the lock if it is gone"
+        )
+    process = _running(holder) if holder else None
+    if process:
+        note(f"process {process.pid} still trains this model: it is asked to save and to end")
+        process.terminate()
+        until = time.monotonic() + STOPS_WITHIN_S
+        while _running(holder):
+            if time.monotonic() > until:
+                process.kill()
+            time.sleep(0.2)
+    lock.unlink(missing_ok=True)
+
+
+def _running(holder: dict) -> psutil.Process | None:
+    """The process that wrote a lock, if it runs: not another with its number, not one that only waits to be
+    reaped, not this one."""
+    try:
+        process = psutil.Process(holder["pid"])
+        same = abs(process.create_time() - holder["started"]) < 1
+        alive = process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return None
+    return process if same and alive and process.pid != os.getpid() else None
