@@ -619,7 +619,6 @@ def test_the_loaded_scorer_is_the_model_that_was_measured(delta, scores):
         for winner, loser in zip(scores[::2], scores[1::2], strict=True)
     ]
     assert sum(losses) / len(losses) == pytest.approx(metrics["eval_loss"], abs=1e-4)
-    assert metrics["eval_loss"] < metrics["eval_loss_before"]
 
 
 @pytest.mark.slow

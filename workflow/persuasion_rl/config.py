@@ -200,9 +200,7 @@ def _check_plan(data: dict[str, Any]) -> None:
             f" {data['max_seq_length']}"
         )
     if not data["use_cmv"] and not data["use_p4g"]:
-        raise UserError(
-            "data.use_cmv and data.use_p4g: both are false; there is nothing to learn from"
-        )
+        raise UserError("data.use_cmv and data.use_p4g: both are false; there is nothing to learn from")
     if not data[f"use_{data['pool_source']}"]:
         raise UserError(
             f"data.pool_source: {data['pool_source']!r}, but data.use_{data['pool_source']} is false"

@@ -71,20 +71,7 @@ class TokenCounter:
 
     def _divides_at_lines(self) -> bool:
         """Whether tokens end where lines do, whatever characters stand there: tried out."""
-        ends = [
-            "word\n",
-            "1\n",
-            "end.\n",
-            "end. \n",
-            "?!)\n",
-            "\n",
-            "\n\n",
-            "\t\n",
-            "…\n",
-            "> *q*\n",
-            "é\n",
-            " \n",
-        ]
+        ends = ["word\n", "1\n", "end.\n", "end. \n", "?!)\n", "\n", "\n\n", "\t\n", "…\n", "> *q*\n", "é\n", " \n"]
         starts = ["Poster: a", "Other: b", "[TASK]\nc", "Persuadee: 1"]
         pairs = [(end, start) for end in ends for start in starts]
         joined = self.counts([end + start for end, start in pairs])
@@ -125,7 +112,9 @@ def fit_contexts(
     return found
 
 
-def _cut(threads: list[list[Turn]], counter: TokenCounter, max_tokens: int) -> list[Context | None]:
+def _cut(
+    threads: list[list[Turn]], counter: TokenCounter, max_tokens: int
+) -> list[Context | None]:
     """For each thread its context without the middle of what may be cut, as much of it as fits."""
     # What stays whole: the claim, and what is answered unless that is the post.
     kept = [[turns[0]] if turns[-1].is_post else [turns[0], turns[-1]] for turns in threads]
