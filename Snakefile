@@ -40,12 +40,14 @@ rule all:
     default_target: True
     input:
         rules.report_study.output.report,
+        rules.report_data.output,
         rules.record_config.output,
         expand(study("models/{model}/README.md"), model=trained_models()),
 
 
 rule data:
     input:
+        rules.report_data.output,
         rules.check_leakage.output,
 
 
@@ -78,5 +80,6 @@ rule report:
 rule unattended:
     input:
         rules.report_unattended.output if WAITS_FOR_PEOPLE else rules.all.input,
+        rules.report_data.output,
         rules.record_config.output,
         expand(study("models/{model}/README.md"), model=trained_models(unattended=True)),

@@ -2,18 +2,23 @@
 
 import json
 import re
+import tempfile
 from collections import Counter
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from persuasion_rl.clean import clean
+from persuasion_rl import cmv
+from persuasion_rl.clean import clean, unusable
 from persuasion_rl.cmv import process_cmv
-from persuasion_rl.corpus import post_of, read_corpus
-from persuasion_rl.examples import Budget, RowMaker
-from persuasion_rl.files import UserError, read_json, read_jsonl
-from persuasion_rl.p4g import process_p4g
-from persuasion_rl.prompts import TokenCounter, render
+from persuasion_rl.corpus import Conversation, read_threads
+from persuasion_rl.deltas import awards
+from persuasion_rl.examples import Budget, Draft, RowMaker
+from persuasion_rl.files import UserError, read_json, read_jsonl, write_json, write_jsonl
+from persuasion_rl.p4g import process_p4g, selected
+from persuasion_rl.prompts import TokenCounter, Turn, render
 from persuasion_rl.world import truth
 
 WIDE = dict(min_tokens=1, max_tokens=2000, max_context_tokens=2000, max_seq_length=5000)
@@ -31,14 +36,20 @@ META = {
 }
 
 
-def comment(id_, reply_to, speaker, text, success=None, thread="t3_a", distinguished=None):
+def comment(
+    id_, reply_to, speaker, text, success=None, thread="t3_a", distinguished=None, timestamp=1
+):
     return {
         "id": id_, "conversation_id": thread, "text": text, "speaker": speaker, "reply-to": reply_to,
-        "timestamp": 1, "meta": {"success": success, "pair_ids": [], "distinguished": distinguished},
+        "timestamp": timestamp, "meta": {"success": success, "pair_ids": [], "distinguished": distinguished},
     }  # fmt: skip
 
 
 POST = comment("t3_a", None, "op", BODY)
+
+
+def read(folder: Path) -> dict[str, Conversation]:
+    return {thread.id: thread for thread in read_threads(folder)}
 
 
 class Made:
@@ -49,7 +60,11 @@ class Made:
         self.pairs = (
             list(read_jsonl(folder / "pairs.jsonl")) if (folder / "pairs.jsonl").exists() else []
         )
-        self.counts = Counter(read_json(folder / "counts.json"))
+        counts = read_json(folder / "counts.json")
+        self.counts = {group: Counter(numbers) for group, numbers in counts.items()}
+        for group in self.counts.keys() & {"won", "lost", "persuader"}:
+            told = self.counts[group]
+            assert told["labelled"] == told.total() - told["labelled"], group
         self.by_id = {row["metadata"]["utterance_id"]: row for row in self.rows}
 
 
@@ -88,15 +103,16 @@ def test_a_row_has_the_contracts_fields(thread, tokenizer):
         "Claim: CMV: Cats are better\nPoster: Cats are better & cleaner than dogs.", "cmv", "plain"
     )
     response_tokens, context_tokens = TokenCounter(tokenizer).counts(
-        ["Dogs > cats.", prompt.split("[CONTEXT]\n")[1].split("\n[TASK]")[0]]
+        ["Dogs > cats.", prompt.split("[CONTEXT]\n")[1].split("[TASK]")[0]]
     )
     assert row == {
         "input_text": prompt,
         "full_text": prompt + "Dogs > cats.",
         "response": "Dogs > cats.",
         "metadata": {
-            "source": "cmv", "conversation_id": "t3_a", "utterance_id": "t1_b", "reply_to": "t3_a",
+            "source": "cmv", "conversation_id": "a", "utterance_id": "b", "reply_to": "a",
             "response_tokens": response_tokens + 1, "context_tokens": context_tokens,
+            "context_cut": False,
         },
     }  # fmt: skip
 
@@ -107,8 +123,9 @@ def test_the_posters_own_replies_never_become_examples(thread):
         comment("t1_c", "t1_b", "op", "That is true, you are right.", 1),
         comment("t1_d", "t3_a", "op", "I add this.", 0),
     )
-    assert list(made.by_id) == ["t1_b"]
-    assert made.counts["posters_own"] == 2
+    assert list(made.by_id) == ["b"]
+    assert made.counts["won"] == {"labelled": 2, "posters_own": 1, "kept": 1}
+    assert made.counts["lost"] == {"labelled": 1, "posters_own": 1}
 
 
 @pytest.mark.parametrize(
@@ -124,13 +141,16 @@ def test_the_posters_own_replies_never_become_examples(thread):
         ),
         (comment("t1_x", "t3_a", "[missing]", None, 1), "missing"),
         (comment("t1_x", "t3_a", "ben", "EDIT: delta, thanks!", 1), "empty_after_cleaning"),
+        (comment("t1_x", "t3_a", "ben", "∆ You changed my view.", 1), "awards_a_delta_itself"),
+        (comment("t1_x", "t1_gone", "ben", "Dogs are loyal.", 1), "chain_broken"),
+        (comment("t1_x", "t1_x", "ben", "Dogs are loyal.", 1), "chain_broken"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_what_is_left_out_is_counted(thread, left_out, why):
     made = thread(left_out, comment("t1_b", "t3_a", "ben", "Dogs are loyal.", 1))
-    assert list(made.by_id) == ["t1_b"]
-    assert made.counts[why] == 1
+    assert list(made.by_id) == ["b"]
+    assert made.counts["won"] == {"labelled": 2, why: 1, "kept": 1}
 
 
 def test_only_winning_replies_become_examples(thread):
@@ -138,9 +158,13 @@ def test_only_winning_replies_become_examples(thread):
         comment("t1_b", "t3_a", "ben", "Dogs are loyal.", 1),
         comment("t1_c", "t3_a", "carl", "No.", 0),
         comment("t1_d", "t3_a", "dora", "Unmarked."),
+        comment("t1_e", "t1_d", "eve", "No winner beside me.", 0),
     )
-    assert list(made.by_id) == ["t1_b"]
-    assert made.counts["losing_replies"] == 1
+    assert list(made.by_id) == ["b"]
+    assert made.counts["won"] == {"labelled": 1, "kept": 1}
+    assert made.counts["lost"] == {"labelled": 2, "no_winner_beside": 1, "kept": 1}
+    assert made.counts["read"] == {"conversations": 1, "utterances": 5}
+    assert made.counts["made"] == {"examples": 1, "delta_pairs": 1}
 
 
 @pytest.mark.parametrize(
@@ -176,15 +200,18 @@ def test_the_context_is_the_claim_the_post_and_the_chain_of_comments(thread):
     ]
 
 
-@pytest.mark.parametrize("parent", ["[deleted]", None])
-def test_a_reply_to_a_comment_that_is_gone_is_left_out(thread, parent):
+@pytest.mark.parametrize(
+    "speaker, text",
+    [("carl", "[deleted]"), ("[missing]", None), ("AutoModerator", "Read the rules."), ("DeltaBot", "∆")],
+)
+def test_a_reply_to_a_comment_that_is_gone_is_left_out(thread, speaker, text):
     made = thread(
-        comment("t1_gone", "t3_a", "[missing]" if parent is None else "carl", parent),
+        comment("t1_gone", "t3_a", speaker, text),
         comment("t1_x", "t1_gone", "ben", "I answer that.", 1),
         comment("t1_b", "t3_a", "ben", "Dogs are loyal.", 1),
     )
-    assert list(made.by_id) == ["t1_b"]
-    assert made.counts["parent_missing"] == 1
+    assert list(made.by_id) == ["b"]
+    assert made.counts["won"]["answered_comment_missing"] == 1
 
 
 @pytest.mark.parametrize("body", ["[deleted]", "[removed]"])
@@ -197,22 +224,50 @@ def test_a_deleted_post_is_in_no_prompt(write_corpus, make_cmv, body):
     ]
     metas = {"t3_a": META | {"op-text-body": body}, "t3_b": META}
     made = make_cmv(write_corpus(rows, metas))
-    assert "t1_b" in made.by_id
-    assert not any(body in row["input_text"] for row in made.rows)
+    assert list(made.by_id) == ["b"]
+    assert made.counts["won"] == {"labelled": 2, "post_deleted": 1, "kept": 1}
+
+
+def test_a_reply_below_the_posters_delta_comes_too_late(thread):
+    """The mind has changed already. Another reader's delta is not the poster's."""
+    made = thread(
+        comment("t1_b", "t3_a", "ben", "Dogs are loyal.", 1),
+        comment("t1_award", "t1_b", "op", "∆ That is true."),
+        comment("t1_late", "t1_award", "ben", "I am glad.", 1),
+        comment("t1_later", "t1_late", "eve", "Me too.", 0),
+        comment("t1_c", "t3_a", "carl", "Dogs are brave.", 1),
+        comment("t1_reader", "t1_c", "fay", "∆ from me."),
+        comment("t1_d", "t1_reader", "carl", "And brave dogs help.", 1),
+    )
+    assert list(made.by_id) == ["b", "c", "d"]
+    assert made.counts["won"] == {"labelled": 4, "after_the_delta": 1, "kept": 3}
+    assert made.counts["lost"] == {"labelled": 1, "after_the_delta": 1}
+    assert "Other: from me." in made.by_id["d"]["input_text"]
+
+
+def test_the_comments_of_deleted_accounts_are_nobodys(thread):
+    """All deleted accounts have one name: the text of one may stand, but not as the persuader's."""
+    made = thread(
+        comment("t1_b", "t3_a", "[deleted]", "Dogs are loyal."),
+        comment("t1_c", "t1_b", "[deleted]", "I agree.", 1),
+    )
+    assert "Other: Dogs are loyal." in made.by_id["c"]["input_text"]
 
 
 def test_responses_outside_the_limits_are_counted_out(thread, tokenizer):
     texts = {
-        "t1_short": "No.",
-        "t1_fits": "Dogs are loyal and brave.",
-        "t1_long": "Dogs are loyal. " * 9,
+        "short": "No.",
+        "fits": "Dogs are loyal and brave.",
+        "long": "Dogs are loyal. " * 9,
     }
     sizes = TokenCounter(tokenizer).counts([text.strip() for text in texts.values()])
     comments = [comment(id_, "t3_a", "ben", text, 1) for id_, text in texts.items()]
     limits = dict(min_tokens=sizes[1] + 1, max_tokens=sizes[1] + 1)
     made = thread(*comments, **limits)
-    assert list(made.by_id) == ["t1_fits"]
-    assert made.counts["response_too_short"] == made.counts["response_too_long"] == 1
+    assert list(made.by_id) == ["fits"]
+    assert made.counts["won"] == {
+        "labelled": 3, "response_too_short": 1, "response_too_long": 1, "kept": 1,
+    }  # fmt: skip
 
 
 def test_a_row_over_the_whole_budget_is_counted_out_and_not_cut(thread, tokenizer):
@@ -220,15 +275,15 @@ def test_a_row_over_the_whole_budget_is_counted_out_and_not_cut(thread, tokenize
         comment("t1_b", "t3_a", "ben", "Dogs are loyal.", 1),
         comment("t1_l", "t3_a", "carl", "Loyal! " * 9, 1),
     )
-    exact = TokenCounter(tokenizer).counts([wide.by_id["t1_b"]["input_text"]])[0]
-    exact += wide.by_id["t1_b"]["metadata"]["response_tokens"]
+    exact = TokenCounter(tokenizer).counts([wide.by_id["b"]["input_text"]])[0]
+    exact += wide.by_id["b"]["metadata"]["response_tokens"]
     made = thread(
         comment("t1_b", "t3_a", "ben", "Dogs are loyal.", 1),
         comment("t1_l", "t3_a", "carl", "Loyal! " * 9, 1),
         max_seq_length=exact,
     )
-    assert made.rows == [wide.by_id["t1_b"]]
-    assert made.counts["over_max_seq_length"] == 1
+    assert made.rows == [wide.by_id["b"]]
+    assert made.counts["won"] == {"labelled": 2, "over_max_seq_length": 1, "kept": 1}
 
 
 def test_the_context_does_not_depend_on_the_length_of_the_response(thread):
@@ -240,9 +295,84 @@ def test_the_context_does_not_depend_on_the_length_of_the_response(thread):
         meta=long_post,
         max_context_tokens=60,
     )
-    assert made.counts["context_cut"] == 2
-    assert made.by_id["t1_b"]["input_text"] == made.by_id["t1_c"]["input_text"]
-    assert all(row["metadata"]["context_tokens"] <= 60 for row in made.rows)
+    assert made.counts["made"]["contexts_cut"] == 2
+    assert made.by_id["b"]["input_text"] == made.by_id["c"]["input_text"]
+    for row in made.rows:
+        assert row["metadata"]["context_tokens"] <= 60 and row["metadata"]["context_cut"]
+
+
+def test_an_answered_comment_that_is_itself_too_long_is_counted_out(thread):
+    """Of a long post the middle goes; a comment that is answered is never cut."""
+    made = thread(
+        comment("t1_x", "t3_a", "op", "Cats are clean. " * 30),
+        comment("t1_b", "t1_x", "ben", "Dogs are loyal.", 1),
+        comment("t1_y", "t3_a", "op", "I doubt it."),
+        comment("t1_c", "t1_y", "ben", "Dogs are brave.", 1),
+        meta=META | {"op-text-body": "Cats are clean. " * 80},
+        max_context_tokens=60,
+    )
+    assert list(made.by_id) == ["c"]
+    assert made.counts["won"] == {"labelled": 2, "answered_comment_too_long": 1, "kept": 1}
+    assert made.by_id["c"]["input_text"].split("[TASK]")[0].endswith("\nPoster: I doubt it.\n")
+
+
+TEXTS = st.lists(
+    st.sampled_from(["cats", "are", "clean", "dogs.", "日本", "\n\n", "> so?"]), min_size=1, max_size=60
+).map(lambda words: " ".join(words).strip() or "x")
+CHATS = st.builds(
+    lambda claim, post, comments: [
+        Turn("Claim", claim.replace("\n", " ")),
+        Turn("Poster", post, is_post=True),
+        *(Turn(role, text) for role, text in comments),
+    ],
+    TEXTS,
+    TEXTS,
+    st.lists(st.tuples(st.sampled_from(["Poster", "Persuader", "Other"]), TEXTS), max_size=3),
+)
+CHAT_TEMPLATE = (
+    "{% for m in messages %}<{{ m.role }}>{{ m.content }}</>{% endfor %}"
+    "{% if add_generation_prompt %}<assistant>{% endif %}"
+)
+
+
+@pytest.fixture(scope="module")
+def row_maker(tokenizer):
+    """A function that makes a row maker with a budget, of one of the two prompt formats."""
+    base = tokenizer.parent
+    (base / "chat_template.jinja").write_text(CHAT_TEMPLATE)
+    return lambda budget, prompt_format: RowMaker("cmv", tokenizer, budget, prompt_format)
+
+
+@pytest.mark.parametrize("prompt_format", ["plain", "chat"])
+@given(chats=st.lists(st.tuples(CHATS, TEXTS, TEXTS), min_size=1, max_size=3), data=st.data())
+def test_prompt_and_response_fit_and_the_context_does_not_depend_on_the_response(
+    row_maker, prompt_format, chats, data
+):
+    budget = Budget(
+        min_tokens=data.draw(st.integers(1, 10)),
+        max_tokens=data.draw(st.integers(20, 120)),
+        max_context_tokens=data.draw(st.integers(10, 200)),
+        max_seq_length=data.draw(st.integers(80, 300)),
+    )
+    maker = row_maker(budget, prompt_format)
+    first = maker.rows([Draft(turns, response, {}) for turns, response, _ in chats])
+    other = maker.rows([Draft(turns, response, {}) for turns, _, response in chats])
+    for one, two, (_, response, _) in zip(first, other, chats, strict=True):
+        if isinstance(one, dict) and isinstance(two, dict):
+            assert one["input_text"] == two["input_text"]
+        reasons = {"response_too_short", "response_too_long", "over_max_seq_length"}
+        if "answered_comment_too_long" in (one, two):
+            assert one == two
+        elif isinstance(one, str):
+            assert one in reasons
+        else:
+            prompt, said = maker.counter.counts([one["input_text"], one["response"]])
+            assert one["response"] == response
+            assert one["full_text"] == one["input_text"] + response
+            assert budget.min_tokens <= said + 1 <= budget.max_tokens
+            assert prompt + said + 1 <= budget.max_seq_length
+            assert one["metadata"]["response_tokens"] == said + 1
+            assert one["metadata"]["context_tokens"] <= budget.max_context_tokens
 
 
 def test_a_pair_is_of_two_persuaders_who_answer_the_same_comment(thread):
@@ -256,10 +386,10 @@ def test_a_pair_is_of_two_persuaders_who_answer_the_same_comment(thread):
     )
     (pair,) = made.pairs
     assert pair == {
-        "prompt": made.by_id["t1_w"]["input_text"],
+        "prompt": made.by_id["w"]["input_text"],
         "winner": "Dogs are loyal.",
         "loser": "No.",
-        "metadata": {"conversation_id": "t3_a", "winner_id": "t1_w", "loser_id": "t1_l"},
+        "metadata": {"conversation_id": "a", "winner_id": "w", "loser_id": "l"},
     }
 
 
@@ -271,7 +401,7 @@ def test_each_reply_is_in_one_pair_and_the_loser_is_the_one_nearest_in_length(th
         comment("t1_l2", "t3_a", "eve", "Cats are clean.", 0),
     )
     found = {pair["metadata"]["winner_id"]: pair["metadata"]["loser_id"] for pair in made.pairs}
-    assert found == {"t1_w1": "t1_l2", "t1_w2": "t1_l1"}
+    assert found == {"w1": "l2", "w2": "l1"}
     few = thread(
         *(comment(f"t1_w{i}", "t3_a", f"ben{i}", "Dogs are loyal.", 1) for i in range(3)),
         comment("t1_l", "t3_a", "carl", "No.", 0),
@@ -279,16 +409,48 @@ def test_each_reply_is_in_one_pair_and_the_loser_is_the_one_nearest_in_length(th
     assert len(few.pairs) == 1
 
 
+def test_of_losers_of_one_length_the_one_nearest_in_time_is_paired(thread):
+    day = 86_400
+    made = thread(
+        comment("t1_w", "t3_a", "ben", "Dogs are loyal.", 1, timestamp=10 * day),
+        comment("t1_l1", "t3_a", "carl", "Cats are purer.", 0, timestamp=1 * day),
+        comment("t1_l2", "t3_a", "eve", "Cats are finer.", 0, timestamp="950400"),  # 11 days
+        comment("t1_l3", "t3_a", "fay", "Cats are nicer.", 0, timestamp=14 * day),
+    )
+    assert [pair["metadata"]["loser_id"] for pair in made.pairs] == ["l2"]
+
+
+def test_a_loser_that_does_not_fit_is_in_no_pair(thread):
+    made = thread(
+        comment("t1_w", "t3_a", "ben", "Dogs are loyal.", 1),
+        comment("t1_l", "t3_a", "carl", "No. " * 90, 0),
+        max_tokens=50,
+    )
+    assert made.pairs == [] and list(made.by_id) == ["w"]
+    assert made.counts["lost"] == {"labelled": 1, "response_too_long": 1}
+
+
 def test_all_winning_replies_of_the_synthetic_corpus_and_only_they(of_synthetic, synthetic):
     expected = set()
-    for conversation in read_corpus(synthetic).values():
+    for conversation in read_threads(synthetic):
         for u in conversation.utterances.values():
             own = u.speaker == conversation.meta["op-userID"]
             if u.meta["success"] == 1 and not own and u.text != "[deleted]":
                 expected.add(u.id)
     assert set(of_synthetic.by_id) == expected
-    assert len(of_synthetic.rows) == len(expected) == of_synthetic.counts["examples"]
-    assert len(of_synthetic.pairs) >= 60
+    assert len(of_synthetic.rows) == len(expected) == of_synthetic.counts["made"]["examples"]
+    assert len(of_synthetic.pairs) == of_synthetic.counts["made"]["delta_pairs"] >= 60
+
+
+@pytest.mark.parametrize("batch", [1, 7, 10_000])
+def test_the_size_of_a_batch_changes_nothing(
+    of_synthetic, synthetic, make_cmv, monkeypatch, batch
+):
+    monkeypatch.setattr(cmv, "BATCH", batch)
+    made = make_cmv(synthetic)
+    assert (made.rows, made.pairs, made.counts) == (
+        of_synthetic.rows, of_synthetic.pairs, of_synthetic.counts,
+    )  # fmt: skip
 
 
 def test_nothing_that_leaks_or_is_noise_is_left_in_the_synthetic_rows(of_synthetic):
@@ -301,7 +463,7 @@ def test_nothing_that_leaks_or_is_noise_is_left_in_the_synthetic_rows(of_synthet
 
 
 def test_the_pairs_of_the_synthetic_corpus_keep_their_rules(of_synthetic, synthetic):
-    utterances = {u.id: u for t in read_corpus(synthetic).values() for u in t.utterances.values()}
+    utterances = {u.id: u for t in read_threads(synthetic) for u in t.utterances.values()}
     used = Counter()
     for pair in of_synthetic.pairs:
         winner, loser = (utterances[pair["metadata"][key]] for key in ("winner_id", "loser_id"))
@@ -314,10 +476,10 @@ def test_the_pairs_of_the_synthetic_corpus_keep_their_rules(of_synthetic, synthe
 
 def test_the_prompt_holds_all_that_decides_about_the_delta(of_synthetic, synthetic):
     """The truth of a rendered prompt is that of the post, and winners are ahead by it."""
-    threads = read_corpus(synthetic)
+    threads = read(synthetic)
     for row in of_synthetic.rows:
         if row["metadata"]["reply_to"] == row["metadata"]["conversation_id"]:
-            _, body = post_of(threads[row["metadata"]["conversation_id"]])
+            body = threads[row["metadata"]["conversation_id"]].body
             by_prompt = truth(row["input_text"], row["response"])
             assert by_prompt == pytest.approx(truth(clean(body), row["response"]))
     gap = [
@@ -336,8 +498,157 @@ def test_a_thread_of_two_corpora_is_used_once(synthetic, of_synthetic, write_cor
         {"t3_z": META},
     )
     made = make_cmv(synthetic, other, synthetic)
-    assert set(made.by_id) == set(of_synthetic.by_id) | {"t1_z"}
+    assert set(made.by_id) == set(of_synthetic.by_id) | {"z"}
     assert len(made.rows) == len(made.by_id)
+    assert made.counts["won"]["in_another_corpus"] == of_synthetic.counts["won"]["labelled"]
+    assert made.counts["lost"]["in_another_corpus"] == of_synthetic.counts["lost"]["labelled"]
+    assert len(made.pairs) == len(of_synthetic.pairs)
+
+
+def as_subreddit(rows: list[dict], titles: dict[str, str], folder: Path) -> Path:
+    """The rows as `subreddit-changemyview` has them: older names, plain ids, no `success`, flat metas."""
+
+    def plain(id_):
+        return id_ and id_.removeprefix("t1_").removeprefix("t3_")
+
+    write_jsonl(
+        folder / "utterances.jsonl",
+        [
+            {
+                "id": plain(row["id"]), "root": plain(row["conversation_id"]), "user": row["speaker"],
+                "reply_to": plain(row["reply-to"]), "text": row["text"], "timestamp": row["timestamp"],
+                "meta": {"score": 3, "distinguished": row["meta"]["distinguished"]},
+            }
+            for row in rows
+        ],
+    )  # fmt: skip
+    flat = {plain(id_): {"title": title, "subreddit": "changemyview"} for id_, title in titles.items()}
+    write_json(folder / "conversations.json", flat)
+    return folder
+
+
+THREAD = [
+    POST,
+    comment("t1_b", "t3_a", "ben", "Dogs are loyal.", 1),
+    comment("t1_thanks", "t1_b", "op", "∆ That is true."),
+    comment("t1_bot", "t1_thanks", "DeltaBot", "Confirmed: 1 delta awarded to /u/ben."),
+    comment("t1_c", "t3_a", "carl", "Dogs are brave.", 0),
+    comment("t1_d", "t3_a", "dora", "Dogs are dogs, and cats are not."),
+]
+
+
+def test_deltas_of_a_subreddit_corpus_are_found(tmp_path, make_cmv, thread):
+    corpus = as_subreddit(THREAD, {"t3_a": META["op-title"]}, tmp_path / "subreddit")
+    made = make_cmv(corpus)
+    marked = thread(*THREAD[1:])
+    assert made.rows == marked.rows and list(made.by_id) == ["b"]
+    assert made.counts["won"] == {"labelled": 1, "kept": 1}
+    assert made.counts["lost"] == {"labelled": 2, "kept": 2}, "all that stand beside the winner"
+    assert made.pairs == marked.pairs
+
+
+def test_a_thread_of_both_corpora_counts_once_and_the_other_one_adds_what_it_has_more(
+    write_corpus, tmp_path, make_cmv
+):
+    marked = write_corpus(THREAD, {"t3_a": META})
+    further = [
+        comment("t1_e", "t1_d", "op", "Which dogs?"),
+        comment("t1_f", "t1_e", "dora", "Mine.", 1),
+        comment("t1_yes", "t1_f", "op", "!delta for you"),
+    ]
+    titles = {"t3_a": META["op-title"]}
+    whole = as_subreddit([*THREAD, *further], titles, tmp_path / "subreddit")
+    made = make_cmv(marked, whole)
+    assert list(made.by_id) == ["b", "f"]
+    assert made.counts["read"] == {"conversations": 2, "utterances": 6 + 9}
+    assert made.counts["won"] == {"labelled": 3, "in_another_corpus": 1, "kept": 2}
+    # In the whole thread `d` led to a delta and is no loser.
+    assert made.counts["lost"] == {"labelled": 2, "in_another_corpus": 1, "kept": 1}
+    turned = make_cmv(whole, marked)
+    assert {row["full_text"] for row in turned.rows} == {row["full_text"] for row in made.rows}
+
+
+SPEAKERS = st.sampled_from(["op", "ben", "carl", "dora", "[deleted]", "DeltaBot"])
+SAID = st.sampled_from(
+    ["Dogs are loyal.", "I doubt it.", "∆ That is true.", "> ∆\n\nNo.", "[deleted]", "EDIT: thanks!",
+     "Confirmed: 1 delta awarded to /u/ben.", "&gt; so?\n\nThat is so."]
+)  # fmt: skip
+COMMENTS = st.lists(
+    # What it answers: the post (0), a comment by its number (itself and later ones too), or one that is gone.
+    st.tuples(st.integers(0, 12), SPEAKERS, SAID, st.sampled_from([1, 0, None])),
+    max_size=10,
+)
+
+
+def reaches_the_post(parents: dict[str, str | None], id_: str) -> bool:
+    seen = set()
+    while id_ in parents and id_ not in seen:
+        if parents[id_] is None:
+            return True
+        seen.add(id_)
+        id_ = parents[id_]
+    return False
+
+
+@given(comments=COMMENTS, layout=st.sampled_from(["winning-args", "subreddit", "both"]))
+def test_whatever_the_threads_each_reply_is_kept_or_counted_out_by_name(
+    tokenizer, comments, layout
+):
+    """Circles and missing comments among them; nothing hangs, crashes or is counted twice."""
+    rows = [POST] + [
+        comment(f"t1_{n}", "t3_a" if answers == 0 else f"t1_{answers}", speaker, text, success)
+        for n, (answers, speaker, text, success) in enumerate(comments, 1)
+    ]
+    healthy = [
+        comment("t3_h", None, "op", BODY, thread="t3_h"),
+        comment("t1_h1", "t3_h", "ben", "Dogs are loyal.", 1, thread="t3_h"),
+        comment("t1_h2", "t1_h1", "op", "∆ That is true.", thread="t3_h"),
+    ]
+    titles = {"t3_a": META["op-title"], "t3_h": META["op-title"]}
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        write_jsonl(folder / "marked" / "utterances.jsonl", rows + healthy)
+        write_json(folder / "marked" / "conversations.json", {"t3_a": META, "t3_h": META})
+        found = as_subreddit(rows + healthy, titles, folder / "found")
+        corpora = {"winning-args": ["marked"], "subreddit": ["found"], "both": ["marked", "found"]}
+        process_cmv(
+            corpora=[folder / corpus for corpus in corpora[layout]], tokenizer=tokenizer,
+            examples=folder / "examples.jsonl", pairs=folder / "pairs.jsonl",
+            counts=folder / "counts.json", **WIDE,
+        )  # fmt: skip
+        made = Made(folder)
+        in_found = read(found)["a"]
+    assert set(made.counts["won"]) | set(made.counts.get("lost", ())) <= {
+        "labelled", "kept", "posters_own", "deleted", "bot", "awards_a_delta_itself", "chain_broken",
+        "answered_comment_missing", "after_the_delta", "empty_after_cleaning", "in_another_corpus",
+        "no_winner_beside",
+    }  # fmt: skip
+    parents = {row["id"][3:]: row["reply-to"] and row["reply-to"][3:] for row in rows}
+    by_id = {row["id"][3:]: row for row in rows}
+    assert len(made.rows) == len(made.by_id) == made.counts["made"]["examples"]
+    for id_ in made.by_id.keys() - {"h1"}:
+        row = by_id[id_]
+        assert reaches_the_post(parents, id_)
+        assert row["speaker"] not in ("op", "DeltaBot") and not awards(row["text"])
+    for pair in made.pairs:
+        winner, loser = (by_id[pair["metadata"][key]] for key in ("winner_id", "loser_id"))
+        assert winner["reply-to"] == loser["reply-to"] and winner["speaker"] != loser["speaker"]
+    if layout == "winning-args":
+        labels = {id_: row["meta"]["success"] for id_, row in by_id.items() if id_ != "a"}
+    elif layout == "subreddit":
+        labels = cmv.labels_of(in_found)
+    else:
+        return
+    # The exclusions that come before: what is left of the replies whose chain is broken is counted as that.
+    for group, success in (("won", 1), ("lost", 0)):
+        broken = [
+            id_
+            for id_, label in labels.items()
+            if label == success and not reaches_the_post(parents, id_)
+            if by_id[id_]["speaker"] != "op" and not awards(by_id[id_]["text"])
+            if not unusable(by_id[id_]["speaker"], by_id[id_]["text"])
+        ]
+        assert made.counts.get(group, Counter())["chain_broken"] == len(broken)
 
 
 def test_a_corpus_without_a_usable_reply_is_refused(thread):
@@ -346,60 +657,13 @@ def test_a_corpus_without_a_usable_reply_is_refused(thread):
 
 
 def test_a_corpus_of_something_else_is_refused(thread):
-    with pytest.raises(UserError, match="t3_a has no op-title; is it a ChangeMyView corpus"):
+    with pytest.raises(UserError, match="a has no op-title or title; is it a ChangeMyView corpus"):
         thread(comment("t1_b", "t3_a", "ben", "Dogs.", 1), meta={"donation_ee": 0.0})
 
 
 def test_the_chat_format_needs_a_template(tokenizer):
     with pytest.raises(UserError, match="chat template"):
         RowMaker("cmv", tokenizer, Budget(**WIDE), "chat")
-
-
-@pytest.fixture(scope="module")
-def of_real_cmv(real_data, make_cmv, qwen_tokenizer):
-    return make_cmv(
-        real_data / "winning-args-corpus",
-        tokenizer=qwen_tokenizer, min_tokens=20, max_tokens=400, max_context_tokens=500, max_seq_length=800,
-    )  # fmt: skip
-
-
-def test_the_real_corpus_gives_clean_responses(of_real_cmv):
-    assert len(of_real_cmv.rows) > 300 and len(of_real_cmv.pairs) > 200
-    texts = [row["response"] for row in of_real_cmv.rows]
-    texts += [pair[which] for pair in of_real_cmv.pairs for which in ("winner", "loser")]
-    found = [match.group() for text in texts if (match := MUST_NOT_BE_LEARNED.search(text))]
-    assert found == []
-    assert not any(re.search(r"^\W*edit\W?\d*\W", text, re.I | re.M) for text in texts)
-
-
-def test_the_real_corpus_gives_clean_prompts(of_real_cmv):
-    found = [
-        match.group()
-        for row in of_real_cmv.rows
-        if (match := MUST_NOT_BE_LEARNED.search(row["input_text"]))
-    ]
-    assert found == []
-
-
-def test_the_real_rows_fit_their_budget(of_real_cmv, qwen_tokenizer):
-    counter = TokenCounter(qwen_tokenizer)
-    prompts = counter.counts([row["input_text"] for row in of_real_cmv.rows])
-    responses = counter.counts([row["response"] for row in of_real_cmv.rows])
-    for row, prompt, response in zip(of_real_cmv.rows, prompts, responses, strict=True):
-        assert prompt + response + 1 <= 800
-        assert 20 <= response + 1 <= 400
-        assert row["metadata"]["response_tokens"] == response + 1
-        assert row["metadata"]["context_tokens"] <= 500
-        assert row["input_text"].count("Claim: ") >= 1
-
-
-def test_the_real_examples_are_by_challengers_who_won(of_real_cmv, real_data):
-    threads = read_corpus(real_data / "winning-args-corpus")
-    for row in of_real_cmv.rows:
-        thread = threads[row["metadata"]["conversation_id"]]
-        utterance = thread.utterances[row["metadata"]["utterance_id"]]
-        assert utterance.meta["success"] == 1
-        assert utterance.speaker != thread.meta["op-userID"]
 
 
 def turn(number, role, text, dialogue="d1", speaker=None):
@@ -465,35 +729,108 @@ def test_an_unknown_role_is_named(write_corpus, make_p4g, role):
         make_p4g(write_corpus([turn(0, 0, "Hello!"), turn(1, role, "Hi.")], {"d1": {}}))
 
 
+def test_all_persuaders_turns_are_counted(write_corpus, make_p4g):
+    dialogue = [turn(i, i % 2, "Yes. " * (1 + 20 * (i % 4 == 2))) for i in range(9)]
+    made = make_p4g(write_corpus(dialogue, {"d1": {}}), min_tokens=20)
+    assert made.counts["persuader"] == {
+        "labelled": 5, "opens_the_dialogue": 1, "response_too_short": 2, "kept": 2,
+    }  # fmt: skip
+    assert made.counts["read"] == {"conversations": 1, "utterances": 9}
+    assert made.counts["made"]["examples"] == 2
+
+
 def test_of_too_many_dialogue_turns_a_seeded_part_is_taken(write_corpus, make_p4g):
     dialogue = [turn(i, i % 2, f"This is turn {i}.") for i in range(41)]
     corpus = write_corpus(dialogue, {"d1": {}})
     everything = set(make_p4g(corpus).by_id)
-    taken = [set(make_p4g(corpus, max_examples=5, seed=seed).by_id) for seed in (1, 1, 2)]
+    made = [make_p4g(corpus, max_examples=5, seed=seed) for seed in (1, 1, 2)]
+    taken = [set(some.by_id) for some in made]
     assert len(everything) == 20
     assert all(len(some) == 5 and some < everything for some in taken)
     assert taken[0] == taken[1] != taken[2]
+    assert made[0].counts["persuader"]["not_selected"] == 15
     assert set(make_p4g(corpus, max_examples=20).by_id) == everything
 
 
-def test_real_dialogues(real_data, write_corpus, make_p4g, qwen_tokenizer):
-    folder = real_data / "persuasionforgood-corpus"
-    metas = {
-        i: e["meta"] for i, e in json.loads((folder / "conversations.json").read_text()).items()
-    }
-    first = dict(list(metas.items())[:60])
-    with (folder / "utterances.jsonl").open() as lines:
-        rows = [row for row in map(json.loads, lines) if row["conversation_id"] in first]
-    made = make_p4g(
-        write_corpus(rows, first), tokenizer=qwen_tokenizer,
-        min_tokens=5, max_tokens=200, max_context_tokens=150, max_seq_length=300,
-    )  # fmt: skip
-    role = {row["id"]: row["meta"]["role"] for row in rows}
-    assert len(made.rows) > 200 and made.counts["context_cut"] > 0
-    counter = TokenCounter(qwen_tokenizer)
-    for row, size in zip(
-        made.rows, counter.counts([r["full_text"] for r in made.rows]), strict=True
-    ):
-        assert role[row["metadata"]["utterance_id"]] == 0
-        assert size + 1 <= 300 and row["metadata"]["context_tokens"] <= 150
-        assert row["input_text"].split("[TASK]")[0].count("Claim: I do not plan to donate") == 1
+def donating(*donations: float | None) -> list[dict]:
+    return [
+        {"metadata": {"utterance_id": f"{number}", "donation": donation}}
+        for number, donation in enumerate(donations)
+    ]
+
+
+def picked(rows: list[dict], seed: int, by_donation: bool = True, size: int = 1) -> list[str]:
+    return [row["metadata"]["utterance_id"] for row in selected(rows, size, seed, by_donation)]
+
+
+def test_with_donations_as_weights_turns_are_picked_in_proportion_to_them():
+    rows = donating(2.0, 1.0, 0.5, 0.5)
+    first = Counter(picked(rows, seed)[0] for seed in range(4_000))
+    for id_, share in (("0", 1 / 2), ("1", 1 / 4), ("2", 1 / 8), ("3", 1 / 8)):
+        assert abs(first[id_] / 4_000 - share) < 0.03  # four standard errors
+    even = Counter(picked(rows, seed, by_donation=False)[0] for seed in range(4_000))
+    assert all(abs(count / 4_000 - 1 / 4) < 0.03 for count in even.values())
+
+
+def test_a_dialogue_without_a_donation_is_never_picked_by_weight():
+    rows = donating(0.0, None, float("nan"), 0.01, 5.0)
+    for seed in range(200):
+        assert sorted(picked(rows, seed, size=5)) == ["3", "4"]
+    assert sorted(picked(rows, 1, by_donation=False, size=5)) == ["0", "1", "2", "3", "4"]
+
+
+def test_more_than_the_payment_weighs_no_more_than_it():
+    """Some wrote down a donation that they could not make."""
+    rows = donating(1_000.0, 2.0)
+    first = Counter(picked(rows, seed)[0] for seed in range(2_000))
+    assert abs(first["0"] / 2_000 - 1 / 2) < 0.045
+
+
+def test_donations_as_weights_are_a_setting(write_corpus, make_p4g):
+    rows = [
+        turn(i, i % 2, f"This is turn {i} of {d}.", d) for d in ("d1", "d2", "d3") for i in range(9)
+    ]
+    donations = {"d1": {"donation_ee": 0.0}, "d2": {"donation_ee": 1.0}, "d3": {}}
+    corpus = write_corpus(rows, donations)
+    made = make_p4g(corpus, donation_weighted=True)
+    assert {row["metadata"]["conversation_id"] for row in made.rows} == {"d2"}
+    assert made.counts["persuader"] == {
+        "labelled": 15, "opens_the_dialogue": 3, "not_selected": 8, "kept": 4,
+    }  # fmt: skip
+    assert len(make_p4g(corpus, donation_weighted=True, max_examples=3).rows) == 3
+    assert len(make_p4g(corpus).rows) == 12
+
+
+@given(
+    turns=st.lists(st.tuples(st.integers(0, 1), st.text(max_size=20)), max_size=15),
+    answers=st.lists(st.integers(0, 16), min_size=15, max_size=15),
+)
+def test_whatever_the_dialogues_only_persuaders_turns_are_kept(tokenizer, turns, answers):
+    """The order is that of the file: what `reply-to` says, circles too, does not matter."""
+    rows = [turn(i, role, text) for i, (role, text) in enumerate(turns)]
+    for row, answered in zip(rows[1:], answers, strict=False):
+        row["reply-to"] = f"d1-{answered}"
+    rows += [turn(0, 1, "Hi.", "d2"), turn(1, 0, "Please give.", "d2")]
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        write_jsonl(folder / "corpus" / "utterances.jsonl", rows)
+        metas = {"d2": {}} | ({"d1": {}} if turns else {})
+        write_json(folder / "corpus" / "conversations.json", metas)
+        process_p4g(
+            corpus=folder / "corpus", tokenizer=tokenizer, examples=folder / "examples.jsonl",
+            counts=folder / "counts.json", seed=1, **WIDE,
+        )  # fmt: skip
+        made = Made(folder)
+    persuaders = [row for row in rows if row["meta"]["role"] == 0]
+    assert made.counts["persuader"]["labelled"] == len(persuaders)
+    assert made.by_id.keys() <= {row["id"] for row in persuaders}
+    assert made.by_id["d2-1"]["input_text"].endswith(
+        "\nPersuadee: Hi.\n[TASK]\nWrite the persuader's next message.\n[RESPONSE]\n"
+    )
+    for row in made.rows:
+        if row["metadata"]["conversation_id"] == "d1":
+            before = int(row["metadata"]["utterance_id"][3:])
+            context = row["input_text"].split("[CONTEXT]\n")[1].split("\n[TASK]")[0]
+            roles = [("Persuader", "Persuadee")[role] for role, _ in turns[:before]]
+            told = [line.split(": ")[0] for line in context.split("\n") if re.match(r"\w+: ", line)]
+            assert [role for role in told if role in ("Persuader", "Persuadee")] == roles

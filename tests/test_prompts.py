@@ -1,31 +1,40 @@
 """Prompts: the budget holds, the claim and the answered comment stay, and what fits is not touched."""
 
+import json
+import re
+from itertools import pairwise
+
 import pytest
-from hypothesis import assume, example, given
+from hypothesis import example, given
 from hypothesis import strategies as st
+from tokenizers import Tokenizer, models
 
 from persuasion_rl.files import UserError
 from persuasion_rl.prompts import (
-    CUT,
+    SEAM_TOKENS,
     SYSTEM,
     TASKS,
     TokenCounter,
     Turn,
-    fit_context,
+    fit_contexts,
     read_chat_template,
     render,
 )
 
-WORDS = st.lists(
-    st.sampled_from(
-        ["bike", "lanes", "cost", "money", "noise", "\n\n", "the", "ß", "naïve", "日本", "🙂"]
-    )
-    | st.text(max_size=8),
-    max_size=60,
-).map(" ".join)
-LINES = st.lists(
-    st.sampled_from(["cats", "are", "better", "日本", "than", "dogs"]), min_size=1, max_size=12
-).map(" ".join)
+VOCABULARY = ["bike", "lanes", "cost", "money", "the", "ß", "naïve", "日本", "🙂", "a.", "(b)", "'s", "> c"]
+WORDS = st.sampled_from(VOCABULARY) | st.text(
+    st.characters(exclude_categories=["C", "Z"], exclude_characters="[]"), min_size=1, max_size=6
+)
+LINE = st.lists(WORDS, min_size=1, max_size=50).map(" ".join)
+TEXT = st.lists(LINE, min_size=1, max_size=3).map("\n\n".join)
+ROLES = st.sampled_from(["Poster", "Persuader", "Other", "Persuadee"])
+
+
+@st.composite
+def threads(draw, texts=TEXT):
+    """The claim, the post, and comments down to the answered one (or none, where the post is answered)."""
+    turns = [Turn("Claim", draw(LINE)), Turn("Poster", draw(texts), is_post=True)]
+    return turns + draw(st.lists(st.builds(Turn, ROLES, texts), max_size=4))
 
 
 @pytest.fixture(scope="module")
@@ -33,73 +42,151 @@ def counter(tokenizer):
     return TokenCounter(tokenizer)
 
 
-@given(text=WORDS, tokens=st.integers(0, 80))
-@example(text="the", tokens=2)
-@example(text="the", tokens=0)
-def test_cut_middle_never_exceeds_its_tokens_and_keeps_what_fits(counter, text, tokens):
-    shorter = counter.cut_middle(text, tokens)
-    size = counter.counts([text])[0]
-    if size <= tokens:
-        assert shorter == text
-        return
-    assert counter.counts([shorter])[0] <= tokens
-    if shorter:
-        head, _, tail = shorter.partition(CUT)
-        assert text.startswith(head) and text.endswith(tail)
+@pytest.fixture(scope="module")
+def joining(tmp_path_factory):
+    """A tokenizer of characters that joins the end of a line with a P after it."""
+    characters = sorted(set(" \n.:[]>*()?!#'é…\t") | {chr(c) for c in range(48, 123)})
+    vocabulary = {c: number for number, c in enumerate([*characters, "\nP", "?"])}
+    path = tmp_path_factory.mktemp("joining") / "tokenizer.json"
+    Tokenizer(models.BPE(vocabulary, [("\n", "P")], unk_token="?")).save(str(path))
+    return TokenCounter(path)
 
 
-def test_cut_middle_uses_the_room_it_has(counter):
-    text = " ".join(["money", "noise"] * 100)
-    for tokens in range(20, 150):
-        assert counter.counts([counter.cut_middle(text, tokens)])[0] >= tokens - 4
-
-
-@given(claim=LINES, middle=st.lists(WORDS, max_size=3), answered=WORDS, spare=st.integers(0, 250))
-def test_a_context_keeps_its_budget_and_what_matters(counter, claim, middle, answered, spare):
-    turns = [
-        Turn("Claim", claim),
-        *(Turn("Poster", text) for text in middle),
-        Turn("Other", answered),
-    ]
+@given(turns=threads(), share=st.floats(0, 1.1))
+def test_a_context_keeps_its_budget_and_what_matters(counter, turns, share):
+    claim, answered = turns[0], turns[-1]
     whole = "\n".join(map(str, turns))
-    both = f"{turns[0]}\n{turns[-1]}"
-    budget = counter.counts([f"{turns[0]}\n"])[0] + spare
-    context, cut = fit_context(turns, counter, budget)
-    assert counter.counts([context])[0] <= budget
-    assert context.startswith(f"{turns[0]}\n")
-    if counter.counts([whole])[0] <= budget:
-        assert (context, cut) == (whole, False)
-    else:
-        assert cut
-    if counter.counts([both])[0] <= budget:
-        assert context.endswith(f"\n{turns[-1]}")
+    budget = int(counter.counts([f"{whole}\n"])[0] * share)
+    (context,) = fit_contexts([turns], counter, budget)
+    kept = [claim] if answered.is_post else [claim, answered]
+    needed = counter.counts(["".join(f"{turn}\n" for turn in kept)])[0]
+    if counter.counts([f"{whole}\n"])[0] <= budget:
+        assert (context.text, context.cut) == (whole, False)
+    elif needed > budget:
+        assert context is None
+    elif not answered.is_post:
+        assert context is not None
+    if context is None:
+        return
+    assert context.tokens == counter.counts([context.text + "\n"])[0] <= budget
+    assert counter.counts([context.text])[0] <= budget
+    assert context.cut == (context.text != whole)
+    assert context.text.startswith(f"{claim}\n")
+    if not answered.is_post:
+        assert context.text.endswith(f"\n{answered}")
 
 
-@given(claim=LINES, middle=WORDS, answered=LINES)
-def test_where_claim_and_answered_comment_just_fit_both_are_whole(counter, claim, middle, answered):
-    turns = [Turn("Claim", claim), Turn("Poster", middle), Turn("Other", answered)]
-    both = f"{turns[0]}\n{turns[-1]}"
-    budget = counter.counts([both])[0]
-    assume(counter.counts(["\n".join(map(str, turns))])[0] > budget)
-    context, cut = fit_context(turns, counter, budget)
-    assert cut and context.startswith(str(turns[0])) and context.endswith(str(turns[-1]))
+@given(turns=threads(texts=LINE), share=st.floats(0, 1))
+@example(turns=[Turn("Claim", "x"), *(Turn("Persuadee", "cost") for _ in range(6))], share=0.8)
+def test_every_line_that_is_left_is_the_head_or_the_tail_of_a_turn_with_its_role(
+    counter, turns, share
+):
+    budget = int(counter.counts(["\n".join(map(str, turns)) + "\n"])[0] * share)
+    (context,) = fit_contexts([turns], counter, budget)
+    if context is None:
+        return
+    place, marks = 0, 0
+    for line in context.text.split("\n"):
+        role, _, said = line.partition(": ")
+        head, mark, tail = re.fullmatch(r"(.*?)( ?\[\.\.\.\] ?|$)(.*)", said).groups()
+        marks += bool(mark)
+        place += next(
+            number
+            for number, turn in enumerate(turns[place:], 1)
+            if turn.role == role and turn.text.startswith(head) and turn.text.endswith(tail)
+            if mark or turn.text == head
+        )
+    assert marks <= 2
 
 
-def test_the_middle_goes_first_and_then_the_middle_of_the_answered_comment(counter):
-    post = Turn("Poster", " ".join(["noise"] * 200) + " end of the post.")
-    answered = Turn("Other", "It begins so. " + " ".join(["money"] * 100) + " It ends so.")
-    turns = [Turn("Claim", "CMV: cats"), post, answered]
-    both, short = counter.counts(
-        [f"{turns[0]}\n{answered}", "Claim: CMV: cats\nOther: It begins so."]
-    )
-    roomy, _ = fit_context(turns, counter, both + 60)
-    assert roomy.startswith("Claim: CMV: cats\nPoster: noise noise") and CUT in roomy
-    assert "end of the post.\nOther: It begins" in roomy and roomy.endswith(str(answered))
-    tight, _ = fit_context(turns, counter, short + 40)
-    assert tight.startswith("Claim: CMV: cats\nOther: It begins so.") and tight.endswith(
-        " It ends so."
-    )
-    assert "noise" not in tight
+@given(st.lists(threads(), max_size=5), st.integers(20, 300))
+def test_a_batch_gives_what_each_thread_alone_gives(counter, batch, budget):
+    assert fit_contexts(batch, counter, budget) == [
+        fit_contexts([turns], counter, budget)[0] for turns in batch
+    ]
+
+
+@given(turns=threads())
+def test_claim_and_answered_comment_just_fit_or_do_not(counter, turns):
+    kept = [turns[0], turns[-1]]
+    exact = counter.counts(["".join(f"{turn}\n" for turn in kept)])[0]
+    if turns[-1].is_post:
+        return
+    (just,) = fit_contexts([turns], counter, exact)
+    assert just.text == "\n".join(map(str, kept)) and just.cut
+    assert fit_contexts([turns], counter, exact - 1) == [None]
+
+
+@pytest.mark.parametrize("answered", ["post", "comment"])
+def test_a_cut_context_uses_the_room_it_has(counter, answered):
+    turns = [Turn("Claim", "cats"), Turn("Poster", "money noise " * 200, is_post=True)]
+    turns += [Turn("Other", "It is so.")] if answered == "comment" else []
+    for budget in range(60, 400, 7):
+        (context,) = fit_contexts([turns], counter, budget)
+        assert budget - SEAM_TOKENS - 8 <= context.tokens <= budget
+
+
+def test_the_middle_goes_and_its_head_and_tail_stay(counter):
+    post = Turn("Poster", "It begins. " + "noise " * 200 + "It ends.", is_post=True)
+    comments = [Turn("Persuader", "money " * 100 + "I say."), Turn("Poster", "I doubt it.")]
+    budget = counter.counts([f"Claim: cats\n{comments[-1]}\n"])[0] + 80
+    (context,) = fit_contexts([[Turn("Claim", "cats"), post, *comments]], counter, budget)
+    lines = context.text.split("\n")
+    assert [line.split(": ")[0] for line in lines] == ["Claim", "Poster", "Persuader", "Poster"]
+    assert re.fullmatch(r"Poster: It begins\. (noise )+\w* ?\[\.\.\.\]", lines[1])
+    assert re.fullmatch(r"Persuader: \[\.\.\.\] \w* (money )+I say\.", lines[2])
+    assert lines[3] == "Poster: I doubt it."
+
+
+def test_of_an_answered_post_the_middle_goes(counter):
+    post = Turn("Poster", "It begins. " + "noise " * 200 + "It ends.", is_post=True)
+    (context,) = fit_contexts([[Turn("Claim", "cats"), post]], counter, 70)
+    claim, rest = context.text.split("\n")
+    assert claim == "Claim: cats"
+    pattern = r"Poster: It begins\. (noise )+\w* ?\[\.\.\.\] \w* ?(noise )+It ends\."
+    assert re.fullmatch(pattern, rest)
+
+
+def test_a_role_at_the_seam_is_whole_or_gone(counter):
+    """The head of what is kept may end anywhere, inside of a role too."""
+    turns = [Turn("Claim", "cats"), *(Turn("Persuadee", "Yes, it is.") for _ in range(30))]
+    for budget in range(40, 250):
+        (context,) = fit_contexts([turns], counter, budget)
+        lines = context.text.split("\n")[1:]
+        assert all(line.startswith("Persuadee: ") for line in lines), context.text
+
+
+@given(st.lists(st.lists(threads().map(lambda turns: [f"{t}\n" for t in turns]), max_size=2)))
+def test_parts_are_counted_as_their_whole_is(counter, joining, batches):
+    texts = [parts for batch in batches for parts in batch]
+    wholes = ["".join(parts) for parts in texts]
+    assert counter.divides_at_lines and not joining.divides_at_lines
+    for one in (counter, joining):
+        assert one.counts_of_lines(texts) == one.counts(wholes)
+
+
+def test_a_tokenizer_that_joins_lines_keeps_the_budget_too(joining):
+    assert joining.counts(["a\nP"]) == [2]
+    turns = [Turn("Claim", "cats"), Turn("Poster", "money " * 50, True), Turn("Poster", "No.")]
+    for budget in range(20, 300, 5):
+        (context,) = fit_contexts([turns], joining, budget)
+        if context is not None:
+            assert context.tokens == joining.counts([context.text + "\n"])[0] <= budget
+
+
+def test_lines_of_real_dialogues_divide_with_the_real_tokenizer(real_data, qwen_tokenizer):
+    real = TokenCounter(qwen_tokenizer)
+    assert real.divides_at_lines
+    for name in ("winning-args-corpus", "persuasionforgood-corpus"):
+        with (real_data / name / "utterances.jsonl").open() as lines:
+            texts = [json.loads(line)["text"] or "" for _, line in zip(range(600), lines)]
+        parts = [[f"Poster: {a}\n", f"Other: {b}\n"] for a, b in pairwise(texts)]
+        assert real.counts_of_lines(parts) == real.counts(["".join(both) for both in parts])
+
+
+def test_a_tokenizer_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(UserError, match="tokenizer.json does not exist; AutoTokenizer"):
+        TokenCounter(tmp_path / "tokenizer.json")
 
 
 def test_the_plain_prompt_is_tagged_text():

@@ -40,7 +40,8 @@ def study_file(folder, **changes):
 
 def test_the_full_study_is_planned_without_gpu_network_or_download(full_plan):
     rules = planned(full_plan)
-    assert rules["fetch_corpus"] == rules["fetch_base_model"] == rules["train_sft"] == 1
+    assert rules["fetch_base_model"] == rules["train_sft"] == 1
+    assert rules["fetch_corpus"] == 2  # winning-args-corpus and subreddit-changemyview
     assert rules["train_dpo"] == 3
     assert rules["generate_responses"] == 9  # 8,000 prompts in shards of 1,000, and 300
 
@@ -67,6 +68,8 @@ def test_printed_commands_can_be_pasted(full_plan):
 @pytest.mark.parametrize(
     ("target", "has", "has_not"),
     [
+        ("data", {"check_leakage", "report_data"}, {"train_sft", "explore_data"}),
+        ("explore_data", {"explore_data", "split"}, {"train_sft"}),
         ("sft", {"train_sft", "pretrain_standin"}, {"train_dpo", "label_ai"}),
         ("preferences", {"label_ai", "preference_pairs"}, {"train_dpo", "evaluate_model"}),
         ("dpo", {"train_dpo"}, {"evaluate_model", "report_study"}),
@@ -139,7 +142,8 @@ def test_every_working_rule_keeps_the_house_rules(elsewhere):
         assert text.startswith('"""'), path
         for rule in re.split(r"^ *rule ", text, flags=re.M)[1:]:
             name, _, body = rule.partition(":")
-            for part in ("message:", "log:", "benchmark:", "conda:", "resources:", "shell:"):
+            command = "(?:shell|notebook):"
+            for part in ("message:", "log:", "benchmark:", "conda:", "resources:", command):
                 assert re.search(rf"^ +{part}", body, re.M), (
                     f"{path.name}: rule {name} has no {part}"
                 )
@@ -158,7 +162,41 @@ def test_tracked_folders_exist_in_a_fresh_clone():
     assert {"resources/.gitkeep", "results/.gitkeep"} <= set(tracked.split())
 
 
-def test_the_conda_environment_has_the_locked_packages():
-    lock = (ROOT / "envs/requirements.txt").read_text().splitlines()
-    conda = yaml.safe_load((ROOT / "envs/persuasion-rl.yaml").read_text())
-    assert conda["dependencies"][-1]["pip"] == [line for line in lock if not line.startswith("#")]
+@pytest.mark.parametrize(
+    ("conda", "locks"),
+    [
+        ("persuasion-rl", ["requirements"]),
+        ("notebook", ["requirements", "requirements-notebook"]),
+    ],
+)
+def test_a_conda_environment_has_the_locked_packages(conda, locks):
+    lines = [
+        line
+        for lock in locks
+        for line in (ROOT / f"envs/{lock}.txt").read_text().splitlines()
+        if not line.startswith("#")
+    ]
+    environment = yaml.safe_load((ROOT / f"envs/{conda}.yaml").read_text())
+    assert environment["dependencies"][-1]["pip"] == lines
+
+
+@pytest.mark.parametrize(
+    ("changes", "sources", "shards"),
+    [
+        ({}, {"process_cmv"}, 8),
+        ({"data": {"max_examples": 30_000}}, {"process_cmv"}, 4),
+        ({"data": {"max_examples": 100_000}}, {"process_cmv"}, 18),
+        ({"data": {"use_cmv": False}}, {"process_cmv", "process_p4g"}, 8),
+        ({"data": {"use_p4g": True}}, {"process_cmv", "process_p4g"}, 8),
+    ],
+)
+def test_another_size_and_another_source_are_one_key_each(elsewhere, changes, sources, shards):
+    """The delta judge learns from ChangeMyView's pairs also where no example is from there."""
+    changed = study_file(elsewhere, extends="config.yaml", **changes)
+    plan = succeed("-n", "unattended", "--configfile", changed, root=elsewhere)
+    rules = planned(plan)
+    assert {rule for rule in rules if rule.startswith("process_")} == sources
+    assert len(set(re.findall(r"shards/ai_1000_\d+", plan))) == shards
+    examples = re.search(r"--examples((?: \S+)+) --sides", plan.replace("\\\n", " "))[1]
+    assert ("cmv_examples" in examples) == (changes.get("data", {}).get("use_cmv", True))
+    assert ("p4g_examples" in examples) == ("process_p4g" in sources)

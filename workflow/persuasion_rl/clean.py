@@ -23,20 +23,22 @@ REMOVAL = re.compile(
 
 FOOTNOTE = re.compile(r"\n*(?:_{3,}\s*)?>\s*\*?Hello, users of CMV!.*", re.DOTALL)
 EDIT = re.compile(
-    r"^[\s*_~>#(\[\-–—]*(?:edit(?:ed)?|update)[\s_#(]*\d{0,2}[)*\]]*\s*(?:[:;*\-–—.\]].*)?$",
+    r"^[\s*_~>#(\[\-–—]*(?:(?:final|first|second|third|last|late|quick|small|minor|big|huge|another)\s+)?"
+    r"(?:(?:edit(?:ed|s)?|update)[\s_#(]*\d{0,2}[)*\]]*\s*(?:[:;*\-–—.\])!].*)?$"
+    r"|edit\s*#?\d.*|edit\).*|edit(?:ed|s made)\s+(?:\w+\s+){0,3}(?:for|to)\b.*|(?-i:EDIT)\b.*)",
     re.IGNORECASE | re.MULTILINE,
 )
 LATER_EDIT_WORDS = 50
-SENTENCE = re.compile(r"[^.!?\n]+[.!?]*[^\S\n]*|[.!?]+[^\S\n]*")
+SENTENCE = re.compile(r"!?[^.!?\n]+[.!?]*[*_]*[^\S\n]*|[.!?]+[^\S\n]*")
 DELTA = re.compile(r"\bdelta(?:s|ed| ?bot)?\b", re.IGNORECASE)
 AWARDING = re.compile(
-    r"\bdelta ?bot\b|\b(?:to|and|will) delta\b|\bdeltas? (?:in)?coming\b|\b(?:award\w*|deserv\w*|earn\w*"
-    r"|g[ai]ve[ns]?|giving|get|got|hand\w*|have (?:a|an|this|your)|here'?s|receiv\w*|thank\w*|another|cmv"
-    r"|changed? (?:my|your) view)\b",
+    r"\bdelta ?bot\b|\b(?:to|and|will) delta\b|\bdeltas? (?:(?:in)?coming\b|(?:for|to) /?u/)|\b(?:award\w*"
+    r"|deserv\w*|earn\w*|g[ai]ve[ns]?|giving|get|got|hand\w*|have (?:a|an|this|your)|here'?s|receiv\w*"
+    r"|thank\w*|another|cmv|changed? (?:my|your) view)\b",
     re.IGNORECASE,
 )
 DELTA_MARK = re.compile(r"!\s?(?:delta\b|[∆Δ])|[∆Δ]", re.IGNORECASE)
-USER_NAME = re.compile(r"(?:/user/|/u/|\bu/)[\w-]+", re.IGNORECASE)
+USER_NAME = re.compile(r"(?:/user/|/u/|\bu/)(?:\\?[\w-])+", re.IGNORECASE)
 SPACES = re.compile(r"[ \t]{2,}|\t")
 BLANK_LINES = re.compile(r"\n\s*\n\s*")
 
@@ -56,15 +58,16 @@ def clean(text: str, counts: Counter | None = None) -> str:
 def clean_post(text: str, counts: Counter | None = None) -> str:
     """A post as a model may see it: as `clean` does, and without what the poster added later.
 
-    What stands below an EDIT or UPDATE line often repeats the arguments that won. Where the line comes
-    before the post itself (fewer than 50 words above it), only the line goes.
+    What stands below an EDIT or UPDATE line often repeats the arguments that won. Where such lines come
+    before the post itself (fewer than 50 words of it above them), only they go.
     """
     resolved = html.unescape(html.unescape(text))
     for line in EDIT.finditer(resolved):
-        if len(resolved[: line.start()].split()) >= LATER_EDIT_WORDS:
+        above = resolved[: line.start()]
+        if len(EDIT.sub("", above).split()) >= LATER_EDIT_WORDS:
             if counts is not None:
                 counts["later_edit_of_post"] += 1
-            return clean(resolved[: line.start()], counts)
+            return clean(above, counts)
     return clean(text, counts)
 
 

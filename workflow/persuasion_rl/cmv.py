@@ -15,7 +15,7 @@ from pathlib import Path
 from persuasion_rl.clean import clean, clean_post, unusable
 from persuasion_rl.command import note, stage
 from persuasion_rl.corpus import Conversation, Utterance, read_threads
-from persuasion_rl.deltas import award_ids, awards, won_and_lost
+from persuasion_rl.deltas import DELETED, award_ids, awards, won_and_lost
 from persuasion_rl.examples import BATCH, Budget, CleanTexts, Counts, Draft, RowMaker
 from persuasion_rl.files import UserError, write_json, written_lines
 from persuasion_rl.prompts import Turn
@@ -116,9 +116,11 @@ def _turns(
 ) -> list[Turn]:
     """The claim, the post and the comments down to the one that `reply` answers.
 
-    Comments higher up that are deleted, of a bot, or placeholders for missing ones, are left out.
+    Comments higher up that are deleted, of a bot, or placeholders for missing ones, are left out. Of a
+    deleted account nobody knows whose it was, so that its comments are another's.
     """
     roles = {reply.speaker: "Persuader", conversation.poster: "Poster"}
+    roles.pop(DELETED, None)
     claim = " ".join(texts[conversation.title].split())
     return [
         Turn("Claim", claim),

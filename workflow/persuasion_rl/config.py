@@ -200,7 +200,9 @@ def _check_plan(data: dict[str, Any]) -> None:
             f" {data['max_seq_length']}"
         )
     if not data["use_cmv"] and not data["use_p4g"]:
-        raise UserError("data.use_cmv and data.use_p4g: both are false; there is nothing to learn from")
+        raise UserError(
+            "data.use_cmv and data.use_p4g: both are false; there is nothing to learn from"
+        )
     if not data[f"use_{data['pool_source']}"]:
         raise UserError(
             f"data.pool_source: {data['pool_source']!r}, but data.use_{data['pool_source']} is false"
@@ -225,17 +227,63 @@ def _check_plan(data: dict[str, Any]) -> None:
         )
 
 
+ONLY_OF = {
+    "packing": ("sft",),
+    **dict.fromkeys(
+        ("beta", "label_smoothing", "loss_type", "loss_weights", "precompute_ref_log_probs"),
+        ("dpo",),
+    ),
+    **dict.fromkeys(
+        ("lora_r", "lora_alpha", "lora_dropout", "lora_target_modules"), ("sft", "reward")
+    ),
+    "use_4bit": ("sft", "dpo"),
+}
+"""The methods that a recipe's key means something for, where that is not all of them."""
+
+
 def _check_recipes(study: dict[str, Any]) -> None:
-    recipes = {"recipes.reward": study["recipes"]["reward"]}
+    for method, recipe in study["recipes"].items():
+        _check_recipe(f"recipes.{method}", method, recipe, study["data"]["max_seq_length"])
     for name in study["models"]:
         if name != BASE:
-            recipes[f"models.{name}.recipe"] = recipe_of(study, name)
-    for key, recipe in recipes.items():
-        if recipe["max_length"] < study["data"]["max_seq_length"]:
-            raise UserError(
-                f"{key}: max_length {recipe['max_length']} must be at least data.max_seq_length"
-                f" {study['data']['max_seq_length']}, or rows would be cut"
+            method = study["models"][name]["method"]
+            _check_recipe(
+                f"models.{name}.recipe",
+                method,
+                recipe_of(study, name),
+                study["data"]["max_seq_length"],
             )
+
+
+def _check_recipe(key: str, method: str, recipe: dict[str, Any], longest_row: int) -> None:
+    """Refuse what a trainer would refuse hours later, and what it would ignore without a word."""
+    for name in recipe:
+        if method not in ONLY_OF.get(name, (method,)):
+            why = (
+                "a dpo model keeps the shape of its parent's adapter"
+                if name.startswith("lora_")
+                else f"it means something for {' and '.join(ONLY_OF[name])} only"
+            )
+            raise UserError(f"{key}.{name}: {why}")
+    if recipe["max_length"] < longest_row:
+        raise UserError(
+            f"{key}: max_length {recipe['max_length']} must be at least data.max_seq_length"
+            f" {longest_row}, or rows would be cut"
+        )
+    if recipe["effective_batch_size"] % recipe["per_device_train_batch_size"]:
+        raise UserError(
+            f"{key}: effective_batch_size {recipe['effective_batch_size']} is not a multiple of"
+            f" per_device_train_batch_size {recipe['per_device_train_batch_size']}"
+        )
+    losses = recipe.get("loss_type", ["sigmoid"])
+    if recipe.get("label_smoothing") and "sigmoid" in losses:
+        raise UserError(
+            f"{key}.label_smoothing: trl ignores it with the loss sigmoid; use loss_type: [robust]"
+        )
+    if len(recipe.get("loss_weights", losses)) != len(losses):
+        raise UserError(f"{key}.loss_weights: {len(losses)} losses need as many weights")
+    if recipe.get("padding_free") and method != "sft":
+        raise UserError(f"{key}.padding_free: trl's {method} trainer switches it off")
 
 
 def _check_room(study: dict[str, Any]) -> None:

@@ -190,8 +190,8 @@ def _utterances(path: Path) -> Iterator[Utterance]:
     for number, row in enumerate(read_jsonl(path), 1):
         try:
             id_, text = row["id"], row["text"]
-            speaker = row["speaker"] if "speaker" in row else row["user"]
-            conversation_id = row.get("conversation_id") or row["root"]
+            speaker = row["user"] if "user" in row else row["speaker"]
+            conversation_id = row["root"] if "root" in row else row["conversation_id"]
         except KeyError as missing:
             raise UserError(f"{path}, line {number}: utterance without {missing}") from None
         if text is None and speaker != MISSING_SPEAKER:

@@ -16,7 +16,7 @@ MARK_HINTS = ("∆", "Δ", "elta", "ELTA", "#8710", "#916")
 NEGATED = re.compile(
     r"\b(?:no|not|never|without|\w+n['’]t)\s+"
     r"(?:(?:a|an|any|be|for|of|quite|really|that|the|this|to|worth|you|your|award(?:ed|ing)?|deserve"
-    r"|earn(?:ed)?|enough|get(?:ting)?|giv(?:e|en|ing))\s+){0,4}$",
+    r"|earn(?:ed)?|enough|get(?:ting)?|g[ai]v(?:e|en|ing)|going)\s+){0,6}$",
     re.IGNORECASE,
 )
 CONFIRMED = re.compile(r"confirmed\s*:?\s*\d+\s+deltas?\s+awarded", re.IGNORECASE)

@@ -5,8 +5,9 @@ with its speaker's role. When it is too long, its middle is cut: never the claim
 answered. Of an answered post the middle may go, because its title, the claim, stays.
 """
 
+from bisect import bisect_left, bisect_right
 from dataclasses import dataclass
-from itertools import chain
+from itertools import accumulate, chain
 from pathlib import Path
 from typing import NamedTuple
 
@@ -152,23 +153,27 @@ def _cut(
 def _without_middle(turns: list[Turn], encoding: Encoding, tokens: int) -> str:
     """The joined turns with only `tokens` of their tokens, half from the head and half from the tail.
 
-    A tail that begins inside of another turn than the one where the head ends gets its speaker's role.
+    Every line that is left has its speaker's role whole, the one where the tail begins too.
     """
-    text = "\n".join(map(str, turns))
-    head = text[: encoding.token_to_chars((tokens + 1) // 2 - 1)[1]].rstrip()
+    starts = [0, *accumulate(len(str(turn)) + 1 for turn in turns)]
+    head_end = encoding.token_to_chars((tokens + 1) // 2 - 1)[1]
     tail_at = encoding.token_to_chars(len(encoding) - tokens // 2)[0]
-    start = 0
-    for number, turn in enumerate(turns):
-        if tail_at < start + len(str(turn)):
-            break
-        start += len(str(turn)) + 1
-    rest = "".join(f"{later}\n" for later in turns[number + 1 :])
-    if tail_at <= start:
-        return f"{head} [...]\n{turn}\n{rest}"
-    if len(head) > start:
-        return f"{head} [...] {str(turn)[tail_at - start :].lstrip()}\n{rest}"
-    spoken = turn.text[max(0, tail_at - start - len(f"{turn.role}: ")) :].lstrip()
-    return f"{head} [...]\n{turn.role}: [...] {spoken}\n{rest}"
+    first, last = bisect_left(starts, head_end) - 1, bisect_right(starts, tail_at) - 1
+
+    def place_in_text(number: int, place: int) -> int:
+        return max(0, place - starts[number] - len(f"{turns[number].role}: "))
+
+    said = turns[first].text[: place_in_text(first, head_end)].rstrip()
+    rest = turns[last].text[place_in_text(last, tail_at) :].lstrip()
+    lines = [str(turn) for turn in turns[:first]]
+    lines += [f"{turns[first].role}: {said}"] if said else []
+    if said and rest and first == last:
+        lines[-1] += f" [...] {rest}"
+    else:
+        lines[-1:] = [f"{line} [...]" for line in lines[-1:]]
+        whole = lines and rest == turns[last].text
+        lines += [str(turns[last]) if whole else f"{turns[last].role}: [...] {rest}"] if rest else []
+    return "".join(f"{line}\n" for line in [*lines, *turns[last + 1 :]])
 
 
 def read_chat_template(base: Path) -> str:

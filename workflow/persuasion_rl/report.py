@@ -4,15 +4,15 @@ One HTML file with everything inside; figures are inline SVG. It says wherever l
 base model is a stand-in, or a branch is pending.
 """
 
-import io
 from pathlib import Path
 
 from persuasion_rl.command import note, stage
+from persuasion_rl.data_report import shortage
+from persuasion_rl.figures import COLORS, axes, page, svg
 from persuasion_rl.files import read_csv, read_json, read_jsonl, write_text
 
 TEMPLATE = Path(__file__).with_name("report.html.j2")
 HUMAN = "human"
-COLORS = ("#4c6a92", "#c8553d", "#5b8e7d", "#8e6c8a", "#d9a441", "#6b705c")
 
 
 def write_report(
@@ -32,6 +32,7 @@ def write_report(
     human_source: str,
     human_judge: str,
     sample_replies: int,
+    data_report: str,
     output: Path,
     pending: list[str] = [],
 ) -> None:
@@ -40,10 +41,9 @@ def write_report(
     Args:
         trust: the table of `trust.judge_trust`. scope: "evaluation" or "unattended": where the others are.
         models: the trained models. pending: the models that wait for people's labels.
-        sources: where examples come from ("cmv", "p4g").
+        sources: where examples come from ("cmv", "p4g"). data_report: where the page about the data is,
+            seen from `output`.
     """
-    from jinja2 import Environment, FileSystemLoader, select_autoescape
-
     tables = folder / scope
     win_rates = _numbers(read_csv(tables / "win_rates.csv"))
     trust_rows = _numbers(read_csv(trust))
@@ -54,15 +54,14 @@ def write_report(
     metrics["delta judge"] = read_json(folder / "judges/delta/metrics.json")
     histories["delta judge"] = list(read_jsonl(folder / "judges/delta/history.jsonl"))
     judges = list(dict.fromkeys(row["judge"] for row in win_rates))
-    environment = Environment(
-        loader=FileSystemLoader(TEMPLATE.parent), autoescape=select_autoescape()
-    )
-    environment.filters["number"] = _number
-    page = environment.get_template(TEMPLATE.name).render(
+    splits = read_json(folder / "splits/summary.json")
+    text = page(
+        TEMPLATE,
         study=study,
         notices=_notices(
             base_source, synthetic, ai_judge, ai_noise, human_source, human_judge, pending
         )
+        + shortage(splits)
         + _warnings(trust_rows, judges),
         findings=_findings(differences, win_rates, trust_rows, judges, ai_judge),
         truth=truth,
@@ -75,7 +74,8 @@ def write_report(
         behaviour=_numbers(read_csv(tables / "behaviour.csv")),
         metrics=metrics,
         loss_figure=_loss_figure(histories),
-        splits=read_json(folder / "splits/summary.json"),
+        data_report=data_report,
+        splits=splits,
         processing={s: read_json(folder / f"processed/{s}_counts.json") for s in sources},
         pools={pool: _pool_counts(folder, pool) for pool in pools},
         ai_judge=ai_judge,
@@ -83,8 +83,8 @@ def write_report(
         samples=_samples(folder, players, sample_replies),
         players=players,
     )
-    write_text(output, page)
-    note(f"{output}: {len(page) / 1e6:.1f} MB")
+    write_text(output, text)
+    note(f"{output}: {len(text) / 1e6:.1f} MB")
 
 
 def _numbers(rows: list[dict[str, str]]) -> list[dict]:
@@ -97,12 +97,6 @@ def _numbers(rows: list[dict[str, str]]) -> list[dict]:
             return text
 
     return [{key: value(text) for key, text in row.items()} for row in rows]
-
-
-def _number(value, digits: int = 3) -> str:
-    if isinstance(value, float):
-        return f"{value:.{digits}f}"
-    return f"{value:,}" if isinstance(value, int) else str(value)
 
 
 def _notices(
@@ -232,35 +226,9 @@ def _samples(folder: Path, players: list[str], count: int) -> list[dict]:
     ]
 
 
-def _svg(figure) -> str:
-    """A figure as inline SVG, the same bytes for the same numbers."""
-    import matplotlib
-    from matplotlib import pyplot
-
-    matplotlib.rcParams["svg.hashsalt"] = "persuasion-rl"
-    text = io.StringIO()
-    figure.savefig(text, format="svg", bbox_inches="tight", metadata={"Date": None})
-    pyplot.close(figure)
-    svg = text.getvalue()
-    return svg[svg.index("<svg") :]
-
-
-def _axes(width: float, height: float, columns: int = 1):
-    import matplotlib
-
-    matplotlib.use("svg")
-    from matplotlib import pyplot
-
-    pyplot.rcParams.update(
-        {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "svg.fonttype": "none",
-         "font.family": "sans-serif"}
-    )  # fmt: skip
-    return pyplot.subplots(1, columns, figsize=(width, height), squeeze=False)
-
-
 def _truth_figure(truth: list[dict]) -> str:
-    figure, axes = _axes(6.5, 0.38 * len(truth) + 0.7)
-    axis = axes[0][0]
+    figure, found = axes(6.5, 0.38 * len(truth) + 0.7)
+    axis = found[0][0]
     for position, row in enumerate(reversed(truth)):
         axis.plot([row["low"], row["high"]], [position] * 2, color=COLORS[0], lw=2)
         axis.plot(row["mean"], position, "o", color=COLORS[1])
@@ -274,7 +242,7 @@ def _truth_figure(truth: list[dict]) -> str:
     axis.set_yticks(range(len(truth)), [row["model"] for row in reversed(truth)])
     axis.set_ylim(-0.5, len(truth) - 0.3)
     axis.set_xlabel("mean probability of a delta, with 95% interval")
-    return _svg(figure)
+    return svg(figure)
 
 
 def _matrix_figure(judge: str, win_rates: list[dict], players: list[str]) -> str:
@@ -285,8 +253,8 @@ def _matrix_figure(judge: str, win_rates: list[dict], players: list[str]) -> str
             rate[row["player"], row["against"]] = row["win_rate"]
             rate[row["against"], row["player"]] = 1 - row["win_rate"]
     grid = [[rate.get((one, other), float("nan")) for other in players] for one in players]
-    figure, axes = _axes(0.62 * len(players) + 1.2, 0.42 * len(players) + 0.8)
-    axis = axes[0][0]
+    figure, found = axes(0.62 * len(players) + 1.2, 0.42 * len(players) + 0.8)
+    axis = found[0][0]
     axis.imshow(grid, cmap="RdYlGn", vmin=0, vmax=1, aspect="auto")
     for i, line in enumerate(grid):
         for j, value in enumerate(line):
@@ -295,12 +263,12 @@ def _matrix_figure(judge: str, win_rates: list[dict], players: list[str]) -> str
     axis.set_xticks(range(len(players)), players, rotation=30, ha="right")
     axis.set_yticks(range(len(players)), players)
     axis.spines[:].set_visible(False)
-    return _svg(figure)
+    return svg(figure)
 
 
 def _loss_figure(histories: dict[str, list[dict]]) -> str:
-    figure, axes = _axes(2.6 * len(histories), 2.3, len(histories))
-    for axis, (name, history) in zip(axes[0], histories.items(), strict=True):
+    figure, found = axes(2.6 * len(histories), 2.3, len(histories))
+    for axis, (name, history) in zip(found[0], histories.items(), strict=True):
         for key, style, label in (("loss", "-", "training"), ("eval_loss", "o--", "validation")):
             points = [(row["step"], float(row[key])) for row in history if key in row]
             if points:
@@ -313,10 +281,10 @@ def _loss_figure(histories: dict[str, list[dict]]) -> str:
                 )
         axis.set_title(name)
         axis.set_xlabel("step")
-    axes[0][0].set_ylabel("loss")
-    axes[0][0].legend(frameon=False)
+    found[0][0].set_ylabel("loss")
+    found[0][0].legend(frameon=False)
     figure.tight_layout()
-    return _svg(figure)
+    return svg(figure)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
-from persuasion_rl.clean import clean_post
+from persuasion_rl.clean import clean, clean_post
 from persuasion_rl.command import note, stage
 from persuasion_rl.corpus import Conversation, check_digests, read_threads
 from persuasion_rl.files import text_digest, write_csv, write_json
@@ -19,6 +19,7 @@ SIDES = ("train", "val", "test")
 SHINGLE_WORDS = 5
 NEAR_DUPLICATE = 0.8
 BANDS = 20
+MOST_ROWS = 10
 MISSED = 1e-4
 """How often a pair that is just at the threshold may fail to become a candidate."""
 LARGE = 0.01
@@ -38,9 +39,10 @@ def jaccard(a: frozenset, b: frozenset) -> float:
 
 
 def rows_of_a_band(threshold: float) -> int:
-    """The most rows a band may have so that a pair at the threshold becomes a candidate but for `MISSED`."""
+    """The most rows a band may have so that a pair at the threshold becomes a candidate but for `MISSED`;
+    fewer where the threshold is so high that more would only cost time."""
     rows = 1
-    while (1 - threshold ** (rows + 1)) ** BANDS <= MISSED:
+    while rows < MOST_ROWS and (1 - threshold ** (rows + 1)) ** BANDS <= MISSED:
         rows += 1
     return rows
 
@@ -194,7 +196,7 @@ def assign_sides(
     shares = {"train": train, "val": val, "test": test}
     for folder in corpora:
         own = {c: ids for c, ids in members.items() if corpus_of_cluster[c] == folder.name}
-        marked = all(any(i in marks for i in ids) for ids in own.values())
+        marked = bool(own) and all(any(i in marks for i in ids) for ids in own.values())
         found, official[folder.name] = None, "none in this corpus"
         if marked and official_split == "auto":
             found = official_sides(own, marks, shares, seed)
@@ -239,7 +241,7 @@ def _near_duplicates(members: dict[str, list[str]], posts: dict[str, str]) -> It
                 "cluster": cluster,
                 "conversations": len(ids),
                 "share": round(len(ids) / len(posts), 6),
-                "title": posts[cluster][:80],
+                "title": clean(posts[cluster])[:80],
             }
 
 

@@ -114,33 +114,40 @@ def parts(
     val = [row for row in found["val"] if row.source == pool_source] if use_val_set else []
     val = val[: plan.get("ai")]
     rooms = {pool: plan[pool] for pool in HELD_OUT_POOLS}
-    rooms["ai"] = plan.get("ai", plan["test"] + len(val)) - len(val)
+    held_out = sum(rooms.values())
+    if "ai" in plan:
+        rooms["ai"] = plan["ai"] - len(val)
+    else:
+        prompts = sum(row.source == pool_source for row in rows["test"][: plan["test"]])
+        rooms["ai"] = min(plan["test"] - held_out, max(prompts - held_out, 0 if val else 1))
     # Of a cluster that is divided a part is lost to the pools: look at as many rows more as are short.
     looked_at = plan["test"]
     while True:
-        prompts = [row for row in rows["test"][:looked_at] if row.source == pool_source]
-        dealt = deal(prompts, rooms, seed)
-        short = sum(rooms[pool] - len(dealt[pool]) for pool in rooms if pool in plan)
-        if not short or looked_at >= len(rows["test"]):
+        dealt = deal(
+            [row for row in rows["test"][:looked_at] if row.source == pool_source], rooms, seed
+        )
+        short = sum(rooms.values()) - sum(map(len, dealt.values()))
+        if short < 1 or looked_at >= len(rows["test"]):
             break
         looked_at += short
-    in_pools = {row for pool in dealt.values() for row in pool}
-    others = [row for row in rows["test"] if row not in in_pools]
-    found["test"] = sorted(in_pools, key=lambda row: row.key) + others
-    found["test"] = found["test"][: plan["test"]]
+    # The held-out pools' rows first, then the AI pool's, then others: the evaluation needs their replies.
+    chosen = dict.fromkeys([row for pool in dealt.values() for row in pool] + rows["test"])
+    found["test"] = sorted(list(chosen)[: plan["test"]], key=lambda row: row.key)
     return found | dealt | {"ai": val + dealt["ai"]}
 
 
 def shrunk(plan: dict[str, int], factor: float) -> dict[str, int]:
-    """A plan whose parts are smaller in proportion, none below one row."""
-    return {part: max(1, int(size * factor)) for part, size in plan.items()}
+    """A plan whose parts are smaller in proportion, none below one row and the test side's not below what
+    the two held-out pools need."""
+    smaller = {part: max(1, int(size * factor)) for part, size in plan.items()}
+    return smaller | {"test": max(smaller["test"], sum(smaller[pool] for pool in HELD_OUT_POOLS))}
 
 
 def largest_that_fits(
     rows: dict[str, list[Row]], plan: dict[str, int], pool_source: str, use_val_set: bool, seed: int
 ) -> dict[str, list[Row]]:
     """The parts of the plan where the data allows it, else of the plan shrunk to what the data allows."""
-    factor, smaller = 1.0, plan
+    factor, smaller, largest = 1.0, plan, max(plan.values())
     while True:
         found = parts(rows, smaller, pool_source, use_val_set, seed)
         there = {part: len(found[part]) / size for part, size in smaller.items()}
@@ -149,8 +156,8 @@ def largest_that_fits(
         if factor == 0:
             break
         # At least one row less of the largest part: so it ends.
-        factor *= max(0.5, min(there.values()))
-        factor = max(0.0, min(factor, (max(smaller.values()) - 1) / max(plan.values())))
+        one_less = (int(largest * factor) - 1) / largest
+        factor = max(0.0, min(factor * max(0.5, min(there.values())), one_less))
         smaller = shrunk(plan, factor)
     raise UserError(
         f"the data is too small for any split of this plan: {' and '.join(p for p in found if not found[p])}"

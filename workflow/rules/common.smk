@@ -245,7 +245,12 @@ def digest_of(path):
     return file_digest(path) if os.path.isfile(path) else "none"
 
 
-REPORT_TEMPLATE = str(Path(workflow.basedir) / "workflow/persuasion_rl/report.html.j2")
+def templates(name):
+    """The digests of a page's template and of the style that all pages share."""
+    folder = Path(workflow.basedir) / "workflow/persuasion_rl"
+    return [digest_of(str(folder / file)) for file in (f"{name}.html.j2", "style.html.j2")]
+
+
 SOURCES = [source for source, used in (("cmv", DATA["use_cmv"]), ("p4g", DATA["use_p4g"])) if used]
 
 
@@ -280,6 +285,7 @@ def report_flags(scope):
     labels = STUDY["labels"]
     return flags(
         {
+            "data_report": "data_report.html" if scope == "evaluation" else "../data_report.html",
             "folder": f"results/{NAME}",
             "trust": trust_table(scope),
             "scope": scope,

@@ -2,13 +2,73 @@
 What people read: the report, the model cards, the resolved configuration.
 
 NEEDS   the tables of the evaluation, judges/trust.csv, histories and metrics of all trainings, the splits
-MAKES   report.html (unattended/report.html marks the human branch as pending), models/{model}/README.md,
-        config.yaml
-STEPS   report_study        the study on one page: tables, figures, replies side by side
+MAKES   report.html (unattended/report.html marks the human branch as pending), data_report.html,
+        models/{model}/README.md, config.yaml
+STEPS   report_data         the data: funnel, lengths, duplicates, topics, splits, random examples
+        explore_data        the exploratory notebook, executed
+        report_study        the study on one page: tables, figures, replies side by side
         report_unattended   the same of what needs no person
         write_model_card    a model card
         record_config       the configuration that the study was run with: a record, not an input
 """
+
+
+rule report_data:
+    input:
+        counts=[study(f"processed/{source}_counts.json") for source in SOURCES],
+        examples=EXAMPLES,
+        summary=study("splits/summary.json"),
+        duplicates=study("splits/near_duplicates.json"),
+    output:
+        study("data_report.html"),
+    log:
+        study("logs/report_data.log"),
+    benchmark:
+        study("benchmarks/report_data.tsv")
+    conda:
+        "../../envs/persuasion-rl.yaml"
+    resources:
+        mem_mb=4_000,
+        runtime="30m",
+    params:
+        counts=lambda wildcards, input: pairs_of(input.counts, SOURCES),
+        examples=lambda wildcards, input: pairs_of(input.examples, SOURCES),
+        settings=flags({"study": NAME, "synthetic": SYNTHETIC, "seed": STUDY["seed"]}),
+        code=code("data_report"),
+        template=templates("data_report"),
+    message:
+        "Writing the page about the data"
+    shell:
+        r"""
+        python -m persuasion_rl.data_report \
+            --counts {params.counts:q} --examples {params.examples:q} \
+            --summary {input.summary:q} --duplicates {input.duplicates:q} --output {output:q} \
+            {params.settings} 2> >(tee {log:q} >&2)
+        """
+
+
+rule explore_data:
+    input:
+        pairs=study("processed/delta_pairs.jsonl"),
+        train=study("splits/sft_train.jsonl"),
+        val=study("splits/sft_val.jsonl"),
+        test=study("splits/sft_test.jsonl"),
+    output:
+        lengths=study("exploration/lengths.svg"),
+        sides=study("exploration/sides.csv"),
+    log:
+        notebook=study("exploration/explore_data.ipynb"),
+    benchmark:
+        study("benchmarks/explore_data.tsv")
+    conda:
+        "../../envs/notebook.yaml"
+    resources:
+        mem_mb=4_000,
+        runtime="30m",
+    message:
+        "Running the exploratory notebook"
+    notebook:
+        "../notebooks/explore_data.py.ipynb"
 
 
 rule report_study:
@@ -28,7 +88,7 @@ rule report_study:
     params:
         settings=report_flags("evaluation"),
         code=code("report"),
-        template=digest_of(REPORT_TEMPLATE),
+        template=templates("report"),
     message:
         "Writing the report"
     shell:
@@ -50,7 +110,7 @@ use rule report_study as report_unattended with:
     params:
         settings=report_flags("unattended"),
         code=code("report"),
-        template=digest_of(REPORT_TEMPLATE),
+        template=templates("report"),
     message:
         "Writing the report of what needs no person"
 

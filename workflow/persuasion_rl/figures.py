@@ -1,0 +1,64 @@
+"""What the pages share: figures as inline SVG, the same bytes for the same numbers, and numbers as text."""
+
+import io
+from pathlib import Path
+from typing import Any
+
+COLORS = ("#4c6a92", "#c8553d", "#5b8e7d", "#8e6c8a", "#d9a441", "#6b705c")
+
+
+def svg(figure) -> str:
+    """A figure as inline SVG; it is closed."""
+    import matplotlib
+    from matplotlib import pyplot
+
+    matplotlib.rcParams["svg.hashsalt"] = "persuasion-rl"
+    text = io.StringIO()
+    figure.savefig(text, format="svg", bbox_inches="tight", metadata={"Date": None})
+    pyplot.close(figure)
+    found = text.getvalue()
+    return found[found.index("<svg") :]
+
+
+def axes(width: float, height: float, columns: int = 1):
+    """A figure of one row of axes, in inches."""
+    import matplotlib
+
+    matplotlib.use("svg")
+    from matplotlib import pyplot
+
+    pyplot.rcParams.update(
+        {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "svg.fonttype": "none",
+         "font.family": "sans-serif"}
+    )  # fmt: skip
+    return pyplot.subplots(1, columns, figsize=(width, height), squeeze=False)
+
+
+def bars(rows: list[tuple[str, float]], label: str, color: str = COLORS[0]) -> str:
+    """Horizontal bars, the first on top, each with its number."""
+    figure, found = axes(6.0, 0.24 * len(rows) + 0.7)
+    axis = found[0][0]
+    drawn = axis.barh(range(len(rows)), [value for _, value in rows][::-1], color=color, height=0.7)
+    axis.bar_label(drawn, [f"{value:,.0f}" for _, value in rows][::-1], padding=3)
+    axis.set_yticks(range(len(rows)), [name for name, _ in rows][::-1])
+    axis.set_ylim(-0.6, len(rows) - 0.4)
+    axis.set_xlabel(label)
+    axis.margins(x=0.12)
+    return svg(figure)
+
+
+def number(value: Any, digits: int = 3) -> str:
+    if isinstance(value, float):
+        return f"{value:.{digits}f}"
+    return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def page(template: Path, **content: Any) -> str:
+    """A page from its template; figures are inline."""
+    from jinja2 import Environment, FileSystemLoader, select_autoescape
+
+    environment = Environment(
+        loader=FileSystemLoader(template.parent), autoescape=select_autoescape(["j2"])
+    )
+    environment.filters["number"] = number
+    return environment.get_template(template.name).render(**content)
