@@ -173,7 +173,8 @@ def test_only_winning_replies_become_examples(thread):
         ("&gt; Cats are clean\n\nDogs are, too.", "> Cats are clean\n\nDogs are, too."),
         ("Dogs are loyal.\n\nEDIT: Thanks for the delta!", "Dogs are loyal."),
         ("Dogs are loyal.\n\n**EDIT 2:** typo\n\nAnd brave.", "Dogs are loyal.\n\nAnd brave."),
-        ("&#8710; Dogs are loyal, as /u/some_one said.", "Dogs are loyal, as [user] said."),
+        ("Dogs are loyal, as /u/some_one said.", "Dogs are loyal, as [user] said."),
+        ("&gt; Have a delta /u/x!\n\nDogs are loyal.", "Dogs are loyal."),
         ("Dogs &amp; people &lt;3", "Dogs & people <3"),
     ],
 )
@@ -220,11 +221,11 @@ def test_a_deleted_post_is_in_no_prompt(write_corpus, make_cmv, body):
         comment("t3_a", None, "op", body),
         comment("t1_x", "t3_a", "ben", "Dogs are loyal.", 1),
         comment("t3_b", None, "op", BODY, thread="t3_b"),
-        comment("t1_b", "t3_b", "ben", "Dogs are loyal.", 1, thread="t3_b"),
+        comment("t1_y", "t3_b", "ben", "Dogs are loyal.", 1, thread="t3_b"),
     ]
     metas = {"t3_a": META | {"op-text-body": body}, "t3_b": META}
     made = make_cmv(write_corpus(rows, metas))
-    assert list(made.by_id) == ["b"]
+    assert list(made.by_id) == ["y"]
     assert made.counts["won"] == {"labelled": 2, "post_deleted": 1, "kept": 1}
 
 
@@ -336,11 +337,12 @@ CHAT_TEMPLATE = (
 
 
 @pytest.fixture(scope="module")
-def row_maker(tokenizer):
+def row_maker(tokenizer, tmp_path_factory):
     """A function that makes a row maker with a budget, of one of the two prompt formats."""
-    base = tokenizer.parent
+    base = tmp_path_factory.mktemp("base")
+    (base / "tokenizer.json").write_bytes(tokenizer.read_bytes())
     (base / "chat_template.jinja").write_text(CHAT_TEMPLATE)
-    return lambda budget, prompt_format: RowMaker("cmv", tokenizer, budget, prompt_format)
+    return lambda *settings: RowMaker("cmv", base / "tokenizer.json", *settings)
 
 
 @pytest.mark.parametrize("prompt_format", ["plain", "chat"])
@@ -493,12 +495,12 @@ def test_a_thread_of_two_corpora_is_used_once(synthetic, of_synthetic, write_cor
     other = write_corpus(
         [
             comment("t3_z", None, "op", BODY, thread="t3_z"),
-            comment("t1_z", "t3_z", "ben", "Dogs.", 1, thread="t3_z"),
+            comment("t1_z1", "t3_z", "ben", "Dogs.", 1, thread="t3_z"),
         ],
         {"t3_z": META},
     )
     made = make_cmv(synthetic, other, synthetic)
-    assert set(made.by_id) == set(of_synthetic.by_id) | {"z"}
+    assert set(made.by_id) == set(of_synthetic.by_id) | {"z1"}
     assert len(made.rows) == len(made.by_id)
     assert made.counts["won"]["in_another_corpus"] == of_synthetic.counts["won"]["labelled"]
     assert made.counts["lost"]["in_another_corpus"] == of_synthetic.counts["lost"]["labelled"]

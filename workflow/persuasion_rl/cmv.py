@@ -151,7 +151,8 @@ def _needed(thread: list[Reply], counts: Counts) -> list[Reply]:
     """The winning replies of a thread, and the losing ones that answer the same comment as one of them."""
     answered = {reply.utterance.reply_to for reply in thread if reply.success}
     needed = [r for r in thread if r.success or r.utterance.reply_to in answered]
-    counts["lost"]["no_winner_beside"] += len(thread) - len(needed)
+    if len(needed) < len(thread):
+        counts["lost"]["no_winner_beside"] += len(thread) - len(needed)
     return needed
 
 
