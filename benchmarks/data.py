@@ -19,7 +19,13 @@ import tempfile
 import time
 from pathlib import Path
 
-SHAPE = {"conversations": 3_051, "utterances": 293_297, "speakers": 34_911, "won": 12_420, "lost": 7_294}
+SHAPE = {
+    "conversations": 3_051,
+    "utterances": 293_297,
+    "speakers": 34_911,
+    "won": 12_420,
+    "lost": 7_294,
+}
 """The published `winning-args-corpus`."""
 LENGTHS = {"post": (1_250, 0.6), "labelled": (936, 0.82), "other": (339, 1.23)}
 """Median and log-normal spread of texts, in characters, as in the real part at hand (there with ten full
@@ -27,7 +33,9 @@ threads): labelled comments are longer than others, and posts end with the moder
 ANSWERS_THE_POST = {"labelled": 0.74, "other": 0.17}
 """The share of comments that answer the post itself, from the same files."""
 POSTERS_OWN = 0.11
-FOOTNOTE = "\n\n_____\n\n&gt; *Hello, users of CMV! " + "This is a footnote from your moderators. " * 20
+FOOTNOTE = (
+    "\n\n_____\n\n&gt; *Hello, users of CMV! " + "This is a footnote from your moderators. " * 20
+)
 
 
 def generate(folder: Path, utterances: int, seed: int = 1) -> None:
@@ -123,7 +131,9 @@ def walk_with_convokit(folder: Path, tokenizer: Path) -> None:
 def stages(folder: Path, tokenizer: Path, out: Path) -> dict[str, list[str]]:
     """The commands of the data stages, with the published study's settings."""
     module = [sys.executable, "-m"]
-    budget = "--min_tokens 20 --max_tokens 1024 --max_context_tokens 700 --max_seq_length 1024".split()
+    budget = (
+        "--min_tokens 20 --max_tokens 1024 --max_context_tokens 700 --max_seq_length 1024".split()
+    )
     plan = (
         "--train 40000 --val 5000 --test 5000 --use_val_set true --human_pool_size 300"
         " --final_eval_size 1700 --seed 1"
@@ -181,7 +191,9 @@ def compare(tokenizer: Path, utterances: int) -> None:
         corpus = Path(scratch, "corpus")
         generate(corpus, utterances)
         ours = run_stages(corpus, tokenizer, Path(scratch, "out"))
-        theirs = measured([sys.executable, __file__, "walk", "--tokenizer", tokenizer, "--folder", corpus])
+        theirs = measured(
+            [sys.executable, __file__, "walk", "--tokenizer", tokenizer, "--folder", corpus]
+        )
     print(f"{utterances:,} utterances\n\n| | seconds | peak memory (MB) |\n|---|---:|---:|")
     print(f"| convokit.Corpus, one tokenizer call a comment | {theirs[0]:.1f} | {theirs[1]:.0f} |")
     for name, (seconds, memory) in ours.items():
@@ -202,14 +214,20 @@ def scale(tokenizer: Path, sizes: list[int]) -> None:
             corpus = Path(scratch, "corpus")
             generate(corpus, size)
             gigabytes = (corpus / "utterances.jsonl").stat().st_size / 1e9
-            for name, (seconds, memory) in run_stages(corpus, tokenizer, Path(scratch, "out")).items():
+            for name, (seconds, memory) in run_stages(
+                corpus, tokenizer, Path(scratch, "out")
+            ).items():
                 each = seconds / size * 1e6
-                print(f"| {size:,} | {gigabytes:.1f} | {name} | {seconds:.1f} | {each:.1f} | {memory:.0f} |")
+                print(
+                    f"| {size:,} | {gigabytes:.1f} | {name} | {seconds:.1f} | {each:.1f} | {memory:.0f} |"
+                )
                 sys.stdout.flush()
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
     parser.add_argument("what", choices=["compare", "scale", "walk"])
     parser.add_argument("--tokenizer", type=Path, required=True)
     parser.add_argument("--utterances", type=int, nargs="+", default=[SHAPE["utterances"]])

@@ -30,7 +30,17 @@ def succeed(*words: object, root: Path = ROOT, **environment: str) -> str:
 
 def planned(output: str) -> dict[str, int]:
     """The rules of a dry run's job statistics and their numbers of jobs, without targets."""
-    targets = {"all", "data", "sft", "preferences", "dpo", "evaluation", "report", "unattended", "total"}
+    targets = {
+        "all",
+        "data",
+        "sft",
+        "preferences",
+        "dpo",
+        "evaluation",
+        "report",
+        "unattended",
+        "total",
+    }
     statistics = output.split("Job stats:")[-1].split("Reasons:")[0]
     jobs = re.findall(r"^(\w+) +(\d+)$", statistics, flags=re.MULTILINE)
     return {rule: int(count) for rule, count in jobs if rule not in targets}

@@ -119,7 +119,10 @@ def test_ordinary_text_stays_as_it_is(text):
         ("EDIT: thanks /u/x", {"edit_line": 1}),
         ("Right.\n\nEDIT: thanks!\n\nUPDATE: more!", {"edit_line": 1}),
         ("Thanks for the delta /u/x. Bye.", {"delta_announcement": 1}),
-        ("∆ by /u/x" + FOOTNOTE, {"html_entities": 1, "footnote": 1, "delta_mark": 1, "user_name": 1}),
+        (
+            "∆ by /u/x" + FOOTNOTE,
+            {"html_entities": 1, "footnote": 1, "delta_mark": 1, "user_name": 1},
+        ),
     ],
 )
 def test_the_counts_say_which_rules_changed_something(text, changed):

@@ -15,6 +15,7 @@ from persuasion_rl.config import (
     lineage,
     load_study,
     needs_people,
+    pool_sizes,
     reference,
     split_sizes,
 )
@@ -69,8 +70,40 @@ def test_the_study_of_real_corpora_needs_their_folder(monkeypatch, tmp_path):
 def test_the_published_study_has_its_sizes():
     study = load_study(yaml.safe_load((CONFIG / "config.yaml").read_text()))
     assert split_sizes(study["data"]) == {"train": 40_000, "val": 5_000, "test": 5_000}
-    pools = [study["data"][f"{pool}_size"] for pool in ("ai_pool", "human_pool", "final_eval")]
-    assert pools == [8_000, 300, 1_700]
+    assert pool_sizes(study["data"]) == {"ai": 8_000, "human": 300}
+    assert study["data"]["final_eval_size"] == 1_700
+    assert study["data"]["cmv_corpora"] == ["winning-args-corpus", "subreddit-changemyview"]
+
+
+@pytest.mark.parametrize("examples", [30_000, 50_000, 100_000])
+def test_the_number_of_examples_is_one_key(examples):
+    """Without a size of its own the AI pool is what the two other pools leave of validation and test."""
+    data = load_study(changed("data.max_examples", examples))["data"]
+    sizes = {side: int(examples * share) for side, share in data["split"].items()}
+    assert split_sizes(data) == sizes
+    assert pool_sizes(data) == {"ai": sizes["val"] + sizes["test"] - 2_000, "human": 300}
+    data = load_study(changed("data", {"max_examples": examples, "use_val_set": False}))["data"]
+    assert pool_sizes(data)["ai"] == sizes["test"] - 2_000
+
+
+@pytest.mark.parametrize(
+    "key, value, used, pool_source",
+    [
+        ("data.use_cmv", True, (True, False), "cmv"),
+        ("data.use_cmv", False, (False, True), "p4g"),
+        ("data.use_p4g", True, (True, True), "cmv"),
+        ("data.pool_source", "cmv", (True, False), "cmv"),
+    ],
+)
+def test_each_choice_of_sources_is_one_key(key, value, used, pool_source):
+    data = load_study(changed(key, value))["data"]
+    assert (data["use_cmv"], data["use_p4g"]) == used
+    assert data["pool_source"] == pool_source
+
+
+def test_the_pools_of_both_sources_may_be_of_either():
+    data = load_study(changed("data", {"use_p4g": True, "pool_source": "p4g"}))["data"]
+    assert data["pool_source"] == "p4g"
 
 
 def test_defaults_are_filled_in_and_the_input_is_left_alone():
@@ -99,14 +132,21 @@ MISTAKES = [
     ("data.split.train", 0.9, "data.split: ", ["0.9", "add up to 1"]),
     ("data.min_tokens", 1024, "data.min_tokens: 1024 ", ["below max_tokens 1024"]),
     ("data.max_context_tokens", 4000, "data.max_context_tokens: 4000 ", ["below max_seq_length 1024"]),
-    ("data.use_cmv", False, "data.use_cmv: false ", ["delta pairs"]),
+    ("data", {"use_cmv": False, "use_p4g": False}, "data.use_cmv and data.use_p4g: ", ["both are false"]),
     ("data.pool_source", "p4g", "data.pool_source: 'p4g'", ["use_p4g is false"]),
+    ("data", {"use_cmv": False, "pool_source": "cmv"}, "data.pool_source: 'cmv'", ["use_cmv is false"]),
+    ("data.on_shortage", "shrink", "data.on_shortage: 'shrink' ", ["scale, error"]),
+    ("data.official_split", True, "data.official_split: True ", ["auto, False"]),
+    ("data.near_duplicate", 0, "data.near_duplicate: 0 ", ["above 0"]),
+    ("data.near_duplicate", 1.1, "data.near_duplicate: 1.1 ", ["at most 1"]),
+    ("data.p4g_donation_weighted", 1, "data.p4g_donation_weighted: 1 ", ["boolean"]),
     ("labels.human.min_labels", 400, "labels.human.min_labels: 400 ", ["human_pool_size 300"]),
     ("pools.human.responses_from", "rlhf", "pools.human.responses_from: a cycle", ["rlhf"]),
     ("sampling.max_new_tokens", 900, "sampling.max_new_tokens + data.max_context_tokens: 1600 ", ["1024"]),
     ("data.max_examples", 1000, "data.human_pool_size + data.final_eval_size: 2,000 ", ["100 "]),
     ("data.ai_pool_size", 9000, "data.ai_pool_size: 9,000 ", ["8,000"]),
-    ("data.use_val_set", False, "data.ai_pool_size: 8,000 ", ["3,000", "use_val_set: false"]),
+    ("data", {"ai_pool_size": 8000, "use_val_set": False}, "data.ai_pool_size: 8,000 ", ["3,000", "use_val_set: false"]),
+    ("data", {"max_examples": 20000, "use_val_set": False}, "data.human_pool_size + data.final_eval_size: ", ["leave no prompt for the AI pool", "use_val_set: false"]),
     ("data", None, "data: None ", ["object"]),
     ("world", {"threads": 5, "replies": 3}, "world.threads: 5 ", ["at least 10"]),
     ("world", {"threads": 50}, "world: ", ["'replies' is missing"]),
@@ -309,3 +349,45 @@ def test_flags_by_example():
     )
     assert flags({"beta": 0.1}) != flags({"beta": 0.2})
     assert flags({}) == ""
+
+
+@pytest.mark.parametrize(
+    "key, value, line",
+    [
+        ("recipes.sft.beta", 0.1, "recipes.sft.beta: it means something for dpo only"),
+        (
+            "recipes.dpo.lora_r",
+            4,
+            "recipes.dpo.lora_r: a dpo model keeps the shape of its parent's",
+        ),
+        ("models.rlaif.recipe", {"lora_r": 4}, "models.rlaif.recipe.lora_r: a dpo model keeps"),
+        (
+            "recipes.dpo.label_smoothing",
+            0.1,
+            "label_smoothing: trl ignores it with the loss sigmoid",
+        ),
+        (
+            "recipes.dpo.padding_free",
+            True,
+            "recipes.dpo.padding_free: trl's dpo trainer switches it off",
+        ),
+        (
+            "recipes.dpo.loss_weights",
+            [1.0],
+            "recipes.dpo.loss_weights: 2 losses need as many weights",
+        ),
+        ("recipes.sft.effective_batch_size", 7, "effective_batch_size 7 is not a multiple of"),
+    ],
+)
+def test_a_recipe_that_a_trainer_would_ignore_or_refuse_is_refused_with_the_reason(
+    key, value, line
+):
+    study = yaml.safe_load((CONFIG / "demo.yaml").read_text())
+    *above, last = key.split(".")
+    part = study
+    for name in above:
+        part = part[name]
+    part[last] = value
+    with pytest.raises(UserError) as refusal:
+        load_study(study)
+    assert line in str(refusal.value) and "\n" not in str(refusal.value)

@@ -148,9 +148,7 @@ def test_a_large_file_dealt_into_parts_gives_the_same_threads(
     assert not list((tmp_path / "temporary").iterdir())
 
 
-def test_an_error_in_a_part_is_named_and_leaves_nothing_behind(
-    write_corpus, tmp_path, monkeypatch
-):
+def test_an_error_in_a_part_is_named_and_leaves_nothing_behind(write_corpus, tmp_path, monkeypatch):
     folder = write_corpus([*THREAD, comment("t3_b", None)], {"t3_a": META})
     (tmp_path / "temporary").mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
@@ -400,9 +398,7 @@ def test_convokit_itself_sees_the_same_synthetic_utterances(synthetic, seen_by_c
 
 
 @pytest.mark.slow
-def test_convokit_itself_sees_the_same_in_the_servers_layout(
-    synthetic, tmp_path, seen_by_convokit
-):
+def test_convokit_itself_sees_the_same_in_the_servers_layout(synthetic, tmp_path, seen_by_convokit):
     """Flat conversations and the older names, as subreddit corpora have them."""
     folder = tmp_path / "server"
     shutil.copytree(synthetic, folder)

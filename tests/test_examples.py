@@ -1,6 +1,5 @@
 """From corpora to examples and delta pairs: whose replies count, what the model sees, what is left out."""
 
-import json
 import re
 import tempfile
 from collections import Counter
@@ -203,7 +202,12 @@ def test_the_context_is_the_claim_the_post_and_the_chain_of_comments(thread):
 
 @pytest.mark.parametrize(
     "speaker, text",
-    [("carl", "[deleted]"), ("[missing]", None), ("AutoModerator", "Read the rules."), ("DeltaBot", "∆")],
+    [
+        ("carl", "[deleted]"),
+        ("[missing]", None),
+        ("AutoModerator", "Read the rules."),
+        ("DeltaBot", "∆"),
+    ],
 )
 def test_a_reply_to_a_comment_that_is_gone_is_left_out(thread, speaker, text):
     made = thread(
@@ -318,7 +322,9 @@ def test_an_answered_comment_that_is_itself_too_long_is_counted_out(thread):
 
 
 TEXTS = st.lists(
-    st.sampled_from(["cats", "are", "clean", "dogs.", "日本", "\n\n", "> so?"]), min_size=1, max_size=60
+    st.sampled_from(["cats", "are", "clean", "dogs.", "日本", "\n\n", "> so?"]),
+    min_size=1,
+    max_size=60,
 ).map(lambda words: " ".join(words).strip() or "x")
 CHATS = st.builds(
     lambda claim, post, comments: [
@@ -445,9 +451,7 @@ def test_all_winning_replies_of_the_synthetic_corpus_and_only_they(of_synthetic,
 
 
 @pytest.mark.parametrize("batch", [1, 7, 10_000])
-def test_the_size_of_a_batch_changes_nothing(
-    of_synthetic, synthetic, make_cmv, monkeypatch, batch
-):
+def test_the_size_of_a_batch_changes_nothing(of_synthetic, synthetic, make_cmv, monkeypatch, batch):
     monkeypatch.setattr(cmv, "BATCH", batch)
     made = make_cmv(synthetic)
     assert (made.rows, made.pairs, made.counts) == (
@@ -524,7 +528,9 @@ def as_subreddit(rows: list[dict], titles: dict[str, str], folder: Path) -> Path
             for row in rows
         ],
     )  # fmt: skip
-    flat = {plain(id_): {"title": title, "subreddit": "changemyview"} for id_, title in titles.items()}
+    flat = {
+        plain(id_): {"title": title, "subreddit": "changemyview"} for id_, title in titles.items()
+    }
     write_json(folder / "conversations.json", flat)
     return folder
 

@@ -21,7 +21,21 @@ from persuasion_rl.prompts import (
     render,
 )
 
-VOCABULARY = ["bike", "lanes", "cost", "money", "the", "ß", "naïve", "日本", "🙂", "a.", "(b)", "'s", "> c"]
+VOCABULARY = [
+    "bike",
+    "lanes",
+    "cost",
+    "money",
+    "the",
+    "ß",
+    "naïve",
+    "日本",
+    "🙂",
+    "a.",
+    "(b)",
+    "'s",
+    "> c",
+]
 WORDS = st.sampled_from(VOCABULARY) | st.text(
     st.characters(exclude_categories=["C", "Z"], exclude_characters="[]"), min_size=1, max_size=6
 )
@@ -85,8 +99,9 @@ def test_every_line_that_is_left_is_the_head_or_the_tail_of_a_turn_with_its_role
     (context,) = fit_contexts([turns], counter, budget)
     if context is None:
         return
+    lines = context.text.split("\n")
     place, marks = 0, 0
-    for line in context.text.split("\n"):
+    for line in lines:
         role, _, said = line.partition(": ")
         head, mark, tail = re.fullmatch(r"(.*?)( ?\[\.\.\.\] ?|$)(.*)", said).groups()
         marks += bool(mark)
@@ -97,6 +112,10 @@ def test_every_line_that_is_left_is_the_head_or_the_tail_of_a_turn_with_its_role
             if mark or turn.text == head
         )
     assert marks <= 2
+    if marks:  # then something of the middle is left, and the end of it
+        last = turns[-1] if turns[-1].is_post else turns[-2]
+        line = lines[-1] if turns[-1].is_post else lines[-2]
+        assert line.startswith(f"{last.role}: ") and line.endswith((last.text[-1], "[...]"))
 
 
 @given(st.lists(threads(), max_size=5), st.integers(20, 300))
@@ -179,7 +198,9 @@ def test_lines_of_real_dialogues_divide_with_the_real_tokenizer(real_data, qwen_
     assert real.divides_at_lines
     for name in ("winning-args-corpus", "persuasionforgood-corpus"):
         with (real_data / name / "utterances.jsonl").open() as lines:
-            texts = [json.loads(line)["text"] or "" for _, line in zip(range(600), lines)]
+            texts = [
+                json.loads(line)["text"] or "" for _, line in zip(range(600), lines, strict=False)
+            ]
         parts = [[f"Poster: {a}\n", f"Other: {b}\n"] for a, b in pairwise(texts)]
         assert real.counts_of_lines(parts) == real.counts(["".join(both) for both in parts])
 

@@ -6,6 +6,7 @@ import random
 from collections import Counter
 
 import pytest
+
 from persuasion_rl.corpus import digests_record
 from persuasion_rl.files import UserError, read_json, write_json
 from persuasion_rl.sides import (
@@ -78,7 +79,7 @@ def test_of_pairs_at_the_threshold_hardly_any_is_missed():
     """8 of 10 shingles in common; of 2,000 such pairs at most 0.2 are expected to be missed."""
     rng = random.Random(1)
     found = 0
-    for pair in range(2_000):
+    for _pair in range(2_000):
         index = NearDuplicates()
         words = [f"{rng.random()}".replace(".", "") for _ in range(14)]  # ten shingles
         index.add("whole", " ".join(words))
@@ -182,7 +183,7 @@ def test_a_reposted_thread_stands_on_the_side_of_the_first(reposted, tmp_path):
 
 
 def test_the_thresholds_are_settings(reposted, tmp_path):
-    folder, again = reposted
+    folder, _again = reposted
     strict = sides([folder], tmp_path / "strict.csv", near_duplicate=1.0)
     assert len({row["cluster"] for row in strict.values()}) == 80
     long = sides([folder], tmp_path / "long.csv", shingle_words=60)
@@ -234,7 +235,9 @@ def test_a_corpus_that_lies_wholly_in_another_one_changes_nothing(synthetic, rep
     alone = sides([folder], tmp_path / "alone.csv", official_split="auto")
     both = sides([folder, synthetic], tmp_path / "both.csv", official_split="auto")
     assert both == alone
-    assert read_json(tmp_path / "both.json")["official_split"][synthetic.name] == "none in this corpus"
+    assert (
+        read_json(tmp_path / "both.json")["official_split"][synthetic.name] == "none in this corpus"
+    )
 
 
 def test_dialogues_without_a_post_stand_alone(write_corpus, tmp_path):

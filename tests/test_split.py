@@ -63,20 +63,22 @@ def write_posts(folder: Path, metas: dict[str, dict]) -> None:
     write_json(folder / "x" / "conversations.json", metas)
 
 
-def write_data(folder: Path, seed: int, conversations: int = 120, p4g: float = 0.25) -> None:
+def write_data(
+    folder: Path, seed: int, conversations: int = 120, p4g: float = 0.25, alone: float = 0.7
+) -> None:
     """Conversations in clusters on sides, with several replies each, some of them to the same prompt."""
     rng = random.Random(seed)
     table, rows = [], []
     cluster, side = "", ""
     for number in range(conversations):
         name = f"c{number}"
-        if number == 0 or rng.random() < 0.7:
+        if number == 0 or rng.random() < alone:
             cluster, side = name, rng.choices(SFT, (0.5, 0.2, 0.3))[0]
         table.append({"corpus": "x", "conversation_id": name, "cluster": cluster, "side": side})
         for reply in range(rng.randrange(5)):
             prompt = f"prompt {name} {rng.randrange(3)}"
-            if rng.random() < 0.05:
-                prompt = f"a prompt of many conversations {rng.randrange(3)}"
+            if rng.random() < 0.2:
+                prompt = f"a prompt of many conversations {rng.randrange(40)}"
             source = "p4g" if rng.random() < p4g else "cmv"
             rows.append(sft_row(name, reply, prompt, source))
     rng.shuffle(rows)
@@ -142,7 +144,9 @@ PLANS = st.fixed_dictionaries(
 def small_enough(plan: dict) -> bool:
     """What the configuration asks of a plan: the pools fit into validation and test."""
     rest = plan["test"] - plan["human_pool_size"] - plan["final_eval_size"]
-    return rest >= 0 and 1 <= (plan["ai_pool_size"] or 1) <= rest + plan["val"] * plan["use_val_set"]
+    return (
+        rest >= 0 and 1 <= (plan["ai_pool_size"] or 1) <= rest + plan["val"] * plan["use_val_set"]
+    )
 
 
 @given(seed=st.integers(0, 10**9), plan=PLANS)
@@ -165,7 +169,10 @@ def test_whatever_the_plan_sides_and_pools_have_nothing_in_common(seed, plan):
             assert {side_of[row["metadata"]["conversation_id"]] for row in rows} == {side}
             prompts_of_side[side] = [row["input_text"] for row in rows]
         assert not set(prompts_of_side["val"]) & set(prompts_of_side["train"])
-        assert not set(prompts_of_side["test"]) & {*prompts_of_side["train"], *prompts_of_side["val"]}
+        assert not set(prompts_of_side["test"]) & {
+            *prompts_of_side["train"],
+            *prompts_of_side["val"],
+        }
         for side in ("val", "test"):
             assert len(prompts_of_side[side]) == len(set(prompts_of_side[side]))
         for pool in POOLS:
@@ -229,7 +236,9 @@ def test_a_plan_is_met_exactly_or_all_parts_shrink_in_proportion_or_it_is_an_err
         assert proportional(used, asked)
         with pytest.raises(UserError) as raised:
             run(folder, "strict", on_shortage="error", **plan)
-        assert all(f"{part} {used[part]:,} of {asked[part]:,}" in str(raised.value) for part in asked)
+        assert all(
+            f"{part} {used[part]:,} of {asked[part]:,}" in str(raised.value) for part in asked
+        )
         assert "on_shortage" in str(raised.value) and "\n" not in str(raised.value)
         assert not (folder / "strict").exists()
 
@@ -239,14 +248,18 @@ def test_where_there_is_enough_every_size_is_exact(seed, share, plan):
     """The plan asks for a share of what there is; without a size the AI pool is exactly the rest."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        write_data(folder, seed, conversations=300, p4g=0)
+        write_data(folder, seed, conversations=300, p4g=0, alone=0.2)
         there = {
             side: numbers["available"]
             for side, numbers in run(folder, "all", train=1, val=1, test=3, human_pool_size=1, final_eval_size=1, ai_pool_size=1)["parts"].items()
             if side in SFT
         }  # fmt: skip
         plan = plan | {side: int(share * count) for side, count in there.items()}
-        plan |= {"pool_source": "cmv", "human_pool_size": 5, "final_eval_size": plan["test"] // 2 - 5}
+        plan |= {
+            "pool_source": "cmv",
+            "human_pool_size": 5,
+            "final_eval_size": plan["test"] // 2 - 5,
+        }
         assume(small_enough(plan) and plan["final_eval_size"] > 0)
         summary = run(folder, **plan)
         asked = {part: plan[key] for part, key in SIZES.items()}
@@ -292,29 +305,36 @@ def test_a_row_of_a_pool_names_its_prompt_and_conversation(folder):
 
 def test_the_summary_tells_the_plan_from_what_the_data_allowed(folder, capsys):
     """The training rows are too few: of all parts there is the share that there is of them."""
-    available = read_json(folder / "out" / "summary.json")["parts"]["train"]["available"]
-    run(folder, train=2 * available)
+    side_of, _ = sides_of(folder)
+    rows = list(read_jsonl(folder / "examples.jsonl"))
+    there = Counter(side_of[row["metadata"]["conversation_id"]] for row in rows)
+    prompts = {side: set() for side in SFT}
+    for row in rows:
+        prompts[side_of[row["metadata"]["conversation_id"]]].add(row["input_text"])
+    test = len(prompts["test"] - prompts["train"])
+    val = len(prompts["val"] - prompts["train"] - prompts["test"])
+    assert test < there["test"] and val < there["val"]
+    train = there["train"]
+    run(folder, train=2 * train)
     summary = read_json(folder / "out" / "summary.json")
     assert summary == {
         "on_shortage": "scale",
         "scale": 0.5,
         "parts": {
-            "train": {
-                "asked": 2 * available, "used": available, "examples": available, "available": available,
-            },
-            "val": {"asked": 20, "used": 10, "examples": 46, "available": 34},
-            "test": {"asked": 40, "used": 20, "examples": 97, "available": 68},
+            "train": {"asked": 2 * train, "used": train, "examples": train, "available": train},
+            "val": {"asked": 20, "used": 10, "examples": there["val"], "available": val},
+            "test": {"asked": 40, "used": 20, "examples": there["test"], "available": test},
             "ai": {"asked": 25, "used": 12},
             "final_eval": {"asked": 12, "used": 6},
             "human": {"asked": 8, "used": 4},
         },
-        "sft_to_rlaif": round(available / 12, 2),
-        "sft_to_rlhf": round(available / 4, 2),
-    }  # fmt: skip
+        "sft_to_rlaif": round(train / 12, 2),
+        "sft_to_rlhf": round(train / 4, 2),
+    }
     assert sizes_made(folder) == {part: n["used"] for part, n in summary["parts"].items()}
     assert (
-        f"the data is too small for the plan; all parts shrink in proportion: train {available} of"
-        f" {2 * available}, val 10 of 20, test 20 of 40" in capsys.readouterr().err
+        f"the data is too small for the plan; all parts shrink in proportion: train {train} of"
+        f" {2 * train}, val 10 of 20, test 20 of 40" in capsys.readouterr().err
     )
 
 
@@ -377,7 +397,9 @@ def test_data_that_allows_no_split_at_all_is_refused(folder):
         run(folder, "new", pool_source="p4g")
     message = str(raised.value)
     assert message.startswith("the data is too small for any split of this plan: ")
-    assert "ai" in message and "human and final_eval" in message or "final_eval and human" in message
+    assert (
+        "ai" in message and "human and final_eval" in message
+    ) or "final_eval and human" in message
     assert "pool_source 'p4g'" in message and "\n" not in message
     assert not (folder / "new").exists()
 
@@ -385,7 +407,9 @@ def test_data_that_allows_no_split_at_all_is_refused(folder):
 @pytest.mark.parametrize("prompts, outcome", [(1, None), (2, None), (3, 1), (4, 1), (8, 2)])
 def test_the_smallest_split_there_is(folder, prompts, outcome):
     """Each of the three pools needs a prompt: three of 50 asked for are enough, two are not."""
-    table = [{"conversation_id": f"c{n}", "cluster": f"c{n}", "side": "test"} for n in range(prompts)]
+    table = [
+        {"conversation_id": f"c{n}", "cluster": f"c{n}", "side": "test"} for n in range(prompts)
+    ]
     table += [{"conversation_id": side, "cluster": side, "side": side} for side in ("train", "val")]
     write_csv(folder / "sides.csv", table, ["conversation_id", "cluster", "side"])
     rows = [sft_row(row["conversation_id"], 0, f"prompt {n}") for n, row in enumerate(table)]
@@ -445,7 +469,9 @@ def twin_of(folder, name):
 def secret_twin(folder, name, side):
     """The same, but the table of sides does not know that both are of one cluster."""
     conversation = made(folder, name)[0]["metadata"]["conversation_id"]
-    return add_conversation(folder, "twin", "twin", side, post_of(sides_of(folder)[1][conversation]))
+    return add_conversation(
+        folder, "twin", "twin", side, post_of(sides_of(folder)[1][conversation])
+    )
 
 
 def one_cluster_on_two_sides(folder):

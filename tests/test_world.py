@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from persuasion_rl import world
 from persuasion_rl.clean import clean
-from persuasion_rl.corpus import post_of, read_corpus
+from persuasion_rl.corpus import read_threads
 
 BY_TOPIC_AND_KIND: dict[tuple, list[str]] = {}
 for known, move in world.reply_sentences().items():
@@ -88,8 +88,8 @@ def test_every_sentence_of_the_grammar_is_read_back_as_one_move():
 
 def test_everything_in_a_synthetic_corpus_is_read_back(synthetic):
     kinds = set()
-    for thread in read_corpus(synthetic).values():
-        topics, reasons = world.given(clean(post_of(thread)[1]))
+    for thread in read_threads(synthetic):
+        topics, reasons = world.given(clean(thread.body))
         assert len(topics) == 1 and len(reasons) in (2, 3)
         for utterance in thread.utterances.values():
             if utterance.speaker.split("_")[0] in ("thoughtful", "average", "hasty", "rude"):

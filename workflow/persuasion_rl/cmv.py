@@ -231,9 +231,7 @@ def process_cmv(
     maker = RowMaker("cmv", tokenizer, budget, prompt_format)
     told: Counts = defaultdict(Counter)
     seen: set[str] = set()
-    found = (
-        _needed(list(replies(thread, told, seen)), told) for thread in threads(corpora, told)
-    )
+    found = (_needed(list(replies(thread, told, seen)), told) for thread in threads(corpora, told))
     with (
         written_lines(examples) as example_lines,
         written_lines(pairs) as pair_lines,

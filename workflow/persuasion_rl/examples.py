@@ -80,7 +80,10 @@ class RowMaker:
             for context in contexts
         ]
         prompt_tokens = self.counter.counts_of_lines(
-            [self._parts(context, prompt) for context, prompt in zip(contexts, prompts, strict=True)]
+            [
+                self._parts(context, prompt)
+                for context, prompt in zip(contexts, prompts, strict=True)
+            ]
         )
         response_tokens = self.counter.counts([draft.response for draft in drafts])
         return [

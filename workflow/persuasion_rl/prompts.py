@@ -72,7 +72,20 @@ class TokenCounter:
 
     def _divides_at_lines(self) -> bool:
         """Whether tokens end where lines do, whatever characters stand there: tried out."""
-        ends = ["word\n", "1\n", "end.\n", "end. \n", "?!)\n", "\n", "\n\n", "\t\n", "…\n", "> *q*\n", "é\n", " \n"]
+        ends = [
+            "word\n",
+            "1\n",
+            "end.\n",
+            "end. \n",
+            "?!)\n",
+            "\n",
+            "\n\n",
+            "\t\n",
+            "…\n",
+            "> *q*\n",
+            "é\n",
+            " \n",
+        ]
         starts = ["Poster: a", "Other: b", "[TASK]\nc", "Persuadee: 1"]
         pairs = [(end, start) for end in ends for start in starts]
         joined = self.counts([end + start for end, start in pairs])
@@ -113,9 +126,7 @@ def fit_contexts(
     return found
 
 
-def _cut(
-    threads: list[list[Turn]], counter: TokenCounter, max_tokens: int
-) -> list[Context | None]:
+def _cut(threads: list[list[Turn]], counter: TokenCounter, max_tokens: int) -> list[Context | None]:
     """For each thread its context without the middle of what may be cut, as much of it as fits."""
     # What stays whole: the claim, and what is answered unless that is the post.
     kept = [[turns[0]] if turns[-1].is_post else [turns[0], turns[-1]] for turns in threads]
@@ -172,7 +183,9 @@ def _without_middle(turns: list[Turn], encoding: Encoding, tokens: int) -> str:
     else:
         lines[-1:] = [f"{line} [...]" for line in lines[-1:]]
         whole = lines and rest == turns[last].text
-        lines += [str(turns[last]) if whole else f"{turns[last].role}: [...] {rest}"] if rest else []
+        lines += (
+            [str(turns[last]) if whole else f"{turns[last].role}: [...] {rest}"] if rest else []
+        )
     return "".join(f"{line}\n" for line in [*lines, *turns[last + 1 :]])
 
 

@@ -200,7 +200,9 @@ def assign_sides(
         found, official[folder.name] = None, "none in this corpus"
         if marked and official_split == "auto":
             found = official_sides(own, marks, shares, seed)
-            official[folder.name] = "used" if found else "not used: its shares do not allow data.split"
+            official[folder.name] = (
+                "used" if found else "not used: its shares do not allow data.split"
+            )
         elif marked:
             official[folder.name] = "not used: data.official_split is false"
         side_of |= found or ordered_sides(own, shares, seed)
