@@ -207,6 +207,7 @@ def test_the_context_is_the_claim_the_post_and_the_chain_of_comments(thread):
         ("[missing]", None),
         ("AutoModerator", "Read the rules."),
         ("DeltaBot", "∆"),
+        ("carl", "EDIT: typo"),
     ],
 )
 def test_a_reply_to_a_comment_that_is_gone_is_left_out(thread, speaker, text):

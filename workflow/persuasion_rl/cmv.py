@@ -73,10 +73,8 @@ def replies(
         utterance = conversation.utterances[id_]
         of = counts["won" if success else "lost"]
         of["labelled"] += 1
-        why = _why_not(conversation, utterance, awarded, seen)
+        why = _why_not(conversation, utterance, texts, awarded, seen)
         seen.add(id_)
-        if why is None and not texts[utterance.text]:
-            why = "empty_after_cleaning"
         if why is not None:
             of[why] += 1
             continue
@@ -85,7 +83,11 @@ def replies(
 
 
 def _why_not(
-    conversation: Conversation, reply: Utterance, awarded: set[str], seen: set[str]
+    conversation: Conversation,
+    reply: Utterance,
+    texts: CleanTexts,
+    awarded: set[str],
+    seen: set[str],
 ) -> str | None:
     """Why a labelled comment is no example, or None."""
     if reply.id in seen:
@@ -102,12 +104,12 @@ def _why_not(
     if chain is None:
         return "chain_broken"
     above, parent = chain[:-1], chain[-2]
-    if parent.reply_to is not None and unusable(
-        parent.speaker, parent.text, parent.meta.get("distinguished")
-    ):
+    if parent.reply_to is not None and not _usable(parent, texts):
         return "answered_comment_missing"
     if any(comment.id in awarded for comment in above):
         return "after_the_delta"
+    if not texts[reply.text]:
+        return "empty_after_cleaning"
     return None
 
 
@@ -128,9 +130,15 @@ def _turns(
         *(
             Turn(roles.get(comment.speaker, "Other"), texts[comment.text])
             for comment in conversation.chain_to(reply)[1:-1]
-            if not unusable(comment.speaker, comment.text, comment.meta.get("distinguished"))
+            if _usable(comment, texts)
         ),
     ]
+
+
+def _usable(comment: Utterance, texts: CleanTexts) -> bool:
+    """Whether a comment may stand in a context: it can be read, and cleaning leaves something of it."""
+    why_not = unusable(comment.speaker, comment.text, comment.meta.get("distinguished"))
+    return why_not is None and texts[comment.text] != ""
 
 
 def threads(corpora: list[Path], counts: Counts) -> Iterator[Conversation]:
