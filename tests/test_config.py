@@ -50,7 +50,9 @@ def changed(path: str, value) -> dict:
 def test_the_studies_that_come_with_the_project_load(name):
     study = load_study(yaml.safe_load((CONFIG / name).read_text()), CONFIG / name)
     assert set(study["models"]) == {"base", "sft", "rlaif", "rlhf", "rlaif_rlhf"}
-    assert study["trust_remote_code"] is False and study["wandb"]["project"] is None
+    assert (
+        study["trust_remote_code"] is False and study["wandb"]["project"] == "persuasion-rl-cs230"
+    )
     assert (study["world"] is None) == (name == "config.yaml")
 
 
@@ -369,14 +371,14 @@ def test_flags_by_example():
         (
             "recipes.dpo.padding_free",
             True,
-            "recipes.dpo.padding_free: trl's dpo trainer switches it off",
+            "recipes.dpo.padding_free: rows are computed without padding anyway",
         ),
+        ("recipes.sft.packing", True, "recipes.sft.packing: rows are computed without padding"),
         (
             "recipes.dpo.loss_weights",
             [1.0],
             "recipes.dpo.loss_weights: 2 losses need as many weights",
         ),
-        ("recipes.sft.effective_batch_size", 7, "effective_batch_size 7 is not a multiple of"),
     ],
 )
 def test_a_recipe_that_a_trainer_would_ignore_or_refuse_is_refused_with_the_reason(

@@ -145,10 +145,9 @@ def training(request, files, sft, tmp_path):  # noqa: F811
     def make(name: str, **changed) -> Training:
         folder = tmp_path / name
         words = ["--base", files.base, "--adapter", folder / ADAPTER, "--state", folder / "state"]
-        words += ["--train", files.sft_train, "--val", files.sft_val] if method == "sft" else []
-        if method == "dpo":
-            words += ["--train", files.dpo_train, "--val", files.dpo_val]
-            words += ["--lineage", sft, "--parent", "sft"]
+        for part in ("train", "val"):
+            words += [f"--{part}", files.tokens(getattr(files, f"{method}_{part}"))]
+        words += ["--lineage", sft, "--parent", "sft"] if method == "dpo" else []
         words += flags(COMMON | recipe | changed).split()
         return Training(method, folder, words)
 

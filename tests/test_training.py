@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from persuasion_rl.batches import Batches
 from persuasion_rl.files import (
     UserError,
     file_digest,
@@ -21,6 +22,7 @@ from persuasion_rl.files import (
 from persuasion_rl.judges import TIE, Comparison, DeltaJudge, judge_both_orders
 from persuasion_rl.models import base_digest, check_lineage, load_base, load_tokenizer
 from persuasion_rl.reward import load_scorer, pairs_on, train_delta_judge
+from persuasion_rl.tokens import tokenize
 from persuasion_rl.training import (
     Run,
     assert_supervised,
@@ -65,7 +67,7 @@ def tiny_base(tmp_path_factory) -> Path:
 
 @dataclass
 class Files:
-    """What the trainings read."""
+    """The rows that trainings learn from, as text."""
 
     base: Path
     sft_train: Path
@@ -74,6 +76,13 @@ class Files:
     dpo_val: Path
     pairs: Path
     sides: Path
+
+    def tokens(self, rows: Path) -> Path:
+        """Their token ids, made once beside them."""
+        path = rows.with_suffix(".parquet")
+        if not path.exists():
+            tokenize(rows=rows, base=self.base, output=path)
+        return path
 
 
 @pytest.fixture(scope="session")
@@ -87,7 +96,12 @@ def files(tiny_base, tmp_path_factory) -> Files:
         on_side = [row for row in rows if side_of[row["metadata"]["conversation_id"]] == side]
         write_jsonl(folder / f"sft_{side}.jsonl", on_side[:24])
         preferences = [
-            {"prompt": row["prompt"], "chosen": row["winner"], "rejected": row["loser"]}
+            {
+                "prompt": row["prompt"],
+                "chosen": row["winner"],
+                "rejected": row["loser"],
+                "metadata": row["metadata"],
+            }
             for row in pairs_on(side, pairs, tiny_base / "sides.csv")
         ]
         write_jsonl(folder / f"dpo_{side}.jsonl", preferences[:16])
@@ -112,7 +126,11 @@ def train_sft(files: Files, folder: Path, **changed) -> dict:
 
     own = dict(train=files.sft_train, val=files.sft_val, state=folder / "state")
     arguments = COMMON | dict(base=files.base, adapter=folder / ADAPTER) | own | SFT | changed
-    return train(**arguments)
+    return train(**with_tokens(files, arguments))
+
+
+def with_tokens(files: Files, arguments: dict) -> dict:
+    return arguments | {name: files.tokens(arguments[name]) for name in ("train", "val")}
 
 
 def train_dpo(files: Files, folder: Path, parent: Path, **changed) -> dict:
@@ -120,7 +138,7 @@ def train_dpo(files: Files, folder: Path, parent: Path, **changed) -> dict:
 
     own = dict(train=files.dpo_train, val=files.dpo_val, state=folder / "state", parent="sft")
     paths = dict(base=files.base, adapter=folder / ADAPTER, lineage=[parent])
-    return train(**(COMMON | paths | own | DPO | changed))
+    return train(**with_tokens(files, COMMON | paths | own | DPO | changed))
 
 
 @pytest.fixture(scope="module")
@@ -137,7 +155,7 @@ def delta(files, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("delta")
     train_delta_judge(
         base=files.base,
-        pairs=files.pairs,
+        pairs=files.tokens(files.pairs),
         sides=files.sides,
         adapter=folder / ADAPTER,
         state=folder / "state",
@@ -184,7 +202,7 @@ def stretches(request) -> list[tuple[int, ...]]:
 
 @pytest.mark.slow
 def test_whole_responses_with_their_eos_are_accepted(stretches, tokenizer, capsys):
-    assert_supervised(stretches, tokenizer, RESPONSES)
+    assert_supervised(stretches, tokenizer, stretches)
     assert "2 supervised stretches" in capsys.readouterr().err
 
 
@@ -201,7 +219,7 @@ def test_wrong_supervision_stops_the_training(what, stretches, tokenizer):
         "nothing": [],
     }[what]
     with pytest.raises(AssertionError):
-        assert_supervised(wrong, tokenizer, RESPONSES)
+        assert_supervised(wrong, tokenizer, stretches)
 
 
 def test_stretches_of_a_masked_row_are_told_apart():
@@ -214,24 +232,13 @@ def test_stretches_of_a_masked_row_are_told_apart():
 # Recipes
 
 
-def test_the_effective_batch_size_becomes_accumulation(monkeypatch):
-    monkeypatch.delenv("WORLD_SIZE", raising=False)
+def test_a_recipe_is_divided_and_left_as_it_is():
     recipe = {"effective_batch_size": 16, "per_device_train_batch_size": 4, "lora_r": 2}
-    trainer, lora, use_4bit = divide_recipe(recipe)
-    assert trainer == {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 4}
-    assert lora["lora_r"] == 2 and lora["lora_target_modules"]
-    assert use_4bit is False
+    trainer, lora, batches = divide_recipe(recipe | {"loss_type": "ipo", "beta": 0.2})
+    assert trainer == {"loss_type": ["ipo"], "beta": 0.2}
+    assert lora["lora_r"] == 2 and lora["lora_target_modules"] and lora["use_4bit"] is False
+    assert batches == {"effective": 16, "wanted": 4, "gradient_checkpointing": False}
     assert recipe["effective_batch_size"] == 16  # the recipe itself is recorded as given
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    assert divide_recipe(recipe)[0]["gradient_accumulation_steps"] == 2
-
-
-def test_an_effective_batch_size_that_cannot_be_made_is_refused(monkeypatch):
-    monkeypatch.delenv("WORLD_SIZE", raising=False)
-    recipe = {"effective_batch_size": 10, "per_device_train_batch_size": 4}
-    with pytest.raises(UserError, match="effective_batch_size 10 .*4") as refusal:
-        divide_recipe(recipe)
-    assert "\n" not in str(refusal.value)
 
 
 @pytest.mark.slow
@@ -239,10 +246,23 @@ def test_an_effective_batch_size_that_cannot_be_made_is_refused(monkeypatch):
 def test_an_argument_that_the_trainer_does_not_know_is_the_users_mistake(name, value, tmp_path):
     from trl import SFTConfig
 
+    run = a_run("sft", tmp_path)
     with pytest.raises(UserError, match="SFTConfig") as refusal:
-        trainer_arguments(SFTConfig, {name: value}, tmp_path, "cpu")
+        trainer_arguments(SFTConfig, {name: value}, run, ONE_BATCH)
     assert "\n" not in str(refusal.value)
     assert name in str(refusal.value) or value in str(refusal.value)
+
+
+ONE_BATCH = Batches(rows=8, accumulation=1, processes=1, gradient_checkpointing=False)
+
+
+def a_run(method: str, folder: Path, **changed) -> Run:
+    """The record of a training that was not run."""
+    usual = dict(
+        method=method, base=folder / "base", parent="base", parent_digest="", data={}, recipe={}, seed=SEED,
+        device="cpu", state=folder / "state", adapter=folder / ADAPTER, tracking={},
+    )  # fmt: skip
+    return Run(**(usual | changed))
 
 
 # The lineage of adapters
@@ -261,8 +281,9 @@ def chain(tmp_path) -> tuple[Path, list[Path]]:
         adapter = tmp_path / name / ADAPTER
         adapter.parent.mkdir()
         adapter.write_text(f"weights of {name}")
-        run = Run("sft", base, parent, digest, {}, {}, 1, "cpu", tmp_path / "state", adapter)
-        write_record(run, history=[], metrics={})
+        (adapter.parent / "adapter_config.json").write_text(f'{{"r": 8, "of": "{name}"}}')
+        run = a_run("sft", tmp_path, parent=parent, parent_digest=digest, adapter=adapter)
+        write_record(run, history=[], metrics={}, batches={})
         parent, digest = name, file_digest(adapter)
         adapters.append(adapter)
     return base, adapters
@@ -305,6 +326,20 @@ def test_an_adapter_file_that_its_recipe_does_not_describe_is_refused(chain):
     base, (sft, rlaif) = chain
     rlaif.write_text("weights from elsewhere")
     refused(base, [sft, rlaif], r"rlaif.*is not the file that its recipe\.json describes")
+
+
+def test_an_adapter_whose_scale_was_changed_is_refused(chain):
+    base, (sft, rlaif) = chain
+    (rlaif.parent / "adapter_config.json").write_text('{"r": 8, "lora_alpha": 1}')
+    refused(base, [sft, rlaif], r"rlaif/adapter_config\.json: is not the file")
+
+
+@pytest.mark.parametrize("key", ["parent_digest", "base_digest", "adapter_digest"])
+def test_a_record_that_lacks_a_key_is_named(chain, key):
+    base, (sft, rlaif) = chain
+    recipe = read_json(sft.parent / "recipe.json")
+    write_json(sft.parent / "recipe.json", {k: v for k, v in recipe.items() if k != key})
+    refused(base, [sft, rlaif], rf"sft/recipe\.json: the key '{key}' is missing")
 
 
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors", "tokenizer.json"])
@@ -488,23 +523,32 @@ def test_a_dpo_that_learns_nothing_saves_its_parent(sft, files, tmp_path):
         torch.testing.assert_close(child[name], tensor, rtol=0, atol=1e-7)
 
 
-@pytest.mark.slow
-def test_dpo_refuses_to_start_away_from_its_reference(sft, files, tokenizer, tmp_path):
+def dpo_trainer(files: Files, sft: Path, tokenizer, folder: Path, **arguments):
+    """trl's trainer from an SFT adapter, by text rows and with padding."""
     from datasets import Dataset
     from trl import DPOConfig, DPOTrainer
 
-    from persuasion_rl.dpo import assert_start, read_pairs
-
-    settings, _, _ = divide_recipe(DPO)
-    settings["loss_type"] = ["sigmoid"]
-    trainer = DPOTrainer(
+    pairs = Dataset.from_list(
+        [
+            {key: row[key] for key in ("prompt", "chosen", "rejected")}
+            for row in read_jsonl(files.dpo_train)
+        ]
+    )
+    return DPOTrainer(
         model=with_adapter(files.base, sft, is_trainable=True),
         ref_model=None,
-        args=trainer_arguments(DPOConfig, settings, tmp_path, "cpu", seed=SEED),
+        args=DPOConfig(output_dir=str(folder), use_cpu=True, report_to=[], **arguments),
         processing_class=tokenizer,
-        train_dataset=Dataset.from_list(read_pairs(files.dpo_train)),
-        eval_dataset=Dataset.from_list(read_pairs(files.dpo_val)),
+        train_dataset=pairs,
+        eval_dataset=pairs,
     )
+
+
+@pytest.mark.slow
+def test_dpo_refuses_to_start_away_from_its_reference(sft, files, tokenizer, tmp_path):
+    from persuasion_rl.dpo import assert_start
+
+    trainer = dpo_trainer(files, sft, tokenizer, tmp_path)
     assert_start(trainer, 0.1)
     assert trainer.model.training
     name, parameter = next(
@@ -533,7 +577,7 @@ def test_dpo_names_an_empty_response_by_file_and_line(sft, files, tmp_path):
     pairs[1]["rejected"] = ""
     train = tmp_path / "train.jsonl"
     write_jsonl(train, pairs)
-    with pytest.raises(UserError, match=r"train\.jsonl, line 2: the rejected response is empty"):
+    with pytest.raises(UserError, match=r"train\.jsonl, line 2: the rejected is empty"):
         train_dpo(files, tmp_path, sft, train=train)
 
 
@@ -571,7 +615,8 @@ def test_the_delta_judge_writes_its_files(delta, files):
     assert recipe["parent_digest"] == recipe["base_digest"] == base_digest(files.base)
     assert recipe["adapter_digest"] == file_digest(delta) == check_lineage(files.base, [delta])
     assert recipe["data"] == {
-        "pairs": file_digest(files.pairs),
+        "train": file_digest(files.pairs),
+        "val": file_digest(files.pairs),
         "sides": file_digest(files.sides),
     }
     assert any("score" in name for name in weights(delta))  # its head is saved with it
@@ -656,12 +701,13 @@ def test_the_delta_judge_refuses_another_base(delta, files, tmp_path):
 
 @pytest.mark.slow
 def test_too_few_pairs_are_refused_in_one_line(files, tmp_path):
-    write_jsonl(tmp_path / "pairs.jsonl", [])
-    with pytest.raises(UserError, match="0 delta pairs on the train side") as refusal:
+    sides = tmp_path / "sides.csv"
+    sides.write_text(files.sides.read_text().replace(",val", ",test"))
+    with pytest.raises(UserError, match="0 on val") as refusal:
         train_delta_judge(
             base=files.base,
-            pairs=tmp_path / "pairs.jsonl",
-            sides=files.sides,
+            pairs=files.tokens(files.pairs),
+            sides=sides,
             adapter=tmp_path / ADAPTER,
             state=tmp_path / "state",
             **COMMON,

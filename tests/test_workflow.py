@@ -105,10 +105,10 @@ def test_one_more_model_is_one_more_training(elsewhere):
 
 
 def test_no_key_of_one_study_leaks_into_another(elsewhere):
-    """The full study packs its SFT rows; the embedded one does not say so and must not."""
-    assert "--packing true" in succeed("-n", "sft", root=elsewhere)
-    assert "--packing" not in succeed("sft", *DEMO, root=elsewhere)
-    assert "--packing" not in succeed("sft", *DEMO, "--config", "seed=3", root=elsewhere)
+    """The full study evaluates by steps; the embedded one does not say so and must not."""
+    assert "--eval_steps 0.1" in succeed("-n", "sft", root=elsewhere)
+    assert "--eval_steps" not in succeed("sft", *DEMO, root=elsewhere)
+    assert "--eval_steps" not in succeed("sft", *DEMO, "--config", "seed=3", root=elsewhere)
 
 
 @pytest.mark.parametrize(

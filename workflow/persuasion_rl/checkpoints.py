@@ -45,9 +45,11 @@ def _files_of(checkpoint: Path) -> dict[str, str]:
     }
 
 
-def last_checkpoint(folder: Path) -> str | None:
-    """The latest whole checkpoint; broken ones are removed."""
+def last_checkpoint(folder: Path, tell: bool = True) -> str | None:
+    """The latest whole checkpoint; broken ones are removed, by whoever tells of it."""
     whole = list(whole_checkpoints(folder))
+    if not tell:
+        return str(whole[0]) if whole else None
     for path in folder.glob("checkpoint-*"):
         if path not in whole:
             note(f"{path} was cut off and is removed")
@@ -63,10 +65,13 @@ def callbacks() -> list:
 
     The second has `.stopped`, which is true after a SIGTERM.
     """
+    import torch
     from transformers import TrainerCallback
 
     class MarkWhole(TrainerCallback):
         def on_save(self, args, state, control, **_):
+            if args.world_size > 1:
+                torch.distributed.barrier()  # every process writes its random state
             checkpoint = Path(args.output_dir, f"checkpoint-{state.global_step}")
             if state.is_world_process_zero:
                 write_json(checkpoint / MARK, _files_of(checkpoint))
@@ -81,6 +86,10 @@ def callbacks() -> list:
             self.stopped = True
 
         def on_step_end(self, args, state, control, **_):
+            if args.world_size > 1:  # all stop after the same step
+                told = torch.tensor(float(self.stopped), device=args.device)
+                torch.distributed.all_reduce(told, op=torch.distributed.ReduceOp.MAX)
+                self.stopped = bool(told)
             if self.stopped:
                 control.should_save = control.should_training_stop = True
                 control.should_evaluate = False

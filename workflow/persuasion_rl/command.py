@@ -5,8 +5,10 @@ takes every further `--name value` pair, so that a trainer's own argument names 
 """
 
 import argparse
+import errno
 import inspect
 import json
+import os
 import sys
 import types
 import typing
@@ -38,7 +40,22 @@ def stage(*functions: Callable) -> None:
     try:
         function(**vars(known), **_recipe(further))
     except (UserError, FileNotFoundError) as error:
-        sys.exit(f"error: {error}")
+        sys.exit(f"error: {error}" if is_main_process() else 1)
+    except Exception as error:
+        if not is_disk_full(error):
+            raise
+        sys.exit(f"error: the disk is full ({error}); make room and ask for the file again")
+
+
+def is_disk_full(error: BaseException) -> bool:
+    """Whether a write failed for want of room; libraries hide the reason in texts and causes."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return True
+        if "No space left on device" in str(error):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def _program(function: Callable) -> str:
@@ -127,6 +144,12 @@ def _value(word: str) -> Any:
         return word
 
 
+def is_main_process() -> bool:
+    """Whether this is the only process of its stage, or the first of several (accelerate launch)."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 def note(text: str) -> None:
-    """A line of progress, on standard error."""
-    print(text, file=sys.stderr, flush=True)
+    """A line of progress, on standard error, of the first process."""
+    if is_main_process():
+        print(text, file=sys.stderr, flush=True)

@@ -39,6 +39,8 @@ def load_study(given: dict[str, Any], file: Path | None = None) -> dict[str, Any
     error = next(iter(sorted(Draft202012Validator(schema).iter_errors(study), key=_depth)), None)
     if error is not None:
         raise UserError(_message(error))
+    if study["wandb"]["mode"] is False:  # YAML reads a bare off as false
+        study["wandb"]["mode"] = "off"
     _fill_sources(study["data"])
     _check_lineage(study["models"])
     _check_plan(study["data"])
@@ -106,6 +108,8 @@ def _message(error: ValidationError) -> str:
         allowed = sorted(error.schema.get("properties", {}))
         unknown = sorted(set(error.instance) - set(allowed))
         path = ".".join(map(str, [*error.absolute_path, unknown[0]]))
+        if unknown[0] in ALWAYS and "learning_rate" in allowed:
+            return f"{path}: {ALWAYS[unknown[0]]}"
         return f"{path}: unknown key; allowed here: {', '.join(allowed)}"
     if error.validator == "required":
         missing = [name for name in error.validator_value if name not in error.instance]
@@ -228,17 +232,19 @@ def _check_plan(data: dict[str, Any]) -> None:
 
 
 ONLY_OF = {
-    "packing": ("sft",),
-    **dict.fromkeys(
-        ("beta", "label_smoothing", "loss_type", "loss_weights", "precompute_ref_log_probs"),
-        ("dpo",),
-    ),
+    **dict.fromkeys(("beta", "label_smoothing", "loss_type", "loss_weights"), ("dpo",)),
     **dict.fromkeys(
         ("lora_r", "lora_alpha", "lora_dropout", "lora_target_modules"), ("sft", "reward")
     ),
     "use_4bit": ("sft", "dpo"),
 }
 """The methods that a recipe's key means something for, where that is not all of them."""
+ALWAYS = {
+    "packing": "rows are computed without padding anyway, and effective_batch_size counts rows, not packs",
+    "padding_free": "rows are computed without padding anyway; trl's own switch does nothing for dpo",
+    "precompute_ref_log_probs": "the reference is computed once anyway",
+}
+"""Arguments of trl's that a recipe cannot have, and why."""
 
 
 def _check_recipes(study: dict[str, Any]) -> None:
@@ -270,11 +276,6 @@ def _check_recipe(key: str, method: str, recipe: dict[str, Any], longest_row: in
             f"{key}: max_length {recipe['max_length']} must be at least data.max_seq_length"
             f" {longest_row}, or rows would be cut"
         )
-    if recipe["effective_batch_size"] % recipe["per_device_train_batch_size"]:
-        raise UserError(
-            f"{key}: effective_batch_size {recipe['effective_batch_size']} is not a multiple of"
-            f" per_device_train_batch_size {recipe['per_device_train_batch_size']}"
-        )
     losses = recipe.get("loss_type", ["sigmoid"])
     if recipe.get("label_smoothing") and "sigmoid" in losses:
         raise UserError(
@@ -282,8 +283,6 @@ def _check_recipe(key: str, method: str, recipe: dict[str, Any], longest_row: in
         )
     if len(recipe.get("loss_weights", losses)) != len(losses):
         raise UserError(f"{key}.loss_weights: {len(losses)} losses need as many weights")
-    if recipe.get("padding_free") and method != "sft":
-        raise UserError(f"{key}.padding_free: trl's {method} trainer switches it off")
 
 
 def _check_room(study: dict[str, Any]) -> None:

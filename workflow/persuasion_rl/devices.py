@@ -13,6 +13,10 @@ def prepare_torch(threads: int, seed: int) -> None:
     """
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    if "LOCAL_RANK" not in os.environ:
+        # Where several GPUs are visible to one process, transformers' Trainer would spread each batch over them.
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES", "0")
+        os.environ["CUDA_VISIBLE_DEVICES"] = visible.split(",")[0]
     # trl sets deprecated names of transformers' arguments, and dataloaders warn where no GPU is.
     warnings.filterwarnings("ignore", message=".*is deprecated and will be removed in v6.*")
     warnings.filterwarnings("ignore", message=".*pin_memory.*")
@@ -24,13 +28,17 @@ def prepare_torch(threads: int, seed: int) -> None:
 
 
 def pick_device(wanted: str) -> str:
-    """ "cuda" or "cpu"; UserError where "cuda" is wanted and there is none."""
+    """ "cuda" or "cpu"; UserError where "cuda" is wanted and there is none.
+
+    One of several processes (accelerate launch) gets the GPU of its number.
+    """
     import torch
 
     if wanted == "cuda" and not torch.cuda.is_available():
         raise UserError("device: cuda, but no CUDA device is here; set `device: cpu` or `auto`")
     if wanted == "cpu" or not torch.cuda.is_available():
         return "cpu"
+    torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
     return "cuda"
 
 
@@ -40,4 +48,26 @@ def pick_dtype(device: str):
 
     if device == "cpu":
         return torch.float32
-    return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+    # Emulated bfloat16 would be reported as there, and crawl.
+    has_bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.bfloat16 if has_bf16 else torch.float16
+
+
+def peak_flops(device: str) -> float:
+    """Floating-point operations a second of a large matrix product, measured here and now."""
+    import time
+
+    import torch
+
+    size, times = (8192, 10) if device == "cuda" else (1024, 3)
+    matrix = torch.rand(size, size, device=device, dtype=pick_dtype(device))
+    matrix @ matrix
+    finish = torch.cuda.synchronize if device == "cuda" else lambda: None
+    finish()
+    best = float("inf")
+    for _ in range(times):
+        started = time.perf_counter()
+        matrix @ matrix
+        finish()
+        best = min(best, time.perf_counter() - started)
+    return 2 * size**3 / best

@@ -6,44 +6,123 @@ from typing import Any
 
 from persuasion_rl.command import note, stage
 from persuasion_rl.devices import pick_device, prepare_torch
-from persuasion_rl.files import UserError, read_jsonl
 from persuasion_rl.models import check_lineage, load_base, load_tokenizer
-from persuasion_rl.training import (
-    Run,
-    assert_supervised,
-    checkpoint_folder,
-    divide_recipe,
-    refuse_long_rows,
-    runs,
-    trackers,
-    train_and_write,
-    trainer_arguments,
-)
+from persuasion_rl.statistics import bootstrap_mean
+from persuasion_rl.tokens import Tokens
 
-MEASURED = {
-    "eval_loss": "eval_loss",
-    "eval_reward_accuracy": "eval_rewards/accuracies",
-    "eval_reward_margin": "eval_rewards/margins",
-}
+DRAWS = 2000
+"""Bootstrap draws for the validation accuracy's interval."""
 
 
-def read_pairs(path: Path) -> list[dict[str, str]]:
-    """Preference pairs as trl takes them."""
-    pairs = []
-    for number, row in enumerate(read_jsonl(path), 1):
-        for key in ("chosen", "rejected"):
-            if not row[key].strip():
-                raise UserError(f"{path}, line {number}: the {key} response is empty")
-        pairs.append({key: row[key] for key in ("prompt", "chosen", "rejected")})
-    if not pairs:
-        raise UserError(f"{path}: no pairs; were all verdicts ties?")
-    return pairs
+def train_dpo(
+    *,
+    base: Path,
+    lineage: list[Path],
+    parent: str,
+    train: Path,
+    val: Path,
+    adapter: Path,
+    state: Path,
+    seed: int,
+    threads: int,
+    device: str = "auto",
+    trust_remote_code: bool = False,
+    tracking: dict[str, str] = {},
+    **recipe: Any,
+) -> dict[str, float]:
+    """Continue the last adapter of `lineage` with trl's DPOTrainer and write it, complete, as `adapter`.
+
+    The reference is a frozen copy of that adapter, and its log-probabilities are computed once, before the
+    training. What is written: see `training.train_and_write`.
+
+    Args:
+        lineage: the adapters between the base and the parent, the parent's own last.
+        train, val: preference pairs as `tokens.tokenize` writes them.
+        tracking: see `tracking.start_tracking`.
+        recipe: DPOConfig's own arguments and `effective_batch_size`; the adapter's shape is its parent's.
+
+    Returns:
+        validation loss before and after; reward accuracy with its interval over conversations, and margin.
+    """
+    prepare_torch(threads, seed)
+    from peft import PeftModel
+    from trl import DPOConfig, DPOTrainer
+
+    from persuasion_rl import training
+    from persuasion_rl.monitoring import monitored
+    from persuasion_rl.unpadding import compute_without_padding
+
+    class TokenizedDPOTrainer(monitored(DPOTrainer)):
+        def _prepare_dataset(self, dataset, *_):
+            return dataset
+
+    device = pick_device(device)
+    parent_digest = check_lineage(base, lineage)
+    settings, lora, batching = training.divide_recipe(recipe)
+    data = {"train": Tokens(train), "val": Tokens(val)}
+    for tokens in data.values():
+        tokens.refuse_long(settings["max_length"])
+    run = training.Run(
+        "dpo", base, parent, parent_digest, data, recipe, seed, device, state, adapter, tracking
+    )
+    tokenizer = load_tokenizer(base, trust_remote_code)
+    model = load_base(base, device, trust_remote_code, lora["use_4bit"])
+    work = compute_without_padding(model, paired=True)
+    model = PeftModel.from_pretrained(model, lineage[-1].parent, is_trainable=True)
+    training.assert_trainable(model)
+    batches = training.choose_batches(run, model, batching, data["train"])
+    trainer = TokenizedDPOTrainer(
+        model=model,
+        ref_model=None,
+        args=training.trainer_arguments(
+            DPOConfig, settings, run, batches, precompute_ref_log_probs=True
+        ),
+        processing_class=tokenizer,
+        train_dataset=pairs(data["train"]),
+        eval_dataset=pairs(data["val"]),
+    )
+    training.assert_effective_batch(trainer, batching["effective"])
+    assert_batch(trainer, tokenizer, data["train"])
+    assert_start(trainer, trainer.args.beta)
+
+    def examine(trainer) -> dict[str, float]:
+        margins = reward_margins(trainer)
+        right = [float(margin > 0) for margin in margins]
+        accuracy = bootstrap_mean(right, data["val"].columns["conversation_id"], DRAWS, seed)
+        return {
+            "eval_reward_accuracy": accuracy.value,
+            "eval_reward_accuracy_low": accuracy.low,
+            "eval_reward_accuracy_high": accuracy.high,
+            "eval_reward_margin": sum(margins) / len(margins),
+        }
+
+    return training.train_and_write(run, trainer, batches, work, ("eval_loss",), examine)
+
+
+def pairs(tokens: Tokens):
+    """Preference pairs as trl's collator takes them."""
+    from datasets import Dataset
+
+    names = ("prompt_ids", "chosen_ids", "rejected_ids")
+    return Dataset.from_dict({name: tokens.columns[name] for name in names})
+
+
+def assert_batch(trainer, tokenizer, tokens: Tokens) -> None:
+    """Check what the trainer's own collator makes of the first batch."""
+    from persuasion_rl.training import assert_supervised, runs
+
+    batch = next(iter(trainer.get_train_dataloader()))
+    rows = zip(batch["input_ids"].tolist(), batch["completion_mask"].tolist(), strict=True)
+    stretches = [
+        stretch for ids, mask in rows for stretch in runs(ids, [bool(inside) for inside in mask])
+    ]
+    assert_supervised(stretches, tokenizer, tokens.responses())
 
 
 def assert_start(trainer, beta: float) -> None:
     """Check on a batch that the policy is its reference: rewards 0, and a sigmoid term of ln 2.
 
-    In evaluation mode, since dropout alone makes policy and reference differ in training mode.
+    In evaluation mode, since dropout alone would make policy and reference differ in training mode.
     """
     import torch
 
@@ -69,86 +148,31 @@ def assert_start(trainer, beta: float) -> None:
     assert abs(sigmoid - math.log(2)) <= tolerance, f"sigmoid term {sigmoid:.4f}, not ln 2"
 
 
-def train_dpo(
-    *,
-    base: Path,
-    lineage: list[Path],
-    parent: str,
-    train: Path,
-    val: Path,
-    adapter: Path,
-    state: Path,
-    seed: int,
-    threads: int,
-    device: str = "auto",
-    trust_remote_code: bool = False,
-    wandb_project: str | None = None,
-    **recipe: Any,
-) -> dict[str, float]:
-    """Continue the last adapter of `lineage` with trl's DPOTrainer and write it, complete, as `adapter`.
+def reward_margins(trainer) -> list[float]:
+    """For each validation pair, in order, the implicit reward of the chosen response minus the rejected one's.
 
-    The reference is a frozen copy of that adapter. What is written: see `train_and_write`.
-
-    Args:
-        lineage: the adapters between the base and the parent, the parent's own last.
-        recipe: DPOConfig's own arguments and `effective_batch_size`; the adapter's shape is its parent's.
-
-    Returns:
-        validation loss, reward accuracy and margin, before and after.
+    trl averages batches, the last of which is smaller; these are exact.
     """
-    prepare_torch(threads, seed)
-    from datasets import Dataset
-    from peft import PeftModel
-    from trl import DPOConfig, DPOTrainer
+    import torch
 
-    device = pick_device(device)
-    parent_digest = check_lineage(base, lineage)
-    settings, _, use_4bit = divide_recipe(recipe)
-    train_pairs, val_pairs = read_pairs(train), read_pairs(val)
-    checkpoints = checkpoint_folder(
-        state, "dpo", [train, val], {**recipe, "from": parent_digest, "seed": seed}
-    )
-    tokenizer = load_tokenizer(base)
-    for path, rows in ((train, train_pairs), (val, val_pairs)):
-        refuse_long_rows(path, rows, ("chosen", "rejected"), tokenizer, settings["max_length"])
-    model = PeftModel.from_pretrained(
-        load_base(base, device, trust_remote_code, use_4bit), lineage[-1].parent, is_trainable=True
-    )
-    trainer = DPOTrainer(
-        model=model,
-        ref_model=None,
-        args=trainer_arguments(
-            DPOConfig,
-            settings,
-            checkpoints,
-            device,
-            save_strategy=settings.get("eval_strategy", "epoch"),
-            seed=seed,
-            report_to=trackers(wandb_project),
-        ),
-        processing_class=tokenizer,
-        train_dataset=Dataset.from_list(train_pairs),
-        eval_dataset=Dataset.from_list(val_pairs),
-    )
-    batch = next(iter(trainer.get_train_dataloader()))
-    assert_supervised(
-        (
-            stretch
-            for ids, mask in zip(
-                batch["input_ids"].tolist(), batch["completion_mask"].tolist(), strict=True
+    trainer.model.eval()
+    margins: list[float] = []
+    rows, size = trainer.eval_dataset, trainer.args.per_device_eval_batch_size
+    for start in range(0, len(rows), size):
+        picked = range(start, min(start + size, len(rows)))
+        batch = trainer._prepare_inputs(trainer.data_collator([rows[i] for i in picked]))
+        labels = batch["input_ids"].masked_fill(batch["completion_mask"] == 0, -100)
+        with torch.no_grad(), trainer.compute_loss_context_manager():
+            output = trainer.model(
+                input_ids=batch["input_ids"],
+                attention_mask=batch["attention_mask"],
+                labels=labels,
+                fused_lm_head=True,
             )
-            for stretch in runs(ids, [bool(inside) for inside in mask])
-        ),
-        tokenizer,
-        (pair[key] for pair in train_pairs for key in ("chosen", "rejected")),
-    )
-    assert_start(trainer, trainer.args.beta)
-    run = Run(
-        "dpo", base, parent, parent_digest, {"train": train, "val": val}, recipe, seed, device, checkpoints,
-        adapter,
-    )  # fmt: skip
-    rows = {"train_rows": len(train_pairs), "val_rows": len(val_pairs)}
-    return train_and_write(run, trainer, MEASURED, rows)
+        chosen, rejected = output.log_probs.sum(dim=1).chunk(2)
+        reference = batch["ref_chosen_logps"] - batch["ref_rejected_logps"]
+        margins += (trainer.beta * (chosen - rejected - reference)).tolist()
+    return margins
 
 
 if __name__ == "__main__":

@@ -4,6 +4,9 @@ Every adapter is complete on the base model. Its `recipe.json` holds the digests
 parent that it was trained from, and whoever loads it passes the files of its whole lineage.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 
 from persuasion_rl.devices import pick_dtype
@@ -11,7 +14,9 @@ from persuasion_rl.files import UserError, file_digest, read_json, text_digest
 
 WEIGHTS = "model.safetensors"
 ADAPTER = "adapter_model.safetensors"
+ADAPTER_CONFIG = "adapter_config.json"
 RECIPE = "recipe.json"
+LINEAGE_KEYS = ("base_digest", "parent", "parent_digest", "adapter_digest", "config_digest")
 
 
 def base_digest(base: Path) -> str:
@@ -31,6 +36,9 @@ def check_lineage(base: Path, adapters: list[Path]) -> str:
     digest = root = base_digest(base)
     for adapter in adapters:
         recipe = read_json(adapter.parent / RECIPE)
+        missing = [key for key in LINEAGE_KEYS if key not in recipe]
+        if missing:
+            raise UserError(f"{adapter.parent / RECIPE}: the key {missing[0]!r} is missing")
         if recipe["base_digest"] != root:
             raise UserError(f"{adapter}: was trained on another base model than {base}")
         if recipe["parent_digest"] != digest:
@@ -40,14 +48,30 @@ def check_lineage(base: Path, adapters: list[Path]) -> str:
             )
         if recipe["adapter_digest"] != file_digest(adapter):
             raise UserError(f"{adapter}: is not the file that its {RECIPE} describes")
+        if recipe["config_digest"] != file_digest(adapter.parent / ADAPTER_CONFIG):
+            raise UserError(
+                f"{adapter.parent / ADAPTER_CONFIG}: is not the file that {RECIPE} describes; its scale would"
+                " be another one"
+            )
         digest = recipe["adapter_digest"]
     return digest
 
 
-def load_tokenizer(base: Path):
+def load_tokenizer(base: Path, trust_remote_code: bool = False):
+    """The base model's tokenizer; without a pad token of its own it pads with EOS, which no label is.
+
+    Raises:
+        UserError: no EOS, so that no response could end, or code of its own that is not trusted.
+    """
     from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(base)
+    with _told_of_remote_code(base):
+        tokenizer = AutoTokenizer.from_pretrained(base, trust_remote_code=trust_remote_code)
+    if tokenizer.eos_token_id is None:
+        raise UserError(
+            f"{base}: its tokenizer has no EOS token, so no response could end; name one in"
+            " tokenizer_config.json (eos_token)"
+        )
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
@@ -58,22 +82,43 @@ def load_base(base: Path, device: str, trust_remote_code: bool = False, use_4bit
     from transformers import AutoModelForCausalLM
 
     dtype = pick_dtype(device)
-    quantization = None
-    if use_4bit:
-        from transformers import BitsAndBytesConfig
-
-        if device != "cuda":
-            raise UserError("use_4bit: true needs a CUDA device")
-        quantization = BitsAndBytesConfig(
-            load_in_4bit=True,
-            bnb_4bit_quant_type="nf4",
-            bnb_4bit_use_double_quant=True,
-            bnb_4bit_compute_dtype=dtype,
+    with _told_of_remote_code(base):
+        model = AutoModelForCausalLM.from_pretrained(
+            base,
+            dtype=dtype,
+            trust_remote_code=trust_remote_code,
+            quantization_config=_four_bits(dtype, device) if use_4bit else None,
         )
-    model = AutoModelForCausalLM.from_pretrained(
-        base, dtype=dtype, trust_remote_code=trust_remote_code, quantization_config=quantization
-    )
     return model if use_4bit else model.to(device)
+
+
+def _four_bits(dtype, device: str):
+    """How QLoRA (Dettmers et al. 2023) keeps the base model."""
+    from transformers import BitsAndBytesConfig
+
+    if device != "cuda":
+        raise UserError("use_4bit: true needs a CUDA device; set use_4bit: false, or device: cuda")
+    if find_spec("bitsandbytes") is None:
+        raise UserError("use_4bit: true needs bitsandbytes: pip install -e '.[qlora]'")
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=dtype,
+    )
+
+
+@contextmanager
+def _told_of_remote_code(base: Path) -> Iterator[None]:
+    try:
+        yield
+    except ValueError as error:
+        if "trust_remote_code" not in str(error):
+            raise
+        raise UserError(
+            f"{base}: this model brings code of its own, which would run here; read it, then set"
+            " trust_remote_code: true"
+        ) from None
 
 
 def load_for_inference(
@@ -82,7 +127,7 @@ def load_for_inference(
     """Model, tokenizer and digest of a checked lineage; the last adapter applied."""
     digest = check_lineage(base, adapters)
     model = load_base(base, device, trust_remote_code)
-    tokenizer = load_tokenizer(base)
+    tokenizer = load_tokenizer(base, trust_remote_code)
     model.generation_config = _plain_generation(model.generation_config, tokenizer)
     if adapters:
         from peft import PeftModel

@@ -11,29 +11,17 @@ from persuasion_rl.command import stage
 from persuasion_rl.devices import pick_device, pick_dtype, prepare_torch
 from persuasion_rl.files import UserError, read_csv, read_jsonl
 from persuasion_rl.models import base_digest, check_lineage, load_tokenizer
-from persuasion_rl.training import (
-    Run,
-    checkpoint_folder,
-    divide_recipe,
-    lora_config,
-    refuse_long_rows,
-    trackers,
-    train_and_write,
-    trainer_arguments,
-)
+from persuasion_rl.tokens import Tokens
 
 
 def pairs_on(side: str, pairs: Path, sides: Path) -> list[dict]:
     """The delta pairs whose conversation is on one side."""
-    side_of = {row["conversation_id"]: row["side"] for row in read_csv(sides)}
-    return [row for row in read_jsonl(pairs) if side_of[row["metadata"]["conversation_id"]] == side]
+    picked = _conversations(side, sides)
+    return [row for row in read_jsonl(pairs) if row["metadata"]["conversation_id"] in picked]
 
 
-def _rows(pairs: list[dict]) -> list[dict[str, str]]:
-    return [
-        {"chosen": row["prompt"] + row["winner"], "rejected": row["prompt"] + row["loser"]}
-        for row in pairs
-    ]
+def _conversations(side: str, sides: Path) -> set[str]:
+    return {row["conversation_id"] for row in read_csv(sides) if row["side"] == side}
 
 
 def _load_classifier(base: Path, device: str, pad_token_id: int, trust_remote_code: bool = False):
@@ -57,56 +45,76 @@ def train_delta_judge(
     threads: int,
     device: str = "auto",
     trust_remote_code: bool = False,
-    wandb_project: str | None = None,
+    tracking: dict[str, str] = {},
     **recipe: Any,
 ) -> dict[str, float]:
     """Train a LoRA adapter and a scalar score on the base model; write it as `adapter`.
 
-    What is written: see `train_and_write`. The checkpoint with the highest accuracy on
+    What is written: see `training.train_and_write`. The checkpoint with the highest accuracy on
     val-side pairs is kept.
+
+    Args:
+        pairs: delta pairs as `tokens.tokenize` writes them.
+        tracking: see `tracking.start_tracking`.
     """
     prepare_torch(threads, seed)
-    from datasets import Dataset
     from trl import RewardConfig, RewardTrainer
 
+    from persuasion_rl import training
+    from persuasion_rl.monitoring import monitored
+    from persuasion_rl.unpadding import compute_without_padding
+
     device = pick_device(device)
-    settings, lora, _ = divide_recipe(recipe)
-    train, val = (pairs_on(side, pairs, sides) for side in ("train", "val"))
-    if not train or not val:
+    settings, lora, batching = training.divide_recipe(recipe)
+    every = Tokens(pairs)
+    data = {side: every.only(_conversations(side, sides)) for side in ("train", "val")}
+    if not all(map(len, data.values())):
         raise UserError(
-            f"{pairs}: {len(train)} delta pairs on the train side and {len(val)} on val; too few"
+            f"{pairs}: {len(data['train'])} delta pairs on the train side and {len(data['val'])} on val;"
+            " too few"
         )
+    every.refuse_long(settings["max_length"])
     digest = base_digest(base)
-    checkpoints = checkpoint_folder(
-        state, "reward", [pairs, sides], {**recipe, "from": digest, "seed": seed}
-    )
-    tokenizer = load_tokenizer(base)
-    refuse_long_rows(pairs, train + val, ("winner", "loser"), tokenizer, settings["max_length"])
-    trainer = RewardTrainer(
-        model=_load_classifier(base, device, tokenizer.pad_token_id, trust_remote_code),
-        args=trainer_arguments(
+    run = training.Run(
+        "reward", base, "base", digest, data, recipe, seed, device, state, adapter, tracking,
+        {"sides": sides},
+    )  # fmt: skip
+    tokenizer = load_tokenizer(base, trust_remote_code)
+    model = _load_classifier(base, device, tokenizer.pad_token_id, trust_remote_code)
+    work = compute_without_padding(model, paired=True)
+    model = training.add_lora(model, lora, task_type="SEQ_CLS", modules_to_save=["score"])
+    training.assert_trainable(model, heads=["score"])
+    batches = training.choose_batches(run, model, batching, data["train"])
+    trainer = monitored(RewardTrainer)(
+        model=model,
+        args=training.trainer_arguments(
             RewardConfig,
             settings,
-            checkpoints,
-            device,
-            save_strategy=settings.get("eval_strategy", "epoch"),
+            run,
+            batches,
             load_best_model_at_end=True,
             metric_for_best_model="eval_accuracy",
-            seed=seed,
-            report_to=trackers(wandb_project),
         ),
         processing_class=tokenizer,
-        train_dataset=Dataset.from_list(_rows(train)),
-        eval_dataset=Dataset.from_list(_rows(val)),
-        peft_config=lora_config(lora, task_type="SEQ_CLS", modules_to_save=["score"]),
+        train_dataset=whole_texts(data["train"]),
+        eval_dataset=whole_texts(data["val"]),
     )
-    run = Run(
-        "reward", base, "base", digest, {"pairs": pairs, "sides": sides}, recipe, seed, device, checkpoints,
-        adapter,
-    )  # fmt: skip
-    rows = {"train_rows": len(train), "val_rows": len(val)}
-    measured = {"eval_loss": "eval_loss", "eval_accuracy": "eval_accuracy"}
-    return train_and_write(run, trainer, measured, rows)
+    training.assert_effective_batch(trainer, batching["effective"])
+    measured = ("eval_loss", "eval_accuracy")
+    return training.train_and_write(run, trainer, batches, work, measured)
+
+
+def whole_texts(tokens: Tokens):
+    """Delta pairs as trl's collator takes them: a prompt with each of its replies."""
+    from datasets import Dataset
+
+    prompts = tokens.columns["prompt_ids"]
+    return Dataset.from_dict(
+        {
+            name: [p + r for p, r in zip(prompts, tokens.columns[name], strict=True)]
+            for name in ("chosen_ids", "rejected_ids")
+        }
+    )
 
 
 def load_scorer(
@@ -116,20 +124,27 @@ def load_scorer(
     import torch
     from peft import PeftModel
 
+    from persuasion_rl.unpadding import compute_without_padding
+
     check_lineage(base, [adapter])
     device = pick_device(device)
     tokenizer = load_tokenizer(base)
     model = _load_classifier(base, device, tokenizer.pad_token_id)
+    compute_without_padding(model)
     model = PeftModel.from_pretrained(model, adapter.parent).eval()
 
     def score(texts: list[tuple[str, str]]) -> list[float]:
-        whole = [prompt + response + tokenizer.eos_token for prompt, response in texts]
+        if not texts:
+            return []
+        prompts = tokenizer([prompt for prompt, _ in texts])["input_ids"]
+        replies = tokenizer([reply for _, reply in texts], add_special_tokens=False)["input_ids"]
+        whole = [p + r + [tokenizer.eos_token_id] for p, r in zip(prompts, replies, strict=True)]
         order = sorted(range(len(whole)), key=lambda i: len(whole[i]))
         rewards = [0.0] * len(whole)
         for start in range(0, len(order), batch_size):
             batch = order[start : start + batch_size]
-            inputs = tokenizer(
-                [whole[i] for i in batch], return_tensors="pt", padding=True, padding_side="right"
+            inputs = tokenizer.pad(
+                {"input_ids": [whole[i] for i in batch]}, padding_side="right", return_tensors="pt"
             ).to(device)
             with torch.inference_mode():
                 logits = model(

@@ -64,6 +64,12 @@ def study(path):
 ADAPTER = study("models/{model}/adapter_model.safetensors")
 
 
+def tokens(rows):
+    """The token ids of some training rows, which all models that learn from them share."""
+    return study(f"tokens/{rows}.parquet")
+
+
+
 def code(module):
     """The code that a stage runs, as a param: a changed module makes the stage stale."""
     return module_digests(module)
@@ -344,7 +350,23 @@ def parts_of(models):
 
 def tracking(wildcards, input):
     """Where a training reports to. With `input`, a param is not compared: this makes nothing stale."""
-    return flags({"wandb_project": STUDY["wandb"]["project"]})
+    name = getattr(wildcards, "model", "delta_judge")
+    settings = {
+        **STUDY["wandb"],
+        "name": MODELS.get(name, {}).get("run_name") or f"{NAME}-{name}",
+        "folder": study("wandb"),
+    }
+    return flags({"tracking": [f"{key}={value}" for key, value in settings.items()]})
+
+
+def launcher(wildcards, input, resources):
+    """How a training starts: one process a GPU. How many there are is not compared either."""
+    if resources.gpu < 2:
+        return "python -m"
+    return (
+        f"accelerate launch --num_processes {resources.gpu} --num_machines 1"
+        " --mixed_precision no --dynamo_backend no --main_process_port 0 --module"
+    )
 
 
 def batch_size(wildcards, input):

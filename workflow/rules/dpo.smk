@@ -1,7 +1,7 @@
 """
 From preference pairs to a preference-optimised model.
 
-NEEDS   the base model, the adapters down to the parent's, preferences/{pool}_train.jsonl and _val.jsonl
+NEEDS   the base model, the adapters down to the parent's, tokens/{pool}_train.parquet and _val.parquet
 MAKES   models/{model}/: adapter_model.safetensors, adapter_config.json, metrics.json, history.jsonl,
         recipe.json
 STEPS   train_dpo   continues the parent's adapter, with the parent as the reference
@@ -13,8 +13,8 @@ rule train_dpo:
         base=BASE_MODEL,
         lineage=lambda wildcards: adapters_above(wildcards.model),
         parts=lambda wildcards: parts_of(lineage(MODELS, MODELS[wildcards.model]["parent"])),
-        train=lambda wildcards: study(f"preferences/{MODELS[wildcards.model]['pool']}_train.jsonl"),
-        val=lambda wildcards: study(f"preferences/{MODELS[wildcards.model]['pool']}_val.jsonl"),
+        train=lambda wildcards: tokens(f"{MODELS[wildcards.model]['pool']}_train"),
+        val=lambda wildcards: tokens(f"{MODELS[wildcards.model]['pool']}_val"),
     output:
         adapter=ADAPTER,
         config=study("models/{model}/adapter_config.json"),
@@ -40,12 +40,13 @@ rule train_dpo:
         recipe=lambda wildcards: recipe_flags(wildcards.model),
         settings=lambda wildcards: training_flags(wildcards.model),
         tracking=tracking,
+        launch=launcher,
         code=code("dpo"),
     message:
         "Preference optimisation of {wildcards.model}"
     shell:
         r"""
-        python -m persuasion_rl.dpo \
+        {params.launch} persuasion_rl.dpo \
             --base {params.base:q} --lineage {input.lineage:q} \
             --train {input.train:q} --val {input.val:q} \
             --adapter {output.adapter:q} --state {params.state:q} \

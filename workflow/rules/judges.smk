@@ -1,7 +1,8 @@
 """
 The judges: the reward model that learns from deltas, and how far each judge can be trusted.
 
-NEEDS   the base model, processed/delta_pairs.jsonl, splits/sides.csv, the pools' labels
+NEEDS   the base model, tokens/delta_pairs.parquet, processed/delta_pairs.jsonl, splits/sides.csv, the
+        pools' labels
 MAKES   judges/delta/: adapter_model.safetensors, adapter_config.json, metrics.json, history.jsonl,
         recipe.json; judges/trust.csv
 STEPS   train_delta_judge   a reward model on delta / no-delta pairs: train side, chosen on val
@@ -13,7 +14,7 @@ STEPS   train_delta_judge   a reward model on delta / no-delta pairs: train side
 rule train_delta_judge:
     input:
         base=BASE_MODEL,
-        pairs=study("processed/delta_pairs.jsonl"),
+        pairs=tokens("delta_pairs"),
         sides=study("splits/sides.csv"),
         checked=study("splits/leakage.json"),
     output:
@@ -44,12 +45,13 @@ rule train_delta_judge:
             }
         ),
         tracking=tracking,
+        launch=launcher,
         code=code("reward"),
     message:
         "Training the delta judge"
     shell:
         r"""
-        python -m persuasion_rl.reward \
+        {params.launch} persuasion_rl.reward \
             --base {params.base:q} --pairs {input.pairs:q} --sides {input.sides:q} \
             --adapter {output.adapter:q} --state {params.state:q} \
             --threads {threads} {params.settings} {params.tracking} \

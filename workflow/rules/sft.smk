@@ -1,7 +1,7 @@
 """
 From SFT rows to a supervised model.
 
-NEEDS   the base model (and the parent's adapter), splits/sft_train.jsonl, splits/sft_val.jsonl
+NEEDS   the base model (and the parent's adapter), tokens/sft_train.parquet, tokens/sft_val.parquet
 MAKES   models/{model}/: adapter_model.safetensors, adapter_config.json, metrics.json, history.jsonl,
         recipe.json
 STEPS   train_sft   LoRA on the parent, loss on the response only
@@ -13,8 +13,8 @@ rule train_sft:
         base=BASE_MODEL,
         lineage=lambda wildcards: adapters_above(wildcards.model),
         parts=lambda wildcards: parts_of(lineage(MODELS, MODELS[wildcards.model]["parent"])),
-        train=study("splits/sft_train.jsonl"),
-        val=study("splits/sft_val.jsonl"),
+        train=tokens("sft_train"),
+        val=tokens("sft_val"),
         checked=study("splits/leakage.json"),
     output:
         adapter=ADAPTER,
@@ -41,12 +41,13 @@ rule train_sft:
         recipe=lambda wildcards: recipe_flags(wildcards.model),
         settings=lambda wildcards: training_flags(wildcards.model),
         tracking=tracking,
+        launch=launcher,
         code=code("sft"),
     message:
         "Supervised fine-tuning of {wildcards.model}"
     shell:
         r"""
-        python -m persuasion_rl.sft \
+        {params.launch} persuasion_rl.sft \
             --base {params.base:q} --lineage {input.lineage:q} \
             --train {input.train:q} --val {input.val:q} \
             --adapter {output.adapter:q} --state {params.state:q} \
