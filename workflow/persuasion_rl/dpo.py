@@ -1,6 +1,7 @@
 """Direct preference optimisation (Rafailov et al. 2023) of a parent's adapter, with the parent as reference."""
 
 import math
+import os
 from pathlib import Path
 from typing import Any
 
@@ -78,8 +79,8 @@ def train_dpo(
             DPOConfig, settings, run, batches, precompute_ref_log_probs=True
         ),
         processing_class=tokenizer,
-        train_dataset=pairs(data["train"]),
-        eval_dataset=pairs(data["val"]),
+        train_dataset=pairs(data["train"], run.checkpoints / "train"),
+        eval_dataset=pairs(data["val"], run.checkpoints / "val"),
     )
     training.assert_effective_batch(trainer, batching["effective"])
     assert_batch(trainer, tokenizer, data["train"])
@@ -99,12 +100,22 @@ def train_dpo(
     return training.train_and_write(run, trainer, batches, work, ("eval_loss",), examine)
 
 
-def pairs(tokens: Tokens):
-    """Preference pairs as trl's collator takes them."""
-    from datasets import Dataset
+def pairs(tokens: Tokens, folder: Path):
+    """Preference pairs as trl's collator takes them, kept in `folder`.
+
+    There trl keeps the reference's log-probabilities beside them, for all processes and for a training that
+    goes on after it was killed.
+    """
+    from accelerate import PartialState
+    from datasets import Dataset, load_from_disk
 
     names = ("prompt_ids", "chosen_ids", "rejected_ids")
-    return Dataset.from_dict({name: tokens.columns[name] for name in names})
+    with PartialState().main_process_first():
+        if not folder.is_dir():
+            part = folder.with_name(f".{folder.name}.{os.getpid()}.part")
+            Dataset.from_dict({name: tokens.columns[name] for name in names}).save_to_disk(part)
+            part.rename(folder)
+    return load_from_disk(folder)
 
 
 def assert_batch(trainer, tokenizer, tokens: Tokens) -> None:

@@ -77,13 +77,17 @@ def peak_memory(device: str) -> int:
 
 
 def monitored(trainer_class: type) -> type:
-    """A trainer of trl that has a meter and stops at the first loss or gradient that is no number."""
+    """A trainer of trl that has a meter and stops at the first loss that is no number."""
+    import torch
 
     class Monitored(trainer_class):
         meter: Meter | None = None
 
-        def training_step(self, *args, **kwargs):
-            loss = super().training_step(*args, **kwargs)
+        def training_step(self, model, *args, **kwargs):
+            assert self.accelerator.num_processes == 1 or isinstance(
+                model, torch.nn.parallel.DistributedDataParallel
+            ), "several processes train, and do not share their gradients"
+            loss = super().training_step(model, *args, **kwargs)
             if not math.isfinite(loss.item()):
                 raise UserError(no_number("loss", self.state.global_step))
             return loss

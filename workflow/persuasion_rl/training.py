@@ -312,8 +312,10 @@ def train_and_write(
         found = last_checkpoint(run.checkpoints) if main else None
         together()  # broken checkpoints are gone before anyone looks
         found = found if main else last_checkpoint(run.checkpoints, tell=False)
-        before = trainer.evaluate()
+        # Not by trainer.evaluate(): accelerate would take the model for prepared, and never share gradients.
+        trainer.args.eval_on_start = found is None
         outcome = train_or_say_why(trainer, found)
+        before = next(row for row in trainer.state.log_history if "eval_loss" in row)
         after = trainer.evaluate()
         if main:
             write_adapter(trainer.model, run.adapter, run.checkpoints)

@@ -364,7 +364,7 @@ def launcher(wildcards, input, resources):
     if resources.gpu < 2:
         return "python -m"
     return (
-        f"accelerate launch --num_processes {resources.gpu} --num_machines 1"
+        f"accelerate launch --multi_gpu --num_processes {resources.gpu} --num_machines 1"
         " --mixed_precision no --dynamo_backend no --main_process_port 0 --module"
     )
 
