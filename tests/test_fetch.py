@@ -455,3 +455,38 @@ def test_a_model_is_put_into_place_whole(tmp_path, monkeypatch):
     fetch_base_model(source="some/model", revision="2", output=output)
     assert contents(output) == {"config.json": b"some/model 2"}
     assert [path.name for path in output.parent.iterdir()] == ["base"]
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "told"),
+    [
+        (403, "GatedRepo", "some/model is gated: accept its terms .* set HF_TOKEN"),
+        (404, "RepoNotFound", "there is no model some/model at revision 1"),
+    ],
+)
+def test_a_hub_that_refuses_is_explained(status, code, told, command_line, tmp_path, monkeypatch):
+    class Hub(BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(status)
+            self.send_header("X-Error-Code", code)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        do_HEAD = do_GET
+
+        def log_message(self, *_):
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Hub) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{server.server_port}")
+        monkeypatch.setenv("HF_HUB_OFFLINE", "0")
+        monkeypatch.setenv("HF_HOME", str(tmp_path / "home"))
+        ran = command_line(
+            "fetch", "fetch_base_model", "--source", "some/model", "--revision", "1", "--output", tmp_path / "out"
+        )  # fmt: skip
+        server.shutdown()
+    assert ran.returncode == 1
+    assert re.search(told, ran.stderr.strip().splitlines()[-1])
+    assert "Traceback" not in ran.stderr
+    assert not (tmp_path / "out").exists()

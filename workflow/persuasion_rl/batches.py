@@ -95,8 +95,7 @@ def fitting_batches(
 def _largest(attempt, candidates: list[int], checkpointing: bool, device: str) -> int | None:
     """The first of some batch sizes whose step ends within the device's memory."""
     import torch
-    from accelerate.utils import clear_device_cache
-    from accelerate.utils.memory import should_reduce_batch_size
+    from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 
     for rows in candidates:
         try:

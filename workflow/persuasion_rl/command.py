@@ -44,7 +44,14 @@ def stage(*functions: Callable) -> None:
     except Exception as error:
         if not is_disk_full(error):
             raise
-        sys.exit(f"error: the disk is full ({error}); make room and ask for the file again")
+        sys.exit(
+            f"error: a file was not written whole, most likely because the disk is full ({error}); make room"
+            " and ask for it again: a training goes on from its last whole checkpoint"
+        )
+
+
+SIGNS_OF_A_FULL_DISK = ("No space left on device", "iostream error", "PytorchStreamWriter failed")
+"""The latter two are torch's."""
 
 
 def is_disk_full(error: BaseException) -> bool:
@@ -52,7 +59,7 @@ def is_disk_full(error: BaseException) -> bool:
     while error is not None:
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
             return True
-        if "No space left on device" in str(error):
+        if any(sign in str(error) for sign in SIGNS_OF_A_FULL_DISK):
             return True
         error = error.__cause__ or error.__context__
     return False

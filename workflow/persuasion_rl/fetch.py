@@ -182,15 +182,26 @@ def fetch_base_model(*, source: str, revision: str, output: Path) -> None:
     """Download a model's weights, configuration and tokenizer at a pinned revision into folder `output`."""
     with _work_folder(output) as work:
         folder = _fresh(work / "model")
-        try:
-            from huggingface_hub import snapshot_download
+        from huggingface_hub import snapshot_download
+        from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 
+        try:
             snapshot_download(
                 source,
                 revision=revision,
                 local_dir=folder,
                 allow_patterns=["*.json", "*.safetensors", "*.txt", "*.jinja"],
             )
+        except GatedRepoError:
+            raise UserError(
+                f"{source} is gated: accept its terms at https://huggingface.co/{source}, and set HF_TOKEN in"
+                " the environment to a token of that account"
+            ) from None
+        except RepositoryNotFoundError:
+            raise UserError(
+                f"there is no model {source} at revision {revision} on the Hub, or it is private: then set"
+                " HF_TOKEN in the environment"
+            ) from None
         except Exception as error:  # the Hub's client raises many kinds
             reason = str(error).strip().splitlines()[0]
             raise UserError(
