@@ -56,6 +56,15 @@ def test_the_studies_that_come_with_the_project_load(name):
     assert (study["world"] is None) == (name == "config.yaml")
 
 
+def test_the_example_of_variants_adds_two_seeds_and_a_beta():
+    path = CONFIG / "seeds-and-betas.yaml"
+    models = load_study(yaml.safe_load(path.read_text()), path)["models"]
+    assert {name: models[name].get("seed") for name in ("sft", "sft_s2", "sft_s3")} == {
+        "sft": None, "sft_s2": 2, "sft_s3": 3,
+    }  # fmt: skip
+    assert models["rlaif_b5"] == models["rlaif"] | {"recipe": {"beta": 0.5}}
+
+
 def test_the_study_of_real_corpora_needs_their_folder(monkeypatch, tmp_path):
     given = yaml.safe_load((CONFIG / "real-small.yaml").read_text())
     monkeypatch.delenv("PERSUASION_RL_CORPORA", raising=False)

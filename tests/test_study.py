@@ -24,8 +24,9 @@ pytestmark = pytest.mark.slow
 CONFIG = ROOT / "tests/small.yaml"
 STUDY = ROOT / "results/small"
 GUARD = ROOT / "tests/no_network"
-MODELS = ("sft", "rlaif", "rlhf", "rlaif_rlhf")
-PLAYERS = ("base", *MODELS, "human")
+PLAYED = ("sft", "rlaif", "rlhf", "rlaif_rlhf")
+PLAYERS = ("base", *PLAYED, "human")
+MODELS = (*PLAYED, "rlhf_s2", "rlhf_b5")
 
 
 @pytest.fixture(scope="module")
@@ -128,6 +129,7 @@ def test_every_artifact_of_the_contract_is_there(small):
         "splits/sft_val.jsonl", "splits/sft_test.jsonl", "splits/summary.json", "judges/trust.csv", "report.html",
         "judges/delta/adapter_model.safetensors", "preferences/final_eval_prompts.jsonl", "config.yaml",
         "evaluation/win_rates.csv", "evaluation/truth.csv", "evaluation/truth_differences.csv",
+        "models.csv", "seeds.csv",
     ]  # fmt: skip
     for pool in ("ai", "human"):
         names += [
@@ -208,6 +210,21 @@ def test_the_recorded_configuration_is_the_resolved_one(small):
     assert yaml.safe_load((small / "config.yaml").read_text()) == load_study(given, CONFIG)
 
 
+def test_variants_stand_side_by_side_and_seeds_have_a_spread(small):
+    rows = {row["model"]: row for row in table(small / "models.csv")}
+    assert rows.keys() == set(MODELS)
+    assert rows["rlhf"]["differs"] == "num_train_epochs=2"
+    assert rows["rlhf_b5"]["differs"] == "beta=0.5, num_train_epochs=2"
+    assert [name for name, row in rows.items() if row["group"] == "rlhf"] == ["rlhf", "rlhf_s2"]
+    assert rows["rlhf"]["train_rows"] == rows["rlhf_s2"]["train_rows"]
+    (group,) = table(small / "seeds.csv")
+    assert (group["models"], group["seeds"]) == ("rlhf rlhf_s2", "2")
+    assert float(group["eval_loss_sd"]) > 0  # the seed did something
+    page = (small / "report.html").read_text()
+    for name in ("rlhf_s2", "rlhf_b5", f"{float(group['eval_loss_mean']):.4f} ±"):
+        assert name in page
+
+
 def test_checkpoints_are_gone_when_a_model_is_whole(small):
     assert [path for path in (small / "state").rglob("*") if path.is_file()] == []
 
@@ -230,7 +247,7 @@ def test_changed_content_makes_exactly_what_depends_on_it_stale(fresh):
     write_jsonl(path, list(read_jsonl(path))[:-1])
     assert stale(fresh, target="dpo") == {"train_dpo"}
     plan = succeed("dpo", "-n", "--configfile", "tests/small.yaml", root=fresh)
-    assert planned(plan)["train_dpo"] == 2  # rlhf and rlaif_rlhf, not rlaif
+    assert planned(plan)["train_dpo"] == 4  # rlhf, its seed, its beta, and rlaif_rlhf; not rlaif
 
 
 def test_a_touched_file_makes_nothing_stale(fresh):

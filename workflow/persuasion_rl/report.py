@@ -13,12 +13,16 @@ from persuasion_rl.files import read_csv, read_json, read_jsonl, write_text
 
 TEMPLATE = Path(__file__).with_name("report.html.j2")
 HUMAN = "human"
+MEASURES = {"sft": "eval_loss", "dpo": "eval_reward_accuracy"}
+"""What models of a method are compared by."""
 
 
 def write_report(
     *,
     folder: Path,
     trust: Path,
+    models_table: Path,
+    seeds_table: Path,
     scope: str,
     study: str,
     players: list[str],
@@ -39,7 +43,8 @@ def write_report(
     """Read the study's tables from `folder` (results/{study}) and write the report.
 
     Args:
-        trust: the table of `trust.judge_trust`. scope: "evaluation" or "unattended": where the others are.
+        trust: the table of `trust.judge_trust`. models_table, seeds_table: those of `variants.compare_models`.
+        scope: "evaluation" or "unattended": where the others are.
         models: the trained models. pending: the models that wait for people's labels.
         sources: where examples come from ("cmv", "p4g"). data_report: where the page about the data is,
             seen from `output`.
@@ -49,10 +54,8 @@ def write_report(
     trust_rows = _numbers(read_csv(trust))
     truth = _numbers(read_csv(tables / "truth.csv")) if synthetic else []
     differences = _numbers(read_csv(tables / "truth_differences.csv")) if synthetic else []
-    metrics = {name: read_json(folder / f"models/{name}/metrics.json") for name in models}
+    model_rows = _numbers(read_csv(models_table))
     histories = {name: list(read_jsonl(folder / f"models/{name}/history.jsonl")) for name in models}
-    metrics["delta judge"] = read_json(folder / "judges/delta/metrics.json")
-    histories["delta judge"] = list(read_jsonl(folder / "judges/delta/history.jsonl"))
     judges = list(dict.fromkeys(row["judge"] for row in win_rates))
     splits = read_json(folder / "splits/summary.json")
     text = page(
@@ -72,8 +75,16 @@ def write_report(
         win_rates=[row for row in win_rates if "base" in (row["player"], row["against"])],
         trust=trust_rows,
         behaviour=_numbers(read_csv(tables / "behaviour.csv")),
-        metrics=metrics,
-        loss_figure=_loss_figure(histories),
+        models=model_rows,
+        variants_figure=_variants_figure(model_rows),
+        seeds=_numbers(read_csv(seeds_table)),
+        delta_judge=read_json(folder / "judges/delta/metrics.json"),
+        loss_figures=_loss_figures(
+            {
+                **_by_group(model_rows, histories),
+                "delta judge": [list(read_jsonl(folder / "judges/delta/history.jsonl"))],
+            }
+        ),
         data_report=data_report,
         splits=splits,
         processing={s: read_json(folder / f"processed/{s}_counts.json") for s in sources},
@@ -266,25 +277,84 @@ def _matrix_figure(judge: str, win_rates: list[dict], players: list[str]) -> str
     return svg(figure)
 
 
-def _loss_figure(histories: dict[str, list[dict]]) -> str:
-    figure, found = axes(2.6 * len(histories), 2.3, len(histories))
-    for axis, (name, history) in zip(found[0], histories.items(), strict=True):
-        for key, style, label in (("loss", "-", "training"), ("eval_loss", "o--", "validation")):
-            points = [(row["step"], float(row[key])) for row in history if key in row]
-            if points:
-                axis.plot(
-                    *zip(*points, strict=False),
-                    style,
-                    label=label,
-                    ms=4,
-                    color=COLORS[0 if style == "-" else 1],
-                )
-        axis.set_title(name)
-        axis.set_xlabel("step")
-    found[0][0].set_ylabel("loss")
-    found[0][0].legend(frameon=False)
+def _variants_figure(models: list[dict]) -> str:
+    """What can be compared: losses of supervised models, and accuracies of dpo models on one pool's pairs.
+
+    Empty where no method and pool has two models.
+    """
+    panels: dict[tuple[str, str], list[dict]] = {}
+    for row in models:
+        if row[MEASURES[row["method"]]] != "":
+            panels.setdefault((row["method"], row["pool"]), []).append(row)
+    panels = {key: rows for key, rows in panels.items() if len(rows) > 1}
+    if not panels:
+        return ""
+    most = max(map(len, panels.values()))
+    figure, found = axes(3.6 * len(panels), 0.26 * most + 0.9, len(panels))
+    for axis, ((method, pool), rows) in zip(found[0], panels.items(), strict=True):
+        _draw_models(axis, method, rows)
+        axis.set_title(f"{method}, {pool} pool" if pool else method)
     figure.tight_layout()
     return svg(figure)
+
+
+def _draw_models(axis, method: str, rows: list[dict]) -> None:
+    """A point a model, and what gives it a scale: the loss before training, or a coin's accuracy."""
+    measure = MEASURES[method]
+    for position, row in enumerate(reversed(rows)):
+        ends = [row.get(f"{measure}_{end}", "") for end in ("low", "high")]
+        if "" not in ends:
+            axis.plot(ends, [position] * 2, color=COLORS[0], lw=2)
+        if method == "sft":
+            axis.plot(row["eval_loss_before"], position, "o", color=COLORS[1], mfc="none")
+        axis.plot(row[measure], position, "o", color=COLORS[1])
+    if method == "dpo":
+        axis.axvline(0.5, color="#999", lw=1, ls=":")
+    axis.set_yticks(range(len(rows)), [row["model"] for row in reversed(rows)])
+    axis.set_ylim(-0.5, len(rows) - 0.5)
+    axis.locator_params(axis="x", nbins=5)
+    axis.set_xlabel("validation loss" if method == "sft" else "accuracy on held-out pairs")
+
+
+def _by_group(models: list[dict], histories: dict[str, list[dict]]) -> dict[str, list[list[dict]]]:
+    """Histories by what differs in nothing but the seed."""
+    found: dict[str, list[list[dict]]] = {}
+    for row in models:
+        found.setdefault(row["group"], []).append(histories[row["model"]])
+    return found
+
+
+def _loss_figures(histories: dict[str, list[list[dict]]]) -> list[str]:
+    """Losses over steps, an axis a group, five beside one another."""
+    groups = list(histories.items())
+    return [_loss_figure(dict(groups[i : i + 5])) for i in range(0, len(groups), 5)]
+
+
+def _loss_figure(histories: dict[str, list[list[dict]]]) -> str:
+    figure, found = axes(2.6 * len(histories), 2.3, len(histories))
+    for axis, (name, runs) in zip(found[0], histories.items(), strict=True):
+        for history in runs:
+            _draw_losses(axis, history)
+        axis.set_title(name if len(runs) == 1 else f"{name}, {len(runs)} runs")
+        axis.set_xlabel("step")
+    found[0][0].set_ylabel("loss")
+    lines = {line.get_label(): line for line in found[0][0].get_lines()}
+    found[0][0].legend(lines.values(), lines, frameon=False)
+    figure.tight_layout()
+    return svg(figure)
+
+
+def _draw_losses(axis, history: list[dict]) -> None:
+    for key, style, label in (("loss", "-", "training"), ("eval_loss", "o--", "validation")):
+        points = [(row["step"], float(row[key])) for row in history if key in row]
+        if points:
+            axis.plot(
+                *zip(*points, strict=False),
+                style,
+                label=label,
+                ms=4,
+                color=COLORS[0 if style == "-" else 1],
+            )
 
 
 if __name__ == "__main__":

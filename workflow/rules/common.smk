@@ -190,6 +190,37 @@ def trust_table(scope):
     return study("judges/trust.csv" if scope == "evaluation" else f"{scope}/trust.csv")
 
 
+def model_tables(scope):
+    """The tables that compare the trained models, and seeds, of a scope."""
+    folder = "" if scope == "evaluation" else f"{scope}/"
+    return {name: study(f"{folder}{name}.csv") for name in ("models", "seeds")}
+
+
+def compared_files(scope):
+    """What the comparison of the trained models reads."""
+    models = reported_models(scope)
+    return {
+        name: expand(study(f"models/{{model}}/{file}.json"), model=models)
+        for name, file in (("metrics", "metrics"), ("recipes", "recipe"))
+    }
+
+
+def comparison_flags(scope):
+    """What the comparison is told: the pools of its models, and the common recipes of their methods."""
+    models = {name: MODELS[name] for name in reported_models(scope)}
+    methods = sorted({model["method"] for model in models.values()})
+    return flags(
+        {
+            "pools": [
+                f"{name}={model['pool']}" for name, model in models.items() if "pool" in model
+            ],
+            "common": json.dumps(
+                {method: STUDY["recipes"][method] for method in methods}, sort_keys=True
+            ),
+        }
+    )
+
+
 def label_judge(pool):
     """The judge behind the labels of a pool, or None where people label."""
     settings = STUDY["labels"][pool]
@@ -273,9 +304,8 @@ def report_inputs(scope):
         "responses": player_responses(scope),
         "trust": trust_table(scope),
         "judge": [study("judges/delta/metrics.json"), study("judges/delta/history.jsonl")],
-        "models": expand(
-            study("models/{model}/{name}"), model=models, name=["metrics.json", "history.jsonl"]
-        ),
+        **model_tables(scope),
+        "histories": expand(study("models/{model}/history.jsonl"), model=models),
         "splits": study("splits/summary.json"),
         "counts": [study(f"processed/{source}_counts.json") for source in SOURCES],
         "pools": expand(
@@ -294,6 +324,7 @@ def report_flags(scope):
             "data_report": "data_report.html" if scope == "evaluation" else "../data_report.html",
             "folder": f"results/{NAME}",
             "trust": trust_table(scope),
+            **{f"{name}_table": path for name, path in model_tables(scope).items()},
             "scope": scope,
             "study": NAME,
             "players": players_of(scope),

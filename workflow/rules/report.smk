@@ -3,9 +3,11 @@ What people read: the report, the model cards, the resolved configuration.
 
 NEEDS   the tables of the evaluation, judges/trust.csv, histories and metrics of all trainings, the splits
 MAKES   report.html (unattended/report.html marks the human branch as pending), data_report.html,
-        models/{model}/README.md, config.yaml
+        models.csv and seeds.csv (unattended/ without the human branch), models/{model}/README.md, config.yaml
 STEPS   report_data         the data: funnel, lengths, duplicates, topics, splits, random examples
         explore_data        the exploratory notebook, executed
+        compare_models      trained models side by side, and the spread over seeds
+        compare_models_unattended   the same of what needs no person
         report_study        the study on one page: tables, figures, replies side by side
         report_unattended   the same of what needs no person
         write_model_card    a model card
@@ -69,6 +71,54 @@ rule explore_data:
         "Running the exploratory notebook"
     notebook:
         "../notebooks/explore_data.py.ipynb"
+
+
+rule compare_models:
+    input:
+        **compared_files("evaluation"),
+    output:
+        **model_tables("evaluation"),
+    log:
+        study("logs/compare_models.log"),
+    benchmark:
+        study("benchmarks/compare_models.tsv")
+    conda:
+        "../../envs/persuasion-rl.yaml"
+    resources:
+        mem_mb=500,
+        runtime="10m",
+    params:
+        metrics=lambda wildcards, input: pairs_of(input.metrics, reported_models("evaluation")),
+        recipes=lambda wildcards, input: pairs_of(input.recipes, reported_models("evaluation")),
+        settings=comparison_flags("evaluation"),
+        code=code("variants"),
+    message:
+        "Comparing the trained models"
+    shell:
+        r"""
+        python -m persuasion_rl.variants \
+            --metrics {params.metrics:q} --recipes {params.recipes:q} \
+            --models {output.models:q} --seeds {output.seeds:q} \
+            {params.settings} 2> >(tee {log:q} >&2)
+        """
+
+
+use rule compare_models as compare_models_unattended with:
+    input:
+        **compared_files("unattended"),
+    output:
+        **model_tables("unattended"),
+    log:
+        study("logs/compare_models_unattended.log"),
+    benchmark:
+        study("benchmarks/compare_models_unattended.tsv")
+    params:
+        metrics=lambda wildcards, input: pairs_of(input.metrics, reported_models("unattended")),
+        recipes=lambda wildcards, input: pairs_of(input.recipes, reported_models("unattended")),
+        settings=comparison_flags("unattended"),
+        code=code("variants"),
+    message:
+        "Comparing the trained models that need no person"
 
 
 rule report_study:
