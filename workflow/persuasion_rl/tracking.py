@@ -40,7 +40,9 @@ def start_tracking(
     os.environ |= {"WANDB_SILENT": "true", "WANDB_WATCH": "false", "WANDB_LOG_MODEL": "false"}
     Path(folder).mkdir(parents=True, exist_ok=True)
     for attempt in dict.fromkeys((mode, "offline")):
-        settings = wandb.Settings(init_timeout=WAIT_S, login_timeout=WAIT_S)
+        settings = wandb.Settings(
+            init_timeout=WAIT_S, login_timeout=WAIT_S, finish_timeout=2 * WAIT_S
+        )
         try:
             wandb.init(
                 project=project, name=name, dir=folder, mode=attempt, config=config, settings=settings
