@@ -69,7 +69,6 @@ def tokens(rows):
     return study(f"tokens/{rows}.parquet")
 
 
-
 def code(module):
     """The code that a stage runs, as a param: a changed module makes the stage stale."""
     return module_digests(module)
