@@ -7,6 +7,7 @@ from typing import Any
 
 from persuasion_rl.command import note, stage
 from persuasion_rl.devices import pick_device, prepare_torch
+from persuasion_rl.files import check
 from persuasion_rl.models import check_lineage, load_base, load_tokenizer
 from persuasion_rl.statistics import bootstrap_mean
 from persuasion_rl.tokens import Tokens
@@ -153,10 +154,11 @@ def assert_start(trainer, beta: float) -> None:
     note(
         f"before the first update: rewards {chosen:.2g} and {rejected:.2g}, sigmoid term {sigmoid:.4f}"
     )
-    assert abs(chosen) <= tolerance and abs(rejected) <= tolerance, (
-        f"DPO does not start from its reference: rewards {chosen:.4f} and {rejected:.4f}, not 0"
+    check(
+        abs(chosen) <= tolerance and abs(rejected) <= tolerance,
+        f"DPO does not start from its reference: rewards {chosen:.4f} and {rejected:.4f}, not 0",
     )
-    assert abs(sigmoid - math.log(2)) <= tolerance, f"sigmoid term {sigmoid:.4f}, not ln 2"
+    check(abs(sigmoid - math.log(2)) <= tolerance, f"sigmoid term {sigmoid:.4f}, not ln 2")
 
 
 def reward_margins(trainer) -> list[float]:

@@ -20,6 +20,12 @@ class UserError(Exception):
     """Something the person who runs the study can mend. Shown as one line, without a trace."""
 
 
+def check(holds: bool, otherwise: str) -> None:
+    """What must hold by construction, also under `python -O`: AssertionError with `otherwise` where it does not."""
+    if not holds:
+        raise AssertionError(otherwise)
+
+
 @contextmanager
 def written_whole(path: Path) -> Iterator[Path]:
     """Give a temporary path to write to; it becomes `path` only if the block ends well."""

@@ -89,7 +89,11 @@ def load_base(base: Path, device: str, trust_remote_code: bool = False, use_4bit
             trust_remote_code=trust_remote_code,
             quantization_config=_four_bits(dtype, device) if use_4bit else None,
         )
-    return model if use_4bit else model.to(device)
+    if use_4bit:
+        from peft import prepare_model_for_kbit_training
+
+        return prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
+    return model.to(device)
 
 
 def _four_bits(dtype, device: str):

@@ -1,11 +1,13 @@
 """What a training tells of itself: speed, memory, work done; and it stops where a loss or a gradient is no number."""
 
 import math
+import os
 import resource
+import shutil
 import time
 
 from persuasion_rl.devices import peak_flops
-from persuasion_rl.files import UserError
+from persuasion_rl.files import UserError, check
 from persuasion_rl.unpadding import Work
 
 
@@ -79,14 +81,21 @@ def peak_memory(device: str) -> int:
 def monitored(trainer_class: type) -> type:
     """A trainer of trl that has a meter and stops at the first loss that is no number."""
     import torch
+    from trl.kernels import chunked_logprob
+
+    if not any(map(shutil.which, (os.environ.get("CC", "cc"), "gcc", "clang"))):
+        # Triton builds a launcher for its kernels; trl's head has another way, in torch.
+        chunked_logprob._TRITON_AVAILABLE = False
 
     class Monitored(trainer_class):
         meter: Meter | None = None
 
         def training_step(self, model, *args, **kwargs):
-            assert self.accelerator.num_processes == 1 or isinstance(
-                model, torch.nn.parallel.DistributedDataParallel
-            ), "several processes train, and do not share their gradients"
+            check(
+                self.accelerator.num_processes == 1
+                or isinstance(model, torch.nn.parallel.DistributedDataParallel),
+                "several processes train, and do not share their gradients",
+            )
             loss = super().training_step(model, *args, **kwargs)
             if not math.isfinite(loss.item()):
                 raise UserError(no_number("loss", self.state.global_step))

@@ -18,6 +18,7 @@ from persuasion_rl.command import note
 from persuasion_rl.devices import pick_dtype
 from persuasion_rl.files import (
     UserError,
+    check,
     file_digest,
     text_digest,
     write_json,
@@ -97,14 +98,12 @@ def add_lora(model, settings: dict[str, Any], **further: Any):
         UserError: a module to adapt is not in the model.
     """
     import torch
-    from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
+    from peft import LoraConfig, get_peft_model
 
     there = {name.split(".")[-1] for name, _ in model.named_modules()}
     for name in settings["lora_target_modules"]:
         if name not in there:
             raise UserError(f"lora_target_modules: the base model has no module {name!r}")
-    if settings["use_4bit"]:
-        model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
     model = get_peft_model(
         model,
         LoraConfig(
@@ -152,14 +151,16 @@ def _try_step(model, sequences: list[list[int]], device: str, checkpointing: boo
     if checkpointing:
         model.enable_input_require_grads()
         model.gradient_checkpointing_enable()
-    random_state = torch.get_rng_state()
     try:
-        with torch.autocast(device, pick_dtype(device), enabled=device == "cuda"):
+        with (
+            torch.random.fork_rng(),
+            torch.autocast(device, pick_dtype(device), enabled=device == "cuda"),
+        ):
             output = model(**inputs)
-        (output.logits if classifies else output.log_probs).sum().backward()
+            loss = (output.logits if classifies else output.log_probs).sum()
+        loss.backward()
     finally:
         model.zero_grad(set_to_none=True)
-        torch.set_rng_state(random_state)
 
 
 def trainer_arguments(
@@ -231,11 +232,12 @@ def assert_supervised(stretches: Iterable[tuple[int, ...]], tokenizer, responses
     eos = tokenizer.eos_token_id
     expected = {tuple(ids) for ids in responses}
     stretches = list(stretches)
-    assert stretches, "no token of the first batch is supervised"
+    check(bool(stretches), "no token of the first batch is supervised")
     for stretch in stretches:
-        assert stretch in expected and stretch[-1] == eos and eos not in stretch[:-1], (
+        check(
+            stretch in expected and stretch[-1] == eos and eos not in stretch[:-1],
             "the first batch does not supervise exactly a response and its EOS, but:"
-            f" {tokenizer.decode(stretch)!r}"
+            f" {tokenizer.decode(stretch)!r}",
         )
     note(f"checked: {len(stretches)} supervised stretches are whole responses that end with EOS")
 
@@ -262,10 +264,11 @@ def assert_trainable(model, heads: Iterable[str] = ()) -> None:
         if not (".lora_A.default." in name or ".lora_B.default." in name)
         and not (".modules_to_save.default." in name and heads & set(name.split(".")))
     ]
-    assert not stray, f"{stray[0]} trains, and is not part of the adapter"
-    assert sum(training.values()) == expected, (
+    check(not stray, f"{' '.join(stray[:1])} trains, and is not part of the adapter")
+    check(
+        sum(training.values()) == expected,
         f"{sum(training.values()):,} parameters train, and an adapter of rank {config.r} on"
-        f" {', '.join(sorted(targets))} has {expected:,}"
+        f" {', '.join(sorted(targets))} has {expected:,}",
     )
     note(f"checked: {expected:,} trainable parameters, all of the adapter")
 
@@ -274,8 +277,9 @@ def assert_effective_batch(trainer, effective: int) -> None:
     """Check that an update is made from as many rows as the recipe says, over all processes."""
     loader = trainer.get_train_dataloader()
     rows = loader.total_batch_size * trainer.args.gradient_accumulation_steps
-    assert rows == effective, (
-        f"an update would have {rows} rows, and effective_batch_size is {effective}"
+    check(
+        rows == effective,
+        f"an update would have {rows} rows, and effective_batch_size is {effective}",
     )
 
 

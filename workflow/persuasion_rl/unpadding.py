@@ -14,6 +14,8 @@ import torch
 from torch.nn import functional as F
 from transformers import AttentionInterface, PreTrainedModel
 
+from persuasion_rl.command import note
+
 NAME = "unpadded"
 PER_TOKEN = ("log_probs", "entropy", "log_sum_sq_probs", "mean_logits", "is_top1")
 
@@ -114,8 +116,22 @@ def attend(
 
 @functools.cache
 def _has_flash() -> bool:
-    """FlashAttention's kernels, which come with torch, are for Ampere and later."""
-    return torch.cuda.get_device_capability() >= (8, 0)
+    """Whether torch's FlashAttention is there (Ampere and later), and gives what plain attention gives."""
+    if torch.cuda.get_device_capability() < (8, 0):
+        return False
+    batch = torch.tensor([[1, 2, 3, 4], [1, 2, 5, 0]], device="cuda")
+    layout = lay_out(batch, (batch > 0).long(), paired=True)
+    with torch.random.fork_rng():
+        query, key, value = (
+            torch.randn(len(layout.tokens), heads, 64, device="cuda", dtype=torch.float16)
+            for heads in (4, 2, 2)
+        )
+    key, value = key[layout.key_tokens], value[layout.key_tokens]
+    found = [attention(query, key, value, layout, None) for attention in (_flash, _one_by_one)]
+    if not torch.allclose(*found, atol=1e-2):
+        note("FlashAttention gives other values than plain attention here, and is not used")
+        return False
+    return True
 
 
 def _flash(query, key, value, layout: Layout, scaling: float | None) -> torch.Tensor:

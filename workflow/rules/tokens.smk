@@ -20,7 +20,7 @@ TRAINING_ROWS = {
 rule tokenize:
     input:
         rows=lambda wildcards: TRAINING_ROWS[wildcards.rows],
-        tokenizer=[
+        base=[
             f"{BASE_FOLDER}/{name}"
             for name in ("tokenizer.json", "tokenizer_config.json", "config.json")
         ],
@@ -38,7 +38,7 @@ rule tokenize:
         mem_mb=4_000,
         runtime="1h",
     params:
-        base=BASE_FOLDER,
+        base=base_of,
         settings=flags({"trust_remote_code": STUDY["trust_remote_code"]}),
         code=code("tokens"),
     message:
