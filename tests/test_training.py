@@ -283,7 +283,7 @@ def chain(tmp_path) -> tuple[Path, list[Path]]:
         adapter.write_text(f"weights of {name}")
         (adapter.parent / "adapter_config.json").write_text(f'{{"r": 8, "of": "{name}"}}')
         run = a_run("sft", tmp_path, parent=parent, parent_digest=digest, adapter=adapter)
-        write_record(run, history=[], metrics={}, batches={})
+        write_record(run, history=[], metrics={}, batches={}, resolved={})
         parent, digest = name, file_digest(adapter)
         adapters.append(adapter)
     return base, adapters
@@ -364,6 +364,11 @@ def test_sft_writes_its_files_with_the_right_digests(sft, files):
         "val": file_digest(files.sft_val),
     }
     assert recipe["recipe"] == SFT
+    assert (
+        recipe["resolved"]["weight_decay"] == 0.0
+    )  # trl's default, which the recipe does not name
+    assert recipe["resolved"]["lr_scheduler_type"] == "constant"
+    assert recipe["precision"] == "float32" and recipe["batches"]["processes"] == 1
     assert recipe["seed"] == SEED
     assert recipe["packages"]["torch"] == importlib.metadata.version("torch")
     config = read_json(folder / "adapter_config.json")

@@ -38,6 +38,13 @@ LORA_DEFAULTS = {
 }
 LISTS = ("lora_target_modules", "loss_type", "loss_weights")
 """Settings that are lists also where they have one entry, which a command line cannot tell."""
+RESOLVED = (
+    "learning_rate", "lr_scheduler_type", "warmup_steps", "weight_decay", "max_grad_norm", "num_train_epochs",
+    "max_steps", "optim", "adam_beta1", "adam_beta2", "adam_epsilon", "beta", "loss_type", "loss_weights",
+    "label_smoothing", "disable_dropout", "bf16", "fp16", "eval_strategy", "eval_steps", "save_strategy",
+    "metric_for_best_model",
+)  # fmt: skip
+"""Arguments of a trainer that are recorded as they were in the end, its defaults among them."""
 PACKAGES = ("torch", "transformers", "trl", "peft", "accelerate", "datasets")
 
 
@@ -335,7 +342,8 @@ def train_and_write(
                 **speed(trainer.state.log_history),
                 "peak_flops_per_second": meter.peak,
             }
-            write_record(run, trainer.state.log_history, metrics, asdict(batches))
+            resolved = {name: getattr(trainer.args, name, None) for name in RESOLVED}
+            write_record(run, trainer.state.log_history, metrics, asdict(batches), resolved)
         together()
         if main:
             shutil.rmtree(run.checkpoints)
@@ -387,9 +395,17 @@ def write_adapter(model, adapter: Path, checkpoints: Path) -> None:
 
 
 def write_record(
-    run: Run, history: list[dict], metrics: dict[str, Any], batches: dict[str, Any]
+    run: Run,
+    history: list[dict],
+    metrics: dict[str, Any],
+    batches: dict[str, Any],
+    resolved: dict[str, Any],
 ) -> None:
-    """Write recipe.json, history.jsonl and metrics.json beside the adapter."""
+    """Write recipe.json, history.jsonl and metrics.json beside the adapter.
+
+    Args:
+        resolved: the trainer's arguments as they were in the end.
+    """
     folder = run.adapter.parent
     write_jsonl(folder / "history.jsonl", history)
     write_json(folder / "metrics.json", metrics)
@@ -403,6 +419,7 @@ def write_record(
             "adapter_digest": file_digest(run.adapter),
             "config_digest": file_digest(folder / ADAPTER_CONFIG),
             "recipe": run.recipe,
+            "resolved": {name: value for name, value in resolved.items() if value is not None},
             "batches": batches,
             "data": {name: tokens.rows_digest for name, tokens in run.data.items()}
             | {name: file_digest(path) for name, path in run.further.items()},
