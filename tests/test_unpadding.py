@@ -165,3 +165,22 @@ def test_work_is_counted_in_training_only():
 def test_such_a_model_refuses_to_generate(models):
     with pytest.raises(RuntimeError, match="load another one to generate"):
         models[1].generate(torch.tensor([[1, 2, 3]]), max_new_tokens=3)
+
+
+@pytest.mark.slow
+def test_checkpointed_gradients_are_the_same():
+    from transformers import Qwen2ForCausalLM
+    from trl.trainer.utils import add_fused_lm_head
+
+    torch.manual_seed(3)
+    model = Qwen2ForCausalLM(config()).train()
+    compute_without_padding(model, paired=True)
+    add_fused_lm_head(model)
+    ids = torch.tensor([[1, 2, 3, 4, 5], [1, 2, 6, 0, 0]])
+    batch = {"input_ids": ids, "attention_mask": (ids > 0).long()}
+    batch["labels"] = torch.where((ids > 0) & (torch.arange(5) > 0), ids, -100)
+    _, plain = step(model, batch)
+    model.gradient_checkpointing_enable()
+    _, checkpointed = step(model, batch)
+    for one, other in zip(plain, checkpointed, strict=True):
+        torch.testing.assert_close(one, other)
