@@ -12,7 +12,14 @@ from pathlib import Path
 import psutil
 import pytest
 
-from persuasion_rl.checkpoints import LOCK, MARK, alone, last_checkpoint, whole_checkpoints
+from persuasion_rl.checkpoints import (
+    LOCK,
+    MARK,
+    alone,
+    forget,
+    last_checkpoint,
+    whole_checkpoints,
+)
 from persuasion_rl.config import flags
 from persuasion_rl.files import UserError, file_digest, write_json
 from test_training import (
@@ -88,6 +95,28 @@ def test_a_training_on_another_machine_is_named(tmp_path):
     with pytest.raises(UserError, match="elsewhere .process 77"), alone(tmp_path):
         pass
     assert (tmp_path / LOCK).exists()
+
+
+def test_former_checkpoints_go_but_not_those_of_a_training_that_runs(tmp_path):
+    for name in ("former", "killed", "elsewhere", "running", "own"):
+        make_whole(tmp_path / name / "checkpoint-2", weights="step 2")
+    here = {
+        "host": socket.gethostname(),
+        "pid": os.getpid(),
+        "started": psutil.Process().create_time(),
+    }
+    other = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    try:
+        started = psutil.Process(other.pid).create_time()
+        write_json(tmp_path / "killed" / LOCK, here | {"pid": other.pid, "started": started - 100})
+        write_json(tmp_path / "running" / LOCK, here | {"pid": other.pid, "started": started})
+        write_json(tmp_path / "elsewhere" / LOCK, here | {"host": "elsewhere"})
+        write_json(tmp_path / "own" / LOCK, here)
+        forget(tmp_path)
+        assert {path.name for path in tmp_path.iterdir()} == {"running", "elsewhere"}
+    finally:
+        other.kill()
+        other.wait()
 
 
 # Whole trainings

@@ -138,6 +138,17 @@ def alone(folder: Path) -> Iterator[None]:
         lock.unlink(missing_ok=True)
 
 
+def forget(state: Path) -> None:
+    """Remove the checkpoints of a model that is whole, those of former recipes too; not those of a training
+    that still runs."""
+    for folder in state.iterdir():
+        lock = folder / LOCK
+        holder = read_json(lock) if lock.is_file() and lock.stat().st_size else None
+        if holder and (holder["host"] != socket.gethostname() or _running(holder)):
+            continue
+        shutil.rmtree(folder)
+
+
 def _end_holder(lock: Path) -> None:
     """Stop the process that holds a lock, if it runs, and remove the lock."""
     if not lock.stat().st_size:  # its holder is about to write it, or was killed before it could

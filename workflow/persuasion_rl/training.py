@@ -12,7 +12,7 @@ from typing import Any
 
 from persuasion_rl import monitoring
 from persuasion_rl.batches import Batches, fitting_batches
-from persuasion_rl.checkpoints import alone, callbacks, last_checkpoint
+from persuasion_rl.checkpoints import alone, callbacks, forget, last_checkpoint
 from persuasion_rl.code_digest import module_digests
 from persuasion_rl.command import note
 from persuasion_rl.devices import pick_dtype
@@ -346,7 +346,7 @@ def train_and_write(
             write_record(run, trainer.state.log_history, metrics, asdict(batches), resolved)
         together()
         if main:
-            shutil.rmtree(run.checkpoints)
+            forget(run.state)
     end_tracking()
     note(
         ", ".join(
