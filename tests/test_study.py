@@ -285,6 +285,21 @@ def test_a_reworded_docstring_and_comment_make_nothing_stale(fresh):
     assert stale(fresh) == set()
 
 
+def test_two_processes_make_the_same_model(small, fresh):
+    """The workflow's own launcher: `gpu` slots become processes, here on the CPU. Nothing above is made again."""
+    ran = succeed(
+        *("sft", "--cores", 2, "--configfile", "tests/small.yaml", "--forcerun", "train_sft"),
+        *("--set-resources", "train_sft:gpu=2", "--resources", "gpu=2"),
+        root=fresh,
+    )
+    assert "2 process(es)" in ran
+    metrics = [
+        read_json(folder / "models/sft/metrics.json") for folder in (small, fresh / "results/small")
+    ]
+    assert metrics[1]["eval_loss"] == pytest.approx(metrics[0]["eval_loss"], abs=0.01)
+    assert metrics[0]["steps"] == metrics[1]["steps"]
+
+
 # Breakages: each a mistake of earlier work, and the row that shows it
 
 
@@ -322,6 +337,12 @@ def run_stage(module, *words):
     )
 
 
+def tokens(base, rows):
+    """The token ids of some rows, beside them."""
+    run_stage("tokens", "--base", base, "--rows", rows, "--output", rows.with_suffix(".parquet"))
+    return rows.with_suffix(".parquet")
+
+
 def recipe_words(method, **changes):
     recipe = load_study(yaml.safe_load(CONFIG.read_text()), CONFIG)["recipes"][method] | changes
     words = []
@@ -334,15 +355,20 @@ def test_sft_on_losing_replies_is_not_above_base(small, measured, tmp_path):
     side = {row["conversation_id"]: row["side"] for row in table(small / "splits/sides.csv")}
     for part, wanted in (("train", "train"), ("val", "val")):
         rows = [
-            {"input_text": row["prompt"], "response": row["loser"]}
+            {
+                "input_text": row["prompt"],
+                "response": row["loser"],
+                "metadata": row["metadata"],
+            }
             for row in read_jsonl(small / "processed/delta_pairs.jsonl")
             if side[row["metadata"]["conversation_id"]] == wanted
         ]
         write_jsonl(tmp_path / f"{part}.jsonl", rows[:900])
-    adapter = tmp_path / "models/losing/adapter_model.safetensors"
+    adapter, base = tmp_path / "models/losing/adapter_model.safetensors", small / "models/base"
     run_stage(
-        *("sft", "--base", small / "models/base", "--train", tmp_path / "train.jsonl"),
-        *("--val", tmp_path / "val.jsonl", "--adapter", adapter, "--state", tmp_path / "state"),
+        *("sft", "--base", base, "--adapter", adapter, "--state", tmp_path / "state"),
+        *("--train", tokens(base, tmp_path / "train.jsonl")),
+        *("--val", tokens(base, tmp_path / "val.jsonl")),
         *("--seed", 1, "--threads", 2, *recipe_words("sft", num_train_epochs=2)),
     )
     low, _ = measured("losing", [adapter], "broken:base")
@@ -354,11 +380,12 @@ def test_swapped_preferences_fall_below_sft(small, measured, tmp_path):
         rows = read_jsonl(small / f"preferences/ai_{part}.jsonl")
         swapped = [row | {"chosen": row["rejected"], "rejected": row["chosen"]} for row in rows]
         write_jsonl(tmp_path / f"{part}.jsonl", swapped)
-    adapter = tmp_path / "models/swapped/adapter_model.safetensors"
+    adapter, base = tmp_path / "models/swapped/adapter_model.safetensors", small / "models/base"
     sft = small / "models/sft/adapter_model.safetensors"
     run_stage(
-        *("dpo", "--base", small / "models/base", "--lineage", sft, "--parent", "sft"),
-        *("--train", tmp_path / "train.jsonl", "--val", tmp_path / "val.jsonl"),
+        *("dpo", "--base", base, "--lineage", sft, "--parent", "sft"),
+        *("--train", tokens(base, tmp_path / "train.jsonl")),
+        *("--val", tokens(base, tmp_path / "val.jsonl")),
         *("--adapter", adapter, "--state", tmp_path / "state", "--seed", 1, "--threads", 2),
         *recipe_words("dpo"),
     )
@@ -400,7 +427,13 @@ def test_dpo_saved_without_its_parent_falls_below_sft(small, measured, tmp_path)
     from persuasion_rl.files import file_digest
 
     (folder / "recipe.json").write_text(
-        json.dumps(honest | {"adapter_digest": file_digest(adapter)})
+        json.dumps(
+            honest
+            | {
+                "adapter_digest": file_digest(adapter),
+                "config_digest": file_digest(folder / "adapter_config.json"),
+            }
+        )
     )
     _, high = measured("orphan", [adapter], "broken:sft")
     assert high < 0
