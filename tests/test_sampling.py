@@ -25,7 +25,7 @@ from persuasion_rl.responses import (
 )
 from persuasion_rl.sampling import CUT, STOPPED, KeyedSampling, Limits, Request, sample, uniforms
 from persuasion_rl.standin import END_OF_TEXT, pretrain_standin, train_tokenizer
-from persuasion_rl.statistics import bootstrap_mean
+from persuasion_rl.statistics import bootstrap_mean, wilson
 
 SEED = 1
 PROMPTS = 60
@@ -693,3 +693,14 @@ def test_95_percent_of_the_intervals_hold_the_truth():
     # .95, less about .015 for 40 conversations, within four standard errors of a share of 400.
     assert 0.89 < held / datasets < 0.985
     assert naive / datasets < 0.8  # rows drawn one by one would claim too much
+
+
+def test_a_share_of_few_trials_is_not_certain():
+    """Wilson's interval, by its formula."""
+    for right, trials in ((2, 2), (0, 3), (7, 10), (50, 100)):
+        z, share = 1.959964, right / trials
+        middle = (share + z**2 / (2 * trials)) / (1 + z**2 / trials)
+        half = z * math.sqrt(share * (1 - share) / trials + z**2 / (4 * trials**2)) / (1 + z**2 / trials)  # fmt: skip
+        found = wilson(share, trials)
+        assert (found.low, found.high) == pytest.approx((middle - half, middle + half), abs=1e-6)
+    assert wilson(1.0, 2).low < 0.35

@@ -9,11 +9,8 @@ from persuasion_rl.command import note, stage
 from persuasion_rl.devices import pick_device, prepare_torch
 from persuasion_rl.files import check
 from persuasion_rl.models import check_lineage, load_base, load_tokenizer
-from persuasion_rl.statistics import bootstrap_mean
+from persuasion_rl.statistics import wilson
 from persuasion_rl.tokens import Tokens
-
-DRAWS = 2000
-"""Bootstrap draws for the validation accuracy's interval."""
 
 
 def train_dpo(
@@ -44,7 +41,8 @@ def train_dpo(
         recipe: DPOConfig's own arguments and `effective_batch_size`; the adapter's shape is its parent's.
 
     Returns:
-        validation loss before and after; reward accuracy with its interval over conversations, and margin.
+        validation loss before and after; reward accuracy with its interval (as many trials as
+        conversations), and margin.
     """
     prepare_torch(threads, seed)
     from peft import PeftModel
@@ -89,8 +87,9 @@ def train_dpo(
 
     def examine(trainer) -> dict[str, float]:
         margins = reward_margins(trainer)
-        right = [float(margin > 0) for margin in margins]
-        accuracy = bootstrap_mean(right, data["val"].columns["conversation_id"], DRAWS, seed)
+        conversations = len(set(data["val"].columns["conversation_id"]))
+        right = sum(margin > 0 for margin in margins)
+        accuracy = wilson(right / len(margins), conversations)
         return {
             "eval_reward_accuracy": accuracy.value,
             "eval_reward_accuracy_low": accuracy.low,

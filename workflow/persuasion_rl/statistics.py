@@ -21,6 +21,15 @@ class Interval:
         return {name: self.value, "low": self.low, "high": self.high}
 
 
+def wilson(share: float, trials: int) -> Interval:
+    """A share of independent trials with its 95% Wilson interval, which holds for a few trials too, where every
+    draw of a bootstrap may be the same."""
+    from scipy.stats import binomtest
+
+    found = binomtest(round(share * trials), trials).proportion_ci(method="wilson")
+    return Interval(share, float(found.low), float(found.high))
+
+
 def bootstrap_mean(
     values: Sequence[float], conversations: Sequence[str], draws: int, seed: int
 ) -> Interval:
