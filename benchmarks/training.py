@@ -101,12 +101,26 @@ def plan_for(device: str, threads: int, model: str, rows: int) -> Plan:
 # What is trained on and from, made once
 
 
-def make(folder: Path, corpora: Path, tokenizer: Path, plan: Plan) -> Plan:
-    """Write tokens (sft.parquet, dpo.parquet), a base model and an SFT adapter for DPO into `folder`.
-
-    Returns:
-        The plan with the rows that there are.
+def make(
+    *,
+    made: Path,
+    corpora: Path,
+    tokenizer: Path,
+    rows: int = 0,
+    model: str = "",
+    device: str = "auto",
+    threads: int = os.cpu_count() or 1,
+) -> None:
+    """Write what `one` needs into `made`: tokens (sft.parquet, dpo.parquet), a base model, an SFT adapter for
+    DPO, and plan.json with the rows that there are. For the parameters see `compare`.
     """
+    from persuasion_rl.devices import prepare_torch
+
+    prepare_torch(threads, SEED)
+    write_all(made, corpora, tokenizer, plan_for(device, threads, model, rows))
+
+
+def write_all(folder: Path, corpora: Path, tokenizer: Path, plan: Plan) -> None:
     from transformers import AutoTokenizer
 
     from persuasion_rl.cmv import process_cmv
@@ -147,7 +161,6 @@ def make(folder: Path, corpora: Path, tokenizer: Path, plan: Plan) -> Plan:
     write_base(base, plan)
     write_adapter(base, folder / "adapter" / ADAPTER, plan.device)
     write_json(folder / "plan.json", asdict(plan))
-    return plan
 
 
 def fold(table: Path, vocabulary: int) -> None:
@@ -503,7 +516,7 @@ def one(*, made: Path, method: str, way: str) -> None:
     """Train in one way on what `compare` made, and print what was measured as a line of JSON.
 
     Args:
-        made: a folder that `make` wrote.
+        made: a folder that the command make wrote.
         method: sft or dpo. way: predecessor (of dpo: second model), plain trl or ours.
     """
     from persuasion_rl.devices import peak_flops, prepare_torch
@@ -585,13 +598,15 @@ def compare(
         rows: SFT rows and pairs, rounded down to whole updates; 0 is the device's usual number.
         model: qwen2.5-0.5b, small or tiny; else the device's usual one.
     """
-    from persuasion_rl.devices import prepare_torch
-
-    prepare_torch(threads, SEED)
     with tempfile.TemporaryDirectory() as folder:
-        plan = make(Path(folder), corpora, tokenizer, plan_for(device, threads, model, rows))
+        # In a process of its own too: a child's peak of memory is at least what its parent has in use.
+        wanted = dict(
+            corpora=corpora, tokenizer=tokenizer, rows=rows, device=device, threads=threads
+        )
+        run("make", made=folder, model=model, **wanted)
+        plan = Plan(**read_json(Path(folder, "plan.json")))
         turns = [
-            run(Path(folder), method, way)
+            turn(folder, method, way)
             for method, ways in WAYS.items()
             for _ in range(rounds)
             for way in ways
@@ -604,16 +619,23 @@ def compare(
         raise UserError("plain trl and ours do not train alike")
 
 
-def run(made: Path, method: str, way: str) -> dict:
-    """A turn in a process of its own."""
-    command = [sys.executable, __file__, "one", "--made", str(made), "--method", method]
-    done = subprocess.run([*command, "--way", way], capture_output=True, text=True)
-    if done.returncode:
-        told = done.stderr.strip().splitlines() or ["no reason given"]
-        raise UserError(f"{method}, {way}: {told[-1]}")
-    found = json.loads(done.stdout.strip().splitlines()[-1])
+def turn(made: str, method: str, way: str) -> dict:
+    found = json.loads(run("one", made=made, method=method, way=way).splitlines()[-1])
     note(f"{method}, {way}: {found['tokens_per_second']:.0f} response tokens/s")
     return found
+
+
+def run(command: str, **arguments: object) -> str:
+    """A command of this file in a process of its own; what it printed."""
+    words = [word for name, value in arguments.items() for word in (f"--{name}", str(value))]
+    done = subprocess.run(
+        [sys.executable, __file__, command, *words], capture_output=True, text=True
+    )
+    if done.returncode:
+        told = done.stderr.strip().splitlines() or ["no reason given"]
+        of_what = ", ".join(str(arguments[key]) for key in ("method", "way") if key in arguments)
+        raise UserError(f"{of_what or command}: {told[-1].removeprefix('error: ')}")
+    return done.stdout.strip()
 
 
 def header(plan: Plan, rounds: int) -> str:
@@ -782,7 +804,7 @@ def profile(
     plan = plan_for(device, threads, model, 0)
     plan.rows["sft"] = (1 + updates) * plan.effective["sft"]
     with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryDirectory() as out:
-        plan = make(Path(folder), corpora, tokenizer, plan)
+        write_all(Path(folder), corpora, tokenizer, plan)
         updates = plan.rows["sft"] // plan.effective["sft"] - 1
         profiler = profiler_for(plan.device, updates)
         watch(profiler)
@@ -798,4 +820,4 @@ def profile(
 
 
 if __name__ == "__main__":
-    stage(compare, one, profile)
+    stage(compare, profile, make, one)
