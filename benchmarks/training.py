@@ -37,8 +37,9 @@ LEARNING_RATE = {"sft": 1e-4, "dpo": 5e-5}
 ADAPTER = "adapter_model.safetensors"
 AIMS = {("sft", "predecessor"): 4, ("sft", "plain trl"): 1.5, ("dpo", "second model"): 2.5}
 """How many times as fast as another way ours is meant to be."""
-TOLERANCE = {"cpu": 1e-3, "cuda": 2e-2}
-"""By how much losses of plain trl and ours may differ: float32, and bfloat16 or float16."""
+TOLERANCE = {"cpu": 1e-3, "cuda": 5e-2}
+"""By how much losses of plain trl and ours may differ: in float32, and in bfloat16, whose log-probabilities of
+whole responses are off by more (`dpo.assert_start`)."""
 
 MODELS = {
     "qwen2.5-0.5b": dict(
@@ -83,7 +84,7 @@ def plan_for(device: str, threads: int, model: str, rows: int) -> Plan:
     model = model or ("qwen2.5-0.5b" if cuda else "small")
     if model not in MODELS:
         raise UserError(f"--model: {model!r} is none of {', '.join(MODELS)}")
-    usual = {"sft": 512, "dpo": 512} if cuda else {"sft": 64, "dpo": 32}
+    usual = {"sft": 512, "dpo": 512} if cuda else {"sft": 48, "dpo": 24}
     effective = {"sft": 64, "dpo": 16} if cuda else {"sft": 16, "dpo": 8}
     return Plan(
         device=device,
@@ -532,7 +533,7 @@ def one(*, made: Path, method: str, way: str) -> None:
     with tempfile.TemporaryDirectory() as out:
         WAYS[method][way](Turn(method, way, made, Path(out), plan))
     found = rates(clock, Tokens(made / f"{method}.parquet"), plan.effective[method])
-    found["share_of_peak"] = found.pop("flops_per_second") / peak_flops(plan.device)
+    found["peak_flops_per_second"] = peak_flops(plan.device)
     print(json.dumps({"method": method, "way": way, **found}))
 
 
@@ -643,7 +644,7 @@ def header(plan: Plan, rounds: int) -> str:
     return (
         f"{device_name(plan)}; {date.today()}, commit {commit()}; {packages}. Model {plan.model};"
         f" {plan.rows['sft']} rows, {plan.effective['sft']} an update;"
-        f" {plan.rows['dpo']} pairs, {plan.effective['dpo']} an update; {rounds} rounds"
+        f" {plan.rows['dpo']} pairs, {plan.effective['dpo']} an update; {rounds} round(s)"
     )
 
 
@@ -669,7 +670,11 @@ def commit() -> str:
 
 
 def table(turns: list[dict]) -> Iterator[str]:
-    """Medians over the rounds, and for each round how many times as fast ours was: median and range."""
+    """Medians over the rounds, and how many times as fast as another way ours was in its round: median, range.
+
+    The peak is the highest of all turns: what else a machine does can only lower it.
+    """
+    peak = max(turn["peak_flops_per_second"] for turn in turns)
     yield (
         "| method | way | response tokens/s | share of peak | peak memory (GB) | last update's loss"
         " | ours is faster by (range) | aim |"
@@ -686,7 +691,7 @@ def table(turns: list[dict]) -> Iterator[str]:
                 method.upper(),
                 way,
                 f"{statistics.median(speeds):,.0f}",
-                f"{statistics.median(of(turns, method, way, 'share_of_peak')):.1%}",
+                f"{statistics.median(of(turns, method, way, 'flops_per_second')) / peak:.1%}",
                 f"{max(of(turns, method, way, 'memory_gb')):.2f}",
                 f"{of(turns, method, way, 'losses')[0][-1]:.4f}",
                 "" if way == "ours" else faster,
