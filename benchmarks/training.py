@@ -656,7 +656,7 @@ def device_name(plan: Plan) -> str:
     described = Path("/proc/cpuinfo")
     lines = described.read_text().splitlines() if described.is_file() else []
     names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return f"{names[0] if names else 'CPU'}, {plan.threads} threads"
+    return f"{names[0] if names else 'CPU'}, {plan.threads} thread(s)"
 
 
 def commit() -> str:
@@ -814,12 +814,11 @@ def profile(
         profiler = profiler_for(plan.device, updates)
         watch(profiler)
         our_sft(Turn("sft", "ours", Path(folder), Path(out), plan))
+    made_on = f"{device_name(plan)}; {date.today()}, commit {commit()}. Model {plan.model}"
     print(
-        f"{device_name(plan)}; {date.today()}, commit {commit()}. Model {plan.model}; {updates} updates of"
+        f"{made_on}; {updates} update(s) of {plan.effective['sft']} rows, {profiler.seconds:.1f} s\n"
     )
-    print(
-        f"{plan.effective['sft']} rows, {profiler.seconds:.1f} s\n\n| | share of the time |\n|---|---:|"
-    )
+    print("| | share of the time |\n|---|---:|")
     for kind, share in profiler.shares().items():
         print(f"| {kind} | {share:.1%} |")
 
