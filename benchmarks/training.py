@@ -308,7 +308,7 @@ def predecessor_sft(turn: Turn) -> None:
 
     from persuasion_rl.training import add_lora
 
-    tokens = Tokens(turn.table)
+    tokens = Tokens.read(turn.table)
     model = AutoModelForCausalLM.from_pretrained(
         turn.base, dtype=torch.float16 if turn.is_cuda else torch.float32
     )
@@ -352,7 +352,7 @@ def plain_sft(turn: Turn) -> None:
         model=str(turn.base),
         args=config,
         processing_class=load_tokenizer(turn.base),
-        train_dataset=labelled(Tokens(turn.table)),
+        train_dataset=labelled(Tokens.read(turn.table)),
         peft_config=LoraConfig(
             r=lora["lora_r"],
             lora_alpha=lora["lora_alpha"],
@@ -433,7 +433,7 @@ def train_dpo(turn: Turn, model, reference, **further) -> None:
         def _prepare_dataset(self, dataset, *_):
             return dataset
 
-    columns = Tokens(turn.table).columns
+    columns = Tokens.read(turn.table).columns
     names = ("prompt_ids", "chosen_ids", "rejected_ids")
     Tokenized(
         model=model,
@@ -532,7 +532,7 @@ def one(*, made: Path, method: str, way: str) -> None:
         time_reference(clock)
     with tempfile.TemporaryDirectory() as out:
         WAYS[method][way](Turn(method, way, made, Path(out), plan))
-    found = rates(clock, Tokens(made / f"{method}.parquet"), plan.effective[method])
+    found = rates(clock, Tokens.read(made / f"{method}.parquet"), plan.effective[method])
     found["peak_flops_per_second"] = peak_flops(plan.device)
     print(json.dumps({"method": method, "way": way, **found}))
 

@@ -49,7 +49,7 @@ def test_a_collator_that_rebuilds_labels_is_caught(files, tokenizer, tmp_path): 
 
     from persuasion_rl.sft import assert_batch, labelled
 
-    tokens = Tokens(files.tokens(files.sft_train))
+    tokens = Tokens.read(files.tokens(files.sft_train))
     arguments = TrainingArguments(
         str(tmp_path), use_cpu=True, report_to=[], per_device_train_batch_size=4, seed=SEED
     )

@@ -66,7 +66,7 @@ def train_delta_judge(
 
     device = pick_device(device)
     settings, lora, batching = training.divide_recipe(recipe)
-    every = Tokens(pairs)
+    every = Tokens.read(pairs)
     data = {side: every.only(_conversations(side, sides)) for side in ("train", "val")}
     if not all(map(len, data.values())):
         raise UserError(

@@ -50,7 +50,7 @@ def train_sft(
     device = pick_device(device)
     parent_digest = check_lineage(base, lineage)
     settings, lora, batching = training.divide_recipe(recipe)
-    data = {"train": Tokens(train), "val": Tokens(val)}
+    data = {"train": Tokens.read(train), "val": Tokens.read(val)}
     for tokens in data.values():
         tokens.refuse_long(settings["max_length"])
     run = training.Run(

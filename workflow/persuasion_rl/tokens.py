@@ -6,6 +6,7 @@ merges with the prompt's last. Every response ends with EOS.
 
 import json
 from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -78,22 +79,26 @@ def _ids(tokenizer, texts: list[str], special: bool) -> Iterator[list[int]]:
         yield from tokenizer(batch, add_special_tokens=special)["input_ids"]
 
 
+@dataclass(frozen=True)
 class Tokens:
     """A table of `tokenize`, read.
 
     Attributes:
-        columns: name -> one entry a row. rows_digest: SHA-256 of the text rows that it was made from.
+        columns: name -> one entry a row.
+        rows: the text rows that it was made from: "file", "digest" (SHA-256), and the "tokenizer"'s digest.
     """
 
-    def __init__(self, path: Path):
-        self.path = path
+    path: Path
+    columns: dict[str, list]
+    rows: dict[str, str]
+
+    @classmethod
+    def read(cls, path: Path) -> "Tokens":
         try:
             table = pq.read_table(path)
         except pa.ArrowInvalid as error:
             raise UserError(f"{path}: not a table of tokens ({error}); was it cut off?") from None
-        self._source = json.loads(table.schema.metadata[b"rows"])
-        self.columns = table.to_pydict()
-        self.rows_digest = self._source["digest"]
+        return cls(path, table.to_pydict(), json.loads(table.schema.metadata[b"rows"]))
 
     def __len__(self) -> int:
         return len(self.columns["prompt_ids"])
@@ -101,13 +106,13 @@ class Tokens:
     def only(self, conversations: set[str]) -> "Tokens":
         """The rows of some conversations."""
         kept = [id_ in conversations for id_ in self.columns["conversation_id"]]
-        part = object.__new__(Tokens)
-        part.__dict__ |= self.__dict__
-        part.columns = {
-            name: [value for value, keep in zip(values, kept, strict=True) if keep]
-            for name, values in self.columns.items()
-        }
-        return part
+        return replace(
+            self,
+            columns={
+                name: [value for value, keep in zip(values, kept, strict=True) if keep]
+                for name, values in self.columns.items()
+            },
+        )
 
     def responses(self) -> Iterator[list[int]]:
         """Every response's ids."""
@@ -137,7 +142,7 @@ class Tokens:
         for number, tokens in enumerate(self.lengths(), 1):
             if tokens > max_length:
                 raise UserError(
-                    f"{self._source['file']}, line {number}: prompt and response are {tokens} tokens, more"
+                    f"{self.rows['file']}, line {number}: prompt and response are {tokens} tokens, more"
                     f" than the recipe's max_length {max_length}"
                 )
 

@@ -421,7 +421,7 @@ def write_record(
             "recipe": run.recipe,
             "resolved": {name: value for name, value in resolved.items() if value is not None},
             "batches": batches,
-            "data": {name: tokens.rows_digest for name, tokens in run.data.items()}
+            "data": {name: tokens.rows["digest"] for name, tokens in run.data.items()}
             | {name: file_digest(path) for name, path in run.further.items()},
             "seed": run.seed,
             "device": run.device,
