@@ -135,7 +135,9 @@ def test_every_artifact_of_the_contract_is_there(small):
         names += [
             f"preferences/{pool}_pool_{part}.jsonl" for part in ("prompts", "responses", "labels")
         ]
-        names += [f"preferences/{pool}_{part}.jsonl" for part in ("train", "val")]
+        names += [
+            f"preferences/{pool}_{part}" for part in ("train.jsonl", "val.jsonl", "pairs.json")
+        ]
     for model in MODELS:
         names += [
             f"models/{model}/{name}"
@@ -177,6 +179,14 @@ def test_ties_are_labelled_and_make_no_pair(small):
         ]
         assert verdicts.count("tie") > 0
         assert len(pairs) == len(verdicts) - verdicts.count("tie")
+        told = read_json(small / f"preferences/{pool}_pairs.json")
+        assert told["verdicts"] == {name: verdicts.count(name) for name in ("1", "2", "tie")}
+        assert sum(told["pairs"].values()) == len(pairs)
+        shown_first = {"ai": 0.5, "human": None}[
+            pool
+        ]  # this judge has no place, annotators no order
+        assert shown_first in (None, told["first_shown"]["value"])
+        assert told["mean_tokens"] > 10
 
 
 def test_every_training_checked_its_start(small):
@@ -199,6 +209,7 @@ def test_the_report_says_what_is_simulated_and_holds_no_link_outside(small):
         "Stand-in base model",
         "AI labels are simulated",
         "Human labels are simulated",
+        "Labels of the pools",
     ):
         assert words in page
     assert page.count("<svg") >= 5
