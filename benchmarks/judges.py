@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 
+from persuasion_rl import trust
 from persuasion_rl.clean import clean
 from persuasion_rl.command import stage
 from persuasion_rl.devices import pick_device, prepare_torch
@@ -38,7 +39,10 @@ LIKE_LENGTH = 0.2
 NOTHING = "–"
 DRAWS = 2000
 SEED = 1
-HELD_OUT = {"delta_pairs": "held-out delta pairs", "like_length": "of these, within 10% in words"}
+HELD_OUT = {
+    "delta_pairs": "held-out delta pairs",
+    "like_length": f"of these, within {trust.LIKE_LENGTH:.0%} in words",
+}
 """The measures of `trust.judge_trust` that have no labels of the study's own making."""
 HOW_TO_READ = """\
 A tie is half right: a coin scores .5. Intervals are 95%, over pairs; these share arguments and come from few

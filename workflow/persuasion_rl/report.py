@@ -234,7 +234,8 @@ def _label_column(responses: dict, labels: dict) -> dict[str, str]:
     return {
         "prompts": f"{sum(responses.values()):,}",
         "prompts without two usable responses": _counts(unusable),
-        "labels, by verdict": f"{labels['labels']:,}: {_counts(labels['verdicts'])}",
+        "labels": f"{labels['labels']:,}",
+        "verdicts": _counts(labels["verdicts"]),
         "could not be labelled": _counts(labels["excluded"]),
         "judge's answers differ with the order": "not asked in both orders"
         if flips is None
@@ -250,7 +251,7 @@ def _label_column(responses: dict, labels: dict) -> dict[str, str]:
 
 def _counts(counts: dict[str, int]) -> str:
     """Counts by name as text, without zeros."""
-    return ", ".join(f"{name} {count:,}" for name, count in counts.items() if count) or "none"
+    return ", ".join(f"{name}: {count:,}" for name, count in counts.items() if count) or "none"
 
 
 def _share(share: dict | None, of: str) -> str:
