@@ -10,6 +10,7 @@ from persuasion_rl.files import UserError, read_csv, read_json, read_jsonl, writ
 from persuasion_rl.judges import Comparison, LengthJudge, judge_both_orders
 from persuasion_rl.labels import OPPOSITE
 from persuasion_rl.pairs import describe, preference_pairs, without_duplicates
+from persuasion_rl.report import _label_column
 from persuasion_rl.trust import judge_trust
 from test_labels import LeansToTheFirst, PrefersTheFirst
 
@@ -192,6 +193,25 @@ def test_what_cannot_be_measured_is_none(pairs, tmp_path):
     found = read_json(tmp_path / "pairs.json")
     assert found["flips"] is found["first_shown"] is found["mean_tokens"] is None
     assert found["longer_chosen"]["value"] == 0.5  # as many words
+
+
+def test_the_report_tells_them_as_text(pairs, tmp_path):
+    both = [("12", "1"), ("21", "2")]
+    excluded = {"excluded": "unreadable", "metadata": {}}
+    pairs([*(label(n, "1", f"a a a{n}", "b", both, tokens=[4, 2]) for n in range(20)), excluded])
+    found = _label_column({"made": 1200, "cut": 30}, read_json(tmp_path / "pairs.json"))
+    assert found["prompts"] == "1,230" and found["labels"] == "20"
+    assert found["prompts without two usable responses"] == "cut: 30"
+    assert found["verdicts"] == "1: 20" and found["could not be labelled"] == "unreadable: 1"
+    assert found["judge's answers differ with the order"] == "20 of 20"
+    assert found["votes for the response shown first"] == "1.000 [1.000, 1.000] of 40 votes"
+    assert found["words that the chosen one is longer"] == "+2.0 [+2.0, +2.0]"
+    assert found["duplicates dropped"] == "none" and found["mean tokens of a pair"] == "6.0"
+    pairs([labelled(number, "1") for number in range(20)])
+    found = _label_column({"made": 20}, read_json(tmp_path / "pairs.json"))
+    assert found["judge's answers differ with the order"] == "not asked in both orders"
+    assert found["votes for the response shown first"] == "none"
+    assert found["mean tokens of a pair"] == "unknown"
 
 
 def labels_of(judge, lengths):
