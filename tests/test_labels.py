@@ -1,4 +1,4 @@
-"""Judges, labels and preference pairs: both orders are asked, ties stay ties, answers find their texts."""
+"""Judges and labels: both orders are asked, ties stay ties, answers find their texts."""
 
 from collections import Counter
 
@@ -21,7 +21,6 @@ from persuasion_rl.labels import (
     pair_id,
     simulate_human_labels,
 )
-from persuasion_rl.pairs import preference_pairs
 from persuasion_rl.world import truth
 
 POST = "Poster: I grew up in Oslo, where everyone thinks so. Every year more money goes into bike lanes."
@@ -304,62 +303,6 @@ def test_a_filled_in_sheet_is_a_file_of_answers(export, tmp_path):
     ]
     assert [found["verdict"] for found in export(rows, filled, 3)] == list(verdicts)
     assert [found["verdict"] for found in export(rows, [filled[0], *sheet[1:]], 1)] == ["1"]
-
-
-@pytest.fixture
-def pairs(tmp_path):
-    def run(labels, **settings):
-        write_jsonl(tmp_path / "labels.jsonl", labels)
-        given = dict(val_fraction=0.3, seed=1) | settings
-        preference_pairs(
-            labels=tmp_path / "labels.jsonl",
-            train=tmp_path / "train.jsonl",
-            val=tmp_path / "val.jsonl",
-            **given,
-        )
-        return [list(read_jsonl(tmp_path / f"{part}.jsonl")) for part in ("train", "val")]
-
-    return run
-
-
-def labelled(number: int, verdict: str) -> dict:
-    return row(number, f"first {number}", f"second {number}") | {
-        "verdict": verdict,
-        "labeler": "truth",
-        "votes": [],
-    }
-
-
-def test_pairs_point_from_the_rejected_to_the_chosen_and_ties_make_none(pairs):
-    labels = [labelled(i, ("1", "2", "tie", "none")[i % 4]) for i in range(80)]
-    train, val = pairs(labels)
-    assert len(train) + len(val) == 40
-    for pair in train + val:
-        number = int(pair["metadata"]["prompt_id"][1:])
-        first, second = f"first {number}", f"second {number}"
-        expected = (first, second) if number % 4 == 0 else (second, first)
-        assert (pair["chosen"], pair["rejected"]) == expected
-        assert pair["prompt"] == POST and pair["metadata"]["labeler"] == "truth"
-
-
-def test_a_conversation_is_on_one_side_of_the_pairs(pairs):
-    labels = [labelled(i, "1") for i in range(200)]
-    for number, label in enumerate(labels):
-        label["metadata"]["conversation_id"] = f"c{number // 4}"
-    train, val = pairs(labels)
-    conversations = [
-        {pair["metadata"]["conversation_id"] for pair in part} for part in (train, val)
-    ]
-    assert not conversations[0] & conversations[1]
-    assert 0.15 < len(val) / 200 < 0.45
-    assert pairs(labels[::-1])[1] == val[::-1]
-    assert pairs(labels, seed=2)[1] != val
-
-
-def test_labels_without_a_decision_are_refused(pairs, tmp_path):
-    with pytest.raises(UserError, match="no pair; 20 labels in .* are too few or all ties"):
-        pairs([labelled(i, "tie") for i in range(20)])
-    assert not (tmp_path / "train.jsonl").exists()
 
 
 def test_the_labels_module_offers_its_functions_on_the_command_line(tmp_path, command_line):

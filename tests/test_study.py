@@ -135,7 +135,9 @@ def test_every_artifact_of_the_contract_is_there(small):
         names += [
             f"preferences/{pool}_pool_{part}.jsonl" for part in ("prompts", "responses", "labels")
         ]
-        names += [f"preferences/{pool}_{part}.jsonl" for part in ("train", "val")]
+        names += [
+            f"preferences/{pool}_{part}" for part in ("train.jsonl", "val.jsonl", "pairs.json")
+        ]
     for model in MODELS:
         names += [
             f"models/{model}/{name}"
@@ -177,6 +179,12 @@ def test_ties_are_labelled_and_make_no_pair(small):
         ]
         assert verdicts.count("tie") > 0
         assert len(pairs) == len(verdicts) - verdicts.count("tie")
+        told = read_json(small / f"preferences/{pool}_pairs.json")
+        assert told["verdicts"] == {name: verdicts.count(name) for name in ("1", "2", "tie")}
+        assert sum(told["pairs"].values()) == len(pairs)
+        assert told["mean_tokens"] > 10
+    told = read_json(small / "preferences/ai_pairs.json")
+    assert told["first_shown"]["value"] == 0.5 and told["flips"]["flipped"] == 0  # a judge of texts
 
 
 def test_every_training_checked_its_start(small):
@@ -199,6 +207,7 @@ def test_the_report_says_what_is_simulated_and_holds_no_link_outside(small):
         "Stand-in base model",
         "AI labels are simulated",
         "Human labels are simulated",
+        "Labels of the pools",
     ):
         assert words in page
     assert page.count("<svg") >= 5

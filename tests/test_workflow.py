@@ -92,6 +92,17 @@ def test_unattended_leaves_out_what_waits_for_people(elsewhere):
     assert "--pending rlhf rlaif_rlhf" in plan
 
 
+def test_trust_is_measured_of_the_judge_that_labels_too(elsewhere):
+    """Above all on the other pool's labels, also where it does not evaluate."""
+    changed = study_file(
+        elsewhere, labels={"ai": {"judge": "truth"}}, evaluation={"judges": ["length"]}
+    )
+    plan = succeed(
+        "results/changed/judges/trust.csv", "-n", "--configfile", changed, root=elsewhere
+    )
+    assert "--judges delta length truth" in plan
+
+
 def test_one_more_model_is_one_more_training(elsewhere):
     changed = study_file(
         elsewhere,

@@ -88,7 +88,8 @@ def write_report(
         data_report=data_report,
         splits=splits,
         processing={s: read_json(folder / f"processed/{s}_counts.json") for s in sources},
-        pools={pool: _pool_counts(folder, pool) for pool in pools},
+        labels=_label_table(folder, pools),
+        pools=pools,
         ai_judge=ai_judge,
         human_judge=human_judge if human_source == "simulated" else None,
         samples=_samples(folder, players, sample_replies),
@@ -209,18 +210,58 @@ def _side(low: float, high: float, middle: float) -> str:
     return "all below" if high < middle else "around"
 
 
-def _pool_counts(folder: Path, pool: str) -> dict:
-    labels = [
-        row["verdict"] for row in read_jsonl(folder / f"preferences/{pool}_pool_labels.jsonl")
+def _label_table(folder: Path, pools: list[str]) -> list[tuple[str, list[str]]]:
+    """What the labels of the pools are like: rows of a name and a text a pool."""
+    columns = [
+        _label_column(
+            read_json(folder / f"preferences/{pool}_pool_counts.json"),
+            read_json(folder / f"preferences/{pool}_pairs.json"),
+        )
+        for pool in pools
     ]
+    names = columns[0] if columns else []
+    return [(name, [column[name] for column in columns]) for name in names]
+
+
+def _label_column(responses: dict, labels: dict) -> dict[str, str]:
+    """One pool: row of the table -> its text.
+
+    Args:
+        responses: counts of `responses.gather_pool`. labels: the report of `pairs.preference_pairs`.
+    """
+    unusable = {reason: count for reason, count in responses.items() if reason != "made"}
+    flips, tokens = labels["flips"], labels["mean_tokens"]
     return {
-        "responses": read_json(folder / f"preferences/{pool}_pool_counts.json"),
-        "labels": {verdict: labels.count(verdict) for verdict in sorted(set(labels))},
-        "pairs": {
-            part: sum(1 for _ in read_jsonl(folder / f"preferences/{pool}_{part}.jsonl"))
-            for part in ("train", "val")
-        },
+        "prompts": f"{sum(responses.values()):,}",
+        "prompts without two usable responses": _counts(unusable),
+        "labels": f"{labels['labels']:,}",
+        "verdicts": _counts(labels["verdicts"]),
+        "could not be labelled": _counts(labels["excluded"]),
+        "judge's answers differ with the order": "not asked in both orders"
+        if flips is None
+        else f"{flips['flipped']:,} of {flips['asked']:,}",
+        "votes for the response shown first": _share(labels["first_shown"], "votes"),
+        "chosen response is the longer one": _share(labels["longer_chosen"], "labels"),
+        "words that the chosen one is longer": _estimate(labels["words_more"], "+.1f"),
+        "duplicates dropped": _counts(labels["duplicates"]),
+        "pairs": _counts(labels["pairs"]),
+        "mean tokens of a pair": "unknown" if tokens is None else f"{tokens:.1f}",
     }
+
+
+def _counts(counts: dict[str, int]) -> str:
+    """Counts by name as text, without zeros."""
+    return ", ".join(f"{name}: {count:,}" for name, count in counts.items() if count) or "none"
+
+
+def _share(share: dict | None, of: str) -> str:
+    return f"{_estimate(share, '.3f')} of {share['rows']:,} {of}" if share else "none"
+
+
+def _estimate(interval: dict, form: str) -> str:
+    return "{:{f}} [{:{f}}, {:{f}}]".format(
+        *(interval[key] for key in ("value", "low", "high")), f=form
+    )
 
 
 def _samples(folder: Path, players: list[str], count: int) -> list[dict]:

@@ -53,7 +53,7 @@ def judge_trust(
                 row["metadata"]["conversation_id"],
             )
             for row in read_jsonl(path)
-            if row["verdict"] in (FIRST, SECOND)
+            if row.get("verdict") in (FIRST, SECOND)
         ]
     table = []
     for name in judges:

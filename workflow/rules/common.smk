@@ -184,6 +184,12 @@ def labelled_pools(scope):
     return [pool for pool in POOLS if not (waiting and pool == HUMAN)]
 
 
+def trusted_judges(scope):
+    """The judges whose trust is measured: those that evaluate, that labelled a pool, and the baselines."""
+    labelling = {label_judge(pool) for pool in labelled_pools(scope)} - {None}
+    return flags({"judges": sorted({*JUDGES, *labelling, "delta", "length"})})
+
+
 def trust_table(scope):
     """How far the judges can be trusted, with the labels that a scope has."""
     return study("judges/trust.csv" if scope == "evaluation" else f"{scope}/trust.csv")
@@ -310,7 +316,7 @@ def report_inputs(scope):
         "pools": expand(
             study("preferences/{pool}_{name}"),
             pool=pools,
-            name=["pool_counts.json", "pool_labels.jsonl", "train.jsonl", "val.jsonl"],
+            name=["pool_counts.json", "pairs.json"],
         ),
     }
 

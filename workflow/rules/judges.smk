@@ -83,7 +83,7 @@ rule judge_trust:
         mem_mb=8_000,
         runtime="2h",
     params:
-        judges=flags({"judges": sorted({*JUDGES, "delta", "length"})}),
+        judges=trusted_judges("evaluation"),
         labels=lambda wildcards, input: pairs_of(input.labels, labelled_pools("evaluation")),
         settings=judge_flags(["delta"]),
         draws=STUDY["evaluation"]["bootstrap"],
@@ -116,7 +116,7 @@ use rule judge_trust as judge_trust_unattended with:
     benchmark:
         study("benchmarks/judge_trust_unattended.tsv")
     params:
-        judges=flags({"judges": sorted({*JUDGES, "delta", "length"})}),
+        judges=trusted_judges("unattended"),
         labels=lambda wildcards, input: pairs_of(input.labels, labelled_pools("unattended")),
         settings=judge_flags(["delta"]),
         draws=STUDY["evaluation"]["bootstrap"],

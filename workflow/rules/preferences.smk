@@ -2,13 +2,15 @@
 From the prompts of a pool to chosen / rejected pairs.
 
 NEEDS   preferences/{pool}_pool_prompts.jsonl, the model whose responses are compared, a judge or people
-MAKES   preferences/{pool}_pool_responses.jsonl, {pool}_pool_labels.jsonl, {pool}_train.jsonl, {pool}_val.jsonl
+MAKES   preferences/{pool}_pool_responses.jsonl, {pool}_pool_labels.jsonl, {pool}_train.jsonl, {pool}_val.jsonl,
+        {pool}_pairs.json
 STEPS   generate_responses       two sampled responses a prompt, a shard of the pool a job
         gather_responses         the shards in order, without what could not be used
         label_ai                 the AI pool, by a judge in both orders
         simulate_human_labels    the human pool, by simulated annotators (labels.human.source: simulated)
         export_human_labels      the human pool, by people
-        preference_pairs         decided labels as pairs; a share of the conversations validates
+        preference_pairs         decided labels as pairs, a share of the conversations to validate; what
+                                 the labels are like
 """
 
 
@@ -190,6 +192,7 @@ rule preference_pairs:
     output:
         train=study("preferences/{pool}_train.jsonl"),
         val=study("preferences/{pool}_val.jsonl"),
+        report=study("preferences/{pool}_pairs.json"),
     log:
         study("logs/preference_pairs/{pool}.log"),
     benchmark:
@@ -210,5 +213,5 @@ rule preference_pairs:
         r"""
         python -m persuasion_rl.pairs \
             --labels {input:q} --train {output.train:q} --val {output.val:q} \
-            {params.settings} 2> >(tee {log:q} >&2)
+            --report {output.report:q} {params.settings} 2> >(tee {log:q} >&2)
         """
