@@ -9,7 +9,12 @@ from hypothesis import strategies as st
 from persuasion_rl.files import UserError, read_csv, read_json, read_jsonl, write_csv, write_jsonl
 from persuasion_rl.judges import Comparison, LengthJudge, judge_both_orders
 from persuasion_rl.labels import OPPOSITE
-from persuasion_rl.pairs import describe, preference_pairs, without_duplicates
+from persuasion_rl.pairs import (
+    describe,
+    preference_pairs,
+    validation_conversations,
+    without_duplicates,
+)
 from persuasion_rl.report import _label_column
 from persuasion_rl.trust import judge_trust
 from test_labels import LeansToTheFirst, PrefersTheFirst
@@ -279,3 +284,13 @@ def test_rows_that_could_not_be_labelled_count_nowhere_in_trust(tmp_path):
         ("delta_pairs", "1", "1.0"),
         ("ai_labels", "1", "1.0"),
     ]
+
+
+def test_a_few_pairs_leave_one_to_validate_and_most_stay_where_they_were():
+    few = [f"c{i}" for i in range(5)]
+    assert len(validation_conversations(few, 0.05, seed=1)) == 1
+    many = [f"c{i}" for i in range(200)]
+    drawn = validation_conversations(many, 0.1, seed=1)
+    assert len(drawn) == 20 and drawn != validation_conversations(many, 0.1, seed=2)
+    fewer = validation_conversations(many[:-5], 0.1, seed=1)
+    assert len(drawn - fewer) <= 6 and len(fewer - drawn) <= 6

@@ -33,9 +33,9 @@ def preference_pairs(
     decided = [_pair(row) for row in labelled if row["verdict"] in (FIRST, SECOND)]
     pairs, duplicates = without_duplicates(decided)
     parts: dict[Path, list[dict]] = {train: [], val: []}
+    held_out = validation_conversations(map(_conversation, pairs), val_fraction, seed)
     for pair in pairs:
-        held_out = keyed_number("pairs", seed, _conversation(pair)) < val_fraction
-        parts[val if held_out else train].append(pair)
+        parts[val if _conversation(pair) in held_out else train].append(pair)
     for path, part in parts.items():
         if not part:
             raise UserError(
@@ -56,6 +56,13 @@ def preference_pairs(
         f" duplicates dropped: {duplicates}"
     )
     return len(parts[train]), len(parts[val])
+
+
+def validation_conversations(ids: Iterable[str], fraction: float, seed: int) -> set[str]:
+    """The share `fraction` of some conversations, and one at least, drawn by their ids: a conversation more or
+    less changes the draw of few others."""
+    drawn = sorted(set(ids), key=lambda id_: keyed_number("pairs", seed, id_))
+    return set(drawn[: max(1, round(fraction * len(drawn)))])
 
 
 def _pair(row: dict) -> dict:
