@@ -236,7 +236,7 @@ def write_adapter(base: Path, adapter: Path, device: str) -> None:
     run = training.Run(
         "sft", base, "base", base_digest(base), {}, {}, SEED, device, adapter.parent, adapter, {}
     )
-    training.write_record(run, history=[], metrics={}, batches={})
+    training.write_record(run, history=[], metrics={}, batches={}, resolved={})
 
 
 def lora_settings() -> dict:
