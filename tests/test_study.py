@@ -254,7 +254,7 @@ def test_a_deleted_file_is_rebuilt_alone(fresh):
 def test_changed_content_makes_exactly_what_depends_on_it_stale(fresh):
     path = fresh / "results/small/preferences/human_train.jsonl"
     write_jsonl(path, list(read_jsonl(path))[:-1])
-    assert stale(fresh, target="dpo") == {"train_dpo"}
+    assert stale(fresh, target="dpo") == {"tokenize", "train_dpo"}
     plan = succeed("dpo", "-n", "--configfile", "tests/small.yaml", root=fresh)
     assert planned(plan)["train_dpo"] == 4  # rlhf, its seed, its beta, and rlaif_rlhf; not rlaif
 
