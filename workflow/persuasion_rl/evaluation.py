@@ -36,7 +36,8 @@ def judge_players(
 ) -> int:
     """Let a judge compare every two players on every prompt, in both orders.
 
-    One row: {"prompt_id", "conversation_id", "player_1", "player_2", "verdict", "answers"}.
+    One row: {"prompt_id", "conversation_id", "player_1", "player_2"} with "verdict" and "answers", or with
+    "excluded", the name of what kept the judge from answering.
     """
     if judge == "delta":
         prepare_torch(threads, seed)
@@ -49,17 +50,18 @@ def judge_players(
             Comparison(a["prompt"], a["response"], b["response"])
             for a, b in zip(players[one], players[other], strict=True)
         ]
-        for row, (verdict, answers) in zip(
-            players[one], judge_both_orders(chosen, comparisons), strict=True
-        ):
+        for row, judged in zip(players[one], judge_both_orders(chosen, comparisons), strict=True):
+            said = {
+                "verdict": judged.verdict,
+                "answers": [opinion.verdict for opinion in judged.opinions],
+            }
             rows.append(
                 {
                     "prompt_id": row["metadata"]["prompt_id"],
                     "conversation_id": row["metadata"]["conversation_id"],
                     "player_1": one,
                     "player_2": other,
-                    "verdict": verdict,
-                    "answers": answers,
+                    **({"excluded": judged.failure} if judged.failure else said),
                 }
             )
         note(f"{judge}: {one} against {other}")
@@ -69,7 +71,8 @@ def judge_players(
 def tabulate_win_rates(*, verdicts: dict[str, Path], output: Path, draws: int, seed: int) -> None:
     """Write the win rate of every two players under every judge; a tie is half a win.
 
-    Columns: judge, player, against, wins, losses, ties, win_rate, low, high.
+    Columns: judge, player, against, wins, losses, ties, undecided (abstentions and what could not be judged;
+    they are in no rate), win_rate, low, high. Two players without any verdict have no row.
     """
     from persuasion_rl.statistics import bootstrap_mean
 
@@ -78,7 +81,11 @@ def tabulate_win_rates(*, verdicts: dict[str, Path], output: Path, draws: int, s
         games: dict[tuple[str, str], list[dict]] = {}
         for row in read_jsonl(path):
             games.setdefault((row["player_1"], row["player_2"]), []).append(row)
-        for (one, other), rows in games.items():
+        for (one, other), played in games.items():
+            rows = [row for row in played if row.get("verdict") in POINTS]
+            if not rows:
+                note(f"{judge}: no verdict on {one} against {other}")
+                continue
             count = {v: sum(row["verdict"] == v for row in rows) for v in POINTS}
             rate = bootstrap_mean(
                 [POINTS[row["verdict"]] for row in rows],
@@ -94,11 +101,12 @@ def tabulate_win_rates(*, verdicts: dict[str, Path], output: Path, draws: int, s
                     "wins": count[FIRST],
                     "losses": count[SECOND],
                     "ties": count[TIE],
+                    "undecided": len(played) - len(rows),
                     **rate.columns("win_rate"),
                 }
             )
-    columns = ["judge", "player", "against", "wins", "losses", "ties", "win_rate", "low", "high"]
-    write_csv(output, table, columns)
+    counts = ["wins", "losses", "ties", "undecided"]
+    write_csv(output, table, ["judge", "player", "against", *counts, "win_rate", "low", "high"])
 
 
 def measure_truth(
