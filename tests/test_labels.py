@@ -163,7 +163,9 @@ def test_preferences_are_within_their_bounds():
 
 
 def test_an_unknown_judge_is_named():
-    with pytest.raises(UserError, match="unknown judge 'gpt'; there are truth, delta and length"):
+    with pytest.raises(
+        UserError, match="unknown judge 'gpt'; there are truth, delta, length and llm"
+    ):
         make_judge("gpt", None, None, "cpu")
     with pytest.raises(UserError, match="needs --base and --delta_adapter"):
         make_judge("delta", None, None, "cpu")

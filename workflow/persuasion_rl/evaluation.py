@@ -33,38 +33,40 @@ def judge_players(
     base: Path | None = None,
     delta_adapter: Path | None = None,
     device: str = "auto",
+    llm: str | None = None,
+    asking: str | None = None,
 ) -> int:
     """Let a judge compare every two players on every prompt, in both orders.
 
     One row: {"prompt_id", "conversation_id", "player_1", "player_2"} with "verdict" and "answers", or with
-    "excluded", the name of what kept the judge from answering.
+    "excluded", the name of what kept the judge from answering. `llm` and `asking` are for the judge llm.
     """
     if judge == "delta":
         prepare_torch(threads, seed)
         device = pick_device(device)
     players = read_players(responses)
-    chosen = make_judge(judge, base, delta_adapter, device)
+    chosen = make_judge(judge, base, delta_adapter, device, llm, asking)
+    games = [
+        (one, other, replies)
+        for one, other in combinations(players, 2)
+        for replies in zip(players[one], players[other], strict=True)
+    ]
+    judged = judge_both_orders(
+        chosen, [Comparison(a["prompt"], a["response"], b["response"]) for _, _, (a, b) in games]
+    )
     rows = []
-    for one, other in combinations(players, 2):
-        comparisons = [
-            Comparison(a["prompt"], a["response"], b["response"])
-            for a, b in zip(players[one], players[other], strict=True)
-        ]
-        for row, judged in zip(players[one], judge_both_orders(chosen, comparisons), strict=True):
-            said = {
-                "verdict": judged.verdict,
-                "answers": [opinion.verdict for opinion in judged.opinions],
+    for (one, other, (reply, _)), found in zip(games, judged, strict=True):
+        said = {"verdict": found.verdict, "answers": [o.verdict for o in found.opinions]}
+        rows.append(
+            {
+                "prompt_id": reply["metadata"]["prompt_id"],
+                "conversation_id": reply["metadata"]["conversation_id"],
+                "player_1": one,
+                "player_2": other,
+                **({"excluded": found.failure} if found.failure is not None else said),
             }
-            rows.append(
-                {
-                    "prompt_id": row["metadata"]["prompt_id"],
-                    "conversation_id": row["metadata"]["conversation_id"],
-                    "player_1": one,
-                    "player_2": other,
-                    **({"excluded": judged.failure} if judged.failure else said),
-                }
-            )
-        note(f"{judge}: {one} against {other}")
+        )
+    note(f"{judge}: {len(rows):,} comparisons of {len(players)} players")
     return write_jsonl(verdicts, rows)
 
 

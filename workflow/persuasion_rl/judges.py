@@ -4,6 +4,7 @@ A judge has an opinion of each comparison as shown: a verdict, an abstention, or
 answering. A label asks in both orders: where the two verdicts disagree, it is a tie. Ties stay ties.
 """
 
+import json
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
@@ -152,8 +153,20 @@ def _agreed(verdicts: list[str | None]) -> str | None:
     return verdicts[0] if len(set(verdicts)) == 1 else TIE
 
 
-def make_judge(name: str, base: Path | None, delta_adapter: Path | None, device: str) -> Judge:
-    """A judge by its name in the config; `base` and `delta_adapter` are for the delta judge."""
+def make_judge(
+    name: str,
+    base: Path | None,
+    delta_adapter: Path | None,
+    device: str,
+    llm: str | None = None,
+    asking: str | None = None,
+) -> Judge:
+    """A judge by its name in the config.
+
+    Args:
+        base, delta_adapter: for the judge delta.
+        llm, asking: for the judge llm, as JSON: what is asked, and how. Together they are `llm.Settings`.
+    """
     if name == "truth":
         return TruthJudge()
     if name == "length":
@@ -162,4 +175,10 @@ def make_judge(name: str, base: Path | None, delta_adapter: Path | None, device:
         if base is None or delta_adapter is None:
             raise UserError("judge delta needs --base and --delta_adapter")
         return DeltaJudge(base, delta_adapter, device)
-    raise UserError(f"unknown judge {name!r}; there are truth, delta and length")
+    if name == "llm":
+        if llm is None or asking is None:
+            raise UserError("judge llm needs --llm and --asking")
+        from persuasion_rl.llm import LlmJudge, Settings
+
+        return LlmJudge(Settings(**json.loads(llm), **json.loads(asking)))
+    raise UserError(f"unknown judge {name!r}; there are truth, delta, length and llm")

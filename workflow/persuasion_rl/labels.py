@@ -49,16 +49,19 @@ def label_ai(
     base: Path | None = None,
     delta_adapter: Path | None = None,
     device: str = "auto",
+    llm: str | None = None,
+    asking: str | None = None,
 ) -> dict[str, int]:
     """Let a judge label a pool in both orders; a share `noise` of its decided verdicts is turned round.
 
     The noise makes the demo's `truth` judge as fallible as real ones; it is keyed by (seed, prompt id).
+    `llm` and `asking` are for the judge llm (`judges.make_judge`).
     """
     if judge == "delta":
         prepare_torch(threads, seed)
         device = pick_device(device)
     rows = list(read_jsonl(responses))
-    chosen = make_judge(judge, base, delta_adapter, device)
+    chosen = make_judge(judge, base, delta_adapter, device, llm, asking)
     judged = judge_both_orders(chosen, [_comparison(row) for row in rows])
     name = chosen.name
     labeler = name if noise == 0 else f"{name}, {noise:.0%} of its verdicts turned round"

@@ -25,6 +25,8 @@ def judge_trust(
     base: Path,
     delta_adapter: Path,
     device: str = "auto",
+    llm: str | None = None,
+    asking: str | None = None,
 ) -> None:
     """Write how often each judge is right; a tie or an abstention is half right, so that a coin scores .5.
 
@@ -36,6 +38,7 @@ def judge_trust(
 
     Args:
         labels: pool -> label rows.
+        llm, asking: for the judge llm (`judges.make_judge`).
     """
     from persuasion_rl.statistics import bootstrap_mean
 
@@ -59,14 +62,16 @@ def judge_trust(
         ]
     table = []
     for name in judges:
-        judge = make_judge(name, base, delta_adapter, device)
+        judge = make_judge(name, base, delta_adapter, device, llm, asking)
+        comparisons = [comparison for cases in sets.values() for comparison, _, _ in cases]
+        found = judge_both_orders(
+            judge, comparisons
+        )  # at once: a judge may tell what all will cost
         for measure, cases in sets.items():
-            if not cases:
-                continue
-            found = judge_both_orders(judge, [comparison for comparison, _, _ in cases])
+            judged_cases, found = list(zip(found, cases, strict=False)), found[len(cases) :]
             answered = [
                 (judged.verdict, expected, conversation)
-                for judged, (_, expected, conversation) in zip(found, cases, strict=True)
+                for judged, (_, expected, conversation) in judged_cases
                 if judged.failure is None
             ]
             if not answered:
