@@ -37,6 +37,9 @@ class Answering(BaseHTTPRequestHandler):
     def do_POST(self):
         length = int(self.headers["Content-Length"])
         content = self.rfile.read(length)
+        if len(content) < length:  # from a client that was killed
+            self.close_connection = True
+            return None
         if self.path.endswith("/files"):
             return self.reply({"id": self.server.keep(self._uploaded(content)), "object": "file"})
         body = json.loads(content)

@@ -1,10 +1,12 @@
 """The judge llm, against a server on this machine that also fails in every way: see llm_server."""
 
+import contextlib
 import json
 import os
 import re
 import shutil
 import signal
+import socket
 import sqlite3
 import subprocess
 import sys
@@ -30,6 +32,7 @@ from persuasion_rl.judges import Comparison, LengthJudge, judge_both_orders, mak
 from persuasion_rl.llm import LlmJudge, Settings, read_verdict, word
 from persuasion_rl.llm_cache import AnswerCache
 from persuasion_rl.llm_providers import retry_after
+from running import succeed
 
 ROOT = Path(__file__).parent.parent
 RUBRIC = ROOT / "resources/rubrics/persuasiveness.md"
@@ -617,6 +620,7 @@ def test_threads_and_processes_may_write_the_cache_together(tmp_path):
     )
     environment = os.environ | {"PYTHONPATH": str(ROOT / "workflow")}
     path = tmp_path / "llm.sqlite"
+    AnswerCache(path).close()  # only `opened` may meet a file that is not there yet
     runs = [
         subprocess.Popen([sys.executable, "-c", script, str(path), name], env=environment)
         for name in ("a", "b")
@@ -756,7 +760,8 @@ def test_every_pair_ends_labelled_or_counted_out_and_no_answer_is_paid_twice(
     with sqlite3.connect(database) as file:
         answers = file.execute("SELECT count(*) FROM answers").fetchone()[0]
     print(
-        f"\n{provider}: {len(server.requests)} requests for 1000 opinions, {answers} answers kept,"
+        f"\n{provider}: {len(server.requests)} requests for {len({a.key for a in server.requests})}"
+        f" opinions, {answers} answers kept,"
         f" at the kills {bodies_at_kill}; asked again though the server had answered: {len(twice)};"
         f" excluded {dict(excluded)}; last run {time.monotonic() - started:.0f} s\n{told[-300:]}"
     )
@@ -781,3 +786,110 @@ def answered_in(database: Path, settings: Settings, rows: list[Comparison]) -> s
             found.add(llm.sha256(text.encode()).hexdigest())
     cache.close()
     return found
+
+
+@pytest.mark.slow
+def test_the_workflow_labels_with_it_and_only_what_is_asked_makes_labels_stale(server, tmp_path):
+    """And the key is nowhere in the checkout afterwards, the workflow's own records included."""
+    for name in ("Snakefile", "workflow", "config", "envs", "profiles", "resources/rubrics"):
+        copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
+        copy(ROOT / name, tmp_path / name)
+    labels = "results/changed/preferences/ai_pool_labels.jsonl"
+    Job(tmp_path, settings_of(server, tmp_path), PAIRS)
+    (tmp_path / labels).parent.mkdir(parents=True)
+    (tmp_path / "responses.jsonl").rename(tmp_path / labels.replace("labels", "responses"))
+    rubric = tmp_path / "resources/rubrics/persuasiveness.md"
+
+    def run(*words, **changes):
+        given = {"model": "tiny", "base_url": server.url("openai")} | changes
+        study = {"extends": "demo.yaml", "study": "changed", "llm": given}
+        study["labels"] = {"ai": {"judge": "llm", "noise": 0}}
+        (tmp_path / "config/changed.yaml").write_text(yaml.safe_dump(study))
+        words = [
+            labels,
+            "--configfile",
+            "config/changed.yaml",
+            "--allowed-rules",
+            "label_ai",
+            *words,
+        ]
+        return succeed(*words, "--cores", 1, root=tmp_path, OPENAI_API_KEY=KEY)
+
+    run()
+    assert [row["verdict"] for row in read_jsonl(tmp_path / labels)] == ["1", "2", "tie"]
+    same = dict(
+        base_url="http://localhost:1/v1", retries=1, timeout_s=9, max_requests=7, batch=True
+    )
+    assert "Nothing to be done" in run("-n", **same)
+    assert "label_ai" in run("-n", model="other")
+    rubric.write_text(rubric.read_text() + "\nBe kind.\n")
+    run()
+    assert len(server.requests) == 12, "both orders with each rubric"
+    assert all(KEY in str(asked.headers) for asked in server.requests)
+    for path in tmp_path.rglob("*"):
+        assert not path.is_file() or KEY.encode() not in path.read_bytes(), path
+
+
+@pytest.fixture
+def peer(tmp_path):
+    """`transformers serve` with a tiny model that has learned no judging: its address and the model's name."""
+    for name in ("fastapi", "uvicorn"):
+        pytest.importorskip(name, reason="pip install 'transformers[serving]'")
+    import httpx
+
+    from test_sampling import make_tiny_base
+
+    base = make_tiny_base(tmp_path / "tiny") / "base"
+    (tmp_path / "hub").mkdir()
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    words = ["--host", "127.0.0.1", "--port", str(port), "--device", "cpu"]
+    with (tmp_path / "serve.log").open("w") as log:
+        serving = subprocess.Popen(
+            [sys.executable, "-m", "transformers.cli.transformers", "serve", *words],
+            env=os.environ
+            | {
+                "HF_HUB_OFFLINE": "1",
+                "HF_HUB_CACHE": str(tmp_path / "hub"),
+                "OMP_NUM_THREADS": "1",
+            },
+            stdout=log,
+            stderr=log,
+        )
+    try:
+        for _ in range(240):
+            if serving.poll() is not None:
+                break
+            with contextlib.suppress(httpx.TransportError):
+                httpx.get(f"http://127.0.0.1:{port}/health")
+                yield f"http://127.0.0.1:{port}/v1", str(base)
+                return
+            time.sleep(0.5)
+        pytest.skip(
+            f"transformers serve did not start: {(tmp_path / 'serve.log').read_text()[-300:]}"
+        )
+    finally:
+        serving.kill()
+        serving.wait()
+
+
+@pytest.mark.slow
+def test_a_real_server_of_another_make_is_understood(peer, server, tmp_path):
+    """Its answers are answers, and what an untrained model says is counted out as no verdict."""
+    url, model = peer
+    (tmp_path / "rubric.md").write_text("Prefer the reply that engages with the poster's reason.")
+    settings = settings_of(
+        server, tmp_path, base_url=url, model=model, rubric=str(tmp_path / "rubric.md"),
+        max_tokens=24, timeout_s=60, retries=1, concurrency=2,
+    )  # fmt: skip
+    job = Job(tmp_path, settings, PAIRS)
+    told = job.run()
+    assert [row["excluded"] for row in job.labels()] == ["unparsable"] * 3
+    assert "{'unparsable': 3}" in told
+    bodies = [json.loads(body) for body in cached(tmp_path)]
+    assert len(bodies) == 2 * 6, "each request was answered twice, and each answer kept"
+    said = [body["choices"][0]["message"]["content"] for body in bodies]
+    assert all(isinstance(text, str) for text in said) and any(said)
+    assert all(tokens > 20 for tokens in cached(tmp_path, "input_tokens"))
+    assert all(0 < tokens <= 24 for tokens in cached(tmp_path, "output_tokens"))
