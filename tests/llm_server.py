@@ -53,9 +53,9 @@ class Answering(BaseHTTPRequestHandler):
     def do_GET(self):
         path = self.path.split("?")[0].rstrip("/")
         if path.endswith("/content"):
-            return self.send(200, self.server.files[path.split("/")[-2]].encode())
+            return self.send_results(self.server.files[path.split("/")[-2]])
         if path.endswith("/results"):
-            return self.send(200, self.server.results(path.split("/")[-2], openai=False).encode())
+            return self.send_results(self.server.results(path.split("/")[-2], openai=False))
         if path.endswith("/batches"):
             listed = [self.server.batch(id_, self._openai()) for id_ in self.server.batches]
             data = {"object": "list", "data": listed[::-1], "has_more": False}
@@ -71,6 +71,18 @@ class Answering(BaseHTTPRequestHandler):
         parts = email.message_from_bytes(head + content).get_payload()
         (file,) = [part for part in parts if part.get_filename()]
         return file.get_payload(decode=True).decode()
+
+    def send_results(self, text: str) -> None:
+        """All of it, or the half, as often as the server is told to."""
+        if not self.server.results_cut:
+            return self.send(200, text.encode())
+        self.server.results_cut -= 1
+        self.close_connection = True
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(text.encode())))
+        self.end_headers()
+        self.wfile.write(text.encode()[: len(text) // 2])
+        return None
 
     def reply(self, value: object, status: int = 200, **headers: str) -> None:
         self.send(status, json.dumps(value).encode(), **headers)
@@ -207,6 +219,8 @@ class LlmServer(ThreadingHTTPServer):
         self.files: dict[str, str] = {}
         self.batches: dict[str, dict] = {}
         self.polls_until_ended = 1
+        self.batch_failure: str | None = None
+        self.results_cut = 0
         self._lock = Lock()
 
     def handle_error(self, request, address):
@@ -259,9 +273,14 @@ class LlmServer(ThreadingHTTPServer):
         if openai:
             if ended and "output" not in kept:
                 kept["output"] = self.keep(self.results(id_, openai=True))
+            failure = self.batch_failure and {
+                "object": "list",
+                "data": [{"message": self.batch_failure}],
+            }
             return {
-                "id": id_, "object": "batch", "endpoint": "/v1/chat/completions", "errors": None,
-                "status": "completed" if ended else "in_progress", "completion_window": "24h",
+                "id": id_, "object": "batch", "endpoint": "/v1/chat/completions", "errors": failure,
+                "status": "failed" if failure else "completed" if ended else "in_progress",
+                "completion_window": "24h",
                 "created_at": int(time.time()), "input_file_id": "file-0", "output_file_id": kept.get("output"),
                 "error_file_id": None, "metadata": kept["metadata"],
             }  # fmt: skip

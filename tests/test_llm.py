@@ -155,6 +155,12 @@ def test_texts_stay_inside_their_strings(plain, prompt, first, second):
     assert asked.system == word(plain, "Judge.", Comparison("", "", "")).system
 
 
+def test_half_a_surrogate_pair_does_not_stop_a_job(judge, server):
+    broken = Comparison("Poster: \ud83d cars", "one \udc00 two", "one")
+    assert judge_both_orders(judge(), [broken])[0].verdict == "1"
+    assert server.requests[0].data["conversation"] == "Poster: ? cars"
+
+
 def test_a_request_is_keyed_by_all_that_matters_and_nothing_else(plain):
     from dataclasses import replace
 
@@ -662,7 +668,11 @@ def test_what_failed_in_a_batch_is_sent_again_and_then_counted_out(judge, server
 
 @pytest.mark.parametrize("provider", PROVIDERS)
 @pytest.mark.parametrize("moment", ["before the id is noted", "while it is polled"])
-def test_a_batch_that_was_sent_is_never_sent_again(judge, server, provider, moment, monkeypatch):
+@pytest.mark.parametrize("batch", [True, False])
+def test_a_batch_that_was_sent_is_never_sent_again(
+    judge, server, tmp_path, provider, moment, batch, monkeypatch
+):
+    """Nor is what it holds asked for otherwise, though the batch is waited for."""
     server.behave = lambda asked, times: MORE_WORDS_WIN
 
     class Killed(BaseException):
@@ -677,13 +687,32 @@ def test_a_batch_that_was_sent_is_never_sent_again(judge, server, provider, mome
         else:
             patch.setattr(AnswerCache, "name_batch", kill)
         with pytest.raises(Killed):
-            judge_both_orders(judge(provider, batch=True), PAIRS)
+            judge_both_orders(judge(provider, batch=True, prices=PRICES), PAIRS)
     assert len(server.batches) == 1
     # Also where other rows are asked for by now; what was paid for is kept.
-    (found,) = judge_both_orders(judge(provider, batch=True), PAIRS[:1])
+    (found,) = judge_both_orders(judge(provider, batch=batch, prices=PRICES), PAIRS[:1])
     assert found.verdict == "1" and len(server.batches) == 1
     assert [f.verdict for f in judge_both_orders(judge(provider), PAIRS)] == ["1", "2", "tie"]
     assert len(server.requests) == 6
+    assert cached(tmp_path, "cost_usd") == pytest.approx([0.15] * 6)
+
+
+def test_a_batch_that_the_provider_failed_is_told_and_not_waited_for_again(judge, server):
+    server.behave = lambda asked, times: MORE_WORDS_WIN
+    server.batch_failure = "The limit of enqueued tokens is reached"
+    with pytest.raises(UserError, match="no answers from the batch batch_0 .*enqueued tokens"):
+        judge_both_orders(judge(batch=True), PAIRS)
+    server.batch_failure = None
+    assert judge_both_orders(judge(batch=True), PAIRS)[0].verdict == "1"
+    assert len(server.batches) == 2
+
+
+@pytest.mark.parametrize("provider", PROVIDERS)
+def test_results_that_break_off_are_fetched_again(judge, server, provider, monkeypatch):
+    server.behave = lambda asked, times: MORE_WORDS_WIN
+    server.results_cut = 1
+    assert judge_both_orders(judge(provider, batch=True), PAIRS)[0].verdict == "1"
+    assert server.results_cut == 0 and len(server.batches) == 1
 
 
 # At length

@@ -48,6 +48,8 @@ Answer with one JSON object and nothing before or after it:
 {"reason": "two sentences at most", "verdict": "1" or "2" or "tie" or "abstain"}
 """
 """What follows the rubric."""
+UNPARSABLE = "unparsable"
+"""What becomes of a request whose answers are all no verdict."""
 CHARACTERS_A_TOKEN = 4
 """Of English, for estimates."""
 LONGEST_BACKOFF_S = 60
@@ -85,14 +87,14 @@ class Settings:
     def verdict_schema(self) -> dict:
         return VERDICT_SCHEMA
 
-    def cost(self, input_tokens: float, output_tokens: float) -> float | None:
-        """In USD, or None where no price is known."""
+    def cost(self, input_tokens: float, output_tokens: float, batch: bool) -> float | None:
+        """In USD, in a batch or not, or None where no price is known."""
         if self.prices is None:
             return None
         usd = (
             input_tokens * self.prices["input"] + output_tokens * self.prices["output"]
         ) / 1_000_000
-        return usd * BATCH_PRICE if self.batch else usd
+        return usd * BATCH_PRICE if batch else usd
 
 
 def read_verdict(text: str) -> Opinion:
@@ -116,7 +118,8 @@ def _each_key_once(pairs: list[tuple]) -> dict:
 def word(settings: Settings, rubric: str, comparison: Comparison) -> Request:
     """What is asked about a comparison.
 
-    The texts are strings of a JSON object, which they cannot leave, whatever they say.
+    The texts are strings of a JSON object, which they cannot leave, whatever they say. What UTF-8 cannot
+    hold (half of a surrogate pair) is a question mark.
     """
     system = rubric.rstrip() + TASK
     data = {
@@ -124,7 +127,7 @@ def word(settings: Settings, rubric: str, comparison: Comparison) -> Request:
         "response_1": comparison.first,
         "response_2": comparison.second,
     }
-    user = json.dumps(data, ensure_ascii=False, indent=1)
+    user = json.dumps(data, ensure_ascii=False, indent=1).encode("utf-8", "replace").decode()
     asked = [
         settings.provider,
         settings.model,
@@ -156,9 +159,6 @@ class LlmJudge(Judge):
             return [asking.opinion(request.key) for request in requests]
 
 
-UNPARSABLE = "unparsable"
-
-
 class _Stopped(Exception):
     """Another thread has found that nothing more is to be asked."""
 
@@ -181,7 +181,12 @@ class _Asking:
         return self._settled(key) or Opinion(None, failure=failure.name if failure else UNPARSABLE)
 
     def ask(self, requests: dict[str, Request]) -> None:
-        """Ask what has not been answered. Afterwards every request has an opinion or a named failure."""
+        """Ask what has not been answered. Afterwards every request has an opinion or a named failure.
+
+        Batches that were sent and not fetched are waited for first, in either way: they are paid for.
+        """
+        for batch in self._cache.waiting_batches(self._provider.name):
+            self._fetch(self._found(batch), requests)
         missing = [request for key, request in requests.items() if self._settled(key) is None]
         if self._settings.batch:
             self._ask_in_batches(missing)
@@ -206,13 +211,13 @@ class _Asking:
         except (NoAnswer, ValueError):
             return None
 
-    def _answer(self, request: Request, body: str) -> Answer:
+    def _answer(self, request: Request, body: str, batch: bool = False) -> Answer:
         """A body with what it cost; what a server does not count is estimated."""
         reply: Reply = self._provider.read(body)
         tokens_in, tokens_out = _estimated_tokens(request), len(reply.text) // CHARACTERS_A_TOKEN
         tokens_in = tokens_in if reply.input_tokens is None else reply.input_tokens
         tokens_out = tokens_out if reply.output_tokens is None else reply.output_tokens
-        cost = self._settings.cost(tokens_in, tokens_out)
+        cost = self._settings.cost(tokens_in, tokens_out, batch)
         return Answer(request.key, body, self._settings.model, tokens_in, tokens_out, cost)
 
     def _ask_each(self, missing: list[Request], answered: int) -> None:
@@ -248,7 +253,7 @@ class _Asking:
 
     def _told(self, found: Counter[str]) -> str:
         counts = ", ".join(f"{name} {count:,}" for name, count in sorted(found.items()))
-        return counts + ("" if self._settings.prices is None else f", {self._budget.usd():.4f} USD")
+        return counts + ("" if self._settings.prices is None else f", {self._budget.usd:.4f} USD")
 
     def _ask(self, request: Request) -> NoAnswer | None:
         """Ask until there is an answer that can be used; what stood in the way where there is none.
@@ -286,13 +291,8 @@ class _Asking:
             raise NoAnswer(UNPARSABLE, wait_s=0)
 
     def _ask_in_batches(self, missing: list[Request]) -> None:
-        """Fetch what was sent before, then send what is missing, until there is an answer or no attempt left.
-
-        A batch that was sent is fetched whatever became of the rows: it is paid for.
-        """
+        """Send what is missing until all of it is answered or no attempt is left."""
         by_key = {request.key: request for request in missing}
-        for batch in self._cache.waiting_batches(self._provider.name):
-            self._fetch(self._found(batch), by_key)
         for _ in range(1 + self._settings.retries):
             left = [r for r in missing if self._settled(r.key) is None]
             left = [r for r in left if r.key not in self._failures or self._failures[r.key].again]
@@ -346,15 +346,15 @@ class _Asking:
         answers = []
         for key in batch.keys:
             result = results.get(key, NoAnswer("server_error", "not in the batch's results"))
-            if isinstance(result, NoAnswer):
-                self._failures[key] = NoAnswer(
-                    result.name, str(result), again=result.name != "rejected"
-                )
-            else:
-                self._failures.pop(key, None)
+            try:
+                if isinstance(result, NoAnswer):
+                    raise result
                 request = requests.get(key, Request(key, "", ""))
-                answers.append(self._answer(request, result))
-        self._cache.add(*answers, batch=batch)
+                answers.append(self._answer(request, result, batch=True))
+                self._failures.pop(key, None)
+            except NoAnswer as failure:
+                self._failures[key] = failure
+        self._budget.keep(*answers, batch=batch)
         note(f"judge llm: {len(answers):,} of {len(batch.keys):,} requests of the batch answered")
 
     def _results(self, id_: str) -> list[tuple[str, str | NoAnswer]]:
@@ -417,57 +417,58 @@ class Pace:
 class Budget:
     """Keeps the study's requests and their cost within llm.max_requests and llm.max_cost_usd.
 
-    What was spent is what the cache says, so limits hold over reruns and jobs.
+    What was spent is what the cache says, so limits hold over reruns and jobs. Nobody else adds to it.
     """
 
     def __init__(self, settings: Settings, cache: AnswerCache):
         self._settings, self._cache = settings, cache
         self._lock = Lock()
+        self._answers, self.usd = cache.spent()
         self._asking, self._reserved = 0, 0.0
 
-    def usd(self) -> float:
-        """What all answers cost, as far as prices were known."""
-        return self._cache.spent()[1]
+    def keep(self, *answers: Answer, batch: Batch | None = None) -> None:
+        """Commit answers to the cache, and count them."""
+        self._cache.add(*answers, batch=batch)
+        self._answers += len(answers)
+        self.usd += sum(answer.cost_usd or 0.0 for answer in answers)
 
     def check(self, requests: list[Request], answered: int) -> None:
         """Tell what is about to be asked; UserError where that is above a limit."""
         count, tokens = len(requests), sum(map(_estimated_tokens, requests))
         most = count * self._settings.max_tokens
-        cost = self._settings.cost(tokens, most)
+        cost = self._settings.cost(tokens, most, self._settings.batch)
         note(
             f"judge llm: {count:,} requests to ask, {answered:,} answered before; about {tokens:,} tokens in and at most"
             f" {most:,} out" + ("" if cost is None else f", at most about {cost:.4f} USD")
         )
-        answers, usd = self._cache.spent()
         kept = f"{answered:,} of this job's are answered in {self._settings.cache}"
         limit = self._settings.max_requests
-        if limit is not None and count and answers + count > limit:
+        if limit is not None and count and self._answers + count > limit:
             raise UserError(
-                f"judge llm: {count:,} requests to ask and {answers:,} asked before are more than"
+                f"judge llm: {count:,} requests to ask and {self._answers:,} asked before are more than"
                 f" llm.max_requests {limit:,}; {kept}"
             )
         limit = self._settings.max_cost_usd
-        if limit is not None and count and usd + cost > limit:
+        if limit is not None and count and self.usd + cost > limit:
             raise UserError(
-                f"judge llm: about {cost:.4f} USD to spend and {usd:.4f} spent are more than"
+                f"judge llm: about {cost:.4f} USD to spend and {self.usd:.4f} spent are more than"
                 f" llm.max_cost_usd {limit:g}; {kept}"
             )
 
     def reserve(self, request: Request) -> None:
         """Hold room for a request that is about to be sent; UserError where there is none."""
         with self._lock:
-            answers, usd = self._cache.spent()
             for name, used, limit in (
-                ("llm.max_requests", answers + self._asking + 1, self._settings.max_requests),
+                ("llm.max_requests", self._answers + self._asking + 1, self._settings.max_requests),
                 (
                     "llm.max_cost_usd",
-                    usd + self._reserved + self._most(request),
+                    self.usd + self._reserved + self._most(request),
                     self._settings.max_cost_usd,
                 ),
             ):
                 if limit is not None and used > limit * (1 + 1e-9):
                     raise UserError(
-                        f"judge llm: stopped at {answers:,} requests and {usd:.4f} USD, before {name} {limit:g}"
+                        f"judge llm: stopped at {self._answers:,} requests and {self.usd:.4f} USD, before {name} {limit:g}"
                         f" was passed; the answers are kept in {self._settings.cache}"
                     )
             self._asking += 1
@@ -479,8 +480,9 @@ class Budget:
             self._asking -= 1
             self._reserved -= self._most(request)
             if answer is not None:
-                self._cache.add(answer)
+                self.keep(answer)
 
     def _most(self, request: Request) -> float:
         """What a request costs at most, about, in USD."""
-        return self._settings.cost(_estimated_tokens(request), self._settings.max_tokens) or 0.0
+        tokens = _estimated_tokens(request)
+        return self._settings.cost(tokens, self._settings.max_tokens, self._settings.batch) or 0.0

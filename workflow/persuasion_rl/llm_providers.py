@@ -70,6 +70,8 @@ class Provider(ABC):
         self._official = settings.base_url is None
         self._key = _key(self.name, settings.base_url)
         self._library = _library(self.name)
+        # What the client does not put into its own words, where results are read as they come.
+        self._broken = (importlib.import_module("httpx2").HTTPError, json.JSONDecodeError)
         self._client = self._connect(
             api_key=self._key or "none",  # a server on this machine may need none
             base_url=settings.base_url,
@@ -109,6 +111,8 @@ class Provider(ABC):
             raise NoAnswer("connection", str(error.__cause__ or error)) from None
         except self._library.APIStatusError as error:
             raise self._named(error) from None
+        except self._broken as error:
+            raise NoAnswer("connection", str(error)) from None
 
     def _named(self, error) -> Exception:
         """What an HTTP error means."""
@@ -123,8 +127,8 @@ class Provider(ABC):
             return UserError(f"judge llm: {where} gives no more credit ({said}); answers are kept")
         if status == 404:
             return UserError(
-                f"judge llm: {where} has no model {self._settings.model!r}, or is no such server ({said});"
-                " see llm.model and llm.base_url"
+                f"judge llm: {where} has no model {self._settings.model!r}, or no such address or batch"
+                f" ({said}); see llm.model and llm.base_url"
             )
         wait_s = retry_after(error.response.headers)
         if status == 429:
@@ -134,6 +138,11 @@ class Provider(ABC):
         if status in (409, 425) or status >= 500:
             return NoAnswer("server_error", said, wait_s=wait_s)
         return NoAnswer("rejected", said, again=False)
+
+    def _in_batch(self, rejected: bool, said: str) -> NoAnswer:
+        """What kept a batch from answering one of its requests."""
+        name = "rejected" if rejected else "server_error"
+        return NoAnswer(name, self._without_key(said)[:200], again=not rejected)
 
     @abstractmethod
     def _connect(self, **settings) -> Any:
@@ -261,9 +270,9 @@ class OpenAI(Provider):
             if response.get("status_code") == 200:
                 yield row["custom_id"], self._without_key(json.dumps(response["body"]))
             else:
-                name = "rejected" if response.get("status_code", 500) < 429 else "server_error"
-                said = json.dumps(row.get("error") or response.get("body"))[:200]
-                yield row["custom_id"], NoAnswer(name, self._without_key(said))
+                rejected = 400 <= response.get("status_code", 500) < 429
+                said = json.dumps(row.get("error") or response.get("body"))
+                yield row["custom_id"], self._in_batch(rejected, said)
 
 
 class Anthropic(Provider):
@@ -338,8 +347,7 @@ class Anthropic(Provider):
                     continue
                 said = result.get("error", {}).get("error", {})
                 rejected = said.get("type") == "invalid_request_error"
-                name = "rejected" if rejected else "server_error"
-                yield row.custom_id, NoAnswer(name, self._without_key(json.dumps(said))[:200])
+                yield row.custom_id, self._in_batch(rejected, json.dumps(said))
 
 
 def connect(settings) -> Provider:
