@@ -51,6 +51,6 @@ $(VENV)/.installed: envs/requirements.txt pyproject.toml
 	$(BIN)/python -m compileall -q -j 0 $(VENV)/lib || true
 	touch $@
 
-$(VENV)/.installed-dev: $(VENV)/.installed envs/requirements-dev.txt envs/requirements-notebook.txt
-	$(BIN)/pip install -r envs/requirements-dev.txt -r envs/requirements-notebook.txt
+$(VENV)/.installed-dev: $(VENV)/.installed envs/requirements-dev.txt envs/requirements-notebook.txt envs/requirements-llm.txt
+	$(BIN)/pip install -r envs/requirements-dev.txt -r envs/requirements-notebook.txt -r envs/requirements-llm.txt
 	touch $@

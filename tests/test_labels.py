@@ -4,11 +4,15 @@ from collections import Counter
 
 import pytest
 
-from persuasion_rl.files import UserError, read_jsonl, write_jsonl
+from persuasion_rl import evaluation, labels
+from persuasion_rl.evaluation import judge_players, tabulate_win_rates
+from persuasion_rl.files import UserError, read_csv, read_jsonl, write_jsonl
 from persuasion_rl.judges import (
     Comparison,
     Judge,
     LengthJudge,
+    Opinion,
+    ScoringJudge,
     TruthJudge,
     judge_both_orders,
     make_judge,
@@ -56,7 +60,7 @@ def label(tmp_path):
     return run
 
 
-class PrefersTheFirst(Judge):
+class PrefersTheFirst(ScoringJudge):
     """A judge with nothing but a position bias."""
 
     name = "biased"
@@ -65,7 +69,7 @@ class PrefersTheFirst(Judge):
         return [0.5 for _ in comparisons]
 
 
-class LeansToTheFirst(Judge):
+class LeansToTheFirst(ScoringJudge):
     """A judge of the number of words who also has some position bias."""
 
     name = "leaning"
@@ -74,20 +78,51 @@ class LeansToTheFirst(Judge):
         return [len(c.first.split()) - len(c.second.split()) + 2 for c in comparisons]
 
 
+class Scripted(Judge):
+    """A judge that says what it is told to."""
+
+    name = "scripted"
+
+    def __init__(self, *said: Opinion):
+        self.said = list(said)
+
+    def opinions(self, comparisons):
+        assert len(comparisons) == len(self.said)
+        return self.said
+
+
+def asked(judge, *pairs):
+    """The verdicts of pairs of responses, and the answers that they come from."""
+    judged = judge_both_orders(judge, [Comparison("p", *pair) for pair in pairs])
+    return [(verdict, [o.verdict for o in opinions]) for verdict, opinions in judged]
+
+
 def test_a_verdict_that_flips_with_the_order_is_a_tie():
-    assert judge_both_orders(PrefersTheFirst(), [Comparison("p", "a", "b")]) == [
-        ("tie", ["1", "2"])
-    ]
-    asked = [
-        Comparison("p", "a b c d", "a"),
-        Comparison("p", "a", "a b c d"),
-        Comparison("p", "a b", "a"),
-    ]
-    assert judge_both_orders(LeansToTheFirst(), asked) == [
+    assert asked(PrefersTheFirst(), ("a", "b")) == [("tie", ["1", "2"])]
+    assert asked(LeansToTheFirst(), ("a b c d", "a"), ("a", "a b c d"), ("a b", "a")) == [
         ("1", ["1", "1"]),
         ("2", ["2", "2"]),
         ("tie", ["1", "2"]),
     ]
+
+
+@pytest.mark.parametrize(
+    ("forward", "backward", "verdict", "failure"),
+    [
+        (Opinion("1", "it answers"), Opinion("2", "so it does"), "1", None),
+        (Opinion("tie"), Opinion("1"), "tie", None),
+        (Opinion("none"), Opinion("1"), "none", None),
+        (Opinion("tie"), Opinion("none"), "none", None),
+        (Opinion("1"), Opinion(None, failure="timeout"), None, "timeout"),
+        (Opinion(None, failure="refused"), Opinion("none"), None, "refused"),
+    ],
+)
+def test_an_abstention_or_a_failure_in_either_order_leaves_no_decision(
+    forward, backward, verdict, failure
+):
+    (judged,) = judge_both_orders(Scripted(forward, backward), [Comparison("p", "a", "b")])
+    assert (judged.verdict, judged.failure) == (verdict, failure)
+    assert [o.reason for o in judged.opinions] == [forward.reason, backward.reason]
 
 
 def test_the_truth_judge_tells_the_difference_of_the_probabilities():
@@ -127,7 +162,9 @@ def test_preferences_are_within_their_bounds():
 
 
 def test_an_unknown_judge_is_named():
-    with pytest.raises(UserError, match="unknown judge 'gpt'; there are truth, delta and length"):
+    with pytest.raises(
+        UserError, match="unknown judge 'gpt'; there are truth, delta, length and llm"
+    ):
         make_judge("gpt", None, None, "cpu")
     with pytest.raises(UserError, match="needs --base and --delta_adapter"):
         make_judge("delta", None, None, "cpu")
@@ -142,6 +179,49 @@ def test_ai_labels_keep_the_row_and_show_both_orders(label):
         assert found["labeler"] == "truth"
         assert [vote["order"] for vote in found["votes"]] == ["12", "21"]
         assert {vote["verdict"] for vote in found["votes"]} == {found["verdict"]}
+
+
+def test_what_could_not_be_judged_is_counted_out_by_name_and_reasons_are_kept(
+    tmp_path, monkeypatch
+):
+    said = [Opinion("1", "r1"), Opinion(None, failure="timeout"), Opinion("none", "r2")]
+    judge = Scripted(*said, Opinion("2"), Opinion("1"), Opinion("none"))
+    monkeypatch.setattr(labels, "make_judge", lambda *_, **__: judge)
+    rows = [row(1, GOOD, BAD), row(2, BAD, FAIR), row(3, FAIR, FAIR)]
+    write_jsonl(tmp_path / "responses.jsonl", rows)
+    counts = label_ai(
+        responses=tmp_path / "responses.jsonl",
+        labels=tmp_path / "labels.jsonl",
+        judge="scripted",
+        noise=0.5,
+        seed=1,
+        threads=1,
+    )
+    assert counts["timeout"] == counts["none"] == 1 and sum(counts.values()) == 3
+    first, second, third = read_jsonl(tmp_path / "labels.jsonl")
+    assert [vote.get("reason") for vote in first["votes"]] == ["r1", None]
+    assert second == {"excluded": "timeout", "metadata": rows[1]["metadata"]}
+    assert third["verdict"] == "none"
+
+
+def test_what_could_not_be_judged_is_in_no_win_rate_but_counted(tmp_path, monkeypatch):
+    said = [Opinion("1"), Opinion(None, failure="refused"), Opinion("none"), Opinion("tie")]
+    judge = Scripted(*said, *[Opinion("2"), Opinion("2"), Opinion("1"), Opinion("tie")])
+    monkeypatch.setattr(evaluation, "make_judge", lambda *_, **__: judge)
+    players = {}
+    for name in ("base", "sft"):
+        players[name] = tmp_path / f"{name}.jsonl"
+        replies = [{**row(i, "", ""), "response": f"{name} {i}"} for i in range(4)]
+        write_jsonl(players[name], replies)
+    verdicts = tmp_path / "verdicts.jsonl"
+    judge_players(responses=players, judge="scripted", verdicts=verdicts, seed=1, threads=1)
+    assert [r.get("excluded") for r in read_jsonl(verdicts)] == [None, "refused", None, None]
+    tabulate_win_rates(
+        verdicts={"scripted": verdicts}, output=tmp_path / "rates.csv", draws=100, seed=1
+    )
+    (rate,) = read_csv(tmp_path / "rates.csv")
+    counts = [rate[name] for name in ("wins", "losses", "ties", "undecided")]
+    assert counts == ["1", "0", "1", "2"] and rate["win_rate"] == "0.75"
 
 
 def test_the_length_judge_labels_too(label):

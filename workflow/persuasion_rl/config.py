@@ -5,6 +5,7 @@ Imported by the Snakefile, so it stays light. Every mistake is one line: the key
 
 import json
 import os
+import re
 import shlex
 from collections.abc import Iterable, Iterator
 from copy import deepcopy
@@ -34,6 +35,7 @@ def load_study(given: dict[str, Any], file: Path | None = None) -> dict[str, Any
         UserError: an unknown key, a wrong type or value, an impossible plan, a broken lineage.
     """
     study = _extended(deepcopy(given), file, seen=[])
+    _refuse_keys(study.get("llm"))
     schema = yaml.safe_load(SCHEMA.read_text(encoding="utf-8"))
     _fill_defaults(study, schema, schema["$defs"])
     error = next(iter(sorted(Draft202012Validator(schema).iter_errors(study), key=_depth)), None)
@@ -48,6 +50,7 @@ def load_study(given: dict[str, Any], file: Path | None = None) -> dict[str, Any
     _check_room(study)
     _check_pools(study)
     _check_judges(study)
+    _check_llm(study)
     study["corpora_dir"] = _folder(study["corpora_dir"])
     _check_corpora(study)
     return study
@@ -318,6 +321,42 @@ def _check_judges(study: dict[str, Any]) -> None:
                 f"evaluation.players: unknown player {player!r}; there are"
                 f" {', '.join([*study['models'], HUMAN])}"
             )
+
+
+LOOKS_LIKE_A_KEY = re.compile(r"\bsk-[\w-]{8,}|://[^/]*@|[?&]\w*key\w*=", re.IGNORECASE)
+
+
+def _refuse_keys(llm: Any) -> None:
+    """UserError, without its value, where an API key stands in the section `llm`: the study is written down."""
+    for name, value in llm.items() if isinstance(llm, dict) else ():
+        named = any(word in name.lower() for word in ("key", "secret", "password", "authorization"))
+        if named or (isinstance(value, str) and LOOKS_LIKE_A_KEY.search(value)):
+            raise UserError(
+                f"llm.{name}: looks like a key; keys come from the environment only (OPENAI_API_KEY or"
+                " ANTHROPIC_API_KEY), since a study's configuration is kept with its results"
+            )
+
+
+def uses_llm(study: dict[str, Any]) -> bool:
+    """Whether a job of the study asks the judge llm."""
+    return "llm" in (study["labels"]["ai"]["judge"], *study["evaluation"]["judges"])
+
+
+def _check_llm(study: dict[str, Any]) -> None:
+    llm = study["llm"]
+    if not uses_llm(study):
+        return
+    if llm["model"] is None:
+        raise UserError("llm.model: the judge llm needs a model")
+    if not os.path.isfile(llm["rubric"]):
+        raise UserError(f"llm.rubric: there is no file {llm['rubric']!r}")
+    if llm["max_cost_usd"] is not None and llm["prices"] is None:
+        raise UserError(
+            f"llm.prices: max_cost_usd needs what {llm['model']} costs a million tokens; write"
+            " prices: {input: USD, output: USD}"
+        )
+    if llm["batch"] and llm["requests_per_minute"] is not None:
+        raise UserError("llm.requests_per_minute: a batch is one request; leave it out with batch")
 
 
 def _check_pools(study: dict[str, Any]) -> None:

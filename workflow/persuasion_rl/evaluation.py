@@ -33,43 +33,48 @@ def judge_players(
     base: Path | None = None,
     delta_adapter: Path | None = None,
     device: str = "auto",
+    llm: str | None = None,
+    asking: str | None = None,
 ) -> int:
     """Let a judge compare every two players on every prompt, in both orders.
 
-    One row: {"prompt_id", "conversation_id", "player_1", "player_2", "verdict", "answers"}.
+    One row: {"prompt_id", "conversation_id", "player_1", "player_2"} with "verdict" and "answers", or with
+    "excluded", the name of what kept the judge from answering. `llm` and `asking` are for the judge llm.
     """
     if judge == "delta":
         prepare_torch(threads, seed)
         device = pick_device(device)
     players = read_players(responses)
-    chosen = make_judge(judge, base, delta_adapter, device)
+    chosen = make_judge(judge, base, delta_adapter, device, llm, asking)
+    games = [
+        (one, other, replies)
+        for one, other in combinations(players, 2)
+        for replies in zip(players[one], players[other], strict=True)
+    ]
+    judged = judge_both_orders(
+        chosen, [Comparison(a["prompt"], a["response"], b["response"]) for _, _, (a, b) in games]
+    )
     rows = []
-    for one, other in combinations(players, 2):
-        comparisons = [
-            Comparison(a["prompt"], a["response"], b["response"])
-            for a, b in zip(players[one], players[other], strict=True)
-        ]
-        for row, (verdict, answers) in zip(
-            players[one], judge_both_orders(chosen, comparisons), strict=True
-        ):
-            rows.append(
-                {
-                    "prompt_id": row["metadata"]["prompt_id"],
-                    "conversation_id": row["metadata"]["conversation_id"],
-                    "player_1": one,
-                    "player_2": other,
-                    "verdict": verdict,
-                    "answers": answers,
-                }
-            )
-        note(f"{judge}: {one} against {other}")
+    for (one, other, (reply, _)), found in zip(games, judged, strict=True):
+        said = {"verdict": found.verdict, "answers": [o.verdict for o in found.opinions]}
+        rows.append(
+            {
+                "prompt_id": reply["metadata"]["prompt_id"],
+                "conversation_id": reply["metadata"]["conversation_id"],
+                "player_1": one,
+                "player_2": other,
+                **({"excluded": found.failure} if found.failure is not None else said),
+            }
+        )
+    note(f"{judge}: {len(rows):,} comparisons of {len(players)} players")
     return write_jsonl(verdicts, rows)
 
 
 def tabulate_win_rates(*, verdicts: dict[str, Path], output: Path, draws: int, seed: int) -> None:
     """Write the win rate of every two players under every judge; a tie is half a win.
 
-    Columns: judge, player, against, wins, losses, ties, win_rate, low, high.
+    Columns: judge, player, against, wins, losses, ties, undecided (abstentions and what could not be judged;
+    they are in no rate), win_rate, low, high. Two players without any verdict have no row.
     """
     from persuasion_rl.statistics import bootstrap_mean
 
@@ -78,7 +83,11 @@ def tabulate_win_rates(*, verdicts: dict[str, Path], output: Path, draws: int, s
         games: dict[tuple[str, str], list[dict]] = {}
         for row in read_jsonl(path):
             games.setdefault((row["player_1"], row["player_2"]), []).append(row)
-        for (one, other), rows in games.items():
+        for (one, other), played in games.items():
+            rows = [row for row in played if row.get("verdict") in POINTS]
+            if not rows:
+                note(f"{judge}: no verdict on {one} against {other}")
+                continue
             count = {v: sum(row["verdict"] == v for row in rows) for v in POINTS}
             rate = bootstrap_mean(
                 [POINTS[row["verdict"]] for row in rows],
@@ -94,11 +103,12 @@ def tabulate_win_rates(*, verdicts: dict[str, Path], output: Path, draws: int, s
                     "wins": count[FIRST],
                     "losses": count[SECOND],
                     "ties": count[TIE],
+                    "undecided": len(played) - len(rows),
                     **rate.columns("win_rate"),
                 }
             )
-    columns = ["judge", "player", "against", "wins", "losses", "ties", "win_rate", "low", "high"]
-    write_csv(output, table, columns)
+    counts = ["wins", "losses", "ties", "undecided"]
+    write_csv(output, table, ["judge", "player", "against", *counts, "win_rate", "low", "high"])
 
 
 def measure_truth(

@@ -1,18 +1,22 @@
 """Judges: given a prompt and two responses, which is more persuasive?
 
-A judge says by how much it prefers the first response as shown (`prefer`). A verdict asks in both orders:
-where the two answers disagree, it is a tie. Ties stay ties.
+A judge has an opinion of each comparison as shown: a verdict, an abstention, or the name of what kept it from
+answering. A label asks in both orders: where the two verdicts disagree, it is a tie. Ties stay ties.
 """
 
+import json
 import math
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 from persuasion_rl import world
 from persuasion_rl.files import UserError
 
 FIRST, SECOND, TIE = "1", "2", "tie"
+NONE = "none"
+"""The verdict of who abstains."""
 
 
 @dataclass(frozen=True)
@@ -25,18 +29,66 @@ class Comparison:
         return Comparison(self.prompt, self.second, self.first)
 
 
+@dataclass(frozen=True)
+class Opinion:
+    """What a judge says of a comparison: "1", "2", "tie" or "none", with its reason where it gives one.
+
+    Without a verdict, `failure` names what kept it from answering.
+    """
+
+    verdict: str | None
+    reason: str | None = None
+    failure: str | None = None
+
+    def turned_round(self) -> "Opinion":
+        """The same, told of the swapped comparison."""
+        return replace(self, verdict={FIRST: SECOND, SECOND: FIRST}.get(self.verdict, self.verdict))
+
+
+class Judged(NamedTuple):
+    """A verdict and the two opinions that it comes from, told of the pair as given.
+
+    The second one was formed of the swapped pair, and its reason speaks of that.
+    """
+
+    verdict: str | None
+    opinions: list[Opinion]
+
+    @property
+    def failure(self) -> str | None:
+        """Why there is no verdict, or None where there is one."""
+        return next((o.failure for o in self.opinions if o.failure is not None), None)
+
+
 class Judge(ABC):
-    """A judge with a name and a margin below which a preference is a tie."""
+    """A judge with a name, which labels carry."""
 
     name: str
+
+    @abstractmethod
+    def opinions(self, comparisons: list[Comparison]) -> list[Opinion]:
+        """An opinion of each comparison, in their order."""
+
+
+class ScoringJudge(Judge):
+    """A judge of numbers, with a margin below which a preference is a tie. It never abstains or fails."""
+
     tie_margin: float = 0.0
 
     @abstractmethod
     def prefer(self, comparisons: list[Comparison]) -> list[float]:
         """How much the first response is preferred, in [-1, 1]; negative where the second one is."""
 
+    def opinions(self, comparisons: list[Comparison]) -> list[Opinion]:
+        return [Opinion(self._verdict(preference)) for preference in self.prefer(comparisons)]
 
-class TruthJudge(Judge):
+    def _verdict(self, preference: float) -> str:
+        if abs(preference) <= self.tie_margin:
+            return TIE
+        return FIRST if preference > 0 else SECOND
+
+
+class TruthJudge(ScoringJudge):
     """The demo's own delta function: the difference of the two probabilities of a delta."""
 
     name = "truth"
@@ -48,7 +100,7 @@ class TruthJudge(Judge):
         ]
 
 
-class LengthJudge(Judge):
+class LengthJudge(ScoringJudge):
     """The baseline that real judges must beat: the response with more words wins."""
 
     name = "length"
@@ -58,7 +110,7 @@ class LengthJudge(Judge):
         return [(first - second) / max(1, first + second) for first, second in lengths]
 
 
-class DeltaJudge(Judge):
+class DeltaJudge(ScoringJudge):
     """The workflow's reward model, trained on replies that won a delta and replies that did not.
 
     Its preference is 2 P(first wins) - 1 under the Bradley-Terry model of its two rewards.
@@ -83,30 +135,38 @@ class DeltaJudge(Judge):
         ]
 
 
-def verdict(judge: Judge, preference: float) -> str:
-    if abs(preference) <= judge.tie_margin:
-        return TIE
-    return FIRST if preference > 0 else SECOND
+def judge_both_orders(judge: Judge, comparisons: list[Comparison]) -> list[Judged]:
+    """What a judge says of each pair, asked in both orders.
 
-
-def judge_both_orders(judge: Judge, comparisons: list[Comparison]) -> list[tuple[str, list[str]]]:
-    """Verdicts "1", "2" or "tie", each with the two answers it comes from.
-
-    The second answer is given for the swapped pair and told in terms of the pair as given.
+    Verdicts that disagree make a tie; an abstention in either order makes "none", and a failure no verdict.
     """
-    back = {FIRST: SECOND, SECOND: FIRST, TIE: TIE}
-    answers = judge.prefer(comparisons + [c.swapped() for c in comparisons])
-    outcome = []
-    for forward, backward in zip(
-        answers[: len(comparisons)], answers[len(comparisons) :], strict=True
-    ):
-        one, other = verdict(judge, forward), back[verdict(judge, backward)]
-        outcome.append((one if one == other else TIE, [one, other]))
-    return outcome
+    found = judge.opinions(comparisons + [c.swapped() for c in comparisons])
+    forward, backward = found[: len(comparisons)], found[len(comparisons) :]
+    pairs = [[one, other.turned_round()] for one, other in zip(forward, backward, strict=True)]
+    return [Judged(_agreed([o.verdict for o in opinions]), opinions) for opinions in pairs]
 
 
-def make_judge(name: str, base: Path | None, delta_adapter: Path | None, device: str) -> Judge:
-    """A judge by its name in the config; `base` and `delta_adapter` are for the delta judge."""
+def _agreed(verdicts: list[str | None]) -> str | None:
+    for stronger in (None, NONE):
+        if stronger in verdicts:
+            return stronger
+    return verdicts[0] if len(set(verdicts)) == 1 else TIE
+
+
+def make_judge(
+    name: str,
+    base: Path | None,
+    delta_adapter: Path | None,
+    device: str,
+    llm: str | None = None,
+    asking: str | None = None,
+) -> Judge:
+    """A judge by its name in the config.
+
+    Args:
+        base, delta_adapter: for the judge delta.
+        llm, asking: for the judge llm, as JSON: what is asked, and how. Together they are `llm.Settings`.
+    """
     if name == "truth":
         return TruthJudge()
     if name == "length":
@@ -115,4 +175,10 @@ def make_judge(name: str, base: Path | None, delta_adapter: Path | None, device:
         if base is None or delta_adapter is None:
             raise UserError("judge delta needs --base and --delta_adapter")
         return DeltaJudge(base, delta_adapter, device)
-    raise UserError(f"unknown judge {name!r}; there are truth, delta and length")
+    if name == "llm":
+        if llm is None or asking is None:
+            raise UserError("judge llm needs --llm and --asking")
+        from persuasion_rl.llm import LlmJudge, Settings
+
+        return LlmJudge(Settings(**json.loads(llm), **json.loads(asking)))
+    raise UserError(f"unknown judge {name!r}; there are truth, delta, length and llm")

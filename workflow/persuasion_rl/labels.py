@@ -1,6 +1,7 @@
 """Labels response pairs: by a judge, by simulated annotators, or by people.
 
-A label row is a response row with "verdict" ("1", "2", "tie", "none"), "labeler" and "votes".
+A label row is a response row with "verdict" ("1", "2", "tie", "none"), "labeler" and "votes", which have a "reason"
+where one was given. A pair of which no answer could be had is {"excluded": reason, "metadata"}.
 """
 
 import math
@@ -10,11 +11,20 @@ from pathlib import Path
 from persuasion_rl.command import note, stage
 from persuasion_rl.devices import pick_device, prepare_torch
 from persuasion_rl.files import UserError, keyed_number, read_jsonl, text_digest, write_jsonl
-from persuasion_rl.judges import FIRST, SECOND, TIE, Comparison, judge_both_orders, make_judge
+from persuasion_rl.judges import (
+    FIRST,
+    NONE,
+    SECOND,
+    TIE,
+    Comparison,
+    Judged,
+    ScoringJudge,
+    judge_both_orders,
+    make_judge,
+)
 
-NONE = "none"
 VERDICTS = (FIRST, SECOND, TIE, NONE)
-OPPOSITE = {FIRST: SECOND, SECOND: FIRST, TIE: TIE}
+OPPOSITE = {FIRST: SECOND, SECOND: FIRST, TIE: TIE, NONE: NONE}
 
 
 def _comparison(row: dict) -> Comparison:
@@ -23,7 +33,7 @@ def _comparison(row: dict) -> Comparison:
 
 def _write(labels: Path, rows: list[dict]) -> dict[str, int]:
     write_jsonl(labels, rows)
-    counts = Counter(row["verdict"] for row in rows)
+    counts = Counter(row.get("excluded") or row["verdict"] for row in rows)
     note(f"{labels.name}: {dict(sorted(counts.items()))}")
     return dict(counts)
 
@@ -39,28 +49,41 @@ def label_ai(
     base: Path | None = None,
     delta_adapter: Path | None = None,
     device: str = "auto",
+    llm: str | None = None,
+    asking: str | None = None,
 ) -> dict[str, int]:
     """Let a judge label a pool in both orders; a share `noise` of its decided verdicts is turned round.
 
     The noise makes the demo's `truth` judge as fallible as real ones; it is keyed by (seed, prompt id).
+    `llm` and `asking` are for the judge llm (`judges.make_judge`).
     """
     if judge == "delta":
         prepare_torch(threads, seed)
         device = pick_device(device)
     rows = list(read_jsonl(responses))
-    chosen = make_judge(judge, base, delta_adapter, device)
-    verdicts = judge_both_orders(chosen, [_comparison(row) for row in rows])
+    chosen = make_judge(judge, base, delta_adapter, device, llm, asking)
+    judged = judge_both_orders(chosen, [_comparison(row) for row in rows])
+    name = chosen.name
+    labeler = name if noise == 0 else f"{name}, {noise:.0%} of its verdicts turned round"
     labelled = []
-    for row, (verdict, answers) in zip(rows, verdicts, strict=True):
-        if keyed_number("label noise", seed, row["metadata"]["prompt_id"]) < noise:
-            verdict = OPPOSITE[verdict]
-        labeler = judge if noise == 0 else f"{judge}, {noise:.0%} of its verdicts turned round"
-        votes = [
-            {"labeler": judge, "order": order, "verdict": v}
-            for order, v in zip(("12", "21"), answers, strict=True)
-        ]
+    for row, found in zip(rows, judged, strict=True):
+        if found.failure is not None:
+            labelled.append({"excluded": found.failure, "metadata": row["metadata"]})
+            continue
+        turned = keyed_number("label noise", seed, row["metadata"]["prompt_id"]) < noise
+        verdict = OPPOSITE[found.verdict] if turned else found.verdict
+        votes = _votes(name, found)
         labelled.append({**row, "verdict": verdict, "labeler": labeler, "votes": votes})
     return _write(labels, labelled)
+
+
+def _votes(name: str, judged: Judged) -> list[dict]:
+    """The opinions in both orders; verdicts are told of the pair as given, reasons of the pair as shown."""
+    return [
+        {"labeler": name, "order": order, "verdict": opinion.verdict}
+        | ({"reason": opinion.reason} if opinion.reason is not None else {})
+        for order, opinion in zip(("12", "21"), judged.opinions, strict=True)
+    ]
 
 
 def simulate_human_labels(
@@ -87,6 +110,8 @@ def simulate_human_labels(
         device = pick_device(device)
     rows = list(read_jsonl(responses))
     chosen = make_judge(judge, base, delta_adapter, device)
+    if not isinstance(chosen, ScoringJudge):
+        raise UserError(f"judge {judge} gives no preferences that simulated annotators could see")
     preferences = chosen.prefer([_comparison(row) for row in rows])
     labelled = []
     for row, preference in zip(rows, preferences, strict=True):

@@ -5,7 +5,7 @@ from pathlib import Path
 from persuasion_rl.command import note, stage
 from persuasion_rl.devices import pick_device, prepare_torch
 from persuasion_rl.files import read_jsonl, write_csv
-from persuasion_rl.judges import FIRST, SECOND, TIE, Comparison, judge_both_orders, make_judge
+from persuasion_rl.judges import FIRST, NONE, SECOND, TIE, Comparison, judge_both_orders, make_judge
 from persuasion_rl.reward import pairs_on
 
 LIKE_LENGTH = 0.1
@@ -25,8 +25,12 @@ def judge_trust(
     base: Path,
     delta_adapter: Path,
     device: str = "auto",
+    llm: str | None = None,
+    asking: str | None = None,
 ) -> None:
-    """Write how often each judge is right; a tie is half right, so that a coin scores .5.
+    """Write how often each judge is right; a tie or an abstention is half right, so that a coin scores .5.
+
+    Pairs of which the judge gave no answer do not count.
 
     Columns: judge, measure, value, low, high, rows, conversations. Measures: delta_pairs (test-side pairs;
     right is the reply with the delta), like_length (of these, pairs of like length), and {pool}_labels
@@ -34,6 +38,7 @@ def judge_trust(
 
     Args:
         labels: pool -> label rows.
+        llm, asking: for the judge llm (`judges.make_judge`).
     """
     from persuasion_rl.statistics import bootstrap_mean
 
@@ -57,23 +62,33 @@ def judge_trust(
         ]
     table = []
     for name in judges:
-        judge = make_judge(name, base, delta_adapter, device)
+        judge = make_judge(name, base, delta_adapter, device, llm, asking)
+        comparisons = [comparison for cases in sets.values() for comparison, _, _ in cases]
+        found = judge_both_orders(
+            judge, comparisons
+        )  # at once: a judge may tell what all will cost
         for measure, cases in sets.items():
-            if not cases:
-                continue
-            verdicts = judge_both_orders(judge, [comparison for comparison, _, _ in cases])
-            right = [
-                0.5 if verdict == TIE else float(verdict == expected)
-                for (verdict, _), (_, expected, _) in zip(verdicts, cases, strict=True)
+            judged_cases, found = list(zip(found, cases, strict=False)), found[len(cases) :]
+            answered = [
+                (judged.verdict, expected, conversation)
+                for judged, (_, expected, conversation) in judged_cases
+                if judged.failure is None
             ]
-            conversations = [conversation for _, _, conversation in cases]
+            if not answered:
+                note(f"{name}: no answer for {measure}")
+                continue
+            right = [
+                0.5 if verdict in (TIE, NONE) else float(verdict == expected)
+                for verdict, expected, _ in answered
+            ]
+            conversations = [conversation for _, _, conversation in answered]
             share = bootstrap_mean(right, conversations, draws, seed)
             table.append(
                 {
                     "judge": name,
                     "measure": measure,
                     **share.columns("value"),
-                    "rows": len(cases),
+                    "rows": len(answered),
                     "conversations": len(set(conversations)),
                 }
             )

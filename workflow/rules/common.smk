@@ -25,6 +25,7 @@ from persuasion_rl.config import (
     recipe_of,
     refuse_other_studies,
     split_sizes,
+    uses_llm,
 )
 from persuasion_rl.files import UserError, file_digest
 
@@ -170,12 +171,38 @@ def delta_judge_for(judges):
     )
 
 
+LLM = ["llm"] if uses_llm(STUDY) else []
+ASKED = ("provider", "model", "rubric", "max_tokens", "temperature")
+
+
+def rubric_for(judges):
+    """The rubric of the judge llm as an input, where it is one of `judges`."""
+    return [STUDY["llm"]["rubric"]] if "llm" in judges else []
+
+
 def judge_flags(judges):
-    """What a job that judges is told besides its files."""
+    """What a job that judges is told besides its files; of the judge llm, what is asked."""
+    asked = {name: STUDY["llm"][name] for name in ASKED}
     return flags(
         {"device": STUDY["device"], "seed": STUDY["seed"]}
         | ({"base": BASE_FOLDER, "delta_adapter": DELTA_ADAPTER} if "delta" in judges else {})
+        | ({"llm": json.dumps(asked, sort_keys=True)} if "llm" in judges else {})
     )
+
+
+def asking(judges):
+    """How the judge llm is asked, where it is one of `judges`, and where its answers are kept.
+
+    They are no output: they outlive every clean-up.
+    """
+    how = {name: value for name, value in STUDY["llm"].items() if name not in ASKED}
+    how["cache"] = study("state/llm.sqlite")
+    return flags({"asking": json.dumps(how, sort_keys=True)} if "llm" in judges else {})
+
+
+def judging_time(judges, runtime):
+    """How long judging may take: a batch of the judge llm a day, and asking it as long as limits demand."""
+    return "48h" if "llm" in judges else runtime
 
 
 def labelled_pools(scope):

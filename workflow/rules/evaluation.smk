@@ -91,6 +91,7 @@ rule evaluate_verdicts:
     input:
         responses=lambda wildcards: player_responses(wildcards.scope),
         delta=lambda wildcards: delta_judge_for([wildcards.judge]),
+        rubric=lambda wildcards: rubric_for([wildcards.judge]),
     output:
         study("{scope}/verdicts/{judge}.jsonl"),
     log:
@@ -103,10 +104,11 @@ rule evaluate_verdicts:
     resources:
         gpu=lambda wildcards: GPU if wildcards.judge == "delta" else 0,
         mem_mb=8_000,
-        runtime="8h",
+        runtime=lambda wildcards: judging_time([wildcards.judge], "8h"),
     params:
         players=lambda wildcards, input: pairs_of(input.responses, players_of(wildcards.scope)),
         judge=lambda wildcards: judge_flags([wildcards.judge]),
+        asking=lambda wildcards, input: asking([wildcards.judge]),
         code=code("evaluation"),
     message:
         "Comparing the players: judge {wildcards.judge}"
@@ -115,7 +117,7 @@ rule evaluate_verdicts:
         python -m persuasion_rl.evaluation judge_players \
             --responses {params.players:q} --judge {wildcards.judge} \
             --verdicts {output:q} --threads {threads} \
-            {params.judge} 2> >(tee {log:q} >&2)
+            {params.judge} {params.asking} 2> >(tee {log:q} >&2)
         """
 
 

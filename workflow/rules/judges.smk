@@ -63,6 +63,7 @@ rule judge_trust:
     input:
         base=BASE_MODEL,
         delta=delta_judge_for(["delta"]),
+        rubric=rubric_for(LLM),
         pairs=study("processed/delta_pairs.jsonl"),
         sides=study("splits/sides.csv"),
         labels=expand(
@@ -81,11 +82,12 @@ rule judge_trust:
     resources:
         gpu=GPU,
         mem_mb=8_000,
-        runtime="2h",
+        runtime=judging_time(LLM, "2h"),
     params:
         judges=trusted_judges("evaluation"),
         labels=lambda wildcards, input: pairs_of(input.labels, labelled_pools("evaluation")),
-        settings=judge_flags(["delta"]),
+        settings=judge_flags(["delta", *LLM]),
+        asking=lambda wildcards, input: asking(LLM),
         draws=STUDY["evaluation"]["bootstrap"],
         code=code("trust"),
     message:
@@ -95,7 +97,7 @@ rule judge_trust:
         python -m persuasion_rl.trust \
             --pairs {input.pairs:q} --sides {input.sides:q} --labels {params.labels:q} \
             --output {output:q} --draws {params.draws} --threads {threads} \
-            {params.judges} {params.settings} 2> >(tee {log:q} >&2)
+            {params.judges} {params.settings} {params.asking} 2> >(tee {log:q} >&2)
         """
 
 
@@ -103,6 +105,7 @@ use rule judge_trust as judge_trust_unattended with:
     input:
         base=BASE_MODEL,
         delta=delta_judge_for(["delta"]),
+        rubric=rubric_for(LLM),
         pairs=study("processed/delta_pairs.jsonl"),
         sides=study("splits/sides.csv"),
         labels=expand(
@@ -118,7 +121,8 @@ use rule judge_trust as judge_trust_unattended with:
     params:
         judges=trusted_judges("unattended"),
         labels=lambda wildcards, input: pairs_of(input.labels, labelled_pools("unattended")),
-        settings=judge_flags(["delta"]),
+        settings=judge_flags(["delta", *LLM]),
+        asking=lambda wildcards, input: asking(LLM),
         draws=STUDY["evaluation"]["bootstrap"],
         code=code("trust"),
     message:

@@ -90,6 +90,7 @@ rule label_ai:
     input:
         responses=study("preferences/ai_pool_responses.jsonl"),
         delta=delta_judge_for([label_judge("ai")]),
+        rubric=rubric_for([label_judge("ai")]),
     output:
         study("preferences/ai_pool_labels.jsonl"),
     log:
@@ -102,10 +103,11 @@ rule label_ai:
     resources:
         gpu=GPU if label_judge("ai") == "delta" else 0,
         mem_mb=8_000,
-        runtime="4h",
+        runtime=judging_time([label_judge("ai")], "4h"),
     params:
         settings=flags({key: STUDY["labels"]["ai"][key] for key in ("judge", "noise")}),
         judge=judge_flags([label_judge("ai")]),
+        asking=lambda wildcards, input: asking([label_judge("ai")]),
         code=code("labels"),
     message:
         "Labelling the AI pool"
@@ -113,7 +115,7 @@ rule label_ai:
         r"""
         python -m persuasion_rl.labels label_ai \
             --responses {input.responses:q} --labels {output:q} --threads {threads} \
-            {params.settings} {params.judge} 2> >(tee {log:q} >&2)
+            {params.settings} {params.judge} {params.asking} 2> >(tee {log:q} >&2)
         """
 
 

@@ -1,0 +1,403 @@
+"""OpenAI's and Anthropic's interfaces through their official clients: a request at a time, or a batch of them.
+
+The clients' own retries are off. Whatever goes wrong is either a NoAnswer with a name, which concerns one
+request, or a UserError, which concerns all of them. Keys come from the environment and go nowhere but into requests.
+"""
+
+import importlib
+import json
+import os
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
+from ipaddress import ip_address
+from typing import Any
+from urllib.parse import urlsplit
+
+from persuasion_rl.files import UserError
+from persuasion_rl.llm_cache import Batch
+
+KEYS = {"openai": "OPENAI_API_KEY", "anthropic": "ANTHROPIC_API_KEY"}
+"""The environment variable with each provider's key."""
+CLOCKS_DIFFER_S = 300
+"""By how much a provider's clock and ours may differ."""
+
+
+class NoAnswer(Exception):
+    """A request that ended without an answer that can be used.
+
+    Args:
+        name: what stood in the way, as the labels count it. detail: what the server said, in one line.
+        again: whether asking again may help. wait_s: how long the server says to wait, where it does.
+    """
+
+    def __init__(
+        self, name: str, detail: str = "", again: bool = True, wait_s: float | None = None
+    ):
+        super().__init__(f"{name}: {detail}" if detail else name)
+        self.name, self.again, self.wait_s = name, again, wait_s
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is asked: the task, and the data that it is about. `key` is a digest of all that matters."""
+
+    key: str
+    system: str
+    user: str
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What an answer's body says. Tokens are None where the server does not count them."""
+
+    text: str
+    refused: bool
+    input_tokens: int | None
+    output_tokens: int | None
+
+
+class Provider(ABC):
+    """A provider's client. A compatible server (`base_url`) gets nothing but what all of them know."""
+
+    name: str
+
+    def __init__(self, settings):
+        self._settings = settings
+        self._official = settings.base_url is None
+        self._key = _key(self.name, settings.base_url)
+        self._library = _library(self.name)
+        # What the client does not put into its own words, where results are read as they come.
+        self._broken = (importlib.import_module("httpx2").HTTPError, json.JSONDecodeError)
+        self._client = self._connect(
+            api_key=self._key or "none",  # a server on this machine may need none
+            base_url=settings.base_url,
+            timeout=settings.timeout_s,
+            max_retries=0,
+        )
+
+    def ask(self, request: Request) -> str:
+        """The body of the server's answer, which `read` can read.
+
+        Raises:
+            NoAnswer: there is none. UserError: there would be none to any request.
+        """
+        with self._named_errors():
+            body = self._send(self.wording(request))
+        self.read(body)
+        return self._without_key(body)
+
+    def read(self, body: str) -> Reply:
+        """Read a body; NoAnswer where it is none of this provider's."""
+        try:
+            return self._read(json.loads(body))
+        except (ValueError, KeyError, IndexError, TypeError, AttributeError):
+            raise NoAnswer("broken_body", " ".join(self._without_key(body)[:100].split())) from None
+
+    def _without_key(self, text: str) -> str:
+        """A text from a server, which may say the key that it was sent."""
+        return text.replace(self._key, "[key]") if self._key else text
+
+    @contextmanager
+    def _named_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except self._library.APITimeoutError:
+            raise NoAnswer("timeout", f"none within {self._settings.timeout_s:g} s") from None
+        except self._library.APIConnectionError as error:
+            raise NoAnswer("connection", str(error.__cause__ or error)) from None
+        except self._library.APIStatusError as error:
+            raise self._named(error) from None
+        except self._broken as error:
+            raise NoAnswer("connection", str(error)) from None
+
+    def _named(self, error) -> Exception:
+        """What an HTTP error means."""
+        status = error.status_code
+        where = self._settings.base_url or self.name
+        said = f"status {status}: {' '.join(self._without_key(str(error.message)).split())[:200]}"
+        if status in (401, 403):
+            return UserError(
+                f"judge llm: {where} does not accept the key in {KEYS[self.name]} (status {status})"
+            )
+        if status == 402 or getattr(error, "code", None) == "insufficient_quota":
+            return UserError(f"judge llm: {where} gives no more credit ({said}); answers are kept")
+        if status == 404:
+            return UserError(
+                f"judge llm: {where} has no model {self._settings.model!r}, or no such address or batch"
+                f" ({said}); see llm.model and llm.base_url"
+            )
+        wait_s = retry_after(error.response.headers)
+        if status == 429:
+            return NoAnswer("rate_limited", said, wait_s=wait_s)
+        if status in (408, 504):
+            return NoAnswer("timeout", said, wait_s=wait_s)
+        if status in (409, 425) or status >= 500:
+            return NoAnswer("server_error", said, wait_s=wait_s)
+        return NoAnswer("rejected", said, again=False)
+
+    def _in_batch(self, rejected: bool, said: str) -> NoAnswer:
+        """What kept a batch from answering one of its requests."""
+        name = "rejected" if rejected else "server_error"
+        return NoAnswer(name, self._without_key(said)[:200], again=not rejected)
+
+    @abstractmethod
+    def _connect(self, **settings) -> Any:
+        """The official client."""
+
+    @abstractmethod
+    def wording(self, request: Request) -> dict[str, Any]:
+        """The JSON of a request."""
+
+    @abstractmethod
+    def _send(self, wording: dict[str, Any]) -> str:
+        """Send a request and return the answer's body as it came."""
+
+    @abstractmethod
+    def _read(self, answer: dict) -> Reply:
+        """Read the JSON of a body."""
+
+    @abstractmethod
+    def create_batch(self, batch: Batch, requests: list[Request]) -> str:
+        """Create a batch and return its id."""
+
+    @abstractmethod
+    def find_batch(self, batch: Batch, known: set[str]) -> str | None:
+        """The id of a batch that was created though its answer never came, or None.
+
+        `known` are the ids of all other batches of the study.
+        """
+
+    @abstractmethod
+    def batch_ended(self, id_: str) -> bool:
+        """Whether a batch has ended, well or not."""
+
+    @abstractmethod
+    def batch_results(self, id_: str) -> Iterator[tuple[str, str | NoAnswer]]:
+        """Key, and body or what stood in the way, of each request of a batch that has ended."""
+
+
+class OpenAI(Provider):
+    """Chat completions of OpenAI and of the many servers that speak like it."""
+
+    name = "openai"
+
+    def _connect(self, **settings):
+        return self._library.OpenAI(**settings)
+
+    def wording(self, request: Request) -> dict[str, Any]:
+        words = {
+            "model": self._settings.model,
+            "messages": [
+                {"role": "system", "content": request.system},
+                {"role": "user", "content": request.user},
+            ],
+        }
+        if self._settings.temperature is not None:
+            words["temperature"] = self._settings.temperature
+        if not self._official:
+            return words | {"max_tokens": self._settings.max_tokens}
+        schema = {"name": "verdict", "strict": True, "schema": self._settings.verdict_schema}
+        return words | {
+            "max_completion_tokens": self._settings.max_tokens,
+            "response_format": {"type": "json_schema", "json_schema": schema},
+        }
+
+    def _send(self, wording):
+        return self._client.chat.completions.with_raw_response.create(**wording).http_response.text
+
+    def _read(self, answer: dict) -> Reply:
+        choice = answer["choices"][0]
+        message, usage = choice["message"], answer.get("usage") or {}
+        refused = bool(message.get("refusal")) or choice.get("finish_reason") == "content_filter"
+        return Reply(
+            text=message.get("refusal") or message.get("content") or "",
+            refused=refused,
+            input_tokens=usage.get("prompt_tokens"),
+            output_tokens=usage.get("completion_tokens"),
+        )
+
+    def create_batch(self, batch: Batch, requests: list[Request]) -> str:
+        lines = [
+            {
+                "custom_id": request.key,
+                "method": "POST",
+                "url": "/v1/chat/completions",
+                "body": self.wording(request),
+            }
+            for request in requests
+        ]
+        text = "".join(json.dumps(line) + "\n" for line in lines)
+        with self._named_errors():
+            file = self._client.files.create(
+                file=("requests.jsonl", text.encode()), purpose="batch"
+            )
+            return self._client.batches.create(
+                input_file_id=file.id,
+                endpoint="/v1/chat/completions",
+                completion_window="24h",
+                metadata={"token": batch.token},
+            ).id
+
+    def find_batch(self, batch: Batch, known: set[str]) -> str | None:
+        with self._named_errors():
+            for listed in self._client.batches.list(limit=100):  # the newest first
+                if (listed.metadata or {}).get("token") == batch.token:
+                    return listed.id
+                if listed.created_at < batch.created_at - CLOCKS_DIFFER_S:
+                    return None
+        return None
+
+    def batch_ended(self, id_: str) -> bool:
+        with self._named_errors():
+            status = self._client.batches.retrieve(id_).status
+        return status in ("completed", "failed", "expired", "cancelled")
+
+    def batch_results(self, id_: str) -> Iterator[tuple[str, str | NoAnswer]]:
+        with self._named_errors():
+            batch = self._client.batches.retrieve(id_)
+            if batch.status == "failed":
+                said = [error.message for error in (batch.errors and batch.errors.data) or []]
+                raise NoAnswer("rejected", self._without_key(" ".join(said[:1])), again=False)
+            files = [name for name in (batch.output_file_id, batch.error_file_id) if name]
+            texts = [self._client.files.content(name).text for name in files]
+        for line in "".join(texts).splitlines():
+            row = json.loads(line)
+            response = row.get("response") or {}
+            if response.get("status_code") == 200:
+                yield row["custom_id"], self._without_key(json.dumps(response["body"]))
+            else:
+                rejected = 400 <= response.get("status_code", 500) < 429
+                said = json.dumps(row.get("error") or response.get("body"))
+                yield row["custom_id"], self._in_batch(rejected, said)
+
+
+class Anthropic(Provider):
+    """Messages of Anthropic."""
+
+    name = "anthropic"
+
+    def _connect(self, **settings):
+        return self._library.Anthropic(**settings)
+
+    def wording(self, request: Request) -> dict[str, Any]:
+        words = {
+            "model": self._settings.model,
+            "max_tokens": self._settings.max_tokens,
+            "system": request.system,
+            "messages": [{"role": "user", "content": request.user}],
+        }
+        if self._settings.temperature is not None:
+            words["temperature"] = self._settings.temperature
+        if self._official:
+            form = {"type": "json_schema", "schema": self._settings.verdict_schema}
+            words["output_config"] = {"format": form}
+        return words
+
+    def _send(self, wording):
+        # The client has no argument for a temperature any more; the interface has it for models that take one.
+        more = {"temperature": wording.pop("temperature")} if "temperature" in wording else None
+        answer = self._client.messages.with_raw_response.create(**wording, extra_body=more)
+        return answer.http_response.text
+
+    def _read(self, answer: dict) -> Reply:
+        usage = answer.get("usage") or {}
+        cached = ("cache_creation_input_tokens", "cache_read_input_tokens")
+        return Reply(
+            text="".join(part["text"] for part in answer["content"] if part["type"] == "text"),
+            refused=answer["stop_reason"] == "refusal",
+            input_tokens=usage["input_tokens"] + sum(usage.get(name) or 0 for name in cached)
+            if "input_tokens" in usage
+            else None,
+            output_tokens=usage.get("output_tokens"),
+        )
+
+    def create_batch(self, batch: Batch, requests: list[Request]) -> str:
+        rows = [{"custom_id": r.key, "params": self.wording(r)} for r in requests]
+        with self._named_errors():
+            return self._client.messages.batches.create(requests=rows).id
+
+    def find_batch(self, batch: Batch, known: set[str]) -> str | None:
+        """Anthropic's batches carry no mark of ours: the one of that time and size that is not known yet.
+
+        Should it be another's after all, none of its results has a key of ours, and they are asked again.
+        """
+        with self._named_errors():
+            for listed in self._client.messages.batches.list(limit=100):  # the newest first
+                if listed.created_at.timestamp() < batch.created_at - CLOCKS_DIFFER_S:
+                    return None
+                counts = listed.request_counts.model_dump().values()
+                if listed.id not in known and sum(counts) == len(batch.keys):
+                    return listed.id
+        return None
+
+    def batch_ended(self, id_: str) -> bool:
+        with self._named_errors():
+            return self._client.messages.batches.retrieve(id_).processing_status == "ended"
+
+    def batch_results(self, id_: str) -> Iterator[tuple[str, str | NoAnswer]]:
+        with self._named_errors():
+            for row in self._client.messages.batches.results(id_):
+                result = row.result.model_dump(mode="json")
+                if result["type"] == "succeeded":
+                    yield row.custom_id, self._without_key(json.dumps(result["message"]))
+                    continue
+                said = result.get("error", {}).get("error", {})
+                rejected = said.get("type") == "invalid_request_error"
+                yield row.custom_id, self._in_batch(rejected, json.dumps(said))
+
+
+def connect(settings) -> Provider:
+    """The provider of the settings (`llm.Settings`), ready to be asked."""
+    return {"openai": OpenAI, "anthropic": Anthropic}[settings.provider](settings)
+
+
+def _library(name: str):
+    try:
+        return importlib.import_module(name)
+    except ImportError:
+        raise UserError(
+            f"judge llm: the package {name} is not installed; pip install -e '.[{name}]'"
+        ) from None
+
+
+def _key(provider: str, base_url: str | None) -> str | None:
+    """The provider's key, from the environment only."""
+    key = os.environ.get(KEYS[provider], "").strip()
+    if not key and not is_loopback(base_url):
+        raise UserError(
+            f"judge llm: the environment variable {KEYS[provider]} is not set; it must hold the key"
+        )
+    return key or None
+
+
+def is_loopback(url: str | None) -> bool:
+    """Whether a server is on this machine."""
+    host = urlsplit(url or "").hostname
+    try:
+        return host == "localhost" or ip_address(host or "").is_loopback
+    except ValueError:
+        return False
+
+
+def retry_after(headers) -> float | None:
+    """How many seconds a server says to wait: a number, or the time until a date."""
+    if milliseconds := headers.get("retry-after-ms"):
+        try:
+            return max(0.0, float(milliseconds) / 1000)
+        except ValueError:
+            pass
+    said = headers.get("retry-after")
+    if said is None:
+        return None
+    try:
+        return max(0.0, float(said))
+    except ValueError:
+        pass
+    try:
+        return max(0.0, parsedate_to_datetime(said).timestamp() - time.time())
+    except ValueError:
+        return None
