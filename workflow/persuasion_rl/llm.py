@@ -223,6 +223,8 @@ class _Asking:
     def _ask_each(self, missing: list[Request], answered: int) -> None:
         """Ask in threads, and stop them all where one finds that nothing more is to be asked."""
         self._budget.check(missing, answered)
+        if not missing:
+            return
         found: Counter[str] = Counter()
         in_a_row = 0
         with (
