@@ -274,3 +274,15 @@ def test_a_batch_that_fits_is_found_and_the_update_stays_as_it_is(files, tmp_pat
     recipe = read_json(tmp_path / "free" / "recipe.json")
     assert recipe["batches"]["rows"] == 8
     assert recipe["adapter_digest"] == file_digest(tmp_path / "free" / ADAPTER)
+
+
+def test_memory_that_ends_in_a_training_says_what_to_set(tmp_path):
+    from types import SimpleNamespace
+
+    from persuasion_rl.training import train_or_say_why
+
+    def train(resume_from_checkpoint):
+        torch.empty(2**50)  # torch's own refusal
+
+    trainer = SimpleNamespace(train=train, args=SimpleNamespace(per_device_train_batch_size=8))
+    refused("set per_device_train_batch_size to 4", train_or_say_why, trainer, None)
