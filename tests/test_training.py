@@ -684,8 +684,8 @@ def test_the_delta_judge_prefers_antisymmetrically(delta, files, texts, scores):
         probability = 1 / (1 + math.exp(second - first))
         assert abs(preference - (2 * probability - 1)) < 1e-4
     verdicts = judge_both_orders(judge, comparisons)
-    for (verdict, answers), preference in zip(verdicts, forward, strict=True):
-        assert answers == [verdict, verdict]
+    for (verdict, opinions), preference in zip(verdicts, forward, strict=True):
+        assert [o.verdict for o in opinions] == [verdict, verdict]
         assert (verdict == TIE) == (abs(preference) <= judge.tie_margin)
     same = Comparison(texts[0][0], "As good.", "As good.")
     assert judge.prefer([same]) == [0.0]
