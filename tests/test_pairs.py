@@ -224,7 +224,7 @@ def labels_of(judge, lengths):
     texts = [("a " * one, "b " * other) for one, other in lengths]
     asked = judge_both_orders(judge, [Comparison(POST, *pair) for pair in texts])
     return [
-        label(number, verdict, *pair, zip(("12", "21"), answers, strict=True))
+        label(number, verdict, *pair, zip(("12", "21"), [o.verdict for o in answers], strict=True))
         for number, (pair, (verdict, answers)) in enumerate(zip(texts, asked, strict=True))
     ]
 
