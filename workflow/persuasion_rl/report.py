@@ -137,6 +137,11 @@ def _notices(
             f"AI labels are simulated: the demo's own delta function, {ai_noise:.0%} of its decided verdicts"
             " turned round. The judge `truth` that evaluates is the same function without that noise."
         )
+    if ai_judge == "llm":
+        notices.append(
+            "AI labels are a language model's opinions by a rubric, in both orders; their reasons are beside them in"
+            " preferences/ai_pool_labels.jsonl. How far they agree with deltas and people is below."
+        )
     if human_source == "simulated":
         notices.append(
             f"Human labels are simulated: noisy annotators who see what the judge `{human_judge}` sees."
