@@ -35,7 +35,8 @@ def load_study(given: dict[str, Any], file: Path | None = None) -> dict[str, Any
         UserError: an unknown key, a wrong type or value, an impossible plan, a broken lineage.
     """
     study = _extended(deepcopy(given), file, seen=[])
-    _refuse_keys(study.get("llm"))
+    for section in ("llm", "sampling"):
+        _refuse_keys(section, study.get(section))
     schema = yaml.safe_load(SCHEMA.read_text(encoding="utf-8"))
     _fill_defaults(study, schema, schema["$defs"])
     error = next(iter(sorted(Draft202012Validator(schema).iter_errors(study), key=_depth)), None)
@@ -48,6 +49,7 @@ def load_study(given: dict[str, Any], file: Path | None = None) -> dict[str, Any
     _check_plan(study["data"])
     _check_recipes(study)
     _check_room(study)
+    _check_sampling(study["sampling"])
     _check_pools(study)
     _check_judges(study)
     _check_llm(study)
@@ -326,13 +328,13 @@ def _check_judges(study: dict[str, Any]) -> None:
 LOOKS_LIKE_A_KEY = re.compile(r"\bsk-[\w-]{8,}|://[^/]*@|[?&]\w*key\w*=", re.IGNORECASE)
 
 
-def _refuse_keys(llm: Any) -> None:
-    """UserError, without its value, where an API key stands in the section `llm`: the study is written down."""
-    for name, value in llm.items() if isinstance(llm, dict) else ():
+def _refuse_keys(section: str, settings: Any) -> None:
+    """UserError, without its value, where an API key stands in a section: the study is written down."""
+    for name, value in settings.items() if isinstance(settings, dict) else ():
         named = any(word in name.lower() for word in ("key", "secret", "password", "authorization"))
         if named or (isinstance(value, str) and LOOKS_LIKE_A_KEY.search(value)):
             raise UserError(
-                f"llm.{name}: looks like a key; keys come from the environment only (OPENAI_API_KEY or"
+                f"{section}.{name}: looks like a key; keys come from the environment only (OPENAI_API_KEY or"
                 " ANTHROPIC_API_KEY), since a study's configuration is kept with its results"
             )
 
@@ -357,6 +359,14 @@ def _check_llm(study: dict[str, Any]) -> None:
         )
     if llm["batch"] and llm["requests_per_minute"] is not None:
         raise UserError("llm.requests_per_minute: a batch is one request; leave it out with batch")
+
+
+def _check_sampling(sampling: dict[str, Any]) -> None:
+    if (sampling["engine"] == "openai") != (sampling["base_url"] is not None):
+        raise UserError(
+            "sampling.base_url: the engine openai, and no other, needs the address of its server"
+            " (http://127.0.0.1:8000/v1)"
+        )
 
 
 def _check_pools(study: dict[str, Any]) -> None:

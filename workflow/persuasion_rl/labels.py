@@ -31,6 +31,11 @@ def _comparison(row: dict) -> Comparison:
     return Comparison(row["prompt"], row["response_1"], row["response_2"])
 
 
+def _which(row: dict) -> tuple:
+    """A pair of a pool: its prompt, and the samples where a prompt has more than two."""
+    return row["metadata"]["prompt_id"], *row["metadata"]["samples"]
+
+
 def _write(labels: Path, rows: list[dict]) -> dict[str, int]:
     write_jsonl(labels, rows)
     counts = Counter(row.get("excluded") or row["verdict"] for row in rows)
@@ -54,7 +59,7 @@ def label_ai(
 ) -> dict[str, int]:
     """Let a judge label a pool in both orders; a share `noise` of its decided verdicts is turned round.
 
-    The noise makes the demo's `truth` judge as fallible as real ones; it is keyed by (seed, prompt id).
+    The noise makes the demo's `truth` judge as fallible as real ones; it is keyed by (seed, prompt id, samples).
     `llm` and `asking` are for the judge llm (`judges.make_judge`).
     """
     if judge == "delta":
@@ -70,7 +75,7 @@ def label_ai(
         if found.failure is not None:
             labelled.append({"excluded": found.failure, "metadata": row["metadata"]})
             continue
-        turned = keyed_number("label noise", seed, row["metadata"]["prompt_id"]) < noise
+        turned = keyed_number("label noise", seed, *_which(row)) < noise
         verdict = OPPOSITE[found.verdict] if turned else found.verdict
         votes = _votes(name, found)
         labelled.append({**row, "verdict": verdict, "labeler": labeler, "votes": votes})
@@ -117,9 +122,7 @@ def simulate_human_labels(
     for row, preference in zip(rows, preferences, strict=True):
         votes = []
         for number in range(1, annotators + 1):
-            felt = preference + noise * _gaussian(
-                "annotator", seed, number, row["metadata"]["prompt_id"]
-            )
+            felt = preference + noise * _gaussian("annotator", seed, number, *_which(row))
             vote = TIE if abs(felt) <= tie_margin else FIRST if felt > 0 else SECOND
             votes.append({"labeler": f"simulated_{number}", "verdict": vote})
         labelled.append(

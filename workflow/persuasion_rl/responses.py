@@ -1,26 +1,29 @@
-"""Lets a model answer prompts: two responses a prompt for a preference pool, one for the evaluation."""
+"""Lets a model answer prompts: two responses or more a prompt for a preference pool, one for the evaluation."""
 
-import math
 from collections import Counter
-from dataclasses import replace
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from itertools import combinations
 from pathlib import Path
 
 from persuasion_rl.command import note, stage
-from persuasion_rl.devices import pick_device, prepare_torch
+from persuasion_rl.devices import prepare_torch
+from persuasion_rl.engines import Engine, Settings, make_engine
 from persuasion_rl.files import UserError, read_jsonl, write_json, write_jsonl
-from persuasion_rl.models import load_for_inference
-from persuasion_rl.sampling import Limits, Request, Sample, sample
+from persuasion_rl.sample_store import SampleStore
+from persuasion_rl.sampling import STOPPED, Limits, Request, Sample
 
 
-def _sampled(
-    model, tokenizer, digest, requests: list[Request], limits: Limits, seed: int, what: str
-):
-    """All samples, keyed by (prompt id, sample number), with a progress bar."""
-    from tqdm import tqdm
+@dataclass(frozen=True)
+class Drawn:
+    """A sample and the request that it was drawn for."""
 
-    with tqdm(total=len(requests), desc=what, unit="sample") as bar:
-        drawn = sample(model, tokenizer, requests, limits, seed, digest, bar.update)
-        return {(request.prompt_id, request.sample): result for request, result in drawn}
+    request: Request
+    sample: Sample
+
+    def told(self) -> dict:
+        """A response of a shard's row."""
+        return {**vars(self.sample), "draws": self.request.draw + 1}
 
 
 def respond_to_pool(
@@ -28,172 +31,199 @@ def respond_to_pool(
     base: Path,
     prompts: Path,
     output: Path,
+    state: Path,
     start: int,
     rows: int,
+    responses: int,
+    redraws: int,
     seed: int,
     threads: int,
     temperature: float,
     top_p: float,
     max_new_tokens: int,
     batch_size: int,
-    redraws: int,
+    model: str,
+    engine: str = "transformers",
+    base_url: str | None = None,
     device: str = "auto",
     trust_remote_code: bool = False,
     lineage: list[Path] = [],
 ) -> dict[str, int]:
-    """Sample two responses to each of the prompts `start` to `start + rows` (a shard of a pool).
+    """Sample `responses` responses to each of the prompts `start` to `start + rows` (a shard of a pool).
 
-    One row: {"prompt", "response_1", "response_2", "metadata": {..., "model_digest", "tokens",
-    "draws"}}. Empty and cut responses are drawn again up to `redraws` times, and so is a second response
-    that equals the first; what is still unusable is written as {"excluded": reason, "metadata"}.
+    One row: {"prompt", "responses": [{"text", "tokens", "finish_reason", "draws"}, ...], "metadata": {...,
+    "model_digest", "engine", "reproducible"}}. A response that is empty, cut, or equal to an earlier one of its prompt
+    is drawn again up to `redraws` times, then left as it is: `gather_pool` counts it out.
+
+    Args:
+        state: where samples outlive a killed job. model, base_url: for the engine openai.
     """
     prepare_torch(threads, seed)
     pool = list(read_jsonl(prompts))[start : start + rows]
     if not pool:  # the plan was larger than the data
         write_jsonl(output, [])
         return {}
-    limits = Limits(temperature, top_p, max_new_tokens, batch_size, redraws)
-    model, tokenizer, digest = load_for_inference(
-        base, lineage, pick_device(device), trust_remote_code
+    limits = Limits(temperature, top_p, max_new_tokens)
+    used = make_engine(
+        engine,
+        Settings(
+            base, lineage, model, limits, seed, batch_size, device, trust_remote_code, base_url
+        ),
     )
-    ids = [row["metadata"]["prompt_id"] for row in pool]
-    requests = [
-        Request(id_, row["prompt"], number)
-        for id_, row in zip(ids, pool, strict=True)
-        for number in (1, 2)
-    ]
-    drawn = _sampled(model, tokenizer, digest, requests, limits, seed, "responses")
-    for attempt in range(redraws):
-        same = [
-            Request(id_, row["prompt"], 3 + attempt)
-            for id_, row in zip(ids, pool, strict=True)
-            if drawn[id_, 1].usable and drawn[id_, 1].text == drawn[id_, 2].text
-        ]
-        if not same:
-            break
-        again = _sampled(model, tokenizer, digest, same, limits, seed, "identical pairs")
-        for (id_, _), result in again.items():
-            drawn[id_, 2] = replace(result, draws=drawn[id_, 2].draws + result.draws)
+    wanted = {row["metadata"]["prompt_id"]: row["prompt"] for row in pool}
+    drawn = _draw_usable(SampleStore(state, used), wanted, responses, redraws)
+    origin = {"model_digest": used.settings.digest} | _promise(used)
     made = [
-        _pool_row(row, drawn[id_, 1], drawn[id_, 2], digest)
-        for id_, row in zip(ids, pool, strict=True)
+        {
+            "prompt": row["prompt"],
+            "responses": [one.told() for one in drawn[row["metadata"]["prompt_id"]]],
+            "metadata": row["metadata"] | origin,
+        }
+        for row in pool
     ]
     write_jsonl(output, made)
-    counts = Counter(row.get("excluded", "made") for row in made)
+    counts = Counter(_outcome(row["responses"]) for row in made)
     note(f"{output.name}: {dict(counts)}")
     return dict(counts)
 
 
-def _pool_row(row: dict, first: Sample, second: Sample, digest: str) -> dict:
-    metadata = row["metadata"] | {
-        "model_digest": digest,
-        "tokens": [first.tokens, second.tokens],
-        "draws": [first.draws, second.draws],
-    }
-    for response in (first, second):
-        if not response.usable:
-            return {"excluded": "cut" if response.text else "empty", "metadata": metadata}
-    if first.text == second.text:
-        return {"excluded": "identical", "metadata": metadata}
-    return {
-        "prompt": row["prompt"],
-        "response_1": first.text,
-        "response_2": second.text,
-        "metadata": metadata,
-    }
+def _promise(engine: Engine) -> dict:
+    return {"engine": engine.name, "reproducible": engine.reproducible}
+
+
+def _draw_usable(
+    store: SampleStore, prompts: dict[str, str], responses: int, redraws: int
+) -> dict[str, list[Drawn]]:
+    """The samples of each prompt (id -> text), the faulty ones drawn again within bounds."""
+    drawn: dict[tuple[str, int], Drawn] = {}
+    numbers = range(1, responses + 1)
+    wanted = [Request(id_, prompt, number) for id_, prompt in prompts.items() for number in numbers]
+    while wanted:
+        for request, sample in _watched(store, wanted):
+            drawn[request.prompt_id, request.sample] = Drawn(request, sample)
+        found = {id_: [drawn[id_, number] for number in numbers] for id_ in prompts}
+        wanted = [
+            replace(one.request, draw=one.request.draw + 1)
+            for ones in found.values()
+            for one, fault in zip(ones, _faults([one.told() for one in ones]), strict=True)
+            if fault and one.request.draw < redraws
+        ]
+    return found
+
+
+def _watched(store: SampleStore, requests: list[Request]):
+    """Samples as they are drawn, with a progress bar."""
+    from tqdm import tqdm
+
+    what = "draws" if requests[0].draw == 0 else "redraws"
+    return tqdm(store.draw(requests), total=len(requests), desc=what, unit="sample")
+
+
+def _faults(responses: list[dict]) -> list[str | None]:
+    """What keeps each response of a prompt from being used: "cut", "empty", "identical" to one before, or None."""
+    faults, seen = [], set()
+    for response in responses:
+        if response["finish_reason"] != STOPPED:
+            faults.append("cut")
+        elif not response["text"]:
+            faults.append("empty")
+        else:
+            faults.append("identical" if response["text"] in seen else None)
+            seen.add(response["text"])
+    return faults
+
+
+def _outcome(responses: list[dict]) -> str:
+    """ "made" where a prompt has a pair of usable responses, else the first fault among them."""
+    faults = _faults(responses)
+    return "made" if faults.count(None) > 1 else next(fault for fault in faults if fault)
 
 
 def gather_pool(*, shards: list[Path], output: Path, counts: Path) -> dict[str, int]:
-    """Join the shards of a pool in order, without the rows that were excluded; count those by reason."""
-    rows = [row for shard in shards for row in read_jsonl(shard)]
-    found = Counter(row.get("excluded", "made") for row in rows)
+    """Write every pair of a prompt's usable responses (as Ouyang et al. 2022), in the shards' order.
+
+    One row: {"prompt", "response_1", "response_2", "metadata": {..., "samples": their numbers, "tokens", "draws",
+    "finish_reasons"}}. `counts` gets how many prompts have a pair, and of the others how many for each fault.
+    """
+    prompts = [row for shard in shards for row in read_jsonl(shard)]
+    found = Counter(_outcome(row["responses"]) for row in prompts)
     if not found["made"]:
-        raise UserError(f"{output}: no usable pair of responses among {len(rows)} prompts: {found}")
-    write_jsonl(output, (row for row in rows if "excluded" not in row))
+        raise UserError(
+            f"{output}: no usable pair of responses among {len(prompts)} prompts: {dict(found)}"
+        )
+    pairs = write_jsonl(output, (pair for row in prompts for pair in _pairs(row)))
     write_json(counts, dict(found))
-    note(f"{output.name}: {dict(found)}")
+    note(f"{output.name}: {pairs:,} pairs; prompts: {dict(found)}")
     return dict(found)
+
+
+def _pairs(row: dict) -> Iterator[dict]:
+    """The pool's rows of one prompt."""
+    faults = _faults(row["responses"])
+    usable = [
+        (number, response)
+        for number, (response, fault) in enumerate(zip(row["responses"], faults, strict=True), 1)
+        if fault is None
+    ]
+    for (one, first), (other, second) in combinations(usable, 2):
+        yield {
+            "prompt": row["prompt"],
+            "response_1": first["text"],
+            "response_2": second["text"],
+            "metadata": row["metadata"]
+            | {
+                "samples": [one, other],
+                "tokens": [first["tokens"], second["tokens"]],
+                "draws": [first["draws"], second["draws"]],
+                "finish_reasons": [first["finish_reason"], second["finish_reason"]],
+            },
+        }
 
 
 def respond_to_evaluation(
     *,
     base: Path,
     prompts: Path,
-    held_out: Path,
     output: Path,
-    loss: Path,
+    state: Path,
     seed: int,
     threads: int,
     temperature: float,
     top_p: float,
     max_new_tokens: int,
     batch_size: int,
+    model: str,
+    engine: str = "transformers",
+    base_url: str | None = None,
     device: str = "auto",
     trust_remote_code: bool = False,
     lineage: list[Path] = [],
-) -> dict[str, float]:
-    """Sample one response a prompt, nothing drawn again, and measure the loss on human replies.
+) -> int:
+    """Sample one response a prompt, nothing drawn again.
 
-    One row: {"prompt", "response", "metadata": {..., "finish_reason", "tokens", "model_digest"}}. `loss`
-    gets {"validation_loss": nats a token of the replies in `held_out` (SFT rows), "rows"}.
+    One row: {"prompt", "response", "metadata": {..., "finish_reason", "tokens", "model_digest", "engine",
+    "reproducible"}}. Arguments as those of `respond_to_pool`.
     """
     prepare_torch(threads, seed)
-    pool = list(read_jsonl(prompts))
-    model, tokenizer, digest = load_for_inference(
-        base, lineage, pick_device(device), trust_remote_code
+    limits = Limits(temperature, top_p, max_new_tokens)
+    used = make_engine(
+        engine,
+        Settings(
+            base, lineage, model, limits, seed, batch_size, device, trust_remote_code, base_url
+        ),
     )
-    limits = Limits(temperature, top_p, max_new_tokens, batch_size, redraws=0)
-    requests = [Request(row["metadata"]["prompt_id"], row["prompt"], 1) for row in pool]
-    drawn = _sampled(model, tokenizer, digest, requests, limits, seed, "evaluation")
+    pool = list(read_jsonl(prompts))
+    wanted = {row["metadata"]["prompt_id"]: row["prompt"] for row in pool}
+    drawn = _draw_usable(SampleStore(state, used), wanted, responses=1, redraws=0)
+    origin = {"model_digest": used.settings.digest} | _promise(used)
     rows = []
     for row in pool:
-        result = drawn[row["metadata"]["prompt_id"], 1]
-        metadata = row["metadata"] | {
-            "finish_reason": result.finish_reason,
-            "tokens": result.tokens,
-            "model_digest": digest,
-        }
-        rows.append({"prompt": row["prompt"], "response": result.text, "metadata": metadata})
-    write_jsonl(output, rows)
-    human = [(row["input_text"], row["response"]) for row in read_jsonl(held_out)]
-    nats = response_loss(model, tokenizer, human)
-    write_json(loss, {"validation_loss": nats, "perplexity": math.exp(nats), "rows": len(human)})
-    return {"validation_loss": nats}
-
-
-LOSS_TOKENS = 4096
-"""Tokens of a batch when the loss is measured: the logits of a large vocabulary fill a GPU."""
-
-
-def response_loss(model, tokenizer, rows: list[tuple[str, str]]) -> float:
-    """Mean negative log-likelihood, in nats a token, of the responses (EOS included) given their prompts."""
-    import torch
-    from tqdm import tqdm
-
-    prompts = tokenizer([prompt for prompt, _ in rows])["input_ids"]
-    responses = tokenizer([response + tokenizer.eos_token for _, response in rows])["input_ids"]
-    pairs = sorted(zip(prompts, responses, strict=True), key=lambda pair: -len(pair[0] + pair[1]))
-    total = tokens = 0.0
-    with tqdm(total=len(pairs), desc="loss", unit="row") as bar:
-        while pairs:
-            width = len(pairs[0][0] + pairs[0][1])
-            size = max(1, LOSS_TOKENS // width)
-            batch, pairs = pairs[:size], pairs[size:]
-            ids = torch.full((len(batch), width), tokenizer.pad_token_id)
-            supervised = torch.zeros((len(batch), width), dtype=torch.bool)
-            for i, (prompt, response) in enumerate(batch):
-                ids[i, : len(prompt) + len(response)] = torch.tensor(prompt + response)
-                supervised[i, len(prompt) : len(prompt) + len(response)] = True
-            ids, supervised = ids.to(model.device), supervised.to(model.device)[:, 1:]
-            with torch.inference_mode():
-                # Padding follows the responses, so causal attention never sees it.
-                logits = model(input_ids=ids).logits[:, :-1][supervised].float()
-            total += torch.nn.functional.cross_entropy(
-                logits, ids[:, 1:][supervised], reduction="sum"
-            ).item()
-            tokens += supervised.sum().item()
-            bar.update(len(batch))
-    return total / tokens
+        told = drawn[row["metadata"]["prompt_id"]][0].told()
+        metadata = (
+            row["metadata"] | {key: told[key] for key in ("finish_reason", "tokens")} | origin
+        )
+        rows.append({"prompt": row["prompt"], "response": told["text"], "metadata": metadata})
+    return write_jsonl(output, rows)
 
 
 def quote_human(*, prompts: Path, held_out: Path, output: Path) -> int:

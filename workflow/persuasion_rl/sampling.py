@@ -1,19 +1,24 @@
-"""Samples responses whose randomness belongs to the sample, not to the batch that it is drawn in.
+"""What a sample is, and the noise that makes it belong to its prompt, not to the batch that it is drawn in.
 
 The token of step t is found by inverting the cumulative distribution at one uniform number, which is a
-function of (study seed, model digest, prompt id, sample number, step). Batches, shards and order then
+function of (study seed, model digest, prompt id, sample number, draw, step). Batches, shards and order then
 leave the text as it is, except where batched logits differ in their last bits next to a boundary.
 """
 
 import hashlib
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import torch
-from transformers import LogitsProcessor, LogitsProcessorList
+from transformers import LogitsProcessor
+from transformers.generation.continuous_batching.cb_logits_processors import (
+    ContinuousBatchingLogitsProcessor,
+)
 
 STOPPED, CUT = "stop", "length"
+NUCLEUS = 4096
+"""Tokens that nearly every nucleus lies within: a whole vocabulary takes long to sort on a CPU."""
 
 
 @dataclass(frozen=True)
@@ -23,28 +28,25 @@ class Limits:
     temperature: float
     top_p: float
     max_new_tokens: int
-    batch_size: int
-    redraws: int
-    """How often an empty or cut response is drawn again before it is given up."""
 
 
-@dataclass
+@dataclass(frozen=True)
 class Request:
-    """A sample that is wanted: sample number `sample` of a prompt."""
+    """A sample that is wanted: draw number `draw` of sample number `sample` of a prompt."""
 
     prompt_id: str
     prompt: str
     sample: int
+    draw: int = 0
 
 
-@dataclass
+@dataclass(frozen=True)
 class Sample:
     text: str
     tokens: int
+    """EOS among them."""
     finish_reason: str
     """"stop" where the model ended its response, "length" where the limit cut it."""
-    draws: int
-    """How many draws it took."""
 
     @property
     def usable(self) -> bool:
@@ -52,108 +54,95 @@ class Sample:
 
 
 def uniforms(steps: int, *key: object) -> np.ndarray:
-    """`steps` numbers in [0, 1) that are a function of `key` (a counter-based generator, Philox)."""
+    """`steps` float32 numbers in [0, 1) that are a function of `key` (a counter-based generator, Philox)."""
     digest = hashlib.blake2b("\x1f".join(map(str, key)).encode(), digest_size=16).digest()
     generator = np.random.Generator(np.random.Philox(key=int.from_bytes(digest, "big")))
-    return generator.random(steps)
+    return generator.random(steps, dtype=np.float32)
+
+
+def picked(
+    logits: torch.Tensor, noise: torch.Tensor, temperature: float, top_p: float
+) -> torch.Tensor:
+    """The token that each row's number picks from the tempered nucleus (Holtzman et al. 2020) of its logits.
+
+    Args:
+        logits: (rows, vocabulary). noise: (rows,), in [0, 1).
+    Returns:
+        (rows, 1) token ids.
+    """
+    probabilities = torch.softmax(logits.float() / temperature, dim=-1)
+    ordered, order = _largest(probabilities, top_p)
+    outside = ordered.cumsum(dim=-1) - ordered >= top_p
+    # Summed in the vocabulary's order, so that two nearly equal tokens cannot swap places.
+    tokens, by_id = order.sort(dim=-1)
+    kept = ordered.masked_fill(outside, 0.0).gather(-1, by_id)
+    cumulative = kept.double().cumsum(dim=-1)
+    threshold = noise.to(cumulative) * cumulative[:, -1]
+    place = torch.searchsorted(cumulative, threshold[:, None], right=True)
+    return tokens.gather(-1, place.clamp(max=tokens.shape[-1] - 1))
+
+
+def _largest(probabilities: torch.Tensor, top_p: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """The largest probabilities of each row, at least those of its nucleus, and their tokens."""
+    # Not on a GPU: it sorts fast, and looking at a sum would wait for it (and break a CUDA graph).
+    if probabilities.device.type == "cpu" and probabilities.shape[-1] > 2 * NUCLEUS:
+        ordered, order = probabilities.topk(NUCLEUS, dim=-1)
+        if ordered.sum(dim=-1).min() >= top_p:
+            return ordered, order
+    return probabilities.sort(dim=-1, descending=True)
+
+
+def _only(tokens: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
+    """Logits that leave one token of each row."""
+    return torch.full_like(logits, -torch.inf).scatter_(-1, tokens, 0.0)
 
 
 class KeyedSampling(LogitsProcessor):
-    """Leaves only the token that each row's number picks from the tempered nucleus of its logits.
+    """For `generate`: leaves only the token that each row's number picks.
 
     Args:
         noise: (rows, max_new_tokens) numbers in [0, 1).
         prompt_length: tokens of the left-padded prompts; the step is what lies beyond them.
     """
 
-    def __init__(self, noise: torch.Tensor, prompt_length: int, temperature: float, top_p: float):
+    def __init__(self, noise: torch.Tensor, prompt_length: int, limits: Limits):
         self.noise = noise
         self.prompt_length = prompt_length
-        self.temperature = temperature
-        self.top_p = top_p
+        self.limits = limits
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        step = input_ids.shape[1] - self.prompt_length
-        probabilities = torch.softmax(scores.float() / self.temperature, dim=-1)
-        ordered, order = probabilities.sort(dim=-1, descending=True)
-        outside = ordered.cumsum(dim=-1) - ordered >= self.top_p
-        probabilities.scatter_(-1, order, ordered.masked_fill(outside, 0.0))
-        # Summed in the vocabulary's order, so that two nearly equal tokens cannot swap places.
-        cumulative = probabilities.double().cumsum(dim=-1)
-        threshold = self.noise[:, step].to(cumulative) * cumulative[:, -1]
-        token = torch.searchsorted(cumulative, threshold[:, None], right=True)
-        token = token.clamp(max=scores.shape[-1] - 1)
-        return torch.full_like(scores, -torch.inf).scatter_(-1, token, 0.0)
+        noise = self.noise[:, input_ids.shape[1] - self.prompt_length]
+        return _only(picked(scores, noise, self.limits.temperature, self.limits.top_p), scores)
 
 
-def sample(
-    model,
-    tokenizer,
-    requests: list[Request],
-    limits: Limits,
-    seed: int,
-    model_digest: str,
-    progress: Callable[[int], None] = lambda done: None,
-) -> Iterator[tuple[Request, Sample]]:
-    """Draw every request, longest prompts first, and draw again what came out empty or cut.
+class KeyedContinuousSampling(ContinuousBatchingLogitsProcessor):
+    """The same for transformers' continuous batching, which knows a request by its id.
 
-    Yields (request, sample) as batches end. A sample that is still unusable after `limits.redraws`
-    further draws is yielded as it is: it says so, and its reader counts it out. What ends a response is
-    in `model.generation_config` (`models.load_for_inference` sets it).
+    Args:
+        noise: request id -> (tokens of its prompt, its max_new_tokens numbers in [0, 1)).
     """
-    waiting = sorted(
-        ((request, 0) for request in requests), key=lambda r: len(r[0].prompt), reverse=True
-    )
-    while waiting:
-        again = []
-        for start in range(0, len(waiting), limits.batch_size):
-            batch = waiting[start : start + limits.batch_size]
-            drawn = _draw(model, tokenizer, batch, limits, seed, model_digest)
-            for (request, draw), result in zip(batch, drawn, strict=True):
-                if result.usable or draw == limits.redraws:
-                    progress(1)
-                    yield request, result
-                else:
-                    again.append((request, draw + 1))
-        waiting = again
 
+    supported_kwargs: ClassVar = {}
+    ignored_kwargs: ClassVar = ()
 
-@torch.inference_mode()
-def _draw(
-    model,
-    tokenizer,
-    batch: list[tuple[Request, int]],
-    limits: Limits,
-    seed: int,
-    model_digest: str,
-) -> list[Sample]:
-    prompts = [request.prompt for request, _ in batch]
-    inputs = tokenizer(prompts, return_tensors="pt", padding=True, padding_side="left")
-    inputs = inputs.to(model.device)
-    noise = np.stack(
-        [
-            uniforms(limits.max_new_tokens, seed, model_digest, r.prompt_id, r.sample, draw)
-            for r, draw in batch
-        ]
-    )
-    length = inputs["input_ids"].shape[1]
-    processor = KeyedSampling(
-        torch.from_numpy(noise).to(model.device), length, limits.temperature, limits.top_p
-    )
-    output = model.generate(
-        **inputs,
-        max_new_tokens=limits.max_new_tokens,
-        logits_processor=LogitsProcessorList([processor]),
-    )
-    ends = model.generation_config.eos_token_id
-    return [
-        _read(tokenizer, ids, ends, draw)
-        for ids, (_, draw) in zip(output[:, length:].tolist(), batch, strict=True)
-    ]
+    def __init__(self, noise: dict[str, tuple[int, np.ndarray]], limits: Limits):
+        self.noise = noise
+        self.limits = limits
 
+    def fill_defaults(self, int32_tensor: torch.Tensor) -> None:
+        int32_tensor.zero_()
 
-def _read(tokenizer, ids: list[int], ends: list[int], draw: int) -> Sample:
-    end = next((place for place, token in enumerate(ids) if token in ends), None)
-    tokens = len(ids) if end is None else end + 1
-    text = tokenizer.decode(ids[:tokens], skip_special_tokens=True).strip()
-    return Sample(text, tokens, CUT if end is None else STOPPED, draw + 1)
+    def prepare_tensor_args(self, requests_with_new_token: list) -> torch.Tensor:
+        """The number of each request's next step, in the bits of an int32."""
+        numbers = [self._number(request.state) for request in requests_with_new_token]
+        return torch.tensor(numbers, dtype=torch.float32).view(dtype=torch.int32)
+
+    def _number(self, state) -> float:
+        if state.request_id not in self.noise:  # the library's own, to warm up
+            return 0.0
+        prompt_tokens, noise = self.noise[state.request_id]
+        return noise[state.position_offset - prompt_tokens]
+
+    def __call__(self, scores: torch.Tensor, tensor_arg: torch.Tensor) -> torch.Tensor:
+        noise = tensor_arg[: scores.shape[0]].view(dtype=torch.float32)
+        return _only(picked(scores, noise, self.limits.temperature, self.limits.top_p), scores)

@@ -268,16 +268,22 @@ def shards(pool):
     ]
 
 
-def sampling_flags(*names):
-    """Settings of the sampler."""
+def sampling_flags(**more):
+    """What is sampled, and with what."""
+    names = ("temperature", "top_p", "max_new_tokens", "engine")
     return flags(
-        {
-            name: STUDY["sampling"][name]
-            for name in ("temperature", "top_p", "max_new_tokens", *names)
-        }
+        {name: STUDY["sampling"][name] for name in names}
         | MODEL_SETTINGS
         | {"seed": STUDY["seed"]}
+        | more
     )
+
+
+# A server has its own.
+SAMPLING_GPU = 0 if STUDY["sampling"]["engine"] == "openai" else GPU
+SAMPLING_ENVIRONMENT = (
+    f"../../envs/{'vllm' if STUDY['sampling']['engine'] == 'vllm' else 'persuasion-rl'}.yaml"
+)
 
 
 def evaluation_tables(scope):
@@ -432,6 +438,6 @@ def launcher(wildcards, input, resources):
     )
 
 
-def batch_size(wildcards, input):
-    """Prompts a batch, which changes the speed only; not compared either."""
-    return flags({"batch_size": STUDY["sampling"]["batch_size"]})
+def sampling_speed(wildcards, input):
+    """How samples are drawn, which leaves them as they are; not compared either."""
+    return flags({name: STUDY["sampling"][name] for name in ("batch_size", "base_url")})

@@ -5,7 +5,8 @@ NEEDS   preferences/final_eval_prompts.jsonl, every model of evaluation.players,
 MAKES   evaluation/responses/{player}.jsonl, evaluation/losses/{player}.json,
         {scope}/verdicts/{judge}.jsonl, {scope}/win_rates.csv, behaviour.csv, and in the demo truth.csv,
         truth_differences.csv; {scope} is evaluation, or unattended for the players that need no person
-STEPS   evaluate_model       a model's replies, and its loss on human winning replies
+STEPS   evaluate_model       a model's replies
+        evaluate_loss        its loss on human winning replies
         evaluate_human       the human winning replies
         evaluate_verdicts    every two players on every prompt, in both orders
         evaluate_win_rates   win rates with bootstrap intervals over conversations
@@ -25,15 +26,52 @@ rule evaluate_model:
         lineage=lambda wildcards: adapters_of(wildcards.player),
         parts=lambda wildcards: parts_of(lineage(MODELS, wildcards.player)),
         prompts=study("preferences/final_eval_prompts.jsonl"),
-        held_out=study("splits/sft_val.jsonl"),
         checked=study("splits/leakage.json"),
     output:
-        responses=study("evaluation/responses/{player}.jsonl"),
-        loss=study("evaluation/losses/{player}.json"),
+        study("evaluation/responses/{player}.jsonl"),
     log:
         study("logs/evaluate_model/{player}.log"),
     benchmark:
         study("benchmarks/evaluate_model/{player}.tsv")
+    wildcard_constraints:
+        player=one_of(MODELS),
+    conda:
+        SAMPLING_ENVIRONMENT
+    threads: 1
+    resources:
+        gpu=SAMPLING_GPU,
+        mem_mb=8_000,
+        runtime="4h",
+    params:
+        base=base_of,
+        settings=lambda wildcards: sampling_flags(model=wildcards.player),
+        how=sampling_speed,
+        state=study("state/samples"),
+        code=code("responses"),
+    message:
+        "Sampling replies of {wildcards.player} to the held-out prompts"
+    shell:
+        r"""
+        python -m persuasion_rl.responses respond_to_evaluation \
+            --base {params.base:q} --lineage {input.lineage:q} \
+            --prompts {input.prompts:q} --output {output:q} --state {params.state:q} \
+            --threads {threads} {params.how} {params.settings} 2> >(tee {log:q} >&2)
+        """
+
+
+rule evaluate_loss:
+    input:
+        base=BASE_MODEL,
+        lineage=lambda wildcards: adapters_of(wildcards.player),
+        parts=lambda wildcards: parts_of(lineage(MODELS, wildcards.player)),
+        held_out=study("splits/sft_val.jsonl"),
+        checked=study("splits/leakage.json"),
+    output:
+        study("evaluation/losses/{player}.json"),
+    log:
+        study("logs/evaluate_loss/{player}.log"),
+    benchmark:
+        study("benchmarks/evaluate_loss/{player}.tsv")
     wildcard_constraints:
         player=one_of(MODELS),
     conda:
@@ -42,21 +80,19 @@ rule evaluate_model:
     resources:
         gpu=GPU,
         mem_mb=8_000,
-        runtime="4h",
+        runtime="2h",
     params:
         base=base_of,
-        settings=sampling_flags(),
-        batch_size=batch_size,
-        code=code("responses"),
+        settings=flags({**MODEL_SETTINGS, "seed": STUDY["seed"]}),
+        code=code("likelihood"),
     message:
-        "Sampling replies of {wildcards.player} to the held-out prompts"
+        "Measuring the loss of {wildcards.player} on human winning replies"
     shell:
         r"""
-        python -m persuasion_rl.responses respond_to_evaluation \
+        python -m persuasion_rl.likelihood \
             --base {params.base:q} --lineage {input.lineage:q} \
-            --prompts {input.prompts:q} --held_out {input.held_out:q} \
-            --output {output.responses:q} --loss {output.loss:q} \
-            --threads {threads} {params.batch_size} {params.settings} 2> >(tee {log:q} >&2)
+            --held_out {input.held_out:q} --output {output:q} \
+            --threads {threads} {params.settings} 2> >(tee {log:q} >&2)
         """
 
 

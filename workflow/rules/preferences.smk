@@ -4,8 +4,8 @@ From the prompts of a pool to chosen / rejected pairs.
 NEEDS   preferences/{pool}_pool_prompts.jsonl, the model whose responses are compared, a judge or people
 MAKES   preferences/{pool}_pool_responses.jsonl, {pool}_pool_labels.jsonl, {pool}_train.jsonl, {pool}_val.jsonl,
         {pool}_pairs.json
-STEPS   generate_responses       two sampled responses a prompt, a shard of the pool a job
-        gather_responses         the shards in order, without what could not be used
+STEPS   generate_responses       two sampled responses a prompt or more, a shard of the pool a job
+        gather_responses         pairs of responses, the shards in order, without what could not be used
         label_ai                 the AI pool, by a judge in both orders
         simulate_human_labels    the human pool, by simulated annotators (labels.human.source: simulated)
         export_human_labels      the human pool, by people
@@ -34,16 +34,21 @@ rule generate_responses:
         rows=r"\d+",
         start=r"\d+",
     conda:
-        "../../envs/persuasion-rl.yaml"
+        SAMPLING_ENVIRONMENT
     threads: 1
     resources:
-        gpu=GPU,
+        gpu=SAMPLING_GPU,
         mem_mb=8_000,
         runtime="4h",
     params:
         base=base_of,
-        settings=sampling_flags("redraws"),
-        batch_size=batch_size,
+        settings=lambda wildcards: sampling_flags(
+            model=STUDY["pools"][wildcards.pool]["responses_from"],
+            responses=STUDY["pools"][wildcards.pool]["responses"],
+            redraws=STUDY["sampling"]["redraws"],
+        ),
+        how=sampling_speed,
+        state=study("state/samples"),
         code=code("responses"),
     message:
         "Sampling responses for the {wildcards.pool} pool, rows from {wildcards.start}"
@@ -52,8 +57,8 @@ rule generate_responses:
         python -m persuasion_rl.responses respond_to_pool \
             --base {params.base:q} --lineage {input.lineage:q} \
             --prompts {input.prompts:q} --output {output:q} \
-            --start {wildcards.start} --rows {wildcards.rows} \
-            --threads {threads} {params.batch_size} {params.settings} 2> >(tee {log:q} >&2)
+            --start {wildcards.start} --rows {wildcards.rows} --state {params.state:q} \
+            --threads {threads} {params.how} {params.settings} 2> >(tee {log:q} >&2)
         """
 
 

@@ -1,0 +1,351 @@
+"""What draws samples: transformers on this machine, vLLM, or an OpenAI-compatible server.
+
+An engine is made from the files of a checked lineage, loads what it needs at its first draw, and yields samples as
+they end. Requests come in any order; each is drawn once.
+"""
+
+import importlib
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from persuasion_rl.devices import pick_device
+from persuasion_rl.files import UserError, read_json, text_digest
+from persuasion_rl.models import ADAPTER_CONFIG, check_lineage, load_for_inference, load_tokenizer
+from persuasion_rl.sampling import CUT, STOPPED, Limits, Request, Sample, uniforms
+
+AT_ONCE = 2048
+"""Requests that vLLM gets in one call: what it has drawn of them is lost if it is killed."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What an engine is told. `model` is the model's name in the study, which a server knows it by."""
+
+    base: Path
+    lineage: list[Path]
+    model: str
+    limits: Limits
+    seed: int
+    batch_size: int = 64
+    """Requests at a time; changes the speed only."""
+    device: str = "auto"
+    trust_remote_code: bool = False
+    base_url: str | None = None
+    digest: str = field(init=False)
+    """Of the model."""
+
+    def __post_init__(self):
+        digest = text_digest(check_lineage(self.base, self.lineage))
+        object.__setattr__(self, "digest", digest)
+
+
+class Engine(ABC):
+    """Draws samples of one model."""
+
+    name: str
+
+    def __init__(self, settings: Settings):
+        self.settings = settings
+
+    @abstractmethod
+    def draw(self, requests: list[Request]) -> Iterator[tuple[Request, Sample]]:
+        """Each request with its sample, as samples end."""
+
+    @property
+    def reproducible(self) -> bool:
+        """Whether a sample is the same in every batch, shard and order, but for numeric near-ties."""
+        return False
+
+    def _key(self, request: Request) -> tuple:
+        """What a sample's randomness is a function of."""
+        return (
+            self.settings.seed,
+            self.settings.digest,
+            request.prompt_id,
+            request.sample,
+            request.draw,
+        )
+
+    def _noise(self, request: Request):
+        return uniforms(self.settings.limits.max_new_tokens, *self._key(request))
+
+    def _seed(self, request: Request) -> int:
+        """For an engine with a generator of its own for each request."""
+        return int(text_digest(*self._key(request)), 16) % 2**31
+
+
+def make_engine(name: str, settings: Settings) -> Engine:
+    """An engine by its name in the config: transformers, vllm or openai."""
+    if name == "transformers":
+        on_gpu = pick_device(settings.device) == "cuda"
+        return ContinuousBatches(settings) if on_gpu else PaddedBatches(settings)
+    return {"vllm": Vllm, "openai": Server}[name](settings)
+
+
+class Transformers(Engine):
+    """A model in this process, with noise keyed by the sample."""
+
+    name = "transformers"
+    _loaded = None
+
+    @property
+    def reproducible(self) -> bool:
+        """In half precision, the last bits that depend on the batch decide too often."""
+        return pick_device(self.settings.device) == "cpu"
+
+    def _load(self):
+        """The model and its tokenizer, loaded once."""
+        if self._loaded is None:
+            s = self.settings
+            self._loaded = load_for_inference(
+                s.base, s.lineage, pick_device(s.device), s.trust_remote_code
+            )[:2]
+        return self._loaded
+
+
+class PaddedBatches(Transformers):
+    """Left-padded batches of prompts of like length, the longest first: for a CPU."""
+
+    def draw(self, requests: list[Request]) -> Iterator[tuple[Request, Sample]]:
+        waiting = sorted(requests, key=lambda request: len(request.prompt), reverse=True)
+        for start in range(0, len(waiting), self.settings.batch_size):
+            batch = waiting[start : start + self.settings.batch_size]
+            yield from zip(batch, self._draw(batch), strict=True)
+
+    def _draw(self, batch: list[Request]) -> list[Sample]:
+        import numpy as np
+        import torch
+        from transformers import LogitsProcessorList
+
+        from persuasion_rl.sampling import KeyedSampling
+
+        model, tokenizer = self._load()
+        limits = self.settings.limits
+        prompts = [request.prompt for request in batch]
+        inputs = tokenizer(prompts, return_tensors="pt", padding=True, padding_side="left")
+        inputs = inputs.to(model.device)
+        length = inputs["input_ids"].shape[1]
+        noise = torch.from_numpy(np.stack([self._noise(request) for request in batch]))
+        keyed = KeyedSampling(noise.to(model.device), length, limits)
+        with torch.inference_mode():
+            output = model.generate(
+                **inputs,
+                max_new_tokens=limits.max_new_tokens,
+                logits_processor=LogitsProcessorList([keyed]),
+            )
+        return [_read(model, tokenizer, ids) for ids in output[:, length:].tolist()]
+
+
+class ContinuousBatches(Transformers):
+    """transformers' continuous batching: a place that ends is taken by the next request, and prompts that two
+    samples share are computed once. For a GPU."""
+
+    def draw(self, requests: list[Request]) -> Iterator[tuple[Request, Sample]]:
+        if not requests:
+            return
+        model, tokenizer = self._load()
+        prompts = tokenizer([request.prompt for request in requests])["input_ids"]
+        asked = {str(i): pair for i, pair in enumerate(zip(requests, prompts, strict=True))}
+        manager = self._manager(model, asked)
+        manager.warmup()
+        manager.start()
+        try:
+            for id_, (_, prompt) in asked.items():
+                manager.add_request(prompt, id_, eos_token_id=model.generation_config.eos_token_id)
+            left = len(asked)
+            while left:
+                found = manager.get_result(timeout=1)
+                if found is None:
+                    if not manager.is_running():
+                        raise RuntimeError("continuous batching ended by itself; see above")
+                elif found.is_finished():
+                    if found.error is not None:
+                        raise RuntimeError(f"continuous batching: {found.error}")
+                    left -= 1
+                    yield (
+                        asked[found.request_id][0],
+                        _read(model, tokenizer, found.generated_tokens),
+                    )
+        finally:
+            manager.stop(hard_stop=True)
+            manager.destroy()
+
+    def _manager(self, model, asked: dict[str, tuple[Request, list[int]]]):
+        """Continuous batching whose only logits processor is ours."""
+        from transformers import ContinuousBatchingConfig, GenerationConfig, LogitsProcessorList
+        from transformers.generation.continuous_batching.cb_logits_processors import (
+            ContinuousBatchingLogitsProcessorList,
+        )
+        from transformers.generation.continuous_batching.utils import WorkloadHints
+
+        from persuasion_rl.sampling import KeyedContinuousSampling
+
+        limits = self.settings.limits
+        config = GenerationConfig(
+            do_sample=False,
+            max_new_tokens=limits.max_new_tokens,
+            pad_token_id=model.generation_config.pad_token_id,
+            eos_token_id=model.generation_config.eos_token_id,
+        )
+        noise = {id_: (len(prompt), self._noise(r)) for id_, (r, prompt) in asked.items()}
+        keyed = ContinuousBatchingLogitsProcessorList(
+            LogitsProcessorList([KeyedContinuousSampling(noise, limits)])
+        )
+        keyed.tensors_required = 1
+        manager = model.init_continuous_batching(
+            generation_config=config,
+            continuous_batching_config=ContinuousBatchingConfig(
+                max_requests_per_batch=self.settings.batch_size, **self._memory(model)
+            ),
+            workload_hints=WorkloadHints(
+                max_prompt_length=max(len(prompt) for _, prompt in asked.values()),
+                max_generated_length=limits.max_new_tokens,
+                num_requests=len(asked),
+            ),
+        )
+        manager.logit_processor = keyed
+        return manager
+
+    def _memory(self, model) -> dict[str, Any]:
+        """Bounds of the cache: on a GPU a share of what is free, which leaves room for the sampler's sort."""
+        if model.device.type == "cuda":
+            return {"max_memory_percent": 0.7}
+        return {"num_blocks": 4 * self.settings.batch_size, "max_batch_tokens": 1024}
+
+
+def _read(model, tokenizer, ids: list[int]) -> Sample:
+    """A sample from the tokens that follow a prompt, with or without padding after its end."""
+    ends = model.generation_config.eos_token_id
+    end = next((place for place, token in enumerate(ids) if token in ends), None)
+    tokens = len(ids) if end is None else end + 1
+    text = tokenizer.decode(ids[:tokens], skip_special_tokens=True).strip()
+    return Sample(text, tokens, CUT if end is None else STOPPED)
+
+
+class Vllm(Engine):
+    """vLLM in this process (envs/vllm.yaml). Each request has a seed of its own; vLLM promises no more."""
+
+    name = "vllm"
+    _loaded = None
+
+    def draw(self, requests: list[Request]) -> Iterator[tuple[Request, Sample]]:
+        for start in range(0, len(requests), AT_ONCE):
+            chunk = requests[start : start + AT_ONCE]
+            yield from zip(chunk, self._draw(chunk), strict=True)
+
+    def _draw(self, requests: list[Request]) -> list[Sample]:
+        vllm = _library("vllm", "snakemake --sdm conda takes envs/vllm.yaml")
+        llm, tokenizer, adapter = self._load(vllm)
+        limits = self.settings.limits
+        prompts = tokenizer([request.prompt for request in requests])["input_ids"]
+        outputs = llm.generate(
+            [{"prompt_token_ids": ids} for ids in prompts],
+            [
+                vllm.SamplingParams(
+                    temperature=limits.temperature,
+                    top_p=limits.top_p,
+                    max_tokens=limits.max_new_tokens,
+                    seed=self._seed(request),
+                    stop_token_ids=[tokenizer.eos_token_id],
+                    watermarking=False,
+                )
+                for request in requests
+            ],
+            use_tqdm=False,
+            lora_request=adapter,
+        )
+        drawn = [output.outputs[0] for output in outputs]
+        return [Sample(d.text.strip(), len(d.token_ids), d.finish_reason) for d in drawn]
+
+    def _load(self, vllm):
+        """The engine, the tokenizer and the adapter, loaded once."""
+        if self._loaded is None:
+            s = self.settings
+            more, adapter = {}, None
+            if s.lineage:
+                from vllm.lora.request import LoRARequest
+
+                rank = read_json(s.lineage[-1].parent / ADAPTER_CONFIG)["r"]
+                allowed = (8, 16, 32, 64, 128, 256, 512)
+                more = {
+                    "enable_lora": True,
+                    "max_lora_rank": next(size for size in allowed if size >= rank),
+                }
+                adapter = LoRARequest(s.model, 1, str(s.lineage[-1].parent))
+            llm = vllm.LLM(
+                str(s.base),
+                trust_remote_code=s.trust_remote_code,
+                max_num_seqs=s.batch_size,
+                generation_config="vllm",  # not the base model's own repetition penalty
+                **more,
+            )
+            self._loaded = llm, load_tokenizer(s.base, s.trust_remote_code), adapter
+        return self._loaded
+
+
+class Server(Engine):
+    """A server that speaks OpenAI's completions and serves the study's models under their names.
+
+    It gets a seed for each request, and may ignore it. That it has the adapter which is here, nobody can see from
+    here: only the name is checked.
+    """
+
+    name = "openai"
+    _client = None
+
+    def draw(self, requests: list[Request]) -> Iterator[tuple[Request, Sample]]:
+        openai = _library("openai", "pip install -e '.[openai]'")
+        try:
+            client = self._connected(openai)
+            with ThreadPoolExecutor(self.settings.batch_size) as pool:
+                waiting = {pool.submit(self._ask, client, r): r for r in requests}
+                try:
+                    for done in as_completed(waiting):
+                        yield waiting[done], done.result()
+                finally:
+                    pool.shutdown(cancel_futures=True)
+        except openai.OpenAIError as error:
+            said = " ".join(str(error).split())[:300]
+            raise UserError(
+                f"sampling.base_url {self.settings.base_url}: {said}; what was drawn is kept"
+            ) from None
+
+    def _connected(self, openai):
+        """A client of a server that has the model."""
+        s = self.settings
+        if self._client is None:
+            key = os.environ.get("OPENAI_API_KEY", "none")
+            self._client = openai.OpenAI(api_key=key, base_url=s.base_url, max_retries=5)
+            served = [model.id for model in self._client.models.list()]
+            if s.model not in served:
+                raise UserError(
+                    f"sampling.base_url {s.base_url}: serves {', '.join(served) or 'nothing'}, not {s.model!r};"
+                    " it must know the study's models by their names (vLLM: --served-model-name,"
+                    " --lora-modules)"
+                )
+        return self._client
+
+    def _ask(self, client, request: Request) -> Sample:
+        limits = self.settings.limits
+        answer = client.completions.create(
+            model=self.settings.model,
+            prompt=request.prompt,
+            temperature=limits.temperature,
+            top_p=limits.top_p,
+            max_tokens=limits.max_new_tokens,
+            seed=self._seed(request),
+        )
+        choice = answer.choices[0]
+        return Sample(choice.text.strip(), answer.usage.completion_tokens, choice.finish_reason)
+
+
+def _library(name: str, how: str):
+    try:
+        return importlib.import_module(name)
+    except ImportError:
+        raise UserError(f"sampling.engine: the package {name} is not installed; {how}") from None
