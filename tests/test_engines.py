@@ -290,15 +290,16 @@ def test_a_killed_shard_goes_on_where_it_was(tiny_base, requests, tmp_path):
     assert len(keys) == len(set(keys)) >= 2 * len(rows)
 
 
+@pytest.mark.slow
 def test_half_precision_is_what_makes_batches_matter(tiny_base, requests):
     """Why a GPU's rows say that they are not reproducible: bfloat16 draws other texts in other batches."""
-    some = requests[:60]
+    some = requests[:400]
     counts = {}
     for dtype in (torch.float32, torch.bfloat16):
         found = []
-        for size in (3, 60):
+        for size in (10, 200):
             engine = engine_of(tiny_base, batch_size=size)
             engine._load()[0].to(dtype)
             found.append(texts(engine, some))
         counts[dtype] = differing(*found)
-    assert counts[torch.float32] <= 1 < counts[torch.bfloat16]
+    assert counts[torch.float32] <= NEAR_TIES * len(some) < counts[torch.bfloat16]

@@ -14,7 +14,15 @@ import torch
 from persuasion_rl.engines import Engine, Settings, make_engine
 from persuasion_rl.files import read_jsonl
 from persuasion_rl.prompts import render
-from persuasion_rl.sampling import NUCLEUS, KeyedSampling, Limits, Request, picked, uniforms
+from persuasion_rl.sampling import (
+    NUCLEUS,
+    KeyedSampling,
+    Limits,
+    Request,
+    picked,
+    step_seeds,
+    uniforms,
+)
 from persuasion_rl.standin import END_OF_TEXT, pretrain_standin, train_tokenizer
 from persuasion_rl.statistics import bootstrap_mean, wilson
 
@@ -169,10 +177,10 @@ def short_requests(count: int) -> list[Request]:
 # Noise
 
 
-def test_noise_is_a_function_of_its_whole_key():
+def test_seeds_are_a_function_of_their_whole_key():
     key = (1, "digest", "cmv-t1_a", 1, 0)
-    same = uniforms(50, *key)
-    assert (uniforms(50, *key) == same).all()
+    same = step_seeds(50, *key)
+    assert (step_seeds(50, *key) == same).all()
     others = [
         (2, "digest", "cmv-t1_a", 1, 0),
         (1, "another", "cmv-t1_a", 1, 0),
@@ -181,19 +189,32 @@ def test_noise_is_a_function_of_its_whole_key():
         (1, "digest", "cmv-t1_a", 1, 1),
     ]
     for other in others:
-        assert not (uniforms(50, *other) == same).any(), other
+        assert not (step_seeds(50, *other) == same).any(), other
 
 
-def test_noise_of_a_shorter_response_begins_like_that_of_a_longer_one():
-    assert (uniforms(10, "key") == uniforms(100, "key")[:10]).all()
+def test_seeds_of_a_shorter_response_begin_like_those_of_a_longer_one():
+    assert (step_seeds(10, "key") == step_seeds(100, "key")[:10]).all()
 
 
-def test_noise_is_uniform_across_keys():
-    first_numbers = np.array([uniforms(1, 1, "digest", f"p{i}", 1, 0)[0] for i in range(4000)])
-    assert first_numbers.min() >= 0 and first_numbers.max() < 1
-    counts = np.histogram(first_numbers, bins=20, range=(0, 1))[0]
-    chi_square = ((counts - 200) ** 2 / 200).sum()
+def test_noise_is_uniform_and_independent_over_seeds_and_tokens():
+    seeds = torch.from_numpy(step_seeds(400, "noise"))[:, None]
+    found = uniforms(seeds, torch.arange(400).expand(400, -1)).numpy()
+    assert found.min() > 0 and found.max() < 1
+    assert len(np.unique(found)) == found.size
+    counts = np.histogram(found, bins=20, range=(0, 1))[0]
+    chi_square = ((counts - 8000) ** 2 / 8000).sum()
     assert chi_square < 50  # 19 degrees of freedom: P < .0002
+    centred = found - 0.5
+    for neighbours in (centred[:-1] * centred[1:], centred[:, :-1] * centred[:, 1:]):
+        # Products of independent numbers: mean 0, variance 1/144.
+        assert abs(neighbours.mean()) < 4.5 / 12 / math.sqrt(neighbours.size)
+
+
+def test_consecutive_seeds_and_tokens_share_nothing():
+    seeds = torch.arange(-200, 200, dtype=torch.int32)[:, None]
+    found = uniforms(seeds, torch.arange(400).expand(400, -1)).numpy() - 0.5
+    correlations = np.corrcoef(found) - np.eye(400)
+    assert abs(correlations).max() < 6 / math.sqrt(400)
 
 
 # The processor
@@ -213,10 +234,10 @@ def nucleus(logits: torch.Tensor, temperature: float, top_p: float) -> np.ndarra
     return np.array([kept.get(token, 0.0) / mass for token in range(len(weights))])
 
 
-def picks(logits: torch.Tensor, noise: np.ndarray, temperature: float, top_p: float) -> np.ndarray:
-    processor = KeyedSampling(torch.from_numpy(noise)[:, None], 3, Limits(temperature, top_p, 1))
-    ids = torch.zeros((len(noise), 3), dtype=torch.long)
-    scores = processor(ids, logits.expand(len(noise), -1).clone())
+def picks(logits: torch.Tensor, seeds: np.ndarray, temperature: float, top_p: float) -> np.ndarray:
+    processor = KeyedSampling(torch.from_numpy(seeds)[:, None], 3, Limits(temperature, top_p, 1))
+    ids = torch.zeros((len(seeds), 3), dtype=torch.long)
+    scores = processor(ids, logits.expand(len(seeds), -1).clone())
     assert ((scores == -torch.inf).sum(dim=1) == len(logits) - 1).all()
     return scores.argmax(dim=1).numpy()
 
@@ -227,35 +248,33 @@ def picks(logits: torch.Tensor, noise: np.ndarray, temperature: float, top_p: fl
 def test_tokens_follow_the_tempered_nucleus(temperature, top_p):
     expected = nucleus(LOGITS, temperature, top_p)
     count = 40_000
-    found = picks(LOGITS, uniforms(count, "tokens", temperature, top_p), temperature, top_p)
+    found = picks(LOGITS, step_seeds(count, "tokens", temperature, top_p), temperature, top_p)
     shares = np.bincount(found, minlength=len(LOGITS)) / count
     assert (shares[expected == 0] == 0).all()
     deviation = np.sqrt(expected * (1 - expected) / count)
     assert (np.abs(shares - expected) <= 4.5 * deviation + 1e-9).all()
 
 
-def test_extreme_noise_stays_inside_the_nucleus():
-    inside = set(np.flatnonzero(nucleus(LOGITS, 0.7, 0.9)))
-    assert len(LOGITS) - 1 not in inside and 0 not in inside
-    largest = np.nextafter(np.float32(1), np.float32(0))
-    assert set(picks(LOGITS, np.array([0.0, largest], np.float32), 0.7, 0.9)) <= inside
+def test_each_row_and_step_uses_its_own_seed():
+    seeds = torch.from_numpy(step_seeds(12, "rows and steps")).reshape(3, 4)
+    flat = torch.zeros((3, 1000))
+    processor = KeyedSampling(seeds, 4, Limits(1.0, 1.0, 4))
+    for step in range(4):
+        ids = torch.zeros((3, 4 + step), dtype=torch.long)
+        alone = [
+            picks(flat[0], seeds[row, step : step + 1].numpy(), 1.0, 1.0)[0] for row in range(3)
+        ]
+        assert processor(ids, flat.clone()).argmax(dim=1).tolist() == alone
 
 
-def test_top_p_of_one_keeps_every_token():
-    # Noise in the middle of each token's stretch of the distribution picks exactly that token.
-    logits = 2.0 * torch.from_numpy(np.random.default_rng(0).standard_normal(500)).float()
-    expected = nucleus(logits, 1.0, 2.0)
-    middles = expected.cumsum() - expected / 2
-    assert picks(logits, middles, 1.0, 1.0).tolist() == list(range(500))
-
-
-def test_each_row_and_step_uses_its_own_noise():
-    noise = torch.tensor([[0.01, 0.99], [0.99, 0.01]], dtype=torch.float64)
-    uniform = torch.zeros((2, 10))
-    processor = KeyedSampling(noise, 4, Limits(1.0, 1.0, 2))
-    for step, expected in ((0, [0, 9]), (1, [9, 0])):
-        ids = torch.zeros((2, 4 + step), dtype=torch.long)
-        assert processor(ids, uniform.clone()).argmax(dim=1).tolist() == expected
+def test_a_small_change_of_the_logits_changes_hardly_any_pick():
+    """Which is what a batch does to them: by inverting a cumulative distribution, 2 in 1,000 would change."""
+    generator = torch.Generator().manual_seed(0)
+    logits = 2 * torch.randn((20_000, 300), generator=generator)
+    seeds = torch.from_numpy(step_seeds(20_000, "near-ties"))
+    before = picked(logits, seeds, 1.0, 0.95)
+    after = picked(logits + 1e-5 * torch.randn(logits.shape, generator=generator), seeds, 1.0, 0.95)
+    assert (before != after).float().mean() < 2e-4
 
 
 @pytest.mark.parametrize("spread, top_p", [(4.0, 0.9), (0.01, 0.9), (4.0, 1.0)])
@@ -264,11 +283,11 @@ def test_the_largest_tokens_of_a_large_vocabulary_are_enough_or_all_are_taken(
 ):
     """With a flat distribution (the second) the nucleus is larger than what is looked at first."""
     generator = torch.Generator().manual_seed(0)
-    logits = spread * torch.randn((40, 4 * NUCLEUS), generator=generator)
-    noise = torch.from_numpy(uniforms(40, "large vocabulary"))
-    found = picked(logits, noise, 1.0, top_p)
+    logits = spread * torch.randn((40, 100 * NUCLEUS), generator=generator)
+    seeds = torch.from_numpy(step_seeds(40, "large vocabulary"))
+    found = picked(logits, seeds, 1.0, top_p)
     monkeypatch.setattr("persuasion_rl.sampling.NUCLEUS", logits.shape[-1])
-    assert torch.equal(found, picked(logits, noise, 1.0, top_p))
+    assert torch.equal(found, picked(logits, seeds, 1.0, top_p))
 
 
 # Intervals

@@ -16,8 +16,10 @@ from typing import Any
 from persuasion_rl.devices import pick_device
 from persuasion_rl.files import UserError, read_json, text_digest
 from persuasion_rl.models import ADAPTER_CONFIG, check_lineage, load_for_inference, load_tokenizer
-from persuasion_rl.sampling import CUT, STOPPED, Limits, Request, Sample, uniforms
+from persuasion_rl.sampling import CUT, STOPPED, Limits, Request, Sample, step_seeds
 
+SOME = 0.25
+"""The share of a batch that leaves it together."""
 AT_ONCE = 2048
 """Requests that vLLM gets in one call: what it has drawn of them is lost if it is killed."""
 
@@ -71,8 +73,9 @@ class Engine(ABC):
             request.draw,
         )
 
-    def _noise(self, request: Request):
-        return uniforms(self.settings.limits.max_new_tokens, *self._key(request))
+    def _seeds(self, request: Request):
+        """For our own sampling: one number a step."""
+        return step_seeds(self.settings.limits.max_new_tokens, *self._key(request))
 
     def _seed(self, request: Request) -> int:
         """For an engine with a generator of its own for each request."""
@@ -109,36 +112,84 @@ class Transformers(Engine):
 
 
 class PaddedBatches(Transformers):
-    """Left-padded batches of prompts of like length, the longest first: for a CPU."""
+    """Left-padded batches of prompts of like length, the longest first: for a CPU.
+
+    A prompt that several samples of a batch share is computed once, and responses that have ended leave the batch.
+    """
 
     def draw(self, requests: list[Request]) -> Iterator[tuple[Request, Sample]]:
         waiting = sorted(requests, key=lambda request: len(request.prompt), reverse=True)
         for start in range(0, len(waiting), self.settings.batch_size):
-            batch = waiting[start : start + self.settings.batch_size]
-            yield from zip(batch, self._draw(batch), strict=True)
+            yield from self._draw(waiting[start : start + self.settings.batch_size])
 
-    def _draw(self, batch: list[Request]) -> list[Sample]:
+    def _draw(self, batch: list[Request]) -> Iterator[tuple[Request, Sample]]:
         import numpy as np
         import torch
-        from transformers import LogitsProcessorList
+
+        model, tokenizer = self._load()
+        ids, mask, cache = self._prompts(batch)
+        length, limit = ids.shape[1], ids.shape[1] + self.settings.limits.max_new_tokens
+        seeds = torch.from_numpy(np.stack([self._seeds(request) for request in batch]))
+        seeds = seeds.to(model.device)
+        while True:
+            ids, cache = self._until_some_end(ids, mask, cache, seeds, length)
+            ended = self._ended(ids[:, length:]) | (ids.shape[1] == limit)
+            for row in ended.nonzero().flatten().tolist():
+                yield batch[row], _read(model, tokenizer, ids[row, length:].tolist())
+            if ended.all():
+                return
+            left = (~ended).nonzero().flatten()
+            batch = [batch[row] for row in left.tolist()]
+            ids, seeds, mask = ids[left], seeds[left], mask[left]
+            cache.batch_select_indices(left)
+
+    def _prompts(self, batch: list[Request]):
+        """Token ids and mask of the batch's prompts, and a cache of all but their last token."""
+        import torch
+
+        model, tokenizer = self._load()
+        texts = list(dict.fromkeys(request.prompt for request in batch))
+        inputs = tokenizer(texts, return_tensors="pt", padding=True, padding_side="left")
+        inputs = inputs.to(model.device)
+        cache = model.generate(**inputs, max_new_tokens=1, return_dict_in_generate=True)
+        cache = cache.past_key_values
+        cache.crop(-1)
+        which = torch.tensor([texts.index(request.prompt) for request in batch])
+        which = which.to(model.device)
+        cache.batch_select_indices(which)
+        return inputs["input_ids"][which], inputs["attention_mask"][which], cache
+
+    def _until_some_end(self, ids, mask, cache, seeds, length: int):
+        """Go on until some of the rows have ended, or all have as many tokens as the limit lets them."""
+        import torch
+        from transformers import LogitsProcessorList, StoppingCriteriaList
 
         from persuasion_rl.sampling import KeyedSampling
 
-        model, tokenizer = self._load()
+        model, _ = self._load()
         limits = self.settings.limits
-        prompts = [request.prompt for request in batch]
-        inputs = tokenizer(prompts, return_tensors="pt", padding=True, padding_side="left")
-        inputs = inputs.to(model.device)
-        length = inputs["input_ids"].shape[1]
-        noise = torch.from_numpy(np.stack([self._noise(request) for request in batch]))
-        keyed = KeyedSampling(noise.to(model.device), length, limits)
-        with torch.inference_mode():
-            output = model.generate(
-                **inputs,
-                max_new_tokens=limits.max_new_tokens,
-                logits_processor=LogitsProcessorList([keyed]),
-            )
-        return [_read(model, tokenizer, ids) for ids in output[:, length:].tolist()]
+
+        def enough(ids, scores, **_) -> torch.Tensor:
+            ended = self._ended(ids[:, length:])
+            return (ended.float().mean() >= SOME).expand(len(ids))
+
+        output = model.generate(
+            input_ids=ids,
+            attention_mask=torch.nn.functional.pad(mask, (0, ids.shape[1] - length), value=1),
+            past_key_values=cache,
+            max_new_tokens=length + limits.max_new_tokens - ids.shape[1],
+            logits_processor=LogitsProcessorList([KeyedSampling(seeds, length, limits)]),
+            stopping_criteria=StoppingCriteriaList([enough]),
+            return_dict_in_generate=True,
+        )
+        return output.sequences, output.past_key_values
+
+    def _ended(self, responses):
+        """Which rows have a token that ends a response."""
+        import torch
+
+        ends = self._load()[0].generation_config.eos_token_id
+        return torch.isin(responses, torch.tensor(ends, device=responses.device)).any(dim=1)
 
 
 class ContinuousBatches(Transformers):
@@ -192,9 +243,9 @@ class ContinuousBatches(Transformers):
             pad_token_id=model.generation_config.pad_token_id,
             eos_token_id=model.generation_config.eos_token_id,
         )
-        noise = {id_: (len(prompt), self._noise(r)) for id_, (r, prompt) in asked.items()}
+        seeds = {id_: (len(prompt), self._seeds(r)) for id_, (r, prompt) in asked.items()}
         keyed = ContinuousBatchingLogitsProcessorList(
-            LogitsProcessorList([KeyedContinuousSampling(noise, limits)])
+            LogitsProcessorList([KeyedContinuousSampling(seeds, limits)])
         )
         keyed.tensors_required = 1
         manager = model.init_continuous_batching(

@@ -1,8 +1,9 @@
 """What a sample is, and the noise that makes it belong to its prompt, not to the batch that it is drawn in.
 
-The token of step t is found by inverting the cumulative distribution at one uniform number, which is a
-function of (study seed, model digest, prompt id, sample number, draw, step). Batches, shards and order then
-leave the text as it is, except where batched logits differ in their last bits next to a boundary.
+Each token of the vocabulary gets Gumbel noise that is a function of (study seed, model digest, prompt id, sample
+number, draw, step, token), and the largest sum of noise and log-probability wins: a sample of the distribution
+(Maddison, Tarlow & Minka 2014). Batches, shards and order then leave the text as it is, except where the last
+bits of batched logits decide between two sums.
 """
 
 import hashlib
@@ -17,8 +18,8 @@ from transformers.generation.continuous_batching.cb_logits_processors import (
 )
 
 STOPPED, CUT = "stop", "length"
-NUCLEUS = 4096
-"""Tokens that nearly every nucleus lies within: a whole vocabulary takes long to sort on a CPU."""
+NUCLEUS = 64
+"""Tokens that most nuclei lie within: a whole vocabulary takes long to sort on a CPU."""
 
 
 @dataclass(frozen=True)
@@ -53,42 +54,54 @@ class Sample:
         return bool(self.text) and self.finish_reason == STOPPED
 
 
-def uniforms(steps: int, *key: object) -> np.ndarray:
-    """`steps` float32 numbers in [0, 1) that are a function of `key` (a counter-based generator, Philox)."""
+def step_seeds(steps: int, *key: object) -> np.ndarray:
+    """`steps` int32 numbers that are a function of `key` (a counter-based generator, Philox)."""
     digest = hashlib.blake2b("\x1f".join(map(str, key)).encode(), digest_size=16).digest()
     generator = np.random.Generator(np.random.Philox(key=int.from_bytes(digest, "big")))
-    return generator.random(steps, dtype=np.float32)
+    return generator.integers(-(2**31), 2**31, steps, dtype=np.int32)
+
+
+def uniforms(seeds: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+    """A float64 number in (0, 1) for each seed (rows, 1) and token (rows, n): the mixer of SplitMix64 (Steele, Lea &
+    Flood 2014)."""
+    mixed = (seeds.long() << 32) | tokens
+    for shift, factor in ((30, -0x40A7B892E31B1A47), (27, -0x6B2FB644ECCEEE15), (31, 1)):
+        mixed = (mixed ^ _shifted(mixed, shift)) * factor
+    return (_shifted(mixed, 11).double() + 0.5) / 2**53
+
+
+def _shifted(numbers: torch.Tensor, by: int) -> torch.Tensor:
+    """To the right, without the sign."""
+    return (numbers >> by) & ((1 << (64 - by)) - 1)
 
 
 def picked(
-    logits: torch.Tensor, noise: torch.Tensor, temperature: float, top_p: float
+    logits: torch.Tensor, seeds: torch.Tensor, temperature: float, top_p: float
 ) -> torch.Tensor:
-    """The token that each row's number picks from the tempered nucleus (Holtzman et al. 2020) of its logits.
+    """The token that each row's seed picks from the tempered nucleus (Holtzman et al. 2020) of its logits.
 
     Args:
-        logits: (rows, vocabulary). noise: (rows,), in [0, 1).
+        logits: (rows, vocabulary). seeds: (rows,), int32.
     Returns:
         (rows, 1) token ids.
     """
     probabilities = torch.softmax(logits.float() / temperature, dim=-1)
-    ordered, order = _largest(probabilities, top_p)
+    ordered, tokens = _largest(probabilities, top_p)
     outside = ordered.cumsum(dim=-1) - ordered >= top_p
-    # Summed in the vocabulary's order, so that two nearly equal tokens cannot swap places.
-    tokens, by_id = order.sort(dim=-1)
-    kept = ordered.masked_fill(outside, 0.0).gather(-1, by_id)
-    cumulative = kept.double().cumsum(dim=-1)
-    threshold = noise.to(cumulative) * cumulative[:, -1]
-    place = torch.searchsorted(cumulative, threshold[:, None], right=True)
-    return tokens.gather(-1, place.clamp(max=tokens.shape[-1] - 1))
+    gumbel = -(-uniforms(seeds[:, None], tokens).log()).log()
+    scores = (ordered.double().log() + gumbel).masked_fill(outside, -torch.inf)
+    return tokens.gather(-1, scores.argmax(dim=-1, keepdim=True))
 
 
 def _largest(probabilities: torch.Tensor, top_p: float) -> tuple[torch.Tensor, torch.Tensor]:
     """The largest probabilities of each row, at least those of its nucleus, and their tokens."""
     # Not on a GPU: it sorts fast, and looking at a sum would wait for it (and break a CUDA graph).
-    if probabilities.device.type == "cpu" and probabilities.shape[-1] > 2 * NUCLEUS:
-        ordered, order = probabilities.topk(NUCLEUS, dim=-1)
+    size = NUCLEUS if probabilities.device.type == "cpu" else probabilities.shape[-1]
+    while size < probabilities.shape[-1]:
+        ordered, order = probabilities.topk(size, dim=-1)
         if ordered.sum(dim=-1).min() >= top_p:
             return ordered, order
+        size *= 8
     return probabilities.sort(dim=-1, descending=True)
 
 
@@ -101,48 +114,48 @@ class KeyedSampling(LogitsProcessor):
     """For `generate`: leaves only the token that each row's number picks.
 
     Args:
-        noise: (rows, max_new_tokens) numbers in [0, 1).
+        seeds: (rows, max_new_tokens) int32 numbers.
         prompt_length: tokens of the left-padded prompts; the step is what lies beyond them.
     """
 
-    def __init__(self, noise: torch.Tensor, prompt_length: int, limits: Limits):
-        self.noise = noise
+    def __init__(self, seeds: torch.Tensor, prompt_length: int, limits: Limits):
+        self.seeds = seeds
         self.prompt_length = prompt_length
         self.limits = limits
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        noise = self.noise[:, input_ids.shape[1] - self.prompt_length]
-        return _only(picked(scores, noise, self.limits.temperature, self.limits.top_p), scores)
+        seeds = self.seeds[:, input_ids.shape[1] - self.prompt_length]
+        return _only(picked(scores, seeds, self.limits.temperature, self.limits.top_p), scores)
 
 
 class KeyedContinuousSampling(ContinuousBatchingLogitsProcessor):
     """The same for transformers' continuous batching, which knows a request by its id.
 
     Args:
-        noise: request id -> (tokens of its prompt, its max_new_tokens numbers in [0, 1)).
+        seeds: request id -> (tokens of its prompt, its max_new_tokens int32 numbers).
     """
 
     supported_kwargs: ClassVar = {}
     ignored_kwargs: ClassVar = ()
 
-    def __init__(self, noise: dict[str, tuple[int, np.ndarray]], limits: Limits):
-        self.noise = noise
+    def __init__(self, seeds: dict[str, tuple[int, np.ndarray]], limits: Limits):
+        self.seeds = seeds
         self.limits = limits
 
     def fill_defaults(self, int32_tensor: torch.Tensor) -> None:
         int32_tensor.zero_()
 
     def prepare_tensor_args(self, requests_with_new_token: list) -> torch.Tensor:
-        """The number of each request's next step, in the bits of an int32."""
-        numbers = [self._number(request.state) for request in requests_with_new_token]
-        return torch.tensor(numbers, dtype=torch.float32).view(dtype=torch.int32)
+        """The seed of each request's next step."""
+        seeds = [self._seed(request.state) for request in requests_with_new_token]
+        return torch.tensor(seeds, dtype=torch.int32)
 
-    def _number(self, state) -> float:
-        if state.request_id not in self.noise:  # the library's own, to warm up
-            return 0.0
-        prompt_tokens, noise = self.noise[state.request_id]
-        return noise[state.position_offset - prompt_tokens]
+    def _seed(self, state) -> int:
+        if state.request_id not in self.seeds:  # the library's own, to warm up
+            return 0
+        prompt_tokens, seeds = self.seeds[state.request_id]
+        return int(seeds[state.position_offset - prompt_tokens])
 
     def __call__(self, scores: torch.Tensor, tensor_arg: torch.Tensor) -> torch.Tensor:
-        noise = tensor_arg[: scores.shape[0]].view(dtype=torch.float32)
-        return _only(picked(scores, noise, self.limits.temperature, self.limits.top_p), scores)
+        seeds = tensor_arg[: scores.shape[0]]
+        return _only(picked(scores, seeds, self.limits.temperature, self.limits.top_p), scores)
