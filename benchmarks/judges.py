@@ -9,10 +9,11 @@ in a debate, and which one annotators found more convincing. No judge has learne
 """
 
 import os
-import subprocess
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
+
+from machine import commit
 
 from persuasion_rl import trust
 from persuasion_rl.clean import clean
@@ -143,13 +144,6 @@ def held_out(row: dict[str, str] | None) -> str:
     if row is None:
         return NOTHING
     return shown(Interval(*(float(row[key]) for key in ("value", "low", "high"))))
-
-
-def commit() -> str:
-    """The checkout's commit, marked where files differ from it."""
-    command = ["git", "describe", "--always", "--dirty", "--exclude=*"]
-    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    return run.stdout.strip() or "unknown"
 
 
 def measure_judges(

@@ -24,6 +24,8 @@ from datetime import date
 from importlib.metadata import version
 from pathlib import Path
 
+from machine import commit, device_name
+
 from persuasion_rl.command import note, stage
 from persuasion_rl.files import UserError, read_json, read_jsonl, write_json, write_jsonl
 from persuasion_rl.tokens import RESPONSES, Tokens, tokenize
@@ -642,31 +644,10 @@ def run(command: str, **arguments: object) -> str:
 def header(plan: Plan, rounds: int) -> str:
     packages = ", ".join(f"{name} {version(name)}" for name in ("torch", "trl", "transformers"))
     return (
-        f"{device_name(plan)}; {date.today()}, commit {commit()}; {packages}. Model {plan.model};"
+        f"{device_name(plan.device, plan.threads)}; {date.today()}, commit {commit()}; {packages}. Model {plan.model};"
         f" {plan.rows['sft']} rows, {plan.effective['sft']} an update;"
         f" {plan.rows['dpo']} pairs, {plan.effective['dpo']} an update; {rounds} round(s)"
     )
-
-
-def device_name(plan: Plan) -> str:
-    if plan.device == "cuda":
-        import torch
-
-        return torch.cuda.get_device_name()
-    described = Path("/proc/cpuinfo")
-    lines = described.read_text().splitlines() if described.is_file() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return f"{names[0] if names else 'CPU'}, {plan.threads} thread(s)"
-
-
-def commit() -> str:
-    """The commit of this checkout, with a + where files differ from it."""
-
-    def git(*words: str) -> str:
-        command = ["git", "-C", str(Path(__file__).parent), *words]
-        return subprocess.run(command, capture_output=True, text=True).stdout.strip()
-
-    return (git("rev-parse", "--short", "HEAD") or "unknown") + "+" * bool(git("status", "--short"))
 
 
 def table(turns: list[dict]) -> Iterator[str]:
@@ -814,7 +795,7 @@ def profile(
         profiler = profiler_for(plan.device, updates)
         watch(profiler)
         our_sft(Turn("sft", "ours", Path(folder), Path(out), plan))
-    made_on = f"{device_name(plan)}; {date.today()}, commit {commit()}. Model {plan.model}"
+    made_on = f"{device_name(plan.device, plan.threads)}; {date.today()}, commit {commit()}. Model {plan.model}"
     print(
         f"{made_on}; {updates} update(s) of {plan.effective['sft']} rows, {profiler.seconds:.1f} s\n"
     )

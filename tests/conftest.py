@@ -1,9 +1,12 @@
 """What the tests share: small corpora that are really written and read, a tokenizer, the command line."""
 
+import contextlib
 import json
 import os
+import socket
 import subprocess
 import sys
+import time
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -106,3 +109,51 @@ def command_line():
         )
 
     return run
+
+
+@pytest.fixture
+def peer(tmp_path):
+    """`transformers serve` with a tiny model that has learned no judging: its address and the model's folder.
+
+    It runs in the folder above, so that it also knows the model as `base`.
+    """
+    for name in ("fastapi", "uvicorn"):
+        pytest.importorskip(name, reason="pip install 'transformers[serving]'")
+    import httpx
+
+    from test_sampling import make_tiny_base
+
+    base = make_tiny_base(tmp_path / "tiny") / "base"
+    (tmp_path / "hub").mkdir()
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    words = ["--host", "127.0.0.1", "--port", str(port), "--device", "cpu"]
+    with (tmp_path / "serve.log").open("w") as log:
+        serving = subprocess.Popen(
+            [sys.executable, "-m", "transformers.cli.transformers", "serve", *words],
+            env=os.environ
+            | {
+                "HF_HUB_OFFLINE": "1",
+                "HF_HUB_CACHE": str(tmp_path / "hub"),
+                "OMP_NUM_THREADS": "1",
+            },
+            cwd=base.parent,
+            stdout=log,
+            stderr=log,
+        )
+    try:
+        for _ in range(240):
+            if serving.poll() is not None:
+                break
+            with contextlib.suppress(httpx.TransportError):
+                httpx.get(f"http://127.0.0.1:{port}/health")
+                yield f"http://127.0.0.1:{port}/v1", str(base)
+                return
+            time.sleep(0.5)
+        pytest.skip(
+            f"transformers serve did not start: {(tmp_path / 'serve.log').read_text()[-300:]}"
+        )
+    finally:
+        serving.kill()
+        serving.wait()

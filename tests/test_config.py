@@ -123,7 +123,11 @@ def test_defaults_are_filled_in_and_the_input_is_left_alone():
     assert given == SMALL
     assert study["seed"] == 1 and study["device"] == "auto"
     assert study["data"]["split"] == {"train": 0.8, "val": 0.1, "test": 0.1}
-    assert study["pools"]["human"] == {"responses_from": "sft", "shard_rows": 1000}
+    assert study["pools"]["human"] == {
+        "responses_from": "sft",
+        "responses": 2,
+        "shard_rows": 1000,
+    }
     assert study["models"]["sft"] == {"parent": "base", "method": "sft"}
 
 
@@ -163,6 +167,11 @@ MISTAKES = [
     ("world", {"threads": 50}, "world: ", ["'replies' is missing"]),
     ("sampling.top_p", 1.5, "sampling.top_p: 1.5 ", ["at most 1"]),
     ("sampling.temperature", 0, "sampling.temperature: 0 ", ["above 0"]),
+    ("sampling.engine", "tgi", "sampling.engine: 'tgi' ", ["transformers, vllm, openai"]),
+    ("sampling.engine", "openai", "sampling.base_url: ", ["needs the address of its server"]),
+    ("sampling.base_url", "http://localhost:1/v1", "sampling.base_url: ", ["the engine openai, and no other"]),
+    ("sampling.base_url", "http://u:secret@localhost/v1", "sampling.base_url: looks like a key", ["environment"]),
+    ("pools.ai", {"responses": 1}, "pools.ai.responses: 1 ", ["at least 2"]),
     ("recipes.sft.learning_rate", "1e-4", "recipes.sft.learning_rate: '1e-4' ", ["number", "1.0e-4"]),
     ("recipes.sft.lr", 1e-4, "recipes.sft.lr: unknown key", ["learning_rate"]),
     ("recipes.dpo.loss_type", ["simpo"], "recipes.dpo.loss_type.0: 'simpo' ", ["sigmoid, sft, hinge"]),

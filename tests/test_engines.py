@@ -175,6 +175,41 @@ def test_an_engine_that_is_not_installed_is_named(tiny_base):
         list(make_engine("vllm", settings).draw(short_requests(1)))
 
 
+# A server
+
+
+def served(url: str, base: Path, requests: list[Request], **changed) -> dict[Request, Sample]:
+    settings = {"model": "base", "limits": Limits(0.7, 0.9, 12), "batch_size": 2} | changed
+    engine = make_engine("openai", Settings(base, [], seed=SEED, base_url=url, **settings))
+    return dict(engine.draw(requests))
+
+
+@pytest.mark.slow
+def test_a_real_server_draws_samples(peer):
+    """`transformers serve`, which speaks OpenAI's completions."""
+    url, base = peer
+    wanted = [Request(f"p{i}", "The reason that " + "you " * i, 1) for i in range(6)]
+    found = served(url, Path(base), wanted)
+    assert found.keys() == set(wanted)
+    assert any(one.text for one in found.values())
+    for one in found.values():
+        assert 0 < one.tokens <= 12
+        assert one.finish_reason == (CUT if one.tokens == 12 else STOPPED)
+    with pytest.raises(UserError, match="sampling.base_url http://127.0.0.1") as refused:
+        served(url, Path(base), wanted[:1], model="sft")
+    assert "\n" not in str(refused.value)
+
+
+def test_a_server_that_is_not_there_is_named(tiny_base, monkeypatch):
+    pytest.importorskip("openai")
+    monkeypatch.setattr("openai._constants.MAX_RETRY_DELAY", 0.01)
+    monkeypatch.setattr("openai._base_client.MAX_RETRY_DELAY", 0.01)
+    with pytest.raises(
+        UserError, match="127.0.0.1:9/v1: Connection error.; what was drawn is kept"
+    ):
+        served("http://127.0.0.1:9/v1", tiny_base, short_requests(1))
+
+
 # Samples outlive a killed job
 
 

@@ -1,12 +1,10 @@
 """The judge llm, against a server on this machine that also fails in every way: see llm_server."""
 
-import contextlib
 import json
 import os
 import re
 import shutil
 import signal
-import socket
 import sqlite3
 import subprocess
 import sys
@@ -865,50 +863,6 @@ def test_the_workflow_labels_with_it_and_only_what_is_asked_makes_labels_stale(s
     assert all(KEY in str(asked.headers) for asked in server.requests)
     for path in tmp_path.rglob("*"):
         assert not path.is_file() or KEY.encode() not in path.read_bytes(), path
-
-
-@pytest.fixture
-def peer(tmp_path):
-    """`transformers serve` with a tiny model that has learned no judging: its address and the model's name."""
-    for name in ("fastapi", "uvicorn"):
-        pytest.importorskip(name, reason="pip install 'transformers[serving]'")
-    import httpx
-
-    from test_sampling import make_tiny_base
-
-    base = make_tiny_base(tmp_path / "tiny") / "base"
-    (tmp_path / "hub").mkdir()
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    words = ["--host", "127.0.0.1", "--port", str(port), "--device", "cpu"]
-    with (tmp_path / "serve.log").open("w") as log:
-        serving = subprocess.Popen(
-            [sys.executable, "-m", "transformers.cli.transformers", "serve", *words],
-            env=os.environ
-            | {
-                "HF_HUB_OFFLINE": "1",
-                "HF_HUB_CACHE": str(tmp_path / "hub"),
-                "OMP_NUM_THREADS": "1",
-            },
-            stdout=log,
-            stderr=log,
-        )
-    try:
-        for _ in range(240):
-            if serving.poll() is not None:
-                break
-            with contextlib.suppress(httpx.TransportError):
-                httpx.get(f"http://127.0.0.1:{port}/health")
-                yield f"http://127.0.0.1:{port}/v1", str(base)
-                return
-            time.sleep(0.5)
-        pytest.skip(
-            f"transformers serve did not start: {(tmp_path / 'serve.log').read_text()[-300:]}"
-        )
-    finally:
-        serving.kill()
-        serving.wait()
 
 
 @pytest.mark.slow

@@ -268,7 +268,7 @@ def test_each_row_and_step_uses_its_own_seed():
 
 
 def test_a_small_change_of_the_logits_changes_hardly_any_pick():
-    """Which is what a batch does to them: by inverting a cumulative distribution, 2 in 1,000 would change."""
+    """Which is what a batch does to them."""
     generator = torch.Generator().manual_seed(0)
     logits = 2 * torch.randn((20_000, 300), generator=generator)
     seeds = torch.from_numpy(step_seeds(20_000, "near-ties"))

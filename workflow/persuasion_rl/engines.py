@@ -342,44 +342,35 @@ class Vllm(Engine):
 class Server(Engine):
     """A server that speaks OpenAI's completions and serves the study's models under their names.
 
-    It gets a seed for each request, and may ignore it. That it has the adapter which is here, nobody can see from
-    here: only the name is checked.
+    It gets a seed for each request, and may ignore it. That its models are the ones that are here cannot be seen
+    from here: they have the same names.
     """
 
     name = "openai"
-    _client = None
 
     def draw(self, requests: list[Request]) -> Iterator[tuple[Request, Sample]]:
         openai = _library("openai", "pip install -e '.[openai]'")
+        s = self.settings
+        key = os.environ.get("OPENAI_API_KEY", "none")
+        client = openai.OpenAI(api_key=key, base_url=s.base_url, max_retries=5)
         try:
-            client = self._connected(openai)
-            with ThreadPoolExecutor(self.settings.batch_size) as pool:
+            with ThreadPoolExecutor(s.batch_size) as pool:
                 waiting = {pool.submit(self._ask, client, r): r for r in requests}
                 try:
                     for done in as_completed(waiting):
                         yield waiting[done], done.result()
                 finally:
                     pool.shutdown(cancel_futures=True)
+        except openai.NotFoundError:
+            raise UserError(
+                f"sampling.base_url {s.base_url}: knows no model {s.model!r}; it must serve the study's"
+                " models under their names (vLLM: --served-model-name, --lora-modules)"
+            ) from None
         except openai.OpenAIError as error:
             said = " ".join(str(error).split())[:300]
             raise UserError(
-                f"sampling.base_url {self.settings.base_url}: {said}; what was drawn is kept"
+                f"sampling.base_url {s.base_url}: {said}; what was drawn is kept"
             ) from None
-
-    def _connected(self, openai):
-        """A client of a server that has the model."""
-        s = self.settings
-        if self._client is None:
-            key = os.environ.get("OPENAI_API_KEY", "none")
-            self._client = openai.OpenAI(api_key=key, base_url=s.base_url, max_retries=5)
-            served = [model.id for model in self._client.models.list()]
-            if s.model not in served:
-                raise UserError(
-                    f"sampling.base_url {s.base_url}: serves {', '.join(served) or 'nothing'}, not {s.model!r};"
-                    " it must know the study's models by their names (vLLM: --served-model-name,"
-                    " --lora-modules)"
-                )
-        return self._client
 
     def _ask(self, client, request: Request) -> Sample:
         limits = self.settings.limits

@@ -33,7 +33,7 @@ def _comparison(row: dict) -> Comparison:
 
 def _which(row: dict) -> tuple:
     """A pair of a pool: its prompt, and the samples where a prompt has more than two."""
-    return row["metadata"]["prompt_id"], *row["metadata"]["samples"]
+    return row["metadata"]["prompt_id"], *row["metadata"].get("samples", (1, 2))
 
 
 def _write(labels: Path, rows: list[dict]) -> dict[str, int]:
