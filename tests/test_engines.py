@@ -16,8 +16,9 @@ import torch
 from persuasion_rl.engines import ContinuousBatches, Engine, Settings, make_engine
 from persuasion_rl.files import UserError, read_jsonl
 from persuasion_rl.prompts import render
+from persuasion_rl.responses import CUT, STOPPED
 from persuasion_rl.sample_store import SampleStore
-from persuasion_rl.sampling import CUT, STOPPED, Limits, Request, Sample
+from persuasion_rl.sampling import Limits, Request, Sample
 from persuasion_rl.standin import END_OF_TEXT
 from test_sampling import (
     LIMITS,
@@ -276,7 +277,7 @@ def test_a_line_that_a_kill_cut_off_is_drawn_again(troubled_base, tmp_path):
 
 POOL = """
 from pathlib import Path
-from persuasion_rl.responses import respond_to_pool
+from persuasion_rl.generation import respond_to_pool
 import sys
 respond_to_pool(
     base=Path(sys.argv[1]), prompts=Path(sys.argv[2]), output=Path(sys.argv[3]),

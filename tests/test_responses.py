@@ -9,14 +9,9 @@ import pytest
 import torch
 
 from persuasion_rl.files import UserError, read_json, read_jsonl, write_jsonl
+from persuasion_rl.generation import respond_to_evaluation, respond_to_pool
 from persuasion_rl.likelihood import measure_loss
-from persuasion_rl.responses import (
-    gather_pool,
-    quote_human,
-    respond_to_evaluation,
-    respond_to_pool,
-)
-from persuasion_rl.sampling import CUT
+from persuasion_rl.responses import CUT, gather_pool, quote_human
 from test_sampling import (
     SEED,
     TROUBLE,

@@ -454,13 +454,12 @@ def test_an_adapter_whose_parent_changed_is_refused(small, tmp_path):
     shutil.copy(models / "rlhf/adapter_model.safetensors", models / "sft/adapter_model.safetensors")
     run = subprocess.run(
         [
-            *(sys.executable, "-m", "persuasion_rl.responses", "respond_to_evaluation"),
+            *(sys.executable, "-m", "persuasion_rl.generation", "respond_to_evaluation"),
             *("--base", models / "base", "--lineage"),
             *(models / f"{name}/adapter_model.safetensors" for name in ("sft", "rlaif")),
             *("--prompts", small / "preferences/final_eval_prompts.jsonl"),
-            *("--held_out", small / "splits/sft_val.jsonl"),
-            *("--output", tmp_path / "out.jsonl", "--loss", tmp_path / "loss.json"),
-            *"--temperature 1 --top_p 1 --max_new_tokens 8 --batch_size 8 --seed 1 --threads 1".split(),
+            *("--output", tmp_path / "out.jsonl", "--state", tmp_path / "state"),
+            *"--model rlaif --temperature 1 --top_p 1 --max_new_tokens 8 --batch_size 8 --seed 1 --threads 1".split(),
         ],
         capture_output=True,
         text=True,

@@ -16,7 +16,8 @@ from typing import Any
 from persuasion_rl.devices import pick_device
 from persuasion_rl.files import UserError, read_json, text_digest
 from persuasion_rl.models import ADAPTER_CONFIG, check_lineage, load_for_inference, load_tokenizer
-from persuasion_rl.sampling import CUT, STOPPED, Limits, Request, Sample, step_seeds
+from persuasion_rl.responses import CUT, STOPPED
+from persuasion_rl.sampling import Limits, Request, Sample, step_seeds
 
 SOME = 0.25
 """The share of a batch that leaves it together."""

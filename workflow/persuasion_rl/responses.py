@@ -1,142 +1,35 @@
-"""Lets a model answer prompts: two responses or more a prompt for a preference pool, one for the evaluation."""
+"""What becomes of sampled responses: the pairs of a pool; and people's replies as a player of the evaluation."""
 
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
 
 from persuasion_rl.command import note, stage
-from persuasion_rl.devices import prepare_torch
-from persuasion_rl.engines import Engine, Settings, make_engine
 from persuasion_rl.files import UserError, read_jsonl, write_json, write_jsonl
-from persuasion_rl.sample_store import SampleStore
-from persuasion_rl.sampling import STOPPED, Limits, Request, Sample
+
+STOPPED, CUT = "stop", "length"
+"""Finish reasons: the model ended its response, or the limit cut it."""
 
 
-@dataclass(frozen=True)
-class Drawn:
-    """A sample and the request that it was drawn for."""
-
-    request: Request
-    sample: Sample
-
-    def told(self) -> dict:
-        """A response of a shard's row."""
-        return {**vars(self.sample), "draws": self.request.draw + 1}
-
-
-def respond_to_pool(
-    *,
-    base: Path,
-    prompts: Path,
-    output: Path,
-    state: Path,
-    start: int,
-    rows: int,
-    responses: int,
-    redraws: int,
-    seed: int,
-    threads: int,
-    temperature: float,
-    top_p: float,
-    max_new_tokens: int,
-    batch_size: int,
-    model: str,
-    engine: str = "transformers",
-    base_url: str | None = None,
-    device: str = "auto",
-    trust_remote_code: bool = False,
-    lineage: list[Path] = [],
-) -> dict[str, int]:
-    """Sample `responses` responses to each of the prompts `start` to `start + rows` (a shard of a pool).
-
-    One row: {"prompt", "responses": [{"text", "tokens", "finish_reason", "draws"}, ...], "metadata": {...,
-    "model_digest", "engine", "reproducible"}}. A response that is empty, cut, or equal to an earlier one of its prompt
-    is drawn again up to `redraws` times, then left as it is: `gather_pool` counts it out.
-
-    Args:
-        state: where samples outlive a killed job. model, base_url: for the engine openai.
-    """
-    prepare_torch(threads, seed)
-    pool = list(read_jsonl(prompts))[start : start + rows]
-    if not pool:  # the plan was larger than the data
-        write_jsonl(output, [])
-        return {}
-    limits = Limits(temperature, top_p, max_new_tokens)
-    used = make_engine(
-        engine,
-        Settings(
-            base, lineage, model, limits, seed, batch_size, device, trust_remote_code, base_url
-        ),
-    )
-    wanted = {row["metadata"]["prompt_id"]: row["prompt"] for row in pool}
-    drawn = _draw_usable(SampleStore(state, used), wanted, responses, redraws)
-    origin = {"model_digest": used.settings.digest} | _promise(used)
-    made = [
-        {
-            "prompt": row["prompt"],
-            "responses": [one.told() for one in drawn[row["metadata"]["prompt_id"]]],
-            "metadata": row["metadata"] | origin,
-        }
-        for row in pool
-    ]
-    write_jsonl(output, made)
-    counts = Counter(_outcome(row["responses"]) for row in made)
-    note(f"{output.name}: {dict(counts)}")
-    return dict(counts)
-
-
-def _promise(engine: Engine) -> dict:
-    return {"engine": engine.name, "reproducible": engine.reproducible}
-
-
-def _draw_usable(
-    store: SampleStore, prompts: dict[str, str], responses: int, redraws: int
-) -> dict[str, list[Drawn]]:
-    """The samples of each prompt (id -> text), the faulty ones drawn again within bounds."""
-    drawn: dict[tuple[str, int], Drawn] = {}
-    numbers = range(1, responses + 1)
-    wanted = [Request(id_, prompt, number) for id_, prompt in prompts.items() for number in numbers]
-    while wanted:
-        for request, sample in _watched(store, wanted):
-            drawn[request.prompt_id, request.sample] = Drawn(request, sample)
-        found = {id_: [drawn[id_, number] for number in numbers] for id_ in prompts}
-        wanted = [
-            replace(one.request, draw=one.request.draw + 1)
-            for ones in found.values()
-            for one, fault in zip(ones, _faults([one.told() for one in ones]), strict=True)
-            if fault and one.request.draw < redraws
-        ]
+def faults(responses: list[dict]) -> list[str | None]:
+    """What keeps each response of a prompt from being used: "cut", "empty", "identical" to one before, or None."""
+    found, seen = [], set()
+    for response in responses:
+        if response["finish_reason"] != STOPPED:
+            found.append("cut")
+        elif not response["text"]:
+            found.append("empty")
+        else:
+            found.append("identical" if response["text"] in seen else None)
+            seen.add(response["text"])
     return found
 
 
-def _watched(store: SampleStore, requests: list[Request]):
-    """Samples as they are drawn, with a progress bar."""
-    from tqdm import tqdm
-
-    what = "draws" if requests[0].draw == 0 else "redraws"
-    return tqdm(store.draw(requests), total=len(requests), desc=what, unit="sample")
-
-
-def _faults(responses: list[dict]) -> list[str | None]:
-    """What keeps each response of a prompt from being used: "cut", "empty", "identical" to one before, or None."""
-    faults, seen = [], set()
-    for response in responses:
-        if response["finish_reason"] != STOPPED:
-            faults.append("cut")
-        elif not response["text"]:
-            faults.append("empty")
-        else:
-            faults.append("identical" if response["text"] in seen else None)
-            seen.add(response["text"])
-    return faults
-
-
-def _outcome(responses: list[dict]) -> str:
+def outcome(responses: list[dict]) -> str:
     """ "made" where a prompt has a pair of usable responses, else the first fault among them."""
-    faults = _faults(responses)
-    return "made" if faults.count(None) > 1 else next(fault for fault in faults if fault)
+    found = faults(responses)
+    return "made" if found.count(None) > 1 else next(fault for fault in found if fault)
 
 
 def gather_pool(*, shards: list[Path], output: Path, counts: Path) -> dict[str, int]:
@@ -146,7 +39,7 @@ def gather_pool(*, shards: list[Path], output: Path, counts: Path) -> dict[str, 
     "finish_reasons"}}. `counts` gets how many prompts have a pair, and of the others how many for each fault.
     """
     prompts = [row for shard in shards for row in read_jsonl(shard)]
-    found = Counter(_outcome(row["responses"]) for row in prompts)
+    found = Counter(outcome(row["responses"]) for row in prompts)
     if not found["made"]:
         raise UserError(
             f"{output}: no usable pair of responses among {len(prompts)} prompts: {dict(found)}"
@@ -159,10 +52,10 @@ def gather_pool(*, shards: list[Path], output: Path, counts: Path) -> dict[str, 
 
 def _pairs(row: dict) -> Iterator[dict]:
     """The pool's rows of one prompt."""
-    faults = _faults(row["responses"])
+    found = faults(row["responses"])
     usable = [
         (number, response)
-        for number, (response, fault) in enumerate(zip(row["responses"], faults, strict=True), 1)
+        for number, (response, fault) in enumerate(zip(row["responses"], found, strict=True), 1)
         if fault is None
     ]
     for (one, first), (other, second) in combinations(usable, 2):
@@ -180,52 +73,6 @@ def _pairs(row: dict) -> Iterator[dict]:
         }
 
 
-def respond_to_evaluation(
-    *,
-    base: Path,
-    prompts: Path,
-    output: Path,
-    state: Path,
-    seed: int,
-    threads: int,
-    temperature: float,
-    top_p: float,
-    max_new_tokens: int,
-    batch_size: int,
-    model: str,
-    engine: str = "transformers",
-    base_url: str | None = None,
-    device: str = "auto",
-    trust_remote_code: bool = False,
-    lineage: list[Path] = [],
-) -> int:
-    """Sample one response a prompt, nothing drawn again.
-
-    One row: {"prompt", "response", "metadata": {..., "finish_reason", "tokens", "model_digest", "engine",
-    "reproducible"}}. Arguments as those of `respond_to_pool`.
-    """
-    prepare_torch(threads, seed)
-    limits = Limits(temperature, top_p, max_new_tokens)
-    used = make_engine(
-        engine,
-        Settings(
-            base, lineage, model, limits, seed, batch_size, device, trust_remote_code, base_url
-        ),
-    )
-    pool = list(read_jsonl(prompts))
-    wanted = {row["metadata"]["prompt_id"]: row["prompt"] for row in pool}
-    drawn = _draw_usable(SampleStore(state, used), wanted, responses=1, redraws=0)
-    origin = {"model_digest": used.settings.digest} | _promise(used)
-    rows = []
-    for row in pool:
-        told = drawn[row["metadata"]["prompt_id"]][0].told()
-        metadata = (
-            row["metadata"] | {key: told[key] for key in ("finish_reason", "tokens")} | origin
-        )
-        rows.append({"prompt": row["prompt"], "response": told["text"], "metadata": metadata})
-    return write_jsonl(output, rows)
-
-
 def quote_human(*, prompts: Path, held_out: Path, output: Path) -> int:
     """The human winning reply to each prompt of the evaluation, as a player's responses."""
     replies = {row["input_text"]: row for row in read_jsonl(held_out)}
@@ -241,4 +88,4 @@ def quote_human(*, prompts: Path, held_out: Path, output: Path) -> int:
 
 
 if __name__ == "__main__":
-    stage(respond_to_pool, gather_pool, respond_to_evaluation, quote_human)
+    stage(gather_pool, quote_human)

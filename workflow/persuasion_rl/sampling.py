@@ -17,7 +17,6 @@ from transformers.generation.continuous_batching.cb_logits_processors import (
     ContinuousBatchingLogitsProcessor,
 )
 
-STOPPED, CUT = "stop", "length"
 NUCLEUS = 64
 """Tokens that most nuclei lie within: a whole vocabulary takes long to sort on a CPU."""
 
@@ -47,11 +46,7 @@ class Sample:
     tokens: int
     """EOS among them."""
     finish_reason: str
-    """"stop" where the model ended its response, "length" where the limit cut it."""
-
-    @property
-    def usable(self) -> bool:
-        return bool(self.text) and self.finish_reason == STOPPED
+    """`responses.STOPPED`, or what else ended it."""
 
 
 def step_seeds(steps: int, *key: object) -> np.ndarray:

@@ -47,12 +47,12 @@ rule evaluate_model:
         settings=lambda wildcards: sampling_flags(model=wildcards.player),
         how=sampling_speed,
         state=study("state/samples"),
-        code=code("responses"),
+        code=code("generation"),
     message:
         "Sampling replies of {wildcards.player} to the held-out prompts"
     shell:
         r"""
-        python -m persuasion_rl.responses respond_to_evaluation \
+        python -m persuasion_rl.generation respond_to_evaluation \
             --base {params.base:q} --lineage {input.lineage:q} \
             --prompts {input.prompts:q} --output {output:q} --state {params.state:q} \
             --threads {threads} {params.how} {params.settings} 2> >(tee {log:q} >&2)

@@ -49,12 +49,12 @@ rule generate_responses:
         ),
         how=sampling_speed,
         state=study("state/samples"),
-        code=code("responses"),
+        code=code("generation"),
     message:
         "Sampling responses for the {wildcards.pool} pool, rows from {wildcards.start}"
     shell:
         r"""
-        python -m persuasion_rl.responses respond_to_pool \
+        python -m persuasion_rl.generation respond_to_pool \
             --base {params.base:q} --lineage {input.lineage:q} \
             --prompts {input.prompts:q} --output {output:q} \
             --start {wildcards.start} --rows {wildcards.rows} --state {params.state:q} \
