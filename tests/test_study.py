@@ -322,10 +322,10 @@ def measured(small, tmp_path_factory):
             "--temperature 0.7 --top_p 0.9 --max_new_tokens 128 --batch_size 64 --seed 1".split()
         )
         run_stage(
-            *("responses", "respond_to_evaluation", "--base", small / "models/base"),
+            *("generation", "respond_to_evaluation", "--base", small / "models/base"),
             *("--lineage", *lineage, "--prompts", small / "preferences/final_eval_prompts.jsonl"),
-            *("--held_out", small / "splits/sft_val.jsonl", "--output", folder / "broken.jsonl"),
-            *("--loss", folder / "loss.json", "--threads", 2, *sampling),
+            *("--output", folder / "broken.jsonl", "--state", folder / "state", "--model", name),
+            *("--threads", 2, *sampling),
         )
         responses = [f"{p}={small}/evaluation/responses/{p}.jsonl" for p in ("base", "sft")]
         model, against = comparison.split(":")
