@@ -1,4 +1,4 @@
-"""The noise of a sample and the token that it picks; intervals. Also the models that other tests sample from.
+"""The noise of a sample and the token that it picks. Also the models that other tests sample from.
 
 The *scripted* model is a real Qwen2 whose weights spell out a table: which token follows which, and with
 what probability. So the right distribution, empty responses and endless ones are known beforehand.
@@ -24,7 +24,6 @@ from persuasion_rl.sampling import (
     uniforms,
 )
 from persuasion_rl.standin import END_OF_TEXT, pretrain_standin, train_tokenizer
-from persuasion_rl.statistics import bootstrap_mean, wilson
 
 SEED = 1
 PROMPTS = 60
@@ -288,77 +287,3 @@ def test_the_largest_tokens_of_a_large_vocabulary_are_enough_or_all_are_taken(
     found = picked(logits, seeds, 1.0, top_p)
     monkeypatch.setattr("persuasion_rl.sampling.NUCLEUS", logits.shape[-1])
     assert torch.equal(found, picked(logits, seeds, 1.0, top_p))
-
-
-# Intervals
-
-
-def clustered(rng, conversations: int, rows_each: int, within: float) -> tuple[list, list]:
-    """Values around 0: conversations differ with variance 1, rows of one by `within` besides."""
-    names = [f"c{i}" for i in range(conversations) for _ in range(rows_each)]
-    shared = rng.standard_normal(conversations).repeat(rows_each)
-    return (shared + within * rng.standard_normal(len(names))).tolist(), names
-
-
-def test_the_estimate_is_the_plain_mean_inside_its_interval():
-    values = [0.0, 1.0, 1.0, 0.5, 0.25, 1.0]
-    found = bootstrap_mean(values, ["a", "a", "b", "c", "d", "d"], draws=500, seed=1)
-    assert math.isclose(found.value, sum(values) / 6)
-    assert 0 <= found.low < found.value < found.high <= 1
-    assert found.columns("rate") == {"rate": found.value, "low": found.low, "high": found.high}
-
-
-def test_equal_values_have_an_interval_of_no_width():
-    found = bootstrap_mean([0.3] * 10, [f"c{i // 2}" for i in range(10)], draws=100, seed=1)
-    assert all(math.isclose(number, 0.3) for number in (found.value, found.low, found.high))
-
-
-def test_the_interval_is_a_function_of_the_seed():
-    values, names = clustered(np.random.default_rng(0), 20, 3, 1.0)
-    assert bootstrap_mean(values, names, 200, 1) == bootstrap_mean(values, names, 200, 1)
-    one, other = (bootstrap_mean(values, names, 200, seed) for seed in (1, 2))
-    assert one.value == other.value and one.low != other.low
-
-
-def test_rows_of_one_conversation_widen_the_interval():
-    values, names = clustered(np.random.default_rng(0), 40, 8, 0.1)
-    together = bootstrap_mean(values, names, draws=1000, seed=1)
-    apart = bootstrap_mean(values, [f"r{i}" for i in range(len(values))], draws=1000, seed=1)
-    assert together.value == apart.value
-    # Eight copies of nearly the same row tell as much as one: sqrt(8) = 2.8 times as wide.
-    assert 2.2 < (together.high - together.low) / (apart.high - apart.low) < 3.4
-
-
-def test_the_width_is_that_of_the_normal_interval():
-    rng = np.random.default_rng(1)
-    values = rng.standard_normal(400)
-    found = bootstrap_mean(values.tolist(), [f"c{i}" for i in range(400)], draws=4000, seed=1)
-    half = 1.96 * values.std() / math.sqrt(400)
-    assert math.isclose(found.high - found.low, 2 * half, rel_tol=0.06)
-    assert math.isclose(found.high + found.low, 2 * found.value, abs_tol=0.2 * half)
-
-
-def test_95_percent_of_the_intervals_hold_the_truth():
-    rng = np.random.default_rng(5)
-    datasets = 400
-    held = naive = 0
-    for seed in range(datasets):
-        values, names = clustered(rng, 40, 4, 0.5)
-        found = bootstrap_mean(values, names, draws=400, seed=seed)
-        held += found.low <= 0 <= found.high
-        rows = bootstrap_mean(values, list(map(str, range(len(values)))), draws=200, seed=seed)
-        naive += rows.low <= 0 <= rows.high
-    # .95, less about .015 for 40 conversations, within four standard errors of a share of 400.
-    assert 0.89 < held / datasets < 0.985
-    assert naive / datasets < 0.8  # rows drawn one by one would claim too much
-
-
-def test_a_share_of_few_trials_is_not_certain():
-    """Wilson's interval, by its formula."""
-    for right, trials in ((2, 2), (0, 3), (7, 10), (50, 100)):
-        z, share = 1.959964, right / trials
-        middle = (share + z**2 / (2 * trials)) / (1 + z**2 / trials)
-        half = z * math.sqrt(share * (1 - share) / trials + z**2 / (4 * trials**2)) / (1 + z**2 / trials)  # fmt: skip
-        found = wilson(share, trials)
-        assert (found.low, found.high) == pytest.approx((middle - half, middle + half), abs=1e-6)
-    assert wilson(1.0, 2).low < 0.35

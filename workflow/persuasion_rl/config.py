@@ -317,12 +317,34 @@ def _check_judges(study: dict[str, Any]) -> None:
     for key, names in wanted.items():
         if "truth" in names and study["world"] is None:
             raise UserError(f"{key}: truth is known only in a synthetic world (world:)")
+    for comparison in study["evaluation"]["comparisons"] or ():
+        if {*comparison.split(":")} - {*study["evaluation"]["players"]}:
+            raise UserError(
+                f"evaluation.comparisons: {comparison!r} is not PLAYER:AGAINST of"
+                f" {', '.join(study['evaluation']['players'])}"
+            )
     for player in study["evaluation"]["players"]:
         if player != HUMAN and player not in study["models"]:
             raise UserError(
                 f"evaluation.players: unknown player {player!r}; there are"
                 f" {', '.join([*study['models'], HUMAN])}"
             )
+
+
+def declared_comparisons(study: dict[str, Any]) -> list[str]:
+    """The comparisons ("model:against") whose p-values are corrected together: those of the config, or every model with
+    its parent, with sft, and with the base."""
+    given = study["evaluation"]["comparisons"]
+    if given is not None:
+        return given
+    models, players = study["models"], study["evaluation"]["players"]
+    return [
+        f"{name}:{against}"
+        for name in players
+        if name in models and name != BASE
+        for against in dict.fromkeys((models[name]["parent"], "sft", BASE))
+        if against in players and against != name
+    ]
 
 
 LOOKS_LIKE_A_KEY = re.compile(r"\bsk-[\w-]{8,}|://[^/]*@|[?&]\w*key\w*=", re.IGNORECASE)

@@ -1,15 +1,19 @@
 """Compares the players on the held-out prompts: pairwise verdicts, win rates, the demo's truth, behaviour."""
 
+from collections.abc import Iterator
 from itertools import combinations, pairwise
 from pathlib import Path
 
 from persuasion_rl import world
 from persuasion_rl.command import note, stage
 from persuasion_rl.devices import pick_device, prepare_torch
-from persuasion_rl.files import UserError, read_json, read_jsonl, write_csv, write_jsonl
+from persuasion_rl.files import UserError, read_csv, read_json, read_jsonl, write_csv, write_jsonl
 from persuasion_rl.judges import FIRST, SECOND, TIE, Comparison, judge_both_orders, make_judge
 
 POINTS = {FIRST: 1.0, SECOND: 0.0, TIE: 0.5}
+COUNTED = {"wins": 1.0, "losses": 0.0, "ties": 0.5}
+DIFFERENCES = (0.02, 0.05, 0.1, 0.15, 0.2)
+"""Differences from one half in the table of power."""
 
 
 def read_players(responses: dict[str, Path]) -> dict[str, list[dict]]:
@@ -70,45 +74,206 @@ def judge_players(
     return write_jsonl(verdicts, rows)
 
 
-def tabulate_win_rates(*, verdicts: dict[str, Path], output: Path, draws: int, seed: int) -> None:
-    """Write the win rate of every two players under every judge; a tie is half a win.
+def compare_players(
+    *,
+    verdicts: dict[str, Path],
+    responses: dict[str, Path],
+    comparisons: list[str],
+    win_rates: Path,
+    ranking: Path,
+    declared: Path,
+    power: Path,
+    draws: int,
+    seed: int,
+    models: Path,
+) -> None:
+    """Write what the verdicts say of the players; a tie is half a win, and what has no verdict is in no rate.
 
-    Columns: judge, player, against, wins, losses, ties, undecided (abstentions and what could not be judged;
-    they are in no rate), win_rate, low, high. Two players without any verdict have no row.
+    win_rates: every two players under every judge: judge, player, against, wins, losses, ties, undecided (abstentions
+    and what could not be judged), win_rate, low, high, and length_controlled, its win rate at equal length.
+    ranking: judge, player, strength (Bradley-Terry, log-odds against the first player), low, high, rank, rank_low,
+    rank_high.
+    declared: the comparisons that the study declares: judge, player, against, prompts, win_rate, low, high, effect
+    (Cohen's h), p, p_holm (corrected for all comparisons under that judge), seeds. Models that differ in nothing but
+    their seed are pooled where there are several.
+    power: difference from one half, prompts that show it with 80% probability; last what this study's show.
+
+    Args:
+        comparisons: "model:against". models: the table of `variants.compare_models`, whose groups are seeds of a model.
     """
-    from persuasion_rl.statistics import bootstrap_mean
-
-    table = []
+    lengths = {
+        name: [row["metadata"]["tokens"] for row in rows]
+        for name, rows in read_players(responses).items()
+    }
+    groups = {row["model"]: row["group"] for row in read_csv(models)}
+    rates, ranks_found, tests, prompts = [], [], [], 0
     for judge, path in verdicts.items():
-        games: dict[tuple[str, str], list[dict]] = {}
-        for row in read_jsonl(path):
-            games.setdefault((row["player_1"], row["player_2"]), []).append(row)
-        for (one, other), played in games.items():
-            rows = [row for row in played if row.get("verdict") in POINTS]
-            if not rows:
-                note(f"{judge}: no verdict on {one} against {other}")
+        games = Games(list(read_jsonl(path)), draws, seed)
+        prompts = max(prompts, games.resamples.size)
+        rates += [{"judge": judge, **row} for row in games.win_rates(lengths)]
+        ranks_found += [{"judge": judge, **row} for row in games.ranking(list(responses))]
+        tests += [{"judge": judge, **row} for row in games.declared(comparisons, groups)]
+    write_csv(win_rates, rates, WIN_RATES)
+    write_csv(ranking, ranks_found, RANKING)
+    write_csv(declared, tests, DECLARED)
+    write_csv(power, power_table(prompts), ["difference", "prompts", "this_study"])
+
+
+WIN_RATES = [
+    *(
+        "judge",
+        "player",
+        "against",
+        "wins",
+        "losses",
+        "ties",
+        "undecided",
+        "win_rate",
+        "low",
+        "high",
+    ),
+    *("length_controlled", "length_controlled_low", "length_controlled_high"),
+]
+RANKING = ["judge", "player", "strength", "low", "high", "rank", "rank_low", "rank_high"]
+DECLARED = [
+    *("judge", "player", "against", "prompts", "win_rate", "low", "high", "effect", "p", "p_holm"),
+    "seeds",
+]
+
+
+class Games:
+    """The verdicts of one judge, and draws of their conversations that all of its tables share."""
+
+    def __init__(self, rows: list[dict], draws: int, seed: int):
+        from persuasion_rl.statistics import Resamples
+
+        self.draws, self.seed = draws, seed
+        self.played: dict[tuple[str, str], list[tuple[int, dict]]] = {}
+        prompts: dict[str, int] = {}
+        conversations = []
+        for row in rows:
+            place = prompts.setdefault(row["prompt_id"], len(prompts))
+            if place == len(conversations):
+                conversations.append(row["conversation_id"])
+            self.played.setdefault((row["player_1"], row["player_2"]), []).append((place, row))
+        self.conversations = conversations
+        self.resamples = Resamples(conversations, draws, seed)
+
+    def points(self, player: str, against: str) -> dict[int, float]:
+        """The player's points by prompt, where there is a verdict."""
+        forward = self.played.get((player, against), [])
+        backward = self.played.get((against, player), [])
+        return {p: POINTS[r["verdict"]] for p, r in forward if r.get("verdict") in POINTS} | {
+            p: 1 - POINTS[r["verdict"]] for p, r in backward if r.get("verdict") in POINTS
+        }
+
+    def win_rates(self, lengths: dict[str, list[int]]) -> Iterator[dict]:
+        """Rows of every two players; two without any verdict have none."""
+        from persuasion_rl.comparisons import length_controlled
+        from persuasion_rl.statistics import Resamples, bootstrap_rate
+
+        for (one, other), games in self.played.items():
+            points = self.points(one, other)
+            if not points:
+                note(f"no verdict on {one} against {other}")
                 continue
-            count = {v: sum(row["verdict"] == v for row in rows) for v in POINTS}
-            rate = bootstrap_mean(
-                [POINTS[row["verdict"]] for row in rows],
-                [row["conversation_id"] for row in rows],
-                draws,
-                seed,
+            prompts, values = list(points), list(points.values())
+            conversations = [self.conversations[prompt] for prompt in prompts]
+            rate = bootstrap_rate(values, conversations, self.draws, self.seed)
+            longer = [lengths[one][prompt] - lengths[other][prompt] for prompt in prompts]
+            resamples = Resamples(conversations, self.draws, self.seed)
+            equal = length_controlled(values, longer, resamples)
+            yield {
+                "player": one,
+                "against": other,
+                **{name: values.count(worth) for name, worth in COUNTED.items()},
+                "undecided": len(games) - len(points),
+                **rate.columns("win_rate"),
+                "length_controlled": equal.value,
+                "length_controlled_low": equal.low,
+                "length_controlled_high": equal.high,
+            }
+
+    def ranking(self, players: list[str]) -> Iterator[dict]:
+        """Rows of every player, the strongest first."""
+        import numpy as np
+
+        from persuasion_rl.comparisons import bradley_terry, ranks
+        from persuasion_rl.statistics import percentiles
+
+        points = np.zeros((len(self.conversations), len(players), len(players)))
+        for row, one in enumerate(players):
+            for column, other in enumerate(players):
+                for prompt, value in self.points(one, other).items() if row != column else ():
+                    points[prompt, row, column] = value
+        estimate, drawn = self.resamples.of_sums(points, bradley_terry)
+        places, drawn_places = ranks(estimate[None])[0], ranks(drawn)
+        for place in np.argsort(places, kind="stable"):
+            against_first = percentiles(
+                estimate[place] - estimate[0], drawn[:, place] - drawn[:, 0]
             )
-            table.append(
-                {
-                    "judge": judge,
-                    "player": one,
-                    "against": other,
-                    "wins": count[FIRST],
-                    "losses": count[SECOND],
-                    "ties": count[TIE],
-                    "undecided": len(played) - len(rows),
-                    **rate.columns("win_rate"),
-                }
-            )
-    counts = ["wins", "losses", "ties", "undecided"]
-    write_csv(output, table, ["judge", "player", "against", *counts, "win_rate", "low", "high"])
+            low, high = np.quantile(drawn_places[:, place], [0.025, 0.975], method="nearest")
+            yield {
+                "player": players[place],
+                **against_first.columns("strength"),
+                "rank": int(places[place]),
+                "rank_low": int(low),
+                "rank_high": int(high),
+            }
+
+    def declared(self, comparisons: list[str], groups: dict[str, str]) -> list[dict]:
+        """Rows of the comparisons, with p-values corrected for their number, then those of pooled seeds."""
+        from persuasion_rl.comparisons import effect, holm, sign_flip
+        from persuasion_rl.statistics import Resamples, bootstrap_rate
+
+        rows, seeds = [], {}
+        for comparison in comparisons:
+            player, against = comparison.split(":")
+            points = self.points(player, against)
+            if not points:
+                continue
+            values = list(points.values())
+            conversations = [self.conversations[prompt] for prompt in points]
+            rate = bootstrap_rate(values, conversations, self.draws, self.seed)
+            p = sign_flip(values, Resamples(conversations, self.draws, self.seed))
+            told = {"player": player, "against": against, "prompts": len(values)}
+            found = {**rate.columns("win_rate"), "effect": effect(rate.value), "p": p, "seeds": 1}
+            rows.append(told | found)
+            group = groups.get(player, player), groups.get(against, against)
+            seeds.setdefault(group, []).append(points)
+        for row, corrected in zip(rows, holm([row["p"] for row in rows]), strict=True):
+            row["p_holm"] = corrected
+        return rows + [row for group, found in seeds.items() for row in self._pooled(group, found)]
+
+    def _pooled(self, group: tuple[str, str], found: list[dict[int, float]]) -> Iterator[dict]:
+        from persuasion_rl.comparisons import effect, over_seeds
+
+        shared = sorted(set.intersection(*map(set, found)))
+        if len(found) < 2 or not shared:
+            return
+        values = [[points[prompt] for prompt in shared] for points in found]
+        conversations = [self.conversations[prompt] for prompt in shared]
+        rate = over_seeds(values, conversations, self.draws, self.seed)
+        yield {
+            "player": group[0],
+            "against": group[1],
+            "prompts": len(shared),
+            **rate.columns("win_rate"),
+            "effect": effect(rate.value),
+            "seeds": len(found),
+        }
+
+
+def power_table(prompts: int) -> list[dict]:
+    """How many prompts show a difference, and what difference this study's prompts show."""
+    from persuasion_rl.comparisons import detectable, prompts_needed
+
+    rows = [
+        {"difference": gap, "prompts": prompts_needed(gap), "this_study": "no"}
+        for gap in DIFFERENCES
+    ]
+    shown = {"difference": detectable(prompts), "prompts": prompts, "this_study": "yes"}
+    return [*rows, shown]
 
 
 def measure_truth(
@@ -192,4 +357,4 @@ def tabulate_behaviour(
 
 
 if __name__ == "__main__":
-    stage(judge_players, tabulate_win_rates, measure_truth, tabulate_behaviour)
+    stage(judge_players, compare_players, measure_truth, tabulate_behaviour)

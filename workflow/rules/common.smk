@@ -17,6 +17,7 @@ from persuasion_rl.config import (
     base_folder,
     BASE,
     HUMAN,
+    declared_comparisons,
     flags,
     lineage,
     load_study,
@@ -288,7 +289,7 @@ SAMPLING_ENVIRONMENT = (
 
 def evaluation_tables(scope):
     """The tables of an evaluation: "evaluation", or "unattended" for the players that need no person."""
-    names = ["win_rates.csv", "behaviour.csv"]
+    names = ["win_rates.csv", "ranking.csv", "comparisons.csv", "power.csv", "behaviour.csv"]
     if SYNTHETIC:
         names += ["truth.csv", "truth_differences.csv"]
     return [study(f"{scope}/{name}") for name in names]
@@ -299,17 +300,11 @@ def player_responses(scope):
     return expand(study("evaluation/responses/{player}.jsonl"), player=players_of(scope))
 
 
-def truth_comparisons(scope):
-    """Which players' truths are compared: each model with its parent, and with the base."""
-    there = [name for name in players_of(scope) if name != HUMAN]
-    found = [
-        f"{name}:{against}"
-        for name in there
-        if name != BASE
-        for against in dict.fromkeys((MODELS[name]["parent"], "sft", BASE))
-        if against in there and against != name
-    ]
-    return found
+def comparisons_of(scope):
+    """The comparisons that the study declares, as far as a scope has their players."""
+    there = players_of(scope)
+    declared = [pair.split(":") for pair in declared_comparisons(STUDY)]
+    return [f"{one}:{other}" for one, other in declared if one in there and other in there]
 
 
 HUMAN_ANSWERS = study("state/human_answers.jsonl")

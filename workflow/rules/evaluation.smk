@@ -3,13 +3,14 @@ The players on the held-out prompts: replies, pairwise verdicts, tables with int
 
 NEEDS   preferences/final_eval_prompts.jsonl, every model of evaluation.players, the judges
 MAKES   evaluation/responses/{player}.jsonl, evaluation/losses/{player}.json,
-        {scope}/verdicts/{judge}.jsonl, {scope}/win_rates.csv, behaviour.csv, and in the demo truth.csv,
+        {scope}/verdicts/{judge}.jsonl, {scope}/win_rates.csv, ranking.csv, comparisons.csv, power.csv,
+        behaviour.csv, and in the demo truth.csv,
         truth_differences.csv; {scope} is evaluation, or unattended for the players that need no person
 STEPS   evaluate_model       a model's replies
         evaluate_loss        its loss on human winning replies
         evaluate_human       the human winning replies
         evaluate_verdicts    every two players on every prompt, in both orders
-        evaluate_win_rates   win rates with bootstrap intervals over conversations
+        evaluate_comparisons win rates, a ranking, the declared comparisons, what their number can show
         evaluate_truth       the demo's own truth
         evaluate_behaviour   length, EOS rate, repetition, loss
 """
@@ -157,30 +158,39 @@ rule evaluate_verdicts:
         """
 
 
-rule evaluate_win_rates:
+rule evaluate_comparisons:
     input:
-        expand(study("{{scope}}/verdicts/{judge}.jsonl"), judge=JUDGES),
+        verdicts=expand(study("{{scope}}/verdicts/{judge}.jsonl"), judge=JUDGES),
+        responses=lambda wildcards: player_responses(wildcards.scope),
+        models=lambda wildcards: model_tables(wildcards.scope)["models"],
     output:
-        study("{scope}/win_rates.csv"),
+        win_rates=study("{scope}/win_rates.csv"),
+        ranking=study("{scope}/ranking.csv"),
+        declared=study("{scope}/comparisons.csv"),
+        power=study("{scope}/power.csv"),
     log:
-        study("logs/{scope}_win_rates.log"),
+        study("logs/{scope}_comparisons.log"),
     benchmark:
-        study("benchmarks/{scope}_win_rates.tsv")
+        study("benchmarks/{scope}_comparisons.tsv")
     conda:
         "../../envs/persuasion-rl.yaml"
     resources:
-        mem_mb=2_000,
-        runtime="30m",
+        mem_mb=4_000,
+        runtime="1h",
     params:
-        verdicts=lambda wildcards, input: pairs_of(input, JUDGES),
+        verdicts=lambda wildcards, input: pairs_of(input.verdicts, JUDGES),
+        players=lambda wildcards, input: pairs_of(input.responses, players_of(wildcards.scope)),
+        comparisons=lambda wildcards: flags({"comparisons": comparisons_of(wildcards.scope)}),
         settings=flags({"draws": STUDY["evaluation"]["bootstrap"], "seed": STUDY["seed"]}),
         code=code("evaluation"),
     message:
-        "Tabulating win rates"
+        "Win rates, ranking and declared comparisons"
     shell:
         r"""
-        python -m persuasion_rl.evaluation tabulate_win_rates \
-            --verdicts {params.verdicts:q} --output {output:q} \
+        python -m persuasion_rl.evaluation compare_players \
+            --verdicts {params.verdicts:q} --responses {params.players:q} --models {input.models:q} \
+            --win_rates {output.win_rates:q} --ranking {output.ranking:q} \
+            --declared {output.declared:q} --power {output.power:q} {params.comparisons} \
             {params.settings} 2> >(tee {log:q} >&2)
         """
 
@@ -202,7 +212,7 @@ rule evaluate_truth:
         runtime="30m",
     params:
         players=lambda wildcards, input: pairs_of(input.responses, players_of(wildcards.scope)),
-        comparisons=lambda wildcards: flags({"comparisons": truth_comparisons(wildcards.scope)}),
+        comparisons=lambda wildcards: flags({"comparisons": comparisons_of(wildcards.scope)}),
         settings=flags({"draws": STUDY["evaluation"]["bootstrap"], "seed": STUDY["seed"]}),
         code=code("evaluation"),
     message:
