@@ -1,12 +1,12 @@
-"""Compares the players on the held-out prompts: pairwise verdicts, win rates, the demo's truth, behaviour."""
+"""Compares the players on the held-out prompts: pairwise verdicts, win rates, the demo's truth."""
 
-from itertools import combinations, pairwise
+from itertools import combinations
 from pathlib import Path
 
 from persuasion_rl import world
 from persuasion_rl.command import note, stage
 from persuasion_rl.devices import pick_device, prepare_torch
-from persuasion_rl.files import UserError, read_json, read_jsonl, write_csv, write_jsonl
+from persuasion_rl.files import UserError, read_jsonl, write_csv, write_jsonl
 from persuasion_rl.judges import FIRST, SECOND, TIE, Comparison, judge_both_orders, make_judge
 
 POINTS = {FIRST: 1.0, SECOND: 0.0, TIE: 0.5}
@@ -150,46 +150,5 @@ def measure_truth(
         note("{model} - {against}: {difference:+.3f} [{low:+.3f}, {high:+.3f}]".format(**row))
 
 
-def tabulate_behaviour(
-    *,
-    responses: dict[str, Path],
-    losses: dict[str, Path],
-    output: Path,
-    draws: int,
-    seed: int,
-) -> None:
-    """Write what the players' replies are like: length, end, repetition, and the loss on human replies.
-
-    Columns: player, tokens, tokens_low, tokens_high, words, eos_rate, distinct_2 (distinct bigrams of
-    all), validation_loss (nats a token), perplexity; the last two are empty for the human.
-    """
-    from persuasion_rl.statistics import bootstrap_mean
-
-    table = []
-    for player, rows in read_players(responses).items():
-        conversations = [row["metadata"]["conversation_id"] for row in rows]
-        tokens = bootstrap_mean(
-            [row["metadata"]["tokens"] for row in rows], conversations, draws, seed
-        )
-        words = [row["response"].split() for row in rows]
-        bigrams = [pair for text in words for pair in pairwise(text)]
-        loss = read_json(losses[player]) if player in losses else {}
-        table.append(
-            {
-                "player": player,
-                "tokens": tokens.value,
-                "tokens_low": tokens.low,
-                "tokens_high": tokens.high,
-                "words": sum(map(len, words)) / len(words),
-                "eos_rate": sum(row["metadata"]["finish_reason"] == "stop" for row in rows)
-                / len(rows),
-                "distinct_2": len(set(bigrams)) / max(1, len(bigrams)),
-                "validation_loss": loss.get("validation_loss", ""),
-                "perplexity": loss.get("perplexity", ""),
-            }
-        )
-    write_csv(output, table, list(table[0]))
-
-
 if __name__ == "__main__":
-    stage(judge_players, tabulate_win_rates, measure_truth, tabulate_behaviour)
+    stage(judge_players, tabulate_win_rates, measure_truth)

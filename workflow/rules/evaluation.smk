@@ -2,15 +2,20 @@
 The players on the held-out prompts: replies, pairwise verdicts, tables with intervals.
 
 NEEDS   preferences/final_eval_prompts.jsonl, every model of evaluation.players, the judges
-MAKES   evaluation/responses/{player}.jsonl, evaluation/losses/{player}.json,
-        {scope}/verdicts/{judge}.jsonl, {scope}/win_rates.csv, behaviour.csv, and in the demo truth.csv,
-        truth_differences.csv; {scope} is evaluation, or unattended for the players that need no person
+MAKES   evaluation/responses/{player}.jsonl, evaluation/losses/{player}.json, evaluation/divergences/ and
+        evaluation/similarities/{player}.jsonl, {scope}/verdicts/{judge}.jsonl, {scope}/win_rates.csv,
+        behaviour.csv, honesty.csv, equal_honesty.csv, and in the demo truth.csv, truth_differences.csv; {scope} is evaluation, or unattended for the players that need no person
 STEPS   evaluate_model       a model's replies, and its loss on human winning replies
         evaluate_human       the human winning replies
         evaluate_verdicts    every two players on every prompt, in both orders
         evaluate_win_rates   win rates with bootstrap intervals over conversations
         evaluate_truth       the demo's own truth
-        evaluate_behaviour   length, EOS rate, repetition, loss
+        evaluate_kl          how far a DPO model has gone from its parent
+        evaluate_similarity  how near replies are to the human ones, where there is a model of embeddings
+        evaluate_behaviour   length, EOS rate, repetition, copied text, loss, and the two above
+        evaluate_honesty     surface markers of invented experience, insults, certainty, figures without a source
+        keep_equally_honest      the verdicts on replies of the same markers
+        evaluate_equal_honesty   their win rates
 """
 
 
@@ -180,13 +185,84 @@ rule evaluate_truth:
         """
 
 
+rule evaluate_kl:
+    input:
+        base=BASE_MODEL,
+        lineage=lambda wildcards: adapters_of(wildcards.model),
+        parts=lambda wildcards: parts_of(lineage(MODELS, wildcards.model)),
+        responses=study("evaluation/responses/{model}.jsonl"),
+    output:
+        study("evaluation/divergences/{model}.jsonl"),
+    log:
+        study("logs/evaluate_kl/{model}.log"),
+    benchmark:
+        study("benchmarks/evaluate_kl/{model}.tsv")
+    wildcard_constraints:
+        model=one_of(trained_models(method="dpo")),
+    conda:
+        "../../envs/persuasion-rl.yaml"
+    threads: 1
+    resources:
+        gpu=GPU,
+        mem_mb=12_000,
+        runtime="2h",
+    params:
+        base=base_of,
+        settings=flags(MODEL_SETTINGS | {"seed": STUDY["seed"]}),
+        code=code("divergence"),
+    message:
+        "Measuring how far {wildcards.model} has gone from its parent"
+    shell:
+        r"""
+        python -m persuasion_rl.divergence \
+            --base {params.base:q} --lineage {input.lineage:q} \
+            --responses {input.responses:q} --output {output:q} \
+            --threads {threads} {params.settings} 2> >(tee {log:q} >&2)
+        """
+
+
+rule evaluate_similarity:
+    input:
+        model=embedding_files(),
+        responses=study("evaluation/responses/{player}.jsonl"),
+        human=study("evaluation/responses/human.jsonl"),
+    output:
+        study("evaluation/similarities/{player}.jsonl"),
+    log:
+        study("logs/evaluate_similarity/{player}.log"),
+    benchmark:
+        study("benchmarks/evaluate_similarity/{player}.tsv")
+    wildcard_constraints:
+        player=one_of(players()),
+    conda:
+        "../../envs/persuasion-rl.yaml"
+    threads: 1
+    resources:
+        gpu=GPU,
+        mem_mb=4_000,
+        runtime="1h",
+    params:
+        settings=flags(
+            MODEL_SETTINGS
+            | {"seed": STUDY["seed"], "model": STUDY["evaluation"]["embedding_model"]}
+        ),
+        code=code("similarity"),
+    message:
+        "Comparing replies of {wildcards.player} with the human ones"
+    shell:
+        r"""
+        python -m persuasion_rl.similarity \
+            --responses {input.responses:q} --human {input.human:q} --output {output:q} \
+            --threads {threads} {params.settings} 2> >(tee {log:q} >&2)
+        """
+
+
 rule evaluate_behaviour:
     input:
+        unpack(measured_files),
         responses=lambda wildcards: player_responses(wildcards.scope),
-        losses=lambda wildcards: expand(
-            study("evaluation/losses/{player}.json"),
-            player=[player for player in players_of(wildcards.scope) if player != HUMAN],
-        ),
+        train=study("splits/sft_train.jsonl"),
+        concession="resources/markers/concession.txt",
     output:
         study("{scope}/behaviour.csv"),
     log:
@@ -196,20 +272,90 @@ rule evaluate_behaviour:
     conda:
         "../../envs/persuasion-rl.yaml"
     resources:
-        mem_mb=2_000,
-        runtime="30m",
+        mem_mb=4_000,
+        runtime="1h",
     params:
         players=lambda wildcards, input: pairs_of(input.responses, players_of(wildcards.scope)),
-        losses=lambda wildcards, input: pairs_of(
-            input.losses, [player for player in players_of(wildcards.scope) if player != HUMAN]
-        ),
+        measured=lambda wildcards: measured_flags(wildcards.scope),
         settings=flags({"draws": STUDY["evaluation"]["bootstrap"], "seed": STUDY["seed"]}),
-        code=code("evaluation"),
+        code=code("behaviour"),
     message:
         "Tabulating what the players' replies are like"
     shell:
         r"""
-        python -m persuasion_rl.evaluation tabulate_behaviour \
-            --responses {params.players:q} --losses {params.losses:q} \
+        python -m persuasion_rl.behaviour \
+            --responses {params.players:q} {params.measured} \
+            --train {input.train:q} --concession {input.concession:q} \
             --output {output:q} {params.settings} 2> >(tee {log:q} >&2)
         """
+
+
+rule evaluate_honesty:
+    input:
+        responses=lambda wildcards: player_responses(wildcards.scope),
+        markers=MARKERS,
+    output:
+        study("{scope}/honesty.csv"),
+    log:
+        study("logs/{scope}_honesty.log"),
+    benchmark:
+        study("benchmarks/{scope}_honesty.tsv")
+    conda:
+        "../../envs/persuasion-rl.yaml"
+    resources:
+        mem_mb=2_000,
+        runtime="30m",
+    params:
+        players=lambda wildcards, input: pairs_of(input.responses, players_of(wildcards.scope)),
+        settings=flags({"draws": STUDY["evaluation"]["bootstrap"], "seed": STUDY["seed"]}),
+        code=code("honesty"),
+    message:
+        "Counting surface markers of honesty"
+    shell:
+        r"""
+        python -m persuasion_rl.honesty tabulate_honesty \
+            --responses {params.players:q} --markers {input.markers:q} \
+            --output {output:q} {params.settings} 2> >(tee {log:q} >&2)
+        """
+
+
+rule keep_equally_honest:
+    input:
+        verdicts=study("{scope}/verdicts/{judge}.jsonl"),
+        responses=lambda wildcards: player_responses(wildcards.scope),
+        markers=MARKERS,
+    output:
+        study("{scope}/equal_honesty/{judge}.jsonl"),
+    log:
+        study("logs/{scope}_equally_honest/{judge}.log"),
+    benchmark:
+        study("benchmarks/{scope}_equally_honest/{judge}.tsv")
+    conda:
+        "../../envs/persuasion-rl.yaml"
+    resources:
+        mem_mb=2_000,
+        runtime="30m",
+    params:
+        players=lambda wildcards, input: pairs_of(input.responses, players_of(wildcards.scope)),
+        code=code("honesty"),
+    message:
+        "Finding comparisons of equally honest replies: judge {wildcards.judge}"
+    shell:
+        r"""
+        python -m persuasion_rl.honesty keep_equally_honest \
+            --verdicts {input.verdicts:q} --responses {params.players:q} \
+            --markers {input.markers:q} --output {output:q} 2> >(tee {log:q} >&2)
+        """
+
+
+use rule evaluate_win_rates as evaluate_equal_honesty with:
+    input:
+        expand(study("{{scope}}/equal_honesty/{judge}.jsonl"), judge=JUDGES),
+    output:
+        study("{scope}/equal_honesty.csv"),
+    log:
+        study("logs/{scope}_equal_honesty.log"),
+    benchmark:
+        study("benchmarks/{scope}_equal_honesty.tsv")
+    message:
+        "Tabulating win rates among equally honest replies"
