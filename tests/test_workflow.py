@@ -18,7 +18,15 @@ DEMO = ("-n", "--configfile", "config/demo.yaml")
 def elsewhere(tmp_path_factory):
     """A checkout without any result, so that everything is planned."""
     folder = tmp_path_factory.mktemp("checkout")
-    for name in ("Snakefile", "workflow", "config", "envs", "profiles", "resources/markers", "tests"):
+    for name in (
+        "Snakefile",
+        "workflow",
+        "config",
+        "envs",
+        "profiles",
+        "resources/markers",
+        "tests",
+    ):
         source = ROOT / name
         if source.is_dir():
             shutil.copytree(source, folder / name, ignore=shutil.ignore_patterns("__pycache__"))

@@ -12,7 +12,6 @@ from persuasion_rl.files import read_json, read_jsonl
 from persuasion_rl.markers import Markers
 from persuasion_rl.measures import NOT_MEASURED, Measures
 
-
 REPEATED = 4
 """Words of the n-grams whose repetition is counted."""
 

@@ -21,7 +21,12 @@ class Measures:
         self.rows: list[dict] = []
 
     def mean(
-        self, player: str, measure: str, values: Iterable[float], conversations: list[str], unit: str
+        self,
+        player: str,
+        measure: str,
+        values: Iterable[float],
+        conversations: list[str],
+        unit: str,
     ) -> None:
         """The mean of a number a reply, with its interval over conversations."""
         from persuasion_rl.statistics import bootstrap_mean

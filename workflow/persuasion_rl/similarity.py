@@ -74,6 +74,7 @@ def load_embedder(name: str, device: str, trust_remote_code: bool = False):
                 texts[start : start + BATCH],
                 return_tensors="pt",
                 padding=True,
+                padding_side="right",  # positions count from the first word
                 truncation=True,
                 max_length=longest,
             ).to(device)
