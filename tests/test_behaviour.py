@@ -118,6 +118,14 @@ def test_pieces_of_training_replies_between_new_words_are_found(training, data):
     assert TrainingText(training).copied(reply) == pytest.approx(naive(training, reply))
 
 
+def test_windows_of_equal_hash_are_compared_word_by_word(monkeypatch):
+    from persuasion_rl import copying
+
+    monkeypatch.setattr(copying, "FACTOR", copying.np.uint64(0))  # only a window's last word counts
+    reply = "two three four five six seven eight nine iota x x x x x x x x nine"
+    assert TrainingText(TRAINING).copied(reply) == pytest.approx(naive(TRAINING, reply))
+
+
 def test_a_span_is_as_long_as_in_one_training_reply():
     """Two training replies hold its windows together, and neither holds the whole."""
     whole = [f"w{i}" for i in range(12)]
