@@ -54,6 +54,7 @@ def checkout(small, tmp_path_factory):
         "config",
         "envs",
         "profiles",
+        "resources/markers",
         "tests",
         ".snakemake/metadata",
     ):
