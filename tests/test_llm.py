@@ -826,7 +826,15 @@ def answered_in(database: Path, settings: Settings, rows: list[Comparison]) -> s
 @pytest.mark.slow
 def test_the_workflow_labels_with_it_and_only_what_is_asked_makes_labels_stale(server, tmp_path):
     """And the key is nowhere in the checkout afterwards, the workflow's own records included."""
-    for name in ("Snakefile", "workflow", "config", "envs", "profiles", "resources/rubrics"):
+    for name in (
+        "Snakefile",
+        "workflow",
+        "config",
+        "envs",
+        "profiles",
+        "resources/rubrics",
+        "resources/markers",
+    ):
         copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
         copy(ROOT / name, tmp_path / name)
     labels = "results/changed/preferences/ai_pool_labels.jsonl"

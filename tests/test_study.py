@@ -54,6 +54,7 @@ def checkout(small, tmp_path_factory):
         "config",
         "envs",
         "profiles",
+        "resources/markers",
         "tests",
         ".snakemake/metadata",
     ):
@@ -128,6 +129,7 @@ def test_every_artifact_of_the_contract_is_there(small):
         "splits/sides.csv", "processed/cmv_examples.jsonl", "processed/delta_pairs.jsonl", "splits/sft_train.jsonl",
         "splits/sft_val.jsonl", "splits/sft_test.jsonl", "splits/summary.json", "judges/trust.csv", "report.html",
         "judges/delta/adapter_model.safetensors", "preferences/final_eval_prompts.jsonl", "config.yaml",
+        "evaluation/behaviour.csv", "evaluation/honesty.csv", "evaluation/equal_honesty.csv",
         "evaluation/win_rates.csv", "evaluation/truth.csv", "evaluation/truth_differences.csv",
         "models.csv", "seeds.csv",
     ]  # fmt: skip

@@ -198,7 +198,7 @@ def checkout(tmp_path):
     """A checkout without any result."""
     folder = tmp_path / "checkout"
     folder.mkdir()
-    for name in ("Snakefile", "workflow", "config", "envs", "profiles"):
+    for name in ("Snakefile", "workflow", "config", "envs", "profiles", "resources/markers"):
         subprocess.run(["cp", "-a", "--parents", name, folder], cwd=ROOT, check=True)
     return folder
 
@@ -208,8 +208,9 @@ def test_three_seeds_and_two_betas_are_planned_in_one_run(checkout):
     plan = planned(succeed("-n", *EXAMPLE, root=checkout))
     assert (plan["train_sft"], plan["train_dpo"], plan["write_model_card"]) == (3, 4, 7)
     assert plan["evaluate_model"] == 6  # two of the players are models of the demo no more
+    assert plan["evaluate_kl"] == 2  # of its players, rlaif and rlaif_b5
     assert plan["compare_models"] == demo["compare_models"] == 1
-    counted = {"train_sft", "train_dpo", "write_model_card", "evaluate_model"}
+    counted = {"train_sft", "train_dpo", "write_model_card", "evaluate_model", "evaluate_kl"}
     assert {k: v for k, v in plan.items() if k not in counted} == {
         k: v for k, v in demo.items() if k not in counted
     }

@@ -18,7 +18,15 @@ DEMO = ("-n", "--configfile", "config/demo.yaml")
 def elsewhere(tmp_path_factory):
     """A checkout without any result, so that everything is planned."""
     folder = tmp_path_factory.mktemp("checkout")
-    for name in ("Snakefile", "workflow", "config", "envs", "profiles", "tests"):
+    for name in (
+        "Snakefile",
+        "workflow",
+        "config",
+        "envs",
+        "profiles",
+        "resources/markers",
+        "tests",
+    ):
         source = ROOT / name
         if source.is_dir():
             shutil.copytree(source, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
@@ -115,6 +123,17 @@ def test_one_more_model_is_one_more_training(elsewhere):
     assert planned(plan)["train_sft"] == 1
 
 
+def test_similarity_is_measured_where_a_model_of_embeddings_is_named(elsewhere):
+    assert "evaluate_similarity" not in planned(succeed("evaluation", *DEMO, root=elsewhere))
+    folder = elsewhere / "embedder"
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    changed = study_file(elsewhere, evaluation={"embedding_model": "./embedder"})
+    plan = succeed("evaluation", "-n", "--configfile", changed, root=elsewhere)
+    assert planned(plan)["evaluate_similarity"] == 6
+    assert "--model ./embedder" in plan and "--similarities base=" in plan
+
+
 def test_no_key_of_one_study_leaks_into_another(elsewhere):
     """The full study evaluates by steps; the embedded one does not say so and must not."""
     assert "--eval_steps 0.1" in succeed("-n", "sft", root=elsewhere)
@@ -130,6 +149,7 @@ def test_no_key_of_one_study_leaks_into_another(elsewhere):
         ({"data": {"human_pool_size": 900}}, "data.human_pool_size + data.final_eval_size: 1,300"),
         ({"models": {"sft": {"parent": "rlaif", "method": "sft"}}}, "a cycle"),
         ({"models": {"base": {"source": "./nowhere"}}}, "models.base.source: './nowhere' is not"),
+        ({"evaluation": {"embedding_model": "~/nowhere"}}, "embedding_model: '~/nowhere' is not"),
     ],
 )
 def test_a_mistake_in_the_config_is_one_line_before_any_job(elsewhere, changes, line):

@@ -53,6 +53,7 @@ def load_study(given: dict[str, Any], file: Path | None = None) -> dict[str, Any
     _check_pools(study)
     _check_judges(study)
     _check_llm(study)
+    _check_embedding_model(study["evaluation"])
     study["corpora_dir"] = _folder(study["corpora_dir"])
     _check_corpora(study)
     return study
@@ -388,6 +389,18 @@ def _check_sampling(sampling: dict[str, Any]) -> None:
         raise UserError(
             "sampling.base_url: the engine openai, and no other, needs the address of its server"
             " (http://127.0.0.1:8000/v1)"
+        )
+
+
+def _check_embedding_model(evaluation: dict[str, Any]) -> None:
+    """A local folder must be a model's; its ~ is filled in."""
+    name = evaluation["embedding_model"]
+    if name is None or not _is_local(name):
+        return
+    folder = evaluation["embedding_model"] = os.path.expanduser(name)
+    if not os.path.isfile(os.path.join(folder, "config.json")):
+        raise UserError(
+            f"evaluation.embedding_model: {name!r} is not the folder of a model (no config.json there)"
         )
 
 

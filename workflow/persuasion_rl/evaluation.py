@@ -1,13 +1,13 @@
-"""Compares the players on the held-out prompts: pairwise verdicts, win rates, the demo's truth, behaviour."""
+"""Compares the players on the held-out prompts: pairwise verdicts, win rates, the demo's truth."""
 
 from collections.abc import Iterator
-from itertools import combinations, pairwise
+from itertools import combinations
 from pathlib import Path
 
 from persuasion_rl import world
 from persuasion_rl.command import note, stage
 from persuasion_rl.devices import pick_device, prepare_torch
-from persuasion_rl.files import UserError, read_csv, read_json, read_jsonl, write_csv, write_jsonl
+from persuasion_rl.files import UserError, read_csv, read_jsonl, write_csv, write_jsonl
 from persuasion_rl.judges import FIRST, SECOND, TIE, Comparison, judge_both_orders, make_judge
 
 POINTS = {FIRST: 1.0, SECOND: 0.0, TIE: 0.5}
@@ -74,49 +74,66 @@ def judge_players(
     return write_jsonl(verdicts, rows)
 
 
-def compare_players(
+def tabulate_win_rates(
     *,
     verdicts: dict[str, Path],
     responses: dict[str, Path],
+    output: Path,
+    draws: int,
+    seed: int,
+) -> None:
+    """Write the win rate of every two players under every judge; a tie is half a win.
+
+    Columns: judge, player, against, wins, losses, ties, undecided (abstentions and what could not be judged;
+    they are in no rate), win_rate, low, high, and length_controlled, the win rate at equal length, with its
+    interval. Two players without any verdict have no row.
+    """
+    lengths = {
+        name: {row["metadata"]["prompt_id"]: row["metadata"]["tokens"] for row in rows}
+        for name, rows in read_players(responses).items()
+    }
+    table = []
+    for judge, path in verdicts.items():
+        games = Games(list(read_jsonl(path)), draws, seed)
+        table += [{"judge": judge, **row} for row in games.win_rates(lengths)]
+    write_csv(output, table, WIN_RATES)
+
+
+def rank_players(
+    *,
+    verdicts: dict[str, Path],
+    players: list[str],
     comparisons: list[str],
-    win_rates: Path,
+    models: Path,
     ranking: Path,
     declared: Path,
     power: Path,
     draws: int,
     seed: int,
-    models: Path,
 ) -> None:
-    """Write what the verdicts say of the players; a tie is half a win, and what has no verdict is in no rate.
+    """Write who is how strong, whether the declared comparisons show a difference, and what could be shown.
 
-    win_rates: every two players under every judge: judge, player, against, wins, losses, ties, undecided (abstentions
-    and what could not be judged), win_rate, low, high, and length_controlled, its win rate at equal length.
     ranking: judge, player, strength (Bradley-Terry, log-odds against the first player), low, high, rank, rank_low,
     rank_high.
-    declared: the comparisons that the study declares: judge, player, against, prompts, win_rate, low, high, effect
-    (Cohen's h), p, p_holm (corrected for all comparisons under that judge), seeds. Models that differ in nothing but
-    their seed are pooled where there are several.
-    power: difference from one half, prompts that show it with 80% probability; last what this study's show.
+    declared: judge, player, against, prompts, win_rate, low, high, effect (Cohen's h), p, p_holm (corrected for all
+    comparisons under that judge), seeds. Models that differ in nothing but their seed are pooled where there are
+    several; such a row has no p-value.
+    power: difference from one half, prompts that show it with 80% probability, this_study; the last row is what this
+    study's conversations show.
 
     Args:
         comparisons: "model:against". models: the table of `variants.compare_models`, whose groups are seeds of a model.
     """
-    lengths = {
-        name: [row["metadata"]["tokens"] for row in rows]
-        for name, rows in read_players(responses).items()
-    }
     groups = {row["model"]: row["group"] for row in read_csv(models)}
-    rates, ranks_found, tests, prompts = [], [], [], 0
+    ranks_found, tests, independent = [], [], 0
     for judge, path in verdicts.items():
         games = Games(list(read_jsonl(path)), draws, seed)
-        prompts = max(prompts, games.resamples.size)
-        rates += [{"judge": judge, **row} for row in games.win_rates(lengths)]
-        ranks_found += [{"judge": judge, **row} for row in games.ranking(list(responses))]
+        independent = max(independent, games.resamples.size)
+        ranks_found += [{"judge": judge, **row} for row in games.ranking(players)]
         tests += [{"judge": judge, **row} for row in games.declared(comparisons, groups)]
-    write_csv(win_rates, rates, WIN_RATES)
     write_csv(ranking, ranks_found, RANKING)
     write_csv(declared, tests, DECLARED)
-    write_csv(power, power_table(prompts), ["difference", "prompts", "this_study"])
+    write_csv(power, power_table(independent), ["difference", "prompts", "this_study"])
 
 
 WIN_RATES = [
@@ -148,26 +165,22 @@ class Games:
         from persuasion_rl.statistics import Resamples
 
         self.draws, self.seed = draws, seed
-        self.played: dict[tuple[str, str], list[tuple[int, dict]]] = {}
-        prompts: dict[str, int] = {}
-        conversations = []
+        self.conversation = {row["prompt_id"]: row["conversation_id"] for row in rows}
+        self.played: dict[tuple[str, str], dict[str, dict]] = {}
         for row in rows:
-            place = prompts.setdefault(row["prompt_id"], len(prompts))
-            if place == len(conversations):
-                conversations.append(row["conversation_id"])
-            self.played.setdefault((row["player_1"], row["player_2"]), []).append((place, row))
-        self.conversations = conversations
-        self.resamples = Resamples(conversations, draws, seed)
+            pair = row["player_1"], row["player_2"]
+            self.played.setdefault(pair, {})[row["prompt_id"]] = row
+        self.resamples = Resamples(list(self.conversation.values()), draws, seed)
 
-    def points(self, player: str, against: str) -> dict[int, float]:
-        """The player's points by prompt, where there is a verdict."""
-        forward = self.played.get((player, against), [])
-        backward = self.played.get((against, player), [])
-        return {p: POINTS[r["verdict"]] for p, r in forward if r.get("verdict") in POINTS} | {
-            p: 1 - POINTS[r["verdict"]] for p, r in backward if r.get("verdict") in POINTS
-        }
+    def points(self, player: str, against: str) -> dict[str, float]:
+        """The player's points by prompt id, where there is a verdict."""
+        forward = self.played.get((player, against), {})
+        backward = self.played.get((against, player), {})
+        return {
+            p: POINTS[r["verdict"]] for p, r in forward.items() if r.get("verdict") in POINTS
+        } | {p: 1 - POINTS[r["verdict"]] for p, r in backward.items() if r.get("verdict") in POINTS}
 
-    def win_rates(self, lengths: dict[str, list[int]]) -> Iterator[dict]:
+    def win_rates(self, lengths: dict[str, dict[str, int]]) -> Iterator[dict]:
         """Rows of every two players; two without any verdict have none."""
         from persuasion_rl.comparisons import length_controlled
         from persuasion_rl.statistics import Resamples, bootstrap_rate
@@ -178,7 +191,7 @@ class Games:
                 note(f"no verdict on {one} against {other}")
                 continue
             prompts, values = list(points), list(points.values())
-            conversations = [self.conversations[prompt] for prompt in prompts]
+            conversations = [self.conversation[prompt] for prompt in prompts]
             rate = bootstrap_rate(values, conversations, self.draws, self.seed)
             longer = [lengths[one][prompt] - lengths[other][prompt] for prompt in prompts]
             resamples = Resamples(conversations, self.draws, self.seed)
@@ -201,22 +214,21 @@ class Games:
         from persuasion_rl.comparisons import bradley_terry, ranks
         from persuasion_rl.statistics import percentiles
 
-        points = np.zeros((len(self.conversations), len(players), len(players)))
+        place = {prompt: number for number, prompt in enumerate(self.conversation)}
+        points = np.zeros((len(place), len(players), len(players)))
         for row, one in enumerate(players):
             for column, other in enumerate(players):
                 for prompt, value in self.points(one, other).items() if row != column else ():
-                    points[prompt, row, column] = value
+                    points[place[prompt], row, column] = value
         estimate, drawn = self.resamples.of_sums(points, bradley_terry)
         places, drawn_places = ranks(estimate[None])[0], ranks(drawn)
-        for place in np.argsort(places, kind="stable"):
-            against_first = percentiles(
-                estimate[place] - estimate[0], drawn[:, place] - drawn[:, 0]
-            )
-            low, high = np.quantile(drawn_places[:, place], [0.025, 0.975], method="nearest")
+        for who in np.argsort(places, kind="stable"):
+            against_first = percentiles(estimate[who] - estimate[0], drawn[:, who] - drawn[:, 0])
+            low, high = np.quantile(drawn_places[:, who], [0.025, 0.975], method="nearest")
             yield {
-                "player": players[place],
+                "player": players[who],
                 **against_first.columns("strength"),
-                "rank": int(places[place]),
+                "rank": int(places[who]),
                 "rank_low": int(low),
                 "rank_high": int(high),
             }
@@ -233,7 +245,7 @@ class Games:
             if not points:
                 continue
             values = list(points.values())
-            conversations = [self.conversations[prompt] for prompt in points]
+            conversations = [self.conversation[prompt] for prompt in points]
             rate = bootstrap_rate(values, conversations, self.draws, self.seed)
             p = sign_flip(values, Resamples(conversations, self.draws, self.seed))
             told = {"player": player, "against": against, "prompts": len(values)}
@@ -245,14 +257,14 @@ class Games:
             row["p_holm"] = corrected
         return rows + [row for group, found in seeds.items() for row in self._pooled(group, found)]
 
-    def _pooled(self, group: tuple[str, str], found: list[dict[int, float]]) -> Iterator[dict]:
+    def _pooled(self, group: tuple[str, str], found: list[dict[str, float]]) -> Iterator[dict]:
         from persuasion_rl.comparisons import effect, over_seeds
 
         shared = sorted(set.intersection(*map(set, found)))
         if len(found) < 2 or not shared:
             return
         values = [[points[prompt] for prompt in shared] for points in found]
-        conversations = [self.conversations[prompt] for prompt in shared]
+        conversations = [self.conversation[prompt] for prompt in shared]
         rate = over_seeds(values, conversations, self.draws, self.seed)
         yield {
             "player": group[0],
@@ -315,46 +327,5 @@ def measure_truth(
         note("{model} - {against}: {difference:+.3f} [{low:+.3f}, {high:+.3f}]".format(**row))
 
 
-def tabulate_behaviour(
-    *,
-    responses: dict[str, Path],
-    losses: dict[str, Path],
-    output: Path,
-    draws: int,
-    seed: int,
-) -> None:
-    """Write what the players' replies are like: length, end, repetition, and the loss on human replies.
-
-    Columns: player, tokens, tokens_low, tokens_high, words, eos_rate, distinct_2 (distinct bigrams of
-    all), validation_loss (nats a token), perplexity; the last two are empty for the human.
-    """
-    from persuasion_rl.statistics import bootstrap_mean
-
-    table = []
-    for player, rows in read_players(responses).items():
-        conversations = [row["metadata"]["conversation_id"] for row in rows]
-        tokens = bootstrap_mean(
-            [row["metadata"]["tokens"] for row in rows], conversations, draws, seed
-        )
-        words = [row["response"].split() for row in rows]
-        bigrams = [pair for text in words for pair in pairwise(text)]
-        loss = read_json(losses[player]) if player in losses else {}
-        table.append(
-            {
-                "player": player,
-                "tokens": tokens.value,
-                "tokens_low": tokens.low,
-                "tokens_high": tokens.high,
-                "words": sum(map(len, words)) / len(words),
-                "eos_rate": sum(row["metadata"]["finish_reason"] == "stop" for row in rows)
-                / len(rows),
-                "distinct_2": len(set(bigrams)) / max(1, len(bigrams)),
-                "validation_loss": loss.get("validation_loss", ""),
-                "perplexity": loss.get("perplexity", ""),
-            }
-        )
-    write_csv(output, table, list(table[0]))
-
-
 if __name__ == "__main__":
-    stage(judge_players, compare_players, measure_truth, tabulate_behaviour)
+    stage(judge_players, tabulate_win_rates, rank_players, measure_truth)

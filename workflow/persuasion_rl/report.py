@@ -74,7 +74,9 @@ def write_report(
         matrices={judge: _matrix_figure(judge, win_rates, players) for judge in judges},
         win_rates=[row for row in win_rates if "base" in (row["player"], row["against"])],
         trust=trust_rows,
-        behaviour=_numbers(read_csv(tables / "behaviour.csv")),
+        behaviour=_measures(read_csv(tables / "behaviour.csv")),
+        honesty=_measures(read_csv(tables / "honesty.csv")),
+        equal_honesty=_numbers(read_csv(tables / "equal_honesty.csv")),
         models=model_rows,
         variants_figure=_variants_figure(model_rows),
         seeds=_numbers(read_csv(seeds_table)),
@@ -109,6 +111,15 @@ def _numbers(rows: list[dict[str, str]]) -> list[dict]:
             return text
 
     return [{key: value(text) for key, text in row.items()} for row in rows]
+
+
+def _measures(rows: list[dict[str, str]]) -> list[dict]:
+    """A row a measure, with the row of every player that has it; of a table of `measures`."""
+    found: dict[str, dict] = {}
+    for row in _numbers(rows):
+        one = found.setdefault(row["measure"], {"measure": row["measure"], "unit": row["unit"]})
+        one[row["player"]] = row
+    return list(found.values())
 
 
 def _notices(

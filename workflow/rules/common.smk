@@ -289,7 +289,8 @@ SAMPLING_ENVIRONMENT = (
 
 def evaluation_tables(scope):
     """The tables of an evaluation: "evaluation", or "unattended" for the players that need no person."""
-    names = ["win_rates.csv", "ranking.csv", "comparisons.csv", "power.csv", "behaviour.csv"]
+    names = ["win_rates.csv", "ranking.csv", "comparisons.csv", "power.csv"]
+    names += ["behaviour.csv", "honesty.csv", "equal_honesty.csv"]
     if SYNTHETIC:
         names += ["truth.csv", "truth_differences.csv"]
     return [study(f"{scope}/{name}") for name in names]
@@ -298,6 +299,46 @@ def evaluation_tables(scope):
 def player_responses(scope):
     """The responses of the players in a scope of the evaluation."""
     return expand(study("evaluation/responses/{player}.jsonl"), player=players_of(scope))
+
+
+MARKERS = expand(
+    "resources/markers/{name}.txt",
+    name=["boosters", "disrespect", "experience", "figures", "hedges", "sources"],
+)
+
+
+def measured(scope):
+    """What was measured of the players one by one: kind -> player -> file."""
+    there = players_of(scope)
+    trained = [player for player in there if player in trained_models(method="dpo")]
+    embedded = there if STUDY["evaluation"]["embedding_model"] else []
+    kinds = {
+        "losses": ("evaluation/losses/{}.json", [p for p in there if p != HUMAN]),
+        "metrics": ("models/{}/metrics.json", trained),
+        "divergences": ("evaluation/divergences/{}.jsonl", trained),
+        "similarities": ("evaluation/similarities/{}.jsonl", embedded),
+    }
+    return {
+        kind: {name: study(path.format(name)) for name in names}
+        for kind, (path, names) in kinds.items()
+    }
+
+
+def measured_files(wildcards):
+    """The same as inputs."""
+    return {kind: list(files.values()) for kind, files in measured(wildcards.scope).items()}
+
+
+def measured_flags(scope):
+    """The same as flags."""
+    return flags({kind: pairs_of(f.values(), f) for kind, f in measured(scope).items()})
+
+
+def embedding_files():
+    """The files of the embedding model as inputs, where it is a folder."""
+    name = STUDY["evaluation"]["embedding_model"]
+    files = [f"{name}/{file}" for file in MODEL_FILES] if name else []
+    return [file for file in files if os.path.isfile(file)]
 
 
 def comparisons_of(scope):

@@ -2,17 +2,24 @@
 The players on the held-out prompts: replies, pairwise verdicts, tables with intervals.
 
 NEEDS   preferences/final_eval_prompts.jsonl, every model of evaluation.players, the judges
-MAKES   evaluation/responses/{player}.jsonl, evaluation/losses/{player}.json,
-        {scope}/verdicts/{judge}.jsonl, {scope}/win_rates.csv, ranking.csv, comparisons.csv, power.csv,
-        behaviour.csv, and in the demo truth.csv,
-        truth_differences.csv; {scope} is evaluation, or unattended for the players that need no person
+MAKES   evaluation/responses/{player}.jsonl, evaluation/losses/{player}.json, evaluation/divergences/ and
+        evaluation/similarities/{player}.jsonl, {scope}/verdicts/{judge}.jsonl, {scope}/win_rates.csv,
+        ranking.csv, comparisons.csv, power.csv, behaviour.csv, honesty.csv, equal_honesty.csv, and in the
+        demo truth.csv, truth_differences.csv; {scope} is evaluation, or unattended for the players that
+        need no person
 STEPS   evaluate_model       a model's replies
         evaluate_loss        its loss on human winning replies
         evaluate_human       the human winning replies
         evaluate_verdicts    every two players on every prompt, in both orders
-        evaluate_comparisons win rates, a ranking, the declared comparisons, what their number can show
+        evaluate_win_rates   win rates, plain and at equal length
+        evaluate_ranking     a ranking, the declared comparisons, what their number can show
         evaluate_truth       the demo's own truth
-        evaluate_behaviour   length, EOS rate, repetition, loss
+        evaluate_kl          how far a DPO model has gone from its parent
+        evaluate_similarity  how near replies are to the human ones, where there is a model of embeddings
+        evaluate_behaviour   length, EOS rate, repetition, copied text, loss, and the two above
+        evaluate_honesty     surface markers of invented experience, insults, certainty, figures without a source
+        keep_equally_honest      the verdicts on replies of the same markers
+        evaluate_equal_honesty   their win rates
 """
 
 
@@ -158,20 +165,16 @@ rule evaluate_verdicts:
         """
 
 
-rule evaluate_comparisons:
+rule evaluate_win_rates:
     input:
         verdicts=expand(study("{{scope}}/verdicts/{judge}.jsonl"), judge=JUDGES),
         responses=lambda wildcards: player_responses(wildcards.scope),
-        models=lambda wildcards: model_tables(wildcards.scope)["models"],
     output:
-        win_rates=study("{scope}/win_rates.csv"),
-        ranking=study("{scope}/ranking.csv"),
-        declared=study("{scope}/comparisons.csv"),
-        power=study("{scope}/power.csv"),
+        study("{scope}/win_rates.csv"),
     log:
-        study("logs/{scope}_comparisons.log"),
+        study("logs/{scope}_win_rates.log"),
     benchmark:
-        study("benchmarks/{scope}_comparisons.tsv")
+        study("benchmarks/{scope}_win_rates.tsv")
     conda:
         "../../envs/persuasion-rl.yaml"
     resources:
@@ -180,18 +183,53 @@ rule evaluate_comparisons:
     params:
         verdicts=lambda wildcards, input: pairs_of(input.verdicts, JUDGES),
         players=lambda wildcards, input: pairs_of(input.responses, players_of(wildcards.scope)),
-        comparisons=lambda wildcards: flags({"comparisons": comparisons_of(wildcards.scope)}),
         settings=flags({"draws": STUDY["evaluation"]["bootstrap"], "seed": STUDY["seed"]}),
         code=code("evaluation"),
     message:
-        "Win rates, ranking and declared comparisons"
+        "Tabulating win rates"
     shell:
         r"""
-        python -m persuasion_rl.evaluation compare_players \
-            --verdicts {params.verdicts:q} --responses {params.players:q} --models {input.models:q} \
-            --win_rates {output.win_rates:q} --ranking {output.ranking:q} \
-            --declared {output.declared:q} --power {output.power:q} {params.comparisons} \
+        python -m persuasion_rl.evaluation tabulate_win_rates \
+            --verdicts {params.verdicts:q} --responses {params.players:q} --output {output:q} \
             {params.settings} 2> >(tee {log:q} >&2)
+        """
+
+
+rule evaluate_ranking:
+    input:
+        verdicts=expand(study("{{scope}}/verdicts/{judge}.jsonl"), judge=JUDGES),
+        models=lambda wildcards: model_tables(wildcards.scope)["models"],
+    output:
+        ranking=study("{scope}/ranking.csv"),
+        declared=study("{scope}/comparisons.csv"),
+        power=study("{scope}/power.csv"),
+    log:
+        study("logs/{scope}_ranking.log"),
+    benchmark:
+        study("benchmarks/{scope}_ranking.tsv")
+    conda:
+        "../../envs/persuasion-rl.yaml"
+    resources:
+        mem_mb=4_000,
+        runtime="30m",
+    params:
+        verdicts=lambda wildcards, input: pairs_of(input.verdicts, JUDGES),
+        players=lambda wildcards: flags(
+            {
+                "players": players_of(wildcards.scope),
+                "comparisons": comparisons_of(wildcards.scope),
+            }
+        ),
+        settings=flags({"draws": STUDY["evaluation"]["bootstrap"], "seed": STUDY["seed"]}),
+        code=code("evaluation"),
+    message:
+        "Ranking the players and testing the declared comparisons"
+    shell:
+        r"""
+        python -m persuasion_rl.evaluation rank_players \
+            --verdicts {params.verdicts:q} --models {input.models:q} \
+            --ranking {output.ranking:q} --declared {output.declared:q} --power {output.power:q} \
+            {params.players} {params.settings} 2> >(tee {log:q} >&2)
         """
 
 
@@ -226,13 +264,84 @@ rule evaluate_truth:
         """
 
 
+rule evaluate_kl:
+    input:
+        base=BASE_MODEL,
+        lineage=lambda wildcards: adapters_of(wildcards.model),
+        parts=lambda wildcards: parts_of(lineage(MODELS, wildcards.model)),
+        responses=study("evaluation/responses/{model}.jsonl"),
+    output:
+        study("evaluation/divergences/{model}.jsonl"),
+    log:
+        study("logs/evaluate_kl/{model}.log"),
+    benchmark:
+        study("benchmarks/evaluate_kl/{model}.tsv")
+    wildcard_constraints:
+        model=one_of(trained_models(method="dpo")),
+    conda:
+        "../../envs/persuasion-rl.yaml"
+    threads: 1
+    resources:
+        gpu=GPU,
+        mem_mb=12_000,
+        runtime="2h",
+    params:
+        base=base_of,
+        settings=flags(MODEL_SETTINGS | {"seed": STUDY["seed"]}),
+        code=code("divergence"),
+    message:
+        "Measuring how far {wildcards.model} has gone from its parent"
+    shell:
+        r"""
+        python -m persuasion_rl.divergence \
+            --base {params.base:q} --lineage {input.lineage:q} \
+            --responses {input.responses:q} --output {output:q} \
+            --threads {threads} {params.settings} 2> >(tee {log:q} >&2)
+        """
+
+
+rule evaluate_similarity:
+    input:
+        model=embedding_files(),
+        responses=study("evaluation/responses/{player}.jsonl"),
+        human=study("evaluation/responses/human.jsonl"),
+    output:
+        study("evaluation/similarities/{player}.jsonl"),
+    log:
+        study("logs/evaluate_similarity/{player}.log"),
+    benchmark:
+        study("benchmarks/evaluate_similarity/{player}.tsv")
+    wildcard_constraints:
+        player=one_of(players()),
+    conda:
+        "../../envs/persuasion-rl.yaml"
+    threads: 1
+    resources:
+        gpu=GPU,
+        mem_mb=4_000,
+        runtime="1h",
+    params:
+        settings=flags(
+            MODEL_SETTINGS
+            | {"seed": STUDY["seed"], "model": STUDY["evaluation"]["embedding_model"]}
+        ),
+        code=code("similarity"),
+    message:
+        "Comparing replies of {wildcards.player} with the human ones"
+    shell:
+        r"""
+        python -m persuasion_rl.similarity \
+            --responses {input.responses:q} --human {input.human:q} --output {output:q} \
+            --threads {threads} {params.settings} 2> >(tee {log:q} >&2)
+        """
+
+
 rule evaluate_behaviour:
     input:
+        unpack(measured_files),
         responses=lambda wildcards: player_responses(wildcards.scope),
-        losses=lambda wildcards: expand(
-            study("evaluation/losses/{player}.json"),
-            player=[player for player in players_of(wildcards.scope) if player != HUMAN],
-        ),
+        train=study("splits/sft_train.jsonl"),
+        concession="resources/markers/concession.txt",
     output:
         study("{scope}/behaviour.csv"),
     log:
@@ -242,20 +351,91 @@ rule evaluate_behaviour:
     conda:
         "../../envs/persuasion-rl.yaml"
     resources:
-        mem_mb=2_000,
-        runtime="30m",
+        mem_mb=4_000,
+        runtime="1h",
     params:
         players=lambda wildcards, input: pairs_of(input.responses, players_of(wildcards.scope)),
-        losses=lambda wildcards, input: pairs_of(
-            input.losses, [player for player in players_of(wildcards.scope) if player != HUMAN]
-        ),
+        measured=lambda wildcards: measured_flags(wildcards.scope),
         settings=flags({"draws": STUDY["evaluation"]["bootstrap"], "seed": STUDY["seed"]}),
-        code=code("evaluation"),
+        code=code("behaviour"),
     message:
         "Tabulating what the players' replies are like"
     shell:
         r"""
-        python -m persuasion_rl.evaluation tabulate_behaviour \
-            --responses {params.players:q} --losses {params.losses:q} \
+        python -m persuasion_rl.behaviour \
+            --responses {params.players:q} {params.measured} \
+            --train {input.train:q} --concession {input.concession:q} \
             --output {output:q} {params.settings} 2> >(tee {log:q} >&2)
         """
+
+
+rule evaluate_honesty:
+    input:
+        responses=lambda wildcards: player_responses(wildcards.scope),
+        markers=MARKERS,
+    output:
+        study("{scope}/honesty.csv"),
+    log:
+        study("logs/{scope}_honesty.log"),
+    benchmark:
+        study("benchmarks/{scope}_honesty.tsv")
+    conda:
+        "../../envs/persuasion-rl.yaml"
+    resources:
+        mem_mb=2_000,
+        runtime="30m",
+    params:
+        players=lambda wildcards, input: pairs_of(input.responses, players_of(wildcards.scope)),
+        settings=flags({"draws": STUDY["evaluation"]["bootstrap"], "seed": STUDY["seed"]}),
+        code=code("honesty"),
+    message:
+        "Counting surface markers of honesty"
+    shell:
+        r"""
+        python -m persuasion_rl.honesty tabulate_honesty \
+            --responses {params.players:q} --markers {input.markers:q} \
+            --output {output:q} {params.settings} 2> >(tee {log:q} >&2)
+        """
+
+
+rule keep_equally_honest:
+    input:
+        verdicts=study("{scope}/verdicts/{judge}.jsonl"),
+        responses=lambda wildcards: player_responses(wildcards.scope),
+        markers=MARKERS,
+    output:
+        study("{scope}/equal_honesty/{judge}.jsonl"),
+    log:
+        study("logs/{scope}_equally_honest/{judge}.log"),
+    benchmark:
+        study("benchmarks/{scope}_equally_honest/{judge}.tsv")
+    conda:
+        "../../envs/persuasion-rl.yaml"
+    resources:
+        mem_mb=2_000,
+        runtime="30m",
+    params:
+        players=lambda wildcards, input: pairs_of(input.responses, players_of(wildcards.scope)),
+        code=code("honesty"),
+    message:
+        "Finding comparisons of equally honest replies: judge {wildcards.judge}"
+    shell:
+        r"""
+        python -m persuasion_rl.honesty keep_equally_honest \
+            --verdicts {input.verdicts:q} --responses {params.players:q} \
+            --markers {input.markers:q} --output {output:q} 2> >(tee {log:q} >&2)
+        """
+
+
+use rule evaluate_win_rates as evaluate_equal_honesty with:
+    input:
+        verdicts=expand(study("{{scope}}/equal_honesty/{judge}.jsonl"), judge=JUDGES),
+        responses=lambda wildcards: player_responses(wildcards.scope),
+    output:
+        study("{scope}/equal_honesty.csv"),
+    log:
+        study("logs/{scope}_equal_honesty.log"),
+    benchmark:
+        study("benchmarks/{scope}_equal_honesty.tsv")
+    message:
+        "Tabulating win rates among equally honest replies"
