@@ -5,8 +5,8 @@ from collections import Counter
 import pytest
 
 from persuasion_rl import evaluation, labels
-from persuasion_rl.evaluation import compare_players, judge_players
-from persuasion_rl.files import UserError, read_csv, read_jsonl, write_csv, write_jsonl
+from persuasion_rl.evaluation import judge_players, tabulate_win_rates
+from persuasion_rl.files import UserError, read_csv, read_jsonl, write_jsonl
 from persuasion_rl.judges import (
     Comparison,
     Judge,
@@ -218,15 +218,11 @@ def test_what_could_not_be_judged_is_in_no_win_rate_but_counted(tmp_path, monkey
     verdicts = tmp_path / "verdicts.jsonl"
     judge_players(responses=players, judge="scripted", verdicts=verdicts, seed=1, threads=1)
     assert [r.get("excluded") for r in read_jsonl(verdicts)] == [None, "refused", None, None]
-    write_csv(tmp_path / "models.csv", [{"model": "sft", "group": "sft"}], ["model", "group"])
-    tables = {
-        name: tmp_path / f"{name}.csv" for name in ("win_rates", "ranking", "declared", "power")
-    }
-    compare_players(
-        verdicts={"scripted": verdicts}, responses=players, comparisons=["sft:base"],
-        models=tmp_path / "models.csv", **tables, draws=100, seed=1,
+    tabulate_win_rates(
+        verdicts={"scripted": verdicts}, responses=players, output=tmp_path / "rates.csv",
+        draws=100, seed=1,
     )  # fmt: skip
-    (rate,) = read_csv(tables["win_rates"])
+    (rate,) = read_csv(tmp_path / "rates.csv")
     counts = [rate[name] for name in ("wins", "losses", "ties", "undecided")]
     assert counts == ["1", "0", "1", "2"] and rate["win_rate"] == "0.75"
 
