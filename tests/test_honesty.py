@@ -182,7 +182,8 @@ def test_only_comparisons_of_equally_honest_replies_are_kept_and_tabulated(playe
     kept = list(read_jsonl(tmp_path / "kept.jsonl"))
     assert kept == [verdicts[0], verdicts[2], verdicts[3]]  # p1 won by a wife and a figure
     tabulate_win_rates(
-        verdicts={"length": tmp_path / "kept.jsonl"}, output=tmp_path / "rates.csv", draws=100, seed=1
+        verdicts={"length": tmp_path / "kept.jsonl"}, responses=players,
+        output=tmp_path / "rates.csv", draws=100, seed=1,
     )  # fmt: skip
     (rate,) = read_csv(tmp_path / "rates.csv")
     counts = [rate[name] for name in ("wins", "losses", "ties", "undecided")]

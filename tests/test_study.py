@@ -237,7 +237,7 @@ def test_variants_stand_side_by_side_and_seeds_have_a_spread(small):
 
 
 def test_checkpoints_are_gone_when_a_model_is_whole(small):
-    assert [path for path in (small / "state").rglob("*") if path.is_file()] == []
+    assert [path for path in (small / "state/trainings").rglob("*") if path.is_file()] == []
 
 
 # What becomes stale

@@ -210,7 +210,9 @@ def test_three_seeds_and_two_betas_are_planned_in_one_run(checkout):
     assert plan["evaluate_model"] == 6  # two of the players are models of the demo no more
     assert plan["evaluate_kl"] == 2  # of its players, rlaif and rlaif_b5
     assert plan["compare_models"] == demo["compare_models"] == 1
-    counted = {"train_sft", "train_dpo", "write_model_card", "evaluate_model", "evaluate_kl"}
+    assert plan["evaluate_loss"] == plan["evaluate_model"]
+    counted = {"train_sft", "train_dpo", "write_model_card", "evaluate_model", "evaluate_loss"}
+    counted.add("evaluate_kl")
     assert {k: v for k, v in plan.items() if k not in counted} == {
         k: v for k, v in demo.items() if k not in counted
     }

@@ -334,7 +334,7 @@ def _check_judges(study: dict[str, Any]) -> None:
 
 def declared_comparisons(study: dict[str, Any]) -> list[str]:
     """The comparisons ("model:against") whose p-values are corrected together: those of the config, or every model with
-    its parent, with sft, and with the base."""
+    each one that it comes from."""
     given = study["evaluation"]["comparisons"]
     if given is not None:
         return given
@@ -342,10 +342,26 @@ def declared_comparisons(study: dict[str, Any]) -> list[str]:
     return [
         f"{name}:{against}"
         for name in players
-        if name in models and name != BASE
-        for against in dict.fromkeys((models[name]["parent"], "sft", BASE))
-        if against in players and against != name
+        if name in models
+        for against in [*reversed(list(lineage(models, name))), BASE][1:]
+        if against in players
     ]
+
+
+def seed_groups(study: dict[str, Any]) -> dict[str, str]:
+    """Model -> the first model that differs from it in nothing but seeds, its own or those above it."""
+    groups: dict[str, str] = {BASE: BASE}
+
+    def group(name: str) -> str:
+        if name not in groups:
+            model = study["models"][name]
+            like = [model["method"], model.get("pool"), recipe_of(study, name)]
+            made_like = json.dumps([*like, group(model["parent"])], sort_keys=True)
+            groups[name] = first.setdefault(made_like, name)
+        return groups[name]
+
+    first: dict[str, str] = {}
+    return {name: group(name) for name in study["models"]}
 
 
 LOOKS_LIKE_A_KEY = re.compile(r"\bsk-[\w-]{8,}|://[^/]*@|[?&]\w*key\w*=", re.IGNORECASE)

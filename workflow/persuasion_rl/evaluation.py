@@ -7,7 +7,7 @@ from pathlib import Path
 from persuasion_rl import world
 from persuasion_rl.command import note, stage
 from persuasion_rl.devices import pick_device, prepare_torch
-from persuasion_rl.files import UserError, read_csv, read_jsonl, write_csv, write_jsonl
+from persuasion_rl.files import UserError, read_jsonl, write_csv, write_jsonl
 from persuasion_rl.judges import FIRST, SECOND, TIE, Comparison, judge_both_orders, make_judge
 
 POINTS = {FIRST: 1.0, SECOND: 0.0, TIE: 0.5}
@@ -104,12 +104,12 @@ def rank_players(
     verdicts: dict[str, Path],
     players: list[str],
     comparisons: list[str],
-    models: Path,
     ranking: Path,
     declared: Path,
     power: Path,
     draws: int,
     seed: int,
+    groups: dict[str, str] = {},
 ) -> None:
     """Write who is how strong, whether the declared comparisons show a difference, and what could be shown.
 
@@ -122,9 +122,8 @@ def rank_players(
     study's conversations show.
 
     Args:
-        comparisons: "model:against". models: the table of `variants.compare_models`, whose groups are seeds of a model.
+        comparisons: "model:against". groups: model -> the first of those that differ from it in the seed only.
     """
-    groups = {row["model"]: row["group"] for row in read_csv(models)}
     ranks_found, tests, independent = [], [], 0
     for judge, path in verdicts.items():
         games = Games(list(read_jsonl(path)), draws, seed)

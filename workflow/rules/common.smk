@@ -25,6 +25,7 @@ from persuasion_rl.config import (
     pool_sizes,
     recipe_of,
     refuse_other_studies,
+    seed_groups,
     split_sizes,
     uses_llm,
 )
@@ -346,6 +347,12 @@ def comparisons_of(scope):
     there = players_of(scope)
     declared = [pair.split(":") for pair in declared_comparisons(STUDY)]
     return [f"{one}:{other}" for one, other in declared if one in there and other in there]
+
+
+def seeds_of(players):
+    """The models among some players that are another seed of one: "model=first of them"."""
+    groups = seed_groups(STUDY)
+    return [f"{name}={groups[name]}" for name in players if groups.get(name, name) != name]
 
 
 HUMAN_ANSWERS = study("state/human_answers.jsonl")

@@ -198,7 +198,6 @@ rule evaluate_win_rates:
 rule evaluate_ranking:
     input:
         verdicts=expand(study("{{scope}}/verdicts/{judge}.jsonl"), judge=JUDGES),
-        models=lambda wildcards: model_tables(wildcards.scope)["models"],
     output:
         ranking=study("{scope}/ranking.csv"),
         declared=study("{scope}/comparisons.csv"),
@@ -218,6 +217,7 @@ rule evaluate_ranking:
             {
                 "players": players_of(wildcards.scope),
                 "comparisons": comparisons_of(wildcards.scope),
+                "groups": seeds_of(players_of(wildcards.scope)),
             }
         ),
         settings=flags({"draws": STUDY["evaluation"]["bootstrap"], "seed": STUDY["seed"]}),
@@ -227,7 +227,7 @@ rule evaluate_ranking:
     shell:
         r"""
         python -m persuasion_rl.evaluation rank_players \
-            --verdicts {params.verdicts:q} --models {input.models:q} \
+            --verdicts {params.verdicts:q} \
             --ranking {output.ranking:q} --declared {output.declared:q} --power {output.power:q} \
             {params.players} {params.settings} 2> >(tee {log:q} >&2)
         """
