@@ -143,7 +143,7 @@ def players(tmp_path) -> dict[str, Path]:
                 {
                     "prompt": f"prompt {i}",
                     "response": reply,
-                    "metadata": {"prompt_id": f"p{i}", "conversation_id": f"c{i}"},
+                    "metadata": {"prompt_id": f"p{i}", "conversation_id": f"c{i}", "tokens": 5},
                 }
                 for i, reply in enumerate(REPLIES[name])
             ],
