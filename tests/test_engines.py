@@ -196,7 +196,7 @@ def test_a_real_server_draws_samples(peer):
     for one in found.values():
         assert 0 < one.tokens <= 12
         assert one.finish_reason == (CUT if one.tokens == 12 else STOPPED)
-    with pytest.raises(UserError, match="sampling.base_url http://127.0.0.1") as refused:
+    with pytest.raises(UserError, match="engine openai, http://127.0.0.1") as refused:
         served(url, Path(base), wanted[:1], model="sft")
     assert "\n" not in str(refused.value)
 

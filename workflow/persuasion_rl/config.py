@@ -324,12 +324,32 @@ def _check_judges(study: dict[str, Any]) -> None:
                 f"evaluation.comparisons: {comparison!r} is not PLAYER:AGAINST of"
                 f" {', '.join(study['evaluation']['players'])}"
             )
+    others = study["evaluation"]["other_players"]
+    for name, other in others.items():
+        _check_other_player(name, other, study)
     for player in study["evaluation"]["players"]:
-        if player != HUMAN and player not in study["models"]:
+        if player not in (HUMAN, *study["models"], *others):
             raise UserError(
                 f"evaluation.players: unknown player {player!r}; there are"
-                f" {', '.join([*study['models'], HUMAN])}"
+                f" {', '.join([*study['models'], *others, HUMAN])}"
             )
+
+
+def _check_other_player(name: str, other: dict[str, Any], study: dict[str, Any]) -> None:
+    key = f"evaluation.other_players.{name}"
+    if name in (HUMAN, *study["models"]):
+        raise UserError(f"{key}: there is a player of that name already")
+    given = [kind for kind in ("model", "source", "endpoint") if kind in other]
+    if len(given) != 1:
+        raise UserError(f"{key}: needs one of model, source and endpoint")
+    if "model" in other and other["model"] not in study["models"]:
+        raise UserError(
+            f"{key}.model: unknown model {other['model']!r}; there are {', '.join(study['models'])}"
+        )
+    if ("endpoint" in other) != ("served_model" in other):
+        raise UserError(f"{key}: endpoint and served_model go together")
+    if "endpoint" in other and LOOKS_LIKE_A_KEY.search(other["endpoint"]):
+        raise UserError(f"{key}.endpoint: looks like a key; keys come from the environment only")
 
 
 def declared_comparisons(study: dict[str, Any]) -> list[str]:
@@ -470,9 +490,21 @@ def base_folder(study: dict[str, Any]) -> str:
     source = study["models"][BASE]["source"]
     if source == "standin":
         return f"results/{study['study']}/models/base"
+    return model_folder(source)
+
+
+def model_folder(source: str) -> str:
+    """Where a model is that is named by a local folder or downloaded from the Hub."""
     if _is_local(source):
         return os.path.expanduser(source)
     return f"resources/models/{source.replace('/', '--')}"
+
+
+def model_behind(study: dict[str, Any], player: str) -> str | None:
+    """The study's model that a player is, or None for people and for models from elsewhere."""
+    if player in study["models"]:
+        return player
+    return study["evaluation"]["other_players"].get(player, {}).get("model")
 
 
 def _check_corpora(study: dict[str, Any]) -> None:

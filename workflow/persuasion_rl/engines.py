@@ -5,6 +5,7 @@ they end. Requests come in any order; each is drawn once.
 """
 
 import importlib
+import json
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
@@ -27,9 +28,10 @@ AT_ONCE = 2048
 
 @dataclass(frozen=True)
 class Settings:
-    """What an engine is told. `model` is the model's name in the study, which a server knows it by."""
+    """What an engine is told. `model` is the model's name in the study, which a server knows it by; an endpoint has no
+    base and no lineage, and knows it by its own name."""
 
-    base: Path
+    base: Path | None
     lineage: list[Path]
     model: str
     limits: Limits
@@ -43,7 +45,9 @@ class Settings:
     """Of the model."""
 
     def __post_init__(self):
-        digest = text_digest(check_lineage(self.base, self.lineage))
+        digest = text_digest(
+            self.model if self.base is None else check_lineage(self.base, self.lineage)
+        )
         object.__setattr__(self, "digest", digest)
 
 
@@ -84,11 +88,12 @@ class Engine(ABC):
 
 
 def make_engine(name: str, settings: Settings) -> Engine:
-    """An engine by its name in the config: transformers, vllm or openai."""
+    """An engine by its name in the config: transformers, vllm or openai; or endpoint, for a player that is none of the
+    study's models."""
     if name == "transformers":
         on_gpu = pick_device(settings.device) == "cuda"
         return ContinuousBatches(settings) if on_gpu else PaddedBatches(settings)
-    return {"vllm": Vllm, "openai": Server}[name](settings)
+    return {"vllm": Vllm, "openai": Server, "endpoint": Endpoint}[name](settings)
 
 
 class Transformers(Engine):
@@ -348,6 +353,10 @@ class Server(Engine):
     """
 
     name = "openai"
+    _hint = (
+        "it must serve the study's models under their names (vLLM: --served-model-name,"
+        " --lora-modules)"
+    )
 
     def draw(self, requests: list[Request]) -> Iterator[tuple[Request, Sample]]:
         openai = _library("openai", "pip install -e '.[openai]'")
@@ -364,27 +373,43 @@ class Server(Engine):
                     pool.shutdown(cancel_futures=True)
         except openai.NotFoundError:
             raise UserError(
-                f"sampling.base_url {s.base_url}: knows no model {s.model!r}; it must serve the study's"
-                " models under their names (vLLM: --served-model-name, --lora-modules)"
+                f"engine {self.name}, {s.base_url}: knows no model {s.model!r}; {self._hint}"
             ) from None
         except openai.OpenAIError as error:
             said = " ".join(str(error).split())[:300]
             raise UserError(
-                f"sampling.base_url {s.base_url}: {said}; what was drawn is kept"
+                f"engine {self.name}, {s.base_url}: {said}; what was drawn is kept"
             ) from None
 
     def _ask(self, client, request: Request) -> Sample:
-        limits = self.settings.limits
-        answer = client.completions.create(
-            model=self.settings.model,
-            prompt=request.prompt,
-            temperature=limits.temperature,
-            top_p=limits.top_p,
-            max_tokens=limits.max_new_tokens,
-            seed=self._seed(request),
-        )
+        answer = client.completions.create(prompt=request.prompt, **self._limits(request))
         choice = answer.choices[0]
         return Sample(choice.text.strip(), answer.usage.completion_tokens, choice.finish_reason)
+
+    def _limits(self, request: Request) -> dict[str, Any]:
+        limits = self.settings.limits
+        return {
+            "model": self.settings.model,
+            "temperature": limits.temperature,
+            "top_p": limits.top_p,
+            "max_tokens": limits.max_new_tokens,
+            "seed": self._seed(request),
+        }
+
+
+class Endpoint(Server):
+    """A server that speaks OpenAI's chat completions; a request's prompt is a conversation, as JSON."""
+
+    name = "endpoint"
+    _hint = "see evaluation.other_players"
+
+    def _ask(self, client, request: Request) -> Sample:
+        answer = client.chat.completions.create(
+            messages=json.loads(request.prompt), **self._limits(request)
+        )
+        choice = answer.choices[0]
+        text = (choice.message.content or "").strip()
+        return Sample(text, answer.usage.completion_tokens, choice.finish_reason)
 
 
 def _library(name: str, how: str):

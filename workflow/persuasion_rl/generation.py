@@ -120,7 +120,6 @@ def _watched(store: SampleStore, requests: list[Request]):
 
 def respond_to_evaluation(
     *,
-    base: Path,
     prompts: Path,
     output: Path,
     state: Path,
@@ -131,6 +130,7 @@ def respond_to_evaluation(
     max_new_tokens: int,
     batch_size: int,
     model: str,
+    base: Path | None = None,
     engine: str = "transformers",
     base_url: str | None = None,
     device: str = "auto",
@@ -140,7 +140,8 @@ def respond_to_evaluation(
     """Sample one response a prompt, nothing drawn again.
 
     One row: {"prompt", "response", "metadata": {..., "finish_reason", "tokens", "model_digest", "engine",
-    "reproducible"}}. Arguments as those of `respond_to_pool`.
+    "reproducible"}}. Where a row has "asked" (`player_prompts`), that is what the model gets. Arguments as those of
+    `respond_to_pool`; the engine endpoint has no base.
     """
     prepare_torch(threads, seed)
     limits = Limits(temperature, top_p, max_new_tokens)
@@ -151,7 +152,7 @@ def respond_to_evaluation(
         ),
     )
     pool = list(read_jsonl(prompts))
-    wanted = {row["metadata"]["prompt_id"]: row["prompt"] for row in pool}
+    wanted = {row["metadata"]["prompt_id"]: row.get("asked", row["prompt"]) for row in pool}
     drawn = _draw_usable(SampleStore(state, used), wanted, responses=1, redraws=0)
     origin = {"model_digest": used.settings.digest} | _promise(used)
     rows = []

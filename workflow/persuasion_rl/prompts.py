@@ -200,24 +200,54 @@ def read_chat_template(base: Path) -> str:
     return template
 
 
-def render(context: str, source: str, prompt_format: str, chat_template: str | None = None) -> str:
+def messages(context: str, source: str, words: int | None = None) -> list[dict[str, str]]:
+    """The same as a conversation for a chat model."""
+    return [
+        {"role": "system", "content": SYSTEM},
+        {"role": "user", "content": f"{context}\n\n{_task(source, words)}"},
+    ]
+
+
+def _task(source: str, words: int | None) -> str:
+    return TASKS[source] + (f" Use about {words} words." if words else "")
+
+
+def render(
+    context: str,
+    source: str,
+    prompt_format: str,
+    chat_template: str | None = None,
+    words: int | None = None,
+) -> str:
     """The prompt for a context, up to where the response begins.
 
     Args:
         source: "cmv" or "p4g"; says what the task is.
         prompt_format: "plain", or "chat" for the tokenizer's own chat template.
         chat_template: the template's text, needed for "chat".
+        words: the length that is asked for, if one is.
     """
-    task = TASKS[source]
     if prompt_format == "plain":
+        task = _task(source, words)
         return f"[SYSTEM] {SYSTEM}\n[CONTEXT]\n{context}\n[TASK]\n{task}\n[RESPONSE]\n"
     from transformers.utils.chat_template_utils import render_jinja_template
 
-    messages = [
-        {"role": "system", "content": SYSTEM},
-        {"role": "user", "content": f"{context}\n\n{task}"},
-    ]
     rendered, _ = render_jinja_template(
-        [messages], chat_template=chat_template, add_generation_prompt=True
+        [messages(context, source, words)], chat_template=chat_template, add_generation_prompt=True
     )
     return rendered[0]
+
+
+def context_of(
+    prompt: str, source: str, prompt_format: str, chat_template: str | None = None
+) -> str:
+    """The context that a prompt was rendered for.
+
+    Raises:
+        UserError: it was rendered otherwise.
+    """
+    mark = "\x00"
+    before, after = render(mark, source, prompt_format, chat_template).split(mark)
+    if not (prompt.startswith(before) and prompt.endswith(after)):
+        raise UserError(f"not a prompt of the format {prompt_format}: {prompt[:60]!r}...")
+    return prompt.removeprefix(before).removesuffix(after)

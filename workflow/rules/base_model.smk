@@ -22,15 +22,13 @@ rule fetch_base_model:
         runtime="2h",
     params:
         folder=subpath(output[0], parent=True),
-        source=MODELS[BASE]["source"],
-        revision=MODELS[BASE].get("revision", "main"),
+        origin=lambda wildcards: hub_flags(wildcards.base),
     message:
         "Downloading {wildcards.base}"
     shell:
         r"""
         python -m persuasion_rl.fetch fetch_base_model \
-            --source {params.source:q} --revision {params.revision:q} \
-            --output {params.folder:q} 2> >(tee {log:q} >&2)
+            {params.origin} --output {params.folder:q} 2> >(tee {log:q} >&2)
         """
 
 

@@ -21,6 +21,8 @@ from persuasion_rl.config import (
     flags,
     lineage,
     load_study,
+    model_behind,
+    model_folder,
     needs_people,
     pool_sizes,
     recipe_of,
@@ -139,13 +141,22 @@ def training_flags(model):
     )
 
 
+OTHERS = STUDY["evaluation"]["other_players"]
+
+
 def players(unattended=False):
     """The players of the evaluation, in the config's order."""
     return [
         name
         for name in STUDY["evaluation"]["players"]
-        if name == HUMAN or not (unattended and needs_people(STUDY, name))
+        if not (unattended and waits_for_people(name))
     ]
+
+
+def waits_for_people(player):
+    """Whether a player's replies need labels that only people can give."""
+    model = model_behind(STUDY, player)
+    return model is not None and needs_people(STUDY, model)
 
 
 def players_of(scope):
@@ -270,6 +281,73 @@ def shards(pool):
     ]
 
 
+def hub_flags(folder):
+    """What is downloaded into a folder of resources/models."""
+    origins = [MODELS[BASE], *(other for other in OTHERS.values() if "source" in other)]
+    for origin in origins:
+        if os.path.basename(model_folder(origin["source"])) == folder:
+            return flags({"source": origin["source"], "revision": origin.get("revision", "main")})
+    raise ValueError(f"no model of this study is downloaded to {folder}")
+
+
+def weights_of(player):
+    """The files of the base model of a player; an endpoint has none."""
+    if model_behind(STUDY, player):
+        return BASE_MODEL
+    source = OTHERS[player].get("source")
+    return [f"{model_folder(source)}/{name}" for name in MODEL_FILES] if source else []
+
+
+def adapters_behind(player):
+    """The adapters of a player's lineage."""
+    model = model_behind(STUDY, player)
+    return adapters_of(model) if model else []
+
+
+def prompts_for(player):
+    """The held-out prompts, or what a player is asked instead."""
+    if player in OTHERS:
+        return study(f"evaluation/prompts/{player}.jsonl")
+    return study("preferences/final_eval_prompts.jsonl")
+
+
+def player_engine(player):
+    """The engine of a player, and the name that it knows it by."""
+    if "endpoint" in OTHERS.get(player, {}):
+        return {"engine": "endpoint", "model": OTHERS[player]["served_model"]}
+    # A server and its adapters are the study's own.
+    own = STUDY["sampling"]["engine"] if model_behind(STUDY, player) else "transformers"
+    return {"engine": own, "model": model_behind(STUDY, player) or player}
+
+
+def player_place(wildcards, input):
+    """Where a player's base is, and how fast it draws; not compared."""
+    address = OTHERS.get(wildcards.player, {}).get("endpoint", STUDY["sampling"]["base_url"])
+    return flags(
+        {
+            "base": os.path.dirname(input.base[0]) if input.base else None,
+            "batch_size": STUDY["sampling"]["batch_size"],
+            "base_url": address,
+        }
+    )
+
+
+def asking_flags(player):
+    """How a player is asked that wants another format, or a length."""
+    other = OTHERS[player]
+    own_format = "messages" if "endpoint" in other else other["prompt_format"]
+    source = other.get("source")
+    return flags(
+        {
+            "study_format": DATA["prompt_format"],
+            "player_format": own_format,
+            "match_length": other["match_length"],
+            "study_base": BASE_FOLDER,
+            "player_base": model_folder(source) if source else BASE_FOLDER,
+        }
+    )
+
+
 def sampling_flags(**more):
     """What is sampled, and with what."""
     names = ("temperature", "top_p", "max_new_tokens", "engine")
@@ -281,8 +359,8 @@ def sampling_flags(**more):
     )
 
 
-# A server has its own.
-SAMPLING_GPU = 0 if STUDY["sampling"]["engine"] == "openai" else GPU
+SERVED = ("openai", "endpoint")
+SAMPLING_GPU = 0 if STUDY["sampling"]["engine"] in SERVED else GPU
 SAMPLING_ENVIRONMENT = (
     f"../../envs/{'vllm' if STUDY['sampling']['engine'] == 'vllm' else 'persuasion-rl'}.yaml"
 )
@@ -314,7 +392,7 @@ def measured(scope):
     trained = [player for player in there if player in trained_models(method="dpo")]
     embedded = there if STUDY["evaluation"]["embedding_model"] else []
     kinds = {
-        "losses": ("evaluation/losses/{}.json", [p for p in there if p != HUMAN]),
+        "losses": ("evaluation/losses/{}.json", [p for p in there if p in MODELS]),
         "metrics": ("models/{}/metrics.json", trained),
         "divergences": ("evaluation/divergences/{}.jsonl", trained),
         "similarities": ("evaluation/similarities/{}.jsonl", embedded),

@@ -2,12 +2,13 @@
 The players on the held-out prompts: replies, pairwise verdicts, tables with intervals.
 
 NEEDS   preferences/final_eval_prompts.jsonl, every model of evaluation.players, the judges
-MAKES   evaluation/responses/{player}.jsonl, evaluation/losses/{player}.json, evaluation/divergences/ and
+MAKES   evaluation/prompts/ and evaluation/responses/{player}.jsonl, evaluation/losses/{player}.json, evaluation/divergences/ and
         evaluation/similarities/{player}.jsonl, {scope}/verdicts/{judge}.jsonl, {scope}/win_rates.csv,
         ranking.csv, comparisons.csv, power.csv, behaviour.csv, honesty.csv, equal_honesty.csv, and in the
         demo truth.csv, truth_differences.csv; {scope} is evaluation, or unattended for the players that
         need no person
-STEPS   evaluate_model       a model's replies
+STEPS   evaluate_prompts     what a player is asked that wants another format, or a length
+        evaluate_model       a model's replies
         evaluate_loss        its loss on human winning replies
         evaluate_human       the human winning replies
         evaluate_verdicts    every two players on every prompt, in both orders
@@ -28,12 +29,45 @@ wildcard_constraints:
     judge=one_of(JUDGES),
 
 
+rule evaluate_prompts:
+    input:
+        prompts=study("preferences/final_eval_prompts.jsonl"),
+        held_out=study("splits/sft_test.jsonl"),
+        base=lambda wildcards: weights_of(wildcards.player),
+    output:
+        study("evaluation/prompts/{player}.jsonl"),
+    log:
+        study("logs/evaluate_prompts/{player}.log"),
+    benchmark:
+        study("benchmarks/evaluate_prompts/{player}.tsv")
+    wildcard_constraints:
+        player=one_of(OTHERS),
+    conda:
+        "../../envs/persuasion-rl.yaml"
+    resources:
+        mem_mb=2_000,
+        runtime="10m",
+    params:
+        asking=lambda wildcards: asking_flags(wildcards.player),
+        code=code("player_prompts"),
+    message:
+        "Asking {wildcards.player} the held-out prompts in its own way"
+    shell:
+        r"""
+        python -m persuasion_rl.player_prompts \
+            --prompts {input.prompts:q} --held_out {input.held_out:q} --output {output:q} \
+            {params.asking} 2> >(tee {log:q} >&2)
+        """
+
+
 rule evaluate_model:
     input:
-        base=BASE_MODEL,
-        lineage=lambda wildcards: adapters_of(wildcards.player),
-        parts=lambda wildcards: parts_of(lineage(MODELS, wildcards.player)),
-        prompts=study("preferences/final_eval_prompts.jsonl"),
+        base=lambda wildcards: weights_of(wildcards.player),
+        lineage=lambda wildcards: adapters_behind(wildcards.player),
+        parts=lambda wildcards: parts_of(
+            lineage(MODELS, model_behind(STUDY, wildcards.player) or BASE)
+        ),
+        prompts=lambda wildcards: prompts_for(wildcards.player),
         checked=study("splits/leakage.json"),
     output:
         study("evaluation/responses/{player}.jsonl"),
@@ -42,18 +76,17 @@ rule evaluate_model:
     benchmark:
         study("benchmarks/evaluate_model/{player}.tsv")
     wildcard_constraints:
-        player=one_of(MODELS),
+        player=one_of([*MODELS, *OTHERS]),
     conda:
         SAMPLING_ENVIRONMENT
     threads: 1
     resources:
-        gpu=SAMPLING_GPU,
+        gpu=lambda wildcards: 0 if player_engine(wildcards.player)["engine"] in SERVED else GPU,
         mem_mb=8_000,
         runtime="4h",
     params:
-        base=base_of,
-        settings=lambda wildcards: sampling_flags(model=wildcards.player),
-        how=sampling_speed,
+        settings=lambda wildcards: sampling_flags(**player_engine(wildcards.player)),
+        place=player_place,
         state=study("state/samples"),
         code=code("generation"),
     message:
@@ -61,9 +94,9 @@ rule evaluate_model:
     shell:
         r"""
         python -m persuasion_rl.generation respond_to_evaluation \
-            --base {params.base:q} --lineage {input.lineage:q} \
-            --prompts {input.prompts:q} --output {output:q} --state {params.state:q} \
-            --threads {threads} {params.how} {params.settings} 2> >(tee {log:q} >&2)
+            --lineage {input.lineage:q} --prompts {input.prompts:q} \
+            --output {output:q} --state {params.state:q} \
+            --threads {threads} {params.place} {params.settings} 2> >(tee {log:q} >&2)
         """
 
 
