@@ -101,6 +101,9 @@ def _fill_defaults(value: Any, schema: dict, shared: dict) -> None:
             value[key] = deepcopy(part["default"])
         if key in value:
             _fill_defaults(value[key], part, shared)
+    if isinstance(named := schema.get("additionalProperties"), dict):
+        for key in value.keys() - schema.get("properties", {}).keys():
+            _fill_defaults(value[key], named, shared)
 
 
 def _depth(error: ValidationError) -> tuple:
