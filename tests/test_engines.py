@@ -201,6 +201,18 @@ def test_a_real_server_draws_samples(peer):
     assert "\n" not in str(refused.value)
 
 
+@pytest.mark.slow
+def test_a_real_endpoint_is_asked_in_conversations(peer):
+    url, base = peer
+    conversation = json.dumps([{"role": "user", "content": "Change my mind."}])
+    limits = Limits(0.7, 0.9, 12)
+    settings = Settings(None, [], base, limits, SEED, batch_size=2, base_url=url)
+    wanted = [Request(f"p{i}", conversation, 1) for i in range(3)]
+    found = dict(make_engine("endpoint", settings).draw(wanted))
+    assert found.keys() == set(wanted)
+    assert all(0 < one.tokens <= 12 for one in found.values())
+
+
 def test_a_server_that_is_not_there_is_named(tiny_base, monkeypatch):
     pytest.importorskip("openai")
     monkeypatch.setattr("openai._constants.MAX_RETRY_DELAY", 0.01)

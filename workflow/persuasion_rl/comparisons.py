@@ -49,8 +49,8 @@ def bradley_terry(games: np.ndarray, prior: float = PRIOR) -> np.ndarray:
 
 
 def ranks(strengths: np.ndarray) -> np.ndarray:
-    """(n, players) -> ranks from 1, the strongest first."""
-    return 1 + (strengths[:, None, :] > strengths[:, :, None]).sum(axis=2)
+    """(n, players) -> ranks from 1, the strongest first; equal ones share one."""
+    return 1 + (strengths[:, None, :] > strengths[:, :, None] + 1e-7).sum(axis=2)
 
 
 def length_controlled(
@@ -136,8 +136,9 @@ def over_seeds(
     """The mean over training seeds with an interval for a further seed's mean and further conversations.
 
     Its variance is that over the seeds' means, divided by their number, plus the bootstrap's over conversations; the
-    quantile is Student's t with one degree of freedom less than seeds, so that two or three seeds make wide
-    intervals. The variance over seeds holds some of that over conversations, so the interval is a little too wide.
+    quantile is Student's t with the degrees of freedom of that sum (Satterthwaite 1946), so that two or three seeds
+    that differ make wide intervals. What is neither seed nor conversation is in both terms, so that intervals are
+    rather too wide than too narrow.
 
     Args:
         values: (seeds, rows), each seed's value of the same rows.
@@ -148,8 +149,11 @@ def over_seeds(
     resamples = Resamples(conversations, draws, seed)
     rows = np.stack([values.mean(axis=0), np.ones(values.shape[1])], axis=1)
     mean, drawn = resamples.of_sums(rows, lambda sums: sums[:, 0] / sums[:, 1])
-    between = values.mean(axis=1).var(ddof=1) / len(values)
-    width = t.ppf(0.975, len(values) - 1) * np.sqrt(between + drawn.var())
+    parts = np.array([values.mean(axis=1).var(ddof=1) / len(values), drawn.var()])
+    freedom = np.array([len(values) - 1, max(1, resamples.size - 1)])
+    total = parts.sum()
+    effective = total**2 / (parts**2 / freedom).sum() if total else 1
+    width = t.ppf(0.975, effective) * np.sqrt(total)
     return Interval(float(mean), float(mean - width), float(mean + width))
 
 

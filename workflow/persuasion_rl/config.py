@@ -39,6 +39,7 @@ def load_study(given: dict[str, Any], file: Path | None = None) -> dict[str, Any
         _refuse_keys(section, study.get(section))
     schema = yaml.safe_load(SCHEMA.read_text(encoding="utf-8"))
     _fill_defaults(study, schema, schema["$defs"])
+    _fill_other_players(study, schema)
     error = next(iter(sorted(Draft202012Validator(schema).iter_errors(study), key=_depth)), None)
     if error is not None:
         raise UserError(_message(error))
@@ -101,9 +102,14 @@ def _fill_defaults(value: Any, schema: dict, shared: dict) -> None:
             value[key] = deepcopy(part["default"])
         if key in value:
             _fill_defaults(value[key], part, shared)
-    if isinstance(named := schema.get("additionalProperties"), dict):
-        for key in value.keys() - schema.get("properties", {}).keys():
-            _fill_defaults(value[key], named, shared)
+
+
+def _fill_other_players(study: dict, schema: dict) -> None:
+    """Their defaults; a model's recipe has none of its own, so named parts have them here only."""
+    part = schema["properties"]["evaluation"]["properties"]["other_players"]
+    given = study["evaluation"]["other_players"] if isinstance(study["evaluation"], dict) else {}
+    for player in given.values() if isinstance(given, dict) else ():
+        _fill_defaults(player, part["additionalProperties"], schema["$defs"])
 
 
 def _depth(error: ValidationError) -> tuple:

@@ -81,7 +81,10 @@ def write_csv(path: Path, rows: list[dict], columns: list[str]) -> None:
         table = csv.DictWriter(lines, columns, lineterminator="\n")
         table.writeheader()
         for row in rows:
-            table.writerow({k: round(v, 6) if isinstance(v, float) else v for k, v in row.items()})
+            # Plus zero, or there would be a -0.0.
+            table.writerow(
+                {k: round(v, 6) + 0.0 if isinstance(v, float) else v for k, v in row.items()}
+            )
 
 
 def read_json(path: Path) -> Any:
