@@ -4,7 +4,7 @@ python benchmarks/coverage.py --studies 2000
 
 A study has four players of known strength and a judge who also likes length. Its conversations have one to three
 prompts, which have something in common: a shift of the judge's liking for each player. The truth of each number is its
-value in a study of a million prompts.
+value in a study of a million prompts, whose replies come from as many trainings.
 """
 
 from dataclasses import dataclass
@@ -16,13 +16,13 @@ from machine import commit
 from persuasion_rl.command import note, stage
 from persuasion_rl.comparisons import (
     alpha,
-    bradley_terry,
     kappa,
     length_controlled,
     logistic,
     over_seeds,
+    standings,
 )
-from persuasion_rl.statistics import Resamples, bootstrap_rate, percentiles
+from persuasion_rl.statistics import Resamples, bootstrap_rate
 
 STRENGTHS = np.array([0.0, 0.3, 0.9, 1.4])
 LENGTHS = np.array([60.0, 80.0, 90.0, 120.0])
@@ -51,7 +51,10 @@ class Study:
     seeds: np.ndarray
 
 
-def simulate(prompts: int, generator: np.random.Generator) -> Study:
+def simulate(prompts: int, generator: np.random.Generator, trainings: int = 1) -> Study:
+    """Args:
+    trainings: of each seed; there are as many as prompts where the truth over all seeds is looked for.
+    """
     sizes = generator.integers(1, 4, prompts)
     conversations = np.repeat(np.arange(prompts), sizes)[:prompts]
     count = len(STRENGTHS)
@@ -64,7 +67,7 @@ def simulate(prompts: int, generator: np.random.Generator) -> Study:
             points = played(liking[:, one] - liking[:, other], generator)
             games[:, one, other], games[:, other, one] = points, 1 - points
     gap = liking[:, 1] - liking[:, 0]
-    again = generator.normal(0, BETWEEN_SEEDS, (SEEDS, 1))
+    again = generator.normal(0, BETWEEN_SEEDS, (SEEDS, trainings))
     return Study(
         conversations=conversations,
         games=games,
@@ -84,16 +87,15 @@ def estimates(study: Study, draws: int, seed: int) -> dict[str, tuple]:
     """Each number with its interval, as (value, low, high)."""
     resamples = Resamples(study.conversations, draws, seed)
     points = study.games[:, 1, 0]
-    strength, drawn = resamples.of_sums(study.games, bradley_terry)
+    strengths = [strength for strength, _ in standings(study.games, resamples)]
     verdicts = study.votes.astype(str)
     found = {
         "win rate": bootstrap_rate(points, study.conversations, draws, seed),
         "win rate, a strong player": bootstrap_rate(
             study.games[:, 3, 0], study.conversations, draws, seed
         ),
-        "strength (Bradley-Terry)": percentiles(
-            strength[3] - strength[0], drawn[:, 3] - drawn[:, 0]
-        ),
+        "strength (Bradley-Terry)": strengths[1],
+        "strength of the strongest": strengths[3],
         "win rate at equal length": length_controlled(points, study.longer, resamples),
         "Cohen's kappa": kappa(*verdicts.T, resamples),
         "Krippendorff's alpha": alpha(verdicts.tolist(), resamples),
@@ -105,7 +107,7 @@ def estimates(study: Study, draws: int, seed: int) -> dict[str, tuple]:
 
 
 def measure(
-    *, studies: int = 2000, prompts: list[int] = [300, 1700], draws: int = 1000, seed: int = 1
+    *, studies: int = 2000, prompts: list[int] = [60, 300, 1700], draws: int = 1000, seed: int = 1
 ) -> None:
     """Simulate `studies` studies of each size and print how many intervals hold the truth.
 
@@ -114,7 +116,7 @@ def measure(
     """
     from tqdm import tqdm
 
-    whole = simulate(10**6, np.random.default_rng(seed))
+    whole = simulate(10**6, np.random.default_rng(seed), trainings=10**6)
     truths = {name: value for name, (value, _, _) in estimates(whole, 1, seed).items()}
     note(f"truths: { {name: round(float(value), 4) for name, value in truths.items()} }")
     shares: dict[str, list[str]] = {name: [] for name in truths}

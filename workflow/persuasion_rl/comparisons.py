@@ -3,11 +3,11 @@
 Points are 1 for a win, .5 for a tie and 0 for a loss, as in the win rates.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from persuasion_rl.statistics import Interval, Resamples, percentiles
+from persuasion_rl.statistics import Interval, Resamples, Z, wilson
 
 PRIOR = 1.0
 """Ties that every player is given with a player of average strength, and every pair of players with each other at
@@ -48,6 +48,44 @@ def bradley_terry(games: np.ndarray, prior: float = PRIOR) -> np.ndarray:
     return strength - strength.mean(axis=1, keepdims=True)
 
 
+def standings(games: np.ndarray, resamples: Resamples) -> list[tuple[Interval, Interval]]:
+    """Each player's strength against the first player, and its rank, with intervals.
+
+    Two players of whom one always won give every draw the same. Such a pair is fitted once more with the lowest share
+    that Wilson's interval allows (`_doubted`), and intervals reach at least to what follows from that.
+
+    Args:
+        games: (rows, players, players), points of the row's player against the column's.
+    """
+    whole = games.sum(axis=0)
+    estimate, drawn = resamples.of_sums(games, bradley_terry)
+    fits = np.stack([estimate, bradley_terry(_doubted(whole, resamples.size)[None])[0]])
+    against_first, places = fits - fits[:, :1], ranks(fits)
+    drawn_against_first, drawn_places = drawn - drawn[:, :1], ranks(drawn)
+    return [
+        (
+            _reaching(against_first[:, who], drawn_against_first[:, who], resamples),
+            _reaching(places[:, who], drawn_places[:, who], resamples),
+        )
+        for who in range(len(whole))
+    ]
+
+
+def _reaching(fits: np.ndarray, drawn: np.ndarray, resamples: Resamples) -> Interval:
+    """The interval of the first fit, stretched to hold all."""
+    found = resamples.interval(fits[0], drawn)
+    return Interval(found.value, min(found.low, *fits), max(found.high, *fits))
+
+
+def _doubted(games: np.ndarray, conversations: int) -> np.ndarray:
+    """Points in which who won every game of a pair has the low end of Wilson's interval for that."""
+    played = games + games.T
+    trials = np.minimum(played, conversations)
+    share = np.divide(trials, trials + Z**2, out=np.zeros_like(played), where=played > 0)
+    doubted = np.where(games == played, share * played, games)
+    return np.where((games == 0) & (played > 0), (1 - share) * played, doubted)
+
+
 def ranks(strengths: np.ndarray) -> np.ndarray:
     """(n, players) -> ranks from 1, the strongest first; equal ones share one."""
     return 1 + (strengths[:, None, :] > strengths[:, :, None] + 1e-7).sum(axis=2)
@@ -56,18 +94,22 @@ def ranks(strengths: np.ndarray) -> np.ndarray:
 def length_controlled(
     points: Sequence[float], longer: Sequence[float], resamples: Resamples
 ) -> Interval:
-    """The win rate that a judge would give at equal length: a logistic regression of the points on how much longer the
-    first response is, at zero (after Dubois et al. 2024, without their term for the prompt's difficulty).
+    """The win rate that a judge would give at equal length: a logistic regression of the points on the difference in
+    length, at zero. The term is that of Dubois et al. (2024), the tanh of the difference in its standard deviations:
+    what a judge gives for length saturates, and a straight line would then blame the player for it. Their term for the
+    prompt's difficulty is left out.
 
     Args:
-        points: a game each. longer: tokens of the first response less those of the second.
+        points: a game each; where all are the same, length explains nothing and the interval is Wilson's.
+        longer: tokens of the first response less those of the second.
     """
     points, longer = np.asarray(points, float), np.asarray(longer, float)
-    scale = longer.std()
-    terms = np.stack([np.ones_like(longer), longer / scale if scale else longer * 0], axis=1)
+    if len(set(points)) == 1:
+        return wilson(float(points[0]), resamples.size)
+    terms = np.stack([np.ones_like(longer), np.tanh(longer / (longer.std() or 1))], axis=1)
     weights = np.vstack([np.ones(len(points)), resamples.times[:, resamples.member]])
     rates = logistic(_fitted(terms, points, weights)[:, 0])
-    return percentiles(rates[0], rates[1:])
+    return resamples.interval(rates[0], rates[1:])
 
 
 def _fitted(terms: np.ndarray, points: np.ndarray, weights: np.ndarray) -> np.ndarray:
@@ -131,30 +173,33 @@ def _reach(power: float) -> float:
 
 
 def over_seeds(
-    values: Sequence[Sequence[float]], conversations: Sequence[str], draws: int, seed: int
-):
-    """The mean over training seeds with an interval for a further seed's mean and further conversations.
+    points: Sequence[Sequence[float]], conversations: Sequence[str], draws: int, seed: int
+) -> Interval:
+    """The mean win rate over training seeds, with an interval for other seeds and other conversations.
 
-    Its variance is that over the seeds' means, divided by their number, plus the bootstrap's over conversations; the
-    quantile is Student's t with the degrees of freedom of that sum (Satterthwaite 1946), so that two or three seeds
-    that differ make wide intervals. What is neither seed nor conversation is in both terms, so that intervals are
-    rather too wide than too narrow.
+    Two sources make it vary. One is the seeds: the variance of their means, divided by their number, with Student's
+    quantile of one degree of freedom less than seeds (12.7 of two seeds, 4.3 of three: that few say little about
+    seeds, and the interval says so). The other is what all seeds share, the conversations: the mean covariance of
+    their means over the draws. Each has its own quantile, and the widths add in squares (MOVER: Zou & Donner 2008).
 
     Args:
-        values: (seeds, rows), each seed's value of the same rows.
+        points: (seeds, rows), each seed's points in the same rows.
     """
-    from scipy.stats import t
+    from scipy.special import stdtrit
 
-    values = np.asarray(values, dtype=float)
+    points = np.asarray(points, dtype=float)
     resamples = Resamples(conversations, draws, seed)
-    rows = np.stack([values.mean(axis=0), np.ones(values.shape[1])], axis=1)
-    mean, drawn = resamples.of_sums(rows, lambda sums: sums[:, 0] / sums[:, 1])
-    parts = np.array([values.mean(axis=1).var(ddof=1) / len(values), drawn.var()])
-    freedom = np.array([len(values) - 1, max(1, resamples.size - 1)])
-    total = parts.sum()
-    effective = total**2 / (parts**2 / freedom).sum() if total else 1
-    width = t.ppf(0.975, effective) * np.sqrt(total)
-    return Interval(float(mean), float(mean - width), float(mean + width))
+    if points.min() == points.max():
+        return wilson(float(points[0, 0]), resamples.size)
+    seeds = len(points)
+    rows = np.vstack([points, np.ones(points.shape[1])]).T
+    means, drawn = resamples.of_sums(rows, lambda sums: sums[:, :-1] / sums[:, -1:])
+    covariance = np.cov(drawn.T)
+    shared = (covariance.sum() - np.trace(covariance)) / (seeds * (seeds - 1))
+    from_seeds = stdtrit(seeds - 1, 0.975) * np.sqrt(means.var(ddof=1) / seeds)
+    half = np.hypot(from_seeds, resamples.quantile * np.sqrt(max(shared, 0.0)))
+    mean = float(means.mean())
+    return Interval(mean, float(max(mean - half, 0.0)), float(min(mean + half, 1.0)))
 
 
 # Agreement
@@ -173,16 +218,35 @@ def kappa(one: Sequence[str], other: Sequence[str], resamples: Resamples) -> Int
     names = {name: place for place, name in enumerate(sorted({*one, *other}))}
     rows = np.zeros((len(one), len(names), len(names)))
     rows[range(len(one)), [names[n] for n in one], [names[n] for n in other]] = 1
-    return percentiles(*resamples.of_sums(rows, cohens_kappa))
+    return _agreement(rows, cohens_kappa, resamples)
+
+
+def _agreement(
+    rows: np.ndarray, coefficient: Callable[[np.ndarray], np.ndarray], resamples: Resamples
+) -> Interval:
+    """A coefficient of counts (rows, labels, labels) with its interval. Where all agree, so do all draws: the low end is
+    then the coefficient of the lowest agreement that Wilson's interval allows. One label alone tells nothing."""
+    found = resamples.interval(*resamples.of_sums(rows, coefficient))
+    counts = rows.sum(axis=0)
+    agreed = np.diag(counts)
+    if agreed.sum() < counts.sum():
+        return found
+    chance = ((agreed / agreed.sum()) ** 2).sum()
+    if chance == 1:
+        return Interval(found.value, -1.0, 1.0)
+    lowest = wilson(1.0, resamples.size).low
+    return Interval(
+        found.value, min(found.low, float((lowest - chance) / (1 - chance))), found.high
+    )
 
 
 def krippendorffs_alpha(coincidences: np.ndarray) -> np.ndarray:
-    """Krippendorff's alpha (nominal) of (n, labels, labels) coincidences."""
+    """Krippendorff's alpha (nominal) of (n, labels, labels) coincidences; 0 where there is only one label."""
     total = coincidences.sum(axis=(1, 2))
     by_label = coincidences.sum(axis=2)
     differ = total - np.trace(coincidences, axis1=1, axis2=2)
     chance = (total**2 - (by_label**2).sum(axis=1)) / (total - 1)
-    return 1 - np.divide(differ, chance, out=np.zeros_like(differ), where=chance > 0)
+    return 1 - np.divide(differ, chance, out=np.ones_like(differ), where=chance > 0)
 
 
 def alpha(votes: Sequence[Sequence[str]], resamples: Resamples) -> Interval:
@@ -195,4 +259,4 @@ def alpha(votes: Sequence[Sequence[str]], resamples: Resamples) -> Interval:
             np.add.at(counts, [names[vote] for vote in given], 1)
             pairs = np.outer(counts, counts) - np.diag(counts)
             rows[row] = pairs / (len(given) - 1)
-    return percentiles(*resamples.of_sums(rows, krippendorffs_alpha))
+    return _agreement(rows, krippendorffs_alpha, resamples)

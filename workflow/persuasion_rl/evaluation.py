@@ -103,12 +103,12 @@ def rank_players(
     *,
     verdicts: dict[str, Path],
     players: list[str],
-    comparisons: list[str],
     ranking: Path,
     declared: Path,
     power: Path,
     draws: int,
     seed: int,
+    comparisons: list[str] = [],
     groups: dict[str, str] = {},
 ) -> None:
     """Write who is how strong, whether the declared comparisons show a difference, and what could be shown.
@@ -207,29 +207,29 @@ class Games:
             }
 
     def ranking(self, players: list[str]) -> Iterator[dict]:
-        """Rows of every player, the strongest first."""
+        """Rows of every player that has a verdict, the strongest first."""
         import numpy as np
 
-        from persuasion_rl.comparisons import bradley_terry, ranks
-        from persuasion_rl.statistics import percentiles
+        from persuasion_rl.comparisons import standings
 
+        judged = {name for pair in self.played if self.points(*pair) for name in pair}
+        players = [name for name in players if name in judged]
+        if not players:
+            return
         place = {prompt: number for number, prompt in enumerate(self.conversation)}
         points = np.zeros((len(place), len(players), len(players)))
         for row, one in enumerate(players):
             for column, other in enumerate(players):
                 for prompt, value in self.points(one, other).items() if row != column else ():
                     points[place[prompt], row, column] = value
-        estimate, drawn = self.resamples.of_sums(points, bradley_terry)
-        places, drawn_places = ranks(estimate[None])[0], ranks(drawn)
-        for who in np.argsort(places, kind="stable"):
-            against_first = percentiles(estimate[who] - estimate[0], drawn[:, who] - drawn[:, 0])
-            low, high = np.quantile(drawn_places[:, who], [0.025, 0.975], method="nearest")
+        found = zip(players, standings(points, self.resamples), strict=True)
+        for player, (strength, rank) in sorted(found, key=lambda row: row[1][1].value):
             yield {
-                "player": players[who],
-                **against_first.columns("strength"),
-                "rank": int(places[who]),
-                "rank_low": int(low),
-                "rank_high": int(high),
+                "player": player,
+                **strength.columns("strength"),
+                "rank": int(rank.value),
+                "rank_low": int(np.floor(rank.low)),
+                "rank_high": int(np.ceil(rank.high)),
             }
 
     def declared(self, comparisons: list[str], groups: dict[str, str]) -> list[dict]:
@@ -283,8 +283,9 @@ def power_table(prompts: int) -> list[dict]:
         {"difference": gap, "prompts": prompts_needed(gap), "this_study": "no"}
         for gap in DIFFERENCES
     ]
-    shown = {"difference": detectable(prompts), "prompts": prompts, "this_study": "yes"}
-    return [*rows, shown]
+    if prompts:
+        rows += [{"difference": detectable(prompts), "prompts": prompts, "this_study": "yes"}]
+    return rows
 
 
 def measure_truth(
