@@ -3,10 +3,13 @@
 import math
 from itertools import combinations
 
+import evalica
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import cohen_kappa_score
 
 from persuasion_rl.comparisons import (
     alpha,
@@ -176,7 +179,6 @@ def test_the_order_of_players_does_not_matter_and_turned_round_they_mirror(point
 
 
 def test_strengths_are_those_of_another_implementation():
-    evalica = pytest.importorskip("evalica")
     generator = np.random.default_rng(3)
     true = np.array([0.0, 0.4, 1.1, 1.3, -0.5])
     names, one, other, winner = list("abcde"), [], [], []
@@ -273,11 +275,10 @@ def test_the_rate_at_equal_length_is_that_without_the_judges_bias(advantage):
 
 
 def test_the_rate_at_equal_length_is_that_of_another_implementation():
-    linear = pytest.importorskip("sklearn.linear_model")
     points, longer = judged_by_length(0.7, 0.3, 500)
     found = length_controlled(points, longer, alone(500))
     term = np.tanh(longer / longer.std())[:, None]
-    model = linear.LogisticRegression(C=1e9, tol=1e-9).fit(term, points)
+    model = LogisticRegression(C=1e9, tol=1e-9).fit(term, points)
     assert found.value == pytest.approx(logistic(model.intercept_[0]), abs=2e-3)
 
 
@@ -388,12 +389,11 @@ def test_intervals_over_seeds_hold_the_truth(seeds, between):
 
 
 def test_kappa_is_that_of_another_implementation():
-    metrics = pytest.importorskip("sklearn.metrics")
     generator = np.random.default_rng(0)
     one = generator.choice(["1", "2", "tie"], 400, p=[0.5, 0.3, 0.2])
     other = np.where(generator.random(400) < 0.6, one, generator.choice(["1", "2", "tie"], 400))
     found = kappa(one, other, alone(400))
-    assert found.value == pytest.approx(metrics.cohen_kappa_score(one, other))
+    assert found.value == pytest.approx(cohen_kappa_score(one, other))
     assert found.low < found.value < found.high
 
 
