@@ -45,3 +45,19 @@ def test_a_comparison_has_all_ways_and_the_losses_agree(corpora, tokenizer_folde
     assert all(float(row[2].replace(",", "")) > 0 for row in rows[1:])
     checks = [line for line in done.stdout.splitlines() if "loss of the" in line]
     assert len(checks) == 2 and all(line.endswith(": agree") for line in checks)
+
+
+def test_coverage_is_counted_of_every_interval():
+    """Of so few studies only what is far off would show; the command of benchmarks/README.md counts 2,000."""
+    done = subprocess.run(
+        [sys.executable, PROJECT / "benchmarks/coverage.py", "--studies", "40", "--prompts", "60"]
+        + ["--draws", "300"],
+        env=os.environ | {"PYTHONPATH": str(WORKFLOW)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    cells = [line.strip("| ").split(" | ") for line in done.stdout.splitlines() if "%" in line]
+    shares = {name: float(share.rstrip("%")) for name, share in cells if name[:3] != "95%"}
+    assert len(shares) == 8 and all(share > 75 for share in shares.values()), shares
