@@ -240,6 +240,23 @@ def test_checkpoints_are_gone_when_a_model_is_whole(small):
     assert [path for path in (small / "state/trainings").rglob("*") if path.is_file()] == []
 
 
+def test_the_evaluation_made_again_has_the_same_bytes(fresh):
+    """Samples drawn again, judged again, tabulated again."""
+    results = fresh / "results/small"
+    names = [
+        *results.glob("evaluation/*.csv"),
+        *results.glob("evaluation/*/*"),
+        results / "judges/trust.csv",
+    ]
+    before = {path: path.read_bytes() for path in names if path.is_file()}
+    assert len(before) > 25
+    for path in before:
+        path.unlink()
+    shutil.rmtree(results / "state/samples")
+    succeed("evaluation", "--cores", 2, "--configfile", "tests/small.yaml", root=fresh)
+    assert [path for path, content in before.items() if path.read_bytes() != content] == []
+
+
 # What becomes stale
 
 
