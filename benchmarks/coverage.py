@@ -117,7 +117,7 @@ def measure(
     from tqdm import tqdm
 
     whole = simulate(10**6, np.random.default_rng(seed), trainings=10**6)
-    truths = {name: value for name, (value, _, _) in estimates(whole, 1, seed).items()}
+    truths = {name: value for name, (value, _, _) in estimates(whole, 2, seed).items()}
     note(f"truths: { {name: round(float(value), 4) for name, value in truths.items()} }")
     shares: dict[str, list[str]] = {name: [] for name in truths}
     for size in prompts:
