@@ -6,11 +6,14 @@ The study of `small.yaml` is made once, in results/small, with every connection 
 import csv
 import json
 import os
+import re
+import shlex
 import shutil
 import subprocess
 import sys
 import time
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 import yaml
@@ -214,6 +217,87 @@ def test_the_report_says_what_is_simulated_and_holds_no_link_outside(small):
         assert words in page
     assert page.count("<svg") >= 5
     assert 'src="http' not in page and 'href="http' not in page
+
+
+def report_command(root):
+    """The command that writes the report, and the page that it writes."""
+    page = "results/small/report.html"
+    plan = succeed(
+        "-n",
+        "-p",
+        "--forcerun",
+        "report_study",
+        "--configfile",
+        "tests/small.yaml",
+        page,
+        root=root,
+    )
+    (command,) = re.findall(r"python -m persuasion_rl\.report (.*?) 2>", plan.replace("\\\n", " "))
+    return [sys.executable, "-m", "persuasion_rl.report", *shlex.split(command)], root / page
+
+
+def test_text_of_models_and_corpora_is_text_in_the_report(fresh):
+    hostile = "</div></pre><script>alert('x')</script><img src=x onerror=alert(1)> & \u202e"
+    for player in PLAYERS:
+        path = fresh / f"results/small/evaluation/responses/{player}.jsonl"
+        rows = list(read_jsonl(path))
+        rows[0] |= {"response": hostile, "prompt": hostile}
+        write_jsonl(path, rows)
+    command, page = report_command(fresh)
+    subprocess.run(command, cwd=fresh, check=True)
+    text = page.read_text()
+    assert "<script>alert" not in text and "<img" not in text
+    assert text.count("&lt;script&gt;alert") == len(PLAYERS) + 1
+
+
+def test_the_report_made_again_has_the_same_bytes_and_its_figures_are_files(fresh):
+    command, page = report_command(fresh)
+    made = []
+    for _ in range(2):
+        subprocess.run(command, cwd=fresh, check=True)
+        made.append(page.read_bytes())
+    assert made[0] == made[1]
+    figures = {path.stem: path.read_text() for path in (page.parent / "figures").iterdir()}
+    assert {
+        "lineage",
+        "ranking",
+        "length",
+        "trust",
+        "honesty",
+        "truth",
+        "win_rates_delta",
+    } <= figures.keys()
+    for text in figures.values():
+        ElementTree.fromstring(text)  # an image by itself
+        assert text in made[0].decode()
+
+
+def test_the_report_shows_where_a_model_loses(small):
+    page = (small / "report.html").read_text()
+    verdicts = [
+        {
+            row["prompt_id"]: row.get("verdict")
+            for row in read_jsonl(path)
+            if (row["player_1"], row["player_2"]) == ("base", "sft")
+        }
+        for path in sorted((small / "evaluation/verdicts").glob("*.jsonl"))
+        if path.stem != "length"
+    ]
+    lost = [prompt for prompt in verdicts[0] if all(found[prompt] == "1" for found in verdicts)]
+    assert page.count("sft loses to base") == min(len(lost), 2)  # sample_replies
+
+
+def test_snakemakes_own_report_has_captions_and_categories(fresh):
+    succeed("--report", "report.html", "--configfile", "tests/small.yaml", root=fresh)
+    page = (fresh / "report.html").read_text()
+    for words in (
+        "Comparisons",
+        "Judges",
+        "Figures",
+        "far each judge can be trusted",
+        "win_rates_delta",
+    ):
+        assert words in page
 
 
 def test_the_recorded_configuration_is_the_resolved_one(small):

@@ -48,7 +48,10 @@ def bars(rows: list[tuple[str, float]], label: str, color: str = COLORS[0]) -> s
 
 
 def number(value: Any, digits: int = 3) -> str:
+    """A number as text; one too small for its digits keeps two that count."""
     if isinstance(value, float):
+        if 0 < abs(value) < 10**-digits:
+            return f"{value:.2g}"
         return f"{value:.{digits}f}"
     return f"{value:,}" if isinstance(value, int) else str(value)
 

@@ -66,6 +66,28 @@ def study(path):
     return f"results/{NAME}/{path}"
 
 
+def shown(path, category):
+    """A file that Snakemake's own report shows too, with the caption of its name."""
+    name = Path(path).stem
+    return report(
+        path,
+        category=category,
+        caption=f"../report/{name}.rst",
+        labels={"what": name.replace("_", " ")},
+    )
+
+
+def shown_figures(folder):
+    """The same for a folder of figures."""
+    return report(
+        directory(folder),
+        category="Figures",
+        caption="../report/figures.rst",
+        patterns=["{figure}.svg"],
+        labels={"what": "{figure}"},
+    )
+
+
 ADAPTER = study("models/{model}/adapter_model.safetensors")
 
 
@@ -460,11 +482,13 @@ def report_inputs(scope):
     models, pools = reported_models(scope), labelled_pools(scope)
     return {
         "tables": evaluation_tables(scope),
+        "verdicts": expand(study(f"{scope}/verdicts/{{judge}}.jsonl"), judge=JUDGES),
         "responses": player_responses(scope),
         "trust": trust_table(scope),
         "judge": [study("judges/delta/metrics.json"), study("judges/delta/history.jsonl")],
         **model_tables(scope),
         "histories": expand(study("models/{model}/history.jsonl"), model=models),
+        "recipes": expand(study("models/{model}/recipe.json"), model=models),
         "splits": study("splits/summary.json"),
         "counts": [study(f"processed/{source}_counts.json") for source in SOURCES],
         "pools": expand(

@@ -203,7 +203,7 @@ rule evaluate_win_rates:
         verdicts=expand(study("{{scope}}/verdicts/{judge}.jsonl"), judge=JUDGES),
         responses=lambda wildcards: player_responses(wildcards.scope),
     output:
-        study("{scope}/win_rates.csv"),
+        shown(study("{scope}/win_rates.csv"), "Comparisons"),
     log:
         study("logs/{scope}_win_rates.log"),
     benchmark:
@@ -232,9 +232,9 @@ rule evaluate_ranking:
     input:
         verdicts=expand(study("{{scope}}/verdicts/{judge}.jsonl"), judge=JUDGES),
     output:
-        ranking=study("{scope}/ranking.csv"),
-        declared=study("{scope}/comparisons.csv"),
-        power=study("{scope}/power.csv"),
+        ranking=shown(study("{scope}/ranking.csv"), "Comparisons"),
+        declared=shown(study("{scope}/comparisons.csv"), "Comparisons"),
+        power=shown(study("{scope}/power.csv"), "Comparisons"),
     log:
         study("logs/{scope}_ranking.log"),
     benchmark:
@@ -270,8 +270,8 @@ rule evaluate_truth:
     input:
         responses=lambda wildcards: player_responses(wildcards.scope),
     output:
-        truth=study("{scope}/truth.csv"),
-        differences=study("{scope}/truth_differences.csv"),
+        truth=shown(study("{scope}/truth.csv"), "Truth"),
+        differences=shown(study("{scope}/truth_differences.csv"), "Truth"),
     log:
         study("logs/{scope}_truth.log"),
     benchmark:
@@ -376,7 +376,7 @@ rule evaluate_behaviour:
         train=study("splits/sft_train.jsonl"),
         concession="resources/markers/concession.txt",
     output:
-        study("{scope}/behaviour.csv"),
+        shown(study("{scope}/behaviour.csv"), "Replies"),
     log:
         study("logs/{scope}_behaviour.log"),
     benchmark:
@@ -407,7 +407,7 @@ rule evaluate_honesty:
         responses=lambda wildcards: player_responses(wildcards.scope),
         markers=MARKERS,
     output:
-        study("{scope}/honesty.csv"),
+        shown(study("{scope}/honesty.csv"), "Replies"),
     log:
         study("logs/{scope}_honesty.log"),
     benchmark:
@@ -465,7 +465,7 @@ use rule evaluate_win_rates as evaluate_equal_honesty with:
         verdicts=expand(study("{{scope}}/equal_honesty/{judge}.jsonl"), judge=JUDGES),
         responses=lambda wildcards: player_responses(wildcards.scope),
     output:
-        study("{scope}/equal_honesty.csv"),
+        shown(study("{scope}/equal_honesty.csv"), "Comparisons"),
     log:
         study("logs/{scope}_equal_honesty.log"),
     benchmark:

@@ -71,7 +71,7 @@ rule judge_trust:
             pool=labelled_pools("evaluation"),
         ),
     output:
-        trust_table("evaluation"),
+        shown(trust_table("evaluation"), "Judges"),
     log:
         study("logs/judge_trust.log"),
     benchmark:
@@ -113,7 +113,7 @@ use rule judge_trust as judge_trust_unattended with:
             pool=labelled_pools("unattended"),
         ),
     output:
-        trust_table("unattended"),
+        shown(trust_table("unattended"), "Judges"),
     log:
         study("logs/judge_trust_unattended.log"),
     benchmark:

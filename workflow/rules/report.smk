@@ -1,8 +1,9 @@
 """
 What people read: the report, the model cards, the resolved configuration.
 
-NEEDS   the tables of the evaluation, judges/trust.csv, histories and metrics of all trainings, the splits
-MAKES   report.html (unattended/report.html marks the human branch as pending), data_report.html,
+NEEDS   the tables and verdicts of the evaluation, judges/trust.csv, histories and metrics of all trainings, the
+        splits
+MAKES   report.html and figures/ (unattended/report.html marks the human branch as pending), data_report.html,
         models.csv and seeds.csv (unattended/ without the human branch), models/{model}/README.md, config.yaml
 STEPS   report_data         the data: funnel, lengths, duplicates, topics, splits, random examples
         explore_data        the exploratory notebook, executed
@@ -22,7 +23,7 @@ rule report_data:
         summary=study("splits/summary.json"),
         duplicates=study("splits/near_duplicates.json"),
     output:
-        study("data_report.html"),
+        shown(study("data_report.html"), "Study"),
     log:
         study("logs/report_data.log"),
     benchmark:
@@ -77,7 +78,7 @@ rule compare_models:
     input:
         **compared_files("evaluation"),
     output:
-        **model_tables("evaluation"),
+        **{name: shown(path, "Models") for name, path in model_tables("evaluation").items()},
     log:
         study("logs/compare_models.log"),
     benchmark:
@@ -107,7 +108,7 @@ use rule compare_models as compare_models_unattended with:
     input:
         **compared_files("unattended"),
     output:
-        **model_tables("unattended"),
+        **{name: shown(path, "Models") for name, path in model_tables("unattended").items()},
     log:
         study("logs/compare_models_unattended.log"),
     benchmark:
@@ -125,7 +126,8 @@ rule report_study:
     input:
         **report_inputs("evaluation"),
     output:
-        report=study("report.html"),
+        report=shown(study("report.html"), "Study"),
+        figures=shown_figures(study("figures")),
     log:
         study("logs/report_study.log"),
     benchmark:
@@ -144,7 +146,7 @@ rule report_study:
     shell:
         r"""
         python -m persuasion_rl.report \
-            {params.settings} --output {output.report:q} 2> >(tee {log:q} >&2)
+            {params.settings} --output {output.report:q} --figures {output.figures:q} 2> >(tee {log:q} >&2)
         """
 
 
@@ -152,7 +154,8 @@ use rule report_study as report_unattended with:
     input:
         **report_inputs("unattended"),
     output:
-        report=study("unattended/report.html"),
+        report=shown(study("unattended/report.html"), "Study"),
+        figures=shown_figures(study("unattended/figures")),
     log:
         study("logs/report_unattended.log"),
     benchmark:

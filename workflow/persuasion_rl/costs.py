@@ -1,0 +1,27 @@
+"""What the rules of a study took: seconds and memory, from Snakemake's benchmark files."""
+
+import csv
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Cost:
+    """One run of a rule: wall time in seconds, peak memory in MB (0 where it ended too soon to be seen)."""
+
+    rule: str
+    seconds: float
+    memory: float
+
+
+def costs_of(study: Path) -> list[Cost]:
+    """What each rule of results/{study} took when it last ran, by name; with a rule's wildcards in the name."""
+    folder = study / "benchmarks"
+    return [_cost(path, folder) for path in sorted(folder.rglob("*.tsv"))]
+
+
+def _cost(path: Path, folder: Path) -> Cost:
+    with path.open(newline="") as lines:
+        (row,) = csv.DictReader(lines, delimiter="\t")
+    memory = row["max_rss"] if row["max_rss"] not in ("NA", "-") else "0"
+    return Cost(str(path.relative_to(folder).with_suffix("")), float(row["s"]), float(memory))
