@@ -159,7 +159,8 @@ def test_the_table_of_two_players_known_by_hand(players, tmp_path):
     assert found == {
         "experience_markers": "0.25", "disrespect_markers": "0.0", "unsourced_figure_markers": "0.25",
         "booster_markers": "6.25", "hedge_markers": "0.0", "certainty_markers": "6.25",
-        "unsupported_claims": "not measured", "manipulation": "not measured",
+        "unsupported_claims": "not measured", "invented_experience": "not measured",
+        "manipulation": "not measured", "disrespect": "not measured",
     }  # fmt: skip
     assert all(row["low"] for row in rows if row["value"] != "not measured")
     once = output.read_bytes()

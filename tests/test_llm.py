@@ -25,11 +25,12 @@ import llm_server
 from llm_server import MORE_WORDS_WIN, cut, drops, hangs, html, junk, refuses, says, status
 from persuasion_rl import llm
 from persuasion_rl.config import load_study
-from persuasion_rl.files import UserError, read_jsonl, write_jsonl
+from persuasion_rl.files import UserError, read_csv, read_jsonl, write_jsonl
+from persuasion_rl.honesty import READ, keep_equally_honest, read_replies, tabulate_honesty
 from persuasion_rl.judges import Comparison, LengthJudge, judge_both_orders, make_judge
-from persuasion_rl.llm import LlmJudge, Settings, read_verdict, word
+from persuasion_rl.llm import TASK, VERDICT_SCHEMA, LlmJudge, Settings, read_answer
 from persuasion_rl.llm_cache import AnswerCache
-from persuasion_rl.llm_providers import retry_after
+from persuasion_rl.llm_providers import Request, retry_after
 from running import succeed
 
 ROOT = Path(__file__).parent.parent
@@ -103,8 +104,7 @@ def pairs(count: int) -> list[Comparison]:
 @given(st.text(max_size=60), st.sampled_from(list(llm.VERDICTS)), st.text(" \n\t", max_size=3))
 def test_a_verdict_is_read_whatever_its_reason_says(reason, verdict, space):
     text = space + json.dumps({"verdict": verdict, "reason": reason}) + space
-    found = read_verdict(text)
-    assert (found.verdict, found.reason, found.failure) == (llm.VERDICTS[verdict], reason, None)
+    assert read_answer(text, VERDICT_SCHEMA) == {"verdict": verdict, "reason": reason}
 
 
 VALUES = st.recursive(
@@ -117,7 +117,7 @@ VALUES = st.recursive(
 @given(st.one_of(VALUES.map(json.dumps), st.text(max_size=40)))
 def test_whatever_else_is_no_verdict(text):
     with pytest.raises(ValueError):
-        read_verdict(text)
+        read_answer(text, VERDICT_SCHEMA)
 
 
 GOOD = '{"reason": "r", "verdict": "1"}'
@@ -134,14 +134,20 @@ GOOD = '{"reason": "r", "verdict": "1"}'
     ],
 )  # fmt: skip
 def test_a_verdict_is_one_object_of_the_schema_and_nothing_else(text):
-    assert read_verdict(GOOD).verdict == "1"
+    assert read_answer(GOOD, VERDICT_SCHEMA)["verdict"] == "1"
     with pytest.raises(ValueError):
-        read_verdict(text)
+        read_answer(text, VERDICT_SCHEMA)
 
 
 @pytest.fixture(scope="module")
 def plain(tmp_path_factory):
     return settings_of(type("Nowhere", (), {"url": lambda *_: None}), tmp_path_factory.mktemp("x"))
+
+
+def word(settings: Settings, rubric: str, comparison: Comparison) -> Request:
+    judge = LlmJudge(settings)
+    judge._rubric = rubric + TASK
+    return judge.request(comparison)
 
 
 @given(prompt=st.text(), first=st.text(), second=st.text())
@@ -362,6 +368,89 @@ def test_requests_go_at_the_pace_that_is_allowed(judge, server):
     # From before the first was sent, so that a slow one shortens nothing.
     last = max(asked.at for asked in server.requests)
     assert len(server.requests) > 7 and last - started >= 0.1 * (len(server.requests) - 1)
+
+
+# Read for honesty
+
+HONESTY = str(ROOT / "resources/rubrics/honesty.md")
+NOTHING = dict.fromkeys(READ, False)
+
+
+def reads(asked, times):
+    """An answer by the reply's words."""
+    reply = asked.data["reply"]
+    if "refuse" in reply:
+        return refuses
+    if "odd" in reply:
+        return junk(json.dumps({"reason": "r", "manipulation": True}))
+    return junk(json.dumps({"reason": "r", **NOTHING, "manipulation": "fear" in reply}))
+
+
+def test_replies_are_read_one_by_one_and_what_could_not_be_read_is_in_no_share(server, tmp_path):
+    server.behave = reads
+    settings = vars(settings_of(server, tmp_path, rubric=HONESTY, retries=1))
+    replies = {
+        "base": ["fear it", "plain", "refuse", "odd"],
+        "sft": ["fear this", "fear", "so", "x"],
+    }
+    files = {"responses": {}, "readings": {}}
+    for player, texts in replies.items():
+        rows = [
+            {"prompt": f"Poster: {i}", "response": text,
+             "metadata": {"prompt_id": f"p{i}", "conversation_id": f"c{i}"}}
+            for i, text in enumerate(texts)
+        ]  # fmt: skip
+        for kind in files:
+            files[kind][player] = tmp_path / f"{kind}-{player}.jsonl"
+        write_jsonl(files["responses"][player], rows)
+        read_replies(
+            responses=files["responses"][player],
+            output=files["readings"][player],
+            llm=json.dumps(settings),
+            asking="{}",
+        )
+    rows = list(read_jsonl(files["readings"]["base"]))
+    assert [row.get("excluded") for row in rows] == [None, None, "refused", "unparsable"]
+    assert rows[0] == {
+        "prompt_id": "p0",
+        "conversation_id": "c0",
+        "reason": "r",
+        **NOTHING,
+        "manipulation": True,
+    }
+    asked = server.requests[0]
+    assert asked.data.keys() == {"conversation", "reply"} and "honest with the poster" in str(
+        asked.body
+    )
+
+    markers = sorted((ROOT / "resources/markers").glob("*.txt"))
+    table = tmp_path / "honesty.csv"
+    tabulate_honesty(**files, markers=markers, output=table, draws=200, seed=1)
+    found = {(row["player"], row["measure"]): row["value"] for row in read_csv(table)}
+    assert float(found["base", "manipulation"]) == 0.5 == float(found["base", "unread"])
+    assert float(found["sft", "manipulation"]) == 0.5 and float(found["sft", "disrespect"]) == 0
+
+    verdicts, kept = tmp_path / "verdicts.jsonl", tmp_path / "kept.jsonl"
+    games = [
+        {"prompt_id": f"p{i}", "player_1": "base", "player_2": "sft", "verdict": "1"}
+        for i in range(4)
+    ]
+    write_jsonl(verdicts, games)
+    keep_equally_honest(**files, verdicts=verdicts, markers=markers, output=kept)
+    assert [row["prompt_id"] for row in read_jsonl(kept)] == ["p0"]
+
+
+def test_a_study_that_it_evaluates_has_every_player_read(tmp_path):
+    study = {"extends": str(ROOT / "tests/small.yaml"), "evaluation": {"judges": ["llm", "delta", "length"]},
+             "llm": {"model": "tiny", "base_url": "http://127.0.0.1:9/v1", "requests_per_minute": 5}}  # fmt: skip
+    config = tmp_path / "read.yaml"
+    config.write_text(yaml.safe_dump(study))
+    plan = succeed("evaluation", "-n", "-p", "--configfile", config).replace("\\\n", " ")
+    commands = [line for line in plan.splitlines() if "read_replies" in line]
+    assert len(commands) == 6 and all("honesty.md" in line for line in commands)
+    assert "requests_per_minute" in commands[0] and "honesty_rubric" not in commands[0]
+    (tabulated,) = [line for line in plan.splitlines() if "honesty tabulate_honesty" in line]
+    assert "rlaif=results/small/evaluation/readings/rlaif.jsonl" in tabulated
 
 
 # What it costs
@@ -586,7 +675,9 @@ def test_a_better_reader_needs_no_new_answer(judge, server, monkeypatch):
     server.behave = lambda asked, times: junk(f"Sure! {GOOD}")
     assert judge_both_orders(judge(retries=0), PAIRS)[0].failure == "unparsable"
     count = len(server.requests)
-    monkeypatch.setattr(llm, "read_verdict", lambda text: read_verdict(text.removeprefix("Sure! ")))
+    monkeypatch.setattr(
+        llm, "read_answer", lambda text, schema: read_answer(text.removeprefix("Sure! "), schema)
+    )
     assert judge_both_orders(judge(retries=0), PAIRS)[0].verdict == "tie"
     assert len(server.requests) == count
 
@@ -812,13 +903,13 @@ def test_every_pair_ends_labelled_or_counted_out_and_no_answer_is_paid_twice(
 def answered_in(database: Path, settings: Settings, rows: list[Comparison]) -> set[str]:
     """The server's keys of the requests with a verdict or a refusal in a cache."""
     cache = AnswerCache(database)
-    rubric = Path(settings.rubric).read_text()
-    asking = llm._Asking(settings, cache)
+    judge = LlmJudge(settings)
+    requests = [judge.request(c) for c in [*rows, *[c.swapped() for c in rows]]]
+    asking = llm._Asking(settings, cache, {request.key: request for request in requests})
     found = set()
-    for comparison in [*rows, *[c.swapped() for c in rows]]:
-        request = word(settings, rubric, comparison)
-        opinion = asking._settled(request.key)
-        if opinion is not None and opinion.failure != "unparsable":
+    for request in requests:
+        outcome = asking._settled(request.key)
+        if outcome is not None and outcome.failure != "unparsable":
             text = f"{request.system}\0{request.user}"
             found.add(llm.sha256(text.encode()).hexdigest())
     cache.close()

@@ -3,7 +3,7 @@
 import pytest
 
 from persuasion_rl.figures import number
-from persuasion_rl.report_figures import honesty_figure, length_figure, lineage_figure
+from persuasion_rl.report_figures import honesty_figures, length_figure, lineage_figure
 from persuasion_rl.report_findings import findings, notices, warnings
 
 
@@ -145,9 +145,11 @@ def test_figures_hold_every_player_and_stand_without_what_could_not_be_estimated
         assert ">base<" in figure and ">sft<" in figure
     measured = {"value": 0.1, "low": 0.05, "high": 0.2}
     rows = [{"measure": "experience_markers", "unit": "share of replies", "base": measured}]
-    rows.append({"measure": "manipulation", "unit": "share", "base": {"value": "not measured"}})
-    figure = honesty_figure(rows, ["base"])
-    assert ">experience<" in figure and "manipulation" not in figure
+    rows.append(
+        {"measure": "manipulation", "unit": "share", "base": {"value": "not measured", "low": ""}}
+    )
+    (figure,) = honesty_figures(rows, ["base"])
+    assert ">experience markers<" in figure and "manipulation" not in figure
 
 
 @pytest.mark.parametrize(

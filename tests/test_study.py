@@ -263,7 +263,7 @@ def test_the_report_made_again_has_the_same_bytes_and_its_figures_are_files(fres
         "ranking",
         "length",
         "trust",
-        "honesty",
+        "honesty_1",
         "truth",
         "win_rates_delta",
     } <= figures.keys()

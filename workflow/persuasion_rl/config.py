@@ -418,8 +418,9 @@ def _check_llm(study: dict[str, Any]) -> None:
         return
     if llm["model"] is None:
         raise UserError("llm.model: the judge llm needs a model")
-    if not os.path.isfile(llm["rubric"]):
-        raise UserError(f"llm.rubric: there is no file {llm['rubric']!r}")
+    for name in ("rubric", "honesty_rubric"):
+        if not os.path.isfile(llm[name]):
+            raise UserError(f"llm.{name}: there is no file {llm[name]!r}")
     if llm["max_cost_usd"] is not None and llm["prices"] is None:
         raise UserError(
             f"llm.prices: max_cost_usd needs what {llm['model']} costs a million tokens; write"

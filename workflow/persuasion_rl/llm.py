@@ -1,6 +1,6 @@
-"""The judge `llm`: a language model behind an API compares two responses by a rubric.
+"""A language model behind an API, asked by a rubric; as the judge `llm` it compares two responses.
 
-No answer is paid twice (`llm_cache`), none is guessed (`read_verdict` is strict), and what is asked stays within
+No answer is paid twice (`llm_cache`), none is guessed (`read_answer` is strict), and what is asked stays within
 limits of requests and money.
 """
 
@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 from threading import Event, Lock
+from typing import Any, NamedTuple
 
 from jsonschema import Draft202012Validator
 from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_attempt
@@ -49,7 +50,7 @@ Answer with one JSON object and nothing before or after it:
 """
 """What follows the rubric."""
 UNPARSABLE = "unparsable"
-"""What becomes of a request whose answers are all no verdict."""
+"""What becomes of a request whose answers are all not what was asked for."""
 CHARACTERS_A_TOKEN = 4
 """Of English, for estimates."""
 LONGEST_BACKOFF_S = 60
@@ -83,10 +84,6 @@ class Settings:
     batch: bool
     cache: str
 
-    @property
-    def verdict_schema(self) -> dict:
-        return VERDICT_SCHEMA
-
     def cost(self, input_tokens: float, output_tokens: float, batch: bool) -> float | None:
         """In USD, in a batch or not, or None where no price is known."""
         if self.prices is None:
@@ -97,16 +94,23 @@ class Settings:
         return usd * BATCH_PRICE if batch else usd
 
 
-def read_verdict(text: str) -> Opinion:
-    """The opinion in a model's answer: one JSON object of VERDICT_SCHEMA, and nothing else.
+class Outcome(NamedTuple):
+    """What came of a request: what was said, an object of the request's schema, or the name of what kept it away."""
+
+    said: dict[str, Any] | None
+    failure: str | None = None
+
+
+def read_answer(text: str, schema: dict[str, Any]) -> dict[str, Any]:
+    """A model's answer: one JSON object of the schema, and nothing else.
 
     Raises:
         ValueError: it is anything else.
     """
     said = json.loads(text, object_pairs_hook=_each_key_once)
-    if error := next(Draft202012Validator(VERDICT_SCHEMA).iter_errors(said), None):
+    if error := next(Draft202012Validator(schema).iter_errors(said), None):
         raise ValueError(error.message)
-    return Opinion(VERDICTS[said["verdict"]], said["reason"])
+    return said
 
 
 def _each_key_once(pairs: list[tuple]) -> dict:
@@ -115,48 +119,63 @@ def _each_key_once(pairs: list[tuple]) -> dict:
     return dict(pairs)
 
 
-def word(settings: Settings, rubric: str, comparison: Comparison) -> Request:
-    """What is asked about a comparison.
+def ask_about(
+    settings: Settings, rubric: str, schema: dict[str, Any], data: dict[str, str]
+) -> Request:
+    """What is asked about some texts, by a rubric that ends with the form of the answer.
 
     The texts are strings of a JSON object, which they cannot leave, whatever they say. What UTF-8 cannot
     hold (half of a surrogate pair) is a question mark.
     """
-    system = rubric.rstrip() + TASK
-    data = {
-        "conversation": comparison.prompt,
-        "response_1": comparison.first,
-        "response_2": comparison.second,
-    }
     user = json.dumps(data, ensure_ascii=False, indent=1).encode("utf-8", "replace").decode()
     asked = [
         settings.provider,
         settings.model,
-        system,
+        rubric,
         user,
         settings.max_tokens,
         settings.temperature,
     ]
-    return Request(sha256(json.dumps(asked).encode()).hexdigest(), system, user)
+    return Request(sha256(json.dumps(asked).encode()).hexdigest(), rubric, user, schema)
 
 
-class LlmJudge(Judge):
-    """A language model as a judge.
+def outcomes(settings: Settings, requests: list[Request]) -> list[Outcome]:
+    """What comes of each request; only what the cache has no answer to is asked.
 
     Failures: refused, unparsable, rejected, rate_limited, timeout, server_error, connection, broken_body.
     The first two are answers, which are kept; after the others a rerun asks again.
     """
+    with opened(Path(settings.cache)) as cache:
+        asking = _Asking(settings, cache, {request.key: request for request in requests})
+        asking.ask()
+        return [asking.outcome(request.key) for request in requests]
+
+
+class LlmJudge(Judge):
+    """A language model as a judge; its failures are those of `outcomes`."""
 
     def __init__(self, settings: Settings):
         self.name = f"llm {settings.model}"
         self._settings = settings
-        self._rubric = Path(settings.rubric).read_text(encoding="utf-8")
+        self._rubric = Path(settings.rubric).read_text(encoding="utf-8").rstrip() + TASK
 
     def opinions(self, comparisons: list[Comparison]) -> list[Opinion]:
-        requests = [word(self._settings, self._rubric, c) for c in comparisons]
-        with opened(Path(self._settings.cache)) as cache:
-            asking = _Asking(self._settings, cache)
-            asking.ask({request.key: request for request in requests})
-            return [asking.opinion(request.key) for request in requests]
+        return [_opinion(o) for o in outcomes(self._settings, list(map(self.request, comparisons)))]
+
+    def request(self, comparison: Comparison) -> Request:
+        """What is asked about a comparison."""
+        data = {
+            "conversation": comparison.prompt,
+            "response_1": comparison.first,
+            "response_2": comparison.second,
+        }
+        return ask_about(self._settings, self._rubric, VERDICT_SCHEMA, data)
+
+
+def _opinion(outcome: Outcome) -> Opinion:
+    if outcome.said is None:
+        return Opinion(None, failure=outcome.failure)
+    return Opinion(VERDICTS[outcome.said["verdict"]], outcome.said["reason"])
 
 
 class _Stopped(Exception):
@@ -164,50 +183,53 @@ class _Stopped(Exception):
 
 
 class _Asking:
-    """One round of asking with one cache."""
+    """One round of asking with one cache: request by key."""
 
-    def __init__(self, settings: Settings, cache: AnswerCache):
+    def __init__(self, settings: Settings, cache: AnswerCache, requests: dict[str, Request]):
         self._settings = settings
         self._cache = cache
+        self._requests = requests
         self._provider: Provider = connect(settings)
         self._stop = Event()
         self._pace = Pace(settings.requests_per_minute, self._stop)
         self._budget = Budget(settings, cache)
         self._failures: dict[str, NoAnswer] = {}
 
-    def opinion(self, key: str) -> Opinion:
+    def outcome(self, key: str) -> Outcome:
         """What came of a request."""
         failure = self._failures.get(key)
-        return self._settled(key) or Opinion(None, failure=failure.name if failure else UNPARSABLE)
+        return self._settled(key) or Outcome(None, failure.name if failure else UNPARSABLE)
 
-    def ask(self, requests: dict[str, Request]) -> None:
-        """Ask what has not been answered. Afterwards every request has an opinion or a named failure.
+    def ask(self) -> None:
+        """Ask what has not been answered. Afterwards every request has an answer or a named failure.
 
         Batches that were sent and not fetched are waited for first, in either way: they are paid for.
         """
         for batch in self._cache.waiting_batches(self._provider.name):
-            self._fetch(self._found(batch), requests)
-        missing = [request for key, request in requests.items() if self._settled(key) is None]
+            self._fetch(self._found(batch))
+        missing = [r for key, r in self._requests.items() if self._settled(key) is None]
         if self._settings.batch:
             self._ask_in_batches(missing)
         else:
-            self._ask_each(missing, answered=len(requests) - len(missing))
+            self._ask_each(missing, answered=len(self._requests) - len(missing))
 
-    def _settled(self, key: str) -> Opinion | None:
-        """The opinion that the answers to a request amount to; None where it is to be asked (again)."""
+    def _settled(self, key: str) -> Outcome | None:
+        """What the answers to a request amount to; None where it is to be asked (again)."""
         bodies = self._cache.bodies(key)
         for body in bodies:
-            opinion = self._opinion_in(body)
-            if opinion is not None:
-                return opinion
+            outcome = self._read(key, body)
+            if outcome is not None:
+                return outcome
         if len(bodies) > self._settings.retries:
-            return Opinion(None, failure=UNPARSABLE)
+            return Outcome(None, UNPARSABLE)
         return None
 
-    def _opinion_in(self, body: str) -> Opinion | None:
+    def _read(self, key: str, body: str) -> Outcome | None:
         try:
             reply = self._provider.read(body)
-            return Opinion(None, failure="refused") if reply.refused else read_verdict(reply.text)
+            if reply.refused:
+                return Outcome(None, "refused")
+            return Outcome(read_answer(reply.text, self._requests[key].schema))
         except (NoAnswer, ValueError):
             return None
 
@@ -240,7 +262,7 @@ class _Asking:
                     else:
                         in_a_row += 1
                         self._failures[waiting[done].key] = failure
-                    found[self.opinion(waiting[done].key).failure or "answered"] += 1
+                    found[self.outcome(waiting[done].key).failure or "answered"] += 1
                     bar.update()
                     bar.set_postfix_str(self._told(found))
                     if in_a_row == GIVES_UP_AFTER:
@@ -289,12 +311,11 @@ class _Asking:
             raise
         finally:
             self._budget.settle(request, answer)
-        if self._opinion_in(answer.body) is None:
+        if self._read(request.key, answer.body) is None:
             raise NoAnswer(UNPARSABLE, wait_s=0)
 
     def _ask_in_batches(self, missing: list[Request]) -> None:
         """Send what is missing until all of it is answered or no attempt is left."""
-        by_key = {request.key: request for request in missing}
         for _ in range(1 + self._settings.retries):
             left = [r for r in missing if self._settled(r.key) is None]
             left = [r for r in left if r.key not in self._failures or self._failures[r.key].again]
@@ -303,7 +324,7 @@ class _Asking:
             self._budget.check(left, answered=len(missing) - len(left))
             chunks = [left[i : i + REQUESTS_A_BATCH] for i in range(0, len(left), REQUESTS_A_BATCH)]
             for batch in [self._sent(chunk) for chunk in chunks]:
-                self._fetch(batch, by_key)
+                self._fetch(batch)
 
     def _sent(self, requests: list[Request]) -> Batch:
         keys = [request.key for request in requests]
@@ -332,7 +353,7 @@ class _Asking:
             return None
         return self._cache.name_batch(batch, id_)
 
-    def _fetch(self, batch: Batch | None, requests: dict[str, Request]) -> None:
+    def _fetch(self, batch: Batch | None) -> None:
         """Wait for a batch and keep its answers, all in one transaction."""
         if batch is None:
             return
@@ -351,7 +372,7 @@ class _Asking:
             try:
                 if isinstance(result, NoAnswer):
                     raise result
-                request = requests.get(key, Request(key, "", ""))
+                request = self._requests.get(key, Request(key, "", "", {}))
                 answers.append(self._answer(request, result, batch=True))
                 self._failures.pop(key, None)
             except NoAnswer as failure:

@@ -43,11 +43,13 @@ class NoAnswer(Exception):
 
 @dataclass(frozen=True)
 class Request:
-    """What is asked: the task, and the data that it is about. `key` is a digest of all that matters."""
+    """What is asked: the task, the data that it is about, and the JSON schema of an answer. `key` is a digest of all
+    that matters."""
 
     key: str
     system: str
     user: str
+    schema: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -200,7 +202,7 @@ class OpenAI(Provider):
             words["temperature"] = self._settings.temperature
         if not self._official:
             return words | {"max_tokens": self._settings.max_tokens}
-        schema = {"name": "verdict", "strict": True, "schema": self._settings.verdict_schema}
+        schema = {"name": "answer", "strict": True, "schema": request.schema}
         return words | {
             "max_completion_tokens": self._settings.max_tokens,
             "response_format": {"type": "json_schema", "json_schema": schema},
@@ -293,7 +295,7 @@ class Anthropic(Provider):
         if self._settings.temperature is not None:
             words["temperature"] = self._settings.temperature
         if self._official:
-            form = {"type": "json_schema", "schema": self._settings.verdict_schema}
+            form = {"type": "json_schema", "schema": request.schema}
             words["output_config"] = {"format": form}
         return words
 

@@ -13,7 +13,7 @@ from persuasion_rl.evaluation import POINTS
 from persuasion_rl.figures import page
 from persuasion_rl.files import read_csv, read_json, read_jsonl, write_text
 from persuasion_rl.report_figures import (
-    honesty_figure,
+    honesty_figures,
     length_figure,
     lineage_figure,
     loss_figures,
@@ -87,9 +87,9 @@ def write_report(
         "ranking": ranking_figure(ranking, judges),
         "length": length_figure(win_rates, _lengths(behaviour, players), judges),
         "trust": trust_figure(trust_rows, judges),
-        "honesty": honesty_figure(honesty, players),
+        **_numbered("honesty", honesty_figures(honesty, players)),
         "variants": variants_figure(model_rows),
-        **{f"training_{i}": text for i, text in enumerate(loss_figures(histories), start=1)},
+        **_numbered("training", loss_figures(histories)),
     }
     drawn = {name: text for name, text in drawn.items() if text}
     costs = costs_of(folder)
@@ -149,6 +149,10 @@ def write_report(
         write_text(figures / f"{name}.svg", figure)
     write_text(output, text)
     note(f"{output}: {len(text) / 1e6:.1f} MB, {len(drawn)} figures in {figures}")
+
+
+def _numbered(name: str, figures: list[str]) -> dict[str, str]:
+    return {f"{name}_{i}": figure for i, figure in enumerate(figures, start=1)}
 
 
 def _numbers(rows: list[dict[str, str]]) -> list[dict]:

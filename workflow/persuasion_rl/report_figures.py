@@ -138,10 +138,14 @@ def trust_figure(trust: list[dict], judges: list[str]) -> str:
     return svg(figure)
 
 
-def honesty_figure(honesty: list[dict], players: list[str]) -> str:
-    """What was measured of honesty, a panel a measure."""
-    rows = [row for row in honesty if isinstance(row[players[0]]["value"], float | int)]
-    figure, found = axes(2.1 * len(rows) + 0.8, 0.26 * len(players) + 1.0, len(rows))
+def honesty_figures(honesty: list[dict], players: list[str]) -> list[str]:
+    """What was measured of honesty, a panel a measure, five beside one another."""
+    rows = [row for row in honesty if isinstance(row[players[0]]["low"], float | int)]
+    return [_honesty_figure(rows[i : i + 5], players) for i in range(0, len(rows), 5)]
+
+
+def _honesty_figure(rows: list[dict], players: list[str]) -> str:
+    figure, found = axes(2.2 * len(rows) + 0.8, 0.26 * len(players) + 1.0, len(rows))
     for axis, row in zip(found[0], rows, strict=True):
         for position, player in enumerate(reversed(players)):
             one = row[player]
@@ -151,7 +155,7 @@ def honesty_figure(honesty: list[dict], players: list[str]) -> str:
         axis.set_yticks(range(len(players)), players[::-1] if first else [""] * len(players))
         axis.set_ylim(-0.5, len(players) - 0.5)
         axis.locator_params(axis="x", nbins=3)
-        axis.set_title(row["measure"].replace("_markers", "").replace("_", " "))
+        axis.set_title(row["measure"].replace("_", " "))
         axis.set_xlabel(row["unit"])
     figure.tight_layout()
     return svg(figure)

@@ -230,9 +230,18 @@ def asking(judges):
 
     They are no output: they outlive every clean-up.
     """
-    how = {name: value for name, value in STUDY["llm"].items() if name not in ASKED}
+    asked = {*ASKED, "honesty_rubric"}
+    how = {name: value for name, value in STUDY["llm"].items() if name not in asked}
     how["cache"] = study("state/llm.sqlite")
     return flags({"asking": json.dumps(how, sort_keys=True)} if "llm" in judges else {})
+
+
+def reading_flags():
+    """What is asked where the language model reads for honesty: the same, by another rubric."""
+    asked = {name: STUDY["llm"][name] for name in ASKED} | {
+        "rubric": STUDY["llm"]["honesty_rubric"]
+    }
+    return flags({"llm": json.dumps(asked, sort_keys=True)})
 
 
 def judging_time(judges, runtime):
@@ -400,6 +409,18 @@ def evaluation_tables(scope):
 def player_responses(scope):
     """The responses of the players in a scope of the evaluation."""
     return expand(study("evaluation/responses/{player}.jsonl"), player=players_of(scope))
+
+
+def readings(scope):
+    """What the language model read of the players' replies, where it evaluates: player -> file."""
+    read = players_of(scope) if "llm" in JUDGES else []
+    return {player: study(f"evaluation/readings/{player}.jsonl") for player in read}
+
+
+def reading_files(scope):
+    """The same as flags."""
+    files = readings(scope)
+    return flags({"readings": pairs_of(files.values(), files)})
 
 
 MARKERS = expand(

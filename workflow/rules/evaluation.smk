@@ -18,7 +18,9 @@ STEPS   evaluate_prompts     what a player is asked that wants another format, o
         evaluate_kl          how far a DPO model has gone from its parent
         evaluate_similarity  how near replies are to the human ones, where there is a model of embeddings
         evaluate_behaviour   length, EOS rate, repetition, copied text, loss, and the two above
-        evaluate_honesty     surface markers of invented experience, insults, certainty, figures without a source
+        read_honesty         what a language model reads of it, where the judge llm evaluates
+        evaluate_honesty     surface markers of invented experience, insults, certainty, figures without a source,
+                             and what was read
         keep_equally_honest      the verdicts on replies of the same markers
         evaluate_equal_honesty   their win rates
 """
@@ -402,9 +404,41 @@ rule evaluate_behaviour:
         """
 
 
+rule read_honesty:
+    input:
+        responses=study("evaluation/responses/{player}.jsonl"),
+        rubric=STUDY["llm"]["honesty_rubric"],
+    output:
+        study("evaluation/readings/{player}.jsonl"),
+    log:
+        study("logs/read_honesty/{player}.log"),
+    benchmark:
+        study("benchmarks/read_honesty/{player}.tsv")
+    wildcard_constraints:
+        player=one_of(players()),
+    conda:
+        "../../envs/persuasion-rl.yaml"
+    resources:
+        mem_mb=2_000,
+        runtime=judging_time(["llm"], "1h"),
+    params:
+        settings=reading_flags(),
+        asking=lambda wildcards, input: asking(["llm"]),
+        code=code("honesty"),
+    message:
+        "Reading the replies of {wildcards.player} for honesty"
+    shell:
+        r"""
+        python -m persuasion_rl.honesty read_replies \
+            --responses {input.responses:q} --output {output:q} \
+            {params.settings} {params.asking} 2> >(tee {log:q} >&2)
+        """
+
+
 rule evaluate_honesty:
     input:
         responses=lambda wildcards: player_responses(wildcards.scope),
+        readings=lambda wildcards: list(readings(wildcards.scope).values()),
         markers=MARKERS,
     output:
         shown(study("{scope}/honesty.csv"), "Replies"),
@@ -419,15 +453,16 @@ rule evaluate_honesty:
         runtime="30m",
     params:
         players=lambda wildcards, input: pairs_of(input.responses, players_of(wildcards.scope)),
+        readings=lambda wildcards: reading_files(wildcards.scope),
         settings=flags({"draws": STUDY["evaluation"]["bootstrap"], "seed": STUDY["seed"]}),
         code=code("honesty"),
     message:
-        "Counting surface markers of honesty"
+        "Measuring honesty"
     shell:
         r"""
         python -m persuasion_rl.honesty tabulate_honesty \
             --responses {params.players:q} --markers {input.markers:q} \
-            --output {output:q} {params.settings} 2> >(tee {log:q} >&2)
+            --output {output:q} {params.readings} {params.settings} 2> >(tee {log:q} >&2)
         """
 
 
@@ -435,6 +470,7 @@ rule keep_equally_honest:
     input:
         verdicts=study("{scope}/verdicts/{judge}.jsonl"),
         responses=lambda wildcards: player_responses(wildcards.scope),
+        readings=lambda wildcards: list(readings(wildcards.scope).values()),
         markers=MARKERS,
     output:
         study("{scope}/equal_honesty/{judge}.jsonl"),
@@ -449,6 +485,7 @@ rule keep_equally_honest:
         runtime="30m",
     params:
         players=lambda wildcards, input: pairs_of(input.responses, players_of(wildcards.scope)),
+        readings=lambda wildcards: reading_files(wildcards.scope),
         code=code("honesty"),
     message:
         "Finding comparisons of equally honest replies: judge {wildcards.judge}"
@@ -456,7 +493,7 @@ rule keep_equally_honest:
         r"""
         python -m persuasion_rl.honesty keep_equally_honest \
             --verdicts {input.verdicts:q} --responses {params.players:q} \
-            --markers {input.markers:q} --output {output:q} 2> >(tee {log:q} >&2)
+            --markers {input.markers:q} --output {output:q} {params.readings} 2> >(tee {log:q} >&2)
         """
 
 
