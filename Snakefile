@@ -86,4 +86,9 @@ rule unattended:
         rules.report_unattended.output if WAITS_FOR_PEOPLE else rules.all.input,
         rules.report_data.output,
         rules.record_config.output,
-        expand(study("models/{model}/README.md"), model=trained_models(unattended=True)),
+        expand(
+            study(
+                "unattended/models/{model}.md" if WAITS_FOR_PEOPLE else "models/{model}/README.md"
+            ),
+            model=trained_models(unattended=True),
+        ),

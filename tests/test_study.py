@@ -341,6 +341,19 @@ def test_the_evaluation_made_again_has_the_same_bytes(fresh):
     assert [path for path, content in before.items() if path.read_bytes() != content] == []
 
 
+def test_a_model_is_looked_at_alone_and_its_replies_are_those_of_the_evaluation(fresh):
+    study = fresh / "results/small"
+    config = fresh / "tests/few.yaml"
+    config.write_text(yaml.safe_dump({"extends": "small.yaml", "evaluation": {"num_samples": 3}}))
+    target = "results/small/look/rlaif.md"
+    assert stale(fresh, config="tests/few.yaml", target=target) == {"look_at_model"}
+    succeed(target, "--cores", 1, "--configfile", "tests/few.yaml", root=fresh)
+    looked = list(read_jsonl(study / "look/rlaif.jsonl"))
+    assert looked == list(read_jsonl(study / "evaluation/responses/rlaif.jsonl"))[:3]
+    text = (study / "look/rlaif.md").read_text()
+    assert text.count("\n## ") == 3 and f"    {looked[2]['response'].splitlines()[0]}" in text
+
+
 # What becomes stale
 
 

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from persuasion_rl.files import read_csv, write_json
-from persuasion_rl.report import _variants_figure
+from persuasion_rl.report_figures import variants_figure
 from persuasion_rl.variants import MODEL_COLUMNS, Trained, compare_models, model_rows, seed_rows
 from running import ROOT, planned, succeed
 
@@ -180,7 +180,7 @@ def test_a_broken_file_is_one_line(models, command_line):
 def test_the_figure_is_there_where_two_models_can_be_compared():
     def figure(**trained):
         rows = compared(**trained)[0].values()
-        return _variants_figure([{k: "" if v is None else v for k, v in r.items()} for r in rows])
+        return variants_figure([{k: "" if v is None else v for k, v in r.items()} for r in rows])
 
     assert figure(sft=sft(), rlaif=dpo(), rlhf=dpo(pool="human")) == ""
     drawn = figure(sft=sft(), rlaif=dpo(), b5=dpo(beta=0.5), rlhf=dpo(pool="human"))
@@ -225,7 +225,10 @@ def test_a_variant_more_is_its_own_jobs_and_the_tables(checkout):
         if line.startswith("results/"):
             path = checkout / line.split("\t")[0]
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.touch()
+            if path.suffix:
+                path.touch()
+            else:
+                path.mkdir()
     succeed("all", "--touch", "--forceall", "--cores", 1, *EXAMPLE, root=checkout)
     assert "Nothing to be done" in succeed("all", "-n", *EXAMPLE, root=checkout)
     (checkout / "config/more.yaml").write_text(

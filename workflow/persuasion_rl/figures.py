@@ -47,6 +47,18 @@ def bars(rows: list[tuple[str, float]], label: str, color: str = COLORS[0]) -> s
     return svg(figure)
 
 
+def with_numbers(rows: list[dict[str, str]]) -> list[dict]:
+    """Rows of a table with their numbers as numbers."""
+
+    def value(text: str):
+        try:
+            return float(text) if not text.isdigit() else int(text)
+        except ValueError:
+            return text
+
+    return [{key: value(text) for key, text in row.items()} for row in rows]
+
+
 def number(value: Any, digits: int = 3) -> str:
     """A number as text; one too small for its digits keeps two that count."""
     if isinstance(value, float):
@@ -57,11 +69,13 @@ def number(value: Any, digits: int = 3) -> str:
 
 
 def page(template: Path, **content: Any) -> str:
-    """A page from its template; figures are inline."""
+    """A page from its template (HTML, in which text stays text, or Markdown); figures are inline."""
     from jinja2 import Environment, FileSystemLoader, select_autoescape
 
     environment = Environment(
-        loader=FileSystemLoader(template.parent), autoescape=select_autoescape(["j2"])
+        loader=FileSystemLoader(template.parent),
+        autoescape=select_autoescape(["html.j2"]),
+        keep_trailing_newline=True,
     )
     environment.filters["number"] = number
     return environment.get_template(template.name).render(**content)

@@ -3,11 +3,12 @@
 from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
+from textwrap import indent
 
 from persuasion_rl.command import note, stage
 from persuasion_rl.devices import prepare_torch
 from persuasion_rl.engines import Engine, Settings, make_engine
-from persuasion_rl.files import read_jsonl, write_jsonl
+from persuasion_rl.files import read_jsonl, write_jsonl, write_text
 from persuasion_rl.responses import faults, outcome
 from persuasion_rl.sample_store import SampleStore
 from persuasion_rl.sampling import Limits, Request, Sample
@@ -136,12 +137,17 @@ def respond_to_evaluation(
     device: str = "auto",
     trust_remote_code: bool = False,
     lineage: list[Path] = [],
+    first: int | None = None,
+    to_read: Path | None = None,
 ) -> int:
     """Sample one response a prompt, nothing drawn again.
 
     One row: {"prompt", "response", "metadata": {..., "finish_reason", "tokens", "model_digest", "engine",
     "reproducible"}}. Where a row has "asked" (`player_prompts`), that is what the model gets. Arguments as those of
     `respond_to_pool`; the engine endpoint has no base.
+
+    Args:
+        first: only so many prompts. to_read: the same as Markdown.
     """
     prepare_torch(threads, seed)
     limits = Limits(temperature, top_p, max_new_tokens)
@@ -151,7 +157,7 @@ def respond_to_evaluation(
             base, lineage, model, limits, seed, batch_size, device, trust_remote_code, base_url
         ),
     )
-    pool = list(read_jsonl(prompts))
+    pool = list(read_jsonl(prompts))[:first]
     wanted = {row["metadata"]["prompt_id"]: row.get("asked", row["prompt"]) for row in pool}
     drawn = _draw_usable(SampleStore(state, used), wanted, responses=1, redraws=0)
     origin = {"model_digest": used.settings.digest} | _promise(used)
@@ -162,7 +168,23 @@ def respond_to_evaluation(
             row["metadata"] | {key: told[key] for key in ("finish_reason", "tokens")} | origin
         )
         rows.append({"prompt": row["prompt"], "response": told["text"], "metadata": metadata})
+    if to_read is not None:
+        write_text(to_read, _readable(model, rows))
     return write_jsonl(output, rows)
+
+
+def _readable(model: str, rows: list[dict]) -> str:
+    """Prompts and responses as Markdown; indented, so that no text of theirs is markup."""
+    parts = [f"# {model}: replies to {len(rows)} held-out prompts"]
+    for row in rows:
+        told = row["metadata"]
+        parts += [
+            f"## {told['prompt_id']}",
+            indent(row["prompt"].rstrip(), "    ", lambda line: True),
+            f"{told['tokens']} tokens, {told['finish_reason']}:",
+            indent(row["response"], "    ", lambda line: True),
+        ]
+    return "\n\n".join(parts) + "\n"
 
 
 if __name__ == "__main__":

@@ -1,10 +1,16 @@
-"""A model card: what an adapter is, how it was made, and what it must not be taken for."""
+"""A model card: what an adapter is, how it was made, what it can do, and what it must not be used for."""
 
 import json
 from pathlib import Path
 
+from huggingface_hub import ModelCardData
+
 from persuasion_rl.command import stage
-from persuasion_rl.files import read_json, write_text
+from persuasion_rl.figures import page, with_numbers
+from persuasion_rl.files import read_csv, read_json, write_text
+from persuasion_rl.report_findings import notices, warnings
+
+TEMPLATE = Path(__file__).with_name("model_card.md.j2")
 
 
 def write_model_card(
@@ -12,49 +18,64 @@ def write_model_card(
     model: str,
     study: str,
     base_source: str,
+    synthetic: bool,
+    sources: list[str],
     labels: str,
+    ai_judge: str,
+    ai_noise: float,
+    human_source: str,
+    human_judge: str,
     metrics: Path,
     recipe: Path,
+    comparisons: Path,
+    behaviour: Path,
+    honesty: Path,
+    trust: Path,
     output: Path,
 ) -> None:
     """Write a model card in the Hub's format (YAML front matter, then Markdown).
 
     Args:
         labels: where the preferences come from, in words; "none" for a supervised model.
+        ai_judge, human_source: of the labels behind this model; "none" where it has none of the kind.
+        comparisons, behaviour, honesty, trust: tables of the evaluation.
     """
-    measured, made = read_json(metrics), read_json(recipe)
-    losses = f"{measured['eval_loss_before']:.4f} before, {measured['eval_loss']:.4f} after"
-    front = {"library_name": "peft", "tags": ["persuasion", "changemyview", measured["method"]]}
-    if base_source != "standin":
-        front["base_model"] = base_source
-    packages = ", ".join(f"{name} {version}" for name, version in made["packages"].items())
-    write_text(
-        output,
-        f"""---
-{json.dumps(front)}
----
-# {model} (study {study})
-
-A LoRA adapter, complete on its base model ({base_source}), trained with {measured["method"].upper()} from
-`{made["parent"]}` by persuasion-rl.
-
-- Labels: {labels}
-- Rows: {measured["train_rows"]:,} to train, {measured["val_rows"]:,} to validate; {measured["steps"]:,} steps
-- Validation loss: {losses}
-- Seed {made["seed"]}, device {made["device"]}; {packages}
-- Base weights (SHA-256): `{made["base_digest"]}`
-- Parent weights (SHA-256): `{made["parent_digest"]}`
-
-## Recipe
-```json
-{json.dumps(made["recipe"], indent=2, sort_keys=True)}
-```
-
-## Limits
-Made to study persuasion, not to persuade anybody. It was not checked for truthfulness: it may invent facts
-and experiences. Do not put it in front of people who do not know that they talk to a model.
-""",
+    made = read_json(recipe)
+    declared = with_numbers(read_csv(comparisons))
+    trusted = with_numbers(read_csv(trust))
+    measures = with_numbers(read_csv(behaviour) + read_csv(honesty))
+    own = [row for row in measures if row["player"] == model]
+    judges = list(dict.fromkeys(row["judge"] for row in declared))
+    front = ModelCardData(
+        base_model=None if base_source == "standin" else base_source,
+        language="en",
+        library_name="peft",
+        license="other",
+        pipeline_tag="text-generation",
+        tags=["persuasion", "changemyview", "lora", made["method"]],
     )
+    text = page(
+        TEMPLATE,
+        model=model,
+        study=study,
+        front=front.to_yaml(),
+        base_source=base_source,
+        notices=notices(base_source, synthetic, ai_judge, ai_noise, human_source, human_judge, []),
+        synthetic=synthetic,
+        sources=sources,
+        labels=labels,
+        made=made,
+        measured=read_json(metrics),
+        recipe=json.dumps(made["recipe"], indent=2, sort_keys=True),
+        evaluated=bool(own),
+        limits=warnings(trusted, judges),
+        compared=[row for row in declared if row["player"] == model],
+        trusted=[
+            row for row in trusted if row["measure"] == "delta_pairs" and row["judge"] in judges
+        ],
+        measures=own,
+    )
+    write_text(output, text)
 
 
 if __name__ == "__main__":

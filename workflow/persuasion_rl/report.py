@@ -10,7 +10,7 @@ from persuasion_rl.command import note, stage
 from persuasion_rl.costs import costs_of
 from persuasion_rl.data_report import shortage
 from persuasion_rl.evaluation import POINTS
-from persuasion_rl.figures import page
+from persuasion_rl.figures import page, with_numbers
 from persuasion_rl.files import read_csv, read_json, read_jsonl, write_text
 from persuasion_rl.report_figures import (
     honesty_figures,
@@ -63,16 +63,16 @@ def write_report(
         figures: a folder for the figures, as SVG.
     """
     tables = folder / scope
-    win_rates = _numbers(read_csv(tables / "win_rates.csv"))
-    ranking = _numbers(read_csv(tables / "ranking.csv"))
-    declared = _numbers(read_csv(tables / "comparisons.csv"))
-    power = _numbers(read_csv(tables / "power.csv"))
+    win_rates = with_numbers(read_csv(tables / "win_rates.csv"))
+    ranking = with_numbers(read_csv(tables / "ranking.csv"))
+    declared = with_numbers(read_csv(tables / "comparisons.csv"))
+    power = with_numbers(read_csv(tables / "power.csv"))
     behaviour = _measures(read_csv(tables / "behaviour.csv"), "player")
     honesty = _measures(read_csv(tables / "honesty.csv"), "player")
-    trust_rows = _numbers(read_csv(trust))
-    truth = _numbers(read_csv(tables / "truth.csv")) if synthetic else []
-    differences = _numbers(read_csv(tables / "truth_differences.csv")) if synthetic else []
-    model_rows = _numbers(read_csv(models_table))
+    trust_rows = with_numbers(read_csv(trust))
+    truth = with_numbers(read_csv(tables / "truth.csv")) if synthetic else []
+    differences = with_numbers(read_csv(tables / "truth_differences.csv")) if synthetic else []
+    model_rows = with_numbers(read_csv(models_table))
     histories = {name: list(read_jsonl(folder / f"models/{name}/history.jsonl")) for name in models}
     histories = {
         **_by_group(model_rows, histories),
@@ -126,9 +126,9 @@ def write_report(
         made_from=_made_from(folder, models),
         behaviour=behaviour,
         honesty=honesty,
-        equal_honesty=_numbers(read_csv(tables / "equal_honesty.csv")),
+        equal_honesty=with_numbers(read_csv(tables / "equal_honesty.csv")),
         models=model_rows,
-        seeds=_numbers(read_csv(seeds_table)),
+        seeds=with_numbers(read_csv(seeds_table)),
         delta_judge=read_json(folder / "judges/delta/metrics.json"),
         data_report=data_report,
         splits=splits,
@@ -155,22 +155,10 @@ def _numbered(name: str, figures: list[str]) -> dict[str, str]:
     return {f"{name}_{i}": figure for i, figure in enumerate(figures, start=1)}
 
 
-def _numbers(rows: list[dict[str, str]]) -> list[dict]:
-    """Rows of a table with their numbers as numbers."""
-
-    def value(text: str):
-        try:
-            return float(text) if not text.isdigit() else int(text)
-        except ValueError:
-            return text
-
-    return [{key: value(text) for key, text in row.items()} for row in rows]
-
-
 def _measures(rows: list[dict[str, str]], whose: str) -> list[dict]:
     """A row a measure, with the row of each player or judge (the column `whose`) that has it."""
     found: dict[str, dict] = {}
-    for row in _numbers(rows):
+    for row in with_numbers(rows):
         one = found.setdefault(
             row["measure"], {"measure": row["measure"], "unit": row.get("unit", "")}
         )

@@ -423,6 +423,12 @@ def reading_files(scope):
     return flags({"readings": pairs_of(files.values(), files)})
 
 
+def looking_flags(player):
+    """What a sampling of a few replies is told; the samples are the evaluation's own."""
+    few = {"first": STUDY["evaluation"]["num_samples"], "to_read": study(f"look/{player}.md")}
+    return f"{sampling_flags(**player_engine(player))} {flags(few)}"
+
+
 MARKERS = expand(
     "resources/markers/{name}.txt",
     name=["boosters", "disrespect", "experience", "figures", "hedges", "sources"],
@@ -484,10 +490,10 @@ def digest_of(path):
     return file_digest(path) if os.path.isfile(path) else "none"
 
 
-def templates(name):
-    """The digests of a page's template and of the style that all pages share."""
+def templates(*names):
+    """The digests of the templates of a page."""
     folder = Path(workflow.basedir) / "workflow/persuasion_rl"
-    return [digest_of(str(folder / file)) for file in (f"{name}.html.j2", "style.html.j2")]
+    return [digest_of(str(folder / f"{name}.j2")) for name in names]
 
 
 SOURCES = [source for source, used in (("cmv", DATA["use_cmv"]), ("p4g", DATA["use_p4g"])) if used]
@@ -520,9 +526,19 @@ def report_inputs(scope):
     }
 
 
+def label_settings():
+    """What pages are told about the labels."""
+    ai, human = STUDY["labels"]["ai"], STUDY["labels"][HUMAN]
+    return {
+        "ai_judge": ai["judge"],
+        "ai_noise": ai["noise"],
+        "human_source": human["source"],
+        "human_judge": human["judge"],
+    }
+
+
 def report_flags(scope):
     """What a report is told about the study."""
-    labels = STUDY["labels"]
     return flags(
         {
             "data_report": "data_report.html" if scope == "evaluation" else "../data_report.html",
@@ -538,30 +554,45 @@ def report_flags(scope):
             "sources": SOURCES,
             "base_source": MODELS[BASE]["source"],
             "synthetic": SYNTHETIC,
-            "ai_judge": labels["ai"]["judge"],
-            "ai_noise": labels["ai"]["noise"],
-            "human_source": labels[HUMAN]["source"],
-            "human_judge": labels[HUMAN]["judge"],
+            **label_settings(),
             "sample_replies": STUDY["evaluation"]["sample_replies"],
         }
     )
 
 
+def card_inputs(scope):
+    """What a model card reads."""
+    return {
+        "metrics": study("models/{model}/metrics.json"),
+        "recipe": study("models/{model}/recipe.json"),
+        "trust": trust_table(scope),
+        **{name: study(f"{scope}/{name}.csv") for name in ("comparisons", "behaviour", "honesty")},
+    }
+
+
 def card_flags(model):
     """What a model card is told about a model: the labels of its whole lineage, in their order."""
-    labels = []
-    for pool in (MODELS[name].get("pool") for name in lineage(MODELS, model)):
-        if pool == "ai":
-            labels.append(f"AI labels by the judge {STUDY['labels'][pool]['judge']}")
-        elif pool == HUMAN:
-            people = STUDY["labels"][pool]["source"] == "people"
-            labels.append("people's labels" if people else "simulated annotators, no person")
+    pools = [MODELS[name]["pool"] for name in lineage(MODELS, model) if MODELS[name].get("pool")]
+    told = label_settings()
+    words = {
+        "ai": f"AI labels by the judge {told['ai_judge']}",
+        HUMAN: (
+            "people's labels"
+            if told["human_source"] == "people"
+            else "simulated annotators, no person"
+        ),
+    }
     return flags(
         {
             "model": model,
             "study": NAME,
             "base_source": MODELS[BASE]["source"],
-            "labels": ", then ".join(labels) or "none",
+            "synthetic": SYNTHETIC,
+            "sources": SOURCES,
+            "labels": ", then ".join(words[pool] for pool in pools) or "none",
+            **told,
+            **({} if "ai" in pools else {"ai_judge": "none"}),
+            **({} if HUMAN in pools else {"human_source": "none"}),
         }
     )
 

@@ -9,6 +9,7 @@ MAKES   evaluation/prompts/ and evaluation/responses/{player}.jsonl, evaluation/
         need no person
 STEPS   evaluate_prompts     what a player is asked that wants another format, or a length
         evaluate_model       a model's replies
+        look_at_model        the same for a few prompts, to be read: look/{player}.md
         evaluate_loss        its loss on human winning replies
         evaluate_human       the human winning replies
         evaluate_verdicts    every two players on every prompt, in both orders
@@ -97,9 +98,26 @@ rule evaluate_model:
         r"""
         python -m persuasion_rl.generation respond_to_evaluation \
             --lineage {input.lineage:q} --prompts {input.prompts:q} \
-            --output {output:q} --state {params.state:q} \
+            --output {output[0]:q} --state {params.state:q} \
             --threads {threads} {params.place} {params.settings} 2> >(tee {log:q} >&2)
         """
+
+
+use rule evaluate_model as look_at_model with:
+    output:
+        study("look/{player}.jsonl"),
+        study("look/{player}.md"),
+    log:
+        study("logs/look_at_model/{player}.log"),
+    benchmark:
+        study("benchmarks/look_at_model/{player}.tsv")
+    params:
+        settings=lambda wildcards: looking_flags(wildcards.player),
+        place=player_place,
+        state=study("state/samples"),
+        code=code("generation"),
+    message:
+        "Sampling a few replies of {wildcards.player}"
 
 
 rule evaluate_loss:

@@ -4,7 +4,8 @@ What people read: the report, the model cards, the resolved configuration.
 NEEDS   the tables and verdicts of the evaluation, judges/trust.csv, histories and metrics of all trainings, the
         splits
 MAKES   report.html and figures/ (unattended/report.html marks the human branch as pending), data_report.html,
-        models.csv and seeds.csv (unattended/ without the human branch), models/{model}/README.md, config.yaml
+        models.csv and seeds.csv (unattended/ without the human branch), models/{model}/README.md
+        (unattended/models/{model}.md), config.yaml
 STEPS   report_data         the data: funnel, lengths, duplicates, topics, splits, random examples
         explore_data        the exploratory notebook, executed
         compare_models      trained models side by side, and the spread over seeds
@@ -12,6 +13,7 @@ STEPS   report_data         the data: funnel, lengths, duplicates, topics, split
         report_study        the study on one page: tables, figures, replies side by side
         report_unattended   the same of what needs no person
         write_model_card    a model card
+        write_model_card_unattended   the same of what needs no person
         record_config       the configuration that the study was run with: a record, not an input
 """
 
@@ -38,7 +40,7 @@ rule report_data:
         examples=lambda wildcards, input: pairs_of(input.examples, SOURCES),
         settings=flags({"study": NAME, "synthetic": SYNTHETIC, "seed": STUDY["seed"]}),
         code=code("data_report"),
-        template=templates("data_report"),
+        template=templates("data_report.html", "style.html"),
     message:
         "Writing the page about the data"
     shell:
@@ -140,7 +142,7 @@ rule report_study:
     params:
         settings=report_flags("evaluation"),
         code=code("report"),
-        template=templates("report"),
+        template=templates("report.html", "style.html"),
     message:
         "Writing the report"
     shell:
@@ -163,15 +165,14 @@ use rule report_study as report_unattended with:
     params:
         settings=report_flags("unattended"),
         code=code("report"),
-        template=templates("report"),
+        template=templates("report.html", "style.html"),
     message:
         "Writing the report of what needs no person"
 
 
 rule write_model_card:
     input:
-        metrics=study("models/{model}/metrics.json"),
-        recipe=study("models/{model}/recipe.json"),
+        **card_inputs("evaluation"),
     output:
         study("models/{model}/README.md"),
     log:
@@ -188,14 +189,28 @@ rule write_model_card:
     params:
         settings=lambda wildcards: card_flags(wildcards.model),
         code=code("model_card"),
+        template=templates("model_card.md"),
     message:
         "Writing the model card of {wildcards.model}"
     shell:
         r"""
         python -m persuasion_rl.model_card \
-            --metrics {input.metrics:q} --recipe {input.recipe:q} --output {output:q} \
+            --metrics {input.metrics:q} --recipe {input.recipe:q} \
+            --comparisons {input.comparisons:q} --behaviour {input.behaviour:q} \
+            --honesty {input.honesty:q} --trust {input.trust:q} --output {output:q} \
             {params.settings} 2> >(tee {log:q} >&2)
         """
+
+
+use rule write_model_card as write_model_card_unattended with:
+    input:
+        **card_inputs("unattended"),
+    output:
+        study("unattended/models/{model}.md"),
+    log:
+        study("logs/write_model_card_unattended/{model}.log"),
+    benchmark:
+        study("benchmarks/write_model_card_unattended/{model}.tsv")
 
 
 rule record_config:
