@@ -4,7 +4,7 @@ persuasion-rl: does learning from replies that changed a mind make a small model
 The front door: reads the study, includes the stages, names the targets that people ask for. A study is a
 file in config/; without --configfile it is config/config.yaml.
 
-TARGETS   data, sft, preferences, dpo, evaluation, report, unattended, or any file under results/{study}/
+TARGETS   data, sft, preferences, dpo, evaluation, report, unattended, publish, or any file under results/{study}/
 """
 
 # Not `configfile:` alone: Snakemake would merge a study given by --configfile into this one, key by key.
@@ -38,6 +38,7 @@ localrules:
     evaluation,
     report,
     unattended,
+    publish,
 
 
 rule all:
@@ -92,3 +93,9 @@ rule unattended:
             ),
             model=trained_models(unattended=True),
         ),
+
+
+# Never part of another target: it sends models away.
+rule publish:
+    input:
+        expand(study("published/{model}.json"), model=trained_models()),

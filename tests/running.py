@@ -39,6 +39,7 @@ def planned(output: str) -> dict[str, int]:
         "evaluation",
         "report",
         "unattended",
+        "publish",
         "total",
     }
     statistics = output.split("Job stats:")[-1].split("Reasons:")[0]

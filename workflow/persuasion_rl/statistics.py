@@ -36,6 +36,14 @@ def wilson(share: float, trials: int) -> Interval:
     return Interval(share, float(max(low, 0.0)), float(min(high, 1.0)))
 
 
+def difference(one: Interval, other: Interval) -> Interval:
+    """The difference of two independent estimates, from their intervals (MOVER: Zou & Donner 2008)."""
+    value = one.value - other.value
+    below = np.hypot(one.value - one.low, other.high - other.value)
+    above = np.hypot(one.high - one.value, other.value - other.low)
+    return Interval(value, float(value - below), float(value + above))
+
+
 class Resamples:
     """Draws of as many whole conversations as there are, with replacement.
 

@@ -597,6 +597,18 @@ def card_flags(model):
     )
 
 
+def publish_flags(model):
+    """Where a model goes on the Hub."""
+    return flags(
+        {
+            "base_source": MODELS[BASE]["source"],
+            "namespace": STUDY["publish"]["namespace"] or "",
+            "name": f"{NAME}-{model}",
+            "private": STUDY["publish"]["private"],
+        }
+    )
+
+
 def base_of(wildcards, input):
     """The folder of the base model among a rule's inputs."""
     return os.path.dirname(input.base[0])

@@ -73,7 +73,7 @@ rule evaluate_model:
         prompts=lambda wildcards: prompts_for(wildcards.player),
         checked=study("splits/leakage.json"),
     output:
-        study("evaluation/responses/{player}.jsonl"),
+        responses=study("evaluation/responses/{player}.jsonl"),
     log:
         study("logs/evaluate_model/{player}.log"),
     benchmark:
@@ -98,15 +98,15 @@ rule evaluate_model:
         r"""
         python -m persuasion_rl.generation respond_to_evaluation \
             --lineage {input.lineage:q} --prompts {input.prompts:q} \
-            --output {output[0]:q} --state {params.state:q} \
+            --output {output.responses:q} --state {params.state:q} \
             --threads {threads} {params.place} {params.settings} 2> >(tee {log:q} >&2)
         """
 
 
 use rule evaluate_model as look_at_model with:
     output:
-        study("look/{player}.jsonl"),
-        study("look/{player}.md"),
+        responses=study("look/{player}.jsonl"),
+        page=study("look/{player}.md"),
     log:
         study("logs/look_at_model/{player}.log"),
     benchmark:

@@ -14,6 +14,7 @@ STEPS   report_data         the data: funnel, lengths, duplicates, topics, split
         report_unattended   the same of what needs no person
         write_model_card    a model card
         write_model_card_unattended   the same of what needs no person
+        publish_model       a model on the Hub, where somebody asks for it (target publish); published/{model}.json
         record_config       the configuration that the study was run with: a record, not an input
 """
 
@@ -211,6 +212,38 @@ use rule write_model_card as write_model_card_unattended with:
         study("logs/write_model_card_unattended/{model}.log"),
     benchmark:
         study("benchmarks/write_model_card_unattended/{model}.tsv")
+
+
+rule publish_model:
+    input:
+        weights=ADAPTER,
+        settings=study("models/{model}/adapter_config.json"),
+        recipe=study("models/{model}/recipe.json"),
+        card=study("models/{model}/README.md"),
+    output:
+        study("published/{model}.json"),
+    log:
+        study("logs/publish_model/{model}.log"),
+    benchmark:
+        study("benchmarks/publish_model/{model}.tsv")
+    wildcard_constraints:
+        model=one_of(trained_models()),
+    localrule: True
+    conda:
+        "../../envs/persuasion-rl.yaml"
+    resources:
+        mem_mb=1_000,
+        runtime="1h",
+    params:
+        folder=lambda wildcards, input: os.path.dirname(input.weights),
+        settings=lambda wildcards: publish_flags(wildcards.model),
+    message:
+        "Putting {wildcards.model} on the Hugging Face Hub"
+    shell:
+        r"""
+        python -m persuasion_rl.publish \
+            --folder {params.folder:q} --output {output:q} {params.settings} 2> >(tee {log:q} >&2)
+        """
 
 
 rule record_config:
