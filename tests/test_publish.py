@@ -84,6 +84,7 @@ def model(tmp_path):
 @pytest.fixture
 def publish(hub, model, tmp_path, command_line, monkeypatch):
     monkeypatch.setenv("HF_ENDPOINT", hub.url)
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
     monkeypatch.setenv("HF_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("HF_TOKEN", TOKEN)
 

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from persuasion_rl import world
 from persuasion_rl.clean import clean
 from persuasion_rl.corpus import read_threads
+from persuasion_rl.files import read_csv, write_jsonl
 
 BY_TOPIC_AND_KIND: dict[tuple, list[str]] = {}
 for known, move in world.reply_sentences().items():
@@ -168,3 +169,14 @@ def test_quoted_lines_do_not_count(exchange, other):
     quoted = "".join(f"> {sentence}\n" for sentence in other[3])
     own = " ".join(reply)
     assert world.truth(prompt, f"{quoted}\n{own}") == world.truth(prompt, own)
+
+
+def test_the_truth_of_players_needs_no_declared_comparison(command_line, tmp_path):
+    row = {"prompt_id": "p", "prompt": "I think cats are best.", "metadata": {"conversation_id": "c"}}  # fmt: skip
+    write_jsonl(tmp_path / "base.jsonl", [row | {"response": "No."}])
+    run = command_line("evaluation", "measure_truth", "--responses", f"base={tmp_path / 'base.jsonl'}",
+                       "--truth", tmp_path / "truth.csv", "--differences", tmp_path / "differences.csv",
+                       "--draws", 100, "--seed", 1)  # fmt: skip
+    assert run.returncode == 0, run.stderr
+    assert [row["model"] for row in read_csv(tmp_path / "truth.csv")] == ["base"]
+    assert read_csv(tmp_path / "differences.csv") == []

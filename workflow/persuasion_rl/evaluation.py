@@ -291,11 +291,11 @@ def power_table(prompts: int) -> list[dict]:
 def measure_truth(
     *,
     responses: dict[str, Path],
-    comparisons: list[str],
     truth: Path,
     differences: Path,
     draws: int,
     seed: int,
+    comparisons: list[str] = [],
 ) -> None:
     """Write the mean probability of a delta of each player's replies, and differences of players.
 

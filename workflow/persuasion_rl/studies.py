@@ -37,7 +37,7 @@ def compare_studies(one: str, other: str) -> str:
         UserError: a study that is not there.
     """
     folders = [_folder(name) for name in (one, other)]
-    names = [folder.name for folder in folders]
+    names = [one, other] if folders[0].name == folders[1].name else [f.name for f in folders]
     parts = [
         f"{names[0]} and {names[1]}",
         _section("Settings", ["setting", *names], _settings(*folders)),
@@ -45,9 +45,9 @@ def compare_studies(one: str, other: str) -> str:
     ]
     for table, keys in RESULTS.items():
         files = [folder / table for folder in folders]
-        missing = [str(file) for file in files if not file.is_file()]
+        missing = [name for name, file in zip(names, files, strict=True) if not file.is_file()]
         if missing:
-            parts.append(f"{table}: not compared, since {' and '.join(missing)} is not there")
+            parts.append(f"{table}: not compared, not in {' nor in '.join(missing)}")
         else:
             rows, alike = _results(*files, keys)
             header = [*keys, *names, "difference"]
@@ -133,7 +133,9 @@ def _results(one: Path, other: Path, keys: tuple[str, ...]) -> tuple[list[list[s
 
 def _estimates(path: Path, keys: tuple[str, ...]) -> dict[tuple, Interval]:
     rows = with_numbers(read_csv(path))
-    (column,) = (name for name in VALUES if rows and name in rows[0])
+    if not rows:
+        return {}
+    (column,) = (name for name in VALUES if name in rows[0])
     return {
         tuple(str(row[key]) for key in keys): Interval(row[column], row["low"], row["high"])
         for row in rows

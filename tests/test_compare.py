@@ -1,0 +1,93 @@
+"""What `persuasion-rl compare` shows of two studies."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from persuasion_rl.files import write_csv, write_json, write_jsonl
+from persuasion_rl.statistics import Interval, difference, wilson
+
+COMMAND = Path(sys.executable).parent / "persuasion-rl"
+
+
+def study(folder: Path, seed: int, train: int, text: str, rlhf: float) -> None:
+    """As much of a study that was made as a comparison reads."""
+    folder.mkdir(parents=True)
+    folder.joinpath("config.yaml").write_text(
+        f"seed: {seed}\nsft: {{lora: {{r: 16}}}}\nevaluation:\n  judges: [delta, length]\n"
+    )
+    write_json(folder / "splits/summary.json", {"parts": {"sft_train": {"used": train}}})
+    write_jsonl(folder / "splits/sft_train.jsonl", [{"id": "a", "response": text}])
+    rows = [
+        {"judge": "delta", "player": player, "against": "base", "win_rate": rate, "low": rate - 0.05, "high": rate + 0.05}
+        for player, rate in (("sft", 0.6), ("rlhf", rlhf))
+    ]  # fmt: skip
+    write_csv(folder / "evaluation/comparisons.csv", rows, list(rows[0]))
+
+
+def compare(folder: Path, *words: str) -> subprocess.CompletedProcess:
+    return subprocess.run([COMMAND, "compare", *words], cwd=folder, capture_output=True, text=True)
+
+
+@pytest.fixture
+def results(tmp_path):
+    study(tmp_path / "results/one", 1, 100, "Because", 0.80)
+    study(tmp_path / "results/two", 2, 120, "Since", 0.55)
+    return tmp_path
+
+
+def sections(text: str) -> dict[str, list[list[str]]]:
+    """Title -> rows of its table, in words."""
+    found = {}
+    for part in text.strip().split("\n\n"):
+        title, *lines = part.splitlines()
+        found[title] = [line.split() for line in lines]
+    return found
+
+
+def test_settings_data_and_results_that_differ_are_shown_and_no_others(results):
+    run = compare(results, "one", "two")
+    assert run.returncode == 0, run.stderr
+    shown = sections(run.stdout)
+    assert shown["Settings"] == [["setting", "one", "two"], ["seed", "1", "2"]]
+    counted, digest = shown["Data"][1:]
+    assert counted == ["splits.sft_train", "100", "120"]
+    assert digest[0] == "splits/sft_train.jsonl" and digest[2] != digest[4]
+    header, row = shown["evaluation/comparisons.csv (1 more with zero in the interval)"]
+    assert header[-3:] == ["one", "two", "difference"]
+    assert row[:4] == ["delta", "rlhf", "base", "0.800"] and row[-3:] == [
+        "+0.250",
+        "[+0.179,",
+        "+0.321]",
+    ]
+    assert "judges/trust.csv: not compared" in run.stdout
+
+
+def test_a_study_does_not_differ_from_itself(results):
+    shown = compare(results, "one", "results/one").stdout
+    assert "Settings: no difference" in shown and "Data: no difference" in shown
+    assert "evaluation/comparisons.csv (2 more with zero in the interval): no difference" in shown
+
+
+def test_a_study_that_is_not_there_is_one_line_that_names_those_that_are(results):
+    run = compare(results, "one", "three")
+    assert run.returncode == 1 and run.stdout == ""
+    assert run.stderr.splitlines() == [
+        "error: three: no study that was made (results/three/config.yaml is not there); there are one, two"
+    ]
+
+
+def test_the_difference_of_two_shares_is_newcombes():
+    """Newcombe (1998), table II, first example, method 10: 56 of 70 and 48 of 80."""
+    found = difference(wilson(56 / 70, 70), wilson(48 / 80, 80))
+    assert [round(x, 4) for x in (found.value, found.low, found.high)] == [0.2, 0.0524, 0.3339]
+
+
+def test_the_difference_turned_round_is_its_negative():
+    one, other = Interval(0.6, 0.5, 0.65), Interval(0.3, 0.1, 0.45)
+    there, back = difference(one, other), difference(other, one)
+    assert (there.value, there.low, there.high) == pytest.approx(
+        (-back.value, -back.high, -back.low)
+    )
