@@ -77,7 +77,7 @@ def test_a_funnel_loses_at_each_step_what_the_step_left_out(made):
     for group in ("won", "lost"):
         gone = sum(n for name, n in counts[group].items() if name not in ("labelled", "kept"))
         assert counts[group]["labelled"] - gone == counts[group]["kept"]
-    assert f">{counts['won']['kept']:,}<" in funnel(counts)["figure"]
+    assert f">{counts['won']['kept']:,}<" in funnel("cmv", counts)["figure"]
 
 
 def test_every_reason_of_the_stages_is_explained(made):

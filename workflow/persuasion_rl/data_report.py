@@ -3,6 +3,7 @@
 import re
 import statistics
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -38,6 +39,8 @@ WHY = {
     "not_selected": "not among the max_p4g_examples that were picked",
     "kept": "rows that can be used",
 }
+GROUPS = ("won", "lost", "persuader")
+"""What a source's candidates are called; the first that it has become examples."""
 CLEANING = {
     "html_entities": "HTML entities resolved",
     "footnote": "the moderators' footnote cut",
@@ -108,13 +111,10 @@ def read_examples(path: Path, seed: int) -> Examples:
     return found
 
 
-def funnel(counts: dict[str, dict[str, int]]) -> dict:
+def funnel(source: str, counts: dict[str, dict[str, int]]) -> dict:
     """The groups of a source's funnel as the columns of a table, its steps in their order, explained."""
-    groups = [group for group in ("won", "lost", "persuader") if group in counts]
-    names = sorted(
-        {name for group in groups for name in counts[group]},
-        key=lambda name: (list(WHY).index(name) if name in WHY else len(WHY) - 2, name),
-    )
+    groups = [group for group in GROUPS if group in counts]
+    names = _steps({name for group in groups for name in counts[group]})
     rows = [
         (
             name.replace("_", " "),
@@ -123,14 +123,27 @@ def funnel(counts: dict[str, dict[str, int]]) -> dict:
         )
         for name in names
     ]
-    first = groups[0]
-    steps, left = [("labelled", counts[first]["labelled"])], counts[first]["labelled"]
-    for name in names:
-        if name not in ("labelled", "kept") and (gone := counts[first].get(name, 0)):
-            left -= gone
-            steps.append((f"without: {name.replace('_', ' ')}", left))
-    figure = bars(steps, f"comments left ({first})")
+    figure = funnel_figure(source, counts)
     return {"groups": groups, "rows": rows, "figure": figure, "read": counts["read"]}
+
+
+def funnel_figure(source: str, counts: dict[str, dict[str, int]]) -> str:
+    """What is left of the candidates for examples, step by step."""
+    group = next(group for group in GROUPS if group in counts)
+    left = counts[group]["labelled"]
+    steps = [("labelled", left)]
+    for name in _steps(counts[group]):
+        if name not in ("labelled", "kept") and counts[group][name]:
+            left -= counts[group][name]
+            steps.append((f"without: {name.replace('_', ' ')}", left))
+    return bars(f"The funnel: {source}", steps, f"comments left ({group})")
+
+
+def _steps(names: Iterable[str]) -> list[str]:
+    """Names of a funnel's steps in the order of the steps."""
+    return sorted(
+        names, key=lambda name: (list(WHY).index(name) if name in WHY else len(WHY) - 2, name)
+    )
 
 
 def lengths_figure(examples: dict[str, Examples]) -> str:
@@ -203,7 +216,7 @@ def write_data_report(
         TEMPLATE,
         study=study,
         notices=notices,
-        funnels={source: funnel(numbers) for source, numbers in told.items()},
+        funnels={source: funnel(source, numbers) for source, numbers in told.items()},
         cleaning={
             source: [
                 (CLEANING.get(rule, rule), numbers["cleaned"][rule])
@@ -221,7 +234,9 @@ def write_data_report(
         clusters=found["near_duplicates"][:CLUSTERS],
         topics={
             source: bars(
-                e.topics.most_common(TOPIC_WORDS), "conversations whose claim has the word"
+                f"Topics: {source}",
+                e.topics.most_common(TOPIC_WORDS),
+                "conversations whose claim has the word",
             )
             for source, e in read.items()
             if source == "cmv" and e.topics

@@ -34,7 +34,7 @@ def axes(width: float, height: float, columns: int = 1):
     return pyplot.subplots(1, columns, figsize=(width, height), squeeze=False)
 
 
-def bars(rows: list[tuple[str, float]], label: str, color: str = COLORS[0]) -> str:
+def bars(title: str, rows: list[tuple[str, float]], label: str, color: str = COLORS[0]) -> str:
     """Horizontal bars, the first on top, each with its number."""
     figure, found = axes(6.0, 0.24 * len(rows) + 0.7)
     axis = found[0][0]
@@ -42,6 +42,7 @@ def bars(rows: list[tuple[str, float]], label: str, color: str = COLORS[0]) -> s
     axis.bar_label(drawn, [f"{value:,.0f}" for _, value in rows][::-1], padding=3)
     axis.set_yticks(range(len(rows)), [name for name, _ in rows][::-1])
     axis.set_ylim(-0.6, len(rows) - 0.4)
+    axis.set_title(title)
     axis.set_xlabel(label)
     axis.margins(x=0.12)
     return svg(figure)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from persuasion_rl.command import note, stage
 from persuasion_rl.costs import costs_of
-from persuasion_rl.data_report import shortage
+from persuasion_rl.data_report import funnel_figure, shortage
 from persuasion_rl.evaluation import POINTS
 from persuasion_rl.figures import page, with_numbers
 from persuasion_rl.files import read_csv, read_json, read_jsonl, write_text
@@ -80,6 +80,7 @@ def write_report(
     }
     judges = list(dict.fromkeys(row["judge"] for row in win_rates))
     splits = read_json(folder / "splits/summary.json")
+    processing = {s: read_json(folder / f"processed/{s}_counts.json") for s in sources}
     drawn = {
         "lineage": lineage_figure(model_rows),
         **({"truth": truth_figure(truth)} if synthetic else {}),
@@ -90,6 +91,7 @@ def write_report(
         **_numbered("honesty", honesty_figures(honesty, players)),
         "variants": variants_figure(model_rows),
         **_numbered("training", loss_figures(histories)),
+        **{f"funnel_{s}": funnel_figure(s, counts) for s, counts in processing.items()},
     }
     drawn = {name: text for name, text in drawn.items() if text}
     costs = costs_of(folder)
@@ -132,7 +134,7 @@ def write_report(
         delta_judge=read_json(folder / "judges/delta/metrics.json"),
         data_report=data_report,
         splits=splits,
-        processing={s: read_json(folder / f"processed/{s}_counts.json") for s in sources},
+        processing=processing,
         labels=_label_table(folder, pools),
         pools=pools,
         ai_judge=ai_judge,
