@@ -6,16 +6,19 @@ BIN := $(VENV)/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 CORES ?= 2
 
-.PHONY: demo test test-slow demo-seeds real-small lint format clean help
+.PHONY: demo test test-slow test-browser demo-seeds real-small lint format clean help
 
 demo: $(VENV)/.installed  ## the embedded study, to results/demo/report.html
 	snakemake --cores $(CORES) --configfile config/demo.yaml
 
 test: $(VENV)/.installed-dev  ## the tests that need no training
-	python -m pytest -m "not slow"
+	python -m pytest -m "not slow and not browser"
 
 test-slow: $(VENV)/.installed-dev  ## the tests that train models or run the workflow
 	python -m pytest -m slow
+
+test-browser: $(VENV)/.installed-dev  ## the annotation page in a headless Chromium, if one is installed
+	python -m pytest -m browser
 
 demo-seeds: demo  ## the embedded study with two more seeds, and a table of the three
 	for seed in 2 3; do \
@@ -51,6 +54,6 @@ $(VENV)/.installed: envs/requirements.txt pyproject.toml
 	$(BIN)/python -m compileall -q -j 0 $(VENV)/lib || true
 	touch $@
 
-$(VENV)/.installed-dev: $(VENV)/.installed envs/requirements-dev.txt envs/requirements-notebook.txt envs/requirements-llm.txt
-	$(BIN)/pip install -r envs/requirements-dev.txt -r envs/requirements-notebook.txt -r envs/requirements-llm.txt
+$(VENV)/.installed-dev: $(VENV)/.installed envs/requirements-dev.txt envs/requirements-notebook.txt envs/requirements-llm.txt envs/requirements-annotate.txt
+	$(BIN)/pip install -r envs/requirements-dev.txt -r envs/requirements-notebook.txt -r envs/requirements-llm.txt -r envs/requirements-annotate.txt
 	touch $@

@@ -87,6 +87,8 @@ rule unattended:
         rules.report_unattended.output if WAITS_FOR_PEOPLE else rules.all.input,
         rules.report_data.output,
         rules.record_config.output,
+        # What people label (`persuasion-rl annotate`) and argue with.
+        study("preferences/human_pool_responses.jsonl") if WAITS_FOR_PEOPLE else [],
         expand(
             study(
                 "unattended/models/{model}.md" if WAITS_FOR_PEOPLE else "models/{model}/README.md"

@@ -1,4 +1,4 @@
-"""Judges and labels: both orders are asked, ties stay ties, answers find their texts."""
+"""Judges and their labels: both orders are asked, ties stay ties."""
 
 from collections import Counter
 
@@ -17,14 +17,7 @@ from persuasion_rl.judges import (
     judge_both_orders,
     make_judge,
 )
-from persuasion_rl.labels import (
-    export_human_labels,
-    human_sheet,
-    label_ai,
-    majority,
-    pair_id,
-    simulate_human_labels,
-)
+from persuasion_rl.labels import label_ai
 from persuasion_rl.world import truth
 
 POST = "Poster: I grew up in Oslo, where everyone thinks so. Every year more money goes into bike lanes."
@@ -45,12 +38,12 @@ def many(count: int) -> list[dict]:
 
 @pytest.fixture
 def label(tmp_path):
-    """A function that labels rows with label_ai, or with simulated annotators, and returns the labels."""
+    """A function that labels rows with label_ai, and returns the labels."""
 
-    def run(rows, *, by=label_ai, **settings):
+    def run(rows, **settings):
         write_jsonl(tmp_path / "responses.jsonl", rows)
         given = dict(judge="truth", noise=0.0, seed=1, threads=1) | settings
-        counts = by(
+        counts = label_ai(
             responses=tmp_path / "responses.jsonl", labels=tmp_path / "labels.jsonl", **given
         )
         labels = list(read_jsonl(tmp_path / "labels.jsonl"))
@@ -254,151 +247,11 @@ def test_noise_is_a_function_of_seed_and_prompt_and_not_of_the_order(label):
     assert verdicts(rows) != verdicts(rows, seed=2)
 
 
-def simulated(label, rows, **settings):
-    given = dict(by=simulate_human_labels, annotators=3, noise=0.3, tie_margin=0.1) | settings
-    return label(rows, **given)
-
-
-def test_annotators_without_noise_say_what_the_judge_sees(label):
-    labels = simulated(label, [row(1, GOOD, BAD), row(2, BAD, GOOD), row(3, BAD, FAIR)], noise=0.0)
-    assert [found["verdict"] for found in labels] == ["1", "2", "tie"]
-    assert truth(POST, FAIR) - truth(POST, BAD) < 0.1, "within the annotators' tie margin"
-    for found in labels:
-        assert [vote["labeler"] for vote in found["votes"]] == [
-            "simulated_1",
-            "simulated_2",
-            "simulated_3",
-        ]
-        assert {vote["verdict"] for vote in found["votes"]} == {found["verdict"]}
-
-
-def test_annotators_err_more_with_more_noise_and_agree_with_themselves(label):
-    rows = [row(i, GOOD, BAD) for i in range(300)]
-
-    def right(**settings):
-        return sum(found["verdict"] == "1" for found in simulated(label, rows, **settings))
-
-    calm, noisy = right(noise=0.1), right(noise=1.0)
-    assert calm > 280 and 100 < noisy < 250
-    assert simulated(label, rows) == simulated(label, rows)
-    assert right(annotators=1, noise=0.5) < right(annotators=15, noise=0.5)
-    votes = [tuple(v["verdict"] for v in f["votes"]) for f in simulated(label, rows, noise=1.0)]
-    assert len(set(votes)) > 10, "annotators have noise of their own"
-
-
-@pytest.mark.parametrize(
-    "given, verdict",
-    [
-        ([], "none"),
-        (["1"], "1"),
-        (["2", "2", "1"], "2"),
-        (["1", "2"], "tie"),
-        (["1", "2", "tie"], "tie"),
-        (["1", "1", "2", "2"], "tie"),
-        (["tie", "tie", "1"], "tie"),
-        (["1", "1", "2", "tie"], "tie"),
-        (["none", "none"], "none"),
-        # Skips do not count.
-        (["1", "none"], "1"),
-        (["2", "none", "none"], "2"),
-        (["1", "2", "none"], "tie"),
-    ],
-)
-def test_the_majority_decides(given, verdict):
-    assert majority([{"labeler": str(i), "verdict": v} for i, v in enumerate(given)]) == verdict
-
-
-@pytest.fixture
-def export(tmp_path):
-    def run(rows, answers, min_labels=1):
-        write_jsonl(tmp_path / "responses.jsonl", rows)
-        if answers is not None:
-            write_jsonl(tmp_path / "answers.jsonl", answers)
-        export_human_labels(
-            responses=tmp_path / "responses.jsonl",
-            answers=tmp_path / "answers.jsonl",
-            labels=tmp_path / "labels.jsonl",
-            min_labels=min_labels,
-        )
-        return list(read_jsonl(tmp_path / "labels.jsonl"))
-
-    return run
-
-
-def answer(given, verdict, annotator="anna"):
-    return {"pair_id": pair_id(given), "annotator": annotator, "verdict": verdict}
-
-
-def test_answers_find_their_texts(export):
-    rows = [row(1, GOOD, BAD), row(2, FAIR, BAD), row(3, FAIR, GOOD)]
-    answers = [
-        answer(rows[2], "2"),
-        answer(rows[0], "1"),
-        answer(rows[0], "1", "ben"),
-        answer(rows[0], "2", "carl"),
-    ]
-    labels = export(rows, answers)
-    assert [(found["metadata"]["prompt_id"], found["verdict"]) for found in labels] == [
-        ("p1", "1"),
-        ("p3", "2"),
-    ]
-    assert labels[0]["labeler"] == "people"
-    assert [vote["labeler"] for vote in labels[0]["votes"]] == ["anna", "ben", "carl"]
-
-
-def test_an_answer_never_attaches_to_another_text(export):
-    """Responses that were sampled again, or that changed places, are other pairs."""
-    old = row(1, GOOD, BAD)
-    for new in (row(1, GOOD, FAIR), row(1, BAD, GOOD), old | {"prompt": POST + " "}):
-        with pytest.raises(UserError, match="0 of 1 pairs have an answer"):
-            export([new], [answer(old, "1")])
-
-
-@pytest.mark.parametrize("answers", [None, []])
-def test_too_few_answers_stop_with_what_to_do(export, answers):
-    with pytest.raises(UserError) as raised:
-        export([row(1, GOOD, BAD)], answers, min_labels=1)
-    message = str(raised.value)
-    assert "0 of 1 pairs have an answer and 1 are needed" in message and "\n" not in message
-    assert "answers.jsonl" in message and "labels.human.min_labels" in message
-
-
-@pytest.mark.parametrize("verdict", ["first", 1, ""])
-def test_an_answer_that_is_no_verdict_is_named(export, verdict):
-    given = row(1, GOOD, BAD)
-    with pytest.raises(UserError, match="line 2: verdict .*; allowed: 1, 2, tie, none"):
-        export([given], [answer(given, "1"), answer(given, verdict)])
-
-
-def test_a_filled_in_sheet_is_a_file_of_answers(export, tmp_path):
-    """Also one where some lines have not been answered yet: `min_labels` decides whether it is enough."""
-    rows = [row(1, GOOD, BAD), row(2, FAIR, BAD), row(3, FAIR, GOOD)]
-    write_jsonl(tmp_path / "responses.jsonl", rows)
-    assert human_sheet(responses=tmp_path / "responses.jsonl", sheet=tmp_path / "sheet.jsonl") == 3
-    sheet = list(read_jsonl(tmp_path / "sheet.jsonl"))
-    for line, given in zip(sheet, rows, strict=True):
-        assert [line[key] for key in ("prompt", "response_1", "response_2")] == [
-            given["prompt"], given["response_1"], given["response_2"],
-        ]  # fmt: skip
-    verdicts = ("1", "tie", "none")
-    filled = [
-        line | {"annotator": "anna", "verdict": v} for line, v in zip(sheet, verdicts, strict=True)
-    ]
-    assert [found["verdict"] for found in export(rows, filled, 3)] == list(verdicts)
-    assert [found["verdict"] for found in export(rows, [filled[0], *sheet[1:]], 1)] == ["1"]
-
-
-def test_the_labels_module_offers_its_functions_on_the_command_line(tmp_path, command_line):
+def test_the_labels_module_is_a_command(tmp_path, command_line):
     write_jsonl(tmp_path / "responses.jsonl", [row(1, GOOD, BAD)])
     run = command_line(
-        "labels", "label_ai", "--responses", tmp_path / "responses.jsonl", "--labels", tmp_path / "labels.jsonl",
+        "labels", "--responses", tmp_path / "responses.jsonl", "--labels", tmp_path / "labels.jsonl",
         "--judge", "truth", "--noise", 0, "--seed", 1, "--threads", 1,
     )  # fmt: skip
     assert run.returncode == 0, run.stderr
     assert [found["verdict"] for found in read_jsonl(tmp_path / "labels.jsonl")] == ["1"]
-    wrong = command_line(
-        "labels", "export_human_labels", "--responses", tmp_path / "responses.jsonl",
-        "--answers", tmp_path / "nothing.jsonl", "--labels", tmp_path / "x.jsonl", "--min_labels", 1,
-    )  # fmt: skip
-    assert wrong.returncode == 1 and wrong.stderr.startswith("error: 0 of 1 pairs")
-    assert wrong.stderr.count("\n") == 1 and not (tmp_path / "x.jsonl").exists()

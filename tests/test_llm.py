@@ -589,7 +589,7 @@ class Job:
         write_jsonl(folder / "responses.jsonl", rows)
         given = vars(settings)
         self.words = [
-            sys.executable, "-m", "persuasion_rl.labels", "label_ai",
+            sys.executable, "-m", "persuasion_rl.labels",
             "--responses", str(folder / "responses.jsonl"), "--judge", "llm", "--noise", "0", "--seed", "1",
             "--threads", "1", "--llm", json.dumps({name: given[name] for name in ASKED}),
             "--asking", json.dumps({name: v for name, v in given.items() if name not in ASKED}),

@@ -55,7 +55,7 @@ def compared(player, against, rate, low, high, p, judge="delta", seeds=1):
 
 def told(**changed):
     usual = dict(
-        judges=["delta", "length"], ai_judge="llm", differences=[], truth=[], ranking=[], declared=[], win_rates=[],
+        judges=["delta", "length"], ranked_by=["delta", "length"], ai_judge="llm", differences=[], truth=[], ranking=[], declared=[], win_rates=[],
         trust=[], power=[], honesty=[],
     )  # fmt: skip
     return findings(**(usual | changed))

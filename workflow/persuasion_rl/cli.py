@@ -2,8 +2,10 @@
 
 import argparse
 import sys
+from pathlib import Path
 
 from persuasion_rl.files import UserError
+from persuasion_rl.studies import recorded_settings, study_folder
 
 
 def main(words: list[str] | None = None) -> None:
@@ -14,6 +16,29 @@ def main(words: list[str] | None = None) -> None:
     compare.add_argument("one", metavar="STUDY", help="a name under results/, or a folder")
     compare.add_argument("other", metavar="STUDY")
     compare.set_defaults(run=_compare)
+    annotate = commands.add_parser("annotate", help="the page on which people label the human pool")
+    annotate.add_argument("--study", required=True, help="a name under results/, or a folder")
+    annotate.add_argument(
+        "--host", default="127.0.0.1", help="beyond loopback a token is asked for"
+    )
+    annotate.add_argument("--port", type=int, default=7860)
+    annotate.set_defaults(run=_annotate)
+    chat = commands.add_parser("chat", help="a conversation with a model in the terminal")
+    chat.add_argument("--study", required=True, help="a name under results/, or a folder")
+    chat.add_argument("--model", required=True)
+    chat.set_defaults(run=_chat)
+    for name, run, what in (
+        (
+            "export-answers",
+            _export,
+            "pairs and people's answers as .jsonl, .csv, or .json for Label Studio",
+        ),
+        ("import-answers", _import, "answers that were given elsewhere, from such a file"),
+    ):
+        moving = commands.add_parser(name, help=what)
+        moving.add_argument("--study", required=True, help="a name under results/, or a folder")
+        moving.add_argument("file", type=Path)
+        moving.set_defaults(run=run)
     given = vars(parser.parse_args(words))
     run = given.pop("run")
     given.pop("command")
@@ -27,6 +52,46 @@ def _compare(one: str, other: str) -> None:
     from persuasion_rl.studies import compare_studies
 
     print(compare_studies(one, other), end="")
+
+
+def _annotated(study: str):
+    from persuasion_rl.annotated_study import AnnotatedStudy
+
+    return AnnotatedStudy(study_folder(study))
+
+
+def _annotate(study: str, host: str, port: int) -> None:
+    try:
+        from persuasion_rl.annotation import serve
+    except ModuleNotFoundError as error:
+        raise UserError(f"annotate needs {error.name}: pip install -e '.[annotate]'") from None
+    serve(_annotated(study), host, port)
+
+
+def _chat(study: str, model: str) -> None:
+    from persuasion_rl.arena import Speakers, chat
+
+    folder = study_folder(study)
+    chat(Speakers(folder, recorded_settings(folder)), model)
+
+
+def _export(study: str, file: Path) -> None:
+    from persuasion_rl.answer_files import export_answers
+    from persuasion_rl.answers import read_answers
+
+    files = _annotated(study)
+    rows = export_answers(files.pool, read_answers(files.answers), files.plan, file)
+    print(f"{file}: {rows:,} rows")
+
+
+def _import(study: str, file: Path) -> None:
+    from persuasion_rl.answer_files import import_answers
+    from persuasion_rl.answers import AnswerStore
+
+    files = _annotated(study)
+    with AnswerStore(files.answers) as store:
+        new, read = import_answers(files.pool, store, file)
+    print(f"{file}: {read:,} answers, {new:,} of them new; an answer that was there stands")
 
 
 if __name__ == "__main__":

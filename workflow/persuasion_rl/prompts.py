@@ -5,6 +5,7 @@ with its speaker's role. When it is too long, its middle is cut: never the claim
 answered. Of an answered post the middle may go, because its title, the claim, stays.
 """
 
+import re
 from bisect import bisect_left, bisect_right
 from dataclasses import dataclass
 from itertools import accumulate, chain
@@ -251,3 +252,15 @@ def context_of(
     if not (prompt.startswith(before) and prompt.endswith(after)):
         raise UserError(f"not a prompt of the format {prompt_format}: {prompt[:60]!r}...")
     return prompt.removeprefix(before).removesuffix(after)
+
+
+TURN = re.compile(r"^(Claim|Poster|Persuader|Persuadee|Other): ", re.MULTILINE)
+
+
+def turns_of(context: str) -> list[Turn]:
+    """The turns of a context, to be read by people: a line that begins as a turn does counts as one."""
+    places = [match.start() for match in TURN.finditer(context)]
+    if not places or places[0] > 0:
+        return [Turn("", context)]
+    parts = [context[a:b].rstrip("\n") for a, b in zip(places, [*places[1:], None], strict=True)]
+    return [Turn(*part.split(": ", 1)) for part in parts]

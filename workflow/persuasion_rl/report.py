@@ -23,7 +23,7 @@ from persuasion_rl.report_figures import (
     truth_figure,
     variants_figure,
 )
-from persuasion_rl.report_findings import LENGTH, findings, notices, warnings
+from persuasion_rl.report_findings import HUMAN, LENGTH, findings, notices, warnings
 
 TEMPLATE = Path(__file__).with_name("report.html.j2")
 
@@ -51,6 +51,7 @@ def write_report(
     output: Path,
     figures: Path,
     pending: list[str] = [],
+    arena: list[Path] = [],
 ) -> None:
     """Read the study's tables from `folder` (results/{study}) and write the report, and its figures as files.
 
@@ -61,6 +62,7 @@ def write_report(
         sources: where examples come from ("cmv", "p4g"). data_report: where the page about the data is,
             seen from `output`.
         figures: a folder for the figures, as SVG.
+        arena: the ranking by people's votes, if there are any.
     """
     tables = folder / scope
     win_rates = with_numbers(read_csv(tables / "win_rates.csv"))
@@ -79,13 +81,16 @@ def write_report(
         "delta judge": [list(read_jsonl(folder / "judges/delta/history.jsonl"))],
     }
     judges = list(dict.fromkeys(row["judge"] for row in win_rates))
+    for votes in arena:
+        ranking += with_numbers(read_csv(votes))
+    ranked_by = list(dict.fromkeys(row["judge"] for row in ranking))
     splits = read_json(folder / "splits/summary.json")
     processing = {s: read_json(folder / f"processed/{s}_counts.json") for s in sources}
     drawn = {
         "lineage": lineage_figure(model_rows),
         **({"truth": truth_figure(truth)} if synthetic else {}),
         **{f"win_rates_{judge}": matrix_figure(judge, win_rates, players) for judge in judges},
-        "ranking": ranking_figure(ranking, judges),
+        "ranking": ranking_figure(ranking, ranked_by),
         "length": length_figure(win_rates, _lengths(behaviour, players), judges),
         "trust": trust_figure(trust_rows, judges),
         **_numbered("honesty", honesty_figures(honesty, players)),
@@ -107,6 +112,7 @@ def write_report(
         ],
         findings=findings(
             judges=judges,
+            ranked_by=ranked_by,
             ai_judge=ai_judge,
             differences=differences,
             truth=truth,
@@ -136,6 +142,7 @@ def write_report(
         splits=splits,
         processing=processing,
         labels=_label_table(folder, pools),
+        answers=read_json(folder / "preferences/human_answers.json") if HUMAN in pools else None,
         pools=pools,
         ai_judge=ai_judge,
         human_judge=human_judge if human_source == "simulated" else None,

@@ -66,6 +66,7 @@ def warnings(trust: list[dict], judges: list[str]) -> list[str]:
 def findings(
     *,
     judges: list[str],
+    ranked_by: list[str],
     ai_judge: str,
     differences: list[dict],
     truth: list[dict],
@@ -76,13 +77,13 @@ def findings(
     power: list[dict],
     honesty: list[dict],
 ) -> dict[str, list[str]]:
-    """Heading -> sentences. `truth` and `differences` are empty where nobody knows the truth."""
+    """Heading -> sentences. `ranked_by` are the judges, and people where they voted in the arena. `truth` and `differences` are empty where nobody knows the truth."""
     readers = [judge for judge in judges if judge != LENGTH]
     return {
         "Result": [
             *_of_truth(differences),
             *(_of_declared(declared, judge) for judge in readers),
-            *(_of_ranking(ranking, truth, judge) for judge in readers),
+            *(_of_ranking(ranking, truth, judge) for judge in ranked_by if judge != LENGTH),
         ],
         "How sure": [
             *_of_trust(trust, readers, ai_judge),

@@ -36,7 +36,7 @@ def compare_studies(one: str, other: str) -> str:
     Raises:
         UserError: a study that is not there.
     """
-    folders = [_folder(name) for name in (one, other)]
+    folders = [study_folder(name) for name in (one, other)]
     names = [one, other] if folders[0].name == folders[1].name else [f.name for f in folders]
     parts = [
         f"{names[0]} and {names[1]}",
@@ -55,22 +55,25 @@ def compare_studies(one: str, other: str) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _folder(name: str) -> Path:
+def study_folder(name: str) -> Path:
+    """The folder of a study that was made, by its name or as a folder."""
     for folder in (Path(name), Path("results") / name):
         if (folder / "config.yaml").is_file():
             return folder.resolve()
     made = sorted(path.parent.name for path in Path("results").glob("*/config.yaml"))
     raise UserError(
-        f"{name}: no study that was made (results/{name}/config.yaml is not there);"
+        f"{name}: no study that was made (results/{name}/config.yaml is not there; `snakemake unattended` makes it);"
         f" there {'are ' + ', '.join(made) if made else 'is none'}"
     )
 
 
+def recorded_settings(folder: Path) -> dict[str, Any]:
+    """The configuration that a study was made with."""
+    return yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+
+
 def _settings(one: Path, other: Path) -> list[list[str]]:
-    flat = [
-        dict(_flat(yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))))
-        for folder in (one, other)
-    ]
+    flat = [dict(_flat(recorded_settings(folder))) for folder in (one, other)]
     keys = list(dict.fromkeys([*flat[0], *flat[1]]))
     absent = "(none)"
     return [

@@ -12,6 +12,8 @@ PACKAGE = str(Path(workflow.basedir) / "workflow")
 sys.path.insert(0, PACKAGE)
 os.environ |= {"PYTHONPATH": os.pathsep.join(filter(None, [PACKAGE, os.getenv("PYTHONPATH")]))}
 
+from persuasion_rl.answers import answers_digest
+from persuasion_rl.battles import votes_digest
 from persuasion_rl.code_digest import module_digests
 from persuasion_rl.config import (
     base_folder,
@@ -482,7 +484,12 @@ def seeds_of(players):
     return [f"{name}={groups[name]}" for name in players if groups.get(name, name) != name]
 
 
-HUMAN_ANSWERS = study("state/human_answers.jsonl")
+HUMAN_ANSWERS = study("state/human_answers.sqlite")
+SIMULATED_ANSWERS = study("preferences/simulated_answers.sqlite")
+SIMULATED_PEOPLE = STUDY["labels"][HUMAN]["source"] == "simulated"
+ARENA_VOTES = votes_digest(Path(HUMAN_ANSWERS))
+GIVING = ("overlap", "several", "repeats")
+"""How pairs are given out to annotators."""
 
 
 def digest_of(path):
@@ -523,7 +530,15 @@ def report_inputs(scope):
             pool=pools,
             name=["pool_counts.json", "pairs.json"],
         ),
+        "answers": [study("preferences/human_answers.json")] if HUMAN in pools else [],
+        "arena": arena_table(scope),
     }
+
+
+def arena_table(scope):
+    """The ranking by people's votes, once there are some."""
+    voted = ARENA_VOTES != "none" and scope == "evaluation"
+    return [study("evaluation/arena.csv")] if voted else []
 
 
 def label_settings():
@@ -556,6 +571,7 @@ def report_flags(scope):
             "synthetic": SYNTHETIC,
             **label_settings(),
             "sample_replies": STUDY["evaluation"]["sample_replies"],
+            "arena": arena_table(scope),
         }
     )
 

@@ -15,6 +15,7 @@ STEPS   evaluate_prompts     what a player is asked that wants another format, o
         evaluate_verdicts    every two players on every prompt, in both orders
         evaluate_win_rates   win rates, plain and at equal length
         evaluate_ranking     a ranking, the declared comparisons, what their number can show
+        rank_arena           the ranking by people's votes, once there are some
         evaluate_truth       the demo's own truth
         evaluate_kl          how far a DPO model has gone from its parent
         evaluate_similarity  how near replies are to the human ones, where there is a model of embeddings
@@ -283,6 +284,38 @@ rule evaluate_ranking:
             --verdicts {params.verdicts:q} \
             --ranking {output.ranking:q} --declared {output.declared:q} --power {output.power:q} \
             {params.players} {params.settings} 2> >(tee {log:q} >&2)
+        """
+
+
+rule rank_arena:
+    output:
+        shown(study("evaluation/arena.csv"), "Comparisons"),
+    log:
+        study("logs/rank_arena.log"),
+    benchmark:
+        study("benchmarks/rank_arena.tsv")
+    conda:
+        "../../envs/persuasion-rl.yaml"
+    resources:
+        mem_mb=1_000,
+        runtime="10m",
+    params:
+        answers=HUMAN_ANSWERS,
+        votes=ARENA_VOTES,
+        settings=flags(
+            {
+                "players": list(MODELS),
+                "draws": STUDY["evaluation"]["bootstrap"],
+                "seed": STUDY["seed"],
+            }
+        ),
+        code=code("battles"),
+    message:
+        "Ranking the models by people's votes in the arena"
+    shell:
+        r"""
+        python -m persuasion_rl.battles \
+            --answers {params.answers:q} --output {output:q} {params.settings} 2> >(tee {log:q} >&2)
         """
 
 

@@ -3,12 +3,12 @@ From the prompts of a pool to chosen / rejected pairs.
 
 NEEDS   preferences/{pool}_pool_prompts.jsonl, the model whose responses are compared, a judge or people
 MAKES   preferences/{pool}_pool_responses.jsonl, {pool}_pool_labels.jsonl, {pool}_train.jsonl, {pool}_val.jsonl,
-        {pool}_pairs.json
+        {pool}_pairs.json, human_answers.json
 STEPS   generate_responses       two sampled responses a prompt or more, a shard of the pool a job
         gather_responses         pairs of responses, the shards in order, without what could not be used
         label_ai                 the AI pool, by a judge in both orders
-        simulate_human_labels    the human pool, by simulated annotators (labels.human.source: simulated)
-        export_human_labels      the human pool, by people
+        simulate_annotators      answers of simulated annotators (labels.human.source: simulated)
+        export_human_labels      the human pool, by answers: people's in state/, or simulated ones
         preference_pairs         decided labels as pairs, a share of the conversations to validate; what
                                  the labels are like
 """
@@ -118,79 +118,85 @@ rule label_ai:
         "Labelling the AI pool"
     shell:
         r"""
-        python -m persuasion_rl.labels label_ai \
+        python -m persuasion_rl.labels \
             --responses {input.responses:q} --labels {output:q} --threads {threads} \
             {params.settings} {params.judge} {params.asking} 2> >(tee {log:q} >&2)
         """
 
 
-if STUDY["labels"][HUMAN]["source"] == "people":
+rule simulate_annotators:
+    input:
+        responses=study("preferences/human_pool_responses.jsonl"),
+        delta=delta_judge_for([label_judge(HUMAN)]),
+    output:
+        study("preferences/simulated_answers.sqlite"),
+    log:
+        study("logs/simulate_annotators.log"),
+    benchmark:
+        study("benchmarks/simulate_annotators.tsv")
+    conda:
+        "../../envs/persuasion-rl.yaml"
+    threads: 1
+    resources:
+        gpu=GPU if label_judge(HUMAN) == "delta" else 0,
+        mem_mb=8_000,
+        runtime="1h",
+    params:
+        settings=flags(
+            {
+                key: STUDY["labels"]["human"][key]
+                for key in ("annotators", "judge", "noise", "tie_margin", *GIVING)
+            }
+        ),
+        judge=judge_flags([label_judge(HUMAN)]),
+        code=code("human_labels"),
+    message:
+        "Simulating annotators for the human pool"
+    shell:
+        r"""
+        python -m persuasion_rl.human_labels simulate_annotators \
+            --responses {input.responses:q} --answers {output:q} --threads {threads} \
+            {params.settings} {params.judge} 2> >(tee {log:q} >&2)
+        """
 
-    rule export_human_labels:
-        input:
-            responses=study("preferences/human_pool_responses.jsonl"),
-        output:
-            study("preferences/human_pool_labels.jsonl"),
-        log:
-            study("logs/export_human_labels.log"),
-        benchmark:
-            study("benchmarks/export_human_labels.tsv")
-        conda:
-            "../../envs/persuasion-rl.yaml"
-        resources:
-            mem_mb=2_000,
-            runtime="10m",
-        params:
-            answers=HUMAN_ANSWERS,
-            # The answers outlive every clean-up and are no input: their digest is what makes this stale.
-            digest=digest_of(HUMAN_ANSWERS),
-            min_labels=STUDY["labels"]["human"]["min_labels"],
-            code=code("labels"),
-        message:
-            "Joining people's answers with the responses"
-        shell:
-            r"""
-            python -m persuasion_rl.labels export_human_labels \
-                --responses {input.responses:q} --answers {params.answers:q} \
-                --labels {output:q} --min_labels {params.min_labels} 2> >(tee {log:q} >&2)
-            """
 
-else:
-
-    rule simulate_human_labels:
-        input:
-            responses=study("preferences/human_pool_responses.jsonl"),
-            delta=delta_judge_for([label_judge(HUMAN)]),
-        output:
-            study("preferences/human_pool_labels.jsonl"),
-        log:
-            study("logs/simulate_human_labels.log"),
-        benchmark:
-            study("benchmarks/simulate_human_labels.tsv")
-        conda:
-            "../../envs/persuasion-rl.yaml"
-        threads: 1
-        resources:
-            gpu=GPU if label_judge(HUMAN) == "delta" else 0,
-            mem_mb=8_000,
-            runtime="1h",
-        params:
-            settings=flags(
-                {
-                    key: STUDY["labels"]["human"][key]
-                    for key in ("annotators", "judge", "noise", "tie_margin")
-                }
-            ),
-            judge=judge_flags([label_judge(HUMAN)]),
-            code=code("labels"),
-        message:
-            "Simulating annotators for the human pool"
-        shell:
-            r"""
-            python -m persuasion_rl.labels simulate_human_labels \
-                --responses {input.responses:q} --labels {output:q} --threads {threads} \
-                {params.settings} {params.judge} 2> >(tee {log:q} >&2)
-            """
+rule export_human_labels:
+    input:
+        responses=study("preferences/human_pool_responses.jsonl"),
+        simulated=SIMULATED_ANSWERS if SIMULATED_PEOPLE else [],
+    output:
+        labels=study("preferences/human_pool_labels.jsonl"),
+        report=study("preferences/human_answers.json"),
+    log:
+        study("logs/export_human_labels.log"),
+    benchmark:
+        study("benchmarks/export_human_labels.tsv")
+    conda:
+        "../../envs/persuasion-rl.yaml"
+    resources:
+        mem_mb=2_000,
+        runtime="10m",
+    params:
+        answers=SIMULATED_ANSWERS if SIMULATED_PEOPLE else HUMAN_ANSWERS,
+        # People's answers outlive every clean-up and are no input: their digest is what makes this stale.
+        digest=None if SIMULATED_PEOPLE else answers_digest(Path(HUMAN_ANSWERS)),
+        settings=flags(
+            {
+                "min_labels": STUDY["labels"]["human"]["min_labels"],
+                "seed": STUDY["seed"],
+                "study": NAME,
+                "labeler": "simulated annotators" if SIMULATED_PEOPLE else "people",
+            }
+        ),
+        code=code("human_labels"),
+    message:
+        "Joining answers with the responses that they were given for"
+    shell:
+        r"""
+        python -m persuasion_rl.human_labels export_human_labels \
+            --responses {input.responses:q} --answers {params.answers:q} \
+            --labels {output.labels:q} --report {output.report:q} {params.settings} 2> >(tee {log:q} >&2)
+        """
 
 
 rule preference_pairs:

@@ -1,0 +1,131 @@
+"""Counts lost answers and times round trips while many people answer at once, on a page that is really served.
+
+Each person is a thread of this process with a connection of its own: it loads the next pair, answers it, and is sent on
+to the page that follows. A round trip is an answer with that next page.
+
+    python benchmarks/annotation.py [--people 50] [--answers 20]
+"""
+
+import argparse
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx
+import numpy as np
+import yaml
+from machine import commit, device_name
+
+from persuasion_rl.answers import pair_id, read_answers
+from persuasion_rl.files import read_json, write_jsonl
+from persuasion_rl.prompts import render
+
+PORT = 7899
+ADDRESS = f"http://127.0.0.1:{PORT}"
+WORDS = "the reason that was given stands on one case and others may differ from it".split()
+
+
+def write_study(folder: Path, pairs: int) -> None:
+    """A pool of replies of about 150 words, as long as the study's."""
+    generator = np.random.default_rng(1)
+
+    def text(words: int) -> str:
+        return " ".join(generator.choice(WORDS, words)) + "."
+
+    settings = {
+        "seed": 1, "data": {"prompt_format": "plain"}, "llm": {"rubric": "resources/rubrics/persuasiveness.md"},
+        "labels": {"human": {"overlap": 0.2, "several": 2, "repeats": 0.05, "min_labels": pairs}},
+        "models": {"base": {"source": "standin"}},
+    }  # fmt: skip
+    folder.mkdir(parents=True)
+    (folder / "config.yaml").write_text(yaml.safe_dump(settings))
+    rows = [
+        {
+            "prompt": render(f"Claim: CMV: {number}\nPoster: {text(120)}", "cmv", "plain"),
+            "response_1": text(150), "response_2": text(150),
+            "metadata": {"prompt_id": str(number), "conversation_id": str(number), "source": "cmv"},
+        }
+        for number in range(pairs)
+    ]  # fmt: skip
+    write_jsonl(folder / "preferences/human_pool_responses.jsonl", rows)
+
+
+def fields(text: str) -> dict[str, str]:
+    """The hidden fields of a page."""
+    return dict(re.findall(r'<input type="hidden" name="(\w+)" value="([^"]*)">', text))
+
+
+def answer_all(name: str, answers: int) -> tuple[list[tuple[str, str]], list[float]]:
+    """What somebody answered (pair and side), and how long each round trip took, in seconds."""
+    said, seconds = [], []
+    with httpx.Client(base_url=ADDRESS, follow_redirects=True, timeout=60) as page:
+        page.post("/name", data={"name": name})
+        page.get("/pair")
+        while len(said) < answers:
+            shown = fields(page.get("/pair").text)
+            if "pair" not in shown:
+                break
+            side = "left" if len(said) % 2 else "right"
+            started = time.perf_counter()
+            response = page.post("/pair", data={**shown, "answer": side})
+            seconds.append(time.perf_counter() - started)
+            response.raise_for_status()
+            if shown["kind"] == "first":
+                said.append((shown["pair"], side))
+    return said, seconds
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--people", type=int, default=50)
+    parser.add_argument("--answers", type=int, default=20)
+    given = parser.parse_args()
+    practice = {pair_id(row) for row in read_json(Path("resources/annotation/practice.json"))}
+    with tempfile.TemporaryDirectory() as folder:
+        study = Path(folder, "results/load")
+        write_study(study, given.people * given.answers)
+        words = ["annotate", "--study", str(study), "--port", str(PORT)]
+        server = subprocess.Popen([sys.executable, "-m", "persuasion_rl.cli", *words])
+        try:
+            _wait_for_it()
+            started = time.perf_counter()
+            with ThreadPoolExecutor(given.people) as people:
+                names = [f"person {number}" for number in range(given.people)]
+                done = list(people.map(lambda name: answer_all(name, given.answers), names))
+            wall = time.perf_counter() - started
+        finally:
+            server.kill()
+            server.wait()
+        answers = read_answers(study / "state/human_answers.sqlite")
+        kept = [(a.annotator, a.pair, a.answer) for a in answers if a.kind == "first"]
+        said = [(n, *one) for n, (all_, _) in zip(names, done, strict=True) for one in all_]
+    seconds = np.concatenate([taken for _, taken in done])
+    lost = len(set(said) - set(kept))
+    doubled = len(kept) - len({(name, pair) for name, pair, _ in kept})
+    middle, high = np.quantile(seconds, [0.5, 0.95])
+    print(f"{device_name('cpu', 2)}, commit {commit()}\n")
+    print(
+        f"{given.people} people at once, {len(said):,} answers ({len(practice)} practice each), {wall:.1f} s:"
+    )
+    print(f"{lost} lost, {doubled} doubled, {len(kept) - len(said)} that nobody gave")
+    print(
+        f"round trip of an answer, with the next page: median {middle:.3f} s, 95th percentile {high:.3f} s"
+    )
+
+
+def _wait_for_it() -> None:
+    for _ in range(100):
+        try:
+            httpx.get(ADDRESS)
+            return
+        except httpx.TransportError:
+            time.sleep(0.1)
+    sys.exit("the page did not start")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,232 @@
+"""The annotation page as people use it: in a real browser, by keyboard, through reloads and a killed server."""
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+from urllib.request import urlopen
+
+import pytest
+
+from conftest import WORKFLOW
+from persuasion_rl.answers import read_answers
+from test_annotation import SECRET, write_study
+
+pytestmark = pytest.mark.browser
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+KEYS = {"left": "1", "right": "2", "tie": "0", "both_bad": "b", "skip": "s"}
+
+
+@pytest.fixture(scope="module")
+def browser():
+    api = pytest.importorskip("playwright.sync_api", reason="pip install playwright")
+    if CHROMIUM is None:
+        pytest.skip("no Chromium: apt-get install chromium")
+    with api.sync_playwright() as playwright:
+        opened = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield opened
+        opened.close()
+
+
+@pytest.fixture
+def study(tmp_path):
+    return write_study(tmp_path / "results/demo", pairs=45)
+
+
+@pytest.fixture
+def port():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
+@pytest.fixture
+def served(study, port):
+    """A function that serves the study's page until it is killed."""
+    running = []
+
+    @contextmanager
+    def serve():
+        words = ["annotate", "--study", str(study.folder), "--port", str(port)]
+        process = subprocess.Popen(
+            [sys.executable, "-m", "persuasion_rl.cli", *words],
+            env=os.environ | {"PYTHONPATH": str(WORKFLOW)},
+            cwd=WORKFLOW.parent,
+        )
+        running.append(process)
+        for _ in range(100):
+            try:
+                urlopen(f"http://127.0.0.1:{port}/").close()
+                break
+            except OSError:
+                time.sleep(0.1)
+        yield process
+
+    yield serve
+    for process in running:
+        process.kill()
+        process.wait()
+
+
+class Person:
+    """Somebody with a browser of their own; `given` is what they answered, by pair."""
+
+    def __init__(self, browser, port, name, **context):
+        self.page = browser.new_context(**context).new_page()
+        self.traffic, self.given, self.name = [], {}, name
+        self.page.on("response", self._overhear)
+        self.page.goto(f"http://127.0.0.1:{port}/")
+        self.page.keyboard.type(name)
+        self.press("Enter")
+        self.page.goto(f"http://127.0.0.1:{port}/pair")
+        while self.kind == "practice":
+            self.press("0")
+            self.press("Enter")
+
+    def _overhear(self, response):
+        self.traffic.append(str(response.all_headers()))
+        if response.status == 200:
+            self.traffic.append(response.text())
+
+    def press(self, key):
+        with self.page.expect_navigation():
+            self.page.keyboard.press(key)
+
+    def _field(self, name):
+        return self.page.locator(f'form.answer input[name="{name}"]').input_value()
+
+    @property
+    def kind(self):
+        return self._field("kind")
+
+    @property
+    def pair(self):
+        return self._field("pair")
+
+    def say(self, answer):
+        texts = [text.strip() for text in self.page.locator("article .text").all_inner_texts()]
+        self.given[self.pair] = (answer, texts[0])
+        self.press(KEYS[answer])
+
+    def undo(self):
+        self.press("u")
+        return self.given.pop(self.pair)
+
+
+def kept(study, name):
+    """What the store has of somebody: pair -> answer, and the text that stood on the left."""
+    return {
+        a.pair: (a.answer, study.pool[a.pair][f"response_{a.left_response}"].strip())
+        for a in read_answers(study.answers)
+        if a.annotator == name and a.kind == "first"
+    }
+
+
+def test_thirty_pairs_by_keyboard_with_undo_reload_two_people_and_a_killed_server(
+    browser, study, port, served
+):
+    answers = list(KEYS)
+    with served() as process:
+        anna, ben = (Person(browser, port, name) for name in ("Anna", "Ben Ó'Neill"))
+        for number in range(12):
+            anna.say(answers[number % 5])
+            ben.say(answers[(number + 2) % 5])
+        undone = anna.undo()
+        assert undone[0] == answers[11 % 5]
+        anna.say("right")
+        before = anna.pair
+        anna.page.reload()
+        assert anna.pair == before
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    with served():
+        for person in (anna, ben):
+            person.page.reload()
+        assert anna.pair == before
+        while len(anna.given) < 30:
+            anna.say(answers[len(anna.given) % 3])
+        for person in (anna, ben):
+            assert kept(study, person.name) == person.given
+        assert len(anna.given) == 30 and len(ben.given) == 12
+        told = "".join(anna.traffic + ben.traffic)
+        assert len(told) > 50_000
+        for secret in (*SECRET.values(), "secret", "model_digest", "standin"):
+            assert secret not in told
+
+
+def test_a_reason_is_typed_without_answering_and_is_kept(browser, study, port, served):
+    with served():
+        anna = Person(browser, port, "Anna")
+        pair = anna.pair
+        anna.page.keyboard.press("r")
+        anna.page.keyboard.type("1 of 2 says 0 about it; but so what?")
+        assert anna.pair == pair and not kept(study, "Anna")
+        anna.page.keyboard.press("Escape")
+        anna.page.get_by_label("sure", exact=True).check()
+        anna.say("right")
+        (answer,) = [a for a in read_answers(study.answers) if a.kind == "first"]
+        assert (answer.reason, answer.confidence) == ("1 of 2 says 0 about it; but so what?", 3)
+
+
+def test_it_can_be_used_by_tab_and_enter_and_has_names_for_a_screen_reader(
+    browser, study, port, served
+):
+    with served():
+        anna = Person(browser, port, "Anna")
+        snapshot = anna.page.locator("body").aria_snapshot()
+        for words in (
+            'link "To the content"',
+            'navigation "Pages"',
+            'article "Left"',
+            'article "Right"',
+            'group "Which reply is better"',
+            'button "Left 1"',
+            'button "Flag f"',
+        ):
+            assert words in snapshot, words
+        for _ in range(20):
+            anna.page.keyboard.press("Tab")
+            if anna.page.evaluate("document.activeElement.value") == "left":
+                break
+        pair = anna.pair
+        anna.press("Enter")
+        assert anna.pair != pair and kept(study, "Anna")[pair][0] == "left"
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [360, 1200])
+def test_it_fits_the_screen_and_has_enough_contrast(browser, study, port, served, scheme, width):
+    with served():
+        screen = {"color_scheme": scheme, "viewport": {"width": width, "height": 800}}
+        anna = Person(browser, port, "Anna", **screen)
+        for path in ("pair", "instructions", "results", "arena"):
+            anna.page.goto(f"http://127.0.0.1:{port}/{path}")
+            assert anna.page.evaluate("document.documentElement.scrollWidth") <= width
+            # WCAG 2.2, 1.4.3: at least 4.5 between a text and what is behind it.
+            for text, contrast in anna.page.evaluate(CONTRASTS):
+                assert contrast >= 4.5, (path, text, contrast)
+
+
+CONTRASTS = """() => {
+  const parse = (color) => (color.match(/[\\d.]+/g) || [0, 0, 0, 0]).map(Number);
+  const luminance = ([r, g, b]) => [r, g, b].map((c) => c / 255)
+    .map((c) => c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4)
+    .reduce((sum, c, i) => sum + c * [0.2126, 0.7152, 0.0722][i], 0);
+  const behind = (node) => {
+    for (; node; node = node.parentElement) {
+      const color = parse(getComputedStyle(node).backgroundColor);
+      if (color.length < 4 || color[3] > 0) return color;
+    }
+    return [255, 255, 255];
+  };
+  return [...document.querySelectorAll("p, h1, h2, a, button, td, th, label, summary, kbd, li, b")]
+    .filter((node) => node.offsetParent && !node.disabled && node.innerText.trim())
+    .map((node) => {
+      const [one, other] = [luminance(parse(getComputedStyle(node).color)), luminance(behind(node))];
+      return [node.innerText.slice(0, 30), (Math.max(one, other) + 0.05) / (Math.min(one, other) + 0.05)];
+    });
+}"""

@@ -1,0 +1,114 @@
+"""How far annotators agree with each other and with themselves, and what they did."""
+
+from collections import Counter
+from collections.abc import Sequence
+from itertools import combinations
+from statistics import median
+
+from persuasion_rl.answers import (
+    FIRST_TIME,
+    FLAG,
+    PRACTICE,
+    REPEAT,
+    SKIP,
+    Answer,
+    pair_id,
+    verdict_of,
+)
+from persuasion_rl.judges import NONE
+from persuasion_rl.statistics import Interval, wilson
+
+DRAWS = 2000
+"""Bootstrap draws for the intervals: no setting of the study, which would remake the labels."""
+LEAST = 10
+"""Pairs that several people have answered, below which their agreement is not told."""
+
+
+def describe_answers(rows: Sequence[dict], answers: Sequence[Answer], seed: int) -> dict:
+    """What the answers to a pool are like; what cannot be measured is None.
+
+    pairs, answered, flagged: pairs of the pool, those with a verdict of somebody, those left out as unsafe.
+    other_pairs: answers to pairs that are not in the pool, because its responses changed since.
+    annotators: name -> answers, skips, flags, median seconds an answer.
+    agreement, kappa, alpha: of people who answered the same pair: the share of equal verdicts, Cohen's kappa of every
+    two of them, Krippendorff's alpha. consistency: the share of hidden repeats with the same verdict as before.
+    The latter four are {"value", "low", "high", "rows"} with a 95% interval over conversations (consistency: Wilson's).
+    """
+    pool = {pair_id(row): row for row in rows}
+    first = [a for a in answers if a.kind == FIRST_TIME and a.pair in pool]
+    votes: dict[str, list[tuple[str, str]]] = {}
+    for answer in first:
+        if (verdict := verdict_of(answer)) != NONE:
+            votes.setdefault(answer.pair, []).append((answer.annotator, verdict))
+    flagged = {answer.pair for answer in first if answer.answer == FLAG}
+    several = {
+        pair: [verdict for _, verdict in sorted(given)]
+        for pair, given in votes.items()
+        if len(given) > 1
+    }
+    conversations = {pair: pool[pair]["metadata"]["conversation_id"] for pair in several}
+    return {
+        "pairs": len(pool),
+        "answered": len(votes.keys() - flagged),
+        "flagged": len(flagged),
+        "other_pairs": sum(a.kind == FIRST_TIME and a.pair not in pool for a in answers),
+        "annotators": _annotators([a for a in answers if a.pair in pool and a.kind != PRACTICE]),
+        **_agreement(several, conversations, seed),
+        "consistency": _consistency(answers),
+    }
+
+
+def _annotators(answers: list[Answer]) -> dict[str, dict]:
+    found = {}
+    for name in sorted({answer.annotator for answer in answers}):
+        own = [answer for answer in answers if answer.annotator == name]
+        seconds = [answer.seconds for answer in own if answer.seconds is not None]
+        said = Counter(answer.answer for answer in own)
+        found[name] = {
+            "answers": len(own),
+            "skips": said[SKIP],
+            "flags": said[FLAG],
+            "median_seconds": round(median(seconds), 1) if seconds else None,
+        }
+    return found
+
+
+def _agreement(several: dict[str, list[str]], conversations: dict[str, str], seed: int) -> dict:
+    from persuasion_rl.comparisons import alpha, kappa
+    from persuasion_rl.statistics import Resamples, bootstrap_rate
+
+    if len(several) < LEAST:
+        return {"agreement": None, "kappa": None, "alpha": None}
+    twos = [
+        (conversations[pair], one, other)
+        for pair, given in several.items()
+        for one, other in combinations(given, 2)
+    ]
+    names, ones, others = zip(*twos, strict=True)
+    same = [float(one == other) for one, other in zip(ones, others, strict=True)]
+    of_pairs = Resamples([conversations[pair] for pair in several], DRAWS, seed)
+    of_twos = Resamples(list(names), DRAWS, seed)
+    return {
+        "agreement": _told(bootstrap_rate(same, names, DRAWS, seed), len(several)),
+        "kappa": _told(kappa(ones, others, of_twos), len(several)),
+        "alpha": _told(alpha(list(several.values()), of_pairs), len(several)),
+    }
+
+
+def _consistency(answers: Sequence[Answer]) -> dict | None:
+    """Of repeats: how often an annotator said the same of a pair once more."""
+    before = {(a.annotator, a.pair): verdict_of(a) for a in answers if a.kind == FIRST_TIME}
+    again = [
+        (before.get((a.annotator, a.pair), NONE), verdict_of(a))
+        for a in answers
+        if a.kind == REPEAT
+    ]
+    decided = [(one, other) for one, other in again if NONE not in (one, other)]
+    if not decided:
+        return None
+    same = sum(one == other for one, other in decided)
+    return _told(wilson(same / len(decided), len(decided)), len(decided))
+
+
+def _told(interval: Interval, rows: int) -> dict:
+    return {**interval.columns("value"), "rows": rows}

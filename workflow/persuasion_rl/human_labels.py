@@ -1,0 +1,177 @@
+"""Labels of the human pool, from the answers of people or of simulated annotators.
+
+A label row is a response row with "verdict" ("1", "2", "tie", "none"), "labeler" and "votes". A pair that somebody flagged
+is {"excluded": "flagged", "metadata"}.
+"""
+
+import math
+from collections import Counter
+from pathlib import Path
+
+from persuasion_rl.agreement import describe_answers
+from persuasion_rl.answers import (
+    FIRST_TIME,
+    FLAG,
+    LEFT,
+    REPEAT,
+    RIGHT,
+    Answer,
+    AnswerStore,
+    Plan,
+    pair_id,
+    read_answers,
+    verdict_of,
+)
+from persuasion_rl.command import note, stage
+from persuasion_rl.devices import pick_device, prepare_torch
+from persuasion_rl.files import (
+    UserError,
+    keyed_number,
+    read_jsonl,
+    write_json,
+    written_whole,
+)
+from persuasion_rl.judges import FIRST, NONE, SECOND, TIE, ScoringJudge, make_judge
+from persuasion_rl.labels import as_comparison, which_pair, write_labels
+
+ORDERS = {1: "12", 2: "21"}
+"""By the response that stood on the left, or first."""
+
+
+def simulate_annotators(
+    *,
+    responses: Path,
+    answers: Path,
+    judge: str,
+    annotators: int,
+    noise: float,
+    tie_margin: float,
+    seed: int,
+    threads: int,
+    base: Path | None = None,
+    delta_adapter: Path | None = None,
+    device: str = "auto",
+    overlap: float,
+    several: int,
+    repeats: float,
+) -> int:
+    """Simulate annotators who see what a judge sees, through Gaussian noise of their own, and answer as people do.
+
+    Each annotator adds noise of standard deviation `noise` to the judge's preference (in [-1, 1]) and calls a tie within
+    `tie_margin`. They take turns until the store has nothing more to show them.
+
+    Args:
+        answers: the store of their answers, made anew. overlap, several, repeats: how pairs are given out
+            (`answers.Plan`).
+    """
+    if judge == "delta":
+        prepare_torch(threads, seed)
+        device = pick_device(device)
+    rows = {pair_id(row): row for row in read_jsonl(responses)}
+    chosen = make_judge(judge, base, delta_adapter, device)
+    if not isinstance(chosen, ScoringJudge):
+        raise UserError(f"judge {judge} gives no preferences that simulated annotators could see")
+    preferred = chosen.prefer([as_comparison(row) for row in rows.values()])
+    preferences = dict(zip(rows, preferred, strict=True))
+    plan = Plan(list(rows), seed, overlap, several, repeats)
+    given, busy = 0, list(range(1, annotators + 1))
+    with written_whole(answers) as part, AnswerStore(part) as store:
+        while busy:
+            for number in list(busy):
+                name = f"simulated_{number}"
+                showing = store.next(name, plan)
+                if showing is None:
+                    busy.remove(number)
+                    continue
+                # A repeat is felt anew, as a person's second look is.
+                key = (number, *which_pair(rows[showing.pair]))
+                again = (showing.kind,) if showing.kind == REPEAT else ()
+                felt = preferences[showing.pair] + noise * _gaussian(
+                    "annotator", seed, *key, *again
+                )
+                verdict = TIE if abs(felt) <= tie_margin else FIRST if felt > 0 else SECOND
+                store.add(Answer(name, showing.pair, showing.kind, showing.left_response,
+                                 _as_shown(verdict, showing.left_response)))  # fmt: skip
+                given += 1
+    note(f"{annotators} simulated annotators: {given:,} answers")
+    return given
+
+
+def _as_shown(verdict: str, left_response: int) -> str:
+    """A verdict on a pair as the answer to a showing of it."""
+    if verdict == TIE:
+        return TIE
+    return LEFT if verdict == str(left_response) else RIGHT
+
+
+def _gaussian(*key: object) -> float:
+    """A standard normal number that is a function of `key` (Box-Muller)."""
+    radius = math.sqrt(-2 * math.log(1 - keyed_number("radius", *key)))
+    return radius * math.cos(2 * math.pi * keyed_number("angle", *key))
+
+
+def majority(votes: list[dict]) -> str:
+    """The verdict that more than half of the votes give; without one a tie. Skips do not count."""
+    counts = Counter(vote["verdict"] for vote in votes if vote["verdict"] != NONE)
+    if not counts:
+        return NONE
+    verdict, most = counts.most_common(1)[0]
+    return verdict if 2 * most > counts.total() else TIE
+
+
+def export_human_labels(
+    *,
+    responses: Path,
+    answers: Path,
+    labels: Path,
+    report: Path,
+    min_labels: int,
+    study: str,
+    labeler: str,
+    seed: int,
+) -> dict[str, int]:
+    """Join the answers in a store with the responses that they were given for.
+
+    A pair's verdict is what more than half of those say who did not skip it, "both bad" counting as a tie; without such
+    a majority it is a tie. A pair that somebody flagged is left out by that name, whatever others said. Repeats and
+    practice never count.
+
+    Args:
+        answers: the store. report: what `agreement.describe_answers` says of them. labeler: "people", or what they are.
+
+    Raises:
+        UserError: fewer than `min_labels` pairs (or all, if there are fewer) have a verdict.
+    """
+    rows = list(read_jsonl(responses))
+    given: dict[str, list[Answer]] = {}
+    kept = read_answers(answers)
+    for answer in kept:
+        if answer.kind == FIRST_TIME:
+            given.setdefault(answer.pair, []).append(answer)
+    labelled = [
+        _labelled(row, given[pair], labeler) for row in rows if (pair := pair_id(row)) in given
+    ]
+    answered = sum(row.get("verdict", NONE) != NONE for row in labelled)
+    needed = min(min_labels, len(rows))
+    if answered < needed:
+        raise UserError(
+            f"{answered} of {len(rows)} pairs have a verdict and {needed} are needed (labels.human.min_labels): run"
+            f" `persuasion-rl annotate --study {study}`, or build what needs no person with `snakemake unattended`"
+        )
+    write_json(report, describe_answers(rows, kept, seed))
+    return write_labels(labels, labelled)
+
+
+def _labelled(row: dict, answers: list[Answer], labeler: str) -> dict:
+    if any(answer.answer == FLAG for answer in answers):
+        return {"excluded": "flagged", "metadata": row["metadata"]}
+    votes = [
+        {"labeler": answer.annotator, "order": ORDERS[answer.left_response], "verdict": verdict_of(answer)}
+        | {key: value for key in ("answer", "confidence", "reason") if (value := getattr(answer, key)) is not None}
+        for answer in answers
+    ]  # fmt: skip
+    return {**row, "verdict": majority(votes), "labeler": labeler, "votes": votes}
+
+
+if __name__ == "__main__":
+    stage(simulate_annotators, export_human_labels)
