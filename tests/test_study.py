@@ -18,6 +18,8 @@ from xml.etree import ElementTree
 import pytest
 import yaml
 
+from persuasion_rl.answers import AnswerStore
+from persuasion_rl.battles import BattleStore
 from persuasion_rl.config import load_study
 from persuasion_rl.files import read_json, read_jsonl, write_jsonl
 from running import ROOT, planned, snakemake, succeed
@@ -58,6 +60,7 @@ def checkout(small, tmp_path_factory):
         "envs",
         "profiles",
         "resources/markers",
+        "resources/annotation",
         "tests",
         ".snakemake/metadata",
     ):
@@ -601,3 +604,63 @@ def test_a_failing_job_says_why_in_the_output(fresh):
     )
     assert run.returncode != 0
     assert "not valid JSON" in run.stdout and "Traceback" not in run.stdout
+
+
+# What people answer
+
+
+@pytest.fixture
+def people(fresh):
+    """The copy as a study that waits for people, with the simulated annotators' store to take answers from."""
+    settings = {
+        "extends": "small.yaml",
+        "labels": {"human": {"source": "people", "min_labels": 40}},
+    }
+    (fresh / "tests/people.yaml").write_text(yaml.safe_dump(settings))
+    return fresh
+
+
+def test_too_few_answers_stop_the_human_branch_and_nothing_else(people):
+    words = ("--cores", 2, "--configfile", "tests/people.yaml")
+    run = snakemake("results/small/preferences/human_pool_labels.jsonl", *words, root=people)
+    assert run.returncode == 1
+    assert "0 of 60 pairs have a verdict and 40 are needed" in run.stdout
+    assert "persuasion-rl annotate --study small" in run.stdout
+    plan = planned(succeed("unattended", "-n", "--configfile", "tests/people.yaml", root=people))
+    assert plan.keys() >= {"report_unattended"}
+    assert not plan.keys() & {"export_human_labels", "simulate_annotators", "train_dpo"}
+
+
+def test_new_answers_make_exactly_the_rlhf_branch_stale(people):
+    small = people / "results/small"
+    store = small / "state/human_answers.sqlite"
+    shutil.copy(small / "preferences/simulated_answers.sqlite", store)
+    simulated = list(read_jsonl(small / "preferences/human_pool_labels.jsonl"))
+    succeed("dpo", "--cores", 2, "--configfile", "tests/people.yaml", root=people)
+    given = list(read_jsonl(small / "preferences/human_pool_labels.jsonl"))
+    assert [row["verdict"] for row in given] == [row["verdict"] for row in simulated]
+    assert {row["labeler"] for row in given} == {"people"}
+    assert stale(people, "tests/people.yaml", target="dpo") == set()
+    with AnswerStore(store) as answers:
+        assert answers.undo("simulated_1")
+    plan = succeed("dpo", "-n", "--configfile", "tests/people.yaml", root=people)
+    jobs = planned(plan)
+    assert jobs.keys() == {"export_human_labels", "preference_pairs", "tokenize", "train_dpo"}
+    assert (jobs["preference_pairs"], jobs["train_dpo"]) == (
+        1,
+        4,
+    )  # all that learn from the human pool
+
+
+def test_votes_in_the_arena_make_their_ranking_and_the_report_stale(fresh):
+    with BattleStore(fresh / "results/small/state/human_answers.sqlite") as battles:
+        for number in range(8):
+            battles.add("anna", f"Claim: {number}", ("sft", "base"), ("Yes.", "No."))
+            battles.vote("anna", battles.latest("anna").number, "left" if number else "right")
+    assert stale(fresh) == {"rank_arena", "report_study"}
+    words = ("--cores", 2, "--configfile", "tests/small.yaml")
+    succeed("all", *words, root=fresh)
+    (first, second) = table(fresh / "results/small/evaluation/arena.csv")
+    assert (first["player"], second["player"]) == ("sft", "base")
+    page = (fresh / "results/small/report.html").read_text()
+    assert "Judge people (arena) ranks" in page

@@ -113,7 +113,8 @@ def _annotation(answer: Answer, left: int) -> dict:
     said = _of_response(answer)
     if said in ("1", "2"):
         value = {"selected": LEFT if int(said) == left else RIGHT}
-        result = [{"from_name": "better", "to_name": "left", "type": "pairwise", "value": value}]
+        # A Pairwise tag names itself (label-studio-sdk: PairwiseTag.label).
+        result = [{"from_name": "better", "to_name": "better", "type": "pairwise", "value": value}]
     else:
         value = {"choices": [said]}
         result = [{"from_name": "otherwise", "to_name": "left", "type": "choices", "value": value}]

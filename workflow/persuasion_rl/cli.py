@@ -80,7 +80,9 @@ def _export(study: str, file: Path) -> None:
     from persuasion_rl.answers import read_answers
 
     files = _annotated(study)
-    rows = export_answers(files.pool, read_answers(files.answers), files.plan, file)
+    # People elsewhere read the conversation, without the marks of a prompt.
+    pool = {pair: row | {"prompt": files.context(row)} for pair, row in files.pool.items()}
+    rows = export_answers(pool, read_answers(files.answers), files.plan, file)
     print(f"{file}: {rows:,} rows")
 
 
