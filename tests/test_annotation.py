@@ -198,6 +198,8 @@ def test_other_sites_and_large_requests_are_refused(study):
     assert (
         page.post("/pair", data=said, headers={"Origin": "http://evil.example"}).status_code == 403
     )
+    null = page.post("/pair", data=said, headers={"Origin": "null"})
+    assert null.status_code == 403
     assert page.get("/pair", headers={"Host": "evil.example"}).status_code == 403
     large = {**said, "reason": "x" * LARGEST_REQUEST}
     assert page.post("/pair", data=large).status_code == 413

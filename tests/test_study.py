@@ -19,9 +19,11 @@ import pytest
 import yaml
 
 from persuasion_rl.answers import AnswerStore
+from persuasion_rl.arena import Speakers, claim_turns
 from persuasion_rl.battles import BattleStore
 from persuasion_rl.config import load_study
 from persuasion_rl.files import read_json, read_jsonl, write_jsonl
+from persuasion_rl.studies import recorded_settings
 from running import ROOT, planned, snakemake, succeed
 
 pytestmark = pytest.mark.slow
@@ -664,3 +666,28 @@ def test_votes_in_the_arena_make_their_ranking_and_the_report_stale(fresh):
     assert (first["player"], second["player"]) == ("sft", "base")
     page = (fresh / "results/small/report.html").read_text()
     assert "Judge people (arena) ranks" in page
+
+
+def test_the_arena_and_the_chat_speak_with_the_studys_models(small):
+    speakers = Speakers(small, recorded_settings(small))
+    assert set(speakers.names) == {"base", *MODELS}
+    view = "We should get rid of bike lanes\nSo much waste is burnt because of them."
+    context, models, replies = speakers.battle(claim_turns(view))
+    assert context.startswith("Claim: We should get rid of bike lanes\nPoster: ")
+    assert len(set(models)) == 2 and all(replies)
+    said = subprocess.run(
+        [sys.executable, "-m", "persuasion_rl.cli", "chat", "--study", small, "--model", "sft"],
+        input=f"{view.replace(chr(10), ' ')}\nI doubt it.\n\n",
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(ROOT / "workflow")},
+    )
+    assert said.returncode == 0 and said.stdout.count("sft: ") == 2, said.stderr
+    words = ["chat", "--study", small, "--model", "gpt"]
+    wrong = subprocess.run(
+        [sys.executable, "-m", "persuasion_rl.cli", *words],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(ROOT / "workflow")},
+    )
+    assert wrong.returncode == 1 and wrong.stderr.startswith("error: no model 'gpt'; there are: ")

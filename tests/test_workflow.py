@@ -103,7 +103,7 @@ def test_unattended_leaves_out_what_waits_for_people(elsewhere):
 def test_trust_is_measured_of_the_judge_that_labels_too(elsewhere):
     """Above all on the other pool's labels, also where it does not evaluate."""
     changed = study_file(
-        elsewhere, labels={"ai": {"judge": "truth"}}, evaluation={"judges": ["length"]}
+        elsewhere, labels={"ai": {"judge": "truth"}}, evaluation={"judges": ["length", "delta"]}
     )
     plan = succeed(
         "results/changed/judges/trust.csv", "-n", "--configfile", changed, root=elsewhere

@@ -10,7 +10,7 @@ import sqlite3
 from pathlib import Path
 from time import time
 from typing import Any
-from urllib.parse import parse_qs, quote, unquote
+from urllib.parse import parse_qs, quote, unquote, urlsplit
 
 from jinja2 import Environment, FileSystemLoader
 from starlette.applications import Starlette
@@ -131,10 +131,7 @@ class Guard:
             _keep(welcome, "token", self.token)
             return welcome
         origin = request.headers.get("origin")
-        if request.method == "POST" and origin not in (
-            None,
-            f"{request.url.scheme}://{request.url.netloc}",
-        ):
+        if request.method == "POST" and origin and urlsplit(origin).netloc != request.url.netloc:
             return HTMLResponse("Answers come from this page only.", 403)
         return None
 
