@@ -257,10 +257,12 @@ def loss_figure(histories: dict[str, list[list[dict]]]) -> str:
             _draw_losses(axis, history)
         axis.set_title(name if len(runs) == 1 else f"{name}, {len(runs)} runs")
         axis.set_xlabel("step")
-    found[0][0].set_ylabel("loss")
-    lines = {line.get_label(): line for line in found[0][0].get_lines()}
-    found[0][0].legend(lines.values(), lines, frameon=False)
+    found[0][0].set_ylabel("loss (nats)")
+    lines = {line.get_label(): line for axis in found[0] for line in axis.get_lines()}
     figure.tight_layout()
+    figure.legend(
+        lines.values(), lines, loc="upper center", bbox_to_anchor=(0.5, 0), ncol=2, frameon=False
+    )
     return svg(figure)
 
 
