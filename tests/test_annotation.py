@@ -79,8 +79,8 @@ def test_what_is_answered_is_kept_as_it_was_shown(study):
         said = ("left", "right", "tie", "both_bad", "skip")[i % 5]
         row = study.pool[fields["pair"]]
         stood_left = 1 if left.startswith(row["response_1"]) else 2
-        wanted = {"left": str(stood_left), "right": str(3 - stood_left), "skip": "none"}
-        given[fields["pair"]] = (said, wanted.get(said, "tie"))
+        wanted = {"left": str(stood_left), "right": str(3 - stood_left), "tie": "tie"}
+        given[fields["pair"]] = (said, wanted.get(said, "none"))
         assert answer(page, said, confidence=2, reason="as it is").status_code == 200
     kept = [a for a in read_answers(study.answers) if a.kind == "first"]
     assert {a.pair: (a.answer, verdict_of(a)) for a in kept} == given and len(kept) == 20

@@ -13,7 +13,9 @@ from urllib.request import urlopen
 import pytest
 
 from conftest import WORKFLOW
-from persuasion_rl.answers import read_answers
+from persuasion_rl.answers import pair_id, read_answers
+from persuasion_rl.files import read_jsonl
+from persuasion_rl.human_labels import export_human_labels
 from test_annotation import SECRET, write_study
 
 pytestmark = pytest.mark.browser
@@ -126,6 +128,20 @@ def kept(study, name):
     }
 
 
+def votes(study):
+    """What the exported labels say: annotator and pair -> answer."""
+    labels = study.folder / "preferences/human_pool_labels.jsonl"
+    export_human_labels(
+        responses=study.folder / "preferences/human_pool_responses.jsonl", answers=study.answers, labels=labels,
+        report=labels.with_name("human_answers.json"), min_labels=1, study="demo", labeler="people", seed=1,
+    )  # fmt: skip
+    return {
+        (vote["labeler"], pair_id(row)): vote["answer"]
+        for row in read_jsonl(labels)
+        for vote in row["votes"]
+    }
+
+
 def test_thirty_pairs_by_keyboard_with_undo_reload_two_people_and_a_killed_server(
     browser, study, port, served
 ):
@@ -152,6 +168,11 @@ def test_thirty_pairs_by_keyboard_with_undo_reload_two_people_and_a_killed_serve
         for person in (anna, ben):
             assert kept(study, person.name) == person.given
         assert len(anna.given) == 30 and len(ben.given) == 12
+        assert votes(study) == {
+            (person.name, pair): answer
+            for person in (anna, ben)
+            for pair, (answer, _) in person.given.items()
+        }
         told = "".join(anna.traffic + ben.traffic)
         assert len(told) > 50_000
         for secret in (*SECRET.values(), "secret", "model_digest", "standin"):

@@ -9,7 +9,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from persuasion_rl.answer_files import LABEL_STUDIO, export_answers, import_answers
-from persuasion_rl.answers import ANSWERS, Answer, AnswerStore, Plan, read_answers, verdict_of
+from persuasion_rl.answers import (
+    ANSWERS,
+    Answer,
+    AnswerStore,
+    Plan,
+    opinion_of,
+    read_answers,
+    verdict_of,
+)
 from persuasion_rl.files import UserError, read_csv, read_json, read_jsonl, write_json, write_jsonl
 from test_annotation import HOSTILE, write_study
 
@@ -62,9 +70,13 @@ def test_label_studio_gets_and_gives_the_same_verdicts(tmp_path_factory, answers
     export_answers(POOL, answers, PLAN, folder / "tasks.json")
     with AnswerStore(folder / "new.sqlite") as store:
         import_answers(POOL, store, folder / "tasks.json")
-    told = {(a.annotator, a.pair): (verdict_of(a), a.reason) for a in answers if a.kind == "first"}
+    told = {
+        (a.annotator, a.pair): (opinion_of(a) or a.answer, a.reason)
+        for a in answers
+        if a.kind == "first"
+    }
     back = read_answers(folder / "new.sqlite")
-    assert {(a.annotator, a.pair): (verdict_of(a), a.reason) for a in back} == told
+    assert {(a.annotator, a.pair): (opinion_of(a) or a.answer, a.reason) for a in back} == told
 
 
 def test_the_tasks_fit_their_interface(tmp_path):

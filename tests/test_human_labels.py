@@ -90,15 +90,14 @@ def test_the_store_of_simulated_annotators_is_one_whole_file(simulate, tmp_path)
         (["1", "1", "2", "2"], "tie"),
         (["tie", "tie", "1"], "tie"),
         (["1", "1", "2", "tie"], "tie"),
-        (["none", "none"], "none"),
-        # Skips do not count.
-        (["1", "none"], "1"),
-        (["2", "none", "none"], "2"),
-        (["1", "2", "none"], "tie"),
+        (["both_bad"], "none"),
+        (["both_bad", "both_bad", "1"], "none"),
+        (["both_bad", "1"], "tie"),
+        (["both_bad", "1", "1"], "1"),
     ],
 )
 def test_the_majority_decides(given, verdict):
-    assert majority([{"labeler": str(i), "verdict": v} for i, v in enumerate(given)]) == verdict
+    assert majority(given) == verdict
 
 
 def test_answers_find_their_texts_wherever_they_stood(export):
@@ -135,13 +134,8 @@ def test_skips_flags_both_bad_repeats_and_practice_become_what_is_written_down(e
         said(row(9, GOOD, BAD), "left", kind="practice"),
     ]  # fmt: skip
     labels = export(rows, answers)
-    assert [found.get("excluded") or found["verdict"] for found in labels] == [
-        "1",
-        "flagged",
-        "tie",
-        "none",
-        "1",
-    ]
+    assert [found["verdict"] for found in labels] == ["1", "none", "none", "none", "1"]
+    assert [vote["answer"] for vote in labels[1]["votes"]] == ["left", "flag"]
     assert len(labels[4]["votes"]) == 1
     report = read_json(tmp_path / "report.json")
     assert (report["pairs"], report["answered"], report["flagged"]) == (5, 3, 1)

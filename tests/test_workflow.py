@@ -97,6 +97,7 @@ def test_unattended_leaves_out_what_waits_for_people(elsewhere):
     plan = succeed("-n", "unattended", root=elsewhere)
     assert "export_human_labels" not in planned(plan)
     assert planned(plan)["train_dpo"] == 1
+    assert "preferences/human_pool_responses.jsonl" in plan, "what people label"
     assert "--pending rlhf rlaif_rlhf" in plan
 
 
@@ -231,3 +232,14 @@ def test_another_size_and_another_source_are_one_key_each(elsewhere, changes, so
     examples = re.search(r"--examples((?: \S+)+) --sides", plan.replace("\\\n", " "))[1]
     assert ("cmv_examples" in examples) == (changes.get("data", {}).get("use_cmv", True))
     assert ("p4g_examples" in examples) == ("process_p4g" in sources)
+
+
+def test_make_clean_leaves_answers_and_paid_labels(tmp_path):
+    shutil.copy(ROOT / "Makefile", tmp_path)
+    for name in ("state/human_answers.sqlite", "state/llm.sqlite", "report.html", "models/sft/x"):
+        path = tmp_path / "results/demo" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    subprocess.run(["make", "clean"], cwd=tmp_path, check=True, stdout=subprocess.DEVNULL)
+    left = {path.name for path in (tmp_path / "results/demo").rglob("*") if path.is_file()}
+    assert left == {"human_answers.sqlite", "llm.sqlite"}

@@ -12,10 +12,9 @@ from persuasion_rl.answers import (
     REPEAT,
     SKIP,
     Answer,
+    opinion_of,
     pair_id,
-    verdict_of,
 )
-from persuasion_rl.judges import NONE
 from persuasion_rl.statistics import Interval, wilson
 
 DRAWS = 2000
@@ -27,10 +26,10 @@ LEAST = 10
 def describe_answers(rows: Sequence[dict], answers: Sequence[Answer], seed: int) -> dict:
     """What the answers to a pool are like; what cannot be measured is None.
 
-    pairs, answered, flagged: pairs of the pool, those with a verdict of somebody, those left out as unsafe.
+    pairs, answered, flagged: pairs of the pool, those that somebody has judged, those left out as unsafe.
     other_pairs: answers to pairs that are not in the pool, because its responses changed since.
     annotators: name -> answers, skips, flags, median seconds an answer.
-    agreement, kappa, alpha: of people who answered the same pair: the share of equal verdicts, Cohen's kappa of every
+    agreement, kappa, alpha: of people who answered the same pair: the share of equal opinions, Cohen's kappa of every
     two of them, Krippendorff's alpha. consistency: the share of hidden repeats with the same verdict as before.
     The latter four are {"value", "low", "high", "rows"} with a 95% interval over conversations (consistency: Wilson's).
     """
@@ -38,11 +37,11 @@ def describe_answers(rows: Sequence[dict], answers: Sequence[Answer], seed: int)
     first = [a for a in answers if a.kind == FIRST_TIME and a.pair in pool]
     votes: dict[str, list[tuple[str, str]]] = {}
     for answer in first:
-        if (verdict := verdict_of(answer)) != NONE:
-            votes.setdefault(answer.pair, []).append((answer.annotator, verdict))
+        if opinion := opinion_of(answer):
+            votes.setdefault(answer.pair, []).append((answer.annotator, opinion))
     flagged = {answer.pair for answer in first if answer.answer == FLAG}
     several = {
-        pair: [verdict for _, verdict in sorted(given)]
+        pair: [opinion for _, opinion in sorted(given)]
         for pair, given in votes.items()
         if len(given) > 1
     }
@@ -97,13 +96,11 @@ def _agreement(several: dict[str, list[str]], conversations: dict[str, str], see
 
 def _consistency(answers: Sequence[Answer]) -> dict | None:
     """Of repeats: how often an annotator said the same of a pair once more."""
-    before = {(a.annotator, a.pair): verdict_of(a) for a in answers if a.kind == FIRST_TIME}
+    before = {(a.annotator, a.pair): opinion_of(a) for a in answers if a.kind == FIRST_TIME}
     again = [
-        (before.get((a.annotator, a.pair), NONE), verdict_of(a))
-        for a in answers
-        if a.kind == REPEAT
+        (before.get((a.annotator, a.pair)), opinion_of(a)) for a in answers if a.kind == REPEAT
     ]
-    decided = [(one, other) for one, other in again if NONE not in (one, other)]
+    decided = [(one, other) for one, other in again if one and other]
     if not decided:
         return None
     same = sum(one == other for one, other in decided)

@@ -110,12 +110,17 @@ class Plan:
         return keyed_number("repeat", self.seed, annotator, pair) < self.repeats
 
 
-def verdict_of(answer: Answer) -> str:
-    """What an answer says of the pair as its row has it ("1", "2", "tie", "none"): both bad is a tie, a skip or a flag
-    says nothing."""
+def opinion_of(answer: Answer) -> str | None:
+    """What an answer says of the pair as its row has it: "1", "2", "tie" or "both_bad"; a skip or a flag says nothing."""
     if answer.answer in (LEFT, RIGHT):
         return str(answer.left_response if answer.answer == LEFT else 3 - answer.left_response)
-    return TIE if answer.answer in (TIE, BOTH_BAD) else NONE
+    return answer.answer if answer.answer in (TIE, BOTH_BAD) else None
+
+
+def verdict_of(answer: Answer) -> str:
+    """The same as a verdict of a label row: both bad, skipped and flagged are "none"."""
+    opinion = opinion_of(answer)
+    return NONE if opinion in (None, BOTH_BAD) else opinion
 
 
 def pair_id(row: dict) -> str:

@@ -1,7 +1,7 @@
 """Labels of the human pool, from the answers of people or of simulated annotators.
 
-A label row is a response row with "verdict" ("1", "2", "tie", "none"), "labeler" and "votes". A pair that somebody flagged
-is {"excluded": "flagged", "metadata"}.
+A label row is a response row with "verdict" ("1", "2", "tie"; "none" for both bad, skipped, flagged), "labeler" and
+"votes", which have the "answer" that was given.
 """
 
 import math
@@ -10,6 +10,7 @@ from pathlib import Path
 
 from persuasion_rl.agreement import describe_answers
 from persuasion_rl.answers import (
+    BOTH_BAD,
     FIRST_TIME,
     FLAG,
     LEFT,
@@ -18,6 +19,7 @@ from persuasion_rl.answers import (
     Answer,
     AnswerStore,
     Plan,
+    opinion_of,
     pair_id,
     read_answers,
     verdict_of,
@@ -110,13 +112,15 @@ def _gaussian(*key: object) -> float:
     return radius * math.cos(2 * math.pi * keyed_number("angle", *key))
 
 
-def majority(votes: list[dict]) -> str:
-    """The verdict that more than half of the votes give; without one a tie. Skips do not count."""
-    counts = Counter(vote["verdict"] for vote in votes if vote["verdict"] != NONE)
-    if not counts:
+def majority(opinions: list[str]) -> str:
+    """The verdict of several opinions ("1", "2", "tie", "both_bad"): what more than half of them say, "none" where that is
+    "both bad" or where there are none, and a tie where they are divided."""
+    if not opinions:
         return NONE
-    verdict, most = counts.most_common(1)[0]
-    return verdict if 2 * most > counts.total() else TIE
+    opinion, most = Counter(opinions).most_common(1)[0]
+    if 2 * most <= len(opinions):
+        return TIE
+    return NONE if opinion == BOTH_BAD else opinion
 
 
 def export_human_labels(
@@ -132,9 +136,9 @@ def export_human_labels(
 ) -> dict[str, int]:
     """Join the answers in a store with the responses that they were given for.
 
-    A pair's verdict is what more than half of those say who did not skip it, "both bad" counting as a tie; without such
-    a majority it is a tie. A pair that somebody flagged is left out by that name, whatever others said. Repeats and
-    practice never count.
+    A pair's verdict is what more than half of those say who did not skip it; "both bad" is an opinion too, whose majority is
+    the verdict "none". Without a majority it is a tie. A pair that somebody flagged has the verdict "none", whatever others
+    said. Repeats and practice never count.
 
     Args:
         answers: the store. report: what `agreement.describe_answers` says of them. labeler: "people", or what they are.
@@ -148,29 +152,31 @@ def export_human_labels(
     for answer in kept:
         if answer.kind == FIRST_TIME:
             given.setdefault(answer.pair, []).append(answer)
-    labelled = [
-        _labelled(row, given[pair], labeler) for row in rows if (pair := pair_id(row)) in given
-    ]
-    answered = sum(row.get("verdict", NONE) != NONE for row in labelled)
+    found = describe_answers(rows, kept, seed)
+    answered = found["answered"]
     needed = min(min_labels, len(rows))
     if answered < needed:
         raise UserError(
             f"{answered} of {len(rows)} pairs have a verdict and {needed} are needed (labels.human.min_labels): run"
             f" `persuasion-rl annotate --study {study}`, or build what needs no person with `snakemake unattended`"
         )
-    write_json(report, describe_answers(rows, kept, seed))
-    return write_labels(labels, labelled)
+    write_json(report, found)
+    return write_labels(
+        labels,
+        [_labelled(row, given[pair], labeler) for row in rows if (pair := pair_id(row)) in given],
+    )
 
 
 def _labelled(row: dict, answers: list[Answer], labeler: str) -> dict:
-    if any(answer.answer == FLAG for answer in answers):
-        return {"excluded": "flagged", "metadata": row["metadata"]}
     votes = [
         {"labeler": answer.annotator, "order": ORDERS[answer.left_response], "verdict": verdict_of(answer)}
         | {key: value for key in ("answer", "confidence", "reason") if (value := getattr(answer, key)) is not None}
         for answer in answers
     ]  # fmt: skip
-    return {**row, "verdict": majority(votes), "labeler": labeler, "votes": votes}
+    flagged = any(answer.answer == FLAG for answer in answers)
+    opinions = [opinion for answer in answers if (opinion := opinion_of(answer))]
+    verdict = NONE if flagged else majority(opinions)
+    return {**row, "verdict": verdict, "labeler": labeler, "votes": votes}
 
 
 if __name__ == "__main__":
