@@ -29,6 +29,13 @@ include: "workflow/rules/evaluation.smk"
 include: "workflow/rules/report.smk"
 
 
+# Where jobs run on this machine, a GPU that the study needs and that is missing is said before the first of them; jobs
+# of a cluster look for themselves.
+onstart:
+    if STUDY["device"] == "cuda" and not workflow.non_local_exec:
+        refuse_without_gpu(job for job in workflow.dag.needrun_jobs())
+
+
 localrules:
     all,
     data,

@@ -72,7 +72,7 @@ def compare(
     from persuasion_rl.engines import Settings, make_engine
     from persuasion_rl.sampling import Limits, Request
 
-    prepare_torch(threads, SEED)
+    prepare_torch(threads, SEED, device)
     device = pick_device(device)
     pool = list(read_jsonl(study / "preferences/ai_pool_prompts.jsonl"))[:prompts]
     requests = [

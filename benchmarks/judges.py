@@ -166,7 +166,7 @@ def measure_judges(
     if base or delta:
         if not (base and delta):
             raise UserError("the delta judge needs --base and --delta")
-        prepare_torch(threads, SEED)
+        prepare_torch(threads, SEED, device)
         judges.append(make_judge("delta", base, delta, pick_device(device)))
     rows = human_rows(judges, cases) + (held_out_rows(judges, study) if study else [])
     print(f"{date.today()}, commit {commit()}\n")

@@ -119,7 +119,7 @@ def make(
     """
     from persuasion_rl.devices import prepare_torch
 
-    prepare_torch(threads, SEED)
+    prepare_torch(threads, SEED, device)
     write_all(made, corpora, tokenizer, plan_for(device, threads, model, rows))
 
 
@@ -527,7 +527,7 @@ def one(*, made: Path, method: str, way: str) -> None:
     if way not in WAYS.get(method, {}):
         raise UserError(f"there is no way {way!r} of {method!r}")
     plan = Plan(**read_json(made / "plan.json"))
-    prepare_torch(plan.threads, SEED)
+    prepare_torch(plan.threads, SEED, plan.device)
     clock = clock_for(plan.device)
     watch(clock)
     if method == "dpo":
@@ -786,7 +786,7 @@ def profile(
     """
     from persuasion_rl.devices import prepare_torch
 
-    prepare_torch(threads, SEED)
+    prepare_torch(threads, SEED, device)
     plan = plan_for(device, threads, model, 0)
     plan.rows["sft"] = (1 + updates) * plan.effective["sft"]
     with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryDirectory() as out:

@@ -9,6 +9,7 @@ import sys
 import pytest
 import yaml
 
+from persuasion_rl.leases import visible_devices
 from running import ROOT, planned, snakemake, succeed
 
 DEMO = ("-n", "--configfile", "config/demo.yaml")
@@ -243,3 +244,17 @@ def test_make_clean_leaves_answers_and_paid_labels(tmp_path):
     subprocess.run(["make", "clean"], cwd=tmp_path, check=True, stdout=subprocess.DEVNULL)
     left = {path.name for path in (tmp_path / "results/demo").rglob("*") if path.is_file()}
     assert left == {"human_answers.sqlite", "llm.sqlite"}
+
+
+def test_a_missing_gpu_is_said_before_the_first_job(tmp_path, elsewhere):
+    if visible_devices():
+        pytest.skip("this machine has a GPU")
+    root = tmp_path / "checkout"
+    shutil.copytree(elsewhere, root, symlinks=True)
+    config = ("--cores", 1, "--configfile", "config/demo.yaml", "--config", "device=cuda")
+    run = snakemake("results/demo/models/sft/adapter_model.safetensors", *config, root=root)
+    assert run.returncode == 1
+    (said,) = [line for line in run.stdout.splitlines() if line.startswith("error: ")]
+    assert "train_sft: need a GPU" in said and "snakemake --profile aws-gpu" in said
+    assert not (root / "results").exists() or not any((root / "results").rglob("*.jsonl"))
+    succeed("results/demo/config.yaml", *config, root=root)  # needs none

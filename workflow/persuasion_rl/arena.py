@@ -88,7 +88,7 @@ class Speakers:
             from persuasion_rl.sampling import Limits
 
             told = self.settings["sampling"]
-            prepare_torch(1, self.settings["seed"])
+            prepare_torch(1, self.settings["seed"], self.settings["device"])
             limits = Limits(*(told[key] for key in ("temperature", "top_p", "max_new_tokens")))
             served = told["engine"] == "openai"
             self._engines[model] = make_engine(

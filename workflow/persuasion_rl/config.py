@@ -20,6 +20,8 @@ from persuasion_rl.files import UserError
 
 SCHEMA = Path(__file__).parent.parent / "schemas" / "config.schema.yaml"
 BASE = "base"
+SERVED = ("openai", "endpoint")
+"""Engines whose models another server has."""
 HUMAN = "human"
 """The player of the evaluation that is the human winning reply, and the pool that people label."""
 

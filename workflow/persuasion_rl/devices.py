@@ -4,19 +4,22 @@ import os
 import warnings
 
 from persuasion_rl.files import UserError
+from persuasion_rl.leases import lease_one
 
 
-def prepare_torch(threads: int, seed: int) -> None:
+def prepare_torch(threads: int, seed: int, device: str) -> None:
     """Fix threads and seeds before anything is made; nothing here looks for a network.
 
-    Fixed threads make a run on the CPU repeatable to the bit.
+    Fixed threads make a run on the CPU repeatable to the bit. The process gets a GPU of its own where there are any
+    (`leases`), and sees no other, since transformers' Trainer would spread each batch over them; with the device "cpu"
+    it sees none.
     """
+    if device == "cpu":
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    else:
+        lease_one()  # before torch looks around
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    if "LOCAL_RANK" not in os.environ:
-        # Where several GPUs are visible to one process, transformers' Trainer would spread each batch over them.
-        visible = os.environ.get("CUDA_VISIBLE_DEVICES", "0")
-        os.environ["CUDA_VISIBLE_DEVICES"] = visible.split(",")[0]
     # trl sets deprecated names of transformers' arguments, and dataloaders warn where no GPU is.
     warnings.filterwarnings("ignore", message=".*is deprecated and will be removed in v6.*")
     warnings.filterwarnings("ignore", message=".*pin_memory.*")

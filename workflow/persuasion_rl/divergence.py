@@ -32,7 +32,7 @@ def measure_divergence(
     """
     from tqdm import tqdm
 
-    prepare_torch(threads, seed)
+    prepare_torch(threads, seed, device)
     device = pick_device(device)
     model, tokenizer, _ = load_for_inference(base, lineage, device, trust_remote_code)
     parent, _, _ = load_for_inference(base, lineage[:-1], device, trust_remote_code)

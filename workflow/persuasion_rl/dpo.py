@@ -44,7 +44,7 @@ def train_dpo(
         validation loss before and after; reward accuracy with its interval (as many trials as
         conversations), and margin.
     """
-    prepare_torch(threads, seed)
+    prepare_torch(threads, seed, device)
     from peft import PeftModel
     from trl import DPOConfig, DPOTrainer
 

@@ -46,7 +46,7 @@ def judge_players(
     "excluded", the name of what kept the judge from answering. `llm` and `asking` are for the judge llm.
     """
     if judge == "delta":
-        prepare_torch(threads, seed)
+        prepare_torch(threads, seed, device)
         device = pick_device(device)
     players = read_players(responses)
     chosen = make_judge(judge, base, delta_adapter, device, llm, asking)

@@ -6,6 +6,7 @@ from pathlib import Path
 from textwrap import indent
 
 from persuasion_rl.command import note, stage
+from persuasion_rl.config import SERVED
 from persuasion_rl.devices import prepare_torch
 from persuasion_rl.engines import Engine, Settings, make_engine
 from persuasion_rl.files import read_jsonl, write_jsonl, write_text
@@ -58,7 +59,7 @@ def respond_to_pool(
     Args:
         state: where samples outlive a killed job. model, base_url: for the engine openai.
     """
-    prepare_torch(threads, seed)
+    prepare_torch(threads, seed, "cpu" if engine in SERVED else device)
     pool = list(read_jsonl(prompts))[start : start + rows]
     if not pool:  # the plan was larger than the data
         write_jsonl(output, [])
@@ -149,7 +150,7 @@ def respond_to_evaluation(
     Args:
         first: only so many prompts. to_read: the same as Markdown.
     """
-    prepare_torch(threads, seed)
+    prepare_torch(threads, seed, "cpu" if engine in SERVED else device)
     limits = Limits(temperature, top_p, max_new_tokens)
     used = make_engine(
         engine,

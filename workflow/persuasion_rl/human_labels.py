@@ -67,7 +67,7 @@ def simulate_annotators(
             (`answers.Plan`).
     """
     if judge == "delta":
-        prepare_torch(threads, seed)
+        prepare_torch(threads, seed, device)
         device = pick_device(device)
     rows = {pair_id(row): row for row in read_jsonl(responses)}
     chosen = make_judge(judge, base, delta_adapter, device)

@@ -62,7 +62,7 @@ def label_ai(
     `llm` and `asking` are for the judge llm (`judges.make_judge`).
     """
     if judge == "delta":
-        prepare_torch(threads, seed)
+        prepare_torch(threads, seed, device)
         device = pick_device(device)
     rows = list(read_jsonl(responses))
     chosen = make_judge(judge, base, delta_adapter, device, llm, asking)

@@ -55,7 +55,7 @@ def measure_loss(
     lineage: list[Path] = [],
 ) -> dict[str, float]:
     """Write {"validation_loss": nats a token of the replies in `held_out` (SFT rows), "perplexity", "rows"}."""
-    prepare_torch(threads, seed)
+    prepare_torch(threads, seed, device)
     model, tokenizer, _ = load_for_inference(base, lineage, pick_device(device), trust_remote_code)
     human = [(row["input_text"], row["response"]) for row in read_jsonl(held_out)]
     nats = response_loss(model, tokenizer, human)

@@ -57,7 +57,7 @@ def train_delta_judge(
         pairs: delta pairs as `tokens.tokenize` writes them.
         tracking: see `tracking.start_tracking`.
     """
-    prepare_torch(threads, seed)
+    prepare_torch(threads, seed, device)
     from trl import RewardConfig, RewardTrainer
 
     from persuasion_rl import training

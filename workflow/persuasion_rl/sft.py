@@ -39,7 +39,7 @@ def train_sft(
     Returns:
         eval_loss_before and eval_loss: mean negative log-likelihood (nats a response token) on `val`.
     """
-    prepare_torch(threads, seed)
+    prepare_torch(threads, seed, device)
     from peft import PeftModel
     from trl import SFTConfig, SFTTrainer
 

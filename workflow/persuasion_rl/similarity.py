@@ -28,7 +28,7 @@ def compare_with_human(
             Gurevych 2019), as in sentence-transformers' all-MiniLM-L6-v2 and all-mpnet-base-v2. What is longer than
             it takes is cut.
     """
-    prepare_torch(threads, seed)
+    prepare_torch(threads, seed, device)
     players = read_players({"player": responses, "human": human})
     embed = load_embedder(model, pick_device(device), trust_remote_code)
     one, other = (embed([row["response"] for row in rows]) for rows in players.values())

@@ -110,7 +110,7 @@ def pretrain_standin(
     Every token counts in the loss, the prompts' too. Texts longer than `max_length` tokens lose their
     beginning, so that every response ends.
     """
-    prepare_torch(threads, seed)
+    prepare_torch(threads, seed, "cpu")
     from datasets import Dataset
     from transformers import (
         Qwen2Config,

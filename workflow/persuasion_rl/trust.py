@@ -67,7 +67,7 @@ def judge_trust(
         llm, asking: for the judge llm (`judges.make_judge`).
     """
     if "delta" in judges:
-        prepare_torch(threads, seed)
+        prepare_torch(threads, seed, device)
         device = pick_device(device)
     held_out = pairs_on("test", pairs, sides)
     rows = {pool: _labelled(path) for pool, path in labels.items()}

@@ -19,6 +19,7 @@ from persuasion_rl.config import (
     base_folder,
     BASE,
     HUMAN,
+    SERVED,
     declared_comparisons,
     flags,
     lineage,
@@ -34,6 +35,7 @@ from persuasion_rl.config import (
     uses_llm,
 )
 from persuasion_rl.files import UserError, file_digest
+from persuasion_rl.leases import visible_devices
 
 
 def read_study():
@@ -392,7 +394,6 @@ def sampling_flags(**more):
     )
 
 
-SERVED = ("openai", "endpoint")
 SAMPLING_GPU = 0 if STUDY["sampling"]["engine"] in SERVED else GPU
 SAMPLING_ENVIRONMENT = (
     f"../../envs/{'vllm' if STUDY['sampling']['engine'] == 'vllm' else 'persuasion-rl'}.yaml"
@@ -653,12 +654,23 @@ def tracking(wildcards, input):
     return flags({"tracking": [f"{key}={value}" for key, value in settings.items()]})
 
 
+def refuse_without_gpu(jobs):
+    """End with one line where some of these jobs need a GPU and none is here."""
+    rules = sorted({job.rule.name for job in jobs if job.resources.get("gpu", 0)})
+    if rules and not visible_devices():
+        sys.exit(
+            f"error: {', '.join(rules)}: need a GPU (device: cuda), and this machine has none; use"
+            " `snakemake --profile aws-gpu` on a machine with one, or `--config device=cpu` here"
+        )
+
+
 def launcher(wildcards, input, resources):
     """How a training starts: one process a GPU. How many there are is not compared either."""
     if resources.gpu < 2:
         return "python -m"
     return (
-        f"accelerate launch --multi_gpu --num_processes {resources.gpu} --num_machines 1"
+        f"python -m persuasion_rl.leases {resources.gpu}"
+        f" accelerate launch --multi_gpu --num_processes {resources.gpu} --num_machines 1"
         " --mixed_precision no --dynamo_backend no --main_process_port 0 --module"
     )
 
