@@ -39,6 +39,11 @@ def main(words: list[str] | None = None) -> None:
         moving.add_argument("--study", required=True, help="a name under results/, or a folder")
         moving.add_argument("file", type=Path)
         moving.set_defaults(run=run)
+    doctor = commands.add_parser(
+        "doctor", help="what this machine can run of a study, and what to do next"
+    )
+    doctor.add_argument("--configfile", type=Path, default=Path("config/config.yaml"))
+    doctor.set_defaults(run=_doctor)
     given = vars(parser.parse_args(words))
     run = given.pop("run")
     given.pop("command")
@@ -94,6 +99,12 @@ def _import(study: str, file: Path) -> None:
     with AnswerStore(files.answers) as store:
         new, read = import_answers(files.pool, store, file)
     print(f"{file}: {read:,} answers, {new:,} of them new; an answer that was there stands")
+
+
+def _doctor(configfile: Path) -> None:
+    from persuasion_rl.doctor import report
+
+    print(report(configfile), end="")
 
 
 if __name__ == "__main__":
