@@ -72,13 +72,8 @@ QWEN = Size(357.8e6, 136.1e6, 24, 896)
 """Qwen2.5-0.5B."""
 
 
-def examine(file: Path) -> list[Finding]:
-    """Look at this machine and at what a study needs of it.
-
-    Raises:
-        UserError: the study's configuration is wrong.
-    """
-    study = load_study(yaml.safe_load(file.read_text(encoding="utf-8")) or {}, file)
+def examine(study: dict[str, Any], file: Path) -> list[Finding]:
+    """Look at this machine and at what a study needs of it."""
     return [
         Finding("study", f"{study['study']} ({file})"),
         *_machine(study),
@@ -222,11 +217,15 @@ def next_step(study: dict[str, Any], findings: list[Finding], file: Path) -> str
 
 
 def report(file: Path) -> str:
-    """All of it as text."""
+    """All of it as text.
+
+    Raises:
+        UserError: the study's configuration is not there, or is wrong.
+    """
     if not file.is_file():
         raise UserError(f"{file}: no such configuration")
-    findings = examine(file)
     study = load_study(yaml.safe_load(file.read_text(encoding="utf-8")) or {}, file)
+    findings = examine(study, file)
     width = max(len(finding.what) for finding in findings)
     lines = [
         f"{finding.what:<{width}}  {finding.found}"
