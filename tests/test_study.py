@@ -683,3 +683,40 @@ def test_the_arena_and_the_chat_speak_with_the_studys_models(small):
         env=os.environ | {"PYTHONPATH": str(ROOT / "workflow")},
     )
     assert wrong.returncode == 1 and wrong.stderr.startswith("error: no model 'gpt'; there are: ")
+
+
+# Why it is stale
+
+
+def why(root, target, config="tests/small.yaml"):
+    run = subprocess.run(
+        [sys.executable, "-m", "persuasion_rl.cli", "why", target, "--configfile", config],
+        cwd=root,
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(root / "workflow")},
+    )
+    assert run.returncode == 0, run.stderr
+    return run.stdout.splitlines()
+
+
+def test_why_names_the_setting_the_module_and_the_file_that_changed(fresh):
+    model = "results/small/models/sft/adapter_model.safetensors"
+    assert why(fresh, model)[0].startswith(f"{model}: nothing to do")
+    settings = {"extends": "small.yaml", "recipes": {"sft": {"learning_rate": 0.002}}}
+    (fresh / "tests/changed.yaml").write_text(yaml.safe_dump(settings))
+    told = why(fresh, model, "tests/changed.yaml")
+    assert told[:2] == ["train_sft (sft) would run:", "  learning_rate: 0.001 -> 0.002"]
+    assert re.fullmatch(r"1 job; 1 of them took \d+ s when they last ran, .*", told[2])
+    path = fresh / "workflow/persuasion_rl/dpo.py"
+    path.write_text(path.read_text().replace("else 0.5 * beta", "else 0.4 * beta"))
+    told = why(fresh, "results/small/report.html")
+    assert told[:2] == ["train_dpo (rlaif) would run:", "  code of dpo changed"]
+    assert any(line.startswith("made again, because what they read is: ") for line in told)
+    pairs = fresh / "results/small/preferences/human_train.jsonl"
+    write_jsonl(pairs, list(read_jsonl(pairs))[:-1])
+    told = why(fresh, "results/small/tokens/human_train.parquet")
+    assert told[:2] == [
+        "tokenize (human_train) would run:",
+        "  changed: results/small/preferences/human_train.jsonl",
+    ]

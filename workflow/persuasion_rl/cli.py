@@ -44,6 +44,10 @@ def main(words: list[str] | None = None) -> None:
     )
     doctor.add_argument("--configfile", type=Path, default=Path("config/config.yaml"))
     doctor.set_defaults(run=_doctor)
+    why = commands.add_parser("why", help="why a file would be made again, and what it would cost")
+    why.add_argument("target", metavar="FILE", help="a file under results/, or a target")
+    why.add_argument("--configfile", type=Path)
+    why.set_defaults(run=_why)
     given = vars(parser.parse_args(words))
     run = given.pop("run")
     given.pop("command")
@@ -105,6 +109,12 @@ def _doctor(configfile: Path) -> None:
     from persuasion_rl.doctor import report
 
     print(report(configfile), end="")
+
+
+def _why(target: str, configfile: Path | None) -> None:
+    from persuasion_rl.why import explain
+
+    print(explain(target, configfile), end="")
 
 
 if __name__ == "__main__":

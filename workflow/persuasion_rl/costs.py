@@ -20,8 +20,18 @@ def costs_of(study: Path) -> list[Cost]:
     return [_cost(path, folder) for path in sorted(folder.rglob("*.tsv"))]
 
 
-def _cost(path: Path, folder: Path) -> Cost:
+def cost_of(path: Path) -> float:
+    """Seconds of a benchmark file."""
+    return float(_row(path)["s"])
+
+
+def _row(path: Path) -> dict[str, str]:
     with path.open(newline="") as lines:
         (row,) = csv.DictReader(lines, delimiter="\t")
+    return row
+
+
+def _cost(path: Path, folder: Path) -> Cost:
+    row = _row(path)
     memory = row["max_rss"] if row["max_rss"] not in ("NA", "-") else "0"
     return Cost(str(path.relative_to(folder).with_suffix("")), float(row["s"]), float(memory))
