@@ -82,6 +82,7 @@ class Person:
         self.traffic, self.given, self.name = [], {}, name
         self.page.on("response", self._overhear)
         self.page.goto(f"http://127.0.0.1:{port}/")
+        self.page.wait_for_function("document.activeElement.id === 'name'")
         self.page.keyboard.type(name)
         self.press("Enter")
         self.page.goto(f"http://127.0.0.1:{port}/pair")
