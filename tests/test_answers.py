@@ -265,3 +265,13 @@ def test_a_full_disk_keeps_what_is_there_and_says_so(store, tmp_path):
     before = store.answers()
     store._file.execute("PRAGMA max_page_count = 100000")
     assert store.answers() == before and work(store, "anna", plan, most=1)
+
+
+def test_many_processes_may_make_the_store_at_once(tmp_path):
+    for number in range(3):
+        path = tmp_path / f"{number}.sqlite"
+        running = [worker(path, f"person {i}", 4) for i in range(6)]
+        assert [process.wait() for process in running] == [0] * 6
+        for process in running:
+            process.stdout.close()
+        assert len(read_answers(path)) == 8

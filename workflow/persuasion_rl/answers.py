@@ -137,13 +137,26 @@ def open_store(path: Path, tables: str) -> sqlite3.Connection:
     path.parent.mkdir(parents=True, exist_ok=True)
     file = sqlite3.connect(path, timeout=60, isolation_level=None, check_same_thread=False)
     try:
-        file.execute("PRAGMA journal_mode = WAL")
+        _write_ahead(file)
         file.execute("PRAGMA synchronous = FULL")
         file.executescript(tables)
     except sqlite3.DatabaseError as error:
         file.close()
         raise UserError(f"{path}: not a store of answers ({error})") from None
     return file
+
+
+def _write_ahead(file: sqlite3.Connection, patience_s: float = 60) -> None:
+    """Switch to WAL; this pragma alone waits for no lock, where two processes make a file at once."""
+    ends = time.monotonic() + patience_s
+    while True:
+        try:
+            file.execute("PRAGMA journal_mode = WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if "locked" not in str(error) or time.monotonic() > ends:
+                raise
+            time.sleep(0.05)
 
 
 class AnswerStore:
