@@ -164,6 +164,14 @@ class Training:
     def adapter(self) -> bytes:
         return (self.folder / ADAPTER).read_bytes()
 
+    @property
+    def history(self) -> list[dict]:
+        return [json.loads(line) for line in (self.folder / "history.jsonl").open()]
+
+    @property
+    def eval_losses(self) -> list[tuple[int, float]]:
+        return [(row["step"], row["eval_loss"]) for row in self.history if "eval_loss" in row]
+
 
 @pytest.fixture(params=["sft", "dpo"])
 def training(request, files, sft, tmp_path):  # noqa: F811
@@ -203,7 +211,8 @@ def test_a_training_that_is_killed_ends_as_if_it_had_not_been(training):
 
 @pytest.mark.slow
 def test_a_notice_saves_at_once_and_a_rerun_goes_on(training):
-    whole, noticed = training("whole"), training("noticed")
+    # An evaluation is due after every step: the notice comes before one or during one.
+    whole, noticed = training("whole", eval_steps=1), training("noticed", eval_steps=1)
     whole.run()
     process = noticed.start()
     noticed.wait_for_checkpoint(process)
@@ -214,6 +223,7 @@ def test_a_notice_saves_at_once_and_a_rerun_goes_on(training):
     noticed.run()
     assert "going on from" in noticed.told
     assert noticed.adapter == whole.adapter
+    assert noticed.eval_losses == whole.eval_losses
 
 
 @pytest.mark.slow
@@ -225,6 +235,5 @@ def test_a_training_that_outlived_its_workflow_is_never_doubled(training):
     doubled.run()
     assert first.wait(timeout=5) == 128 + signal.SIGTERM
     assert "still trains this model" in doubled.told and "going on from" in doubled.told
-    history = [json.loads(line) for line in (doubled.folder / "history.jsonl").open()]
-    steps = [row["step"] for row in history if "loss" in row]
+    steps = [row["step"] for row in doubled.history if "loss" in row]
     assert steps == list(range(1, 201))

@@ -60,11 +60,25 @@ def last_checkpoint(folder: Path, tell: bool = True) -> str | None:
     return str(whole[0])
 
 
-def callbacks() -> list:
-    """For a trainer: marks whole checkpoints, and on SIGTERM saves and stops.
+def lacks_evaluation(checkpoint: Path, strategy: str) -> bool:
+    """Whether a checkpoint was saved, on SIGTERM, in place of an evaluation that was due at its step.
 
-    The second has `.stopped`, which is true after a SIGTERM.
+    Args:
+        strategy: the trainer's `eval_strategy`.
     """
+    state = read_json(checkpoint / "trainer_state.json")
+    step = state["global_step"]
+    ends_epoch = float(state["epoch"]).is_integer()
+    due = ends_epoch if strategy == "epoch" else step % state["eval_steps"] == 0
+    return due and not any(r["step"] == step and "eval_loss" in r for r in state["log_history"])
+
+
+class EvaluationStopped(Exception):
+    """SIGTERM came during an evaluation. Evaluations can be long: they are not waited for."""
+
+
+def callbacks() -> list:
+    """For a trainer: marks whole checkpoints, and on SIGTERM saves and stops."""
     import torch
     from transformers import TrainerCallback
 
@@ -95,9 +109,11 @@ def callbacks() -> list:
                 control.should_evaluate = False
 
         def on_prediction_step(self, args, state, control, **_):
-            # Evaluations can be long, and a checkpoint without its evaluation would not be the same.
-            if self.stopped:
+            if not self.stopped:
+                return
+            if args.world_size > 1 or args.metric_for_best_model or not state.global_step:
                 raise SystemExit(_ended("during an evaluation"))
+            raise EvaluationStopped
 
         def on_train_end(self, args, state, control, **_):
             signal.signal(signal.SIGTERM, self.before)

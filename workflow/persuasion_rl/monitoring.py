@@ -6,6 +6,7 @@ import resource
 import shutil
 import time
 
+from persuasion_rl.checkpoints import EvaluationStopped
 from persuasion_rl.devices import peak_flops
 from persuasion_rl.files import UserError, check
 from persuasion_rl.unpadding import Work
@@ -100,6 +101,16 @@ def monitored(trainer_class: type) -> type:
             if not math.isfinite(loss.item()):
                 raise UserError(no_number("loss", self.state.global_step))
             return loss
+
+        def evaluate(self, *args, **kwargs) -> dict[str, float]:
+            # The training draws the same numbers whether it is evaluated here, later, or never.
+            device = self.args.device
+            with torch.random.fork_rng([device] if device.type == "cuda" else []):
+                try:
+                    return super().evaluate(*args, **kwargs)
+                except EvaluationStopped:
+                    self.control.should_save = self.control.should_training_stop = True
+                    return {}
 
         def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
             if self.meter and "loss" in logs:

@@ -12,7 +12,13 @@ from typing import Any
 
 from persuasion_rl import monitoring
 from persuasion_rl.batches import Batches, fitting_batches
-from persuasion_rl.checkpoints import alone, callbacks, forget, last_checkpoint
+from persuasion_rl.checkpoints import (
+    alone,
+    callbacks,
+    forget,
+    lacks_evaluation,
+    last_checkpoint,
+)
 from persuasion_rl.code_digest import module_digests
 from persuasion_rl.command import note
 from persuasion_rl.devices import pick_dtype
@@ -324,7 +330,9 @@ def train_and_write(
         together()  # broken checkpoints are gone before anyone looks
         found = found if main else last_checkpoint(run.checkpoints, tell=False)
         # Not by trainer.evaluate(): accelerate would take the model for prepared, and never share gradients.
-        trainer.args.eval_on_start = found is None
+        trainer.args.eval_on_start = found is None or lacks_evaluation(
+            Path(found), trainer.args.eval_strategy
+        )
         outcome = train_or_say_why(trainer, found)
         before = next(row for row in trainer.state.log_history if "eval_loss" in row)
         after = trainer.evaluate()
