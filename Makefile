@@ -6,19 +6,22 @@ BIN := $(VENV)/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 CORES ?= 2
 
-.PHONY: demo test test-slow test-browser demo-seeds real-small lint format clean help
+.PHONY: demo test test-slow test-browser test-slurm demo-seeds real-small lint format clean help
 
 demo: $(VENV)/.installed  ## the embedded study, to results/demo/report.html
 	snakemake --cores $(CORES) --configfile config/demo.yaml
 
 test: $(VENV)/.installed-dev  ## the tests that need no training
-	python -m pytest -m "not slow and not browser"
+	python -m pytest -m "not slow and not browser and not slurm"
 
 test-slow: $(VENV)/.installed-dev  ## the tests that train models or run the workflow
 	python -m pytest -m slow
 
 test-browser: $(VENV)/.installed-dev  ## the annotation page in a headless Chromium, if one is installed
 	python -m pytest -m browser
+
+test-slurm: $(VENV)/.installed-dev  ## a part of a study on a cluster of this machine, if SLURM is installed
+	python -m pytest -m slurm -s
 
 demo-seeds: demo  ## the embedded study with two more seeds, and a table of the three
 	for seed in 2 3; do \

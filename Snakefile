@@ -36,7 +36,17 @@ onstart:
         refuse_without_gpu(job for job in workflow.dag.needrun_jobs())
 
 
+# On a cluster these run where Snakemake does: downloads need a network, which compute nodes often have not, and what is
+# made of corpora takes one core. The others are targets.
 localrules:
+    fetch_base_model,
+    fetch_corpus,
+    synthesize_corpus,
+    assign_sides,
+    process_cmv,
+    process_p4g,
+    split,
+    check_leakage,
     all,
     data,
     sft,

@@ -6,12 +6,14 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 import psutil
 import pytest
 
+from persuasion_rl import checkpoints
 from persuasion_rl.checkpoints import (
     LOCK,
     MARK,
@@ -91,10 +93,31 @@ def test_a_process_that_has_the_number_of_a_dead_one_is_left_alone(tmp_path):
 
 
 def test_a_training_on_another_machine_is_named(tmp_path):
-    write_json(tmp_path / LOCK, {"host": "elsewhere", "pid": 77, "started": 1.0})
+    lock = tmp_path / LOCK
+    write_json(lock, {"host": "elsewhere", "pid": 77, "started": 1.0})
+    renewed = threading.Timer(2, os.utime, args=[lock])
+    renewed.start()
     with pytest.raises(UserError, match="elsewhere .process 77"), alone(tmp_path):
         pass
-    assert (tmp_path / LOCK).exists()
+    assert lock.exists()
+
+
+def test_a_lock_that_another_machine_no_longer_renews_is_taken_over(tmp_path, monkeypatch):
+    monkeypatch.setattr(checkpoints, "GONE_AFTER_S", 2)
+    write_json(tmp_path / LOCK, {"host": "elsewhere", "pid": 77, "started": 1.0})
+    with alone(tmp_path):
+        assert json.loads((tmp_path / LOCK).read_text())["pid"] == os.getpid()
+
+
+def test_a_lock_is_renewed_while_it_is_held(tmp_path, monkeypatch):
+    monkeypatch.setattr(checkpoints, "RENEWS_EVERY_S", 0.1)
+    with alone(tmp_path):
+        lock = tmp_path / LOCK
+        os.utime(lock, (1, 1))
+        until = time.monotonic() + 5
+        while lock.stat().st_mtime == 1 and time.monotonic() < until:
+            time.sleep(0.05)
+        assert lock.stat().st_mtime > 1
 
 
 def test_former_checkpoints_go_but_not_those_of_a_training_that_runs(tmp_path):

@@ -11,8 +11,9 @@ import signal
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from threading import Event, Thread
 
 import psutil
 
@@ -23,6 +24,9 @@ MARK = "whole.json"
 LOCK = "lock.json"
 STOPS_WITHIN_S = 60
 """How long a training that outlived its workflow gets to save before it is killed."""
+RENEWS_EVERY_S = 20
+GONE_AFTER_S = 120
+"""A lock of another machine that is not renewed for so long was left by a process that is gone."""
 
 
 def whole_checkpoints(folder: Path) -> Iterator[Path]:
@@ -68,8 +72,11 @@ def lacks_evaluation(checkpoint: Path, strategy: str) -> bool:
     """
     state = read_json(checkpoint / "trainer_state.json")
     step = state["global_step"]
-    ends_epoch = float(state["epoch"]).is_integer()
-    due = ends_epoch if strategy == "epoch" else step % state["eval_steps"] == 0
+    due = {
+        "epoch": lambda: float(state["epoch"]).is_integer(),
+        "steps": lambda: step % state["eval_steps"] == 0,
+        "no": lambda: False,
+    }[strategy]()
     return due and not any(r["step"] == step and "eval_loss" in r for r in state["log_history"])
 
 
@@ -133,7 +140,8 @@ def _ended(where: str) -> int:
 @contextmanager
 def alone(folder: Path) -> Iterator[None]:
     """Hold a training's folder. One that runs there still, left over by a workflow that was killed, is
-    stopped first: it saves, and this one goes on from there.
+    stopped first: it saves, and this one goes on from there. Where another machine had it, nodes of a cluster that
+    share a file system say, this one waits to see whether that process is gone.
 
     Raises:
         UserError: it runs on another machine.
@@ -148,10 +156,20 @@ def alone(folder: Path) -> Iterator[None]:
             _end_holder(lock)
     me = psutil.Process()
     write_json(lock, {"host": socket.gethostname(), "pid": me.pid, "started": me.create_time()})
+    released = Event()
+    Thread(target=_renew, args=(lock, released), daemon=True).start()
     try:
         yield
     finally:
+        released.set()
         lock.unlink(missing_ok=True)
+
+
+def _renew(lock: Path, released: Event) -> None:
+    """Give a lock the time of now, again and again, for other machines to see that it is held."""
+    while not released.wait(RENEWS_EVERY_S):
+        with suppress(FileNotFoundError):
+            os.utime(lock)
 
 
 def forget(state: Path) -> None:
@@ -171,10 +189,7 @@ def _end_holder(lock: Path) -> None:
         time.sleep(2)
     holder = read_json(lock) if lock.is_file() and lock.stat().st_size else None
     if holder and holder["host"] != socket.gethostname():
-        raise UserError(
-            f"{lock}: this training runs on {holder['host']} (process {holder['pid']}); stop it there, or"
-            " delete the lock if it is gone"
-        )
+        _wait_for_gone(lock, holder)
     process = _running(holder) if holder else None
     if process:
         note(f"process {process.pid} still trains this model: it is asked to save and to end")
@@ -185,6 +200,24 @@ def _end_holder(lock: Path) -> None:
                 process.kill()
             time.sleep(0.2)
     lock.unlink(missing_ok=True)
+
+
+def _wait_for_gone(lock: Path, holder: dict) -> None:
+    """Wait until a lock of another machine is released, or has not been renewed for long enough.
+
+    Raises:
+        UserError: it is renewed.
+    """
+    note(f"{holder['host']} has this training: waiting for {GONE_AFTER_S} s to see whether it runs")
+    with suppress(FileNotFoundError):
+        found = lock.stat().st_mtime
+        until = time.monotonic() + GONE_AFTER_S
+        while time.monotonic() < until:
+            if lock.stat().st_mtime != found:
+                raise UserError(
+                    f"{lock}: this training runs on {holder['host']} (process {holder['pid']}); stop it there"
+                )
+            time.sleep(1)
 
 
 def _running(holder: dict) -> psutil.Process | None:

@@ -18,8 +18,8 @@ rule fetch_base_model:
     conda:
         "../../envs/persuasion-rl.yaml"
     resources:
-        mem_mb=4_000,
-        runtime="2h",
+        mem_mb=growing(4_000),
+        runtime=growing("2h"),
     params:
         folder=subpath(output[0], parent=True),
         origin=lambda wildcards: hub_flags(wildcards.base),
@@ -47,8 +47,8 @@ rule pretrain_standin:
         "../../envs/persuasion-rl.yaml"
     threads: 2
     resources:
-        mem_mb=6_000,
-        runtime="1h",
+        mem_mb=growing(6_000),
+        runtime=growing("1h"),
     params:
         folder=subpath(output.history, parent=True),
         folders=CORPORA,

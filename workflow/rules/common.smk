@@ -198,6 +198,13 @@ def pairs_of(paths, names):
 GPU = 0 if STUDY["device"] == "cpu" else 1
 
 
+def growing(amount):
+    """A resource of which a retry gets more, as what ended the job may have been its limit: MB, or a time ("2h")."""
+    if isinstance(amount, int):
+        return lambda wildcards, attempt: attempt * amount
+    return lambda wildcards, attempt: f"{attempt * int(amount[:-1])}{amount[-1]}"
+
+
 DELTA_ADAPTER = study("judges/delta/adapter_model.safetensors")
 JUDGES = STUDY["evaluation"]["judges"]
 

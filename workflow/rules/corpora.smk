@@ -26,8 +26,8 @@ rule synthesize_corpus:
     conda:
         "../../envs/persuasion-rl.yaml"
     resources:
-        mem_mb=2_000,
-        runtime="10m",
+        mem_mb=growing(2_000),
+        runtime=growing("10m"),
     params:
         folder=subpath(output.conversations, parent=True),
         settings=flags((STUDY["world"] or {}) | {"seed": STUDY["seed"]}),
@@ -52,8 +52,8 @@ rule fetch_corpus:
     conda:
         "../../envs/persuasion-rl.yaml"
     resources:
-        mem_mb=4_000,
-        runtime="4h",
+        mem_mb=growing(4_000),
+        runtime=growing("4h"),
     params:
         folder=subpath(output.conversations, parent=True),
         name="{corpus}",
@@ -81,8 +81,8 @@ rule assign_sides:
     conda:
         "../../envs/persuasion-rl.yaml"
     resources:
-        mem_mb=8_000,
-        runtime="2h",
+        mem_mb=growing(8_000),
+        runtime=growing("2h"),
     params:
         folders=CORPORA,
         settings=flags(

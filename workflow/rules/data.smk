@@ -46,8 +46,8 @@ rule process_cmv:
     conda:
         "../../envs/persuasion-rl.yaml"
     resources:
-        mem_mb=8_000,
-        runtime="4h",
+        mem_mb=growing(8_000),
+        runtime=growing("4h"),
     params:
         folders=CMV_CORPORA,
         budget=BUDGET,
@@ -79,8 +79,8 @@ rule process_p4g:
     conda:
         "../../envs/persuasion-rl.yaml"
     resources:
-        mem_mb=2_000,
-        runtime="1h",
+        mem_mb=growing(2_000),
+        runtime=growing("1h"),
     params:
         folders=P4G_CORPORA,
         budget=BUDGET,
@@ -122,8 +122,8 @@ rule split:
     conda:
         "../../envs/persuasion-rl.yaml"
     resources:
-        mem_mb=4_000,
-        runtime="30m",
+        mem_mb=growing(4_000),
+        runtime=growing("30m"),
     params:
         plan=flags(
             split_sizes(DATA)
@@ -174,8 +174,8 @@ rule check_leakage:
     conda:
         "../../envs/persuasion-rl.yaml"
     resources:
-        mem_mb=8_000,
-        runtime="2h",
+        mem_mb=growing(8_000),
+        runtime=growing("2h"),
     params:
         folders=CORPORA,
         settings=flags({key: DATA[key] for key in ("near_duplicate", "shingle_words")}),

@@ -49,8 +49,8 @@ rule evaluate_prompts:
     conda:
         "../../envs/persuasion-rl.yaml"
     resources:
-        mem_mb=2_000,
-        runtime="10m",
+        mem_mb=growing(2_000),
+        runtime=growing("10m"),
     params:
         asking=lambda wildcards: asking_flags(wildcards.player),
         code=code("player_prompts"),
@@ -86,8 +86,8 @@ rule evaluate_model:
     threads: 1
     resources:
         gpu=lambda wildcards: 0 if player_engine(wildcards.player)["engine"] in SERVED else GPU,
-        mem_mb=8_000,
-        runtime="4h",
+        mem_mb=growing(8_000),
+        runtime=growing("4h"),
     params:
         settings=lambda wildcards: sampling_flags(**player_engine(wildcards.player)),
         place=player_place,
@@ -141,8 +141,8 @@ rule evaluate_loss:
     threads: 1
     resources:
         gpu=GPU,
-        mem_mb=8_000,
-        runtime="2h",
+        mem_mb=growing(8_000),
+        runtime=growing("2h"),
     params:
         base=base_of,
         settings=flags({**MODEL_SETTINGS, "seed": STUDY["seed"]}),
@@ -171,8 +171,8 @@ rule evaluate_human:
     conda:
         "../../envs/persuasion-rl.yaml"
     resources:
-        mem_mb=2_000,
-        runtime="10m",
+        mem_mb=growing(2_000),
+        runtime=growing("10m"),
     params:
         code=code("responses"),
     message:
@@ -201,7 +201,7 @@ rule evaluate_verdicts:
     threads: 1
     resources:
         gpu=lambda wildcards: GPU if wildcards.judge == "delta" else 0,
-        mem_mb=8_000,
+        mem_mb=growing(8_000),
         runtime=lambda wildcards: judging_time([wildcards.judge], "8h"),
     params:
         players=lambda wildcards, input: pairs_of(input.responses, players_of(wildcards.scope)),
@@ -232,8 +232,8 @@ rule evaluate_win_rates:
     conda:
         "../../envs/persuasion-rl.yaml"
     resources:
-        mem_mb=4_000,
-        runtime="1h",
+        mem_mb=growing(4_000),
+        runtime=growing("1h"),
     params:
         verdicts=lambda wildcards, input: pairs_of(input.verdicts, JUDGES),
         players=lambda wildcards, input: pairs_of(input.responses, players_of(wildcards.scope)),
@@ -263,8 +263,8 @@ rule evaluate_ranking:
     conda:
         "../../envs/persuasion-rl.yaml"
     resources:
-        mem_mb=4_000,
-        runtime="30m",
+        mem_mb=growing(4_000),
+        runtime=growing("30m"),
     params:
         verdicts=lambda wildcards, input: pairs_of(input.verdicts, JUDGES),
         players=lambda wildcards: flags(
@@ -297,8 +297,8 @@ rule rank_arena:
     conda:
         "../../envs/persuasion-rl.yaml"
     resources:
-        mem_mb=1_000,
-        runtime="10m",
+        mem_mb=growing(1_000),
+        runtime=growing("10m"),
     params:
         answers=HUMAN_ANSWERS,
         votes=ARENA_VOTES,
@@ -332,8 +332,8 @@ rule evaluate_truth:
     conda:
         "../../envs/persuasion-rl.yaml"
     resources:
-        mem_mb=2_000,
-        runtime="30m",
+        mem_mb=growing(2_000),
+        runtime=growing("30m"),
     params:
         players=lambda wildcards, input: pairs_of(input.responses, players_of(wildcards.scope)),
         comparisons=lambda wildcards: flags({"comparisons": comparisons_of(wildcards.scope)}),
@@ -369,8 +369,8 @@ rule evaluate_kl:
     threads: 1
     resources:
         gpu=GPU,
-        mem_mb=12_000,
-        runtime="2h",
+        mem_mb=growing(12_000),
+        runtime=growing("2h"),
     params:
         base=base_of,
         settings=flags(MODEL_SETTINGS | {"seed": STUDY["seed"]}),
@@ -404,8 +404,8 @@ rule evaluate_similarity:
     threads: 1
     resources:
         gpu=GPU,
-        mem_mb=4_000,
-        runtime="1h",
+        mem_mb=growing(4_000),
+        runtime=growing("1h"),
     params:
         settings=flags(
             MODEL_SETTINGS
@@ -437,8 +437,8 @@ rule evaluate_behaviour:
     conda:
         "../../envs/persuasion-rl.yaml"
     resources:
-        mem_mb=4_000,
-        runtime="1h",
+        mem_mb=growing(4_000),
+        runtime=growing("1h"),
     params:
         players=lambda wildcards, input: pairs_of(input.responses, players_of(wildcards.scope)),
         measured=lambda wildcards: measured_flags(wildcards.scope),
@@ -470,8 +470,8 @@ rule read_honesty:
     conda:
         "../../envs/persuasion-rl.yaml"
     resources:
-        mem_mb=2_000,
-        runtime=judging_time(["llm"], "1h"),
+        mem_mb=growing(2_000),
+        runtime=growing(judging_time(["llm"], "1h")),
     params:
         settings=reading_flags(),
         asking=lambda wildcards, input: asking(["llm"]),
@@ -500,8 +500,8 @@ rule evaluate_honesty:
     conda:
         "../../envs/persuasion-rl.yaml"
     resources:
-        mem_mb=2_000,
-        runtime="30m",
+        mem_mb=growing(2_000),
+        runtime=growing("30m"),
     params:
         players=lambda wildcards, input: pairs_of(input.responses, players_of(wildcards.scope)),
         readings=lambda wildcards: reading_files(wildcards.scope),
@@ -532,8 +532,8 @@ rule keep_equally_honest:
     conda:
         "../../envs/persuasion-rl.yaml"
     resources:
-        mem_mb=2_000,
-        runtime="30m",
+        mem_mb=growing(2_000),
+        runtime=growing("30m"),
     params:
         players=lambda wildcards, input: pairs_of(input.responses, players_of(wildcards.scope)),
         readings=lambda wildcards: reading_files(wildcards.scope),

@@ -32,8 +32,8 @@ rule train_delta_judge:
     threads: 1
     resources:
         gpu=GPU,
-        mem_mb=12_000,
-        runtime="8h",
+        mem_mb=growing(12_000),
+        runtime=growing("8h"),
     params:
         base=base_of,
         state=study("state/trainings/delta_judge"),
@@ -81,8 +81,8 @@ rule judge_trust:
     threads: 1
     resources:
         gpu=GPU,
-        mem_mb=8_000,
-        runtime=judging_time(LLM, "2h"),
+        mem_mb=growing(8_000),
+        runtime=growing(judging_time(LLM, "2h")),
     params:
         judges=trusted_judges("evaluation"),
         labels=lambda wildcards, input: pairs_of(input.labels, labelled_pools("evaluation")),

@@ -38,8 +38,8 @@ rule generate_responses:
     threads: 1
     resources:
         gpu=SAMPLING_GPU,
-        mem_mb=8_000,
-        runtime="4h",
+        mem_mb=growing(8_000),
+        runtime=growing("4h"),
     params:
         base=base_of,
         settings=lambda wildcards: sampling_flags(
@@ -77,8 +77,8 @@ rule gather_responses:
     conda:
         "../../envs/persuasion-rl.yaml"
     resources:
-        mem_mb=2_000,
-        runtime="10m",
+        mem_mb=growing(2_000),
+        runtime=growing("10m"),
     params:
         code=code("responses"),
     message:
@@ -107,8 +107,8 @@ rule label_ai:
     threads: 1
     resources:
         gpu=GPU if label_judge("ai") == "delta" else 0,
-        mem_mb=8_000,
-        runtime=judging_time([label_judge("ai")], "4h"),
+        mem_mb=growing(8_000),
+        runtime=growing(judging_time([label_judge("ai")], "4h")),
     params:
         settings=flags({key: STUDY["labels"]["ai"][key] for key in ("judge", "noise")}),
         judge=judge_flags([label_judge("ai")]),
@@ -139,8 +139,8 @@ rule simulate_annotators:
     threads: 1
     resources:
         gpu=GPU if label_judge(HUMAN) == "delta" else 0,
-        mem_mb=8_000,
-        runtime="1h",
+        mem_mb=growing(8_000),
+        runtime=growing("1h"),
     params:
         settings=flags(
             {
@@ -174,8 +174,8 @@ rule export_human_labels:
     conda:
         "../../envs/persuasion-rl.yaml"
     resources:
-        mem_mb=2_000,
-        runtime="10m",
+        mem_mb=growing(2_000),
+        runtime=growing("10m"),
     params:
         answers=SIMULATED_ANSWERS if SIMULATED_PEOPLE else HUMAN_ANSWERS,
         # People's answers outlive every clean-up and are no input: their digest is what makes this stale.
@@ -215,8 +215,8 @@ rule preference_pairs:
     conda:
         "../../envs/persuasion-rl.yaml"
     resources:
-        mem_mb=2_000,
-        runtime="10m",
+        mem_mb=growing(2_000),
+        runtime=growing("10m"),
     params:
         settings=flags({"seed": STUDY["seed"], "val_fraction": STUDY["labels"]["val_fraction"]}),
         code=code("pairs"),

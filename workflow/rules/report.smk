@@ -34,8 +34,8 @@ rule report_data:
     conda:
         "../../envs/persuasion-rl.yaml"
     resources:
-        mem_mb=4_000,
-        runtime="30m",
+        mem_mb=growing(4_000),
+        runtime=growing("30m"),
     params:
         counts=lambda wildcards, input: pairs_of(input.counts, SOURCES),
         examples=lambda wildcards, input: pairs_of(input.examples, SOURCES),
@@ -69,8 +69,8 @@ rule explore_data:
     conda:
         "../../envs/notebook.yaml"
     resources:
-        mem_mb=4_000,
-        runtime="30m",
+        mem_mb=growing(4_000),
+        runtime=growing("30m"),
     message:
         "Running the exploratory notebook"
     notebook:
@@ -89,8 +89,8 @@ rule compare_models:
     conda:
         "../../envs/persuasion-rl.yaml"
     resources:
-        mem_mb=500,
-        runtime="10m",
+        mem_mb=growing(500),
+        runtime=growing("10m"),
     params:
         metrics=lambda wildcards, input: pairs_of(input.metrics, reported_models("evaluation")),
         recipes=lambda wildcards, input: pairs_of(input.recipes, reported_models("evaluation")),
@@ -138,8 +138,8 @@ rule report_study:
     conda:
         "../../envs/persuasion-rl.yaml"
     resources:
-        mem_mb=2_000,
-        runtime="30m",
+        mem_mb=growing(2_000),
+        runtime=growing("30m"),
     params:
         settings=report_flags("evaluation"),
         code=code("report"),
@@ -185,8 +185,8 @@ rule write_model_card:
     conda:
         "../../envs/persuasion-rl.yaml"
     resources:
-        mem_mb=500,
-        runtime="10m",
+        mem_mb=growing(500),
+        runtime=growing("10m"),
     params:
         settings=lambda wildcards: card_flags(wildcards.model),
         code=code("model_card"),
@@ -232,8 +232,8 @@ rule publish_model:
     conda:
         "../../envs/persuasion-rl.yaml"
     resources:
-        mem_mb=1_000,
-        runtime="1h",
+        mem_mb=growing(1_000),
+        runtime=growing("1h"),
     params:
         folder=lambda wildcards, input: os.path.dirname(input.weights),
         settings=lambda wildcards: publish_flags(wildcards.model),
@@ -256,8 +256,8 @@ rule record_config:
     conda:
         "../../envs/persuasion-rl.yaml"
     resources:
-        mem_mb=500,
-        runtime="10m",
+        mem_mb=growing(500),
+        runtime=growing("10m"),
     params:
         config=json.dumps(STUDY, sort_keys=True),
     message:

@@ -33,8 +33,8 @@ rule train_sft:
     threads: 1
     resources:
         gpu=GPU,
-        mem_mb=12_000,
-        runtime="8h",
+        mem_mb=growing(12_000),
+        runtime=growing("8h"),
     params:
         base=base_of,
         state=study("state/trainings/{model}"),

@@ -35,8 +35,8 @@ rule tokenize:
     conda:
         "../../envs/persuasion-rl.yaml"
     resources:
-        mem_mb=4_000,
-        runtime="1h",
+        mem_mb=growing(4_000),
+        runtime=growing("1h"),
     params:
         base=base_of,
         settings=flags({"trust_remote_code": STUDY["trust_remote_code"]}),

@@ -1,0 +1,248 @@
+"""A cluster, really: the distribution's SLURM on loopback, and a part of a study through `--profile profiles/slurm`.
+
+Nothing is written outside of temporary folders. The two GPUs of its node are character devices that every machine has;
+a job gets one of its own, and trains on the CPU (`device: auto`).
+"""
+
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+from running import ROOT
+
+pytestmark = pytest.mark.slurm
+
+PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "squeue", "srun", "scontrol", "scancel")
+STARTS_WITHIN_S = 30
+RUNS_WITHIN_S = 420
+STUDY = """
+extends: {small}
+study: slurm
+device: auto
+world: {{threads: 700}}
+data:
+  max_examples: 700
+  ai_pool_size: 120
+  human_pool_size: 30
+  final_eval_size: 60
+standin: {{max_steps: 60}}
+pools: {{ai: {{shard_rows: 60}}}}
+recipes:
+  sft: {{num_train_epochs: 3, eval_strategy: steps, eval_steps: 5, save_steps: 5}}
+"""
+SLURM = """
+ClusterName=test
+SlurmctldHost={host}(127.0.0.1)
+SlurmctldPort={ports[0]}
+SlurmdPort={ports[1]}
+SlurmUser={user}
+SlurmdUser={user}
+AuthType=auth/munge
+AuthInfo=socket={folder}/munge.sock
+StateSaveLocation={folder}/state
+SlurmdSpoolDir={folder}/spool
+SlurmctldPidFile={folder}/slurmctld.pid
+SlurmdPidFile={folder}/slurmd.pid
+SlurmctldLogFile={folder}/slurmctld.log
+SlurmdLogFile={folder}/slurmd.log
+SlurmdParameters=config_overrides
+SwitchType=switch/none
+MpiDefault=none
+ProctrackType=proctrack/linuxproc
+TaskPlugin=task/none
+JobAcctGatherType=jobacct_gather/none
+SelectType=select/cons_tres
+SelectTypeParameters=CR_Core_Memory
+SchedulerParameters=sched_min_interval=200000,batch_sched_delay=0
+AccountingStorageType=accounting_storage/none
+JobCompType=jobcomp/none
+GresTypes=gpu
+ReturnToService=2
+MinJobAge=3600
+KillWait=10
+CommunicationParameters=NoInAddrAny,NoCtldInAddrAny,NoAddrCache
+NodeName={host} NodeAddr=127.0.0.1 CPUs=4 RealMemory=64000 Gres=gpu:2 State=UNKNOWN
+PartitionName=cpu Nodes={host} Default=YES MaxTime=INFINITE State=UP
+PartitionName=gpu Nodes={host} MaxTime=INFINITE State=UP
+"""
+DEVICES = ("/dev/null", "/dev/zero")
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory):
+    """The environment in which SLURM's commands, and the workflow, find a cluster of one node."""
+    absent = [program for program in PROGRAMS if not shutil.which(program)]
+    if absent:
+        pytest.skip(f"no {', '.join(absent)} here (Debian: slurm-wlm slurm-client munge)")
+    if find_spec("snakemake_executor_plugin_slurm") is None:
+        pytest.skip(
+            "snakemake-executor-plugin-slurm is not installed (envs/requirements-slurm.txt)"
+        )
+    folder = tmp_path_factory.mktemp("slurm")
+    for path in reversed([folder, *folder.parents[:2]]):
+        path.chmod(0o755)  # munge refuses a socket in a folder that others cannot reach
+    started = start_cluster(folder)
+    try:
+        yield started
+    finally:
+        for name in ("slurmd.pid", "slurmctld.pid", "munged.pid"):
+            end(folder / name)
+
+
+def start_cluster(folder: Path) -> dict[str, str]:
+    """Start a cluster that keeps all that it writes in a folder."""
+    host = socket.gethostname().split(".")[0]
+    user = subprocess.check_output(["id", "-un"], text=True).strip()
+    (folder / "munge").mkdir(mode=0o700)
+    (folder / "munge/key").write_bytes(os.urandom(1024))
+    (folder / "munge/key").chmod(0o400)
+    for name in ("state", "spool"):
+        (folder / name).mkdir()
+    settings = SLURM.format(folder=folder, host=host, user=user, ports=free_ports(2))
+    (folder / "slurm.conf").write_text(settings)
+    gpus = "".join(f"NodeName={host} Name=gpu File={device}\n" for device in DEVICES)
+    (folder / "gres.conf").write_text(gpus)
+    # The executor's job step drops every SLURM_* variable: its srun gets the path back.
+    srun = folder / "bin/srun"
+    srun.parent.mkdir()
+    srun.write_text(f'#!/bin/sh\nSLURM_CONF={folder}/slurm.conf exec {shutil.which("srun")} "$@"\n')
+    srun.chmod(0o755)
+    environment = {"SLURM_CONF": f"{folder}/slurm.conf"}
+    environment["PATH"] = f"{srun.parent}:{Path(sys.executable).parent}:{os.environ['PATH']}"
+    munge = (
+        f"--socket={folder}/munge.sock --key-file={folder}/munge/key --pid-file={folder}/munged.pid"
+    )
+    munge += f" --log-file={folder}/munge/log --seed-file={folder}/munge/seed --num-threads=2"
+    for command in (f"munged --force {munge}", "slurmctld -c", "slurmd -c"):
+        run = subprocess.run(
+            command.split(),
+            env=os.environ | environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=STARTS_WITHIN_S,
+        )
+        assert run.returncode == 0, run.stdout
+    until = time.monotonic() + STARTS_WITHIN_S
+    while "idle" not in tell(environment, "sinfo", "-h", "-o", "%T"):
+        assert time.monotonic() < until, (folder / "slurmctld.log").read_text()[-3000:]
+        time.sleep(0.5)
+    return environment
+
+
+def free_ports(count: int) -> list[int]:
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [listening.getsockname()[1] for listening in sockets]
+    for listening in sockets:
+        listening.close()
+    return ports
+
+
+def end(pid_file: Path) -> None:
+    """End a process of the cluster."""
+    if not pid_file.is_file():
+        return
+    os.kill(int(pid_file.read_text()), signal.SIGTERM)
+    until = time.monotonic() + STARTS_WITHIN_S
+    while pid_file.exists() and time.monotonic() < until:
+        time.sleep(0.1)
+
+
+def tell(environment: dict[str, str], *command: str) -> str:
+    """What a command of SLURM says."""
+    return subprocess.run(
+        command,
+        env=os.environ | environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=STARTS_WITHIN_S,
+    ).stdout
+
+
+def jobs(cluster: dict[str, str]) -> list[dict[str, str]]:
+    """All jobs that the cluster has had, as `scontrol` describes them, the earliest first."""
+    lines = tell(cluster, "scontrol", "show", "job", "-d", "-o").splitlines()
+    return [dict(re.findall(r"(\w+)=(\S+)", line)) for line in lines if line.startswith("JobId=")]
+
+
+def of_rule(cluster: dict[str, str], rule: str) -> list[dict[str, str]]:
+    return [job for job in jobs(cluster) if job.get("Comment", "").startswith(f"rule_{rule}")]
+
+
+def test_a_study_runs_on_a_cluster_and_a_job_that_it_kills_goes_on(cluster, tmp_path):
+    checkout = tmp_path / "checkout"
+    for name in ("Snakefile", "workflow", "config", "envs", "profiles", "resources/markers"):
+        target = checkout / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        subprocess.run(["cp", "-a", ROOT / name, target], check=True)
+    config = tmp_path / "slurm.yaml"
+    config.write_text(STUDY.format(small=ROOT / "tests/small.yaml"))
+    study = checkout / "results/slurm"
+    command = [sys.executable, "-m", "snakemake"]
+    command += ["results/slurm/preferences/ai_pool_responses.jsonl"]
+    command += ["--profile", "profiles/slurm", "--configfile", config]
+    # No accounting data base here, and nobody waits 40 s for the first look.
+    command += ["--slurm-status-command", "squeue", "--slurm-no-account"]
+    command += ["--slurm-init-seconds-before-status-checks", "2", "--seconds-between-status-checks"]
+    command += ["2"]
+    told = tmp_path / "told.txt"
+    with told.open("w") as output:
+        run = subprocess.Popen(
+            list(map(str, command)),
+            cwd=checkout,
+            env=os.environ | cluster,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
+    try:
+        until = time.monotonic() + RUNS_WITHIN_S
+        while not list(study.glob("state/trainings/sft/*/checkpoint-*/whole.json")):
+            assert run.poll() is None and time.monotonic() < until, told.read_text()[-5000:]
+            time.sleep(0.1)
+        [training] = of_rule(cluster, "train_sft")
+        tell(cluster, "scancel", training["JobId"])
+        devices = {}  # of a job while it runs
+        while run.poll() is None and time.monotonic() < until:
+            devices |= {job["JobId"]: job["GRES"] for job in jobs(cluster) if "GRES" in job}
+            time.sleep(0.5)
+        assert run.poll() == 0, told.read_text()[-5000:]
+    finally:
+        if run.poll() is None:
+            run.kill()
+            run.wait()
+    for job in jobs(cluster):
+        print(*(job[key] for key in ("Comment", "Partition", "JobState", "StartTime", "EndTime")))
+
+    # What is made of corpora ran here, what trains or samples in the GPU partition, what is left in the other.
+    partitions = {
+        job["Comment"].split("_wildcards")[0].removeprefix("rule_"): job["Partition"]
+        for job in jobs(cluster)
+    }
+    assert partitions == {
+        "pretrain_standin": "cpu",
+        "tokenize": "cpu",
+        "train_sft": "gpu",
+        "generate_responses": "gpu",
+        "gather_responses": "cpu",
+    }
+
+    # The training that SLURM killed was tried again, and went on.
+    states = [job["JobState"] for job in of_rule(cluster, "train_sft")]
+    assert states == ["CANCELLED", "COMPLETED"]
+    assert "going on from" in (study / "logs/train_sft/sft.log").read_text()
+
+    # Both shards ran at the same time, each on a device of its own.
+    one, other = of_rule(cluster, "generate_responses")
+    assert max(one["StartTime"], other["StartTime"]) < min(one["EndTime"], other["EndTime"])
+    shared = {devices[one["JobId"]], devices[other["JobId"]]}
+    assert shared == {"gpu:1(IDX:0)", "gpu:1(IDX:1)"}
