@@ -9,6 +9,15 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 
 
+def copy_project(folder: Path) -> Path:
+    """What a run needs of the project, without results, in a folder of its own."""
+    parts = ["Snakefile", "workflow", "config", "envs", "profiles", "tests"]
+    parts += ["resources/annotation", "resources/markers", "resources/rubrics"]
+    folder.mkdir(parents=True, exist_ok=True)
+    subprocess.run(["cp", "-a", "--parents", *parts, folder], cwd=ROOT, check=True)
+    return folder
+
+
 def snakemake(*words: object, root: Path = ROOT, **environment: str) -> subprocess.CompletedProcess:
     """Run snakemake in a checkout; standard error is part of the output."""
     return subprocess.run(

@@ -17,28 +17,13 @@ from pathlib import Path
 
 import pytest
 
-from running import ROOT
+from running import copy_project
 
 pytestmark = pytest.mark.slurm
 
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "squeue", "srun", "scontrol", "scancel")
 STARTS_WITHIN_S = 30
 RUNS_WITHIN_S = 420
-STUDY = """
-extends: {small}
-study: slurm
-device: auto
-world: {{threads: 700}}
-data:
-  max_examples: 700
-  ai_pool_size: 120
-  human_pool_size: 30
-  final_eval_size: 60
-standin: {{max_steps: 60}}
-pools: {{ai: {{shard_rows: 60}}}}
-recipes:
-  sft: {{num_train_epochs: 3, eval_strategy: steps, eval_steps: 5, save_steps: 5}}
-"""
 SLURM = """
 ClusterName=test
 SlurmctldHost={host}(127.0.0.1)
@@ -180,17 +165,11 @@ def of_rule(cluster: dict[str, str], rule: str) -> list[dict[str, str]]:
 
 
 def test_a_study_runs_on_a_cluster_and_a_job_that_it_kills_goes_on(cluster, tmp_path):
-    checkout = tmp_path / "checkout"
-    for name in ("Snakefile", "workflow", "config", "envs", "profiles", "resources/markers"):
-        target = checkout / name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        subprocess.run(["cp", "-a", ROOT / name, target], check=True)
-    config = tmp_path / "slurm.yaml"
-    config.write_text(STUDY.format(small=ROOT / "tests/small.yaml"))
-    study = checkout / "results/slurm"
+    checkout = copy_project(tmp_path / "checkout")
+    study = checkout / "results/tiny"
     command = [sys.executable, "-m", "snakemake"]
-    command += ["results/slurm/preferences/ai_pool_responses.jsonl"]
-    command += ["--profile", "profiles/slurm", "--configfile", config]
+    command += ["results/tiny/preferences/ai_pool_responses.jsonl"]
+    command += ["--profile", "profiles/slurm", "--configfile", "tests/tiny.yaml"]
     # No accounting data base here, and nobody waits 40 s for the first look.
     command += ["--slurm-status-command", "squeue", "--slurm-no-account"]
     command += ["--slurm-init-seconds-before-status-checks", "2", "--seconds-between-status-checks"]

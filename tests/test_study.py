@@ -24,7 +24,7 @@ from persuasion_rl.battles import BattleStore
 from persuasion_rl.config import load_study
 from persuasion_rl.files import read_json, read_jsonl, write_jsonl
 from persuasion_rl.studies import recorded_settings
-from running import ROOT, planned, snakemake, succeed
+from running import ROOT, copy_project, planned, snakemake, succeed
 
 pytestmark = pytest.mark.slow
 
@@ -54,20 +54,9 @@ def small(network_log):
 @pytest.fixture(scope="module")
 def checkout(small, tmp_path_factory):
     """A copy of the project with the study and Snakemake's records, to change things in."""
-    folder = tmp_path_factory.mktemp("checkout")
-    for name in (
-        "Snakefile",
-        "workflow",
-        "config",
-        "envs",
-        "profiles",
-        "resources/markers",
-        "resources/annotation",
-        "tests",
-        ".snakemake/metadata",
-    ):
-        subprocess.run(["cp", "-a", "--parents", name, folder], cwd=ROOT, check=True)
-    subprocess.run(["cp", "-a", "--parents", "results/small", folder], cwd=ROOT, check=True)
+    folder = copy_project(tmp_path_factory.mktemp("checkout"))
+    made = [".snakemake/metadata", "results/small"]
+    subprocess.run(["cp", "-a", "--parents", *made, folder], cwd=ROOT, check=True)
     return folder
 
 

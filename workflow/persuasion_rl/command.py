@@ -9,13 +9,22 @@ import errno
 import inspect
 import json
 import os
+import signal
 import sys
+import threading
+import time
 import types
 import typing
 from collections.abc import Callable
 from typing import Any
 
+import psutil
+
 from persuasion_rl.files import UserError
+
+WORKFLOW = "PERSUASION_RL_WORKFLOW"
+"""The variable with the process of the workflow that runs a stage; without it a stage runs by itself."""
+LOOKS_EVERY_S = 1
 
 
 def stage(*functions: Callable) -> None:
@@ -23,6 +32,8 @@ def stage(*functions: Callable) -> None:
 
     A module with several functions takes the name of the one to run as its first argument.
     """
+    if workflow := os.environ.get(WORKFLOW):
+        _end_with(int(workflow))
     words = sys.argv[1:]
     function = functions[0]
     if len(functions) > 1:
@@ -48,6 +59,24 @@ def stage(*functions: Callable) -> None:
             f"error: a file was not written whole, most likely because the disk is full ({error}); make room"
             " and ask for it again: a training goes on from its last whole checkpoint"
         )
+
+
+def _end_with(workflow: int) -> None:
+    """End by SIGTERM once the workflow is gone, killed say: what runs on would be in the way of the next one."""
+
+    def watch() -> None:
+        while _alive(workflow):
+            time.sleep(LOOKS_EVERY_S)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def _alive(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 SIGNS_OF_A_FULL_DISK = ("No space left on device", "iostream error", "PytorchStreamWriter failed")

@@ -10,7 +10,10 @@ from pathlib import Path
 # Jobs find the package here too where it is not installed (conda environments).
 PACKAGE = str(Path(workflow.basedir) / "workflow")
 sys.path.insert(0, PACKAGE)
-os.environ |= {"PYTHONPATH": os.pathsep.join(filter(None, [PACKAGE, os.getenv("PYTHONPATH")]))}
+os.environ |= {
+    "PYTHONPATH": os.pathsep.join(filter(None, [PACKAGE, os.getenv("PYTHONPATH")])),
+    "PERSUASION_RL_WORKFLOW": str(os.getpid()),  # jobs end when this process is gone
+}
 
 from persuasion_rl.answers import answers_digest
 from persuasion_rl.battles import votes_digest
