@@ -1,3 +1,9 @@
 """persuasion-rl: the stages of the study, one module a stage, each with a command line."""
 
+import os
+
 __version__ = "0.1.0"
+
+# Threads that wait for each other sleep: spinning, two jobs that share cores take several times as long. Here, since
+# OpenMP reads it once, when torch is first imported.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
