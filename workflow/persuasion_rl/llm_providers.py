@@ -6,22 +6,18 @@ request, or a UserError, which concerns all of them. Keys come from the environm
 
 import importlib
 import json
-import os
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
-from ipaddress import ip_address
 from typing import Any
-from urllib.parse import urlsplit
 
 from persuasion_rl.files import UserError
+from persuasion_rl.keys import VARIABLES, key_for, without_keys
 from persuasion_rl.llm_cache import Batch
 
-KEYS = {"openai": "OPENAI_API_KEY", "anthropic": "ANTHROPIC_API_KEY"}
-"""The environment variable with each provider's key."""
 CLOCKS_DIFFER_S = 300
 """By how much a provider's clock and ours may differ."""
 
@@ -70,12 +66,12 @@ class Provider(ABC):
     def __init__(self, settings):
         self._settings = settings
         self._official = settings.base_url is None
-        self._key = _key(self.name, settings.base_url)
+        key = key_for(self.name, settings.base_url, "judge llm")
         self._library = _library(self.name)
         # What the client does not put into its own words, where results are read as they come.
         self._broken = (importlib.import_module("httpx2").HTTPError, json.JSONDecodeError)
         self._client = self._connect(
-            api_key=self._key or "none",  # a server on this machine may need none
+            api_key=key or "none",  # a server on this machine may need none
             base_url=settings.base_url,
             timeout=settings.timeout_s,
             max_retries=0,
@@ -90,18 +86,14 @@ class Provider(ABC):
         with self._named_errors():
             body = self._send(self.wording(request))
         self.read(body)
-        return self._without_key(body)
+        return without_keys(body)
 
     def read(self, body: str) -> Reply:
         """Read a body; NoAnswer where it is none of this provider's."""
         try:
             return self._read(json.loads(body))
         except (ValueError, KeyError, IndexError, TypeError, AttributeError):
-            raise NoAnswer("broken_body", " ".join(self._without_key(body)[:100].split())) from None
-
-    def _without_key(self, text: str) -> str:
-        """A text from a server, which may say the key that it was sent."""
-        return text.replace(self._key, "[key]") if self._key else text
+            raise NoAnswer("broken_body", " ".join(without_keys(body)[:100].split())) from None
 
     @contextmanager
     def _named_errors(self) -> Iterator[None]:
@@ -120,10 +112,10 @@ class Provider(ABC):
         """What an HTTP error means."""
         status = error.status_code
         where = self._settings.base_url or self.name
-        said = f"status {status}: {' '.join(self._without_key(str(error.message)).split())[:200]}"
+        said = f"status {status}: {' '.join(without_keys(str(error.message)).split())[:200]}"
         if status in (401, 403):
             return UserError(
-                f"judge llm: {where} does not accept the key in {KEYS[self.name]} (status {status})"
+                f"judge llm: {where} does not accept the key in {VARIABLES[self.name]} (status {status})"
             )
         if status == 402 or getattr(error, "code", None) == "insufficient_quota":
             return UserError(f"judge llm: {where} gives no more credit ({said}); answers are kept")
@@ -144,7 +136,7 @@ class Provider(ABC):
     def _in_batch(self, rejected: bool, said: str) -> NoAnswer:
         """What kept a batch from answering one of its requests."""
         name = "rejected" if rejected else "server_error"
-        return NoAnswer(name, self._without_key(said)[:200], again=not rejected)
+        return NoAnswer(name, without_keys(said)[:200], again=not rejected)
 
     @abstractmethod
     def _connect(self, **settings) -> Any:
@@ -263,14 +255,14 @@ class OpenAI(Provider):
             batch = self._client.batches.retrieve(id_)
             if batch.status == "failed":
                 said = [error.message for error in (batch.errors and batch.errors.data) or []]
-                raise NoAnswer("rejected", self._without_key(" ".join(said[:1])), again=False)
+                raise NoAnswer("rejected", without_keys(" ".join(said[:1])), again=False)
             files = [name for name in (batch.output_file_id, batch.error_file_id) if name]
             texts = [self._client.files.content(name).text for name in files]
         for line in "".join(texts).splitlines():
             row = json.loads(line)
             response = row.get("response") or {}
             if response.get("status_code") == 200:
-                yield row["custom_id"], self._without_key(json.dumps(response["body"]))
+                yield row["custom_id"], without_keys(json.dumps(response["body"]))
             else:
                 rejected = 400 <= response.get("status_code", 500) < 429
                 said = json.dumps(row.get("error") or response.get("body"))
@@ -345,7 +337,7 @@ class Anthropic(Provider):
             for row in self._client.messages.batches.results(id_):
                 result = row.result.model_dump(mode="json")
                 if result["type"] == "succeeded":
-                    yield row.custom_id, self._without_key(json.dumps(result["message"]))
+                    yield row.custom_id, without_keys(json.dumps(result["message"]))
                     continue
                 said = result.get("error", {}).get("error", {})
                 rejected = said.get("type") == "invalid_request_error"
@@ -364,25 +356,6 @@ def _library(name: str):
         raise UserError(
             f"judge llm: the package {name} is not installed; pip install -e '.[{name}]'"
         ) from None
-
-
-def _key(provider: str, base_url: str | None) -> str | None:
-    """The provider's key, from the environment only."""
-    key = os.environ.get(KEYS[provider], "").strip()
-    if not key and not is_loopback(base_url):
-        raise UserError(
-            f"judge llm: the environment variable {KEYS[provider]} is not set; it must hold the key"
-        )
-    return key or None
-
-
-def is_loopback(url: str | None) -> bool:
-    """Whether a server is on this machine."""
-    host = urlsplit(url or "").hostname
-    try:
-        return host == "localhost" or ip_address(host or "").is_loopback
-    except ValueError:
-        return False
 
 
 def retry_after(headers) -> float | None:
