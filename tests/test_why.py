@@ -1,6 +1,12 @@
 """Why a file would be made again: what differs, told in words. What a whole study says of itself is in test_study.py."""
 
+import base64
+import os
+import subprocess
+import sys
+
 from persuasion_rl.why import differences
+from running import copy_project, succeed
 
 CODE = "['command:1d66', 'sft:29c8', 'training:948a']"
 FLAGS = "'--learning_rate 0.001 --lora_target_modules q_proj k_proj --bf16'"
@@ -49,3 +55,27 @@ def test_what_was_never_made_is_said_to_be_missing(command_line):
     assert run.returncode == 0, run.stderr
     assert "not there: " in run.stdout and "results/cmv/splits/sides.csv" in run.stdout
     assert "none of them has run yet" in run.stdout
+
+
+def test_a_file_whose_run_was_cut_off_is_said_to_be(tmp_path):
+    checkout = copy_project(tmp_path / "checkout")
+    corpus = "results/tiny/corpora/synthetic-changemyview/utterances.jsonl"
+    succeed(corpus, "--cores", 1, "--configfile", "tests/tiny.yaml", root=checkout)
+    # As Snakemake marks a file while its job runs.
+    mark = base64.b64encode(corpus.encode()).decode()
+    marks = checkout / ".snakemake/incomplete"
+    marks.mkdir(exist_ok=True)
+    (marks / mark).touch()
+
+    run = subprocess.run(
+        [sys.executable, "-m", "persuasion_rl.cli", "why", corpus]
+        + ["--configfile", "tests/tiny.yaml"],
+        cwd=checkout,
+        env=os.environ | {"PYTHONPATH": str(checkout / "workflow")},
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode == 0, run.stderr
+    assert "synthesize_corpus (synthetic-changemyview) would run:" in run.stdout
+    told = next(line for line in run.stdout.splitlines() if "was cut off before it ended" in line)
+    assert corpus in told

@@ -65,10 +65,12 @@ def _planned(target: str, configfile: Path | None) -> list[tuple[Any, Any]]:
                 config_settings=ConfigSettings(configfiles=[configfile] if configfile else []),
                 snakefile=Path("Snakefile"),
             )
-            settings = DAGSettings(targets={target}, max_checksum_file_size=LARGEST_CHECKED)
+            settings = DAGSettings(
+                targets={target}, max_checksum_file_size=LARGEST_CHECKED, force_incomplete=True
+            )
             # Neither a dry run, which ticks its jobs off, nor a drawing of the DAG keeps the reasons at hand.
             workflow = planned.dag(settings).workflow_api._workflow
-            workflow._prepare_dag(forceall=False, ignore_incomplete=True, lock_warn_only=True)
+            workflow._prepare_dag(forceall=False, ignore_incomplete=False, lock_warn_only=True)
             workflow._build_dag()
             dag = workflow.dag
             jobs = [job for level in dag.toposorted() for job in level if job.output]
@@ -82,8 +84,8 @@ def _planned(target: str, configfile: Path | None) -> list[tuple[Any, Any]]:
 
 def _causes(job: Any, reason: Any) -> Iterable[str]:
     """Why a job runs that has run before, unless it is because another one runs."""
-    if reason.incomplete_output:
-        yield f"incomplete: {', '.join(sorted(map(str, reason.incomplete_output)))}"
+    if reason.forced:
+        yield f"a run was cut off before it ended: {', '.join(sorted(map(str, job.output)))}"
     if reason.updated_input:
         yield f"changed: {', '.join(sorted(map(str, reason.updated_input)))}"
     if reason.input_changed:
@@ -164,7 +166,8 @@ def _cost(jobs: Iterable[Any]) -> str:
     ]
     seconds = sum(known)
     told = f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
-    many = "1 job" if len(jobs) == 1 else f"{len(jobs)} jobs"
+    if len(jobs) == 1:
+        return f"1 job; it took {told} when it last ran" if known else "1 job; it has not run yet"
     if not known:
-        return f"{many}; none of them has run yet"
-    return f"{many}; {len(known)} of them took {told} when they last ran, one after the other"
+        return f"{len(jobs)} jobs; none of them has run yet"
+    return f"{len(jobs)} jobs; {len(known)} of them took {told} when they last ran, one after the other"
