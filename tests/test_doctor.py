@@ -1,21 +1,41 @@
 """What the doctor says of this machine and a study: never a key, estimates that are called so, one thing to do next."""
 
+import re
 import shutil
+import socket
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from threading import Thread
 
 import pytest
 import yaml
 
-from persuasion_rl.config import load_study
-from persuasion_rl.doctor import QWEN, estimates, report, work
+from persuasion_rl.config import MODEL_FILES, load_study
+from persuasion_rl.doctor import MEMORY_GB, QWEN, estimates, footprint, report, work
 from running import ROOT
 
 PUBLISHED = ROOT / "config/config.yaml"
+CORPORA = ["corpora/winning-args-corpus", "corpora/subreddit-changemyview"]
 KEYS = {name: f"planted-{name}" for name in ("WANDB_API_KEY", "OPENAI_API_KEY", "HF_TOKEN")}
 
 
 def study(**changes):
     return load_study(yaml.safe_load(PUBLISHED.read_text()) | changes, PUBLISHED)
+
+
+def closed_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        return free.getsockname()[1]
+
+
+@pytest.fixture
+def here(elsewhere):
+    """The same with what the published study downloads."""
+    for folder in CORPORA + ["models/Qwen--Qwen2.5-0.5B-Instruct"]:
+        (elsewhere / "resources" / folder).mkdir(parents=True)
+        for name in ("utterances.jsonl", *MODEL_FILES):
+            (elsewhere / "resources" / folder / name).touch()
+    return elsewhere
 
 
 @pytest.fixture
@@ -24,6 +44,11 @@ def elsewhere(tmp_path, monkeypatch):
     for name in ("config", "resources/rubrics"):
         shutil.copytree(ROOT / name, tmp_path / name)
     monkeypatch.chdir(tmp_path)
+    # Nothing listens there: whether a server answers is found out on this machine only.
+    for name in ("http_proxy", "https_proxy"):
+        monkeypatch.setenv(name, f"http://127.0.0.1:{closed_port()}")
+    for name in ("no_proxy", "NO_PROXY", "HF_ENDPOINT"):
+        monkeypatch.delenv(name, raising=False)
     for name in KEYS:
         monkeypatch.delenv(name, raising=False)
     return tmp_path
@@ -43,13 +68,17 @@ def test_the_published_studys_work_is_that_of_a_count_by_hand():
     assert found.keys() == {
         "train sft", "train rlaif", "train rlhf", "train rlaif_rlhf",
         "sample the ai pool", "sample the human pool", "sample the evaluation",
+        "train the delta judge", "judge by delta", "measure losses and KL",
     }  # fmt: skip
 
 
 def test_one_model_more_is_that_much_more_work():
     models = yaml.safe_load(PUBLISHED.read_text())["models"]
     more = work(study(models=models | {"sft_s2": {"parent": "base", "method": "sft", "seed": 2}}))
-    assert more.pop("train sft_s2") == more["train sft"] and more == work(study())
+    assert more.pop("train sft_s2") == more["train sft"]
+    before = work(study())
+    assert more.pop("measure losses and KL") > before.pop("measure losses and KL")
+    assert more == before
 
 
 def test_times_are_called_estimates_and_fall_with_the_gpus_speed(elsewhere):
@@ -59,9 +88,9 @@ def test_times_are_called_estimates_and_fall_with_the_gpus_speed(elsewhere):
     assert "estimate" not in report(Path("config/demo.yaml")), "the stand-in is no Qwen2.5"
 
 
-def test_a_key_is_set_or_not_and_never_shown(elsewhere, monkeypatch):
+def test_a_key_is_set_or_not_and_never_shown(here, monkeypatch):
     assert "WANDB_API_KEY not set, so runs are kept offline" in report(Path("config/config.yaml"))
-    file = elsewhere / "config/llm.yaml"
+    file = here / "config/llm.yaml"
     settings = {"extends": "config.yaml", "study": "x", "labels": {"ai": {"judge": "llm"}}, "llm": {"model": "m"}}  # fmt: skip
     file.write_text(yaml.safe_dump(settings))
     assert report(file).splitlines()[-1] == "next: judge llm: set OPENAI_API_KEY"
@@ -71,8 +100,8 @@ def test_a_key_is_set_or_not_and_never_shown(elsewhere, monkeypatch):
     assert "OPENAI_API_KEY set" in told and "WANDB_API_KEY set" in told and "planted" not in told
 
 
-def test_there_is_one_thing_to_do_next(elsewhere):
-    config, results = Path("config/config.yaml"), elsewhere / "results/cmv"
+def test_there_is_one_thing_to_do_next(here):
+    config, results = Path("config/config.yaml"), here / "results/cmv"
 
     def following(made=None):
         if made:
@@ -81,7 +110,11 @@ def test_there_is_one_thing_to_do_next(elsewhere):
         return report(config).splitlines()[-1].removeprefix("next: ")
 
     assert "`snakemake data " in following()
-    assert "`snakemake unattended --profile aws-gpu`" in following("splits/summary.json")
+    import torch
+
+    where = "" if torch.cuda.is_available() else ", on a machine with a GPU"
+    unattended = following("splits/summary.json")
+    assert unattended.endswith(f"`snakemake unattended --profile aws-gpu`{where}")
     assert "`persuasion-rl annotate --study cmv`" in following(
         "preferences/human_pool_responses.jsonl"
     )
@@ -101,3 +134,43 @@ def test_what_is_missing_comes_first(elsewhere, command_line):
     assert run.returncode == 1 and run.stderr.splitlines() == [
         f"error: {elsewhere / 'nothing.yaml'}: no such configuration"
     ]
+
+
+def test_the_largest_rule_is_the_one_that_rules_ask_for():
+    asked = re.findall(
+        r"mem_mb=growing\(([\d_]+)\)",
+        "".join(file.read_text() for file in (ROOT / "workflow/rules").glob("*.smk")),
+    )
+    assert max(int(amount) for amount in asked) == MEMORY_GB * 1000
+
+
+def test_what_is_to_be_downloaded_can_be_had_or_not(elsewhere, monkeypatch):
+    config = Path("config/config.yaml")
+    assert "huggingface.co does not answer" in report(config)
+    assert report(config).splitlines()[-1].startswith("next: corpus winning-args-corpus: get it on")
+
+    class Refusing(BaseHTTPRequestHandler):
+        def do_HEAD(self):
+            self.send_error(403)
+
+        def log_message(self, *_):
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Refusing) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{server.server_port}"
+        monkeypatch.setenv("no_proxy", "127.0.0.1")
+        monkeypatch.setenv("HF_ENDPOINT", address)
+        told = report(config)
+        server.shutdown()
+    assert (
+        f"model Qwen/Qwen2.5-0.5B-Instruct  to be downloaded (about 1 GB); {address} answers"
+        in told
+    )
+
+
+def test_the_disk_that_a_study_takes_grows_with_its_data_and_models(here):
+    small, large = study(), study(data={"max_examples": 100_000})
+    assert footprint(large)["rows"] == 2 * footprint(small)["rows"]
+    assert footprint(small)["models from the Hub"] == 0, "it is here"
+    assert sum(footprint(study(data={"cmv_corpora": ["winning-args-corpus"]})).values()) < 5

@@ -20,6 +20,8 @@ from persuasion_rl.files import UserError
 
 SCHEMA = Path(__file__).parent.parent / "schemas" / "config.schema.yaml"
 BASE = "base"
+MODEL_FILES = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
+"""What a base model, or another model that plays, consists of."""
 SERVED = ("openai", "endpoint")
 """Engines whose models another server has."""
 HUMAN = "human"

@@ -9,16 +9,21 @@ import shutil
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+from urllib.error import HTTPError
+from urllib.request import Request as UrlRequest
+from urllib.request import urlopen
 
 import yaml
 
 from persuasion_rl.config import (
     BASE,
     HUMAN,
-    base_folder,
+    MODEL_FILES,
     load_study,
+    model_folder,
     needs_people,
     pool_sizes,
     recipe_of,
@@ -27,6 +32,7 @@ from persuasion_rl.config import (
 )
 from persuasion_rl.costs import costs_of
 from persuasion_rl.files import UserError
+from persuasion_rl.keys import VARIABLES, is_loopback
 
 ROW_TOKENS = 600
 """Assumed tokens of an SFT row, prompt and response."""
@@ -36,12 +42,28 @@ SUPERVISED = 0.5
 """Assumed share of an SFT row's tokens that are supervised, and so need the language-model head."""
 SHARE = 0.4
 """Assumed share of a GPU's peak that a training reaches."""
+DELTA_PAIRS = 20_000
+"""Assumed delta pairs that the delta judge learns from; how many there are shows when the data is made."""
 GPUS = {"A10G (g5.xlarge)": (70, 1.006), "T4 (g4dn.xlarge)": (65, 0.526), "H200": (790, None)}
-"""Dense 16-bit TFLOP/s, and USD an hour on demand in us-east-1 when this was written; spot prices are lower."""
-SPARE_GB = 5
-"""Free disk that a study needs besides its corpora and base model: rows, samples, checkpoints, reports."""
-MEMORY_GB = 8
+"""Dense 16-bit TFLOP/s, and USD an hour on demand in us-east-1 when this was written, where one is sold by itself;
+spot prices are lower."""
+MEMORY_GB = 12
 """Memory of the largest rule."""
+GPU_GB = 6
+"""Assumed memory of a GPU that a training needs: weights, and a row at a time with gradients checkpointed."""
+CORPUS_GB = {
+    "winning-args-corpus": 0.4,
+    "subreddit-changemyview": 7.0,
+    "persuasionforgood-corpus": 0.02,
+}
+"""About what a published corpus takes, at 1.4 kB an utterance."""
+HUB_MODEL_GB = 1.0
+EXAMPLE_KB = 30
+"""About what an example takes in all files of rows, tokens and pairs."""
+TRAINED_MODEL_GB = 0.1
+"""About what an adapter takes with its checkpoints, of which two are kept while it trains."""
+ANSWERS_WITHIN_S = 5
+CONVOKIT = "http://zissou.infosci.cornell.edu/convokit/datasets/"
 
 
 @dataclass(frozen=True)
@@ -77,7 +99,8 @@ def examine(study: dict[str, Any], file: Path) -> list[Finding]:
     return [
         Finding("study", f"{study['study']} ({file})"),
         *_machine(study),
-        *_inputs(study),
+        *_corpora(study),
+        *_models(study),
         *_keys(study),
     ]
 
@@ -94,45 +117,110 @@ def _machine(study: dict[str, Any]) -> Iterator[Finding]:
     yield Finding(
         "memory", f"{total:.0f} GB, {free:.0f} GB of it free, {os.cpu_count()} cores", few
     )
-    room = shutil.disk_usage(".").free / 2**30
-    low = f"make room: besides corpora a study takes about {SPARE_GB} GB" if room < SPARE_GB else ""
-    yield Finding("disk", f"{room:.0f} GB free here", low)
+    parts = footprint(study)
+    room, needed = shutil.disk_usage(".").free / 2**30, sum(parts.values())
+    told = ", ".join(f"{what} {size:.1f}" for what, size in parts.items() if size)
+    low = f"make room: this study takes about {needed:.1f} GB" if room < needed else ""
+    yield Finding("disk", f"{room:.0f} GB free; needed, about: {needed:.1f} GB ({told})", low)
     yield _gpu(study)
 
 
+def footprint(study: dict[str, Any]) -> dict[str, float]:
+    """About how many GB of disk a study takes by what takes them, at most: what is here already, too."""
+    if study["world"] is not None:
+        return {"all of it, synthetic": 0.2}
+    # Twice: a large file is dealt into parts in the temporary folder while it is read.
+    corpora = sum(2 * CORPUS_GB.get(name, 1.0) for name in _corpus_names(study))
+    hub = [source for source in _sources(study) if not Path(model_folder(source)).is_dir()]
+    return {
+        "corpora": corpora,
+        "models from the Hub": HUB_MODEL_GB * len(hub),
+        "rows": study["data"]["max_examples"] * EXAMPLE_KB / 1e6,
+        "trained models": TRAINED_MODEL_GB * len(study["models"]),
+    }
+
+
 def _gpu(study: dict[str, Any]) -> Finding:
+    """The GPU beside what the recipes want of it."""
     import torch
 
     wanted = study["device"]
     if not torch.cuda.is_available():
         todo = "run on a machine with a GPU, or set `device: cpu`" if wanted == "cuda" else ""
         return Finding("GPU", f"none (device: {wanted})", todo)
-    names = [
-        f"{torch.cuda.get_device_name(number)},"
-        f" {torch.cuda.get_device_properties(number).total_memory / 2**30:.0f} GB"
-        for number in range(torch.cuda.device_count())
-    ]
+    devices = map(torch.cuda.get_device_properties, range(torch.cuda.device_count()))
+    memory = {device.name: device.total_memory / 2**30 for device in devices}
     half = "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float16"
-    return Finding("GPU", f"{'; '.join(names)}; {half}")
+    small = [name for name, size in memory.items() if size < GPU_GB]
+    todo = f"{small[0]} has less than the {GPU_GB} GB that a training takes" if small else ""
+    if any(recipe.get("use_4bit") for recipe in study["recipes"].values()) and not find_spec(
+        "bitsandbytes"
+    ):
+        todo = "use_4bit needs bitsandbytes: pip install -e '.[qlora]'"
+    named = "; ".join(f"{name}, {size:.0f} GB" for name, size in memory.items())
+    return Finding("GPU", f"{named}; {half}", todo)
 
 
-def _inputs(study: dict[str, Any]) -> Iterator[Finding]:
-    """Corpora and the base model: here, made by the study, or to be downloaded."""
+def _corpus_names(study: dict[str, Any]) -> list[str]:
     data = study["data"]
-    names = data["cmv_corpora"] + ([data["p4g_corpus"]] if data["use_p4g"] else [])
+    return data["cmv_corpora"] + ([data["p4g_corpus"]] if data["use_p4g"] else [])
+
+
+def _corpora(study: dict[str, Any]) -> Iterator[Finding]:
+    """Corpora: here, made by the study, or to be downloaded."""
     if study["world"] is not None:
         yield Finding("corpora", "synthetic, made by the study")
-    else:
-        folder = Path(study["corpora_dir"] or "resources/corpora")
-        for name in names:
-            there = (folder / name / "utterances.jsonl").is_file()
-            yield Finding(f"corpus {name}", f"in {folder}" if there else "to be downloaded")
-    source = study["models"][BASE]["source"]
-    if source == "standin":
+        return
+    folder = Path(study["corpora_dir"] or "resources/corpora")
+    for name in _corpus_names(study):
+        if (folder / name / "utterances.jsonl").is_file():
+            yield Finding(f"corpus {name}", f"in {folder}")
+        elif study["corpora_dir"]:
+            todo = f"put it into {folder}, or leave corpora_dir out to download it"
+            yield Finding(f"corpus {name}", f"not in {folder}", todo)
+        else:
+            yield _to_be_downloaded(f"corpus {name}", CORPUS_GB.get(name), CONVOKIT)
+
+
+def _sources(study: dict[str, Any]) -> list[str]:
+    """Models that are not made by the study: its base, other players."""
+    others = study["evaluation"]["other_players"].values()
+    named = [study["models"][BASE]["source"], *(o["source"] for o in others if "source" in o)]
+    return [source for source in dict.fromkeys(named) if source != "standin"]
+
+
+def _models(study: dict[str, Any]) -> Iterator[Finding]:
+    """Models from elsewhere: here, or to be downloaded."""
+    if study["models"][BASE]["source"] == "standin":
         yield Finding("base model", "a stand-in, made by the study")
-    else:
-        there = Path(base_folder(study), "config.json").is_file()
-        yield Finding("base model", f"{source}, {'here' if there else 'to be downloaded (1 GB)'}")
+    for source in _sources(study):
+        folder = Path(model_folder(source))
+        if all((folder / name).is_file() for name in MODEL_FILES):
+            yield Finding(f"model {source}", f"in {folder}")
+        else:
+            hub = os.environ.get("HF_ENDPOINT", "https://huggingface.co")
+            yield _to_be_downloaded(f"model {source}", HUB_MODEL_GB, hub)
+    if embedding := study["evaluation"]["embedding_model"]:
+        yield Finding("embedding model", embedding)
+
+
+def _to_be_downloaded(what: str, size: float | None, address: str) -> Finding:
+    about = "" if size is None else f" (about {size:g} GB)"
+    if _answers(address):
+        return Finding(what, f"to be downloaded{about}; {address} answers")
+    todo = "get it on a machine with a network, or see that this one has one"
+    return Finding(what, f"to be downloaded{about}; {address} does not answer", todo)
+
+
+def _answers(address: str) -> bool:
+    """Whether a server answers at all."""
+    try:
+        urlopen(UrlRequest(address, method="HEAD"), timeout=ANSWERS_WITHIN_S).close()
+    except HTTPError:
+        return True
+    except OSError:
+        return False
+    return True
 
 
 def _keys(study: dict[str, Any]) -> Iterator[Finding]:
@@ -140,10 +228,26 @@ def _keys(study: dict[str, Any]) -> Iterator[Finding]:
     tracked = _is_set("WANDB_API_KEY")
     offline = ", so runs are kept offline" if mode == "online" and tracked == "not set" else ""
     yield Finding("W&B", f"{mode}; WANDB_API_KEY {tracked}{offline}")
+    if _sources(study):
+        yield Finding("Hub", f"HF_TOKEN {_is_set('HF_TOKEN')}; public models need none")
+    for who, provider, address in _asked(study):
+        needed = _is_set(VARIABLES[provider]) == "not set" and not is_loopback(address)
+        yield Finding(
+            who,
+            f"{VARIABLES[provider]} {_is_set(VARIABLES[provider])}",
+            f"set {VARIABLES[provider]}" if needed else "",
+        )
+
+
+def _asked(study: dict[str, Any]) -> Iterator[tuple[str, str, str | None]]:
+    """Servers that a study asks: who they are to it, whose key they want, their address."""
     if uses_llm(study):
-        key = "ANTHROPIC_API_KEY" if study["llm"]["provider"] == "anthropic" else "OPENAI_API_KEY"
-        needed = _is_set(key) == "not set" and study["llm"]["base_url"] is None
-        yield Finding("judge llm", f"{key} {_is_set(key)}", f"set {key}" if needed else "")
+        yield "judge llm", study["llm"]["provider"], study["llm"]["base_url"]
+    if study["sampling"]["engine"] == "openai":
+        yield "engine openai", "openai", study["sampling"]["base_url"]
+    for name, other in study["evaluation"]["other_players"].items():
+        if "endpoint" in other:
+            yield f"player {name}", "openai", other["endpoint"]
 
 
 def _is_set(name: str) -> str:
@@ -168,12 +272,29 @@ def work(study: dict[str, Any], size: Size = QWEN) -> dict[str, float]:
             tokens = pools[model["pool"]] * 2 * length * epochs
             reference = size.forward(tokens / epochs, length, longest / length)
             found[f"train {name}"] = 2 * size.forward(tokens, length, longest / length) + reference
-    for pool in {model.get("pool") for model in study["models"].values()} - {None}:
+    for pool in sorted({model.get("pool") for model in study["models"].values()} - {None}):
         draws = study["pools"][pool]["responses"] * pools[pool]
         found[f"sample the {pool} pool"] = _sampling(size, pools[pool], draws, longest)
     players = [p for p in study["evaluation"]["players"] if p != HUMAN]
-    prompts = len(players) * study["data"]["final_eval_size"]
+    held_out = study["data"]["final_eval_size"]
+    prompts = len(players) * held_out
     found["sample the evaluation"] = _sampling(size, prompts, prompts, longest)
+    return found | _judging(study, size, prompts)
+
+
+def _judging(study: dict[str, Any], size: Size, replies: int) -> dict[str, float]:
+    """The delta judge, and what is measured of the models: each text is read once, without sampling."""
+    length = PROMPT_TOKENS + study["sampling"]["max_new_tokens"]
+    judges = {*study["evaluation"]["judges"], study["labels"]["ai"]["judge"]}
+    pool = study["pools"]["ai"]["responses"] * pool_sizes(study["data"])["ai"]
+    found = {}
+    if "delta" in judges:
+        epochs = study["recipes"]["reward"]["num_train_epochs"]
+        rows = 2 * DELTA_PAIRS * epochs
+        found["train the delta judge"] = 2 * size.forward(rows * ROW_TOKENS, ROW_TOKENS, 0.0)
+        found["judge by delta"] = size.forward((pool + replies) * length, length, 0.0)
+    trained = len(study["models"]) * study["data"]["final_eval_size"]
+    found["measure losses and KL"] = 3 * size.forward(trained * length, length)
     return found
 
 
@@ -191,7 +312,8 @@ def estimates(study: dict[str, Any]) -> list[list[str]]:
         rows.append([stage, f"{flops / 1e15:.1f}"])
         for tera, price in GPUS.values():
             hours = flops / (tera * 1e12 * SHARE) / 3600
-            cost = f", ${hours * price:.2f}" if stage == "all" and price else ""
+            cost = f", {f'${hours * price:.2f}' if price else 'price unknown'}"
+            cost = cost if stage == "all" else ""
             rows[-1].append((f"{hours:.1f} h" if hours >= 1 else f"{60 * hours:.1f} min") + cost)
     return rows
 
@@ -203,16 +325,19 @@ def next_step(study: dict[str, Any], findings: list[Finding], file: Path) -> str
             return f"{finding.what}: {finding.todo}"
     results = Path("results", study["study"])
     named = "" if file == Path("config/config.yaml") else f" --configfile {file}"
-    run = "--profile aws-gpu" if study["device"] != "cpu" else "--cores all"
+    run, where = "--cores all", ""
+    if study["models"][BASE]["source"] != "standin" and study["device"] != "cpu":
+        here = any(f.what == "GPU" and not f.found.startswith("none") for f in findings)
+        run, where = "--profile aws-gpu", "" if here else ", on a machine with a GPU"
     waiting = any(needs_people(study, model) for model in study["models"])
     if not (results / "splits/summary.json").is_file():
         return f"the data and a page about it: `snakemake data --cores all{named}`"
     if waiting and not (results / "preferences/human_pool_responses.jsonl").is_file():
-        return f"all that needs no person: `snakemake unattended {run}{named}`"
+        return f"all that needs no person: `snakemake unattended {run}{named}`{where}"
     if waiting and not (results / "preferences/human_pool_labels.jsonl").is_file():
         return f"label the human pool: `persuasion-rl annotate --study {study['study']}`"
     if not (results / "report.html").is_file():
-        return f"the rest: `snakemake {run}{named}`"
+        return f"the rest: `snakemake {run}{named}`{where}"
     return f"read {results / 'report.html'}; `snakemake -n{named}` tells what is stale"
 
 
@@ -236,9 +361,11 @@ def report(file: Path) -> str:
         lines += ["", *_columns(estimates(study)), _assumed()]
     if costs := costs_of(Path("results", study["study"])):
         seconds = sum(cost.seconds for cost in costs)
+        dearest = sorted(costs, key=lambda cost: cost.seconds, reverse=True)[:3]
+        named = ", ".join(f"{cost.rule} {cost.seconds / 60:.1f}" for cost in dearest)
         lines += [
             "",
-            f"measured so far: {seconds / 60:.0f} min in {len(costs)} jobs (their last runs)",
+            f"measured: {seconds / 60:.1f} min in {len(costs)} jobs (their last runs), most of it {named}",
         ]
     return "\n".join([*lines, "", f"next: {next_step(study, findings, file)}"]) + "\n"
 
@@ -253,6 +380,6 @@ def _columns(rows: list[list[str]]) -> list[str]:
 
 def _assumed() -> str:
     return (
-        f"Estimates, not measured: Qwen2.5-0.5B's size, {ROW_TOKENS} tokens a row, {SHARE:.0%} of each GPU's 16-bit peak;"
+        f"Estimates, not measured: Qwen2.5-0.5B's size, {ROW_TOKENS} tokens a row, {DELTA_PAIRS:,} delta pairs, {SHARE:.0%} of each GPU's 16-bit peak;"
         " sampling is often slower. Prices: on demand, us-east-1."
     )

@@ -22,6 +22,7 @@ from persuasion_rl.config import (
     base_folder,
     BASE,
     HUMAN,
+    MODEL_FILES,
     SERVED,
     declared_comparisons,
     flags,
@@ -65,7 +66,6 @@ POOLS = [p for p in ALL_POOLS if any(model.get("pool") == p for model in MODELS.
 SYNTHETIC = STUDY["world"] is not None
 WAITS_FOR_PEOPLE = any(needs_people(STUDY, model) for model in MODELS)
 MODEL_SETTINGS = {"device": STUDY["device"], "trust_remote_code": STUDY["trust_remote_code"]}
-MODEL_FILES = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
 
 
 def study(path):
