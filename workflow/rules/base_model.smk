@@ -51,7 +51,7 @@ rule pretrain_standin:
         runtime=growing("1h"),
     params:
         folder=subpath(output.history, parent=True),
-        folders=CORPORA,
+        folders=lambda wildcards, input: folders_of(input.corpora),
         settings=flags(STUDY["standin"] | {"seed": STUDY["seed"]}),
         code=code("standin"),
     message:

@@ -115,6 +115,11 @@ def corpus_folder(name):
     return f"{STUDY['corpora_dir'] or 'resources/corpora'}/{name}"
 
 
+def folders_of(files):
+    """The folders of some files, each once. Of inputs, they are where a remote storage was copied to."""
+    return list(dict.fromkeys(map(os.path.dirname, files)))
+
+
 # Also where no example is of ChangeMyView: the delta judge learns from its pairs.
 CMV_CORPORA = [corpus_folder(name) for name in DATA["cmv_corpora"]]
 P4G_CORPORA = [corpus_folder(DATA["p4g_corpus"])] if DATA["use_p4g"] else []
@@ -142,6 +147,34 @@ def trained_models(method=None, unattended=False):
 def one_of(names):
     """A wildcard constraint; it matches nothing where there are no names."""
     return "|".join(names) or "(?!)"
+
+
+def constrained(path, **allowed):
+    """A path of an output whose wildcards take these values only, where two rules have like outputs.
+
+    In the path, since Snakemake (9.27) does not heed `wildcard_constraints:` of files in a remote storage.
+    """
+    for wildcard, names in allowed.items():
+        path = path.replace(f"{{{wildcard}}}", f"{{{wildcard},{one_of(names)}}}")
+    return path
+
+
+TRAINED_FILES = {
+    "adapter": "adapter_model.safetensors",
+    "config": "adapter_config.json",
+    "metrics": "metrics.json",
+    "history": "history.jsonl",
+    "recipe": "recipe.json",
+}
+
+
+def trained_files(method):
+    """What a training makes, for the models of a method."""
+    models = trained_models(method=method)
+    return {
+        name: constrained(study(f"models/{{model}}/{file}"), model=models)
+        for name, file in TRAINED_FILES.items()
+    }
 
 
 def adapters_of(model):
@@ -226,7 +259,7 @@ ASKED = ("provider", "model", "rubric", "max_tokens", "temperature")
 
 def rubric_for(judges):
     """The rubric of the judge llm as an input, where it is one of `judges`."""
-    return [STUDY["llm"]["rubric"]] if "llm" in judges else []
+    return [local(STUDY["llm"]["rubric"])] if "llm" in judges else []
 
 
 def judge_flags(judges):
@@ -234,9 +267,16 @@ def judge_flags(judges):
     asked = {name: STUDY["llm"][name] for name in ASKED}
     return flags(
         {"device": STUDY["device"], "seed": STUDY["seed"]}
-        | ({"base": BASE_FOLDER, "delta_adapter": DELTA_ADAPTER} if "delta" in judges else {})
         | ({"llm": json.dumps(asked, sort_keys=True)} if "llm" in judges else {})
     )
+
+
+def judge_place(wildcards, input):
+    """Where the delta judge is, if it is one of a rule's inputs; not compared, since the inputs are."""
+    if not input.delta:
+        return ""
+    base, adapter = input.delta[0], input.delta[len(MODEL_FILES)]
+    return flags({"base": os.path.dirname(base), "delta_adapter": adapter})
 
 
 def asking(judges):
@@ -381,16 +421,20 @@ def asking_flags(player):
     """How a player is asked that wants another format, or a length."""
     other = OTHERS[player]
     own_format = "messages" if "endpoint" in other else other["prompt_format"]
-    source = other.get("source")
     return flags(
         {
             "study_format": DATA["prompt_format"],
             "player_format": own_format,
             "match_length": other["match_length"],
-            "study_base": BASE_FOLDER,
-            "player_base": model_folder(source) if source else BASE_FOLDER,
         }
     )
+
+
+def asking_places(wildcards, input):
+    """Where the tokenizers of the study and of such a player are; not compared, since the inputs are."""
+    own = input.base or input.study_base  # an endpoint has none
+    bases = {"study_base": input.study_base[0], "player_base": own[0]}
+    return flags({name: os.path.dirname(file) for name, file in bases.items()})
 
 
 def sampling_flags(**more):
@@ -430,10 +474,9 @@ def readings(scope):
     return {player: study(f"evaluation/readings/{player}.jsonl") for player in read}
 
 
-def reading_files(scope):
-    """The same as flags."""
-    files = readings(scope)
-    return flags({"readings": pairs_of(files.values(), files)})
+def reading_flags_of(wildcards, input):
+    """The same as flags, of a rule that has them as inputs."""
+    return flags({"readings": pairs_of(input.readings, readings(wildcards.scope))})
 
 
 def looking_flags(player):
@@ -442,10 +485,10 @@ def looking_flags(player):
     return f"{sampling_flags(**player_engine(player))} {flags(few)}"
 
 
-MARKERS = expand(
-    "resources/markers/{name}.txt",
-    name=["boosters", "disrespect", "experience", "figures", "hedges", "sources"],
-)
+MARKERS = [
+    local(f"resources/markers/{name}.txt")
+    for name in ("boosters", "disrespect", "experience", "figures", "hedges", "sources")
+]
 
 
 def measured(scope):
@@ -470,9 +513,10 @@ def measured_files(wildcards):
     return {kind: list(files.values()) for kind, files in measured(wildcards.scope).items()}
 
 
-def measured_flags(scope):
-    """The same as flags."""
-    return flags({kind: pairs_of(f.values(), f) for kind, f in measured(scope).items()})
+def measured_flags(wildcards, input):
+    """The same as flags, of a rule that has them as inputs."""
+    kinds = measured(wildcards.scope)
+    return flags({kind: pairs_of(getattr(input, kind), names) for kind, names in kinds.items()})
 
 
 def embedding_files():

@@ -84,7 +84,7 @@ rule assign_sides:
         mem_mb=growing(8_000),
         runtime=growing("2h"),
     params:
-        folders=CORPORA,
+        folders=lambda wildcards, input: folders_of(input.corpora),
         settings=flags(
             DATA["split"]
             | {key: DATA[key] for key in ("near_duplicate", "official_split", "shingle_words")}

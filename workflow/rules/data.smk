@@ -49,7 +49,7 @@ rule process_cmv:
         mem_mb=growing(8_000),
         runtime=growing("4h"),
     params:
-        folders=CMV_CORPORA,
+        folders=lambda wildcards, input: folders_of(input.corpora),
         budget=BUDGET,
         code=code("cmv"),
     message:
@@ -82,7 +82,7 @@ rule process_p4g:
         mem_mb=growing(2_000),
         runtime=growing("1h"),
     params:
-        folders=P4G_CORPORA,
+        folders=lambda wildcards, input: folders_of(input.corpora),
         budget=BUDGET,
         settings=flags(
             {
@@ -177,7 +177,7 @@ rule check_leakage:
         mem_mb=growing(8_000),
         runtime=growing("2h"),
     params:
-        folders=CORPORA,
+        folders=lambda wildcards, input: folders_of(input.corpora),
         settings=flags({key: DATA[key] for key in ("near_duplicate", "shingle_words")}),
         code=code("leakage"),
     message:

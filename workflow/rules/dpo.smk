@@ -16,17 +16,11 @@ rule train_dpo:
         train=lambda wildcards: tokens(f"{MODELS[wildcards.model]['pool']}_train"),
         val=lambda wildcards: tokens(f"{MODELS[wildcards.model]['pool']}_val"),
     output:
-        adapter=ADAPTER,
-        config=study("models/{model}/adapter_config.json"),
-        metrics=study("models/{model}/metrics.json"),
-        history=study("models/{model}/history.jsonl"),
-        recipe=study("models/{model}/recipe.json"),
+        **trained_files("dpo"),
     log:
         study("logs/train_dpo/{model}.log"),
     benchmark:
         study("benchmarks/train_dpo/{model}.tsv")
-    wildcard_constraints:
-        model=one_of(trained_models(method="dpo")),
     conda:
         "../../envs/persuasion-rl.yaml"
     threads: 1

@@ -38,6 +38,7 @@ rule evaluate_prompts:
         prompts=study("preferences/final_eval_prompts.jsonl"),
         held_out=study("splits/sft_test.jsonl"),
         base=lambda wildcards: weights_of(wildcards.player),
+        study_base=BASE_MODEL,
     output:
         study("evaluation/prompts/{player}.jsonl"),
     log:
@@ -53,6 +54,7 @@ rule evaluate_prompts:
         runtime=growing("10m"),
     params:
         asking=lambda wildcards: asking_flags(wildcards.player),
+        bases=asking_places,
         code=code("player_prompts"),
     message:
         "Asking {wildcards.player} the held-out prompts in its own way"
@@ -60,7 +62,7 @@ rule evaluate_prompts:
         r"""
         python -m persuasion_rl.player_prompts \
             --prompts {input.prompts:q} --held_out {input.held_out:q} --output {output:q} \
-            {params.asking} 2> >(tee {log:q} >&2)
+            {params.asking} {params.bases} 2> >(tee {log:q} >&2)
         """
 
 
@@ -74,7 +76,9 @@ rule evaluate_model:
         prompts=lambda wildcards: prompts_for(wildcards.player),
         checked=study("splits/leakage.json"),
     output:
-        responses=study("evaluation/responses/{player}.jsonl"),
+        responses=study(
+            constrained("evaluation/responses/{player}.jsonl", player=[*MODELS, *OTHERS])
+        ),
     log:
         study("logs/evaluate_model/{player}.log"),
     benchmark:
@@ -206,6 +210,7 @@ rule evaluate_verdicts:
     params:
         players=lambda wildcards, input: pairs_of(input.responses, players_of(wildcards.scope)),
         judge=lambda wildcards: judge_flags([wildcards.judge]),
+        place=judge_place,
         asking=lambda wildcards, input: asking([wildcards.judge]),
         code=code("evaluation"),
     message:
@@ -215,7 +220,7 @@ rule evaluate_verdicts:
         python -m persuasion_rl.evaluation judge_players \
             --responses {params.players:q} --judge {wildcards.judge} \
             --verdicts {output:q} --threads {threads} \
-            {params.judge} {params.asking} 2> >(tee {log:q} >&2)
+            {params.judge} {params.place} {params.asking} 2> >(tee {log:q} >&2)
         """
 
 
@@ -427,7 +432,7 @@ rule evaluate_behaviour:
         unpack(measured_files),
         responses=lambda wildcards: player_responses(wildcards.scope),
         train=study("splits/sft_train.jsonl"),
-        concession="resources/markers/concession.txt",
+        concession=local("resources/markers/concession.txt"),
     output:
         shown(study("{scope}/behaviour.csv"), "Replies"),
     log:
@@ -441,7 +446,7 @@ rule evaluate_behaviour:
         runtime=growing("1h"),
     params:
         players=lambda wildcards, input: pairs_of(input.responses, players_of(wildcards.scope)),
-        measured=lambda wildcards: measured_flags(wildcards.scope),
+        measured=measured_flags,
         settings=flags({"draws": STUDY["evaluation"]["bootstrap"], "seed": STUDY["seed"]}),
         code=code("behaviour"),
     message:
@@ -458,7 +463,7 @@ rule evaluate_behaviour:
 rule read_honesty:
     input:
         responses=study("evaluation/responses/{player}.jsonl"),
-        rubric=STUDY["llm"]["honesty_rubric"],
+        rubric=local(STUDY["llm"]["honesty_rubric"]),
     output:
         study("evaluation/readings/{player}.jsonl"),
     log:
@@ -504,7 +509,7 @@ rule evaluate_honesty:
         runtime=growing("30m"),
     params:
         players=lambda wildcards, input: pairs_of(input.responses, players_of(wildcards.scope)),
-        readings=lambda wildcards: reading_files(wildcards.scope),
+        readings=reading_flags_of,
         settings=flags({"draws": STUDY["evaluation"]["bootstrap"], "seed": STUDY["seed"]}),
         code=code("honesty"),
     message:
@@ -536,7 +541,7 @@ rule keep_equally_honest:
         runtime=growing("30m"),
     params:
         players=lambda wildcards, input: pairs_of(input.responses, players_of(wildcards.scope)),
-        readings=lambda wildcards: reading_files(wildcards.scope),
+        readings=reading_flags_of,
         code=code("honesty"),
     message:
         "Finding comparisons of equally honest replies: judge {wildcards.judge}"

@@ -87,6 +87,7 @@ rule judge_trust:
         judges=trusted_judges("evaluation"),
         labels=lambda wildcards, input: pairs_of(input.labels, labelled_pools("evaluation")),
         settings=judge_flags(["delta", *LLM]),
+        place=judge_place,
         asking=lambda wildcards, input: asking(LLM),
         draws=STUDY["evaluation"]["bootstrap"],
         code=code("trust"),
@@ -97,7 +98,7 @@ rule judge_trust:
         python -m persuasion_rl.trust \
             --pairs {input.pairs:q} --sides {input.sides:q} --labels {params.labels:q} \
             --output {output:q} --draws {params.draws} --threads {threads} \
-            {params.judges} {params.settings} {params.asking} 2> >(tee {log:q} >&2)
+            {params.judges} {params.settings} {params.place} {params.asking} 2> >(tee {log:q} >&2)
         """
 
 
@@ -122,6 +123,7 @@ use rule judge_trust as judge_trust_unattended with:
         judges=trusted_judges("unattended"),
         labels=lambda wildcards, input: pairs_of(input.labels, labelled_pools("unattended")),
         settings=judge_flags(["delta", *LLM]),
+        place=judge_place,
         asking=lambda wildcards, input: asking(LLM),
         draws=STUDY["evaluation"]["bootstrap"],
         code=code("trust"),

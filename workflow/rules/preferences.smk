@@ -112,6 +112,7 @@ rule label_ai:
     params:
         settings=flags({key: STUDY["labels"]["ai"][key] for key in ("judge", "noise")}),
         judge=judge_flags([label_judge("ai")]),
+        place=judge_place,
         asking=lambda wildcards, input: asking([label_judge("ai")]),
         code=code("labels"),
     message:
@@ -120,7 +121,7 @@ rule label_ai:
         r"""
         python -m persuasion_rl.labels \
             --responses {input.responses:q} --labels {output:q} --threads {threads} \
-            {params.settings} {params.judge} {params.asking} 2> >(tee {log:q} >&2)
+            {params.settings} {params.judge} {params.place} {params.asking} 2> >(tee {log:q} >&2)
         """
 
 
@@ -149,6 +150,7 @@ rule simulate_annotators:
             }
         ),
         judge=judge_flags([label_judge(HUMAN)]),
+        place=judge_place,
         code=code("human_labels"),
     message:
         "Simulating annotators for the human pool"
@@ -156,7 +158,7 @@ rule simulate_annotators:
         r"""
         python -m persuasion_rl.human_labels simulate_annotators \
             --responses {input.responses:q} --answers {output:q} --threads {threads} \
-            {params.settings} {params.judge} 2> >(tee {log:q} >&2)
+            {params.settings} {params.judge} {params.place} 2> >(tee {log:q} >&2)
         """
 
 
@@ -177,7 +179,7 @@ rule export_human_labels:
         mem_mb=growing(2_000),
         runtime=growing("10m"),
     params:
-        answers=SIMULATED_ANSWERS if SIMULATED_PEOPLE else HUMAN_ANSWERS,
+        answers=lambda wildcards, input: input.simulated if SIMULATED_PEOPLE else HUMAN_ANSWERS,
         # People's answers outlive every clean-up and are no input: their digest is what makes this stale.
         digest=None if SIMULATED_PEOPLE else answers_digest(Path(HUMAN_ANSWERS)),
         settings=flags(

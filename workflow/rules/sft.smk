@@ -17,17 +17,11 @@ rule train_sft:
         val=tokens("sft_val"),
         checked=study("splits/leakage.json"),
     output:
-        adapter=ADAPTER,
-        config=study("models/{model}/adapter_config.json"),
-        metrics=study("models/{model}/metrics.json"),
-        history=study("models/{model}/history.jsonl"),
-        recipe=study("models/{model}/recipe.json"),
+        **trained_files("sft"),
     log:
         study("logs/train_sft/{model}.log"),
     benchmark:
         study("benchmarks/train_sft/{model}.tsv")
-    wildcard_constraints:
-        model=one_of(trained_models(method="sft")),
     conda:
         "../../envs/persuasion-rl.yaml"
     threads: 1
