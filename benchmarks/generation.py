@@ -22,6 +22,7 @@ from training import MODELS
 
 from persuasion_rl.command import note, stage
 from persuasion_rl.files import UserError, read_jsonl
+from persuasion_rl.studies import recorded_settings
 
 SEED = 1
 AIMS = {"cpu": 5, "cuda": 20}
@@ -56,7 +57,7 @@ def compare(
     rounds: int = 3,
     temperature: float = 0.7,
     top_p: float = 0.9,
-    max_new_tokens: int = 128,
+    max_new_tokens: int | None = None,
     batch_size: int = 64,
     device: str = "auto",
     threads: int = os.cpu_count() or 1,
@@ -64,14 +65,17 @@ def compare(
     """Time the three ways on the same prompts, `responses` a prompt, and print a table.
 
     Args:
-        study: a folder with models/base, models/{model} and preferences/ai_pool_prompts.jsonl.
+        study: a folder with config.yaml, models/base, models/{model} and preferences/ai_pool_prompts.jsonl.
         shape: a key of `training.MODELS`, for random weights of that shape and the tokenizer in the folder `tokenizer`.
+        max_new_tokens: as the study has it, where none is given.
         batch_size: of the plain batches and of ours.
     """
     from persuasion_rl.devices import peak_flops, pick_device, prepare_torch
     from persuasion_rl.engines import Settings, make_engine
     from persuasion_rl.sampling import Limits, Request
 
+    if max_new_tokens is None:
+        max_new_tokens = recorded_settings(study)["sampling"]["max_new_tokens"]
     prepare_torch(threads, SEED, device)
     device = pick_device(device)
     pool = list(read_jsonl(study / "preferences/ai_pool_prompts.jsonl"))[:prompts]

@@ -2,6 +2,10 @@
 similarity through real models."""
 
 import math
+import os
+import shutil
+import subprocess
+import sys
 from itertools import chain
 from pathlib import Path
 
@@ -9,11 +13,14 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from transformers import AutoTokenizer
 
+from conftest import WORKFLOW
 from persuasion_rl.behaviour import distinct, repeated_share, tabulate_behaviour
 from persuasion_rl.copying import SPAN, TrainingText
-from persuasion_rl.divergence import divergence, measure_divergence
+from persuasion_rl.divergence import _token_ids, divergence, measure_divergence
 from persuasion_rl.files import UserError, read_csv, read_jsonl, write_json, write_jsonl
+from persuasion_rl.likelihood import response_loss
 from persuasion_rl.markers import words
 from persuasion_rl.models import load_for_inference
 from persuasion_rl.similarity import compare_with_human, load_embedder
@@ -336,6 +343,43 @@ def test_a_trained_model_diverges_from_its_parent(files, sft, dpo, tmp_path):  #
     assert found[1]["log_ratio"] == pytest.approx(own - former, abs=1e-3)
 
 
+def test_a_bos_stands_before_the_prompt_only(tmp_path):
+    """As in training. Llama's tokenizers put one before every text."""
+    child, parent = (
+        opened_with_bos(write_scripted_base(tmp_path / name, table))
+        for name, table in (("child", CHILD), ("parent", PARENT))
+    )
+    model, tokenizer, _ = load_for_inference(child, [], "cpu")
+    bos, *_ = tokenizer("Hello")["input_ids"]
+    assert bos == tokenizer.eos_token_id
+    rows = player_rows(["A", "B"], cut=(1,))
+    found = [_token_ids(tokenizer, row) for row in rows]
+    assert all(prompt[0] == bos for prompt, _ in found)
+    (a, end), (b,) = (reply for _, reply in found)
+    assert tokenizer.convert_ids_to_tokens([a, end, b]) == ["A", END_OF_TEXT, "B"]
+    former, _, _ = load_for_inference(parent, [], "cpu")
+    measured = divergence(model, former, *found[0])
+    by_hand = math.log(0.8 / 0.5) + math.log(0.5 / 1.0)
+    assert measured["log_ratio"] == pytest.approx(by_hand, abs=1e-4)
+    nats = response_loss(model, tokenizer, [("Hello", "A"), ("Hello!", "A")])
+    assert nats == pytest.approx(-(math.log(0.8) + math.log(0.5)) / 2, abs=1e-4)
+
+
+def opened_with_bos(base: Path) -> Path:
+    """A base whose tokenizer puts a BOS before every text."""
+    from tokenizers import Tokenizer
+    from tokenizers.processors import TemplateProcessing
+
+    path = str(base / "tokenizer.json")
+    tokenizer = Tokenizer.from_file(path)
+    special = [(END_OF_TEXT, tokenizer.token_to_id(END_OF_TEXT))]
+    tokenizer.post_processor = TemplateProcessing(
+        single=f"{END_OF_TEXT} $A", special_tokens=special
+    )
+    tokenizer.save(path)
+    return base
+
+
 # Similarity
 
 
@@ -346,6 +390,7 @@ def embedder(tiny_base, tmp_path_factory) -> Path:  # noqa: F811
 
     folder = tmp_path_factory.mktemp("embedder")
     tokenizer = AutoTokenizer.from_pretrained(tiny_base / "base")
+    tokenizer.chat_template, tokenizer.padding_side = None, "right"  # as such models have them
     tokenizer.save_pretrained(folder)
     torch.manual_seed(0)
     BertModel(
@@ -385,9 +430,99 @@ def test_the_same_reply_is_similar_and_another_less_so(embedder, tmp_path):
     assert -1 <= other < 0.999
 
 
-def test_a_model_that_pools_otherwise_and_one_that_is_not_there_are_refused(embedder, tmp_path):
-    write_json(tmp_path / "1_Pooling/config.json", {"pooling_mode_cls_token": True})
-    with pytest.raises(UserError, match="does not pool by the mean"):
-        load_embedder(str(tmp_path), "cpu")
+def copied(embedder: Path, folder: Path, **changed) -> Path:
+    """The model with other files of sentence-transformers; None: without that one."""
+    shutil.copytree(embedder, folder)
+    for name, content in changed.items():
+        path = folder / {"pooling": "1_Pooling/config.json"}.get(name, f"{name}.json")
+        path.unlink(missing_ok=True)
+        if content is not None:
+            write_json(path, content)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("changed", "says"),
+    [
+        ({"pooling": {"pooling_mode_cls_token": True}}, "does not pool by the mean"),
+        (
+            {"pooling": {"pooling_mode_mean_tokens": True, "pooling_mode_max_tokens": True}},
+            "does not pool by the mean",
+        ),
+        ({"pooling": {"pooling_mode": "cls"}}, "does not pool by the mean"),
+        ({"pooling": None}, "does not say how it pools"),
+        (
+            {"modules": [{"type": "a.Transformer"}, {"type": "a.Pooling"}, {"type": "a.Dense"}]},
+            "does more than pool .modules.json: Dense",
+        ),
+    ],
+)
+def test_a_model_that_does_not_pool_by_the_mean_alone_is_refused(changed, says, embedder, tmp_path):
+    with pytest.raises(UserError, match=says) as refused:
+        load_embedder(str(copied(embedder, tmp_path / "embedder", **changed)), "cpu")
+    assert "\n" not in str(refused.value)
+
+
+def test_a_model_that_is_not_there_is_refused(tmp_path):
     with pytest.raises(UserError, match="was not loaded"):
         load_embedder(str(tmp_path / "nowhere"), "cpu")
+
+
+def test_a_text_is_cut_where_the_model_says(embedder, tmp_path):
+    """all-MiniLM-L6-v2 takes 256 tokens, though it has positions for 512."""
+    text = "Nobody is made to use bike lanes, and nobody ever was. " * 2
+    folder = copied(embedder, tmp_path / "short", sentence_bert_config={"max_seq_length": 12})
+    short, whole = (load_embedder(str(name), "cpu") for name in (folder, embedder))
+    tokenizer = AutoTokenizer.from_pretrained(embedder)
+    first = tokenizer.decode(tokenizer(text)["input_ids"][:12])
+    assert torch.allclose(short([text]), whole([first]), atol=1e-5)
+    assert not torch.allclose(short([text]), whole([text]), atol=1e-3)
+
+
+def test_embeddings_are_those_of_sentence_transformers(embedder, tmp_path):
+    """The library itself, where it is installed: its own folder, with its own settings."""
+    library = pytest.importorskip("sentence_transformers")
+    modules = library.sentence_transformer.modules
+    encoder = modules.Transformer(str(embedder), max_seq_length=20)
+    pooling = modules.Pooling(encoder.get_embedding_dimension(), pooling_mode="mean")
+    reference = library.SentenceTransformer(modules=[encoder, pooling], device="cpu")
+    reference.save(str(tmp_path / "saved"))
+    texts = ["Buses are cheap.", "Nobody is made to use bike lanes. " * 4]
+    theirs = torch.tensor(reference.encode(texts, normalize_embeddings=True))
+    assert torch.allclose(load_embedder(str(tmp_path / "saved"), "cpu")(texts), theirs, atol=1e-5)
+
+
+EMBED = """
+import sys
+from persuasion_rl.files import UserError
+from persuasion_rl.similarity import load_embedder
+try:
+    print(load_embedder(sys.argv[1], "cpu")(["Buses are cheap."]).shape)
+except UserError as error:
+    sys.exit(str(error))
+"""
+
+
+def test_a_model_of_the_hub_is_held_to_the_same(embedder, tmp_path):
+    """In the Hub's cache, without a network."""
+    for name, pooling in (
+        ("mean", {"pooling_mode_mean_tokens": True}),
+        ("cls", {"pooling_mode_cls_token": True}),
+        ("partly", None),  # only what transformers itself has fetched
+    ):
+        repository = tmp_path / f"models--org--{name}"
+        (repository / "refs").mkdir(parents=True)
+        (repository / "refs/main").write_text("0" * 40)
+        copied(embedder, repository / "snapshots" / ("0" * 40), pooling=pooling)
+
+    def embed(name: str) -> subprocess.CompletedProcess:
+        offline = {"HF_HUB_CACHE": str(tmp_path), "HF_HUB_OFFLINE": "1"}
+        return subprocess.run(
+            [sys.executable, "-c", EMBED, f"org/{name}"],
+            env=os.environ | {"PYTHONPATH": str(WORKFLOW)} | offline,
+            capture_output=True, text=True, timeout=120,
+        )  # fmt: skip
+
+    assert embed("mean").stdout == "torch.Size([1, 16])\n"
+    assert "org/cls does not pool by the mean" in embed("cls").stderr
+    assert "org/partly does not say how it pools" in embed("partly").stderr

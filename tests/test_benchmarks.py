@@ -1,6 +1,7 @@
-"""The benchmark of training runs end to end, and its ways train alike where they must."""
+"""Benchmarks run end to end, and what they compare is alike where it must be."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -8,6 +9,9 @@ import sys
 import pytest
 
 from conftest import PROJECT, WORKFLOW
+from persuasion_rl.files import write_jsonl, write_text
+from test_sampling import pool_rows
+from test_training import files, sft, tiny_base  # noqa: F401
 
 
 @pytest.fixture
@@ -61,3 +65,33 @@ def test_coverage_is_counted_of_every_interval():
     cells = [line.strip("| ").split(" | ") for line in done.stdout.splitlines() if "%" in line]
     shares = {name: float(share.rstrip("%")) for name, share in cells if name[:3] != "95%"}
     assert len(shares) == 8 and all(share > 75 for share in shares.values()), shares
+
+
+@pytest.mark.slow
+def test_generation_is_timed_in_three_ways_within_the_studys_limit(files, sft, tmp_path):  # noqa: F811
+    shutil.copytree(files.base, tmp_path / "models/base")
+    shutil.copytree(sft.parent, tmp_path / "models/sft")
+    write_text(tmp_path / "config.yaml", "sampling: {max_new_tokens: 7}\n")
+    pool = pool_rows(["Hello", "Hello!", "No"])
+    write_jsonl(tmp_path / "preferences/ai_pool_prompts.jsonl", pool)
+    words = f"--study {tmp_path} --rounds 2 --threads 1"
+    done = subprocess.run(
+        [sys.executable, PROJECT / "benchmarks/generation.py", *words.split()]
+        + ["--device", "cpu", "--batch_size", "4"],
+        env=os.environ | {"PYTHONPATH": str(WORKFLOW)},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    told = " ".join(done.stdout.split())
+    assert re.search(r"commit [0-9a-f]{7,}\+?; torch", told)
+    assert "3 prompts x 2, at most 7 tokens, 4 at a time; 2 rounds" in told
+    table = {
+        cells[0]: [float(cell.replace(",", "")) for cell in cells[1:3]]
+        for line in done.stdout.splitlines()
+        if (cells := line.strip("| ").split(" | "))[0] in ("one at a time", "plain batches", "ours")
+    }
+    assert len(table) == 3
+    for responses, tokens in table.values():
+        assert 0 < tokens / responses <= 7.3  # both are rounded

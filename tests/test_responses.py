@@ -184,13 +184,16 @@ def test_gathering_keeps_the_order_of_shards(tmp_path):
     rows[1]["responses"][0] = response("a", "length")
     rows[4]["responses"][1] = response("a")
     rows[5]["responses"] = [response(""), response("a", "length")]
+    rows.append({**rows[0], "responses": [response("a"), response("", "content_filter")]})
     shards = [tmp_path / "b.jsonl", tmp_path / "a.jsonl"]
     write_jsonl(shards[0], rows[:4])
     write_jsonl(shards[1], rows[4:])
     output, counts = tmp_path / "pool.jsonl", tmp_path / "counts.json"
     returned = gather_pool(shards=shards, output=output, counts=counts)
     assert [row["metadata"]["prompt_id"] for row in read_jsonl(output)] == [0, 2, 3]
-    assert returned == read_json(counts) == {"made": 3, "cut": 1, "identical": 1, "empty": 1}
+    assert returned == read_json(counts) == {
+        "made": 3, "cut": 1, "identical": 1, "empty": 1, "content_filter": 1
+    }  # fmt: skip
 
 
 def test_a_pool_without_any_pair_is_refused_in_one_line(tmp_path):

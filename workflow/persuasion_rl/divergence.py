@@ -50,8 +50,9 @@ def measure_divergence(
 
 
 def _token_ids(tokenizer, row: dict) -> tuple[list[int], list[int]]:
-    """Prompt and reply; the reply with EOS where the model ended it."""
-    prompt, reply = (tokenizer(row[key])["input_ids"] for key in ("prompt", "response"))
+    """Prompt and reply, as `tokens` makes them; the reply with EOS where the model ended it."""
+    prompt = tokenizer(row["prompt"])["input_ids"]
+    reply = tokenizer(row["response"], add_special_tokens=False)["input_ids"]
     ended = row["metadata"]["finish_reason"] == "stop"
     return prompt, [*reply, tokenizer.eos_token_id] if ended else reply
 

@@ -6,7 +6,8 @@ they end. Requests come in any order; each is drawn once.
 
 import importlib
 import json
-import os
+import re
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -14,16 +15,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from persuasion_rl.command import note
 from persuasion_rl.devices import pick_device
 from persuasion_rl.files import UserError, read_json, text_digest
+from persuasion_rl.keys import VARIABLES, key_for, without_keys
 from persuasion_rl.models import ADAPTER_CONFIG, check_lineage, load_for_inference, load_tokenizer
-from persuasion_rl.responses import CUT, STOPPED
+from persuasion_rl.responses import CUT, FILTERED, REFUSED, REJECTED, STOPPED, UNTOLD
 from persuasion_rl.sampling import Limits, Request, Sample, step_seeds
 
 SOME = 0.25
 """The share of a batch that leaves it together."""
 AT_ONCE = 2048
 """Requests that vLLM gets in one call: what it has drawn of them is lost if it is killed."""
+BODY_WAITS_S = (1, 4, 16, 60)
+"""Pauses before a server is asked again whose answer was cut or none of its own, as a proxy's page."""
 
 
 @dataclass(frozen=True)
@@ -297,7 +302,7 @@ class Vllm(Engine):
 
     def _draw(self, requests: list[Request]) -> list[Sample]:
         vllm = _library("vllm", "snakemake --sdm conda takes envs/vllm.yaml")
-        llm, tokenizer, adapter = self._load(vllm)
+        llm, tokenizer, ends, adapter = self._load(vllm)
         limits = self.settings.limits
         prompts = tokenizer([request.prompt for request in requests])["input_ids"]
         outputs = llm.generate(
@@ -308,7 +313,7 @@ class Vllm(Engine):
                     top_p=limits.top_p,
                     max_tokens=limits.max_new_tokens,
                     seed=self._seed(request),
-                    stop_token_ids=[tokenizer.eos_token_id],
+                    stop_token_ids=ends,
                     watermarking=False,
                 )
                 for request in requests
@@ -320,7 +325,7 @@ class Vllm(Engine):
         return [Sample(d.text.strip(), len(d.token_ids), d.finish_reason) for d in drawn]
 
     def _load(self, vllm):
-        """The engine, the tokenizer and the adapter, loaded once."""
+        """The engine, the tokenizer, the tokens that end a response and the adapter, loaded once."""
         if self._loaded is None:
             s = self.settings
             more, adapter = {}, None
@@ -341,8 +346,24 @@ class Vllm(Engine):
                 generation_config="vllm",  # not the base model's own repetition penalty
                 **more,
             )
-            self._loaded = llm, load_tokenizer(s.base, s.trust_remote_code), adapter
+            tokenizer = load_tokenizer(s.base, s.trust_remote_code)
+            ends = _ends(s, tokenizer)
+            self._loaded = llm, tokenizer, ends, adapter
         return self._loaded
+
+
+def _ends(settings: Settings, tokenizer) -> list[int]:
+    """What ends a response, as `load_for_inference` has it: EOS, and what else the base model ships with."""
+    from transformers import AutoConfig, GenerationConfig
+
+    try:
+        shipped = GenerationConfig.from_pretrained(settings.base)
+    except OSError:  # it has no generation_config.json
+        trust = settings.trust_remote_code
+        shipped = AutoConfig.from_pretrained(settings.base, trust_remote_code=trust)
+    ends = shipped.eos_token_id
+    ends = ends if isinstance(ends, list) else [ends]
+    return sorted({tokenizer.eos_token_id, *(end for end in ends if end is not None)})
 
 
 class Server(Engine):
@@ -359,32 +380,114 @@ class Server(Engine):
     )
 
     def draw(self, requests: list[Request]) -> Iterator[tuple[Request, Sample]]:
-        openai = _library("openai", "pip install -e '.[openai]'")
-        s = self.settings
-        key = os.environ.get("OPENAI_API_KEY", "none")
-        client = openai.OpenAI(api_key=key, base_url=s.base_url, max_retries=5)
-        try:
-            with ThreadPoolExecutor(s.batch_size) as pool:
-                waiting = {pool.submit(self._ask, client, r): r for r in requests}
-                try:
-                    for done in as_completed(waiting):
-                        yield waiting[done], done.result()
-                finally:
-                    pool.shutdown(cancel_futures=True)
-        except openai.NotFoundError:
-            raise UserError(
-                f"engine {self.name}, {s.base_url}: knows no model {s.model!r}; {self._hint}"
-            ) from None
-        except openai.OpenAIError as error:
-            said = " ".join(str(error).split())[:300]
-            raise UserError(
-                f"engine {self.name}, {s.base_url}: {said}; what was drawn is kept"
-            ) from None
+        """A request that the server rejects has an empty sample that says so. Whatever else goes wrong, the requests
+        under way are waited for and yielded before it is a UserError."""
+        client = self._connect()
+        failures: list[UserError] = []
+        rejected: list[str] = []
+
+        def ask(request: Request) -> Sample | None:
+            if failures:
+                return None
+            try:
+                return self._ask(client, request)
+            except _Rejected as error:
+                rejected.append(str(error))
+                return Sample("", 0, error.reason)
+            except UserError as error:
+                failures.append(error)
+                return None
+
+        with ThreadPoolExecutor(self.settings.batch_size) as pool:
+            waiting = {pool.submit(ask, request): request for request in requests}
+            try:
+                for done in as_completed(waiting):
+                    if (sample := done.result()) is not None:
+                        yield waiting[done], sample
+            finally:
+                pool.shutdown(cancel_futures=True)
+        if rejected:
+            note(f"{self._who}: rejected {len(rejected)} of the requests, the first: {rejected[0]}")
+        if failures:
+            raise failures[0]
+
+    @property
+    def _who(self) -> str:
+        return f"engine {self.name}, {self.settings.base_url}"
+
+    def _connect(self):
+        """The official client, which tries again what may pass: 408, 409, 429, 5xx, no connection."""
+        openai = self._openai
+        base_url = self.settings.base_url
+        key = key_for("openai", base_url, self._who)
+        return openai.OpenAI(api_key=key or "none", base_url=base_url, max_retries=5)
+
+    @property
+    def _openai(self):
+        return _library("openai", "pip install -e '.[openai]'")
 
     def _ask(self, client, request: Request) -> Sample:
-        answer = client.completions.create(prompt=request.prompt, **self._limits(request))
-        choice = answer.choices[0]
-        return Sample(choice.text.strip(), answer.usage.completion_tokens, choice.finish_reason)
+        """
+        Raises:
+            _Rejected: this request has no answer. UserError: no request would have one, or not now.
+        """
+        for wait_s in (*BODY_WAITS_S, None):
+            try:
+                body = self._send(client, request)
+            except self._openai.OpenAIError as error:
+                raise self._named(error) from None
+            try:
+                return self._read(json.loads(body))
+            except (ValueError, KeyError, IndexError, TypeError, AttributeError):
+                if wait_s is not None:
+                    time.sleep(wait_s)
+        raise UserError(
+            f"{self._who}: answers what is no completion ({_one_line(body)!r}); what was drawn is kept"
+        )
+
+    def _named(self, error) -> Exception:
+        """What an error of the client means."""
+        status = getattr(error, "status_code", None)
+        said = _one_line(str(error))
+        if status in (401, 403):
+            return UserError(
+                f"{self._who}: does not accept the key in {VARIABLES['openai']}, or there is none: {said}"
+            )
+        if status == 404:
+            return UserError(
+                f"{self._who}: knows no model {self.settings.model!r}; {self._hint}: {said}"
+            )
+        if status is None or status in (402, 408, 409, 425, 429) or status >= 500:
+            return UserError(f"{self._who}: {said}; what was drawn is kept")
+        filtered = getattr(error, "code", None) == FILTERED
+        return _Rejected(said, FILTERED if filtered else REJECTED)
+
+    def _send(self, client, request: Request) -> str:
+        """The body of the server's answer."""
+        ask = client.completions.with_raw_response.create
+        return ask(prompt=request.prompt, **self._limits(request)).http_response.text
+
+    def _read(self, answer: dict) -> Sample:
+        """A sample from the JSON of a body; what a refused one says is not kept."""
+        choice = answer["choices"][0]
+        text, reason = self._said(choice)
+        text = "" if reason in (FILTERED, REFUSED) else without_keys(text.strip())
+        tokens = (answer.get("usage") or {}).get("completion_tokens")
+        if not isinstance(tokens, int):
+            tokens = self._count(text) + (reason == STOPPED)
+        return Sample(text, tokens, without_keys(reason))
+
+    def _said(self, choice: dict) -> tuple[str, str]:
+        """Text and finish reason."""
+        return choice["text"] or "", choice.get("finish_reason") or UNTOLD
+
+    def _count(self, text: str) -> int:
+        """A text's tokens, where the server does not count them."""
+        if self._tokenizer is None:
+            self._tokenizer = load_tokenizer(self.settings.base, self.settings.trust_remote_code)
+        return len(self._tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    _tokenizer = None
 
     def _limits(self, request: Request) -> dict[str, Any]:
         limits = self.settings.limits
@@ -403,13 +506,32 @@ class Endpoint(Server):
     name = "endpoint"
     _hint = "see evaluation.other_players"
 
-    def _ask(self, client, request: Request) -> Sample:
-        answer = client.chat.completions.create(
-            messages=json.loads(request.prompt), **self._limits(request)
-        )
-        choice = answer.choices[0]
-        text = (choice.message.content or "").strip()
-        return Sample(text, answer.usage.completion_tokens, choice.finish_reason)
+    def _send(self, client, request: Request) -> str:
+        ask = client.chat.completions.with_raw_response.create
+        return ask(messages=json.loads(request.prompt), **self._limits(request)).http_response.text
+
+    def _said(self, choice: dict) -> tuple[str, str]:
+        message = choice["message"]
+        if message.get("refusal"):
+            return "", REFUSED
+        return message.get("content") or "", choice.get("finish_reason") or UNTOLD
+
+    def _count(self, text: str) -> int:
+        """Words and marks: its tokenizer is not here."""
+        return len(re.findall(r"\w+|[^\w\s]", text))
+
+
+class _Rejected(Exception):
+    """A request that the server does not take, while it may take others. `reason` is its finish reason."""
+
+    def __init__(self, said: str, reason: str):
+        super().__init__(said)
+        self.reason = reason
+
+
+def _one_line(said: str) -> str:
+    """What a server said, short and without a key."""
+    return " ".join(without_keys(said).split())[:300]
 
 
 def _library(name: str, how: str):

@@ -9,8 +9,8 @@ from persuasion_rl.command import note, stage
 from persuasion_rl.config import SERVED
 from persuasion_rl.devices import prepare_torch
 from persuasion_rl.engines import Engine, Settings, make_engine
-from persuasion_rl.files import read_jsonl, write_jsonl, write_text
-from persuasion_rl.responses import faults, outcome
+from persuasion_rl.files import UserError, read_jsonl, write_jsonl, write_text
+from persuasion_rl.responses import REJECTED, faults, outcome
 from persuasion_rl.sample_store import SampleStore
 from persuasion_rl.sampling import Limits, Request, Sample
 
@@ -54,7 +54,8 @@ def respond_to_pool(
 
     One row: {"prompt", "responses": [{"text", "tokens", "finish_reason", "draws"}, ...], "metadata": {...,
     "model_digest", "engine", "reproducible"}}. A response that is empty, cut, or equal to an earlier one of its prompt
-    is drawn again up to `redraws` times, then left as it is: `gather_pool` counts it out.
+    is drawn again up to `redraws` times, then left as it is: `gather_pool` counts it out. So is one that a server
+    refused, by its finish reason.
 
     Args:
         state: where samples outlive a killed job. model, base_url: for the engine openai.
@@ -95,7 +96,11 @@ def _promise(engine: Engine) -> dict:
 def _draw_usable(
     store: SampleStore, prompts: dict[str, str], responses: int, redraws: int
 ) -> dict[str, list[Drawn]]:
-    """The samples of each prompt (id -> text), the faulty ones drawn again within bounds."""
+    """The samples of each prompt (id -> text), the faulty ones drawn again within bounds.
+
+    Raises:
+        UserError: a server rejected every request that it ever got.
+    """
     drawn: dict[tuple[str, int], Drawn] = {}
     numbers = range(1, responses + 1)
     wanted = [Request(id_, prompt, number) for id_, prompt in prompts.items() for number in numbers]
@@ -107,8 +112,10 @@ def _draw_usable(
             replace(one.request, draw=one.request.draw + 1)
             for ones in found.values()
             for one, fault in zip(ones, faults([one.told() for one in ones]), strict=True)
-            if fault and one.request.draw < redraws
+            if fault not in (None, REJECTED) and one.request.draw < redraws
         ]
+    if not store.kept:
+        raise UserError("the server rejected every request; what it said stands in the line above")
     return found
 
 
@@ -141,7 +148,8 @@ def respond_to_evaluation(
     first: int | None = None,
     to_read: Path | None = None,
 ) -> int:
-    """Sample one response a prompt, nothing drawn again.
+    """Sample one response a prompt, nothing drawn again. A reply that a server refused is an empty text with its
+    finish reason.
 
     One row: {"prompt", "response", "metadata": {..., "finish_reason", "tokens", "model_digest", "engine",
     "reproducible"}}. Where a row has "asked" (`player_prompts`), that is what the model gets. Arguments as those of

@@ -18,7 +18,8 @@ def response_loss(model, tokenizer, rows: list[tuple[str, str]]) -> float:
     from tqdm import tqdm
 
     prompts = tokenizer([prompt for prompt, _ in rows])["input_ids"]
-    responses = tokenizer([response + tokenizer.eos_token for _, response in rows])["input_ids"]
+    replies = tokenizer([response for _, response in rows], add_special_tokens=False)["input_ids"]
+    responses = [[*reply, tokenizer.eos_token_id] for reply in replies]  # as `tokens` makes them
     pairs = sorted(zip(prompts, responses, strict=True), key=lambda pair: -len(pair[0] + pair[1]))
     total = tokens = 0.0
     with tqdm(total=len(pairs), desc="loss", unit="row") as bar:

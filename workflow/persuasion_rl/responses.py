@@ -10,14 +10,20 @@ from persuasion_rl.files import UserError, read_jsonl, write_json, write_jsonl
 
 STOPPED, CUT = "stop", "length"
 """Finish reasons: the model ended its response, or the limit cut it."""
+FILTERED, REFUSED, REJECTED = "content_filter", "refusal", "rejected"
+"""Of servers: a filter or the model kept the response back, or the request was not taken. There is no text then."""
+UNTOLD = "untold"
+"""Of a server that gives no finish reason."""
 
 
 def faults(responses: list[dict]) -> list[str | None]:
-    """What keeps each response of a prompt from being used: "cut", "empty", "identical" to one before, or None."""
+    """What keeps each response of a prompt from being used: "cut", "empty", "identical" to one before, the finish
+    reason where it is another one, or None."""
     found, seen = [], set()
     for response in responses:
-        if response["finish_reason"] != STOPPED:
-            found.append("cut")
+        reason = response["finish_reason"]
+        if reason != STOPPED:
+            found.append("cut" if reason == CUT else reason)
         elif not response["text"]:
             found.append("empty")
         else:

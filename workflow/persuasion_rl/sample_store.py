@@ -8,32 +8,35 @@ from pathlib import Path
 from persuasion_rl.code_digest import module_digests
 from persuasion_rl.engines import Engine
 from persuasion_rl.files import text_digest
+from persuasion_rl.responses import REJECTED
 from persuasion_rl.sampling import Request, Sample
 
 
 class SampleStore:
     """An engine's samples as JSON lines, in a folder of `state` named by all that they depend on: the engine and its
-    code, the model, the seed, the limits.
+    code, whether it is reproducible, the model, the seed, the limits. The server of the engine openai may move, for
+    the model is the study's; an endpoint at another address is another one.
 
     Every process writes a file of its own and reads all that are there. So shards of any size share their samples,
-    no two jobs write to one file, and nothing follows a line that a kill cut off.
+    no two jobs write to one file, and nothing follows a line that a kill cut off. A request that a server rejected
+    is asked again by the next process: it has no sample, and the server may be mended.
     """
 
     def __init__(self, state: Path, engine: Engine):
         s = engine.settings
-        served = s.model if s.base_url else ""
-        code = module_digests("engines")
+        server = {"openai": (s.model,), "endpoint": (s.model, s.base_url)}.get(engine.name)
+        drawer = (engine.name, engine.reproducible, server, *module_digests("engines"))
         self._engine = engine
-        self._folder = state / text_digest(engine.name, served, s.digest, s.seed, s.limits, *code)
+        self._folder = state / text_digest(s.digest, s.seed, s.limits, *drawer)
         there = sorted(self._folder.glob("*.jsonl"))
-        self._found = {key: sample for file in there for key, sample in _lines(file)}
+        self.kept = {key: sample for file in there for key, sample in _lines(file)}
         name = f"{len(there):05}-{os.uname().nodename}-{os.getpid()}.jsonl"
         self._own = self._folder / name
 
     def draw(self, requests: list[Request]) -> Iterator[tuple[Request, Sample]]:
         """Each request with its sample: those that are kept, then the others as they are drawn and kept."""
         keys = {request: text_digest(*vars(request).values()) for request in requests}
-        there = {request: self._found[key] for request, key in keys.items() if key in self._found}
+        there = {request: self.kept[key] for request, key in keys.items() if key in self.kept}
         yield from there.items()
         missing = [request for request in requests if request not in there]
         if not missing:
@@ -41,8 +44,10 @@ class SampleStore:
         self._folder.mkdir(parents=True, exist_ok=True)
         with self._own.open("a", encoding="utf-8") as lines:
             for request, sample in self._engine.draw(missing):
-                lines.write(json.dumps([keys[request], *vars(sample).values()]) + "\n")
-                lines.flush()
+                if sample.finish_reason != REJECTED:
+                    self.kept[keys[request]] = sample
+                    lines.write(json.dumps([keys[request], *vars(sample).values()]) + "\n")
+                    lines.flush()
                 yield request, sample
 
 

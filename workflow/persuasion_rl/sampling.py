@@ -44,7 +44,7 @@ class Request:
 class Sample:
     text: str
     tokens: int
-    """EOS among them."""
+    """EOS among them. As a server counts them; if it does not, by the tokenizer, or for an endpoint words and marks."""
     finish_reason: str
     """`responses.STOPPED`, or what else ended it."""
 
