@@ -397,9 +397,11 @@ def prompts_for(player):
 
 
 def player_engine(player):
-    """The engine of a player, and the name that it knows it by."""
-    if "endpoint" in OTHERS.get(player, {}):
-        return {"engine": "endpoint", "model": OTHERS[player]["served_model"]}
+    """The engine of a player, and the name that it knows it by; at another address an endpoint is another player."""
+    other = OTHERS.get(player, {})
+    if "endpoint" in other:
+        model, address = other["served_model"], other["endpoint"]
+        return {"engine": "endpoint", "model": model, "base_url": address}
     # A server and its adapters are the study's own.
     own = STUDY["sampling"]["engine"] if model_behind(STUDY, player) else "transformers"
     return {"engine": own, "model": model_behind(STUDY, player) or player}
@@ -407,14 +409,10 @@ def player_engine(player):
 
 def player_place(wildcards, input):
     """Where a player's base is, and how fast it draws; not compared."""
-    address = OTHERS.get(wildcards.player, {}).get("endpoint", STUDY["sampling"]["base_url"])
-    return flags(
-        {
-            "base": os.path.dirname(input.base[0]) if input.base else None,
-            "batch_size": STUDY["sampling"]["batch_size"],
-            "base_url": address,
-        }
-    )
+    base = {"base": os.path.dirname(input.base[0])} if input.base else {}
+    speed = {"batch_size": STUDY["sampling"]["batch_size"]}
+    served = "endpoint" not in OTHERS.get(wildcards.player, {})
+    return flags(base | speed | ({"base_url": STUDY["sampling"]["base_url"]} if served else {}))
 
 
 def asking_flags(player):
@@ -522,7 +520,8 @@ def measured_flags(wildcards, input):
 def embedding_files():
     """The files of the embedding model as inputs, where it is a folder."""
     name = STUDY["evaluation"]["embedding_model"]
-    files = [f"{name}/{file}" for file in MODEL_FILES] if name else []
+    named = (*MODEL_FILES, "modules.json", "sentence_bert_config.json", "1_Pooling/config.json")
+    files = [f"{name}/{file}" for file in named] if name else []
     return [file for file in files if os.path.isfile(file)]
 
 
