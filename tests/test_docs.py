@@ -16,7 +16,8 @@ import pytest
 import yaml
 
 from persuasion_rl.cli import main
-from persuasion_rl.config import load_study
+from persuasion_rl.config import load_study, pool_sizes, split_sizes
+from persuasion_rl.doctor import estimates
 from running import ROOT, copy_project, succeed
 
 PAGES = [
@@ -222,7 +223,7 @@ def test_the_picture_of_the_workflow_is_that_of_its_rules(checkout):
         steps = [step.split(" & ") for step in line.strip().split(" --> ")]
         for froms, tos in pairwise(steps):
             arrows |= {(one.strip(), other.strip()) for one in froms for other in tos}
-    assert len(arrows) > 20
+    assert len(arrows) > 15
     drawn = succeed("--rulegraph", "mermaid-js", root=checkout)
     names = dict(re.findall(r"(id\d+)\[(\w+)\]", drawn))
     follows = defaultdict(set)
@@ -239,6 +240,27 @@ def test_the_picture_of_the_workflow_is_that_of_its_rules(checkout):
                 yield from reached(following, (*left_out, following))
 
     assert {arrow for arrow in arrows if arrow[1] not in reached(arrow[0])} == set()
+
+
+def test_estimates_that_are_shown_are_the_doctors():
+    def told(examples):
+        settings = {"extends": "config.yaml", "study": "shown", "data": {"max_examples": examples}}
+        study = load_study(settings, ROOT / "config/shown.yaml")
+        return study["data"], estimates(study)
+
+    rows = (ROOT / "docs/aws.md").read_text().splitlines()
+    for stage, _, *hours in told(50_000)[1][1:]:
+        assert f"| {stage} | {hours[0]} | {hours[1]} |" in rows
+    rows = (ROOT / "docs/data.md").read_text().splitlines()
+    for examples in (30_000, 50_000, 100_000):
+        data, estimated = told(examples)
+        sides, pools = split_sizes(data), pool_sizes(data)
+        cells = [
+            f"{examples:,}",
+            " / ".join(f"{sides[side]:,}" for side in ("train", "val", "test")),
+        ]
+        cells += [f"{pools['ai']:,}", f"{pools['human']:,}", f"{data['final_eval_size']:,}"]
+        assert f"| {' | '.join([*cells, *estimated[-1][2:4]])} |" in rows
 
 
 def test_messages_that_are_explained_are_said():
@@ -273,6 +295,8 @@ def test_extras_and_files_to_install_are_there():
                 named[extra].add(path.name)
     assert {"annotate", "openai", "qlora"} <= named.keys()
     assert {extra: paths for extra, paths in named.items() if extra not in extras} == {}
+    locks = {lock for page in PAGES for lock in re.findall(r"envs/[\w.-]+\.txt", page.read_text())}
+    assert len(locks) > 2 and {lock for lock in locks if not (ROOT / lock).is_file()} == set()
 
 
 def test_every_test_that_is_named_is_there():
