@@ -4,6 +4,7 @@ A digest is over the code without comments, docstrings and layout: rewording the
 """
 
 import ast
+from collections.abc import Collection
 from functools import cache
 from hashlib import blake2b
 from pathlib import Path
@@ -11,13 +12,17 @@ from pathlib import Path
 PACKAGE = Path(__file__).parent
 
 
-def module_digests(module: str) -> list[str]:
-    """`module:digest` of a module of this package and of all that it imports from the package, sorted."""
+def module_digests(module: str, without: Collection[str] = ()) -> list[str]:
+    """`module:digest` of a module of this package and of all that it imports from the package, sorted.
+
+    Args:
+        without: modules that are not followed, since a stage does not run them.
+    """
     found: set[str] = set()
     waiting = [module]
     while waiting:
         name = waiting.pop()
-        if name not in found:
+        if name not in found and name not in without:
             found.add(name)
             waiting += _read(name)[1]
     return [f"{name}:{_read(name)[0]}" for name in sorted(found)]

@@ -207,7 +207,7 @@ rule evaluate_verdicts:
         players=lambda wildcards, input: pairs_of(input.responses, players_of(wildcards.scope)),
         judge=lambda wildcards: judge_flags([wildcards.judge]),
         asking=lambda wildcards, input: asking([wildcards.judge]),
-        code=code("evaluation"),
+        code=lambda wildcards: judging_code("evaluation", [wildcards.judge]),
     message:
         "Comparing the players: judge {wildcards.judge}"
     shell:

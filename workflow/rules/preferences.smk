@@ -113,7 +113,7 @@ rule label_ai:
         settings=flags({key: STUDY["labels"]["ai"][key] for key in ("judge", "noise")}),
         judge=judge_flags([label_judge("ai")]),
         asking=lambda wildcards, input: asking([label_judge("ai")]),
-        code=code("labels"),
+        code=judging_code("labels", [label_judge("ai")]),
     message:
         "Labelling the AI pool"
     shell:
@@ -149,7 +149,7 @@ rule simulate_annotators:
             }
         ),
         judge=judge_flags([label_judge(HUMAN)]),
-        code=code("human_labels"),
+        code=judging_code("human_labels", [label_judge(HUMAN)]),
     message:
         "Simulating annotators for the human pool"
     shell:
@@ -188,7 +188,7 @@ rule export_human_labels:
                 "labeler": "simulated annotators" if SIMULATED_PEOPLE else "people",
             }
         ),
-        code=code("human_labels"),
+        code=judging_code("human_labels", []),
     message:
         "Joining answers with the responses that they were given for"
     shell:
@@ -219,7 +219,7 @@ rule preference_pairs:
         runtime=growing("10m"),
     params:
         settings=flags({"seed": STUDY["seed"], "val_fraction": STUDY["labels"]["val_fraction"]}),
-        code=code("pairs"),
+        code=judging_code("pairs", []),
     message:
         "Making chosen / rejected pairs of the {wildcards.pool} pool"
     shell:
