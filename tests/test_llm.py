@@ -364,6 +364,9 @@ def test_a_model_whose_answers_are_all_unparsable_is_not_paid_for_all(
     assert 20 <= len(cached(tmp_path)) <= 24
     server.behave = lambda asked, times: says() if len(server.requests) % 20 == 0 else junk("no")
     judge_both_orders(judge(model="clumsy", concurrency=1, retries=0), pairs(40))
+    server.behave = lambda asked, times: junk("no")  # what is left may be what it cannot judge
+    found = judge_both_orders(judge(model="clumsy", concurrency=1, retries=1), pairs(40))
+    assert all(f.failure == "unparsable" for f in found[:10])
 
 
 def test_a_batch_whose_answers_are_all_unparsable_is_not_sent_again(judge, server, monkeypatch):
@@ -741,6 +744,7 @@ def test_a_missing_key_is_said_before_the_first_job(tmp_path):
         "labels": {"ai": {"judge": "llm", "noise": 0}},
     }
     study["llm"] = {"model": "tiny", "base_url": "https://example.invalid/v1"}
+    study["evaluation"] = {"judges": ["llm", "delta", "length"]}
     (root / "config/keyless.yaml").write_text(yaml.safe_dump(study))
     folder = root / "results/keyless"
     Job(tmp_path, Settings("tiny"), PAIRS)
@@ -748,14 +752,15 @@ def test_a_missing_key_is_said_before_the_first_job(tmp_path):
     (tmp_path / "responses.jsonl").rename(folder / "preferences/ai_pool_responses.jsonl")
     words = [f"{folder.relative_to(root)}/preferences/ai_pool_labels.jsonl", "--cores", 1]
     words += ["--configfile", "config/keyless.yaml", "--allowed-rules", "label_ai"]
-    run = snakemake(*words, root=root)
-    missing = "label_ai: the environment variable OPENAI_API_KEY is not set"
-    assert run.returncode == 1 and f"error: {missing}" in run.stdout
-    assert not (folder / "logs/label_ai.log").exists(), "no job has begun"
+    run = snakemake("all", *words[1:5], root=root)
+    missing = "the environment variable OPENAI_API_KEY is not set"
+    asking = "evaluate_verdicts, judge_trust, label_ai, read_honesty"
+    assert run.returncode == 1 and f"error: {asking}: {missing}" in run.stdout
+    assert not (folder / "logs").exists(), "no job has begun"
     (folder / "state").mkdir(exist_ok=True)
     AnswerCache(folder / "state/llm.sqlite").close()
     run = snakemake(*words, root=root)
-    assert f"warning: {missing}" in run.stdout and (folder / "logs/label_ai.log").exists()
+    assert f"warning: label_ai: {missing}" in run.stdout and (folder / "logs/label_ai.log").exists()
 
 
 def study_of(**changes) -> dict:

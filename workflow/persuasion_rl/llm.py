@@ -283,6 +283,7 @@ class _Asking:
                     f"judge llm: a batch waits at {where}; it is fetched where llm.base_url says so"
                 )
         missing = [r for key, r in self._requests.items() if self._settled(key) is None]
+        self._usable += len(self._requests) - len(missing)
         if missing:
             self._provider.connect()
         if self._settings.batch:

@@ -690,7 +690,8 @@ def refuse_without_key(jobs):
 
     Where answers are kept, the jobs may have nothing to ask: then it is a warning.
     """
-    rules = sorted({job.rule.name for job in jobs if job.params.get("asking")})
+    asking_rules = (job for job in jobs if job.rule.params.get("asking"))
+    rules = sorted({job.rule.name for job in asking_rules if job.params.asking})
     if not rules:
         return
     try:
