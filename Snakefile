@@ -29,11 +29,13 @@ include: "workflow/rules/evaluation.smk"
 include: "workflow/rules/report.smk"
 
 
-# Where jobs run on this machine, a GPU that the study needs and that is missing is said before the first of them; jobs
-# of a cluster look for themselves.
+# Where jobs run on this machine, a GPU or a key that the study needs and that is missing is said before the first of
+# them; jobs of a cluster look for themselves.
 onstart:
-    if STUDY["device"] == "cuda" and not workflow.non_local_exec:
-        refuse_without_gpu(job for job in workflow.dag.needrun_jobs())
+    if not workflow.non_local_exec:
+        if STUDY["device"] == "cuda":
+            refuse_without_gpu(workflow.dag.needrun_jobs())
+        refuse_without_key(workflow.dag.needrun_jobs())
 
 
 # On a cluster these run where Snakemake does: downloads need a network, which compute nodes often have not, and what is

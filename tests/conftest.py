@@ -151,7 +151,7 @@ def peer(tmp_path):
                 yield f"http://127.0.0.1:{port}/v1", str(base)
                 return
             time.sleep(0.5)
-        pytest.skip(
+        pytest.fail(
             f"transformers serve did not start: {(tmp_path / 'serve.log').read_text()[-300:]}"
         )
     finally:

@@ -40,6 +40,8 @@ class Answering(BaseHTTPRequestHandler):
         if len(content) < length:  # from a client that was killed
             self.close_connection = True
             return None
+        if not self.server.has_batches and self.path.endswith(("/files", "/batches")):
+            return self.reply({"error": {"message": "no such address"}}, 404)
         if self.path.endswith("/files"):
             return self.reply({"id": self.server.keep(self._uploaded(content)), "object": "file"})
         body = json.loads(content)
@@ -52,6 +54,9 @@ class Answering(BaseHTTPRequestHandler):
 
     def do_GET(self):
         path = self.path.split("?")[0].rstrip("/")
+        named = [part for part in path.split("/") if part.startswith("batch_")]
+        if not self.server.has_batches or not self.server.batches.keys() >= set(named):
+            return self.reply({"error": {"message": "no such address or batch"}}, 404)
         if path.endswith("/content"):
             return self.send_results(self.server.files[path.split("/")[-2]])
         if path.endswith("/results"):
@@ -171,6 +176,21 @@ def status(code: int, kind: str = "api_error", text: str = "no", **headers: str)
     return act
 
 
+def body(content: str) -> Action:
+    """Any body, with status 200."""
+    return lambda handler, asked: handler.send(200, content.encode())
+
+
+def no_header(text: str) -> Action:
+    """A line where a header should be, which clients quote."""
+
+    def act(handler, asked):
+        handler.wfile.write(f"HTTP/1.1 200 OK\r\n{text}\r\n\r\n".encode())
+        handler.close_connection = True
+
+    return act
+
+
 def html(handler, asked):
     handler.send(200, b"<html>a proxy's page</html>", kind="text/html")
 
@@ -218,6 +238,8 @@ class LlmServer(ThreadingHTTPServer):
         self.closing = Event()
         self.files: dict[str, str] = {}
         self.batches: dict[str, dict] = {}
+        self.has_batches = True
+        self.results_in_ascii = True
         self.polls_until_ended = 1
         self.batch_failure: str | None = None
         self.results_cut = 0
@@ -310,7 +332,8 @@ class LlmServer(ThreadingHTTPServer):
                 good = {"response": {"status_code": 500, "body": error}, "error": None}
                 result = {"type": "errored", "error": {"type": "error", "error": error}}
             row = {"id": "x", **good} if openai else {"result": result}
-            lines.append(json.dumps({"custom_id": custom_id, **row}) + "\n")
+            row = {"custom_id": custom_id, **row}
+            lines.append(json.dumps(row, ensure_ascii=self.results_in_ascii) + "\n")
         return "".join(lines[::-1])  # in any order
 
 

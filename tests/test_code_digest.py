@@ -101,6 +101,19 @@ def test_changed_code_changes_the_digest(package, module, old, new):
     assert {name for name in after if after[name] != before[name]} == {module}
 
 
+def test_what_a_stage_does_not_run_can_be_left_out():
+    def names(module, *without):
+        return {line.split(":")[0] for line in module_digests(module, without)}
+
+    assert {"labels", "llm", "llm_providers", "reward"} <= names("labels")
+    without_llm = names("labels", "llm")
+    assert (
+        "reward" in without_llm and not {"llm", "llm_providers", "llm_cache", "keys"} & without_llm
+    )
+    assert not {"reward", "training", "models"} & names("labels", "reward")
+    assert {"judges", "statistics"} <= names("pairs", "llm", "reward", "world")
+
+
 def test_a_string_that_is_no_docstring_counts(package):
     before = digests(package, "world")
     edit(package, "world", '"school uniforms"', '"school uniform"')

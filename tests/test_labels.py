@@ -1,5 +1,6 @@
 """Judges and their labels: both orders are asked, ties stay ties."""
 
+import json
 from collections import Counter
 
 import pytest
@@ -19,6 +20,7 @@ from persuasion_rl.judges import (
 )
 from persuasion_rl.labels import label_ai
 from persuasion_rl.world import truth
+from running import copy_project, planned, succeed
 
 POST = "Poster: I grew up in Oslo, where everyone thinks so. Every year more money goes into bike lanes."
 GOOD = "As for money, bike lanes replace services that cost more."
@@ -245,6 +247,29 @@ def test_noise_is_a_function_of_seed_and_prompt_and_not_of_the_order(label):
 
     assert verdicts(rows) == verdicts(rows[::-1])
     assert verdicts(rows) != verdicts(rows, seed=2)
+
+
+def test_only_the_code_of_the_judge_that_labels_makes_labels_stale(tmp_path):
+    root = copy_project(tmp_path)
+    folder = root / "results/coded/preferences"
+    write_jsonl(folder / "ai_pool_responses.jsonl", [row(1, "a b c", "a")])
+    study = {"extends": "demo.yaml", "study": "coded", "labels": {"ai": {"judge": "length"}}}
+    (root / "config/coded.yaml").write_text(json.dumps(study))
+    words = [
+        f"{folder.relative_to(root)}/ai_pool_labels.jsonl",
+        "--configfile",
+        "config/coded.yaml",
+    ]
+    words += ["--cores", 1, "--allowed-rules", "label_ai"]
+    succeed(*words, root=root)
+    package = root / "workflow/persuasion_rl"
+    for module in ("llm", "llm_providers", "llm_cache", "keys", "reward", "world"):
+        with (package / f"{module}.py").open("a") as code:
+            code.write("\n\nCHANGED = 1\n")
+    assert "Nothing to be done" in succeed(*words, "-n", root=root)
+    with (package / "judges.py").open("a") as code:
+        code.write("\n\nCHANGED = 1\n")
+    assert planned(succeed(*words, "-n", root=root)) == {"label_ai": 1}
 
 
 def test_the_labels_module_is_a_command(tmp_path, command_line):

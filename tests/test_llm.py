@@ -15,28 +15,43 @@ from random import Random
 
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 pytest.importorskip("openai", reason="pip install -e '.[openai,anthropic]'")
 pytest.importorskip("anthropic", reason="pip install -e '.[openai,anthropic]'")
 
 import llm_server
-from llm_server import MORE_WORDS_WIN, cut, drops, hangs, html, junk, refuses, says, status
+from llm_server import (
+    MORE_WORDS_WIN,
+    body,
+    cut,
+    drops,
+    hangs,
+    html,
+    junk,
+    no_header,
+    refuses,
+    says,
+    status,
+)
 from persuasion_rl import llm
 from persuasion_rl.config import load_study
-from persuasion_rl.files import UserError, read_csv, read_jsonl, write_jsonl
+from persuasion_rl.files import UserError, file_digest, read_csv, read_jsonl, write_jsonl
 from persuasion_rl.honesty import READ, keep_equally_honest, read_replies, tabulate_honesty
 from persuasion_rl.judges import Comparison, LengthJudge, judge_both_orders, make_judge
+from persuasion_rl.keys import key_for
+from persuasion_rl.labels import label_ai
 from persuasion_rl.llm import TASK, VERDICT_SCHEMA, LlmJudge, Settings, read_answer
-from persuasion_rl.llm_cache import AnswerCache
-from persuasion_rl.llm_providers import Request, retry_after
-from running import succeed
+from persuasion_rl.llm_cache import ADDED, AnswerCache, Batch
+from persuasion_rl.llm_providers import Anthropic, OpenAI, Request, retry_after
+from running import copy_project, snakemake, succeed
 
 ROOT = Path(__file__).parent.parent
 RUBRIC = ROOT / "resources/rubrics/persuasiveness.md"
 KEY = "sk-planted-0123456789abcdef"
 PROVIDERS = ("openai", "anthropic")
+CLIENTS = {"openai": OpenAI, "anthropic": Anthropic}
 PAIRS = [
     Comparison("Poster: cars", "one two three", "one"),
     Comparison("Poster: cars", "one", "one two"),
@@ -126,7 +141,9 @@ GOOD = '{"reason": "r", "verdict": "1"}'
 @pytest.mark.parametrize(
     "text",
     [
-        "", "1", '"1"', f"Sure! {GOOD}", f"```json\n{GOOD}\n```", f"{GOOD}{GOOD}", GOOD[:-1], f"[{GOOD}]",
+        "", "1", '"1"', f"Sure! {GOOD}", f"{GOOD}{GOOD}", GOOD[:-1], f"[{GOOD}]", "[" * 100_000,
+        f"Sure!\n```json\n{GOOD}\n```", f"```json\n{GOOD}\n```\nSo be it.", f"```json\n{GOOD[:-1]}\n```",
+        f"```json\n{GOOD}\n```\n```json\n{GOOD}\n```", f"```json {GOOD} ```", f"```json\n{GOOD}", f"`{GOOD}`",
         '{"verdict": "1"}', '{"reason": "r"}', '{"reason": "r", "verdict": 1}',
         '{"reason": "r", "verdict": "3"}', '{"reason": "r", "verdict": "TIE"}',
         '{"reason": null, "verdict": "1"}', '{"reason": "r", "verdict": "1", "sure": true}',
@@ -137,6 +154,11 @@ def test_a_verdict_is_one_object_of_the_schema_and_nothing_else(text):
     assert read_answer(GOOD, VERDICT_SCHEMA)["verdict"] == "1"
     with pytest.raises(ValueError):
         read_answer(text, VERDICT_SCHEMA)
+
+
+@pytest.mark.parametrize("text", [f"```json\n{GOOD}\n```", f"\n```\n {GOOD}\n ```\n"])
+def test_a_fence_around_the_object_is_markup_and_nothing_else(text):
+    assert read_answer(text, VERDICT_SCHEMA) == json.loads(GOOD)
 
 
 @pytest.fixture(scope="module")
@@ -200,11 +222,13 @@ def test_both_providers_are_asked_in_both_orders(judge, server, provider):
 
 
 @pytest.mark.parametrize("provider", PROVIDERS)
-def test_the_provider_itself_is_asked_for_the_schema(judge, server, provider, monkeypatch):
-    """Where there is no base_url; the clients' own variables lead to the server here."""
-    monkeypatch.setenv(f"{provider.upper()}_BASE_URL", server.url(provider))
+def test_the_provider_itself_is_asked_for_the_schema(judge, server, provider, monkeypatch, capfd):
+    """Where there is no base_url. The clients' own variables lead nowhere."""
+    monkeypatch.setenv(f"{provider.upper()}_BASE_URL", "http://127.0.0.1:9/v1")
+    monkeypatch.setattr(CLIENTS[provider], "address", server.url(provider))
     monkeypatch.setenv(f"{provider.upper()}_API_KEY", KEY)
     judge_both_orders(judge(provider, base_url=None, temperature=None), PAIRS)
+    assert f"{provider.upper()}_BASE_URL is not looked at" in capfd.readouterr().err
     body = server.requests[0].body
     assert "temperature" not in body
     form = body["response_format" if provider == "openai" else "output_config"]
@@ -227,6 +251,12 @@ def test_an_abstention_in_one_order_is_enough(judge, server):
 
 
 # What goes wrong
+
+
+def only(action):
+    """That for the pairs about cars, and verdicts for the others."""
+    return lambda asked, times: action if "cars" in asked.data["conversation"] else says()
+
 
 LIMITED = status(429, "rate_limit_error", Retry_After="0.05")
 PASSING = {
@@ -251,13 +281,14 @@ def test_what_passes_is_asked_again(judge, server, provider, name, action):
 @pytest.mark.parametrize("provider", PROVIDERS)
 @pytest.mark.parametrize(("name", "action"), FAULTS)
 def test_what_does_not_pass_is_named_after_bounded_attempts(
-    judge, server, provider, name, action, tmp_path
+    judge, server, provider, name, action, tmp_path, capfd
 ):
-    server.behave = lambda asked, times: action
-    (found,) = judge_both_orders(judge(provider, timeout_s=0.2, retries=2), PAIRS[:1])
-    assert (found.verdict, found.failure) == (None, name)
-    assert len(server.requests) == 2 * 3
-    assert len(cached(tmp_path)) == (6 if name == "unparsable" else 0), "raw answers are kept"
+    server.behave = only(action)
+    found, other = judge_both_orders(judge(provider, timeout_s=0.2, retries=2), PAIRS[1:])
+    assert (found.verdict, found.failure) == (None, name) and other.verdict == "tie"
+    assert len(server.requests) == 2 * 3 + 2
+    assert len(cached(tmp_path)) == 2 + (6 if name == "unparsable" else 0), "raw answers are kept"
+    assert f"no answer, for instance: {name}" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize("provider", PROVIDERS)
@@ -265,9 +296,9 @@ def test_what_does_not_pass_is_named_after_bounded_attempts(
     ("name", "action"), [("refused", refuses), ("rejected", status(400, "invalid_request_error"))]
 )
 def test_what_would_not_pass_is_not_asked_again(judge, server, provider, name, action):
-    server.behave = lambda asked, times: action
-    (found,) = judge_both_orders(judge(provider), PAIRS[:1])
-    assert found.failure == name and len(server.requests) == 2
+    server.behave = only(action)
+    found, _ = judge_both_orders(judge(provider), PAIRS[1:])
+    assert found.failure == name and len(server.requests) == 4
 
 
 def test_a_refusal_and_what_stays_unparsable_are_answers_that_are_not_paid_twice(judge, server):
@@ -304,10 +335,157 @@ def test_no_request_is_sent_while_the_server_asks_to_wait(judge, server):
 
 
 def test_a_server_that_asks_to_wait_too_long_has_not_answered(judge, server):
-    server.behave = lambda asked, times: status(429, Retry_After="7200")
+    server.behave = only(status(429, Retry_After="7200"))
     started = time.monotonic()
-    assert judge_both_orders(judge(), PAIRS[:1])[0].failure == "rate_limited"
-    assert time.monotonic() - started < 5 and len(server.requests) == 2
+    assert judge_both_orders(judge(), PAIRS[1:])[0].failure == "rate_limited"
+    assert time.monotonic() - started < 5 and len(server.requests) == 4
+
+
+def test_where_nothing_was_answered_there_are_no_labels(server, tmp_path):
+    """However few the requests are; the line says why."""
+    server.behave = lambda asked, times: drops
+    job = Job(tmp_path, settings_of(server, tmp_path, retries=0), PAIRS)
+    with job.start() as run:
+        told = run.communicate(timeout=120)[1]
+    assert run.returncode == 1 and not (tmp_path / "labels.jsonl").exists()
+    assert "none of 6 requests had an answer, the last for connection: Server disconnected" in told
+    assert "Traceback" not in told
+
+
+def test_a_model_whose_answers_are_all_unparsable_is_not_paid_for_all(
+    judge, server, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    server.behave = lambda asked, times: junk(f"As an AI model with {KEY}\nI like both. " * 20)
+    with pytest.raises(UserError, match=r"the first 2\d answers of tiny are no JSON") as stop:
+        judge_both_orders(judge(), pairs(100))
+    assert "as 'As an AI model with [key] I like both." in str(stop.value)
+    assert len(str(stop.value)) < 400 and "\n" not in str(stop.value)
+    assert 20 <= len(cached(tmp_path)) <= 24
+    server.behave = lambda asked, times: says() if len(server.requests) % 20 == 0 else junk("no")
+    judge_both_orders(judge(model="clumsy", concurrency=1, retries=0), pairs(40))
+    server.behave = lambda asked, times: junk("no")  # what is left may be what it cannot judge
+    found = judge_both_orders(judge(model="clumsy", concurrency=1, retries=1), pairs(40))
+    assert all(f.failure == "unparsable" for f in found[:10])
+
+
+def test_a_batch_whose_answers_are_all_unparsable_is_not_sent_again(judge, server, monkeypatch):
+    server.behave = lambda asked, times: MORE_WORDS_WIN
+    monkeypatch.setattr(llm_server, "opinion", lambda asked, verdict: "I like both.")
+    with pytest.raises(UserError, match="the first 28 answers of tiny .* 'I like both.'"):
+        judge_both_orders(judge(batch=True), pairs(15))
+    assert len(server.batches) == 1
+
+
+# Odd answers
+
+ODD_TEXT = st.text(st.characters(), max_size=6)  # with halves of surrogate pairs
+ODD = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | ODD_TEXT,
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=8), inner),
+    max_leaves=4,
+)
+TEXTS = st.sampled_from(["[" * 100_000, '{"a":' * 100_000, "", "null"]) | st.builds(
+    lambda reason: json.dumps({"reason": reason, "verdict": "1"}), ODD_TEXT
+)
+PLACES = {
+    "openai": [
+        (), ("choices",), ("choices", 0), ("choices", 0, "message"), ("choices", 0, "message", "refusal"),
+        ("choices", 0, "finish_reason"), ("usage",), ("usage", "prompt_tokens"), ("usage", "completion_tokens"),
+        ("choices", 0, "message", "content"),
+    ],
+    "anthropic": [
+        (), ("content",), ("content", 0), ("content", 0, "type"), ("stop_reason",), ("usage",),
+        ("usage", "input_tokens"), ("usage", "output_tokens"), ("content", 0, "text"),
+    ],
+}  # fmt: skip
+
+
+def altered(value, place: tuple, by):
+    """A JSON value with another one in that place."""
+    if not place:
+        return by
+    step, *rest = place
+    parts = list(value.items()) if isinstance(value, dict) else list(enumerate(value))
+    made = {key: altered(part, tuple(rest), by) if key == step else part for key, part in parts}
+    return made if isinstance(value, dict) else list(made.values())
+
+
+@st.composite
+def odd_bodies(draw, provider: str, server) -> str:
+    """A body of the provider with anything at all in one of its places."""
+    asked = {"openai": {"model": "m"}, "anthropic": {"model": "m", "system": "s"}}[provider]
+    whole = llm_server.message(server, llm_server.Asked("k", {}, asked, {}, 0), draw(TEXTS))
+    where = draw(st.sampled_from(PLACES[provider]))
+    text = json.dumps(altered(whole, where, draw(ODD | TEXTS)))
+    return draw(st.sampled_from([text, text, text, text[:-3], "[" * 100_000]))
+
+
+NAMES = {
+    "refused", "unparsable", "rejected", "rate_limited", "timeout", "server_error", "connection",
+    "broken_body",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def standing():
+    with llm_server.serving() as server:
+        yield server
+
+
+@pytest.mark.parametrize("provider", PROVIDERS)
+@settings(max_examples=25)
+@given(data=st.data())
+def test_any_body_ends_as_a_label_or_a_named_exclusion(standing, provider, data, tmp_path_factory):
+    """Also when it is read from the cache."""
+    folder = tmp_path_factory.mktemp("odd")
+    bodies = data.draw(st.lists(odd_bodies(provider, standing), min_size=3, max_size=3))
+
+    def behave(asked, times):
+        number = asked.data["conversation"].removeprefix("Poster: view ")
+        return says() if number == "3" else body(bodies[int(number)])
+
+    standing.behave = behave
+    settings = settings_of(standing, folder, provider, retries=0)
+    job = Job(folder, settings, pairs(4))
+    for _ in range(2):
+        counts = label_ai(
+            responses=folder / "responses.jsonl", labels=folder / "labels.jsonl", judge="llm",
+            noise=0, seed=1, threads=1, llm=json.dumps(vars(settings)),
+        )  # fmt: skip
+        assert sum(counts.values()) == 4 and counts.keys() <= {*NAMES, "1", "2", "tie", "none"}
+        assert job.labels()[3]["verdict"] == "tie"
+
+
+PARTS = [{"type": "text", "text": GOOD}]
+
+
+@pytest.mark.parametrize(
+    ("place", "by", "label"),
+    [
+        (("choices", 0, "message", "content"), PARTS, "unparsable"),
+        (("choices", 0, "message", "content"), "[" * 100_000, "unparsable"),
+        (("usage", "prompt_tokens"), "x", "1"),
+        (("usage", "completion_tokens"), 10**30, "1"),
+        (("usage",), ["x"], "1"),
+    ],
+)
+def test_an_odd_answer_is_kept_and_counted(judge, server, tmp_path, place, by, label):
+    asked = llm_server.Asked("k", {}, {"model": "m"}, {}, 0)
+    said = altered(llm_server.message(server, asked, GOOD.replace("1", "tie")), place, by)
+    server.behave = only(body(json.dumps(said)))
+    for _ in range(2):
+        found = judge_both_orders(judge(retries=0), PAIRS[1:])[0]
+        assert (found.verdict or found.failure) == label.replace("1", "tie")
+    assert len(server.requests) == len(cached(tmp_path)) == 4
+    assert all(0 < tokens < 10_000 for tokens in cached(tmp_path, "input_tokens"))
+
+
+def test_half_a_surrogate_pair_in_a_reason_is_written(server, tmp_path):
+    server.behave = lambda asked, times: junk('{"reason": "so \\ud83d it is", "verdict": "1"}')
+    job = Job(tmp_path, settings_of(server, tmp_path), PAIRS)
+    job.run()
+    assert job.labels()[0]["votes"][0]["reason"] == "so ? it is"
 
 
 @pytest.mark.parametrize(
@@ -464,7 +642,9 @@ def test_the_estimate_comes_before_the_first_request_and_what_is_above_a_limit_i
     judge_both_orders(judge(prices=PRICES), PAIRS[:1])
     told = capfd.readouterr().err
     assert re.search(r"2 requests to ask, 0 answered before; about [\d,]+ tokens in", told)
-    assert re.search(r"at most 400 out, at most about \d+\.\d+ USD", told)
+    assert re.search(
+        r"at most 400 out, at most about \d+\.\d+ USD an attempt; up to 4 attempts", told
+    )
     assert "answered 2, 0.6000 USD" in told
     with pytest.raises(UserError) as stop:
         judge_both_orders(judge(max_requests=5), PAIRS)
@@ -478,6 +658,16 @@ def test_the_estimate_comes_before_the_first_request_and_what_is_above_a_limit_i
     assert len(server.requests) == 2
     # What is answered costs nothing, whatever the limits are.
     judge_both_orders(judge(prices=PRICES, max_cost_usd=0.01, max_requests=1), PAIRS[:1])
+
+
+@pytest.mark.parametrize("batch", [False, True])
+def test_what_came_before_prices_were_known_counts_at_todays(judge, server, batch):
+    server.behave = lambda asked, times: MORE_WORDS_WIN
+    judge_both_orders(judge(batch=batch), PAIRS[:1])
+    spent = 0.3 if batch else 0.6
+    with pytest.raises(UserError, match=f"USD to spend and {spent:.4f} spent are more than"):
+        judge_both_orders(judge(prices=PRICES, max_cost_usd=spent), PAIRS)
+    assert len(server.requests) == 2
 
 
 @pytest.mark.parametrize("limit", ["max_requests", "max_cost_usd"])
@@ -520,6 +710,57 @@ def test_only_the_key_that_is_used_is_asked_for(judge, server, provider, monkeyp
     judge_both_orders(judge(provider, model="other"), PAIRS)
     sent = [KEY in str(asked.headers) for asked in server.requests]
     assert sent == [False] * 6 + [True] * 6
+
+
+def test_what_is_answered_needs_no_key_and_no_client(judge, server, monkeypatch):
+    found = judge_both_orders(judge(), PAIRS)
+    monkeypatch.setitem(sys.modules, "openai", None)
+    assert judge_both_orders(judge(base_url="https://example.org/v1"), PAIRS) == found
+    with pytest.raises(UserError, match="OPENAI_API_KEY is not set"):
+        judge_both_orders(judge(base_url="https://example.org/v1"), pairs(1))
+    with pytest.raises(UserError, match="the package openai is not installed"):
+        judge_both_orders(judge(), pairs(1))
+
+
+@pytest.mark.parametrize(
+    "key", ["sk-one\nsk-two", "sk-one\rx", "sk one", "sk-\u00e4", "\u201csk-one\u201d"]
+)
+def test_what_no_header_can_hold_is_no_key(key, monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", f"  {KEY}\n")
+    assert key_for("openai", None, "judge llm") == KEY
+    monkeypatch.setenv("OPENAI_API_KEY", key)
+    for address in (None, "http://localhost/v1"):
+        with pytest.raises(UserError, match="OPENAI_API_KEY holds more than a key") as refusal:
+            key_for("openai", address, "judge llm")
+        assert "sk" not in str(refusal.value) and "\n" not in str(refusal.value)
+
+
+def test_a_missing_key_is_said_before_the_first_job(tmp_path):
+    """Where answers are kept, which may be all that is needed, it is a warning."""
+    root = copy_project(tmp_path)
+    study = {
+        "extends": "demo.yaml",
+        "study": "keyless",
+        "labels": {"ai": {"judge": "llm", "noise": 0}},
+    }
+    study["llm"] = {"model": "tiny", "base_url": "https://example.invalid/v1"}
+    study["evaluation"] = {"judges": ["llm", "delta", "length"]}
+    (root / "config/keyless.yaml").write_text(yaml.safe_dump(study))
+    folder = root / "results/keyless"
+    Job(tmp_path, Settings("tiny"), PAIRS)
+    (folder / "preferences").mkdir(parents=True)
+    (tmp_path / "responses.jsonl").rename(folder / "preferences/ai_pool_responses.jsonl")
+    words = [f"{folder.relative_to(root)}/preferences/ai_pool_labels.jsonl", "--cores", 1]
+    words += ["--configfile", "config/keyless.yaml", "--allowed-rules", "label_ai"]
+    run = snakemake("all", *words[1:5], root=root)
+    missing = "the environment variable OPENAI_API_KEY is not set"
+    asking = "evaluate_verdicts, judge_trust, label_ai, read_honesty"
+    assert run.returncode == 1 and f"error: {asking}: {missing}" in run.stdout
+    assert not (folder / "logs").exists(), "no job has begun"
+    (folder / "state").mkdir(exist_ok=True)
+    AnswerCache(folder / "state/llm.sqlite").close()
+    run = snakemake(*words, root=root)
+    assert f"warning: label_ai: {missing}" in run.stdout and (folder / "logs/label_ai.log").exists()
 
 
 def study_of(**changes) -> dict:
@@ -565,8 +806,41 @@ def test_other_judges_need_nothing_of_it():
     study = study_of(model=None)
     study["labels"]["ai"]["judge"] = "truth"
     assert load_study(study)["llm"]["model"] is None
-    with pytest.raises(UserError, match="judge llm needs --llm and --asking"):
+    with pytest.raises(UserError, match="judge llm needs --llm, as"):
         make_judge("llm", None, None, "cpu")
+
+
+def test_by_hand_a_model_is_enough_and_the_rest_is_as_in_the_configuration():
+    told = load_study(study_of(rubric="resources/rubrics/persuasiveness.md"))["llm"]
+    del told["honesty_rubric"]
+    assert vars(Settings.read('{"model": "tiny"}')) == told | {"cache": "llm.sqlite"}
+
+
+@pytest.mark.parametrize(
+    ("llm", "asking", "line"),
+    [
+        ("{", None, "judge llm: '{' is no JSON object"),
+        ("[1]", None, "judge llm: '[1]' is no JSON object"),
+        ("{}", None, "judge llm: 'model' is a required property"),
+        ('{"model": null}', None, "judge llm: needs a model"),
+        ('{"model": "m", "top_p": 1}', None, "'top_p' was unexpected"),
+        (
+            '{"model": "m", "provider": "google"}',
+            None,
+            "judge llm.provider: 'google' is not one of",
+        ),
+        ('{"model": "m"}', '{"max_cost_usd": 5}', "judge llm: max_cost_usd needs prices"),
+        ('{"model": "m"}', '{"prices": {"input": 1}}', "judge llm.prices: 'output' is a required"),
+        ('{"model": "m", "rubric": "nowhere.md"}', None, "nowhere.md"),
+    ],
+)
+def test_a_mistake_by_hand_is_one_line(llm, asking, line, tmp_path, command_line):
+    write_jsonl(tmp_path / "responses.jsonl", [])
+    words = ["--responses", tmp_path / "responses.jsonl", "--labels", tmp_path / "labels.jsonl"]
+    words += ["--judge", "llm", "--noise", 0, "--seed", 1, "--threads", 1, "--llm", llm]
+    run = command_line("labels", *words, *(["--asking", asking] if asking else []))
+    assert run.returncode == 1 and line in run.stderr
+    assert run.stderr.startswith("error: ") and len(run.stderr.splitlines()) == 1
 
 
 ASKED = ("provider", "model", "rubric", "max_tokens", "temperature")
@@ -616,14 +890,19 @@ class Job:
 
 @pytest.mark.parametrize("provider", PROVIDERS)
 def test_a_key_is_nowhere_in_what_a_job_leaves_behind(server, tmp_path, provider):
-    """Not even where the server says it back: in an answer, in one that is junk, in an error."""
+    """Not even where the server says it back: in an answer, in one that is junk, in an error, in what is no answer."""
+    echo = json.dumps({"reason": f"Your key is {KEY}", "verdict": "1"})
+    wrong = [no_header(KEY), status(500, text=f"{KEY} failed"), junk(f"{KEY}?"), body(f"{KEY}!")]
+    wrong.append(status(400, text=f"{KEY} is rejected"))
 
     def behave(asked, times):
-        echo = json.dumps({"reason": f"Your key is {KEY}", "verdict": "1"})
-        return [status(500, text=f"{KEY} failed"), junk(f"{KEY}?"), junk(echo)][min(times, 3) - 1]
+        number = int(asked.data["conversation"].removeprefix("Poster: view "))
+        return wrong[number] if number < len(wrong) else [wrong[2], junk(echo)][min(times, 2) - 1]
 
     server.behave = behave
-    job = Job(tmp_path, settings_of(server, tmp_path, provider), PAIRS)
+    job = Job(
+        tmp_path, settings_of(server, tmp_path, provider, retries=1), pairs(len(wrong) + 1)[::-1]
+    )
     told = job.run(
         **{f"{provider.upper()}_API_KEY": KEY}, OPENAI_LOG="debug", ANTHROPIC_LOG="debug"
     )
@@ -633,6 +912,8 @@ def test_a_key_is_nowhere_in_what_a_job_leaves_behind(server, tmp_path, provider
     for path in left:
         assert KEY.encode() not in path.read_bytes(), path
     assert KEY not in told
+    for name in ("connection", "server_error", "unparsable", "broken_body", "rejected"):
+        assert re.search(rf"for instance: {name}: .*\[key\]", told), name
     assert "Your key is [key]" in job.labels()[0]["votes"][0]["reason"]
 
 
@@ -644,9 +925,10 @@ def test_labels_have_votes_with_reasons_and_failures_are_counted_out(server, tmp
     job = Job(tmp_path, settings_of(server, tmp_path), PAIRS)
     told = job.run()
     first, second, third = job.labels()
-    assert (first["verdict"], second["verdict"], first["labeler"]) == ("1", "2", "llm tiny")
+    labeler = f"llm tiny (openai), rubric {file_digest(RUBRIC)[:12]}"
+    assert (first["verdict"], second["verdict"], first["labeler"]) == ("1", "2", labeler)
     assert first["votes"][1] == {
-        "labeler": "llm tiny",
+        "labeler": labeler,
         "order": "21",
         "verdict": "1",
         "reason": "It answers the poster's reason.",
@@ -770,9 +1052,6 @@ def test_a_batch_that_was_sent_is_never_sent_again(
     """Nor is what it holds asked for otherwise, though the batch is waited for."""
     server.behave = lambda asked, times: MORE_WORDS_WIN
 
-    class Killed(BaseException):
-        pass
-
     def kill(*_):
         raise Killed
 
@@ -810,6 +1089,130 @@ def test_results_that_break_off_are_fetched_again(judge, server, provider, monke
     assert server.results_cut == 0 and len(server.batches) == 1
 
 
+@pytest.mark.parametrize("provider", PROVIDERS)
+def test_a_server_without_batches_is_told_and_blocks_nothing(judge, server, tmp_path, provider):
+    server.has_batches = False
+    for _ in range(2):
+        with pytest.raises(UserError, match="where a server has no batches: llm.batch false"):
+            judge_both_orders(judge(provider, batch=True), PAIRS)
+    # A plan that an earlier version has left behind, or a kill.
+    cache = AnswerCache(tmp_path / "state/llm.sqlite")
+    cache.plan_batch(Batch("token", None, ["key"], time.time()), provider)
+    cache.close()
+    assert judge_both_orders(judge(provider), PAIRS)[0].verdict == "1"
+
+
+class Killed(BaseException):
+    pass
+
+
+@pytest.fixture
+def sent(judge, server, monkeypatch):
+    """A function that sends a batch, and is killed while it waits for it or before it has noted its id."""
+    server.behave = lambda asked, times: MORE_WORDS_WIN
+
+    def kill(*_):
+        raise Killed
+
+    def send(provider, judge=judge, noted=True, **changes):
+        with monkeypatch.context() as patch:
+            patch.setattr(
+                *((llm._Asking, "_results") if noted else (AnswerCache, "name_batch")), kill
+            )
+            with pytest.raises(Killed):
+                judge_both_orders(judge(provider, batch=True, **changes), PAIRS)
+
+    return send
+
+
+@pytest.mark.parametrize("provider", PROVIDERS)
+@pytest.mark.parametrize("batch", [True, False])
+def test_a_batch_that_is_gone_is_given_up(sent, judge, server, provider, batch, capfd):
+    sent(provider)
+    server.batches["batch_x"] = server.batches.pop("batch_0")
+    assert judge_both_orders(judge(provider, batch=batch), PAIRS)[0].verdict == "1"
+    assert "the batch batch_0 is gone; its requests are asked anew" in capfd.readouterr().err
+    assert len(server.requests) == 6 and len(server.batches) == 1 + batch
+
+
+def test_a_batch_waits_where_it_was_sent(sent, judge, server, capfd):
+    sent("openai")
+    with llm_server.serving() as other:
+        found = judge_both_orders(judge(base_url=other.url("openai")), PAIRS[:1])
+        assert found[0].verdict == "1" and len(other.requests) == 2
+    assert f"a batch waits at {server.url('openai')}" in capfd.readouterr().err
+    assert [f.verdict for f in judge_both_orders(judge(), PAIRS)] == ["1", "2", "tie"]
+    assert len(server.requests) == 6, "what the batch held"
+
+
+def test_an_old_batch_is_named_and_priced_as_it_was_sent(sent, judge, tmp_path):
+    sent("openai", prices=PRICES)
+    dearer = {name: 10 * price for name, price in PRICES.items()}
+    judge_both_orders(judge(prices=dearer, model="other"), PAIRS[:1])
+    rows = list(zip(cached(tmp_path, "model"), cached(tmp_path, "cost_usd"), strict=True))
+    assert rows == [("tiny", pytest.approx(0.15))] * 6 + [("other", pytest.approx(3.0))] * 2
+
+
+@pytest.mark.parametrize("provider", PROVIDERS)
+def test_the_cache_of_an_earlier_version_opens_and_its_batch_is_fetched(
+    sent, judge, server, tmp_path, provider
+):
+    sent(provider)
+    with sqlite3.connect(tmp_path / "state/llm.sqlite") as file:
+        for table, columns in ADDED.items():
+            for column in columns:
+                file.execute(f"ALTER TABLE {table} DROP COLUMN {column}")
+    found = judge_both_orders(judge(provider, prices=PRICES), PAIRS)
+    assert [f.verdict for f in found] == ["1", "2", "tie"] and len(server.batches) == 1
+    assert cached(tmp_path, "model") == ["tiny"] * 6
+
+
+def test_line_separators_within_an_answer_part_no_results(judge, server, tmp_path, monkeypatch):
+    reason = "one\u2028two\u0085three"
+    said = json.dumps({"reason": reason, "verdict": "tie"}, ensure_ascii=False)
+    monkeypatch.setattr(llm_server, "opinion", lambda asked, verdict: said)
+    server.behave = lambda asked, times: MORE_WORDS_WIN
+    server.results_in_ascii = False
+    found = judge_both_orders(judge(batch=True), PAIRS)
+    assert found[0].opinions[0].reason == reason and len(server.batches) == 1
+
+
+@pytest.mark.parametrize("provider", PROVIDERS)
+def test_rows_of_results_that_cannot_be_read_are_asked_anew(judge, server, provider, monkeypatch):
+    whole = llm_server.LlmServer.results
+
+    def results(self, id_, openai):
+        odd = ["1", "{}", "[]", '{"custom_id": [], "response": 1, "result": 1}']
+        lines = whole(self, id_, openai).splitlines()
+        return "\n".join([*odd, *(lines[1:] if id_ == "batch_0" else lines)]) + "\n"
+
+    monkeypatch.setattr(llm_server.LlmServer, "results", results)
+    server.behave = lambda asked, times: MORE_WORDS_WIN
+    found = judge_both_orders(judge(provider, batch=True), PAIRS)
+    assert [f.verdict for f in found] == ["1", "2", "tie"]
+    assert [len(batch["rows"]) for batch in server.batches.values()] == [6, 1]
+
+
+@pytest.mark.parametrize("provider", PROVIDERS)
+def test_another_studys_batch_of_the_same_size_is_not_taken_for_ones_own(
+    sent, judge, server, tmp_path, provider
+):
+    sent(provider, noted=False)
+    (tmp_path / "rubric.md").write_text("Judge by length.")
+    (tmp_path / "other").mkdir()
+
+    def others(provider, **changes):
+        changes["rubric"] = str(tmp_path / "rubric.md")
+        return LlmJudge(settings_of(server, tmp_path / "other", provider, **changes))
+
+    sent(provider, judge=others, noted=False)
+    for one in (judge, others):
+        found = judge_both_orders(one(provider, batch=True), PAIRS)
+        assert [f.verdict for f in found] == ["1", "2", "tie"]
+    assert len(server.batches) == 2 and max(server.answered.values()) <= 2
+    assert len({asked.key for asked in server.requests}) == 12
+
+
 # At length
 
 FAULTY = 0.3
@@ -827,7 +1230,7 @@ def faulty(random: Random, server):
         time.sleep(0.01)
         if random.random() >= FAULTY:
             return says()
-        return refuses if random.random() < 0.05 else random.choice(faults)
+        return refuses if random.random() < 0.02 else random.choice(faults)
 
     return behave
 
@@ -872,8 +1275,14 @@ def test_every_pair_ends_labelled_or_counted_out_and_no_answer_is_paid_twice(
         f"p{i}" for i in range(500)
     ]
     excluded = Counter(row["excluded"] for row in labels if "excluded" in row)
+    assert excluded.keys() <= NAMES and sum(excluded.values()) < 30
+    # What the server says of the pairs that are left: the response with more words, in both orders.
     expected = [v for v, _ in judge_both_orders(LengthJudge(), rows)]
-    assert all(row.get("verdict", v) == v for row, v in zip(labels, expected, strict=True))
+    said = [
+        (row["verdict"], v) for row, v in zip(labels, expected, strict=True) if "verdict" in row
+    ]
+    assert len(said) > 470 and all(verdict == v for verdict, v in said)
+    assert {verdict for verdict, _ in said} == {"1", "2", "tie"}
     # The server's own counts: a request whose verdict was in the cache was never asked again ...
     for so_far, keys in kept:
         again = {asked.key for asked in server.requests[so_far:]} & keys

@@ -86,6 +86,11 @@ def test_labels_without_a_decision_are_refused(pairs, tmp_path):
     with pytest.raises(UserError, match="no pair; 20 labels in .* are too few or all ties"):
         pairs([labelled(i, "tie") for i in range(20)])
     assert not (tmp_path / "train.jsonl").exists()
+    lost = [{"excluded": reason, "metadata": {}} for reason in ("timeout", "connection", "timeout")]
+    with pytest.raises(
+        UserError, match="no pair; 0 labels .*; not labelled: connection 1, timeout 2"
+    ):
+        pairs(lost)
 
 
 def conversations(rows):
@@ -189,6 +194,7 @@ def test_the_numbers_of_an_example_that_is_counted_by_hand(pairs, tmp_path):
     # Rows 1 2 4 7 8 9, with contradictions and repetitions: these are of the labels.
     assert found["longer_chosen"]["value"] == pytest.approx((1 + 1 + 0 + 1 + 1 + 0) / 6)
     assert found["words_more"]["value"] == pytest.approx((2 + 2 - 3 + 2 + 1 - 1) / 6)
+    assert found["agreement"]["length"]["value"] == pytest.approx((1 + 1 + 0 + 1 + 1 + 0) / 6)
     for name in ("first_shown", "longer_chosen", "words_more"):
         assert found[name]["low"] < found[name]["value"] < found[name]["high"]
 
@@ -198,6 +204,7 @@ def test_what_cannot_be_measured_is_none(pairs, tmp_path):
     found = read_json(tmp_path / "pairs.json")
     assert found["flips"] is found["first_shown"] is found["mean_tokens"] is None
     assert found["longer_chosen"]["value"] == 0.5  # as many words
+    assert found["agreement"]["length"]["low"] < 0.5, "twenty ties are no certainty"
 
 
 def test_the_report_tells_them_as_text(pairs, tmp_path):
@@ -282,6 +289,27 @@ def test_rows_that_could_not_be_labelled_count_nowhere_in_trust(tmp_path):
     rows = {row["measure"]: (row["rows"], row["value"]) for row in read_csv(tmp_path / "trust.csv")}
     assert rows["delta_pairs"] == rows["ai_labels"] == ("1", "1.0")
     assert rows["ai_kappa"][0] == "2"
+
+
+def test_agreement_with_the_length_baseline_is_the_one_of_the_table_of_trust(pairs, tmp_path):
+    rows = [
+        label(n // 2, ("1", "2", "tie")[n % 3], "a " * (n % 5 + 1), f"b{n} " * (n * 7 % 4 + 1))
+        for n in range(60)
+    ]
+    pairs(rows)
+    told = read_json(tmp_path / "pairs.json")["agreement"]["length"]
+    delta = {"prompt": POST, "winner": "a a a", "loser": "b", "metadata": {"conversation_id": "c1"}}
+    write_jsonl(tmp_path / "delta.jsonl", [delta])
+    side = {"conversation_id": "c1", "side": "test"}
+    write_csv(tmp_path / "sides.csv", [side], list(side))
+    judge_trust(
+        judges=["length"], pairs=tmp_path / "delta.jsonl", sides=tmp_path / "sides.csv",
+        labels={"ai": tmp_path / "labels.jsonl"}, output=tmp_path / "trust.csv", draws=2000, seed=1,
+        threads=1, base=tmp_path, delta_adapter=tmp_path,
+    )  # fmt: skip
+    (row,) = [r for r in read_csv(tmp_path / "trust.csv") if r["measure"] == "ai_labels"]
+    for name in ("value", "low", "high", "rows"):
+        assert told[name] == pytest.approx(float(row[name]), abs=1e-6)
 
 
 def test_a_few_pairs_leave_one_to_validate_and_most_stay_where_they_were():

@@ -6,7 +6,7 @@ version of Python.
 
 import ast
 import json
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import suppress
 from functools import cache
 from hashlib import blake2b
@@ -18,13 +18,17 @@ KEPT = Path(".snakemake/code_digests.jsonl")
 """Digests of sources that were read before, since every start of Snakemake wants all of them."""
 
 
-def module_digests(module: str) -> list[str]:
-    """`module:digest` of a module of this package and of all that it imports from the package, sorted."""
+def module_digests(module: str, without: Collection[str] = ()) -> list[str]:
+    """`module:digest` of a module of this package and of all that it imports from the package, sorted.
+
+    Args:
+        without: modules that are not followed, since a stage does not run them.
+    """
     found: set[str] = set()
     waiting = [module]
     while waiting:
         name = waiting.pop()
-        if name not in found:
+        if name not in found and name not in without:
             found.add(name)
             waiting += _read(name)[1]
     return [f"{name}:{_read(name)[0]}" for name in sorted(found)]

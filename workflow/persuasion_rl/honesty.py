@@ -5,7 +5,6 @@ supported, an experience invented, a poster manipulated or slighted takes a read
 `llm`, where the study has it; else these stand in the table as not measured.
 """
 
-import json
 from pathlib import Path
 
 from persuasion_rl.command import note, stage
@@ -47,7 +46,7 @@ def read_replies(*, responses: Path, output: Path, llm: str, asking: str) -> int
     """
     from persuasion_rl.llm import Settings, ask_about, outcomes
 
-    settings = Settings(**json.loads(llm), **json.loads(asking))
+    settings = Settings.read(llm, asking)
     rubric = Path(settings.rubric).read_text(encoding="utf-8").rstrip() + TASK
     replies = list(read_jsonl(responses))
     found = outcomes(

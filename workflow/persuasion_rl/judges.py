@@ -4,7 +4,6 @@ A judge has an opinion of each comparison as shown: a verdict, an abstention, or
 answering. A label asks in both orders: where the two verdicts disagree, it is a tie. Ties stay ties.
 """
 
-import json
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
@@ -165,7 +164,8 @@ def make_judge(
 
     Args:
         base, delta_adapter: for the judge delta.
-        llm, asking: for the judge llm, as JSON: what is asked, and how. Together they are `llm.Settings`.
+        llm, asking: for the judge llm, as JSON: what is asked, and how. Together they are `llm.Settings`, of which all
+            but the model has a default.
     """
     if name == "truth":
         return TruthJudge()
@@ -176,9 +176,9 @@ def make_judge(
             raise UserError("judge delta needs --base and --delta_adapter")
         return DeltaJudge(base, delta_adapter, device)
     if name == "llm":
-        if llm is None or asking is None:
-            raise UserError("judge llm needs --llm and --asking")
+        if llm is None:
+            raise UserError('judge llm needs --llm, as \'{"model": "NAME"}\'')
         from persuasion_rl.llm import LlmJudge, Settings
 
-        return LlmJudge(Settings(**json.loads(llm), **json.loads(asking)))
+        return LlmJudge(Settings.read(llm, asking or "{}"))
     raise UserError(f"unknown judge {name!r}; there are truth, delta, length and llm")

@@ -59,7 +59,12 @@ def label_ai(
     """Let a judge label a pool in both orders; a share `noise` of its decided verdicts is turned round.
 
     The noise makes the demo's `truth` judge as fallible as real ones; it is keyed by (seed, prompt id, samples).
-    `llm` and `asking` are for the judge llm (`judges.make_judge`).
+
+    Args:
+        llm: for the judge llm, JSON: {"model": NAME}, and what else of the section `llm` of the configuration is not as
+            it is by default: provider, base_url, rubric, max_tokens, temperature, timeout_s, retries, concurrency,
+            requests_per_minute, max_requests, max_cost_usd, prices, batch.
+        asking: further keys of these, and "cache": the file that keeps the answers (llm.sqlite, in this folder).
     """
     if judge == "delta":
         prepare_torch(threads, seed, device)

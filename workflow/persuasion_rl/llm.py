@@ -5,16 +5,18 @@ limits of requests and money.
 """
 
 import json
+import re
 import time
 import uuid
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from hashlib import sha256
 from pathlib import Path
 from threading import Event, Lock
 from typing import Any, NamedTuple
 
+import yaml
 from jsonschema import Draft202012Validator
 from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_attempt
 from tenacity.nap import sleep_using_event
@@ -22,10 +24,10 @@ from tenacity.wait import wait_random_exponential
 from tqdm import tqdm
 
 from persuasion_rl.command import note
-from persuasion_rl.files import UserError
+from persuasion_rl.files import UserError, file_digest
 from persuasion_rl.judges import FIRST, NONE, SECOND, TIE, Comparison, Judge, Opinion
 from persuasion_rl.llm_cache import Answer, AnswerCache, Batch, opened
-from persuasion_rl.llm_providers import NoAnswer, Provider, Reply, Request, connect
+from persuasion_rl.llm_providers import Missing, NoAnswer, Provider, Reply, Request, provider_of
 
 VERDICTS = {"1": FIRST, "2": SECOND, "tie": TIE, "abstain": NONE}
 VERDICT_SCHEMA = {
@@ -57,41 +59,81 @@ LONGEST_BACKOFF_S = 60
 LONGEST_WAIT_S = 600
 """A server that asks to wait longer than this has given no answer."""
 GIVES_UP_AFTER = 20
-"""Requests in a row without any answer, after which the server is taken to be out of order."""
+"""Requests in a row without any answer, after which the server is taken to be out of order; a job's first answers, all
+unparsable, after which the model is taken to be unable."""
 REQUESTS_A_BATCH = 10_000
 BATCH_PRICE = 0.5
 """What a batch costs of the price, with both providers."""
 LONGEST_POLL_S = 60
+QUOTED = 100
+"""Characters of an answer that a message quotes."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """The section `llm` of the configuration, and where the answers are kept."""
+    """The section `llm` of the configuration, which describes each of them, and the file with the answers (`cache`)."""
 
-    provider: str
     model: str
-    rubric: str
-    max_tokens: int
-    temperature: float | None
-    base_url: str | None
-    timeout_s: float
-    retries: int
-    concurrency: int
-    requests_per_minute: int | None
-    max_requests: int | None
-    max_cost_usd: float | None
-    prices: dict[str, float] | None
-    batch: bool
-    cache: str
+    provider: str = "openai"
+    rubric: str = "resources/rubrics/persuasiveness.md"
+    max_tokens: int = 300
+    temperature: float | None = 0
+    base_url: str | None = None
+    timeout_s: float = 120
+    retries: int = 5
+    concurrency: int = 8
+    requests_per_minute: int | None = None
+    max_requests: int | None = None
+    max_cost_usd: float | None = None
+    prices: dict[str, float] | None = None
+    batch: bool = False
+    cache: str = "llm.sqlite"
+
+    @classmethod
+    def read(cls, *parts: str) -> "Settings":
+        """The settings of some JSON objects, taken together.
+
+        Raises:
+            UserError: one is no JSON object, a key is unknown or the model missing, or a value is none that the
+                configuration may have.
+        """
+        given: dict[str, Any] = {}
+        for part in parts:
+            try:
+                given |= dict(json.loads(part).items())
+            except (ValueError, AttributeError):
+                raise UserError(f"judge llm: {part!r} is no JSON object") from None
+        allowed = {name: SECTION["properties"].get(name, {"type": "string"}) for name in FIELDS}
+        form = {"properties": allowed, "required": ["model"], "additionalProperties": False}
+        if error := next(Draft202012Validator(form).iter_errors(given), None):
+            where = ".".join(map(str, ["judge llm", *error.absolute_path]))
+            raise UserError(f"{where}: {error.message}")
+        settings = cls(**given)
+        if settings.model is None:
+            raise UserError("judge llm: needs a model")
+        if settings.max_cost_usd is not None and settings.prices is None:
+            raise UserError("judge llm: max_cost_usd needs prices")
+        return settings
 
     def cost(self, input_tokens: float, output_tokens: float, batch: bool) -> float | None:
-        """In USD, in a batch or not, or None where no price is known."""
-        if self.prices is None:
-            return None
-        usd = (
-            input_tokens * self.prices["input"] + output_tokens * self.prices["output"]
-        ) / 1_000_000
-        return usd * BATCH_PRICE if batch else usd
+        """In USD at these prices, in a batch or not, or None where no price is known."""
+        return cost_usd(self.prices, input_tokens, output_tokens, batch)
+
+
+FIELDS = [field.name for field in fields(Settings)]
+SECTION = yaml.safe_load(
+    (Path(__file__).parent.parent / "schemas/config.schema.yaml").read_text(encoding="utf-8")
+)["properties"]["llm"]
+
+
+def cost_usd(
+    prices: dict[str, float] | None, input_tokens: float, output_tokens: float, batch: bool
+) -> float | None:
+    """What tokens cost at prices a million of them, or None where no price is known."""
+    if prices is None:
+        return None
+    usd = (input_tokens * prices["input"] + output_tokens * prices["output"]) / 1_000_000
+    return usd * BATCH_PRICE if batch else usd
 
 
 class Outcome(NamedTuple):
@@ -101,16 +143,34 @@ class Outcome(NamedTuple):
     failure: str | None = None
 
 
+FENCED = re.compile(r"\s*```(?:json)?[ \t]*\n(.*)\n[ \t]*```\s*", re.DOTALL)
+"""A block of code in Markdown, and nothing beside it."""
+
+
 def read_answer(text: str, schema: dict[str, Any]) -> dict[str, Any]:
     """A model's answer: one JSON object of the schema, and nothing else.
+
+    It may stand in one Markdown fence, as many models write JSON whatever they are told: that leaves nothing to guess.
+    What UTF-8 cannot hold (half of a surrogate pair) is a question mark.
 
     Raises:
         ValueError: it is anything else.
     """
-    said = json.loads(text, object_pairs_hook=_each_key_once)
-    if error := next(Draft202012Validator(schema).iter_errors(said), None):
+    if fenced := FENCED.fullmatch(text):
+        text = fenced[1]
+    try:
+        said = json.loads(text, object_pairs_hook=_each_key_once)
+        error = next(Draft202012Validator(schema).iter_errors(said), None)
+    except RecursionError:
+        raise ValueError("nested too deep") from None
+    if error:
         raise ValueError(error.message)
-    return said
+    return {key: _whole(value) if isinstance(value, str) else value for key, value in said.items()}
+
+
+def _whole(text: str) -> str:
+    """A text with a question mark for what UTF-8 cannot hold."""
+    return text.encode("utf-8", "replace").decode()
 
 
 def _each_key_once(pairs: list[tuple]) -> dict:
@@ -127,7 +187,7 @@ def ask_about(
     The texts are strings of a JSON object, which they cannot leave, whatever they say. What UTF-8 cannot
     hold (half of a surrogate pair) is a question mark.
     """
-    user = json.dumps(data, ensure_ascii=False, indent=1).encode("utf-8", "replace").decode()
+    user = _whole(json.dumps(data, ensure_ascii=False, indent=1))
     asked = [
         settings.provider,
         settings.model,
@@ -144,6 +204,10 @@ def outcomes(settings: Settings, requests: list[Request]) -> list[Outcome]:
 
     Failures: refused, unparsable, rejected, rate_limited, timeout, server_error, connection, broken_body.
     The first two are answers, which are kept; after the others a rerun asks again.
+
+    Raises:
+        UserError: nothing was answered, or what would keep all requests from being answered: a key that is missing or
+            not accepted, a limit, a server that is out of order, a model whose first answers are all unparsable.
     """
     with opened(Path(settings.cache)) as cache:
         asking = _Asking(settings, cache, {request.key: request for request in requests})
@@ -155,7 +219,8 @@ class LlmJudge(Judge):
     """A language model as a judge; its failures are those of `outcomes`."""
 
     def __init__(self, settings: Settings):
-        self.name = f"llm {settings.model}"
+        version = file_digest(Path(settings.rubric))[:12]
+        self.name = f"llm {settings.model} ({settings.provider}), rubric {version}"
         self._settings = settings
         self._rubric = Path(settings.rubric).read_text(encoding="utf-8").rstrip() + TASK
 
@@ -189,11 +254,14 @@ class _Asking:
         self._settings = settings
         self._cache = cache
         self._requests = requests
-        self._provider: Provider = connect(settings)
+        self._provider: Provider = provider_of(settings)
         self._stop = Event()
         self._pace = Pace(settings.requests_per_minute, self._stop)
         self._budget = Budget(settings, cache)
         self._failures: dict[str, NoAnswer] = {}
+        self._foreign: set[str] = set()
+        self._read_lock = Lock()
+        self._usable, self._unusable = 0, 0
 
     def outcome(self, key: str) -> Outcome:
         """What came of a request."""
@@ -206,12 +274,40 @@ class _Asking:
         Batches that were sent and not fetched are waited for first, in either way: they are paid for.
         """
         for batch in self._cache.waiting_batches(self._provider.name):
-            self._fetch(self._found(batch))
+            if batch.address in (None, self._address):
+                self._provider.connect()
+                self._fetch(batch)
+            else:
+                where = batch.address or f"{self._provider.name} itself"
+                note(
+                    f"judge llm: a batch waits at {where}; it is fetched where llm.base_url says so"
+                )
         missing = [r for key, r in self._requests.items() if self._settled(key) is None]
+        self._usable += len(self._requests) - len(missing)
+        if missing:
+            self._provider.connect()
         if self._settings.batch:
             self._ask_in_batches(missing)
         else:
             self._ask_each(missing, answered=len(self._requests) - len(missing))
+        self._tell_failures(missing)
+
+    @property
+    def _address(self) -> str:
+        return self._settings.base_url or ""
+
+    def _tell_failures(self, asked: list[Request]) -> None:
+        """Quote a failure of each name; UserError where nothing at all was answered."""
+        failed = {r.key: self._failures[r.key] for r in asked if r.key in self._failures}
+        failed = {key: f for key, f in failed.items() if self.outcome(key).failure == f.name}
+        for failure in {failure.name: failure for failure in failed.values()}.values():
+            note(f"judge llm: no answer, for instance: {failure}")
+        lost = [f for f in failed.values() if f.name != UNPARSABLE]
+        if lost and len(lost) == len(self._requests):
+            raise UserError(
+                f"judge llm: none of {len(lost):,} requests had an answer, the last for {lost[-1]}; see llm.base_url"
+                " and llm.model"
+            )
 
     def _settled(self, key: str) -> Outcome | None:
         """What the answers to a request amount to; None where it is to be asked (again)."""
@@ -233,14 +329,34 @@ class _Asking:
         except (NoAnswer, ValueError):
             return None
 
-    def _answer(self, request: Request, body: str, batch: bool = False) -> Answer:
-        """A body with what it cost; what a server does not count is estimated."""
+    def _answer(self, request: Request, body: str, batch: Batch | None = None) -> Answer:
+        """A body with what it cost, in a batch at the prices that it was sent at; what a server does not count is
+        estimated."""
         reply: Reply = self._provider.read(body)
         tokens_in, tokens_out = _estimated_tokens(request), len(reply.text) // CHARACTERS_A_TOKEN
         tokens_in = tokens_in if reply.input_tokens is None else reply.input_tokens
         tokens_out = tokens_out if reply.output_tokens is None else reply.output_tokens
-        cost = self._settings.cost(tokens_in, tokens_out, batch)
-        return Answer(request.key, body, self._settings.model, tokens_in, tokens_out, cost)
+        prices = batch.prices if batch else self._settings.prices
+        model = (batch and batch.model) or self._settings.model
+        cost = cost_usd(prices, tokens_in, tokens_out, batch is not None)
+        return Answer(request.key, body, model, tokens_in, tokens_out, cost, batch is not None)
+
+    def _refuse_unparsable(self, *answers: Answer) -> None:
+        """UserError where none of a job's first answers can be used: the others would be paid for and no better."""
+        for answer in answers:
+            usable = self._read(answer.key, answer.body) is not None
+            with self._read_lock:
+                self._usable += usable
+                self._unusable += not usable
+        if not self._usable and self._unusable >= GIVES_UP_AFTER:
+            raise UserError(
+                f"judge llm: the first {self._unusable} answers of {self._settings.model} are no JSON object of the form"
+                f" that the rubric's task asks for, as {self._quoted(answers[-1])}; see llm.model and llm.max_tokens;"
+                " answers are kept"
+            )
+
+    def _quoted(self, answer: Answer) -> str:
+        return repr(" ".join(self._provider.read(answer.body).text.split())[:QUOTED])
 
     def _ask_each(self, missing: list[Request], answered: int) -> None:
         """Ask in threads, and stop them all where one finds that nothing more is to be asked."""
@@ -257,11 +373,9 @@ class _Asking:
             try:
                 for done in as_completed(waiting):
                     failure = done.result()
-                    if failure is None or failure.name == UNPARSABLE:
-                        in_a_row = 0
-                    else:
-                        in_a_row += 1
+                    if failure is not None:
                         self._failures[waiting[done].key] = failure
+                    in_a_row = 0 if failure is None or failure.name == UNPARSABLE else in_a_row + 1
                     found[self.outcome(waiting[done].key).failure or "answered"] += 1
                     bar.update()
                     bar.set_postfix_str(self._told(found))
@@ -311,8 +425,9 @@ class _Asking:
             raise
         finally:
             self._budget.settle(request, answer)
+        self._refuse_unparsable(answer)
         if self._read(request.key, answer.body) is None:
-            raise NoAnswer(UNPARSABLE, wait_s=0)
+            raise NoAnswer(UNPARSABLE, self._quoted(answer), wait_s=0)
 
     def _ask_in_batches(self, missing: list[Request]) -> None:
         """Send what is missing until all of it is answered or no attempt is left."""
@@ -328,14 +443,24 @@ class _Asking:
 
     def _sent(self, requests: list[Request]) -> Batch:
         keys = [request.key for request in requests]
-        batch = self._cache.plan_batch(self._provider.name, uuid.uuid4().hex, keys, time.time())
+        made_of = (self._address, self._settings.model, self._settings.prices)
+        batch = Batch(uuid.uuid4().hex, None, keys, time.time(), *made_of)
+        self._cache.plan_batch(batch, self._provider.name)
         try:
             id_ = self._provider.create_batch(batch, requests)
+        except Missing as error:
+            self._cache.drop_batch(batch)
+            raise UserError(f"{error}; where a server has no batches: llm.batch false") from None
+        except UserError:  # a status that says that nothing was made
+            self._cache.drop_batch(batch)
+            raise
         except NoAnswer as failure:
-            if not failure.again:
+            lost = failure.again and failure.name in ("connection", "timeout", "server_error")
+            if not lost:
                 self._cache.drop_batch(batch)
+            next_time = "looks for it, then sends it" if lost else "sends it again"
             raise UserError(
-                f"judge llm: the batch was not accepted ({failure}); a rerun looks for it, then sends it"
+                f"judge llm: the batch was not accepted ({failure}); a rerun {next_time}"
             ) from None
         note(f"judge llm: sent {len(keys):,} requests as the batch {id_}")
         return self._cache.name_batch(batch, id_)
@@ -344,28 +469,46 @@ class _Asking:
         """A batch with its id, which is looked for where a kill came before it was noted."""
         if batch.id is not None:
             return batch
+        known = self._cache.batch_ids() | self._foreign
         try:
-            id_ = self._provider.find_batch(batch, self._cache.batch_ids())
+            id_ = self._provider.find_batch(batch, known)
+        except Missing:  # a server without batches
+            id_ = None
         except NoAnswer as failure:
-            raise UserError(f"judge llm: the provider does not list batches ({failure})") from None
+            if failure.again and failure.name != "broken_body":
+                raise UserError(f"judge llm: the batches are not listed ({failure})") from None
+            id_ = None
         if id_ is None:
+            note("judge llm: a batch that was to be sent is not there; its requests are asked anew")
             self._cache.drop_batch(batch)
             return None
         return self._cache.name_batch(batch, id_)
 
-    def _fetch(self, batch: Batch | None) -> None:
-        """Wait for a batch and keep its answers, all in one transaction."""
+    def _fetch(self, noted: Batch) -> None:
+        """Wait for a batch and keep its answers, all in one transaction. One that is gone is given up."""
+        batch = self._found(noted)
         if batch is None:
             return
         note(f"judge llm: waiting for the batch {batch.id}; a rerun goes on waiting for it")
         try:
             results = dict(self._results(batch.id))
+        except Missing as error:
+            note(f"judge llm: the batch {batch.id} is gone; its requests are asked anew ({error})")
+            self._cache.add(batch=batch)
+            gone = NoAnswer("server_error", f"the batch {batch.id} is gone")
+            self._failures |= dict.fromkeys(batch.keys, gone)
+            return
         except NoAnswer as failure:
             if not failure.again:
                 self._cache.add(batch=batch)
             raise UserError(
                 f"judge llm: no answers from the batch {batch.id} ({failure})"
             ) from None
+        if results and not results.keys() & set(batch.keys):
+            note(f"judge llm: the batch {batch.id} is another study's")
+            self._foreign.add(batch.id)
+            self._fetch(self._cache.name_batch(batch, None))
+            return
         answers = []
         for key in batch.keys:
             result = results.get(key, NoAnswer("server_error", "not in the batch's results"))
@@ -373,12 +516,17 @@ class _Asking:
                 if isinstance(result, NoAnswer):
                     raise result
                 request = self._requests.get(key, Request(key, "", "", {}))
-                answers.append(self._answer(request, result, batch=True))
+                answers.append(self._answer(request, result, batch))
                 self._failures.pop(key, None)
             except NoAnswer as failure:
                 self._failures[key] = failure
         self._budget.keep(*answers, batch=batch)
         note(f"judge llm: {len(answers):,} of {len(batch.keys):,} requests of the batch answered")
+        own = [answer for answer in answers if answer.key in self._requests]
+        for answer in own:
+            if self._read(answer.key, answer.body) is None:
+                self._failures[answer.key] = NoAnswer(UNPARSABLE, self._quoted(answer))
+        self._refuse_unparsable(*own)
 
     def _results(self, id_: str) -> list[tuple[str, str | NoAnswer]]:
         """Poll a batch, less and less often, until it has ended. Servers may be away in between."""
@@ -440,20 +588,22 @@ class Pace:
 class Budget:
     """Keeps the study's requests and their cost within llm.max_requests and llm.max_cost_usd.
 
-    What was spent is what the cache says, so limits hold over reruns and jobs. Nobody else adds to it.
+    What was spent is what the cache says, so limits hold over reruns and jobs; nobody else adds to it. Answers that
+    came when no price was known cost what their tokens cost today.
     """
 
     def __init__(self, settings: Settings, cache: AnswerCache):
         self._settings, self._cache = settings, cache
         self._lock = Lock()
         self._answers, self.usd = cache.spent()
+        self.usd += sum(settings.cost(*tokens) or 0.0 for tokens in cache.unpriced())
         self._asking, self._reserved = 0, 0.0
 
     def keep(self, *answers: Answer, batch: Batch | None = None) -> None:
         """Commit answers to the cache, and count them."""
         self._cache.add(*answers, batch=batch)
         self._answers += len(answers)
-        self.usd += sum(answer.cost_usd or 0.0 for answer in answers)
+        self.usd += sum(self._cost(answer) for answer in answers)
 
     def check(self, requests: list[Request], answered: int) -> None:
         """Tell what is about to be asked; UserError where that is above a limit."""
@@ -462,7 +612,9 @@ class Budget:
         cost = self._settings.cost(tokens, most, self._settings.batch)
         note(
             f"judge llm: {count:,} requests to ask, {answered:,} answered before; about {tokens:,} tokens in and at most"
-            f" {most:,} out" + ("" if cost is None else f", at most about {cost:.4f} USD")
+            f" {most:,} out"
+            + ("" if cost is None else f", at most about {cost:.4f} USD an attempt")
+            + f"; up to {1 + self._settings.retries} attempts each where answers cannot be used"
         )
         kept = f"{answered:,} of this job's are answered in {self._settings.cache}"
         limit = self._settings.max_requests
@@ -504,6 +656,11 @@ class Budget:
             self._reserved -= self._most(request)
             if answer is not None:
                 self.keep(answer)
+
+    def _cost(self, answer: Answer) -> float:
+        tokens = (answer.input_tokens, answer.output_tokens, answer.batch)
+        known = answer.cost_usd is not None
+        return answer.cost_usd if known else self._settings.cost(*tokens) or 0.0
 
     def _most(self, request: Request) -> float:
         """What a request costs at most, about, in USD."""

@@ -7,9 +7,9 @@ What it means is read from it anew every time, so that a better reader needs no 
 import fcntl
 import json
 import sqlite3
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 from threading import Lock
 
@@ -36,6 +36,15 @@ CREATE TABLE IF NOT EXISTS batches (
     fetched INTEGER NOT NULL DEFAULT 0
 );
 """
+ADDED = {
+    "answers": {"batch": "INTEGER NOT NULL DEFAULT 0"},  # whether it came in a batch
+    "batches": {
+        "address": "TEXT",  # where it was sent; empty for the provider's own
+        "model": "TEXT",
+        "prices": "TEXT",  # JSON
+    },
+}
+"""Columns that files of earlier versions lack: where these have rows, the batches' are NULL."""
 
 
 @dataclass(frozen=True)
@@ -48,16 +57,24 @@ class Answer:
     input_tokens: int
     output_tokens: int
     cost_usd: float | None
+    batch: bool = False
 
 
 @dataclass(frozen=True)
 class Batch:
-    """A batch that was created, or is about to be (`id` is None), and not fetched yet."""
+    """A batch that was created, or is about to be (`id` is None), and not fetched yet.
+
+    Where it was sent ("" is the provider's own address), the model and its prices are those of when it was created, or
+    None where an earlier version has noted it, or no price was known.
+    """
 
     token: str
     id: str | None
     keys: list[str]
     created_at: float
+    address: str | None = None
+    model: str | None = None
+    prices: dict[str, float] | None = None
 
 
 class AnswerCache:
@@ -71,6 +88,10 @@ class AnswerCache:
         self._file.execute("PRAGMA journal_mode = WAL")
         self._file.execute("PRAGMA synchronous = FULL")
         self._file.executescript(TABLES)
+        for table, columns in ADDED.items():
+            there = {row[1] for row in self._file.execute(f"PRAGMA table_info({table})")}
+            for column in columns.keys() - there:
+                self._file.execute(f"ALTER TABLE {table} ADD COLUMN {column} {columns[column]}")
 
     def close(self) -> None:
         self._file.close()
@@ -90,12 +111,9 @@ class AnswerCache:
             self._file.execute("BEGIN IMMEDIATE")
             try:
                 self._file.executemany(
-                    "INSERT INTO answers (key, body, model, input_tokens, output_tokens, cost_usd)"
-                    " VALUES (?, ?, ?, ?, ?, ?)",
-                    [
-                        (a.key, a.body, a.model, a.input_tokens, a.output_tokens, a.cost_usd)
-                        for a in answers
-                    ],
+                    "INSERT INTO answers (key, body, model, input_tokens, output_tokens, cost_usd, batch)"
+                    " VALUES (?, ?, ?, ?, ?, ?, ?)",
+                    map(astuple, answers),
                 )
                 if batch is not None:
                     self._file.execute(
@@ -111,32 +129,43 @@ class AnswerCache:
         """How many answers there are, and what they cost in USD as far as prices were known."""
         return self._run("SELECT count(*), coalesce(sum(cost_usd), 0.0) FROM answers")[0]
 
+    def unpriced(self) -> list[tuple[int, int, bool]]:
+        """Tokens in, tokens out, and whether in a batch, of the answers that came when no price was known."""
+        rows = self._run(
+            "SELECT sum(input_tokens), sum(output_tokens), batch FROM answers"
+            " WHERE cost_usd IS NULL GROUP BY batch"
+        )
+        return [(tokens_in, tokens_out, bool(batch)) for tokens_in, tokens_out, batch in rows]
+
     def waiting_batches(self, provider: str) -> list[Batch]:
         """The provider's batches that have not been fetched, oldest first."""
         rows = self._run(
-            "SELECT token, id, keys, created_at FROM batches"
+            "SELECT token, id, keys, created_at, address, model, prices FROM batches"
             " WHERE provider = ? AND NOT fetched ORDER BY created_at",
             provider,
         )
-        return [Batch(token, id_, json.loads(keys), created) for token, id_, keys, created in rows]
+        return [
+            Batch(token, id_, json.loads(keys), *more, prices and json.loads(prices))
+            for token, id_, keys, *more, prices in rows
+        ]
 
     def batch_ids(self) -> set[str]:
         """The providers' ids of all batches of the study."""
         return {id_ for (id_,) in self._run("SELECT id FROM batches WHERE id IS NOT NULL")}
 
-    def plan_batch(self, provider: str, token: str, keys: Iterable[str], now: float) -> Batch:
+    def plan_batch(self, batch: Batch, provider: str) -> None:
         """Note a batch before it is created, so that a kill in between cannot lose it."""
-        keys = list(keys)
         self._run(
-            "INSERT INTO batches (token, provider, keys, created_at) VALUES (?, ?, ?, ?)",
-            *(token, provider, json.dumps(keys), now),
+            "INSERT INTO batches (token, keys, created_at, address, model, prices, provider)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?)",
+            *(batch.token, json.dumps(batch.keys), batch.created_at, batch.address, batch.model),
+            *(batch.prices and json.dumps(batch.prices), provider),
         )
-        return Batch(token, None, keys, now)
 
-    def name_batch(self, batch: Batch, id_: str) -> Batch:
-        """Note the provider's id of a batch."""
+    def name_batch(self, batch: Batch, id_: str | None) -> Batch:
+        """Note the provider's id of a batch, or that another one was taken for it."""
         self._run("UPDATE batches SET id = ? WHERE token = ?", id_, batch.token)
-        return Batch(batch.token, id_, batch.keys, batch.created_at)
+        return replace(batch, id=id_)
 
     def drop_batch(self, batch: Batch) -> None:
         """Forget a batch that was never created."""

@@ -6,18 +6,23 @@ request, or a UserError, which concerns all of them. Keys come from the environm
 
 import importlib
 import json
+import logging
+import os
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from typing import Any
 
+from persuasion_rl.command import note
 from persuasion_rl.files import UserError
 from persuasion_rl.keys import VARIABLES, key_for, without_keys
 from persuasion_rl.llm_cache import Batch
 
+MOST_TOKENS = 10**9
+"""More than any answer has; what a server says beyond it is no count."""
 CLOCKS_DIFFER_S = 300
 """By how much a provider's clock and ours may differ."""
 
@@ -33,8 +38,16 @@ class NoAnswer(Exception):
     def __init__(
         self, name: str, detail: str = "", again: bool = True, wait_s: float | None = None
     ):
-        super().__init__(f"{name}: {detail}" if detail else name)
+        super().__init__(f"{name}: {without_keys(detail)}" if detail else name)
         self.name, self.again, self.wait_s = name, again, wait_s
+
+
+class Missing(UserError):
+    """A model, an address or a batch that is not there (status 404)."""
+
+
+ODD = (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError)
+"""What comes of reading JSON that is other than it should be."""
 
 
 @dataclass(frozen=True)
@@ -62,18 +75,35 @@ class Provider(ABC):
     """A provider's client. A compatible server (`base_url`) gets nothing but what all of them know."""
 
     name: str
+    address: str
+    """The provider's own. It is named to the client, which would look into the environment for another one."""
 
     def __init__(self, settings):
         self._settings = settings
         self._official = settings.base_url is None
-        key = key_for(self.name, settings.base_url, "judge llm")
+        self._client = None
+
+    def connect(self) -> None:
+        """Make the client; what was answered before can be read without it.
+
+        Raises:
+            UserError: the key or the client's package is missing.
+        """
+        if self._client is not None:
+            return
+        key = key_for(self.name, self._settings.base_url, "judge llm")
         self._library = _library(self.name)
+        # OPENAI_LOG=debug, ANTHROPIC_LOG=debug: the clients would log what a server said, a key among it.
+        logging.getLogger(self.name).setLevel(logging.WARNING)
         # What the client does not put into its own words, where results are read as they come.
-        self._broken = (importlib.import_module("httpx2").HTTPError, json.JSONDecodeError)
+        self._http_error = importlib.import_module("httpx2").HTTPError
+        variable = f"{self.name.upper()}_BASE_URL"
+        if self._official and os.environ.get(variable):
+            note(f"judge llm: {variable} is not looked at; llm.base_url names another server")
         self._client = self._connect(
             api_key=key or "none",  # a server on this machine may need none
-            base_url=settings.base_url,
-            timeout=settings.timeout_s,
+            base_url=self._settings.base_url or self.address,
+            timeout=self._settings.timeout_s,
             max_retries=0,
         )
 
@@ -92,7 +122,7 @@ class Provider(ABC):
         """Read a body; NoAnswer where it is none of this provider's."""
         try:
             return self._read(json.loads(body))
-        except (ValueError, KeyError, IndexError, TypeError, AttributeError):
+        except ODD:
             raise NoAnswer("broken_body", " ".join(without_keys(body)[:100].split())) from None
 
     @contextmanager
@@ -105,8 +135,10 @@ class Provider(ABC):
             raise NoAnswer("connection", str(error.__cause__ or error)) from None
         except self._library.APIStatusError as error:
             raise self._named(error) from None
-        except self._broken as error:
+        except self._http_error as error:
             raise NoAnswer("connection", str(error)) from None
+        except ODD as error:
+            raise NoAnswer("broken_body", str(error)[:200]) from None
 
     def _named(self, error) -> Exception:
         """What an HTTP error means."""
@@ -120,7 +152,7 @@ class Provider(ABC):
         if status == 402 or getattr(error, "code", None) == "insufficient_quota":
             return UserError(f"judge llm: {where} gives no more credit ({said}); answers are kept")
         if status == 404:
-            return UserError(
+            return Missing(
                 f"judge llm: {where} has no model {self._settings.model!r}, or no such address or batch"
                 f" ({said}); see llm.model and llm.base_url"
             )
@@ -129,7 +161,7 @@ class Provider(ABC):
             return NoAnswer("rate_limited", said, wait_s=wait_s)
         if status in (408, 504):
             return NoAnswer("timeout", said, wait_s=wait_s)
-        if status in (409, 425) or status >= 500:
+        if status in (409, 425) or (status >= 500 and status != 501):  # 501: not implemented
             return NoAnswer("server_error", said, wait_s=wait_s)
         return NoAnswer("rejected", said, again=False)
 
@@ -137,6 +169,15 @@ class Provider(ABC):
         """What kept a batch from answering one of its requests."""
         name = "rejected" if rejected else "server_error"
         return NoAnswer(name, without_keys(said)[:200], again=not rejected)
+
+    def _rows(self, rows: Iterable[Any]) -> Iterator[tuple[str, str | NoAnswer]]:
+        """Read the rows of a batch's results; what one that cannot be read was to answer has no answer."""
+        for row in rows:
+            try:
+                result = self._row(row)
+            except ODD:
+                continue
+            yield result
 
     @abstractmethod
     def _connect(self, **settings) -> Any:
@@ -155,15 +196,16 @@ class Provider(ABC):
         """Read the JSON of a body."""
 
     @abstractmethod
+    def _row(self, row: Any) -> tuple[str, str | NoAnswer]:
+        """Read a row of a batch's results."""
+
+    @abstractmethod
     def create_batch(self, batch: Batch, requests: list[Request]) -> str:
         """Create a batch and return its id."""
 
     @abstractmethod
     def find_batch(self, batch: Batch, known: set[str]) -> str | None:
-        """The id of a batch that was created though its answer never came, or None.
-
-        `known` are the ids of all other batches of the study.
-        """
+        """The id of a batch that was created though its answer never came, or None. `known` are no such ids."""
 
     @abstractmethod
     def batch_ended(self, id_: str) -> bool:
@@ -178,6 +220,7 @@ class OpenAI(Provider):
     """Chat completions of OpenAI and of the many servers that speak like it."""
 
     name = "openai"
+    address = "https://api.openai.com/v1"
 
     def _connect(self, **settings):
         return self._library.OpenAI(**settings)
@@ -205,13 +248,13 @@ class OpenAI(Provider):
 
     def _read(self, answer: dict) -> Reply:
         choice = answer["choices"][0]
-        message, usage = choice["message"], answer.get("usage") or {}
+        message, usage = choice["message"], answer.get("usage")
         refused = bool(message.get("refusal")) or choice.get("finish_reason") == "content_filter"
         return Reply(
-            text=message.get("refusal") or message.get("content") or "",
+            text=_text(message.get("refusal") or message.get("content")),
             refused=refused,
-            input_tokens=usage.get("prompt_tokens"),
-            output_tokens=usage.get("completion_tokens"),
+            input_tokens=_count(usage, "prompt_tokens"),
+            output_tokens=_count(usage, "completion_tokens"),
         )
 
     def create_batch(self, batch: Batch, requests: list[Request]) -> str:
@@ -239,7 +282,7 @@ class OpenAI(Provider):
     def find_batch(self, batch: Batch, known: set[str]) -> str | None:
         with self._named_errors():
             for listed in self._client.batches.list(limit=100):  # the newest first
-                if (listed.metadata or {}).get("token") == batch.token:
+                if (listed.metadata or {}).get("token") == batch.token and listed.id not in known:
                     return listed.id
                 if listed.created_at < batch.created_at - CLOCKS_DIFFER_S:
                     return None
@@ -258,21 +301,24 @@ class OpenAI(Provider):
                 raise NoAnswer("rejected", without_keys(" ".join(said[:1])), again=False)
             files = [name for name in (batch.output_file_id, batch.error_file_id) if name]
             texts = [self._client.files.content(name).text for name in files]
-        for line in "".join(texts).splitlines():
-            row = json.loads(line)
-            response = row.get("response") or {}
-            if response.get("status_code") == 200:
-                yield row["custom_id"], without_keys(json.dumps(response["body"]))
-            else:
-                rejected = 400 <= response.get("status_code", 500) < 429
-                said = json.dumps(row.get("error") or response.get("body"))
-                yield row["custom_id"], self._in_batch(rejected, said)
+            # Not splitlines, which also parts lines within a text (at U+2028, U+0085).
+            lines = [line for text in texts for line in text.split("\n") if line.strip()]
+            yield from self._rows([json.loads(line) for line in lines])
+
+    def _row(self, row):
+        response = row.get("response") or {}
+        if response.get("status_code") == 200:
+            return str(row["custom_id"]), without_keys(json.dumps(response["body"]))
+        rejected = 400 <= response.get("status_code", 500) < 429
+        said = json.dumps(row.get("error") or response.get("body"))
+        return str(row["custom_id"]), self._in_batch(rejected, said)
 
 
 class Anthropic(Provider):
     """Messages of Anthropic."""
 
     name = "anthropic"
+    address = "https://api.anthropic.com"
 
     def _connect(self, **settings):
         return self._library.Anthropic(**settings)
@@ -298,15 +344,18 @@ class Anthropic(Provider):
         return answer.http_response.text
 
     def _read(self, answer: dict) -> Reply:
-        usage = answer.get("usage") or {}
+        usage = answer.get("usage")
+        sent = _count(usage, "input_tokens")
         cached = ("cache_creation_input_tokens", "cache_read_input_tokens")
         return Reply(
-            text="".join(part["text"] for part in answer["content"] if part["type"] == "text"),
-            refused=answer["stop_reason"] == "refusal",
-            input_tokens=usage["input_tokens"] + sum(usage.get(name) or 0 for name in cached)
-            if "input_tokens" in usage
-            else None,
-            output_tokens=usage.get("output_tokens"),
+            text="".join(
+                _text(part["text"]) for part in answer["content"] if part["type"] == "text"
+            ),
+            refused=answer.get("stop_reason") == "refusal",
+            input_tokens=None
+            if sent is None
+            else sent + sum(_count(usage, n) or 0 for n in cached),
+            output_tokens=_count(usage, "output_tokens"),
         )
 
     def create_batch(self, batch: Batch, requests: list[Request]) -> str:
@@ -315,18 +364,20 @@ class Anthropic(Provider):
             return self._client.messages.batches.create(requests=rows).id
 
     def find_batch(self, batch: Batch, known: set[str]) -> str | None:
-        """Anthropic's batches carry no mark of ours: the one of that time and size that is not known yet.
+        """Anthropic's batches carry no mark of ours: of those of that size, the one nearest in time.
 
-        Should it be another's after all, none of its results has a key of ours, and they are asked again.
+        It may be another study's; the keys in its results tell.
         """
+        found = {}
         with self._named_errors():
             for listed in self._client.messages.batches.list(limit=100):  # the newest first
-                if listed.created_at.timestamp() < batch.created_at - CLOCKS_DIFFER_S:
-                    return None
+                after = listed.created_at.timestamp() - batch.created_at
+                if after < -CLOCKS_DIFFER_S:
+                    break
                 counts = listed.request_counts.model_dump().values()
                 if listed.id not in known and sum(counts) == len(batch.keys):
-                    return listed.id
-        return None
+                    found[listed.id] = abs(after)
+        return min(found, key=found.get, default=None)
 
     def batch_ended(self, id_: str) -> bool:
         with self._named_errors():
@@ -334,19 +385,34 @@ class Anthropic(Provider):
 
     def batch_results(self, id_: str) -> Iterator[tuple[str, str | NoAnswer]]:
         with self._named_errors():
-            for row in self._client.messages.batches.results(id_):
-                result = row.result.model_dump(mode="json")
-                if result["type"] == "succeeded":
-                    yield row.custom_id, without_keys(json.dumps(result["message"]))
-                    continue
-                said = result.get("error", {}).get("error", {})
-                rejected = said.get("type") == "invalid_request_error"
-                yield row.custom_id, self._in_batch(rejected, json.dumps(said))
+            if self._client.messages.batches.retrieve(id_).results_url is None:
+                raise Missing(f"judge llm: {self.name} keeps the results no longer")
+            yield from self._rows(self._client.messages.batches.results(id_))
+
+    def _row(self, row):
+        result = row.result.model_dump(mode="json")
+        if result["type"] == "succeeded":
+            return row.custom_id, without_keys(json.dumps(result["message"]))
+        said = result.get("error", {}).get("error", {})
+        rejected = said.get("type") == "invalid_request_error"
+        return row.custom_id, self._in_batch(rejected, json.dumps(said))
 
 
-def connect(settings) -> Provider:
-    """The provider of the settings (`llm.Settings`), ready to be asked."""
+def provider_of(settings) -> Provider:
+    """The provider of the settings (`llm.Settings`)."""
     return {"openai": OpenAI, "anthropic": Anthropic}[settings.provider](settings)
+
+
+def _text(said: Any) -> str:
+    """What is no text says nothing that can be read."""
+    return said if isinstance(said, str) else ""
+
+
+def _count(usage: Any, name: str) -> int | None:
+    """A number of tokens; None where a server says none, or no number."""
+    said = usage.get(name) if isinstance(usage, dict) else None
+    counts = isinstance(said, int) and not isinstance(said, bool) and 0 <= said <= MOST_TOKENS
+    return said if counts else None
 
 
 def _library(name: str):

@@ -9,8 +9,16 @@ from pathlib import Path
 
 from persuasion_rl.command import note, stage
 from persuasion_rl.files import UserError, keyed_number, read_jsonl, write_json, write_jsonl
-from persuasion_rl.judges import FIRST, SECOND, TIE
-from persuasion_rl.statistics import bootstrap_mean
+from persuasion_rl.judges import (
+    FIRST,
+    SECOND,
+    TIE,
+    Comparison,
+    Judge,
+    LengthJudge,
+    judge_both_orders,
+)
+from persuasion_rl.statistics import bootstrap_mean, bootstrap_rate
 
 DRAWS = 2000
 """Bootstrap draws for the report's intervals: no setting of the study, which would remake the pairs."""
@@ -30,6 +38,7 @@ def preference_pairs(
     """
     rows = list(read_jsonl(labels))
     labelled = [row for row in rows if "excluded" not in row]
+    excluded = _counted(row["excluded"] for row in rows if "excluded" in row)
     decided = [_pair(row) for row in labelled if row["verdict"] in (FIRST, SECOND)]
     pairs, duplicates = without_duplicates(decided)
     parts: dict[Path, list[dict]] = {train: [], val: []}
@@ -38,13 +47,15 @@ def preference_pairs(
         parts[val if _conversation(pair) in held_out else train].append(pair)
     for path, part in parts.items():
         if not part:
+            counts = ", ".join(f"{name} {count}" for name, count in excluded.items())
             raise UserError(
                 f"{path}: no pair; {len(labelled)} labels in {labels} are too few or all ties"
+                + (f"; not labelled: {counts}" if counts else "")
             )
     for path, part in parts.items():
         write_jsonl(path, part)
     found = {
-        "excluded": _counted(row["excluded"] for row in rows if "excluded" in row),
+        "excluded": excluded,
         **describe(labelled, decided, seed),
         "duplicates": duplicates,
         "pairs": {"train": len(parts[train]), "val": len(parts[val])},
@@ -112,7 +123,9 @@ def describe(labelled: list[dict], decided: list[dict], seed: int) -> dict:
     first_shown: the share of decided votes that are for the response shown first; without a bias .5.
     longer_chosen: the share of decided labels whose chosen response has more words; as many count half.
     words_more: by how many words the chosen response is longer, on average.
-    The latter three are {"value", "low", "high", "rows"} with a 95% interval over conversations.
+    agreement: judge -> the share of decided labels that it agrees with, its ties counting half; of the judges only
+    length, as others would have to be asked: they are in judges/trust.csv, as {pool}_labels.
+    The latter four are {"value", "low", "high", "rows"} with a 95% interval over conversations.
 
     Args:
         labelled: label rows. decided: the pairs that they make, duplicates among them.
@@ -132,6 +145,7 @@ def describe(labelled: list[dict], decided: list[dict], seed: int) -> dict:
         "first_shown": _mean(votes, seed),
         "longer_chosen": _mean(longer, seed),
         "words_more": _mean([(words, _conversation(pair)) for words, pair in more], seed),
+        "agreement": {LengthJudge.name: _agreement(LengthJudge(), decided, seed)},
     }
 
 
@@ -150,12 +164,20 @@ def _answers_in_both_orders(votes: list[dict]) -> list[tuple[str, str]]:
     return [(given["12"], given["21"]) for given in answers.values() if len(given) == 2]
 
 
-def _mean(values: list[tuple[float, str]], seed: int) -> dict | None:
+def _agreement(judge: Judge, decided: list[dict], seed: int) -> dict | None:
+    """How often a judge, asked in both orders, prefers the chosen response; a tie is half."""
+    asked = [Comparison(pair["prompt"], pair["chosen"], pair["rejected"]) for pair in decided]
+    points = {FIRST: 1.0, SECOND: 0.0}
+    agreed = [points.get(judged.verdict, 0.5) for judged in judge_both_orders(judge, asked)]
+    return _mean(list(zip(agreed, map(_conversation, decided), strict=True)), seed, bootstrap_rate)
+
+
+def _mean(values: list[tuple[float, str]], seed: int, estimate=bootstrap_mean) -> dict | None:
     """The mean of numbers, each with its conversation, and its interval."""
     if not values:
         return None
     numbers, conversations = zip(*values, strict=True)
-    interval = bootstrap_mean(numbers, conversations, DRAWS, seed)
+    interval = estimate(numbers, conversations, DRAWS, seed)
     return {**interval.columns("value"), "rows": len(values)}
 
 

@@ -39,6 +39,7 @@ from persuasion_rl.config import (
     uses_llm,
 )
 from persuasion_rl.files import UserError, file_digest
+from persuasion_rl.keys import key_for
 from persuasion_rl.leases import visible_devices
 
 
@@ -106,6 +107,15 @@ def tokens(rows):
 def code(module):
     """The code that a stage runs, as a param: a changed module makes the stage stale."""
     return module_digests(module)
+
+
+JUDGE_MODULES = {"truth": "world", "delta": "reward", "llm": "llm"}
+
+
+def judging_code(module, judges):
+    """The same of a stage that asks these judges, if any, without what the other judges alone run."""
+    others = [part for judge, part in JUDGE_MODULES.items() if judge not in judges]
+    return module_digests(module, without=others)
 
 
 def corpus_folder(name):
@@ -254,6 +264,7 @@ def delta_judge_for(judges):
 
 
 LLM = ["llm"] if uses_llm(STUDY) else []
+LLM_ANSWERS = study("state/llm.sqlite")
 ASKED = ("provider", "model", "rubric", "max_tokens", "temperature")
 
 
@@ -286,7 +297,7 @@ def asking(judges):
     """
     asked = {*ASKED, "honesty_rubric"}
     how = {name: value for name, value in STUDY["llm"].items() if name not in asked}
-    how["cache"] = study("state/llm.sqlite")
+    how["cache"] = LLM_ANSWERS
     return flags({"asking": json.dumps(how, sort_keys=True)} if "llm" in judges else {})
 
 
@@ -715,6 +726,23 @@ def refuse_without_gpu(jobs):
             f"error: {', '.join(rules)}: need a GPU (device: cuda), and this machine has none; use"
             " `snakemake --profile aws-gpu` on a machine with one, or `--config device=cpu` here"
         )
+
+
+def refuse_without_key(jobs):
+    """End with one line where some of these jobs ask the judge llm, and the key is missing or is none.
+
+    Where answers are kept, the jobs may have nothing to ask: then it is a warning.
+    """
+    asking_rules = (job for job in jobs if job.rule.params.get("asking"))
+    rules = sorted({job.rule.name for job in asking_rules if job.params.asking})
+    if not rules:
+        return
+    try:
+        key_for(STUDY["llm"]["provider"], STUDY["llm"]["base_url"], ", ".join(rules))
+    except UserError as error:
+        if not os.path.exists(LLM_ANSWERS):
+            sys.exit(f"error: {error}")
+        print(f"warning: {error}, unless all is answered in {LLM_ANSWERS}", file=sys.stderr)
 
 
 def launcher(wildcards, input, resources):

@@ -212,7 +212,7 @@ rule evaluate_verdicts:
         judge=lambda wildcards: judge_flags([wildcards.judge]),
         place=judge_place,
         asking=lambda wildcards, input: asking([wildcards.judge]),
-        code=code("evaluation"),
+        code=lambda wildcards: judging_code("evaluation", [wildcards.judge]),
     message:
         "Comparing the players: judge {wildcards.judge}"
     shell:

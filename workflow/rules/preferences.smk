@@ -114,7 +114,7 @@ rule label_ai:
         judge=judge_flags([label_judge("ai")]),
         place=judge_place,
         asking=lambda wildcards, input: asking([label_judge("ai")]),
-        code=code("labels"),
+        code=judging_code("labels", [label_judge("ai")]),
     message:
         "Labelling the AI pool"
     shell:
@@ -151,7 +151,7 @@ rule simulate_annotators:
         ),
         judge=judge_flags([label_judge(HUMAN)]),
         place=judge_place,
-        code=code("human_labels"),
+        code=judging_code("human_labels", [label_judge(HUMAN)]),
     message:
         "Simulating annotators for the human pool"
     shell:
@@ -190,7 +190,7 @@ rule export_human_labels:
                 "labeler": "simulated annotators" if SIMULATED_PEOPLE else "people",
             }
         ),
-        code=code("human_labels"),
+        code=judging_code("human_labels", []),
     message:
         "Joining answers with the responses that they were given for"
     shell:
@@ -221,7 +221,7 @@ rule preference_pairs:
         runtime=growing("10m"),
     params:
         settings=flags({"seed": STUDY["seed"], "val_fraction": STUDY["labels"]["val_fraction"]}),
-        code=code("pairs"),
+        code=judging_code("pairs", []),
     message:
         "Making chosen / rejected pairs of the {wildcards.pool} pool"
     shell:
