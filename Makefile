@@ -6,13 +6,13 @@ BIN := $(VENV)/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 CORES ?= 2
 
-.PHONY: demo test test-slow test-browser test-slurm demo-seeds real-small lint format clean help
+.PHONY: demo test test-slow test-browser test-slurm test-s3 demo-seeds real-small lint format clean help
 
 demo: $(VENV)/.installed  ## the embedded study, to results/demo/report.html
 	snakemake --cores $(CORES) --configfile config/demo.yaml
 
 test: $(VENV)/.installed-dev  ## the tests that need no training
-	python -m pytest -m "not slow and not browser and not slurm"
+	python -m pytest -m "not slow and not browser and not slurm and not s3"
 
 test-slow: $(VENV)/.installed-dev  ## the tests that train models or run the workflow
 	python -m pytest -m slow
@@ -22,6 +22,9 @@ test-browser: $(VENV)/.installed-dev  ## the annotation page in a headless Chrom
 
 test-slurm: $(VENV)/.installed-dev  ## a part of a study on a cluster of this machine, if SLURM is installed
 	python -m pytest -m slurm -s
+
+test-s3: $(VENV)/.installed-dev  ## a study whose files are in S3, if what that takes is installed (.ci/s3 does it)
+	python -m pytest -m s3
 
 demo-seeds: demo  ## the embedded study with two more seeds, and a table of the three
 	for seed in 2 3; do \
@@ -49,10 +52,10 @@ clean:  ## remove what the embedded study made, but not its state/
 help:
 	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*##/\t/' | expand -t 14
 
-$(VENV)/.installed: envs/requirements.txt pyproject.toml
+$(VENV)/.installed: envs/requirements.txt envs/requirements-cuda.txt pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit("persuasion-rl needs Python 3.11 or newer") if sys.version_info < (3, 11) else None'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install -r envs/requirements.txt
+	$(BIN)/pip install -r envs/requirements.txt -c envs/requirements-cuda.txt
 	$(BIN)/pip install --no-deps --editable .
 	$(BIN)/python -m compileall -q -j 0 $(VENV)/lib || true
 	touch $@

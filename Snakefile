@@ -32,7 +32,9 @@ include: "workflow/rules/report.smk"
 # Where jobs run on this machine, a GPU or a key that the study needs and that is missing is said before the first of
 # them; jobs of a cluster look for themselves.
 onstart:
-    if not workflow.non_local_exec:
+    if workflow.non_local_exec:
+        refuse_to_lose_answers(workflow.dag.needrun_jobs(), workflow.storage_settings)
+    else:
         if STUDY["device"] == "cuda":
             refuse_without_gpu(workflow.dag.needrun_jobs())
         refuse_without_key(workflow.dag.needrun_jobs())

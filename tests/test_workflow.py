@@ -258,3 +258,19 @@ def test_a_missing_gpu_is_said_before_the_first_job(tmp_path, elsewhere):
     assert "train_sft: need a GPU" in said and "snakemake --profile aws-gpu" in said
     assert not (root / "results").exists() or not any((root / "results").rglob("*.jsonl"))
     succeed("results/demo/config.yaml", *config, root=root)  # needs none
+
+
+def test_every_rule_that_wants_a_gpu_gets_one_from_aws_batch(elsewhere):
+    rules = "".join(file.read_text() for file in (elsewhere / "workflow/rules").glob("*.smk"))
+    blocks = re.split(r"^(?=(?:use )?rule )", rules, flags=re.M)
+    wants = {
+        re.match(r"rule (\w+)", block)[1] for block in blocks if re.search(r"^ +gpu=", block, re.M)
+    }
+    inherits = {
+        name
+        for parent, name in re.findall(r"^use rule (\w+) as (\w+)", rules, re.M)
+        if parent in wants
+    }
+    profile = yaml.safe_load((elsewhere / "profiles/aws-batch/config.yaml").read_text())
+    assert set(profile["set-resources"]) == wants | inherits
+    assert all(resources == {"_gpus": 1} for resources in profile["set-resources"].values())

@@ -25,7 +25,9 @@ class SampleStore:
     def __init__(self, state: Path, engine: Engine):
         s = engine.settings
         server = {"openai": (s.model,), "endpoint": (s.model, s.base_url)}.get(engine.name)
-        drawer = (engine.name, engine.reproducible, server, *module_digests("engines"))
+        # Keys and command lines change no sample, and some samples are paid.
+        code = module_digests("engines", without=("command", "keys"))
+        drawer = (engine.name, engine.reproducible, server, *code)
         self._engine = engine
         self._folder = state / text_digest(s.digest, s.seed, s.limits, *drawer)
         there = sorted(self._folder.glob("*.jsonl"))

@@ -15,6 +15,8 @@ os.environ |= {
     "PERSUASION_RL_WORKFLOW": str(os.getpid()),  # jobs end when this process is gone
 }
 
+from snakemake.settings.types import SharedFSUsage
+
 from persuasion_rl.answers import answers_digest
 from persuasion_rl.battles import votes_digest
 from persuasion_rl.code_digest import module_digests
@@ -728,13 +730,28 @@ def refuse_without_gpu(jobs):
         )
 
 
+def rules_that_ask(jobs):
+    """The rules among some jobs that ask the judge llm."""
+    asking_jobs = (job for job in jobs if job.rule.params.get("asking"))
+    return sorted({job.rule.name for job in asking_jobs if job.params.asking})
+
+
+def refuse_to_lose_answers(jobs, storage):
+    """End with one line where some of these jobs ask the judge llm, away from the folder that keeps its answers."""
+    rules = rules_that_ask(jobs)
+    if rules and SharedFSUsage.INPUT_OUTPUT not in storage.shared_fs_usage:
+        sys.exit(
+            f"error: the judge llm keeps its paid answers in {study('state/')}, which these jobs do not share:"
+            f" {', '.join(rules)}; make what they make where snakemake runs, or take the judge delta"
+        )
+
+
 def refuse_without_key(jobs):
     """End with one line where some of these jobs ask the judge llm, and the key is missing or is none.
 
     Where answers are kept, the jobs may have nothing to ask: then it is a warning.
     """
-    asking_rules = (job for job in jobs if job.rule.params.get("asking"))
-    rules = sorted({job.rule.name for job in asking_rules if job.params.asking})
+    rules = rules_that_ask(jobs)
     if not rules:
         return
     try:
