@@ -41,7 +41,6 @@ from persuasion_rl.files import UserError, file_digest
 from persuasion_rl.leases import visible_devices
 from persuasion_rl.variants import seeds_behind
 
-
 CONFIG_FILE = Path(
     workflow.overwrite_configfiles[-1] if workflow.overwrite_configfiles else "config/config.yaml"
 )
@@ -53,7 +52,9 @@ def read_study():
         loaded = load_study(config, CONFIG_FILE)
         refuse_other_studies(sys.argv[1:], loaded["study"])
     except UserError as error:
-        sys.exit(f"{CONFIG_FILE}: {error}")  # one line, where a WorkflowError would trace the Snakefile
+        sys.exit(
+            f"{CONFIG_FILE}: {error}"
+        )  # one line, where a WorkflowError would trace the Snakefile
     return loaded
 
 
