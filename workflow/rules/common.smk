@@ -287,7 +287,11 @@ def shared_weights(scope):
     llm = STUDY["llm"]["model"]
     found = {
         "delta": [name for name, source in begins.items() if source == base],
-        "llm": [name for name in players_of(scope) if llm in (begins.get(name), served.get(name))],
+        "llm": [
+            name
+            for name in players_of(scope)
+            if llm is not None and llm in (begins.get(name), served.get(name))
+        ],
     }
     # Under another name a served model may still be the same one.
     absent = {"delta": "none", "llm": "unknown"}
