@@ -92,3 +92,74 @@ def test_the_difference_turned_round_is_its_negative():
     assert (there.value, there.low, there.high) == pytest.approx(
         (-back.value, -back.high, -back.low)
     )
+
+
+def written(results: Path, name: str, table: str, rows: list[dict]) -> None:
+    write_csv(results / "results" / name / table, rows, list(rows[0]))
+
+
+def test_rows_of_one_model_and_of_several_seeds_are_kept_apart(results):
+    row = {
+        "judge": "delta",
+        "player": "rlhf",
+        "against": "sft",
+        "win_rate": 0.8,
+        "low": 0.75,
+        "high": 0.85,
+        "seeds": 1,
+    }
+    pooled = row | {"win_rate": 0.5, "low": 0.2, "high": 0.8, "seeds": 3}
+    written(results, "one", "evaluation/comparisons.csv", [row, pooled])
+    lower = row | {"win_rate": 0.6, "low": 0.55, "high": 0.65}
+    written(results, "two", "evaluation/comparisons.csv", [lower, pooled])
+    shown = sections(compare(results, "one", "two").stdout)
+    ((_, one),) = (
+        v for k, v in shown.items() if k.startswith("evaluation/comparisons.csv (1 more")
+    )
+    assert one[:5] == ["delta", "rlhf", "sft", "1", "0.800"]
+
+
+def test_rows_of_one_study_alone_are_counted_and_players_may_stand_the_other_way_round(results):
+    row = {
+        "judge": "delta",
+        "player": "a",
+        "against": "b",
+        "win_rate": 0.8,
+        "low": 0.75,
+        "high": 0.85,
+    }
+    back = row | {"player": "b", "against": "a", "win_rate": 0.3, "low": 0.25, "high": 0.35}
+    written(results, "one", "evaluation/win_rates.csv", [row, row | {"against": "c"}])
+    written(results, "two", "evaluation/win_rates.csv", [back])
+    shown = sections(compare(results, "one", "two").stdout)
+    title = "evaluation/win_rates.csv (0 more with zero in the interval, 1 in one only)"
+    assert shown[title][1][:3] == ["delta", "a", "b"]
+    assert shown[title][1][-3:] == ["+0.100", "[+0.029,", "+0.171]"]
+
+
+def test_numbers_without_an_interval_are_compared_too(results):
+    row = {"player": "sft", "measure": "perplexity", "value": 3.5, "low": "", "high": ""}
+    unread = row | {"measure": "manipulation", "value": "not measured"}
+    written(results, "one", "evaluation/behaviour.csv", [row, unread])
+    written(results, "two", "evaluation/behaviour.csv", [row | {"value": 3.0}, unread])
+    text = compare(results, "one", "two").stdout
+    assert "perplexity  3.5  3    +0.5 (no interval)" in text and "manipulation" not in text
+
+
+def test_studies_that_wait_for_people_are_compared_by_what_they_have(results):
+    row = {"judge": "delta", "measure": "delta_pairs", "value": 0.8, "low": 0.75, "high": 0.85}
+    written(results, "one", "unattended/trust.csv", [row])
+    written(
+        results, "two", "unattended/trust.csv", [row | {"value": 0.6, "low": 0.55, "high": 0.65}]
+    )
+    shown = sections(compare(results, "one", "two").stdout)
+    title = "judges/trust.csv (0 more with zero in the interval, of what needs no person)"
+    assert shown[title][1][:3] == ["delta", "delta_pairs", "0.800"]
+
+
+def test_long_settings_are_shown_where_they_differ(results):
+    shared = "resources/corpora/a-folder-whose-name-is-as-long-as-a-line-of-a-table-may-be"
+    for name, ending in (("one", "first"), ("two", "second")):
+        (results / "results" / name / "config.yaml").write_text(f"corpora_dir: {shared}/{ending}\n")
+    (_, row) = sections(compare(results, "one", "two").stdout)["Settings"]
+    assert row[1].endswith("/first") and row[2].endswith("/second") and row[1].startswith("…")

@@ -3,8 +3,8 @@
 import pytest
 
 from persuasion_rl.figures import number
-from persuasion_rl.report_figures import honesty_figures, length_figure, lineage_figure
-from persuasion_rl.report_findings import findings, notices, warnings
+from persuasion_rl.report_figures import honesty_figure, length_figure, lineage_figure, loss_figure
+from persuasion_rl.report_findings import findings, labelled_by, notices, warnings
 
 
 @pytest.mark.parametrize(
@@ -14,6 +14,8 @@ from persuasion_rl.report_findings import findings, notices, warnings
         ({"base_source": "standin"}, "Stand-in base model"),
         ({"ai_judge": "truth"}, "AI labels are simulated"),
         ({"ai_judge": "llm"}, "AI labels are a language model's opinions"),
+        ({"ai_judge": "length"}, "AI labels are those of the length baseline"),
+        ({"ai_noise": 0.3}, "AI labels have noise on purpose: the judge delta's, 30%"),
         ({"human_source": "simulated"}, "Human labels are simulated"),
         ({"pending": ["rlhf"]}, "Pending: rlhf"),
     ],
@@ -31,6 +33,7 @@ def test_what_is_not_as_in_the_published_study_is_said_first(changed, told):
     assert notices(**usual) == []
     (notice,) = notices(**(usual | changed))
     assert notice.startswith(told)
+    assert notices(**(usual | {"ai_judge": "none", "ai_noise": 0.3, "human_source": "none"})) == []
 
 
 def trusted(judge, value, low, high, measure="delta_pairs"):
@@ -40,23 +43,28 @@ def trusted(judge, value, low, high, measure="delta_pairs"):
 LENGTH = trusted("length", 0.62, 0.58, 0.66)
 
 
-@pytest.mark.parametrize(("low", "warned"), [(0.63, False), (0.61, True)])
+@pytest.mark.parametrize(("low", "warned"), [(0.01, False), (-0.01, True)])
 def test_a_study_without_a_judge_above_length_is_no_evidence_and_says_so(low, warned):
-    trust = [LENGTH, trusted("delta", 0.66, low, 0.7)]
+    """By the difference on the same pairs, wherever the two intervals lie."""
+    trust = [LENGTH, trusted("delta", 0.68, 0.64, 0.72)]
+    trust.append(trusted("delta", 0.06, low, 0.11, "above_length"))
+    trust.append(trusted("delta", 0.55, 0.49, 0.61, "like_length"))
     assert bool(warnings(trust, ["delta", "length"])) is warned
     verb = "does not clearly beat" if warned else "beats"
-    assert f"it {verb} the length baseline's 0.620" in told(trust=trust)["How sure"][0]
+    sentence = told(trust=trust)["How sure"][0]
+    assert f"it {verb} the length baseline: the difference on the same pairs is +0.060" in sentence
+    assert "Among pairs of like length it is right on 0.550 [0.490, 0.610]." in sentence
 
 
-def compared(player, against, rate, low, high, p, judge="delta", seeds=1):
+def compared(player, against, rate, low, high, p, judge="delta", seeds=1, fixed=""):
     return {"judge": judge, "player": player, "against": against, "win_rate": rate, "low": low, "high": high,
-            "p_holm": p, "seeds": seeds}  # fmt: skip
+            "p_holm": p, "seeds": seeds, "fixed": fixed}  # fmt: skip
 
 
 def told(**changed):
     usual = dict(
-        judges=["delta", "length"], ranked_by=["delta", "length"], ai_judge="llm", differences=[], truth=[], ranking=[], declared=[], win_rates=[],
-        trust=[], power=[], honesty=[],
+        judges=["delta", "length"], ranked_by=["delta", "length"], labelled={"llm": "made the AI labels"}, differences=[], truth=[], ranking=[], declared=[], win_rates=[],
+        trust=[], power=[], behaviour=[], honesty=[], models=[],
     )  # fmt: skip
     return findings(**(usual | changed))
 
@@ -66,27 +74,75 @@ def test_a_comparison_is_shown_by_its_corrected_p_and_not_by_its_interval():
         compared("sft", "base", 0.687, 0.6, 0.77, 0.001),
         compared("rlhf", "sft", 0.59, 0.505, 0.67, 0.09),  # significant by itself alone
         compared("rlaif", "sft", 0.3, 0.2, 0.4, 0.002),
-        compared("rlhf_s1", "base", 0.61, 0.52, 0.7, "", seeds=3),  # a mean over seeds has no p
     ]
-    (sentence, _) = told(declared=declared)["Result"]
+    (sentence,) = told(declared=declared)["Result"]
     shown, hidden = sentence.split("Not shown:")
-    assert "3 of 4 declared" in shown and "sft over base 0.687 [0.600, 0.770]" in shown
-    assert "rlaif under sft 0.300" in shown and "rlhf_s1 over base" in shown
+    assert "2 of 3 declared" in shown and "sft over base 0.687 [0.600, 0.770]" in shown
+    assert "rlaif under sft 0.300" in shown
     assert hidden.strip() == "rlhf against sft 0.590 [0.505, 0.670]."
 
 
-def test_what_length_explains_is_said():
-    equal = {"judge": "delta", "player": "base", "against": "sft"}
-    equal |= {"length_controlled_low": 0.4, "length_controlled_high": 0.52}
+def made(model, group=None):
+    return {"model": model, "group": group or model}
+
+
+def test_means_over_seeds_are_told_apart_from_what_is_corrected():
+    declared = [
+        compared("rlhf", "sft", 0.59, 0.505, 0.67, 0.09),
+        compared("rlhf_s2", "sft", 0.6, 0.51, 0.68, 0.06),
+        compared("rlhf", "sft", 0.595, 0.2, 0.9, "", seeds=2, fixed="sft"),
+    ]
+    models = [made("sft"), made("rlhf"), made("rlhf_s2", "rlhf"), made("rlaif")]
+    said = told(declared=declared, models=models)
+    single, pooled = said["Result"]
+    assert "0 of 2 declared" in single and "0.595" not in single
+    assert pooled.endswith("rlhf against sft 0.595 [0.200, 0.900] (2 seeds, sft trained once).")
+    # Seeds of one model say nothing about another; what is not compared is not told.
+    (once,) = said["What limits it"]
+    assert once.startswith("Trained once: sft. ") and "several seeds of another model" in once
+
+
+def test_the_judge_that_labelled_does_not_stand_alone():
     declared = [compared("sft", "base", 0.687, 0.6, 0.77, 0.001)]
-    sentences = told(declared=declared, win_rates=[equal])["How sure"]
-    assert "At equal length judge delta no longer shows sft against base." in sentences
-    equal |= {"length_controlled_high": 0.48}
-    assert not any(
-        "equal length" in s for s in told(declared=declared, win_rates=[equal])["How sure"]
-    )
-    equal |= {"length_controlled_low": "", "length_controlled_high": ""}  # could not be fitted
-    assert told(declared=declared, win_rates=[equal])["How sure"] == []
+    declared.append(declared[0] | {"judge": "length", "win_rate": 0.713})
+    labelled = labelled_by("delta", "people", "delta")
+    own, length, marked, alone = told(declared=declared, labelled=labelled)["Result"]
+    assert own.startswith("Judge delta, which made the AI labels, shows 1 of 1")
+    assert length.startswith("Judge length shows 1 of 1") and "0.713" in length
+    assert "do not show that one improved" in marked
+    assert "the only other judge here is the length baseline" in alone
+    no_other = told(declared=declared[:1], judges=["delta"], labelled=labelled)["Result"]
+    assert no_other[-1].endswith("no other judge evaluates here.")
+    several = told(declared=declared, judges=["delta", "llm", "length"], labelled=labelled)
+    assert not any("length" in sentence for sentence in several["Result"])
+    simulated = labelled_by("none", "simulated", "truth")
+    assert simulated == {"truth": "tells simulated annotators what they see"}
+    assert labelled_by("none", "people", "truth") == {}
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "fate"),
+    [
+        (0.4, 0.52, "no longer shows"),
+        (0.23, 0.48, None),
+        (0.52, 0.6, "shows the opposite for"),
+        ("", "", "is not measured on"),  # could not be fitted
+    ],
+)
+@pytest.mark.parametrize("turned", [False, True])
+def test_what_length_explains_is_said(low, high, fate, turned):
+    """The interval at equal length is that of base, the comparison that of either of the two."""
+    equal = {"judge": "delta", "player": "base", "against": "sft"}
+    equal |= {"length_controlled_low": low, "length_controlled_high": high}
+    one = compared("sft", "base", 0.687, 0.6, 0.77, 0.001)
+    if turned:
+        one = compared("base", "sft", 0.313, 0.23, 0.4, 0.001)
+    sentences = told(declared=[one], win_rates=[equal])["How sure"]
+    pair = f"{one['player']} against {one['against']}"
+    assert sentences == ([f"At equal length judge delta {fate} {pair}."] if fate else [])
+    # The mean over seeds has no such interval: that of its first seed is not its own.
+    pooled = [one | {"p_holm": "", "seeds": 2}]
+    assert told(declared=pooled, win_rates=[equal])["How sure"] == []
 
 
 @pytest.mark.parametrize(
@@ -116,20 +172,44 @@ def test_ranks_come_with_what_the_intervals_leave_open_and_agree_with_the_truth_
     truth[0]["mean"] = 0.9
     assert "truth: -0.33" in told(ranking=ranking, truth=truth)["Result"][-1]
     assert "tau" not in told(ranking=ranking)["Result"][-1]
+    alike = [row | {"mean": 0.5} for row in truth]
+    assert "tau" not in told(ranking=ranking, truth=alike)["Result"][-1]
 
 
 def test_what_limits_a_study_is_said():
     one = [compared("sft", "base", 0.6, 0.5, 0.7, 0.2)]
-    power = [{"difference": 0.1, "prompts": 196, "this_study": "no"}]
-    power.append({"difference": 0.256, "prompts": 30, "this_study": "yes"})
+    power = [{"judge": "", "difference": 0.1, "prompts": 196, "comparisons": 1}]
+    for judge in ("delta", "length"):
+        power.append({"judge": judge, "difference": 0.256, "prompts": 30, "comparisons": 1})
+        power.append({"judge": judge, "difference": 0.312, "prompts": 30, "comparisons": 5})
     honesty = [
         {"measure": "unsupported_claims", "unit": "share", "base": {"value": "not measured"}}
     ]
-    size, trained, missing = told(declared=one, power=power, honesty=honesty)["What limits it"]
-    assert "30 independent prompts" in size and "0.256" in size
-    assert "trained once" in trained and missing == "Not measured: unsupported claims."
-    several = [one[0] | {"seeds": 3}]
-    assert not any("trained once" in s for s in told(declared=several)["What limits it"])
+    size, trained, missing = told(declared=one, power=power, honesty=honesty, models=[made("sft")])[
+        "What limits it"
+    ]
+    assert "30 independent prompts (judge delta, length)" in size
+    assert "one comparison by itself shows a difference of 0.256" in size
+    assert "one among 5 that are corrected for their number shows 0.312" in size
+    assert "Trained once: sft. " in trained and missing == "Not measured: unsupported claims."
+    several = [*one, one[0] | {"seeds": 3, "p_holm": "", "fixed": "base"}]
+    limits = told(declared=several, models=[made("sft")])["What limits it"]
+    assert not any("Trained once" in sentence for sentence in limits)
+
+
+def test_honesty_is_told_where_it_differs_from_the_base_models():
+    def share(value):
+        return {"value": value, "low": value - 0.05, "high": value + 0.05}
+
+    row = {"measure": "experience_markers", "unit": "share of replies"}
+    models = [made("sft"), made("rlaif")]
+    one = row | {"base": share(0.3), "sft": share(0.32), "rlaif": share(0.6), "human": share(0.9)}
+    (sentence,) = told(honesty=[one], models=models)["Honesty"]
+    assert "base 0.300 [0.250, 0.350]: rlaif 0.600" in sentence
+    assert "sft" not in sentence and "human" not in sentence
+    (sentence,) = told(honesty=[one | {"rlaif": share(0.33)}], models=models)["Honesty"]
+    assert "no model differs from base" in sentence
+    assert told(honesty=[row | {"base": {"value": "not measured"}}], models=models)["Honesty"] == []
 
 
 def test_figures_hold_every_player_and_stand_without_what_could_not_be_estimated():
@@ -148,8 +228,16 @@ def test_figures_hold_every_player_and_stand_without_what_could_not_be_estimated
     rows.append(
         {"measure": "manipulation", "unit": "share", "base": {"value": "not measured", "low": ""}}
     )
-    (figure,) = honesty_figures(rows, ["base"])
+    figure = honesty_figure(rows, ["base"])
     assert ">experience markers<" in figure and "manipulation" not in figure
+
+
+def test_a_figure_of_many_panels_is_no_wider_than_a_page():
+    steps = [{"step": 0, "eval_loss": 0.7}, {"step": 9, "eval_loss": 0.5}]
+    figure = loss_figure({f"model {i}": [steps] for i in range(8)})
+    points = float(figure.split('width="')[1].split("pt")[0])
+    assert points < 7.5 * 72  # A4 within its margins
+    assert all(f">model {i}<" in figure for i in range(8))
 
 
 @pytest.mark.parametrize(

@@ -88,8 +88,8 @@ def test_95_percent_of_the_intervals_hold_the_truth():
         held += found.low <= 0 <= found.high
         rows = bootstrap_mean(values, list(map(str, range(len(values)))), draws=200, seed=seed)
         naive += rows.low <= 0 <= rows.high
-    # .95, less about .015 for 40 conversations, within four standard errors of a share of 400.
-    assert 0.89 < held / datasets < 0.985
+    # .95 within three standard errors of a share of 400; `benchmarks/coverage.py` counts over more.
+    assert 0.917 < held / datasets < 0.983
     assert naive / datasets < 0.8  # rows drawn one by one would claim too much
 
 
@@ -382,7 +382,9 @@ def test_intervals_over_seeds_hold_the_truth(seeds, between):
         values = 0.5 + offsets + prompts + generator.normal(0, 0.15, (seeds, 200))
         found = over_seeds(values, names, 100, study)
         held += found.low <= 0.5 <= found.high
-    assert 0.93 <= held / 600 <= 0.995
+    # Not below .95 by more than two standard errors. Above it where seeds hardly differ: the quantile of so few seeds is
+    # that of 1 or 2 degrees of freedom whatever they do, and a rule of thumb for less would undercover where they differ.
+    assert 0.932 <= held / 600 <= 0.992
 
 
 # Agreement
@@ -446,7 +448,7 @@ def test_labellers_who_agree_on_few_rows_may_not_always(count):
 def tabulate(tmp_path):
     """The tables that the stages make of verdicts: name -> rows."""
 
-    def run(verdicts: list[dict], players: list[str], tokens=None, **settings) -> dict:
+    def run(verdicts: list[dict], players: list[str], words=None, **settings) -> dict:
         prompts = {row["prompt_id"]: row["conversation_id"] for row in verdicts}
         responses = {}
         for name in players:
@@ -454,10 +456,8 @@ def tabulate(tmp_path):
             write_jsonl(
                 responses[name],
                 [
-                    {"prompt": prompt, "response": "", "metadata": {
-                        "prompt_id": prompt, "conversation_id": where,
-                        "tokens": tokens[name] if tokens else 50 + len(prompt),
-                    }}
+                    {"prompt": prompt, "response": "word " * (words(name, prompt) if words else 50),
+                     "metadata": {"prompt_id": prompt, "conversation_id": where}}
                     for prompt, where in prompts.items()
                 ],
             )  # fmt: skip
@@ -525,10 +525,12 @@ def test_a_published_run_shows_its_first_difference_only(tabulate):
     places = {row["player"]: row for row in tables["ranking"]}
     assert sorted(row["rank"] for row in places.values()) == list("1234")
     assert places["sft"]["rank"] == "4" and float(places["sft"]["high"]) < 0
-    shown = tables["power"][-1]
-    assert shown["this_study"] == "yes" and float(shown["difference"]) == pytest.approx(
-        0.131, abs=1e-3
-    )
+    alone, corrected = tables["power"][-2:]
+    assert {alone["judge"], corrected["judge"]} == {"judge"}
+    assert (alone["prompts"], alone["comparisons"], corrected["comparisons"]) == ("115", "1", "3")
+    assert float(alone["difference"]) == pytest.approx(0.131, abs=1e-3)
+    # Three comparisons: the quantile of .05 / 6 instead of that of .05 / 2.
+    assert float(corrected["difference"]) == pytest.approx((2.394 + 0.842) / 2 / 115**0.5, abs=1e-3)
 
 
 def some_verdicts(seed: int = 1) -> list[dict]:
@@ -598,3 +600,48 @@ def test_seeds_of_a_model_are_pooled_beside_the_single_ones(tabulate):
     assert pooled["p"] == pooled["p_holm"] == ""
     width = float(pooled["high"]) - float(pooled["low"])
     assert width > max(float(row["high"]) - float(row["low"]) for row in single)
+
+
+def test_what_was_excluded_adds_no_power(tabulate):
+    """Nor what nobody could decide: the conversations of a declared comparison are those with a verdict on it."""
+    verdicts = [row for row in some_verdicts() if row["verdict"] != "none"]
+    for row in verdicts:
+        if int(row["prompt_id"][1:]) >= 20 and (row["player_1"], row["player_2"]) == ("a", "b"):
+            del row["verdict"]
+            row["excluded"] = "refused"
+    power = tabulate(verdicts, list("abc"), comparisons=["a:b", "a:c"])["power"]
+    assert {row["prompts"] for row in power if row["judge"]} == {"10"}
+    assert not [row for row in tabulate(verdicts, list("abc"))["power"] if row["judge"]]
+
+
+def test_a_pooled_row_names_the_side_that_was_trained_once(tabulate):
+    groups = {"b": "a"}
+    *_, pooled = tabulate(some_verdicts(), list("abc"), comparisons=["a:c", "b:c"], groups=groups)[
+        "comparisons"
+    ]
+    assert pooled["fixed"] == "c"
+    *_, single = tabulate(some_verdicts(), list("abc"), comparisons=["a:c"], groups=groups)[
+        "comparisons"
+    ]
+    assert (single["seeds"], single["fixed"]) == ("1", "")
+
+
+def test_strengths_are_against_the_first_player_that_was_judged(tabulate):
+    ranking = tabulate(some_verdicts(), ["nobody", *"abc"])["ranking"]
+    assert {row["against"] for row in ranking} == {"a"}
+    assert {float(row["strength"]) for row in ranking if row["player"] == "a"} == {0.0}
+
+
+def test_length_is_counted_in_words_whatever_a_player_counts_as_tokens(tabulate):
+    """A judge to whom more words mostly win finds both alike at equal length."""
+    draw = np.random.default_rng(2)
+    lengths = {("a", f"p{i}"): int(n) for i, n in enumerate(draw.integers(20, 100, 300))}
+    lengths |= {("b", f"p{i}"): int(n) for i, n in enumerate(draw.integers(10, 80, 300))}
+    verdicts = [
+        {"prompt_id": f"p{i}", "conversation_id": f"c{i}", "player_1": "a", "player_2": "b",
+         "verdict": "1" if draw.normal(lengths["a", f"p{i}"] - lengths["b", f"p{i}"], 20) > 0 else "2"}
+        for i in range(300)
+    ]  # fmt: skip
+    (row,) = tabulate(verdicts, ["a", "b"], words=lambda *of: lengths[of])["win_rates"]
+    assert float(row["low"]) > 0.55
+    assert float(row["length_controlled_low"]) < 0.5 < float(row["length_controlled_high"])

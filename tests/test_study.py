@@ -32,7 +32,7 @@ CONFIG = ROOT / "tests/small.yaml"
 STUDY = ROOT / "results/small"
 GUARD = ROOT / "tests/no_network"
 PLAYED = ("sft", "rlaif", "rlhf", "rlaif_rlhf")
-PLAYERS = ("base", *PLAYED, "human")
+PLAYERS = ("base", "base_length", *PLAYED, "human")
 MODELS = (*PLAYED, "rlhf_s2", "rlhf_b5")
 
 
@@ -249,7 +249,7 @@ def test_the_report_made_again_has_the_same_bytes_and_its_figures_are_files(fres
         "ranking",
         "length",
         "trust",
-        "honesty_1",
+        "honesty",
         "truth",
         "win_rates_delta",
     } <= figures.keys()

@@ -9,7 +9,14 @@ import yaml
 
 from persuasion_rl.files import read_csv, write_json
 from persuasion_rl.report_figures import variants_figure
-from persuasion_rl.variants import MODEL_COLUMNS, Trained, compare_models, model_rows, seed_rows
+from persuasion_rl.variants import (
+    MODEL_COLUMNS,
+    Trained,
+    compare_models,
+    model_rows,
+    seed_rows,
+    seeds_behind,
+)
 from running import ROOT, planned, succeed
 
 COMMON = {
@@ -91,6 +98,12 @@ def test_the_same_training_under_another_name_is_no_seed_more():
     assert spread["sft"]["seeds"] == 2
     assert spread["sft"]["eval_loss_mean"] == pytest.approx(0.3)
     assert compared(sft=sft(1), copy=sft(1))[1] == {}
+
+
+def test_seeds_behind_a_model_are_those_of_its_lineage():
+    made = {"sft": ("base", 1), "sft_s2": ("base", 2), "rlaif": ("sft", 1), "below": ("sft_s2", 1)}
+    assert seeds_behind("rlaif", made) == (1, 1) and seeds_behind("below", made) == (2, 1)
+    assert seeds_behind("base", made) == ()
 
 
 @pytest.mark.parametrize(

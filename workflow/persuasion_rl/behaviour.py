@@ -11,6 +11,7 @@ from persuasion_rl.evaluation import read_players
 from persuasion_rl.files import read_json, read_jsonl
 from persuasion_rl.markers import Markers
 from persuasion_rl.measures import NOT_MEASURED, Measures
+from persuasion_rl.statistics import bootstrap_rate
 
 REPEATED = 4
 """Words of the n-grams whose repetition is counted."""
@@ -94,17 +95,16 @@ def _conversations(rows: list[dict]) -> list[str]:
 
 def _length_and_variety(table: Measures, player: str, rows: list[dict]) -> None:
     texts = [row["response"].split() for row in rows]
+    conversations = _conversations(rows)
     for measure, values, unit in (
         ("tokens", [row["metadata"]["tokens"] for row in rows], "tokens a reply"),
         ("words", map(len, texts), "words a reply"),
-        (
-            "eos_rate",
-            [row["metadata"]["finish_reason"] == "stop" for row in rows],
-            "share of replies that ended by themselves",
-        ),
         ("repeated_4grams", map(repeated_share, texts), "share of a reply's 4-grams"),
     ):
-        table.mean(player, measure, values, _conversations(rows), unit)
+        table.mean(player, measure, values, conversations, unit)
+    ended = [row["metadata"]["finish_reason"] == "stop" for row in rows]
+    unit = "share of replies that ended by themselves"
+    table.mean(player, "eos_rate", ended, conversations, unit, bootstrap_rate)
     table.value(player, "distinct_1", distinct(texts, 1), "share of all words")
     table.value(player, "distinct_2", distinct(texts, 2), "share of all bigrams")
 
@@ -119,7 +119,8 @@ def _against_lists(
     longest = max((span for _, span in copied), default=0)
     table.value(player, "longest_copied_span", longest, "words, of all replies")
     concedes = [conceding.within(row["response"]) for row in rows]
-    table.mean(player, "concession_markers", concedes, conversations, "share of replies")
+    unit = "share of replies"
+    table.mean(player, "concession_markers", concedes, conversations, unit, bootstrap_rate)
 
 
 def _similarity(table: Measures, player: str, rows: list[dict]) -> None:

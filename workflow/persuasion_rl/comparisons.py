@@ -101,7 +101,7 @@ def length_controlled(
 
     Args:
         points: a game each; where all are the same, length explains nothing and the interval is Wilson's.
-        longer: tokens of the first response less those of the second.
+        longer: words of the first response less those of the second.
     """
     points, longer = np.asarray(points, float), np.asarray(longer, float)
     if len(set(points)) == 1:
@@ -155,21 +155,21 @@ def effect(rate: float) -> float:
     return float(2 * np.arcsin(np.sqrt(rate)) - np.pi / 2)
 
 
-def prompts_needed(difference: float, power: float = 0.8) -> int:
-    """Prompts, one game each and no ties, that show a win rate of one half plus `difference` at the two-sided 5% level
-    with this probability (the normal approximation)."""
-    return int(np.ceil((_reach(power) / 2 / difference) ** 2 - 0.5))
+def prompts_needed(difference: float, comparisons: int = 1, power: float = 0.8) -> int:
+    """Prompts, one game each and no ties, that show a win rate of one half plus `difference` with this probability (the
+    normal approximation): at the two-sided 5% level, divided by the number of comparisons, as Holm's first step does."""
+    return int(np.ceil((_reach(comparisons, power) / 2 / difference) ** 2 - 0.5))
 
 
-def detectable(prompts: int, power: float = 0.8) -> float:
+def detectable(prompts: int, comparisons: int = 1, power: float = 0.8) -> float:
     """The difference from one half that so many prompts show with this probability."""
-    return float(_reach(power) / 2 / np.sqrt(prompts))
+    return float(_reach(comparisons, power) / 2 / np.sqrt(prompts))
 
 
-def _reach(power: float) -> float:
+def _reach(comparisons: int, power: float) -> float:
     from scipy.stats import norm
 
-    return float(norm.ppf(0.975) + norm.ppf(power))
+    return float(norm.ppf(1 - 0.025 / comparisons) + norm.ppf(power))
 
 
 def over_seeds(

@@ -1,6 +1,7 @@
-"""What the rules of a study took: seconds and memory, from Snakemake's benchmark files."""
+"""What a study took: seconds and memory of its rules, from Snakemake's benchmark files, and what its API answers cost."""
 
 import csv
+import sqlite3
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +24,21 @@ def costs_of(study: Path) -> list[Cost]:
 def cost_of(path: Path) -> float:
     """Seconds of a benchmark file."""
     return float(_row(path)["s"])
+
+
+def api_cost(study: Path) -> tuple[int, int, float] | None:
+    """What the language models' answers cost that a study keeps: their number, how many of them have no known price, and
+    the sum of the others in USD. None where nothing was asked."""
+    path = study / "state/llm.sqlite"
+    if not path.is_file():
+        return None
+    file = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)
+    try:
+        return file.execute(
+            "SELECT count(*), count(*) - count(cost_usd), coalesce(sum(cost_usd), 0.0) FROM answers"
+        ).fetchone()
+    finally:
+        file.close()
 
 
 def _row(path: Path) -> dict[str, str]:

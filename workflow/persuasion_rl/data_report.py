@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from persuasion_rl.command import note, stage
-from persuasion_rl.figures import COLORS, axes, bars, page, svg
+from persuasion_rl.figures import COLORS, bars, page, panels, svg
 from persuasion_rl.files import keyed_number, read_json, read_jsonl, write_text
 from persuasion_rl.sides import LARGE
 
@@ -147,8 +147,8 @@ def _steps(names: Iterable[str]) -> list[str]:
 
 
 def lengths_figure(examples: dict[str, Examples]) -> str:
-    figure, found = axes(9.0, 2.6, 2)
-    for axis, key in zip(found[0], ("response_tokens", "context_tokens"), strict=True):
+    figure, found = panels(2, 4.5, 2.6)
+    for axis, key in zip(found, ("response_tokens", "context_tokens"), strict=True):
         longest = max(max(getattr(e, key), default=1) for e in examples.values())
         for color, (source, e) in zip(COLORS, examples.items(), strict=False):
             values = getattr(e, key)
@@ -165,7 +165,7 @@ def lengths_figure(examples: dict[str, Examples]) -> str:
         axis.set_xlabel(key.replace("_", " "))
         axis.set_ylabel("share of the examples")
     if len(examples) > 1:
-        found[0][0].legend(frameon=False)
+        found[0].legend(frameon=False)
     figure.tight_layout()
     return svg(figure)
 

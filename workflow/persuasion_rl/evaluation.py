@@ -86,10 +86,11 @@ def tabulate_win_rates(
 
     Columns: judge, player, against, wins, losses, ties, undecided (abstentions and what could not be judged;
     they are in no rate), win_rate, low, high, and length_controlled, the win rate at equal length, with its
-    interval. Two players without any verdict have no row.
+    interval. Two players without any verdict have no row. Length is in words, as the judge length has it: players
+    have tokenizers of their own.
     """
     lengths = {
-        name: {row["metadata"]["prompt_id"]: row["metadata"]["tokens"] for row in rows}
+        name: {row["metadata"]["prompt_id"]: len(row["response"].split()) for row in rows}
         for name, rows in read_players(responses).items()
     }
     table = []
@@ -113,26 +114,28 @@ def rank_players(
 ) -> None:
     """Write who is how strong, whether the declared comparisons show a difference, and what could be shown.
 
-    ranking: judge, player, strength (Bradley-Terry, log-odds against the first player), low, high, rank, rank_low,
-    rank_high.
+    ranking: judge, player, against (the first player that has a verdict), strength (Bradley-Terry, log-odds against
+    that player), low, high, rank, rank_low, rank_high.
     declared: judge, player, against, prompts, win_rate, low, high, effect (Cohen's h), p, p_holm (corrected for all
-    comparisons under that judge), seeds. Models that differ in nothing but their seed are pooled where there are
-    several; such a row has no p-value.
-    power: difference from one half, prompts that show it with 80% probability, this_study; the last row is what this
-    study's conversations show.
+    comparisons under that judge), seeds, fixed. Models that differ in nothing but their seed are pooled where there are
+    several; such a row has no p-value, and fixed names the side of it that is the same model under every seed.
+    power: judge, difference from one half, prompts that show it with 80% probability, comparisons (for how many p is
+    corrected). Rows with a judge are about this study: the conversations that its declared comparisons have at least.
 
     Args:
         comparisons: "model:against". groups: model -> the first of those that differ from it in the seed only.
     """
-    ranks_found, tests, independent = [], [], 0
+    ranks_found, tests, reach = [], [], []
     for judge, path in verdicts.items():
         games = Games(list(read_jsonl(path)), draws, seed)
-        independent = max(independent, games.resamples.size)
+        found = games.declared(comparisons, groups)
         ranks_found += [{"judge": judge, **row} for row in games.ranking(players)]
-        tests += [{"judge": judge, **row} for row in games.declared(comparisons, groups)]
+        tests += [{"judge": judge, **row} for row in found]
+        corrected = sum(row["seeds"] == 1 for row in found)
+        reach += [{"judge": judge, **row} for row in games.reach(comparisons, corrected)]
     write_csv(ranking, ranks_found, RANKING)
     write_csv(declared, tests, DECLARED)
-    write_csv(power, power_table(independent), ["difference", "prompts", "this_study"])
+    write_csv(power, power_table() + reach, POWER)
 
 
 WIN_RATES = [
@@ -150,10 +153,11 @@ WIN_RATES = [
     ),
     *("length_controlled", "length_controlled_low", "length_controlled_high"),
 ]
-RANKING = ["judge", "player", "strength", "low", "high", "rank", "rank_low", "rank_high"]
+RANKING = ["judge", "player", "against", "strength", "low", "high", "rank", "rank_low", "rank_high"]
+POWER = ["judge", "difference", "prompts", "comparisons"]
 DECLARED = [
     *("judge", "player", "against", "prompts", "win_rate", "low", "high", "effect", "p", "p_holm"),
-    "seeds",
+    *("seeds", "fixed"),
 ]
 
 
@@ -226,6 +230,7 @@ class Games:
         for player, (strength, rank) in sorted(found, key=lambda row: row[1][1].value):
             yield {
                 "player": player,
+                "against": players[0],
                 **strength.columns("strength"),
                 "rank": int(rank.value),
                 "rank_low": int(np.floor(rank.low)),
@@ -251,18 +256,36 @@ class Games:
             found = {**rate.columns("win_rate"), "effect": effect(rate.value), "p": p, "seeds": 1}
             rows.append(told | found)
             group = groups.get(player, player), groups.get(against, against)
-            seeds.setdefault(group, []).append(points)
+            seeds.setdefault(group, {})[player, against] = points
         for row, corrected in zip(rows, holm([row["p"] for row in rows]), strict=True):
             row["p_holm"] = corrected
         return rows + [row for group, found in seeds.items() for row in self._pooled(group, found)]
 
-    def _pooled(self, group: tuple[str, str], found: list[dict[str, float]]) -> Iterator[dict]:
+    def reach(self, comparisons: list[str], corrected: int) -> list[dict]:
+        """What the declared comparisons could show, with the fewest conversations that one of them has: one by itself,
+        and corrected for their number."""
+        from persuasion_rl.comparisons import detectable
+
+        pairs = [comparison.split(":") for comparison in comparisons]
+        prompts = [found for pair in pairs if (found := self.points(*pair))]
+        least = min((len({self.conversation[p] for p in found}) for found in prompts), default=0)
+        return [
+            {"difference": detectable(least, count), "prompts": least, "comparisons": count}
+            for count in sorted({1, corrected})
+            if least
+        ]
+
+    def _pooled(
+        self, group: tuple[str, str], found: dict[tuple[str, str], dict[str, float]]
+    ) -> Iterator[dict]:
         from persuasion_rl.comparisons import effect, over_seeds
 
-        shared = sorted(set.intersection(*map(set, found)))
+        shared = sorted(set.intersection(*map(set, found.values())))
         if len(found) < 2 or not shared:
             return
-        values = [[points[prompt] for prompt in shared] for points in found]
+        values = [[points[prompt] for prompt in shared] for points in found.values()]
+        sides = [set(side) for side in zip(*found, strict=True)]
+        fixed = [group[place] for place, side in enumerate(sides) if len(side) == 1]
         conversations = [self.conversation[prompt] for prompt in shared]
         rate = over_seeds(values, conversations, self.draws, self.seed)
         yield {
@@ -272,20 +295,18 @@ class Games:
             **rate.columns("win_rate"),
             "effect": effect(rate.value),
             "seeds": len(found),
+            "fixed": " ".join(fixed),
         }
 
 
-def power_table(prompts: int) -> list[dict]:
-    """How many prompts show a difference, and what difference this study's prompts show."""
-    from persuasion_rl.comparisons import detectable, prompts_needed
+def power_table() -> list[dict]:
+    """How many prompts show a difference in one comparison by itself."""
+    from persuasion_rl.comparisons import prompts_needed
 
-    rows = [
-        {"difference": gap, "prompts": prompts_needed(gap), "this_study": "no"}
+    return [
+        {"judge": "", "difference": gap, "prompts": prompts_needed(gap), "comparisons": 1}
         for gap in DIFFERENCES
     ]
-    if prompts:
-        rows += [{"difference": detectable(prompts), "prompts": prompts, "this_study": "yes"}]
-    return rows
 
 
 def measure_truth(

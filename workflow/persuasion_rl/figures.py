@@ -20,8 +20,14 @@ def svg(figure) -> str:
     return found[found.index("<svg") :]
 
 
-def axes(width: float, height: float, columns: int = 1):
-    """A figure of one row of axes, in inches."""
+def axes(width: float, height: float):
+    """A figure with one axis, in inches."""
+    figure, (axis,) = panels(1, width, height)
+    return figure, axis
+
+
+def panels(count: int, width: float, height: float, across: int = 3):
+    """A figure and its axes, each of this size in inches, so many in a row: as wide as a page of paper at most."""
     import matplotlib
 
     matplotlib.use("svg")
@@ -31,13 +37,19 @@ def axes(width: float, height: float, columns: int = 1):
         {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "svg.fonttype": "none",
          "font.family": "sans-serif"}
     )  # fmt: skip
-    return pyplot.subplots(1, columns, figsize=(width, height), squeeze=False)
+    across = min(across, count)
+    rows = -(-count // across)
+    figure, grid = pyplot.subplots(
+        rows, across, figsize=(width * across, height * rows), squeeze=False
+    )
+    for axis in grid.flat[count:]:
+        axis.remove()
+    return figure, list(grid.flat[:count])
 
 
 def bars(title: str, rows: list[tuple[str, float]], label: str, color: str = COLORS[0]) -> str:
     """Horizontal bars, the first on top, each with its number."""
-    figure, found = axes(6.0, 0.24 * len(rows) + 0.7)
-    axis = found[0][0]
+    figure, axis = axes(6.0, 0.24 * len(rows) + 0.7)
     drawn = axis.barh(range(len(rows)), [value for _, value in rows][::-1], color=color, height=0.7)
     axis.bar_label(drawn, [f"{value:,.0f}" for _, value in rows][::-1], padding=3)
     axis.set_yticks(range(len(rows)), [name for name, _ in rows][::-1])

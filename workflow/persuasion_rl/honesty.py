@@ -12,6 +12,7 @@ from persuasion_rl.evaluation import read_players
 from persuasion_rl.files import read_jsonl, write_jsonl
 from persuasion_rl.markers import Markers, read_markers, words
 from persuasion_rl.measures import NOT_MEASURED, Measures
+from persuasion_rl.statistics import bootstrap_rate
 
 READ = ("unsupported_claims", "invented_experience", "manipulation", "disrespect")
 """What takes a reader, by the rubric."""
@@ -118,7 +119,7 @@ def tabulate_honesty(
             "unsourced_figure_markers": [cites_without_source(reply, found) for reply in replies],
         }
         for measure, values in shares.items():
-            table.mean(player, measure, values, conversations, "share of replies")
+            table.mean(player, measure, values, conversations, "share of replies", bootstrap_rate)
         boosters, hedges = (
             [_a_hundred_words(reply, found[name]) for reply in replies]
             for name in ("boosters", "hedges")
@@ -141,7 +142,8 @@ def _tabulate_readings(table: Measures, player: str, readings: Path | None) -> N
         if read:
             conversations = [row["conversation_id"] for row in read]
             values = [row[measure] for row in read]
-            table.mean(player, measure, values, conversations, "share of replies, as read")
+            unit = "share of replies, as read"
+            table.mean(player, measure, values, conversations, unit, bootstrap_rate)
         else:
             table.value(player, measure, NOT_MEASURED, "share of replies, as read")
     if rows:

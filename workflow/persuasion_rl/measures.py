@@ -1,9 +1,10 @@
 """A long table of measures: one row a player and measure, with its unit and, where it has one, its 95% interval."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from persuasion_rl.files import write_csv
+from persuasion_rl.statistics import Interval, bootstrap_mean
 
 NOT_MEASURED = "not measured"
 COLUMNS = ["player", "measure", "value", "low", "high", "unit"]
@@ -27,11 +28,13 @@ class Measures:
         values: Iterable[float],
         conversations: list[str],
         unit: str,
+        estimate: Callable[..., Interval] = bootstrap_mean,
     ) -> None:
-        """The mean of a number a reply, or a share of replies, with its interval over conversations."""
-        from persuasion_rl.statistics import bootstrap_mean, bootstrap_rate
+        """The mean of a number a reply with its interval over conversations.
 
-        estimate = bootstrap_rate if unit.startswith("share of replies") else bootstrap_mean
+        Args:
+            estimate: `statistics.bootstrap_rate` for a share of replies.
+        """
         found = estimate(list(map(float, values)), conversations, self._draws, self._seed)
         self.value(player, measure, found.value, unit, found.low, found.high)
 

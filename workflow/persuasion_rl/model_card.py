@@ -8,7 +8,7 @@ from huggingface_hub import ModelCardData
 from persuasion_rl.command import stage
 from persuasion_rl.figures import page, with_numbers
 from persuasion_rl.files import read_csv, read_json, write_text
-from persuasion_rl.report_findings import notices, warnings
+from persuasion_rl.report_findings import labelled_by, notices, warnings
 
 TEMPLATE = Path(__file__).with_name("model_card.md.j2")
 
@@ -69,6 +69,7 @@ def write_model_card(
         recipe=json.dumps(made["recipe"], indent=2, sort_keys=True),
         evaluated=bool(own),
         limits=warnings(trusted, judges),
+        labelled=labelled_by(ai_judge, human_source, human_judge),
         compared=[row for row in declared if row["player"] == model],
         trusted=[
             row for row in trusted if row["measure"] == "delta_pairs" and row["judge"] in judges

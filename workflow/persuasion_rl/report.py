@@ -4,26 +4,34 @@ One HTML file with everything inside; figures are inline SVG. It says wherever l
 base model is a stand-in, or a branch is pending.
 """
 
+import subprocess
 from pathlib import Path
 
 from persuasion_rl.command import note, stage
-from persuasion_rl.costs import costs_of
+from persuasion_rl.costs import api_cost, costs_of
 from persuasion_rl.data_report import funnel_figure, shortage
 from persuasion_rl.evaluation import POINTS
 from persuasion_rl.figures import page, with_numbers
 from persuasion_rl.files import read_csv, read_json, read_jsonl, write_text
 from persuasion_rl.report_figures import (
-    honesty_figures,
+    honesty_figure,
     length_figure,
     lineage_figure,
-    loss_figures,
+    loss_figure,
     matrix_figure,
     ranking_figure,
     trust_figure,
     truth_figure,
     variants_figure,
 )
-from persuasion_rl.report_findings import HUMAN, LENGTH, findings, notices, warnings
+from persuasion_rl.report_findings import (
+    HUMAN,
+    LENGTH,
+    findings,
+    labelled_by,
+    notices,
+    warnings,
+)
 
 TEMPLATE = Path(__file__).with_name("report.html.j2")
 
@@ -47,7 +55,9 @@ def write_report(
     human_source: str,
     human_judge: str,
     sample_replies: int,
-    data_report: str,
+    study_folder: str,
+    config_file: str,
+    seed: int,
     output: Path,
     figures: Path,
     pending: list[str] = [],
@@ -59,8 +69,9 @@ def write_report(
         trust: the table of `trust.judge_trust`. models_table, seeds_table: those of `variants.compare_models`.
         scope: "evaluation" or "unattended": where the others are.
         models: the trained models. pending: the models that wait for people's labels.
-        sources: where examples come from ("cmv", "p4g"). data_report: where the page about the data is,
-            seen from `output`.
+        sources: where examples come from ("cmv", "p4g"). study_folder: `folder` seen from the page, "" where it
+            lies in it.
+        ai_judge, human_source: "none" where there are no such labels.
         figures: a folder for the figures, as SVG.
         arena: the ranking by people's votes, if there are any.
     """
@@ -84,18 +95,31 @@ def write_report(
     for votes in arena:
         ranking += with_numbers(read_csv(votes))
     ranked_by = list(dict.fromkeys(row["judge"] for row in ranking))
+    labelled = labelled_by(ai_judge, human_source, human_judge)
+
+    def shown(judge: str) -> str:
+        return f"{judge}*" if judge in labelled else judge
+
+    def marked(rows: list[dict]) -> list[dict]:
+        return [{**row, "judge": shown(row["judge"])} for row in rows]
+
     splits = read_json(folder / "splits/summary.json")
     processing = {s: read_json(folder / f"processed/{s}_counts.json") for s in sources}
     drawn = {
         "lineage": lineage_figure(model_rows),
         **({"truth": truth_figure(truth)} if synthetic else {}),
-        **{f"win_rates_{judge}": matrix_figure(judge, win_rates, players) for judge in judges},
-        "ranking": ranking_figure(ranking, ranked_by),
-        "length": length_figure(win_rates, _lengths(behaviour, players), judges),
-        "trust": trust_figure(trust_rows, judges),
-        **_numbered("honesty", honesty_figures(honesty, players)),
+        **{
+            f"win_rates_{judge}": matrix_figure(shown(judge), marked(win_rates), players)
+            for judge in judges
+        },
+        "ranking": ranking_figure(marked(ranking), list(map(shown, ranked_by))),
+        "length": length_figure(
+            marked(win_rates), _lengths(behaviour, players), list(map(shown, judges))
+        ),
+        "trust": trust_figure(marked(trust_rows), list(map(shown, judges))),
+        "honesty": honesty_figure(honesty, players),
         "variants": variants_figure(model_rows),
-        **_numbered("training", loss_figures(histories)),
+        "training": loss_figure(histories),
         **{f"funnel_{s}": funnel_figure(s, counts) for s, counts in processing.items()},
     }
     drawn = {name: text for name, text in drawn.items() if text}
@@ -113,7 +137,7 @@ def write_report(
         findings=findings(
             judges=judges,
             ranked_by=ranked_by,
-            ai_judge=ai_judge,
+            labelled=labelled,
             differences=differences,
             truth=truth,
             ranking=ranking,
@@ -121,31 +145,39 @@ def write_report(
             win_rates=win_rates,
             trust=trust_rows,
             power=power,
+            behaviour=behaviour,
             honesty=honesty,
+            models=model_rows,
         ),
         figures=drawn,
         synthetic=synthetic,
         differences=differences,
         judges=judges,
-        win_rates=win_rates,
+        shown={judge: shown(judge) for judge in ranked_by + judges},
+        labelled=labelled,
+        shares={row["judge"]: row["shares_weights"] for row in trust_rows},
+        win_rates=marked(win_rates),
         trust=_measures(read_csv(trust), "judge"),
-        declared=declared,
+        declared=marked(declared),
         power=power,
         made_from=_made_from(folder, models),
+        commit=_commit(),
+        config_file=config_file,
+        seed=seed,
         behaviour=behaviour,
         honesty=honesty,
-        equal_honesty=with_numbers(read_csv(tables / "equal_honesty.csv")),
+        equal_honesty=marked(with_numbers(read_csv(tables / "equal_honesty.csv"))),
         models=model_rows,
         seeds=with_numbers(read_csv(seeds_table)),
         delta_judge=read_json(folder / "judges/delta/metrics.json"),
-        data_report=data_report,
+        study_folder=study_folder,
         splits=splits,
         processing=processing,
         labels=_label_table(folder, pools),
         answers=read_json(folder / "preferences/human_answers.json") if HUMAN in pools else None,
         pools=pools,
-        ai_judge=ai_judge,
-        human_judge=human_judge if human_source == "simulated" else None,
+        simulated=human_source == "simulated",
+        api=api_cost(folder),
         costs=[
             {"rule": cost.rule, "seconds": round(cost.seconds), "memory": round(cost.memory)}
             for cost in costs
@@ -160,10 +192,6 @@ def write_report(
     note(f"{output}: {len(text) / 1e6:.1f} MB, {len(drawn)} figures in {figures}")
 
 
-def _numbered(name: str, figures: list[str]) -> dict[str, str]:
-    return {f"{name}_{i}": figure for i, figure in enumerate(figures, start=1)}
-
-
 def _measures(rows: list[dict[str, str]], whose: str) -> list[dict]:
     """A row a measure, with the row of each player or judge (the column `whose`) that has it."""
     found: dict[str, dict] = {}
@@ -176,18 +204,42 @@ def _measures(rows: list[dict[str, str]], whose: str) -> list[dict]:
 
 
 def _lengths(behaviour: list[dict], players: list[str]) -> dict[str, float]:
-    """Mean tokens of a reply."""
-    (row,) = (row for row in behaviour if row["measure"] == "tokens")
+    """Mean words of a reply."""
+    (row,) = (row for row in behaviour if row["measure"] == "words")
     return {player: row[player]["value"] for player in players}
 
 
 def _made_from(folder: Path, models: list[str]) -> dict:
-    """Packages and digests of the adapters, from their recipes."""
+    """Python, packages and digests, of weights and of the rows that they learned from, as the recipes have them."""
     recipes = {name: read_json(folder / f"models/{name}/recipe.json") for name in models}
     first = next(iter(recipes.values()), {})
     digests = {"base": first.get("base_digest", "")}
     digests |= {name: recipe["adapter_digest"] for name, recipe in recipes.items()}
-    return {"packages": first.get("packages", {}), "digests": digests}
+    for name, recipe in recipes.items():
+        digests |= {f"{name}, {rows} rows": digest for rows, digest in recipe["data"].items()}
+    return {
+        "python": first.get("python", "unknown"),
+        "packages": first.get("packages", {}),
+        "digests": digests,
+    }
+
+
+def _commit() -> str:
+    """The commit of the code that writes this page, and whether files differ from it; "" outside a git checkout."""
+    asked = [
+        "git",
+        "-C",
+        str(TEMPLATE.parent),
+        "describe",
+        "--always",
+        "--abbrev=40",
+        "--dirty",
+        "--exclude=*",
+    ]
+    try:
+        return subprocess.run(asked, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return ""
 
 
 def _label_table(folder: Path, pools: list[str]) -> list[tuple[str, list[str]]]:

@@ -1,6 +1,6 @@
 """The report's figures, as inline SVG."""
 
-from persuasion_rl.figures import COLORS, axes, svg
+from persuasion_rl.figures import COLORS, axes, panels, svg
 
 MEASURES = {"sft": "eval_loss", "dpo": "eval_reward_accuracy"}
 """What models of a method are compared by."""
@@ -9,8 +9,9 @@ MEASURES = {"sft": "eval_loss", "dpo": "eval_reward_accuracy"}
 def ranking_figure(ranking: list[dict], judges: list[str]) -> str:
     """Strengths of the players, a panel a judge, in the first judge's order."""
     order = [row["player"] for row in ranking if row["judge"] == judges[0]]
-    figure, found = axes(3.2 * len(judges), 0.3 * len(order) + 0.9, len(judges))
-    for axis, judge in zip(found[0], judges, strict=True):
+    figure, found = panels(len(judges), 2.3, 0.3 * len(order) + 0.9)
+    for place, (axis, judge) in enumerate(zip(found, judges, strict=True)):
+        against = next(row["against"] for row in ranking if row["judge"] == judge)
         rows = {row["player"]: row for row in ranking if row["judge"] == judge}
         for position, player in enumerate(reversed(order)):
             row = rows.get(player)
@@ -19,15 +20,18 @@ def ranking_figure(ranking: list[dict], judges: list[str]) -> str:
             axis.plot([row["low"], row["high"]], [position] * 2, color=COLORS[0], lw=2)
             axis.plot(row["strength"], position, "o", color=COLORS[1])
         axis.axvline(0, color="#999", lw=1, ls=":")
-        axis.set_yticks(
-            range(len(order)), order[::-1] if axis is found[0][0] else [""] * len(order)
-        )
+        _name_rows(axis, order[::-1], place)
         axis.set_ylim(-0.5, len(order) - 0.5)
         axis.locator_params(axis="x", nbins=5)
         axis.set_title(f"judge {judge}")
-        axis.set_xlabel("strength (log-odds), 95% interval")
+        axis.set_xlabel(f"log-odds against {against}")
     figure.tight_layout()
     return svg(figure)
+
+
+def _name_rows(axis, names: list[str], place: int) -> None:
+    """Ticks of a row of panels, with their names at the first of three only."""
+    axis.set_yticks(range(len(names)), names if place % 3 == 0 else [""] * len(names))
 
 
 def lineage_figure(models: list[dict]) -> str:
@@ -39,8 +43,8 @@ def lineage_figure(models: list[dict]) -> str:
         taken = {row_of[name] for name in row_of if depth[name] == depth[model["model"]]}
         row_of[model["model"]] = next(row for row in range(above, 99) if row not in taken)
     width, height = max(depth.values()) + 1, max(row_of.values()) + 1
-    figure, found = axes(2.3 * width, 0.7 * height)
-    axis = found[0][0]
+    figure, axis = axes(2.3 * width, 0.7 * height + 0.3)
+    axis.set_title("Lineage of the models")
     texts = {
         name: axis.text(
             depth[name],
@@ -81,27 +85,35 @@ def lineage_figure(models: list[dict]) -> str:
 
 def length_figure(win_rates: list[dict], lengths: dict[str, float], judges: list[str]) -> str:
     """Each player's mean win rate against all others, plain and at equal length, over its mean length."""
-    figure, found = axes(3.2 * len(judges), 2.6, len(judges))
-    for axis, judge in zip(found[0], judges, strict=True):
-        for place, player in enumerate(lengths):
+    figure, found = panels(len(judges), 2.4, 2.8)
+    for axis, judge in zip(found, judges, strict=True):
+        for place, (player, across) in enumerate(_spread_out(lengths).items()):
             plain, equal = (_mean_rate(win_rates, judge, player, name) for name in RATES)
             if plain is None:
                 continue
             color, form = COLORS[place % len(COLORS)], MARKERS[place % len(MARKERS)]
-            axis.plot(lengths[player], plain, form, color=color, label=player)
+            axis.plot(across, plain, form, color=color, label=player)
             if equal is not None:
-                axis.plot([lengths[player]] * 2, [plain, equal], color="#bbb", lw=1, zorder=1)
-                axis.plot(lengths[player], equal, form, color=color, mfc="white")
+                axis.plot([across] * 2, [plain, equal], color="#bbb", lw=1, zorder=1)
+                axis.plot(across, equal, form, color=color, mfc="white")
         axis.axhline(0.5, color="#999", lw=1, ls=":")
+        axis.set_ylim(0, 1)
         axis.set_title(f"judge {judge}")
-        axis.set_xlabel("mean length of a reply (tokens)")
-    found[0][0].set_ylabel("mean win rate")
-    handles, names = found[0][0].get_legend_handles_labels()
+        axis.set_xticks(range(len(lengths)), [f"{n:.0f}" for n in sorted(lengths.values())])
+        axis.set_xlabel("mean length (words)")
+    found[0].set_ylabel("mean win rate")
+    handles, names = found[0].get_legend_handles_labels()
     figure.tight_layout()
     figure.legend(
-        handles, names, loc="upper center", bbox_to_anchor=(0.5, 0), ncol=6, frameon=False
+        handles, names, loc="upper center", bbox_to_anchor=(0.5, 0), ncol=4, frameon=False
     )
     return svg(figure)
+
+
+def _spread_out(lengths: dict[str, float]) -> dict[str, int]:
+    """Places in the order of length: at their lengths themselves, players of like length would hide each other."""
+    order = sorted(lengths, key=lengths.__getitem__)
+    return {player: order.index(player) for player in lengths}
 
 
 RATES = ("win_rate", "length_controlled")
@@ -118,8 +130,7 @@ def _mean_rate(win_rates: list[dict], judge: str, player: str, name: str) -> flo
 def trust_figure(trust: list[dict], judges: list[str]) -> str:
     """How often each judge is right on held-out delta pairs, all of them and those of like length."""
     measures = {"delta_pairs": "all held-out delta pairs", "like_length": "those of like length"}
-    figure, found = axes(6.5, 0.5 * len(judges) + 0.8)
-    axis = found[0][0]
+    figure, axis = axes(6.5, 0.5 * len(judges) + 0.8)
     for row in trust:
         if row["measure"] in measures and row["judge"] in judges:
             place = list(measures).index(row["measure"])
@@ -138,21 +149,16 @@ def trust_figure(trust: list[dict], judges: list[str]) -> str:
     return svg(figure)
 
 
-def honesty_figures(honesty: list[dict], players: list[str]) -> list[str]:
-    """What was measured of honesty, a panel a measure, five beside one another."""
+def honesty_figure(honesty: list[dict], players: list[str]) -> str:
+    """What was measured of honesty, a panel a measure."""
     rows = [row for row in honesty if isinstance(row[players[0]]["low"], float | int)]
-    return [_honesty_figure(rows[i : i + 5], players) for i in range(0, len(rows), 5)]
-
-
-def _honesty_figure(rows: list[dict], players: list[str]) -> str:
-    figure, found = axes(2.2 * len(rows) + 0.8, 0.26 * len(players) + 1.0, len(rows))
-    for axis, row in zip(found[0], rows, strict=True):
+    figure, found = panels(len(rows), 2.3, 0.26 * len(players) + 1.0)
+    for place, (axis, row) in enumerate(zip(found, rows, strict=True)):
         for position, player in enumerate(reversed(players)):
             one = row[player]
             axis.plot([one["low"], one["high"]], [position] * 2, color=COLORS[0], lw=2)
             axis.plot(one["value"], position, "o", color=COLORS[1])
-        first = axis is found[0][0]
-        axis.set_yticks(range(len(players)), players[::-1] if first else [""] * len(players))
+        _name_rows(axis, players[::-1], place)
         axis.set_ylim(-0.5, len(players) - 0.5)
         axis.locator_params(axis="x", nbins=3)
         axis.set_title(row["measure"].replace("_", " "))
@@ -162,8 +168,7 @@ def _honesty_figure(rows: list[dict], players: list[str]) -> str:
 
 
 def truth_figure(truth: list[dict]) -> str:
-    figure, found = axes(6.5, 0.38 * len(truth) + 0.7)
-    axis = found[0][0]
+    figure, axis = axes(6.5, 0.38 * len(truth) + 0.7)
     for position, row in enumerate(reversed(truth)):
         axis.plot([row["low"], row["high"]], [position] * 2, color=COLORS[0], lw=2)
         axis.plot(row["mean"], position, "o", color=COLORS[1])
@@ -189,8 +194,7 @@ def matrix_figure(judge: str, win_rates: list[dict], players: list[str]) -> str:
             rate[row["player"], row["against"]] = row["win_rate"]
             rate[row["against"], row["player"]] = 1 - row["win_rate"]
     grid = [[rate.get((one, other), float("nan")) for other in players] for one in players]
-    figure, found = axes(0.46 * len(players) + 0.9, 0.36 * len(players) + 0.8)
-    axis = found[0][0]
+    figure, axis = axes(0.46 * len(players) + 0.9, 0.36 * len(players) + 0.8)
     axis.set_title(f"Win rates, judge {judge}")
     axis.imshow(grid, cmap="PuOr_r", vmin=0, vmax=1, aspect="auto")
     for i, line in enumerate(grid):
@@ -210,16 +214,16 @@ def variants_figure(models: list[dict]) -> str:
 
     Empty where no method and pool has two models.
     """
-    panels: dict[tuple[str, str], list[dict]] = {}
+    compared: dict[tuple[str, str], list[dict]] = {}
     for row in models:
         if row[MEASURES[row["method"]]] != "":
-            panels.setdefault((row["method"], row["pool"]), []).append(row)
-    panels = {key: rows for key, rows in panels.items() if len(rows) > 1}
-    if not panels:
+            compared.setdefault((row["method"], row["pool"]), []).append(row)
+    compared = {key: rows for key, rows in compared.items() if len(rows) > 1}
+    if not compared:
         return ""
-    most = max(map(len, panels.values()))
-    figure, found = axes(3.6 * len(panels), 0.26 * most + 0.9, len(panels))
-    for axis, ((method, pool), rows) in zip(found[0], panels.items(), strict=True):
+    most = max(map(len, compared.values()))
+    figure, found = panels(len(compared), 3.4, 0.26 * most + 0.9, across=2)
+    for axis, ((method, pool), rows) in zip(found, compared.items(), strict=True):
         _draw_models(axis, method, rows)
         axis.set_title(f"{method}, {pool} pool" if pool else method)
     figure.tight_layout()
@@ -241,24 +245,22 @@ def _draw_models(axis, method: str, rows: list[dict]) -> None:
     axis.set_yticks(range(len(rows)), [row["model"] for row in reversed(rows)])
     axis.set_ylim(-0.5, len(rows) - 0.5)
     axis.locator_params(axis="x", nbins=5)
-    axis.set_xlabel("validation loss" if method == "sft" else "accuracy on held-out pairs")
-
-
-def loss_figures(histories: dict[str, list[list[dict]]]) -> list[str]:
-    """Losses over steps, an axis a group, five beside one another."""
-    groups = list(histories.items())
-    return [loss_figure(dict(groups[i : i + 5])) for i in range(0, len(groups), 5)]
+    axis.set_xlabel(
+        "validation loss (nats a token)" if method == "sft" else "accuracy on held-out pairs"
+    )
 
 
 def loss_figure(histories: dict[str, list[list[dict]]]) -> str:
-    figure, found = axes(2.6 * len(histories), 2.3, len(histories))
-    for axis, (name, runs) in zip(found[0], histories.items(), strict=True):
+    """Losses over steps, a panel a group."""
+    figure, found = panels(len(histories), 2.3, 2.1)
+    for place, (axis, (name, runs)) in enumerate(zip(found, histories.items(), strict=True)):
         for history in runs:
             _draw_losses(axis, history)
         axis.set_title(name if len(runs) == 1 else f"{name}, {len(runs)} runs")
         axis.set_xlabel("step")
-    found[0][0].set_ylabel("loss (nats)")
-    lines = {line.get_label(): line for axis in found[0] for line in axis.get_lines()}
+        if place % 3 == 0:
+            axis.set_ylabel("loss (nats)")
+    lines = {line.get_label(): line for axis in found for line in axis.get_lines()}
     figure.tight_layout()
     figure.legend(
         lines.values(), lines, loc="upper center", bbox_to_anchor=(0.5, 0), ncol=2, frameon=False
@@ -267,12 +269,13 @@ def loss_figure(histories: dict[str, list[list[dict]]]) -> str:
 
 
 def _draw_losses(axis, history: list[dict]) -> None:
+    """Lines of a training; where a step has two measurements, the later one. A training logged once is a point."""
     for key, style, label in (("loss", "-", "training"), ("eval_loss", "o--", "validation")):
-        points = [(row["step"], float(row[key])) for row in history if key in row]
+        points = {row["step"]: float(row[key]) for row in history if key in row}
         if points:
             axis.plot(
-                *zip(*points, strict=False),
-                style,
+                *zip(*points.items(), strict=True),
+                ".-" if len(points) == 1 else style,
                 label=label,
                 ms=4,
                 color=COLORS[0 if style == "-" else 1],

@@ -6,8 +6,29 @@ Tables come as lists of rows whose numbers are numbers.
 HUMAN = "human"
 LENGTH = "length"
 SIGNIFICANT = 0.05
+HONESTY = (
+    "experience_markers",
+    "disrespect_markers",
+    "unsourced_figure_markers",
+    "unsupported_claims",
+    "invented_experience",
+    "manipulation",
+    "disrespect",
+)
+"""What the summary tells of honesty: shares of replies."""
 OFTEN = 0.1
 """A judge whose answer changes with the order more often than this is said to."""
+
+
+def labelled_by(ai_judge: str, human_source: str, human_judge: str) -> dict[str, str]:
+    """The judges behind the labels that models learned from -> what each did: its own verdicts do not show that such a
+    model improved."""
+    found: dict[str, list[str]] = {}
+    if ai_judge != "none":
+        found.setdefault(ai_judge, []).append("made the AI labels")
+    if human_source == "simulated":
+        found.setdefault(human_judge, []).append("tells simulated annotators what they see")
+    return {judge: " and ".join(done) for judge, done in found.items()}
 
 
 def notices(
@@ -19,7 +40,7 @@ def notices(
     human_judge: str,
     pending: list[str],
 ) -> list[str]:
-    """What is simulated, scaled or pending."""
+    """What is simulated, scaled or pending. `ai_judge` and `human_source` are "none" where there are no such labels."""
     found = []
     if synthetic:
         found.append(
@@ -31,16 +52,23 @@ def notices(
             "Stand-in base model: a very small one, trained here on the train side only. It is not"
             f" Qwen2.5, and {'its replies are grammar' if synthetic else 'its replies are hardly English'}."
         )
+    turned = f"{ai_noise:.0%} of its decided verdicts turned round"
     if ai_judge == "truth":
         found.append(
-            f"AI labels are simulated: the demo's own delta function, {ai_noise:.0%} of its decided verdicts"
-            " turned round. The judge “truth” that evaluates is the same function without that noise."
+            f"AI labels are simulated: the demo's own delta function, {turned}."
+            " The judge “truth” that evaluates is the same function without that noise."
+        )
+    if ai_judge == "length":
+        found.append(
+            "AI labels are those of the length baseline: more words win. What learns from them learns to write more."
         )
     if ai_judge == "llm":
         found.append(
             "AI labels are a language model's opinions by a rubric, in both orders; their reasons are beside them in"
             " preferences/ai_pool_labels.jsonl. How far they agree with deltas and people is below."
         )
+    if ai_noise > 0 and ai_judge not in ("truth", "none"):
+        found.append(f"AI labels have noise on purpose: the judge {ai_judge}'s, {turned}.")
     if human_source == "simulated":
         found.append(
             f"Human labels are simulated: noisy annotators who see what the judge “{human_judge}” sees."
@@ -67,7 +95,7 @@ def findings(
     *,
     judges: list[str],
     ranked_by: list[str],
-    ai_judge: str,
+    labelled: dict[str, str],
     differences: list[dict],
     truth: list[dict],
     ranking: list[dict],
@@ -75,22 +103,45 @@ def findings(
     win_rates: list[dict],
     trust: list[dict],
     power: list[dict],
+    behaviour: list[dict],
     honesty: list[dict],
+    models: list[dict],
 ) -> dict[str, list[str]]:
-    """Heading -> sentences. `ranked_by` are the judges, and people where they voted in the arena. `truth` and `differences` are empty where nobody knows the truth."""
+    """Heading -> sentences.
+
+    Args:
+        ranked_by: the judges, and people where they voted in the arena. labelled: what `labelled_by` gives.
+        differences, truth: empty where nobody knows the truth.
+        behaviour, honesty: a row a measure, with the row of each player. models: rows of `variants.compare_models`.
+    """
     readers = [judge for judge in judges if judge != LENGTH]
+    free = [judge for judge in judges if judge not in labelled]
+    # The baseline speaks where every other judge has made labels.
+    trained = [row["model"] for row in models]
+    heard = readers if set(readers) & set(free) else judges
     return {
         "Result": [
             *_of_truth(differences),
-            *(_of_declared(declared, judge) for judge in readers),
-            *(_of_ranking(ranking, truth, judge) for judge in ranked_by if judge != LENGTH),
+            *(s for judge in heard for s in _of_declared(declared, judge, labelled, trained)),
+            *_of_labelling(readers, free, labelled),
+            *(
+                _of_ranking(ranking, truth, judge)
+                for judge in ranked_by
+                if (judge in heard or judge not in judges)
+                and any(row["judge"] == judge for row in ranking)
+            ),
         ],
         "How sure": [
-            *_of_trust(trust, readers, ai_judge),
+            *_of_trust(trust, readers),
             *_of_length(declared, win_rates, readers),
             *_swayed(trust, readers),
         ],
-        "What limits it": [*_of_power(power), *_of_seeds(declared), *_of_missing(honesty)],
+        "Honesty": _of_honesty(honesty, trained),
+        "What limits it": [
+            *_of_power(power),
+            *_of_seeds(declared, models),
+            *_of_missing(behaviour + honesty),
+        ],
     }
 
 
@@ -115,25 +166,58 @@ def _of_truth(differences: list[dict]) -> list[str]:
     ]
 
 
-def _of_declared(declared: list[dict], judge: str) -> str:
-    rows = [row for row in declared if row["judge"] == judge]
+def _of_declared(
+    declared: list[dict], judge: str, labelled: dict[str, str], trained: list[str]
+) -> list[str]:
+    """Single trainings, whose p-values are corrected for their number, and apart from them means over seeds."""
+    rows = [row for row in declared if row["judge"] == judge and row["seeds"] == 1]
+    if not rows:
+        return []
     told = {True: [], False: []}
     for row in rows:
         verb = "over" if row["win_rate"] > 0.5 else "under"
         shown = _is_shown(row)
         text = f"{row['player']} {verb if shown else 'against'} {row['against']} {_interval(row, 'win_rate')}"
         told[shown].append(text)
-    return (
-        f"Judge {judge} shows {len(told[True])} of {len(rows)} declared comparisons (win rates, corrected for their"
-        f" number): {'; '.join(told[True]) or 'none'}. Not shown: {'; '.join(told[False]) or 'none'}."
-    )
+    which = f", which {labelled[judge]}," if judge in labelled else ""
+    found = [
+        f"Judge {judge}{which} shows {len(told[True])} of {len(rows)} declared comparisons (win rates, p corrected for"
+        f" their number): {'; '.join(told[True]) or 'none'}. Not shown: {'; '.join(told[False]) or 'none'}."
+    ]
+    pooled = [
+        f"{row['player']} against {row['against']} {_interval(row, 'win_rate')} ({row['seeds']} seeds"
+        + (f", {row['fixed']} trained once)" if row["fixed"] in trained else ")")
+        for row in declared
+        if row["judge"] == judge and row["seeds"] > 1
+    ]
+    if pooled:
+        found.append(
+            f"Judge {judge}, means over training seeds, each interval by itself and not corrected: {'; '.join(pooled)}."
+        )
+    return found
 
 
 def _is_shown(row: dict) -> bool:
-    """Whether a comparison is significant; the mean of several seeds has no p-value, but an interval."""
-    if row["p_holm"] == "":
-        return not row["low"] <= 0.5 <= row["high"]
+    """Whether the comparison of two trainings is significant."""
     return row["p_holm"] < SIGNIFICANT
+
+
+def _of_labelling(readers: list[str], free: list[str], labelled: dict[str, str]) -> list[str]:
+    """That a judge which made labels does not speak for itself, and who else speaks."""
+    found = [
+        f"Judge {judge} {labelled[judge]}: models were trained on that, and its verdicts alone do not show that one"
+        " improved."
+        for judge in readers
+        if judge in labelled
+    ]
+    if found and not set(readers) & set(free):
+        rest = (
+            "the only other judge here is the length baseline, to whom more words win"
+            if LENGTH in free
+            else "no other judge evaluates here"
+        )
+        found.append(f"Every judge that reads had a part in the labels; {rest}.")
+    return found
 
 
 def _of_ranking(ranking: list[dict], truth: list[dict], judge: str) -> str:
@@ -141,9 +225,9 @@ def _of_ranking(ranking: list[dict], truth: list[dict], judge: str) -> str:
     rows = [row for row in ranking if row["judge"] == judge]
     order = ", ".join(f"{row['player']} ({_ranks(row)})" for row in rows)
     text = f"Judge {judge} ranks, with the ranks that are possible: {order}."
-    return text + (
-        f" Kendall's tau with the measured truth: {_tau(rows, truth):.2f}." if truth else ""
-    )
+    tau = _tau(rows, truth)
+    # Without any order on one side there is none to agree with.
+    return text if tau != tau else f"{text} Kendall's tau with the measured truth: {tau:.2f}."
 
 
 def _ranks(row: dict) -> str:
@@ -152,59 +236,81 @@ def _ranks(row: dict) -> str:
 
 
 def _tau(ranking: list[dict], truth: list[dict]) -> float:
-    """Kendall's tau-b of strengths and means of the truth over all players."""
+    """Kendall's tau-b of strengths and means of the truth over all players; not a number where one of them is equal for
+    all, or unknown."""
     from scipy.stats import kendalltau
 
     means = {row["model"]: row["mean"] for row in truth}
     shared = [row for row in ranking if row["player"] in means]
+    if len(shared) < 2:
+        return float("nan")
     return float(
         kendalltau([r["strength"] for r in shared], [means[r["player"]] for r in shared]).statistic
     )
 
 
 def _beats_length(trust: list[dict], judge: str) -> bool:
-    """Whether the interval of a judge's accuracy on held-out delta pairs lies above the length baseline."""
-    right = {row["judge"]: row for row in trust if row["measure"] == "delta_pairs"}
-    return judge in right and right[judge]["low"] > right[LENGTH]["value"]
+    """Whether a judge is right more often than the length baseline on the same held-out delta pairs, by the interval of
+    the difference."""
+    return any(
+        row["low"] > 0 for row in trust if (row["judge"], row["measure"]) == (judge, "above_length")
+    )
 
 
-def _of_trust(trust: list[dict], judges: list[str], ai_judge: str) -> list[str]:
+def _of_trust(trust: list[dict], judges: list[str]) -> list[str]:
     of = {(row["judge"], row["measure"]): row for row in trust}
     found = []
     for judge in judges:
-        own, length = of.get((judge, "delta_pairs")), of.get((LENGTH, "delta_pairs"))
-        if not own or not length:
+        own, above = of.get((judge, "delta_pairs")), of.get((judge, "above_length"))
+        if not own or not above:
             continue
         verb = "beats" if _beats_length(trust, judge) else "does not clearly beat"
-        text = f"Judge {judge} is right on {_interval(own)} of held-out delta pairs; it {verb} the length baseline's"
-        found.append(f"{text} {length['value']:.3f}.")
-    if ai_judge in judges:
-        found.append(
-            f"Judge {ai_judge} also made the AI labels that models were trained on: its verdicts alone do not show"
-            " that a model improved."
+        text = (
+            f"Judge {judge} is right on {_interval(own)} of held-out delta pairs; it {verb} the length baseline: the"
+            f" difference on the same pairs is {_interval(above, form='+.3f')}."
         )
+        if like := of.get((judge, "like_length")):
+            text += f" Among pairs of like length it is right on {_interval(like)}."
+        found.append(text)
     return found
 
 
 def _of_length(declared: list[dict], win_rates: list[dict], judges: list[str]) -> list[str]:
-    """Declared comparisons that are shown, but not at equal length."""
+    """Declared comparisons that are shown, but at equal length not on the same side."""
     found = []
     for judge in judges:
-        equal = {}
-        for row in win_rates:
-            ends = [row[f"length_controlled{end}"] for end in ("_low", "_high")]
-            if row["judge"] == judge and "" not in ends:
-                equal[row["player"], row["against"]] = equal[row["against"], row["player"]] = ends
-        gone = [
-            f"{row['player']} against {row['against']}"
-            for row in declared
-            if row["judge"] == judge and _is_shown(row)
-            for low, high in [equal.get((row["player"], row["against"]), (1, 1))]
-            if low <= 0.5 <= high
-        ]
-        if gone:
-            found.append(f"At equal length judge {judge} no longer shows {'; '.join(gone)}.")
+        equal = _at_equal_length(win_rates, judge)
+        told: dict[str, list[str]] = {}
+        for row in declared:
+            if row["judge"] == judge and row["seeds"] == 1 and _is_shown(row):
+                ends = equal.get((row["player"], row["against"]))
+                if fate := _fate(row["win_rate"], ends):
+                    told.setdefault(fate, []).append(f"{row['player']} against {row['against']}")
+        if told:
+            fates = "; ".join(f"{fate} {', '.join(pairs)}" for fate, pairs in told.items())
+            found.append(f"At equal length judge {judge} {fates}.")
     return found
+
+
+def _at_equal_length(win_rates: list[dict], judge: str) -> dict[tuple[str, str], tuple]:
+    """Player and opponent -> the ends of the win rate at equal length, seen from that player."""
+    found = {}
+    for row in win_rates:
+        low, high = row["length_controlled_low"], row["length_controlled_high"]
+        if row["judge"] == judge and "" not in (low, high):
+            found[row["player"], row["against"]] = (low, high)
+            found[row["against"], row["player"]] = (1 - high, 1 - low)
+    return found
+
+
+def _fate(rate: float, ends: tuple[float, float] | None) -> str | None:
+    """What becomes of a win or loss at equal length, unless it stays what it is."""
+    if ends is None:
+        return "is not measured on"
+    low, high = ends if rate > 0.5 else (1 - ends[1], 1 - ends[0])
+    if low > 0.5:
+        return None
+    return "shows the opposite for" if high < 0.5 else "no longer shows"
 
 
 def _swayed(trust: list[dict], judges: list[str]) -> list[str]:
@@ -230,28 +336,84 @@ def _swayed(trust: list[dict], judges: list[str]) -> list[str]:
     return found
 
 
-def _of_power(power: list[dict]) -> list[str]:
-    return [
-        f"With {row['prompts']:,} independent prompts this study shows a difference of {row['difference']:.3f} from one"
-        " half with 80% probability; a smaller one would likely be missed."
-        for row in power
-        if row["this_study"] == "yes"
-    ]
+def _of_honesty(honesty: list[dict], models: list[str]) -> list[str]:
+    """Where a model's replies differ from those of the base model in what was measured of honesty."""
+    from persuasion_rl.statistics import Interval, difference
 
+    def estimate(row: dict) -> Interval:
+        return Interval(row["value"], row["low"], row["high"])
 
-def _of_seeds(declared: list[dict]) -> list[str]:
-    if not declared or max(row["seeds"] for row in declared) > 1:
+    told, measured = [], []
+    for row in honesty:
+        base = row.get("base", {})
+        if row["measure"] not in HONESTY or not isinstance(base.get("low"), float | int):
+            continue
+        measured.append(row["measure"].replace("_", " "))
+        apart = [
+            f"{model} {_interval(row[model])}"
+            for model in models
+            if model in row
+            for gap in [difference(estimate(row[model]), estimate(base))]
+            if not gap.low <= 0 <= gap.high
+        ]
+        if apart:
+            told.append(f"{measured[-1]}, base {_interval(base)}: {', '.join(apart)}")
+    if not measured:
         return []
+    asked = f"Honesty, which is in no win rate, as shares of replies ({', '.join(measured)}): "
+    if not told:
+        return [f"{asked}no model differs from base by more than their intervals leave open."]
+    return [f"{asked}models that differ from base. {'; '.join(told)}."]
+
+
+def _of_power(power: list[dict]) -> list[str]:
+    """What could be shown: by one comparison alone, and by one of all that p-values are corrected for."""
+    reach: dict[tuple, list[str]] = {}
+    for judge in dict.fromkeys(row["judge"] for row in power if row["judge"]):
+        rows = [row for row in power if row["judge"] == judge]
+        told = tuple((row["prompts"], row["comparisons"], row["difference"]) for row in rows)
+        reach.setdefault(told, []).append(judge)
+    found = []
+    for told, judges in reach.items():
+        (prompts, _, alone), *corrected = told
+        text = (
+            f"With {prompts:,} independent prompts (judge {', '.join(judges)}) one comparison by itself shows a"
+            f" difference of {alone:.3f} from one half with 80% probability, at the uncorrected 5% level;"
+        )
+        for _, count, difference in corrected:
+            text += (
+                f" one among {count} that are corrected for their number shows {difference:.3f};"
+            )
+        found.append(f"{text} a smaller one would likely be missed.")
+    return found
+
+
+def _of_seeds(declared: list[dict], models: list[dict]) -> list[str]:
+    """The models whose training no other seed repeats in what is compared."""
+    group = {row["model"]: row["group"] for row in models}
+    compared = {name for row in declared for name in (row["player"], row["against"])}
+    several = {
+        row[side]
+        for row in declared
+        if row["seeds"] > 1
+        for side in ("player", "against")
+        if row[side] != row["fixed"]
+    }
+    once = [name for name in group if name in compared and group[name] not in several]
+    if not once:
+        return []
+    also = ", not even in those of several seeds of another model against them" if several else ""
     return [
-        "Each model was trained once: what another training seed would change is in none of the intervals."
+        f"Trained once: {', '.join(once)}. What another training seed would change in them is in none of the"
+        f" intervals{also}."
     ]
 
 
-def _of_missing(honesty: list[dict]) -> list[str]:
-    """What a reader would have to judge."""
+def _of_missing(measured: list[dict]) -> list[str]:
+    """What it would take a reader, or a model of embeddings, to measure."""
     missing = [
         row["measure"].replace("_", " ")
-        for row in honesty
+        for row in measured
         if any(cell["value"] == "not measured" for cell in row.values() if isinstance(cell, dict))
     ]
     return [f"Not measured: {', '.join(missing)}."] if missing else []

@@ -1,7 +1,6 @@
 """What differs between two studies that were made: settings, data, results."""
 
 from pathlib import Path
-from textwrap import shorten
 from typing import Any
 
 import yaml
@@ -12,14 +11,16 @@ from persuasion_rl.statistics import Interval, difference
 
 RESULTS = {
     "judges/trust.csv": ("judge", "measure"),
-    "evaluation/comparisons.csv": ("judge", "player", "against"),
+    "evaluation/comparisons.csv": ("judge", "player", "against", "seeds"),
+    "evaluation/win_rates.csv": ("judge", "player", "against"),
+    "evaluation/ranking.csv": ("judge", "player", "against"),
     "evaluation/truth.csv": ("model",),
     "evaluation/behaviour.csv": ("player", "measure"),
     "evaluation/honesty.csv": ("player", "measure"),
 }
-"""Tables with intervals, and what names their rows."""
-VALUES = ("win_rate", "mean", "value")
-"""The column of a table that has an interval."""
+"""Tables of results, and what names their rows. A study without people's labels has them in the folder unattended."""
+VALUES = ("win_rate", "strength", "mean", "value")
+"""The column of a table that holds its numbers."""
 WIDTH = 60
 """Characters of a cell at most."""
 
@@ -28,7 +29,8 @@ def compare_studies(one: str, other: str) -> str:
     """What differs between two studies, as text.
 
     A difference of results is `one` minus `other`, as of independent studies: where both answer the same prompts, its
-    interval is wider than need be. Results whose interval holds zero are counted, not shown.
+    interval is wider than need be. Results whose interval holds zero are counted, not shown, and so are rows that one
+    study alone has; numbers without an interval (loss, perplexity) are shown where they differ.
 
     Args:
         one, other: names of studies under results/, or their folders.
@@ -44,15 +46,19 @@ def compare_studies(one: str, other: str) -> str:
         _section("Data", ["what", *names], _data(*folders)),
     ]
     for table, keys in RESULTS.items():
-        files = [folder / table for folder in folders]
-        missing = [name for name, file in zip(names, files, strict=True) if not file.is_file()]
+        files = [_table(folder, table) for folder in folders]
+        missing = [name for name, file in zip(names, files, strict=True) if file is None]
         if missing:
             parts.append(f"{table}: not compared, not in {' nor in '.join(missing)}")
         else:
-            rows, alike = _results(*files, keys)
-            header = [*keys, *names, "difference"]
-            parts.append(_section(table, header, rows, f"{alike} more with zero in the interval"))
+            parts.append(_compared(table, keys, names, files))
     return "\n\n".join(parts) + "\n"
+
+
+def _table(folder: Path, table: str) -> Path | None:
+    """A table of a study, or the one of what needs no person."""
+    places = (folder / table, folder / "unattended" / Path(table).name)
+    return next((place for place in places if place.is_file()), None)
 
 
 def study_folder(name: str) -> Path:
@@ -119,34 +125,70 @@ def _counted(folder: Path) -> dict[str, int | str]:
     return found
 
 
-def _results(one: Path, other: Path, keys: tuple[str, ...]) -> tuple[list[list[str]], int]:
-    """Rows whose difference does not hold zero, and how many others there are."""
-    tables = [_estimates(path, keys) for path in (one, other)]
+def _compared(table: str, keys: tuple[str, ...], names: list[str], files: list[Path]) -> str:
+    """The rows of a table whose difference does not hold zero, and how many others there are."""
+    one, other = (_estimates(file, keys) for file in files)
+    if "player" in keys and "against" in keys and "ranking" not in table:
+        other = dict(_turned(key, row, one) for key, row in other.items())
     rows, alike = [], 0
-    for key, estimate in tables[0].items():
-        if key not in tables[1]:
-            continue
-        found = difference(estimate, tables[1][key])
-        if found.low <= 0 <= found.high:
+    for key in one.keys() & other.keys():
+        found = _difference(one[key], other[key])
+        if found is None:
             alike += 1
         else:
-            rows.append([*key, *map(_told, (estimate, tables[1][key])), _told(found, "+.3f")])
-    return rows, alike
+            rows.append([*key, _told(one[key]), _told(other[key]), found])
+    further = [f"{alike} more with zero in the interval"]
+    for name, there, elsewhere in ((names[0], one, other), (names[1], other, one)):
+        if alone := [key for key in there if key not in elsewhere]:
+            further.append(f"{len(alone)} in {name} only")
+    if "unattended" in {file.parent.name for file in files}:
+        further.append("of what needs no person")
+    order = list(one)
+    rows.sort(key=lambda row: order.index(tuple(row[: len(keys)])))
+    return _section(table, [*keys, *names, "difference"], rows, ", ".join(further))
 
 
-def _estimates(path: Path, keys: tuple[str, ...]) -> dict[tuple, Interval]:
+Estimate = Interval | float
+
+
+def _turned(key: tuple, rate: Interval, there: dict) -> tuple[tuple, Interval]:
+    """A win rate as the other study has it, which may list the two players the other way round."""
+    judge, player, against, *more = key
+    back = (judge, against, player, *more)
+    if key in there or back not in there:
+        return key, rate
+    return back, Interval(1 - rate.value, 1 - rate.high, 1 - rate.low)
+
+
+def _difference(one: Estimate, other: Estimate) -> str | None:
+    """The difference as text; None where its interval holds zero, or there is none."""
+    if isinstance(one, Interval) and isinstance(other, Interval):
+        found = difference(one, other)
+        return None if found.low <= 0 <= found.high else _told(found, "+.3f")
+    values = [e.value if isinstance(e, Interval) else e for e in (one, other)]
+    gap = values[0] - values[1]
+    return f"{gap:+.3g} (no interval)" if gap else None
+
+
+def _estimates(path: Path, keys: tuple[str, ...]) -> dict[tuple, Estimate]:
     rows = with_numbers(read_csv(path))
     if not rows:
         return {}
     (column,) = (name for name in VALUES if name in rows[0])
     return {
-        tuple(str(row[key]) for key in keys): Interval(row[column], row["low"], row["high"])
+        tuple(str(row.get(key, "")) for key in keys): (
+            Interval(row[column], row["low"], row["high"])
+            if isinstance(row["low"], float | int)
+            else row[column]
+        )
         for row in rows
-        if isinstance(row["low"], float | int)
+        if isinstance(row[column], float | int)
     }
 
 
-def _told(interval: Interval, form: str = ".3f") -> str:
+def _told(interval: Estimate, form: str = ".3f") -> str:
+    if not isinstance(interval, Interval):
+        return f"{interval:.4g}"
     return f"{interval.value:{form}} [{interval.low:{form}}, {interval.high:{form}}]"
 
 
@@ -155,9 +197,20 @@ def _section(title: str, header: list[str], rows: list[list[str]], further: str 
     lines = [title + (f" ({further})" if further else "")]
     if not rows:
         return lines[0] + ": no difference"
-    rows = [[shorten(cell, WIDTH, placeholder="…") for cell in row] for row in rows]
+    rows = [[*row[:1], *_shortened(row[1:])] for row in rows]
     widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
     for row in [header, *rows]:
         cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
         lines.append("  " + "  ".join(cells).rstrip())
     return "\n".join(lines)
+
+
+def _shortened(cells: list[str]) -> list[str]:
+    """Cells that are no longer than WIDTH: what they begin with alike goes first, so that what differs is seen."""
+    if max(map(len, cells)) <= WIDTH:
+        return cells
+    places = enumerate(zip(*cells, strict=False))
+    shared = next((place for place, letters in places if len(set(letters)) > 1), 0)
+    start = max(0, shared - WIDTH // 4)
+    cut = [f"…{cell[start:]}" if start else cell for cell in cells]
+    return [cell if len(cell) <= WIDTH else f"{cell[: WIDTH - 1]}…" for cell in cut]

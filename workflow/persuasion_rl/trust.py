@@ -1,6 +1,7 @@
 """How far each judge can be trusted: on held-out delta pairs, against the labels of the study, and with itself."""
 
 from dataclasses import dataclass
+from itertools import permutations
 from pathlib import Path
 
 from persuasion_rl.command import note, stage
@@ -13,10 +14,12 @@ from persuasion_rl.judges import (
     TIE,
     Comparison,
     Judged,
+    LengthJudge,
     judge_both_orders,
     make_judge,
 )
 from persuasion_rl.reward import pairs_on
+from persuasion_rl.statistics import Interval
 
 LIKE_LENGTH = 0.1
 """Pairs whose lengths differ by at most this share of the longer one count as of like length."""
@@ -25,11 +28,12 @@ COLUMNS = ["judge", "measure", "value", "low", "high", "rows", "conversations", 
 
 @dataclass(frozen=True)
 class Case:
-    """A comparison whose right answer is known, or was given by somebody."""
+    """A comparison whose right answer is known, or was given by somebody: by one, or by several together."""
 
     comparison: Comparison
     expected: str
     conversation: str
+    given: tuple[str, ...] = ()
 
 
 def judge_trust(
@@ -47,33 +51,36 @@ def judge_trust(
     device: str = "auto",
     llm: str | None = None,
     asking: str | None = None,
+    shared: dict[str, str] = {},
 ) -> None:
     """Write how often each judge is right, how far it agrees with the labels, and what else sways it.
 
-    Columns: judge, measure, value, low, high (95% over conversations), rows, conversations, shares_weights (whether
-    the judge has its base weights in common with the models that it judges, so that they may err alike). Measures:
+    Columns: judge, measure, value, low, high (95% over conversations), rows, conversations, shares_weights (the players
+    with whose weights the judge's own begin, so that they may err alike). Measures:
 
     delta_pairs: share of test-side pairs where the judge prefers the reply with the delta; a tie or an abstention is
-    half right, so that a coin scores .5. like_length: the same on pairs of like length.
+    half right, so that a coin scores .5. like_length: the same on pairs of like length. above_length: what the share
+    has above the length baseline's on the same pairs, which are drawn together.
     flips: share of these pairs where its answer changes with the order. first_place: share of its decided answers, of
     both orders, for the response shown first. longer: share of its decided answers for the longer one.
-    {pool}_labels: agreement with the pool's decided labels. {pool}_kappa: Cohen's kappa with all labels, ties too.
-    {pool}_alpha: of the labellers among themselves, Krippendorff's alpha; its judge is "labellers".
+    {pool}_labels: agreement with the pool's decided labels. {pool}_kappa: Cohen's kappa with what single labellers
+    said, ties too; the judge "labellers" has that of every two of them.
 
     Pairs of which the judge gave no answer do not count.
 
     Args:
         labels: pool -> label rows.
         llm, asking: for the judge llm (`judges.make_judge`).
+        shared: judge -> the players with which it shares weights, in words; none for a judge that is not named.
     """
     if "delta" in judges:
         prepare_torch(threads, seed, device)
         device = pick_device(device)
     held_out = pairs_on("test", pairs, sides)
-    rows = {pool: _labelled(path) for pool, path in labels.items()}
     sets = {"delta_pairs": [_delta_case(row) for row in held_out]}
-    sets |= {f"{pool}_labels": [_label_case(row) for row in found] for pool, found in rows.items()}
-    table = Trust(draws, seed)
+    for pool, path in labels.items():
+        sets[f"{pool}_labels"] = [_label_case(row) for row in _labelled(path)]
+    table = Trust(draws, seed, shared)
     for name in judges:
         judge = make_judge(name, base, delta_adapter, device, llm, asking)
         comparisons = [case.comparison for cases in sets.values() for case in cases]
@@ -92,8 +99,8 @@ def judge_trust(
                 table.on_delta_pairs(name, answered)
             else:
                 table.on_labels(name, measure.removesuffix("_labels"), answered)
-    for pool, found in rows.items():
-        table.among_labellers(pool, found)
+    for pool in labels:
+        table.among_labellers(pool, sets[f"{pool}_labels"])
     write_csv(output, table.rows, COLUMNS)
 
 
@@ -101,17 +108,19 @@ class Trust:
     """Collects the rows of the table.
 
     Args:
-        draws, seed: of the bootstrap over conversations.
+        draws, seed: of the bootstrap over conversations. shared: as those of `judge_trust`.
     """
 
-    def __init__(self, draws: int, seed: int):
-        self._draws, self._seed = draws, seed
+    def __init__(self, draws: int, seed: int, shared: dict[str, str]):
+        self._draws, self._seed, self._shared = draws, seed, shared
         self.rows: list[dict] = []
 
     def on_delta_pairs(self, judge: str, answered: list[tuple[Case, Judged]]) -> None:
         self._rate(judge, "delta_pairs", [(_right(c, j), c.conversation) for c, j in answered])
         like = [(_right(c, j), c.conversation) for c, j in answered if _like_length(c.comparison)]
         self._rate(judge, "like_length", like)
+        if judge != LengthJudge.name:
+            self._above_length(judge, answered)
         both = [
             (one.verdict != other.verdict, case.conversation)
             for case, judged in answered
@@ -122,37 +131,54 @@ class Trust:
         self._rate(judge, "first_place", [vote for c, j in answered for vote in _for_first(c, j)])
         self._rate(judge, "longer", [vote for c, j in answered for vote in _for_longer(c, j)])
 
-    def on_labels(self, judge: str, pool: str, answered: list[tuple[Case, Judged]]) -> None:
-        from persuasion_rl.comparisons import kappa
-        from persuasion_rl.statistics import Resamples
+    def _above_length(self, judge: str, answered: list[tuple[Case, Judged]]) -> None:
+        from persuasion_rl.statistics import bootstrap_rate
 
+        baseline = judge_both_orders(LengthJudge(), [case.comparison for case, _ in answered])
+        gaps = [_right(c, j) - _right(c, b) for (c, j), b in zip(answered, baseline, strict=True)]
+        conversations = [case.conversation for case, _ in answered]
+        # As a rate, half of one plus the gap: where all gaps are alike, it is not certain either.
+        rates = [(1 + gap) / 2 for gap in gaps]
+        found = bootstrap_rate(rates, conversations, self._draws, self._seed)
+        ends = (2 * end - 1 for end in (found.value, found.low, found.high))
+        self._add(judge, "above_length", Interval(*ends), conversations)
+
+    def on_labels(self, judge: str, pool: str, answered: list[tuple[Case, Judged]]) -> None:
         decided = [
             (_right(c, j), c.conversation) for c, j in answered if c.expected in (FIRST, SECOND)
         ]
         self._rate(judge, f"{pool}_labels", decided)
-        given = [(c, j) for c, j in answered if NONE not in (c.expected, j.verdict)]
-        if given:
-            conversations = [case.conversation for case, _ in given]
-            found = kappa(
-                [case.expected for case, _ in given],
-                [judged.verdict for _, judged in given],
-                Resamples(conversations, self._draws, self._seed),
-            )
-            self._add(judge, f"{pool}_kappa", found, conversations)
+        self._kappa(
+            judge,
+            pool,
+            [
+                (said, judged.verdict, case.conversation)
+                for case, judged in answered
+                for said in case.given
+                if NONE not in (said, judged.verdict)
+            ],
+        )
 
-    def among_labellers(self, pool: str, labelled: list[dict]) -> None:
-        """Where several people, or simulated ones, labelled the same pairs."""
-        from persuasion_rl.comparisons import alpha
+    def among_labellers(self, pool: str, cases: list[Case]) -> None:
+        """Where several people, or simulated ones, labelled the same pairs: each of two may stand first."""
+        self._kappa(
+            "labellers",
+            pool,
+            [
+                (one, other, case.conversation)
+                for case in cases
+                for one, other in permutations(case.given, 2)
+            ],
+        )
+
+    def _kappa(self, judge: str, pool: str, said: list[tuple[str, str, str]]) -> None:
+        from persuasion_rl.comparisons import kappa
         from persuasion_rl.statistics import Resamples
 
-        votes = [
-            (_one_a_labeller(row["votes"]), row["metadata"]["conversation_id"]) for row in labelled
-        ]
-        several = [(given, conversation) for given, conversation in votes if len(given) > 1]
-        if several:
-            given, conversations = zip(*several, strict=True)
-            resamples = Resamples(conversations, self._draws, self._seed)
-            self._add("labellers", f"{pool}_alpha", alpha(given, resamples), conversations)
+        if said:
+            ones, others, conversations = zip(*said, strict=True)
+            found = kappa(ones, others, Resamples(conversations, self._draws, self._seed))
+            self._add(judge, f"{pool}_kappa", found, conversations)
 
     def _rate(self, judge: str, measure: str, points: list[tuple[float, str]]) -> None:
         from persuasion_rl.statistics import bootstrap_rate
@@ -169,14 +195,10 @@ class Trust:
             **interval.columns("value"),
             "rows": len(conversations),
             "conversations": len(set(conversations)),
-            "shares_weights": SHARES_WEIGHTS.get(judge, "no"),
+            "shares_weights": self._shared.get(judge, "none"),
         }
         self.rows.append(row)
         note("{judge:>9} {measure:<13} {value:.3f} [{low:.3f}, {high:.3f}]".format(**row))
-
-
-SHARES_WEIGHTS = {"delta": "yes", "llm": "unknown"}
-"""The delta judge is an adapter on the study's own base model."""
 
 
 def _labelled(path: Path) -> list[dict]:
@@ -185,7 +207,7 @@ def _labelled(path: Path) -> list[dict]:
 
 def _label_case(row: dict) -> Case:
     comparison = Comparison(row["prompt"], row["response_1"], row["response_2"])
-    return Case(comparison, row["verdict"], row["metadata"]["conversation_id"])
+    return Case(comparison, row["verdict"], row["metadata"]["conversation_id"], _opinions(row))
 
 
 def _delta_case(row: dict) -> Case:
@@ -218,9 +240,11 @@ def _for_longer(case: Case, judged: Judged) -> list[tuple[bool, str]]:
     ]
 
 
-def _one_a_labeller(votes: list[dict]) -> list[str]:
-    """The votes of different labellers; a judge's two orders are no two labellers."""
-    return list({v["labeler"]: v["verdict"] for v in votes if v["verdict"] != NONE}.values())
+def _opinions(row: dict) -> tuple[str, ...]:
+    """What each labeller said of a pair; of one alone it is the label, which a judge's two orders make together."""
+    said = {vote["labeler"]: vote["verdict"] for vote in row["votes"]}
+    given = said.values() if len(said) > 1 else [row["verdict"]]
+    return tuple(verdict for verdict in given if verdict != NONE)
 
 
 def _words(comparison: Comparison) -> tuple[int, int]:

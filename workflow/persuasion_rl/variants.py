@@ -7,6 +7,7 @@ there are intervals: of a reward accuracy, where its training measured one, and 
 """
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, stdev
@@ -131,11 +132,17 @@ def _made_like(name: str, trained: dict[str, Trained]) -> str:
     return json.dumps([above, model.method, model.pool, settings], sort_keys=True)
 
 
-def _seeds(name: str, trained: dict[str, Trained]) -> tuple[int, ...]:
-    """The seeds of the models from the first one above the base to this one."""
-    if name not in trained:
+def seeds_behind(name: str, made: Mapping[str, tuple[str, int]]) -> tuple[int, ...]:
+    """The seeds of the models from the first one above the base to this one: of models that differ in nothing else,
+    two with the same seeds are the same training.
+
+    Args:
+        made: model -> its parent and its seed.
+    """
+    if name not in made:
         return ()
-    return (*_seeds(trained[name].parent, trained), trained[name].seed)
+    parent, seed = made[name]
+    return (*seeds_behind(parent, made), seed)
 
 
 def seed_rows(trained: dict[str, Trained], rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -143,9 +150,10 @@ def seed_rows(trained: dict[str, Trained], rows: list[dict[str, Any]]) -> list[d
 
     A model whose seeds are all those of another one of its group is the same training again and not counted.
     """
+    made = {name: (model.parent, model.seed) for name, model in trained.items()}
     groups: dict[str, dict[tuple[int, ...], dict]] = {}
     for row in rows:
-        groups.setdefault(row["group"], {}).setdefault(_seeds(row["model"], trained), row)
+        groups.setdefault(row["group"], {}).setdefault(seeds_behind(row["model"], made), row)
     return [_spread(list(runs.values())) for runs in groups.values() if len(runs) > 1]
 
 

@@ -43,20 +43,22 @@ from persuasion_rl.config import (
 from persuasion_rl.files import UserError, file_digest
 from persuasion_rl.keys import key_for
 from persuasion_rl.leases import visible_devices
+from persuasion_rl.variants import seeds_behind
+
+CONFIG_FILE = Path(
+    workflow.overwrite_configfiles[-1] if workflow.overwrite_configfiles else "config/config.yaml"
+)
 
 
 def read_study():
     """The resolved configuration of the study, or one line that says what is wrong with it."""
-    file = Path(
-        workflow.overwrite_configfiles[-1]
-        if workflow.overwrite_configfiles
-        else "config/config.yaml"
-    )
     try:
-        loaded = load_study(config, file)
+        loaded = load_study(config, CONFIG_FILE)
         refuse_other_studies(sys.argv[1:], loaded["study"])
     except UserError as error:
-        sys.exit(f"{file}: {error}")  # one line, where a WorkflowError would trace the Snakefile
+        sys.exit(
+            f"{CONFIG_FILE}: {error}"
+        )  # one line, where a WorkflowError would trace the Snakefile
     return loaded
 
 
@@ -325,7 +327,28 @@ def labelled_pools(scope):
 def trusted_judges(scope):
     """The judges whose trust is measured: those that evaluate, that labelled a pool, and the baselines."""
     labelling = {label_judge(pool) for pool in labelled_pools(scope)} - {None}
-    return flags({"judges": sorted({*JUDGES, *labelling, "delta", "length"})})
+    judges = sorted({*JUDGES, *labelling, "delta", "length"})
+    return flags({"judges": judges, "shared": shared_weights(scope)})
+
+
+def shared_weights(scope):
+    """The players that begin with the weights that a judge begins with: "judge=players"."""
+    base = MODELS[BASE]["source"]
+    begins = {name: OTHERS[name].get("source") for name in players_of(scope) if name in OTHERS}
+    begins |= {name: base for name in players_of(scope) if model_behind(STUDY, name)}
+    served = {name: other.get("served_model") for name, other in OTHERS.items()}
+    llm = STUDY["llm"]["model"]
+    found = {
+        "delta": [name for name, source in begins.items() if source == base],
+        "llm": [
+            name
+            for name in players_of(scope)
+            if llm is not None and llm in (begins.get(name), served.get(name))
+        ],
+    }
+    # Under another name a served model may still be the same one.
+    absent = {"delta": "none", "llm": "unknown"}
+    return [f"{judge}={', '.join(names) or absent[judge]}" for judge, names in found.items()]
 
 
 def trust_table(scope):
@@ -546,9 +569,19 @@ def comparisons_of(scope):
 
 
 def seeds_of(players):
-    """The models among some players that are another seed of one: "model=first of them"."""
+    """The models among some players that are another seed of one: "model=first of them". The same training under
+    another name is none."""
+    made = {
+        name: (model["parent"], model.get("seed", STUDY["seed"]))
+        for name, model in MODELS.items()
+        if name != BASE
+    }
     groups = seed_groups(STUDY)
-    return [f"{name}={groups[name]}" for name in players if groups.get(name, name) != name]
+    trainings = {}
+    for name in sorted(players, key=lambda name: groups.get(name) != name):
+        if name in groups:
+            trainings.setdefault((groups[name], seeds_behind(name, made)), name)
+    return [f"{name}={group}" for (group, _), name in trainings.items() if group != name]
 
 
 HUMAN_ANSWERS = study("state/human_answers.sqlite")
@@ -608,13 +641,13 @@ def arena_table(scope):
     return [study("evaluation/arena.csv")] if voted else []
 
 
-def label_settings():
-    """What pages are told about the labels."""
+def label_settings(pools):
+    """What pages are told about the labels of some pools: "none" of those that there are not."""
     ai, human = STUDY["labels"]["ai"], STUDY["labels"][HUMAN]
     return {
-        "ai_judge": ai["judge"],
+        "ai_judge": ai["judge"] if "ai" in pools else "none",
         "ai_noise": ai["noise"],
-        "human_source": human["source"],
+        "human_source": human["source"] if HUMAN in pools else "none",
         "human_judge": human["judge"],
     }
 
@@ -623,7 +656,9 @@ def report_flags(scope):
     """What a report is told about the study."""
     return flags(
         {
-            "data_report": "data_report.html" if scope == "evaluation" else "../data_report.html",
+            "study_folder": "" if scope == "evaluation" else "../",
+            "config_file": started_from(),
+            "seed": STUDY["seed"],
             "folder": f"results/{NAME}",
             "trust": trust_table(scope),
             **{f"{name}_table": path for name, path in model_tables(scope).items()},
@@ -636,11 +671,17 @@ def report_flags(scope):
             "sources": SOURCES,
             "base_source": MODELS[BASE]["source"],
             "synthetic": SYNTHETIC,
-            **label_settings(),
+            **label_settings(labelled_pools(scope)),
             "sample_replies": STUDY["evaluation"]["sample_replies"],
             "arena": arena_table(scope),
         }
     )
+
+
+def started_from():
+    """The configuration file that the study is run with, as it is seen from here; of one elsewhere the name."""
+    file, here = CONFIG_FILE.absolute(), Path.cwd()
+    return str(file.relative_to(here)) if file.is_relative_to(here) else file.name
 
 
 def card_inputs(scope):
@@ -656,7 +697,7 @@ def card_inputs(scope):
 def card_flags(model):
     """What a model card is told about a model: the labels of its whole lineage, in their order."""
     pools = [MODELS[name]["pool"] for name in lineage(MODELS, model) if MODELS[name].get("pool")]
-    told = label_settings()
+    told = label_settings(pools)
     words = {
         "ai": f"AI labels by the judge {told['ai_judge']}",
         HUMAN: (
@@ -674,8 +715,6 @@ def card_flags(model):
             "sources": SOURCES,
             "labels": ", then ".join(words[pool] for pool in pools) or "none",
             **told,
-            **({} if "ai" in pools else {"ai_judge": "none"}),
-            **({} if HUMAN in pools else {"human_source": "none"}),
         }
     )
 
