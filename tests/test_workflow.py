@@ -235,15 +235,22 @@ def test_another_size_and_another_source_are_one_key_each(elsewhere, changes, so
     assert ("p4g_examples" in examples) == ("process_p4g" in sources)
 
 
-def test_make_clean_leaves_answers_and_paid_labels(tmp_path):
+@pytest.mark.parametrize("study", ["demo", "mine"])
+def test_make_clean_leaves_answers_and_paid_labels(tmp_path, study):
     shutil.copy(ROOT / "Makefile", tmp_path)
-    for name in ("state/human_answers.sqlite", "state/llm.sqlite", "report.html", "models/sft/x"):
-        path = tmp_path / "results/demo" / name
+    command = ["make", "clean"] + [f"STUDY={study}"] * (study != "demo")
+    subprocess.run(command, cwd=tmp_path, check=True, stdout=subprocess.DEVNULL)  # nothing is there
+    names = ("state/human_answers.sqlite", "state/llm.sqlite", "report.html", "models/sft/x")
+    for path in (tmp_path / f"results/{folder}/{n}" for folder in (study, "other") for n in names):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
-    subprocess.run(["make", "clean"], cwd=tmp_path, check=True, stdout=subprocess.DEVNULL)
-    left = {path.name for path in (tmp_path / "results/demo").rglob("*") if path.is_file()}
-    assert left == {"human_answers.sqlite", "llm.sqlite"}
+    subprocess.run(command, cwd=tmp_path, check=True, stdout=subprocess.DEVNULL)
+    for folder, count in ((study, 2), ("other", 4)):
+        left = [path for path in (tmp_path / "results" / folder).rglob("*") if path.is_file()]
+        assert len(left) == count
+        assert {path.name for path in left} >= {"human_answers.sqlite", "llm.sqlite"}
+    assert subprocess.run(["make", "clean", "STUDY="], cwd=tmp_path).returncode != 0
+    assert (tmp_path / "results/other/report.html").exists()
 
 
 def test_a_missing_gpu_is_said_before_the_first_job(tmp_path, elsewhere):
