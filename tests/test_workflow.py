@@ -1,10 +1,12 @@
 """The workflow as people meet it: dry runs, targets, house rules, mistakes. No job runs here."""
 
+import os
 import re
 import shlex
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import yaml
@@ -186,6 +188,30 @@ def test_every_working_rule_keeps_the_house_rules(elsewhere):
 def test_the_link_of_the_gpu_profile_resolves():
     assert (ROOT / "aws-gpu").is_symlink()
     assert (ROOT / "aws-gpu").resolve() == ROOT / "profiles/aws-gpu"
+
+
+def test_the_command_of_the_readme_plans_the_study_within_the_memory_of_its_machine(elsewhere):
+    link = elsewhere / "aws-gpu"
+    link.symlink_to(os.readlink(ROOT / "aws-gpu"))
+    command = [Path(sys.executable).parent / "snakemake", "--profile", "aws-gpu", "-n"]
+    run = subprocess.run(command, cwd=elsewhere, capture_output=True, text=True)
+    plan = run.stdout + run.stderr
+    assert run.returncode == 0, plan[-3000:]
+    assert "Using profiles aws-gpu and " in plan
+    assert planned(plan)["train_sft"] == 1
+    jobs = re.findall(
+        r"^(?:local)?rule (\w+):\n(?:    .*\n)*?    resources: (.*)", plan, flags=re.M
+    )
+    memory = {
+        rule: int(asked[1]) for rule, told in jobs if (asked := re.search(r"mem_mb=(\d+)", told))
+    }
+    (together,) = [
+        int(resource.removeprefix("mem_mb="))
+        for resource in yaml.safe_load((link / "config.yaml").read_text())["resources"]
+        if resource.startswith("mem_mb=")
+    ]
+    assert max(memory.values()) <= together < 16_000
+    assert memory["train_sft"] + memory["process_cmv"] > together
 
 
 def test_tracked_folders_exist_in_a_fresh_clone():
