@@ -138,7 +138,7 @@ ONE_PLAYER = {"train_dpo": 1, "evaluate_model": 1, "evaluate_kl": 1, "evaluate_l
             ("gathered shards are gone", without_shards, {}),
             (
                 "reworded docstring",
-                replaced("dpo.py", "Preference pairs as trl takes them.", "Pairs, in trl's form."),
+                replaced("dpo.py", "Preference pairs as trl's collator takes them", "Pairs, in the form of trl's collator"),
                 {},
             ),
             ("reworded comment", replaced("dpo.py", "# bf16 and fp16", "# 16 bits"), {}),
@@ -151,7 +151,7 @@ ONE_PLAYER = {"train_dpo": 1, "evaluate_model": 1, "evaluate_kl": 1, "evaluate_l
              OTHER_SAMPLES | RECORD | {"evaluate_model": 5}),
             ("setting of DPO", settings(recipes={"dpo": {"beta": 0.2}}), TRAINED_BY_DPO | RECORD),
             ("code of DPO", replaced("dpo.py", "else 0.5 * beta", "else 0.4 * beta"), TRAINED_BY_DPO),
-            ("page of the report", replaced("report.html.j2", "<body", "<body "), {"report_study": 1}),
+            ("page of the report", replaced("report.html.j2", "<body>", "<body >"), {"report_study": 1}),
             ("corpus", added("corpora/synthetic-changemyview/utterances.jsonl"), OTHER_DATA),
             ("pairs of people", added("preferences/human_train.jsonl"),
              TRAINED_BY_DPO | HUMAN_BRANCH | {"tokenize": 1}),
