@@ -149,7 +149,7 @@ ONE_PLAYER = {"train_dpo": 1, "evaluate_model": 1, "evaluate_kl": 1, "evaluate_l
             ("setting of SFT", settings(recipes={"sft": {"learning_rate": 0.002}}), OTHER_SFT | RECORD),
             ("setting of sampling", settings(sampling={"temperature": 0.5}),
              OTHER_SAMPLES | RECORD | {"evaluate_model": 5}),
-            ("setting of DPO", settings(recipes={"dpo": {"beta": 0.2}}), TRAINED_BY_DPO | RECORD),
+            ("setting of DPO", settings(recipes={"dpo": {"beta": 0.2}}), TRAINED_BY_DPO | RECORD | {"train_dpo": 4}),  # one has its own
             ("code of DPO", replaced("dpo.py", "else 0.5 * beta", "else 0.4 * beta"), TRAINED_BY_DPO),
             ("page of the report", replaced("report.html.j2", "<body>", "<body >"), {"report_study": 1}),
             ("corpus", added("corpora/synthetic-changemyview/utterances.jsonl"), OTHER_DATA),
