@@ -32,6 +32,8 @@ def made(tmp_path_factory):
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(f"{file}\n")
     succeed("all", "--touch", "--forceall", "--cores", 1, "--configfile", CONFIG, root=root)
+    # Gathered, and gone: that a setting of theirs is seen all the same is in the table, "setting of sampling".
+    assert not (root / STUDY / "preferences/shards").exists()
     return root
 
 
@@ -96,11 +98,6 @@ def unchanged(root: Path) -> None:
     pass
 
 
-def without_shards(root: Path) -> None:
-    for path in (root / STUDY / "preferences/shards").iterdir():
-        path.unlink()
-
-
 MODEL = {"parent": "sft", "method": "dpo", "pool": "human", "recipe": {"beta": 0.3}}
 PLAYERS = ["base", "sft", "rlaif", "rlhf", "rlaif_rlhf", "human"]
 
@@ -135,7 +132,6 @@ ONE_PLAYER = {"train_dpo": 1, "evaluate_model": 1, "evaluate_kl": 1, "evaluate_l
             ("nothing", unchanged, {}),
             ("touched file", touched("splits/sides.csv"), {}),
             ("fresh checkout", checked_out_anew, {}),
-            ("gathered shards are gone", without_shards, {}),
             (
                 "reworded docstring",
                 replaced("dpo.py", "Preference pairs as trl's collator takes them", "Pairs, in the form of trl's collator"),
@@ -178,10 +174,3 @@ def test_a_change_makes_again_what_depends_on_it(checkout, change, expected):
 )
 def test_where_and_how_fast_a_study_runs_makes_nothing_again(made, words):
     assert stale(made, *words) == {}
-
-
-def test_a_setting_of_what_is_gone_is_seen_too(checkout):
-    """A shard that was gathered is removed, and its record stays."""
-    without_shards(checkout)
-    settings(sampling={"temperature": 0.5})(checkout)
-    assert stale(checkout) == OTHER_SAMPLES | RECORD | {"evaluate_model": 5}
