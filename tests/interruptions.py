@@ -221,7 +221,8 @@ def look(checkout: Path, story: Story) -> None:
     trainings = defaultdict(set)
     for process in stages(checkout):
         try:
-            files.update({f.path for f in process.open_files() if f.mode not in ("r", "a+")})
+            opened = [f.path for f in process.open_files() if f.mode not in ("r", "a+")]
+            files.update({path for path in opened if path.startswith(f"{checkout / STUDY}/")})
             words = process.cmdline()
             alive = process.status() != psutil.STATUS_ZOMBIE
         except (psutil.NoSuchProcess, psutil.AccessDenied):
