@@ -5,20 +5,24 @@ VENV := .venv
 BIN := $(VENV)/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 CORES ?= 2
+STUDY ?= demo
 
-.PHONY: demo test test-slow test-browser test-slurm test-s3 demo-seeds real-small lint format clean help
+.PHONY: demo test test-slow test-browser test-kills test-s3 test-slurm demo-seeds real-small lint format clean help
 
 demo: $(VENV)/.installed  ## the embedded study, to results/demo/report.html
 	snakemake --cores $(CORES) --configfile config/demo.yaml
 
 test: $(VENV)/.installed-dev  ## the tests that need no training
-	python -m pytest -m "not slow and not browser and not slurm and not s3"
+	python -m pytest -m "not slow and not browser and not kills and not s3 and not slurm"
 
 test-slow: $(VENV)/.installed-dev  ## the tests that train models or run the workflow
 	python -m pytest -m slow
 
 test-browser: $(VENV)/.installed-dev  ## the annotation page in a headless Chromium, if one is installed
 	python -m pytest -m browser
+
+test-kills: $(VENV)/.installed-dev  ## a study whose processes are killed, against one left alone
+	python -m pytest -m kills -s
 
 test-slurm: $(VENV)/.installed-dev  ## a part of a study on a cluster of this machine, if SLURM is installed
 	python -m pytest -m slurm -s
@@ -46,8 +50,9 @@ format: $(VENV)/.installed-dev
 	ruff check --fix .
 	snakefmt Snakefile workflow
 
-clean:  ## remove what the embedded study made, but not its state/
-	find results/demo -mindepth 1 -maxdepth 1 ! -name state -exec rm -rf {} +
+clean:  ## remove what a study made (STUDY=demo), but not its state/
+	@case "$(STUDY)" in ""|.*|*/*) echo "error: STUDY: the name of a folder in results/" >&2; exit 1;; esac
+	if [ -d "results/$(STUDY)" ]; then find "results/$(STUDY)" -mindepth 1 -maxdepth 1 ! -name state -exec rm -rf {} +; fi
 
 help:
 	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*##/\t/' | expand -t 14

@@ -1,23 +1,27 @@
 """A study that is killed again and again, and started again each time, must end as one that nobody disturbed.
 
-SIGKILL goes to a random process of it at a random moment: a trainer, a sampler, a labeller, or Snakemake itself.
+SIGKILL goes to a process of it at a random moment: a trainer, a sampler, the labeller, or Snakemake itself. Each of them
+is hit at least once where there are kills enough.
 
     python tests/interruptions.py --kills 20 --seed 1
 """
 
 import argparse
+import json
 import os
 import subprocess
 import sys
 import tempfile
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from hashlib import sha256
+from itertools import pairwise
 from pathlib import Path
 from random import Random
 
 import psutil
+import yaml
 
 from running import copy_project
 
@@ -25,7 +29,15 @@ CONFIG = "tests/tiny.yaml"
 STUDY = "results/tiny"
 CORES = 2
 LOOKS_EVERY_S = 0.2
-ENDS_WITHIN_S = 600
+KINDS = {
+    "sft": "trainer", "dpo": "trainer", "reward": "trainer",
+    "generation": "sampler", "labels": "labeller", "snakemake": "snakemake",
+}  # fmt: skip
+"""What is to be hit, by the module that runs; others may be hit, too."""
+BEGUN = (0.3, 0.6)
+"""A process is killed once it has run for such a share, drawn at random, of what its stage takes."""
+JUST_ENDED_S = 5
+"""A job that ended so shortly before Snakemake was killed may not be in Snakemake's records yet."""
 COMPARED = (
     "splits/*", "preferences/*.jsonl", "judges/*.csv", "judges/delta/*.safetensors", "models/*/*.safetensors",
     "evaluation/*.csv", "evaluation/responses/*", "evaluation/verdicts/*",
@@ -41,47 +53,117 @@ class Story:
     steps: int = 0
     """Training steps that were made, those made again included."""
     killed: list[str] = field(default_factory=list)
-    """What each kill hit."""
+    """The module that each kill hit."""
     repeated: list[str] = field(default_factory=list)
     """Jobs that ran again though they had ended."""
-    shared: set[str] = field(default_factory=set)
-    """Files that two processes had open for writing at the same time."""
+    unrecorded: list[str] = field(default_factory=list)
+    """The same of jobs that ended just before Snakemake was killed."""
+    doubled: set[str] = field(default_factory=set)
+    """What two processes wrote at the same time."""
+    holders: dict[str, set[int]] = field(default_factory=lambda: defaultdict(set))
+    """The processes that were seen to hold the folder of a training."""
+
+    def hit(self) -> set[str]:
+        return {KINDS[name] for name in self.killed if name in KINDS}
 
 
-def run(checkout: Path, kills: int, random: Random, within_s: float = 0) -> Story:
-    """Run the study until it is whole, with `kills` kills on the way, the next one always `within_s` of a start."""
+def run(checkout: Path, kills: int = 0, random: Random | None = None, undisturbed=None) -> Story:
+    """Run the study until it is whole, with some kills on the way.
+
+    Args:
+        random, undisturbed: where there are kills; the latter is the study as nobody disturbed it, its folder and story.
+    """
     story = Story()
+    takes = durations(undisturbed[0]) if undisturbed else {}
+    within_s = undisturbed[1].seconds / max(1, kills) if undisturbed else 0
+    ends_within_s = 1200 + 120 * kills  # an upper bound, of a busy machine too
     begun = time.monotonic()
+    killed_at = before = 0.0  # this attempt's kill, and the one before it
     for attempt in range(kills + 1):
         ended = ended_jobs(checkout)
         told = checkout / f"told-{attempt}.txt"
         with told.open("w") as output:
             process = start(checkout, output)
             try:
-                if attempt < kills:
-                    moment = time.monotonic() + random.uniform(0, within_s)
-                    while time.monotonic() < moment and process.poll() is None:
-                        look(checkout, story)
-                    if process.poll() is not None:
-                        raise RuntimeError(
-                            f"the study ended before kill {attempt + 1}: {tail(told)}"
-                        )
-                    story.killed.append(kill_one(process, random))
+                plan = Plan(kills - attempt, random, takes, within_s) if attempt < kills else None
                 while process.poll() is None:
                     look(checkout, story)
-                    if time.monotonic() - begun > ENDS_WITHIN_S:
-                        raise RuntimeError(f"not at its end in {ENDS_WITHIN_S} s: {tail(told)}")
+                    victim = plan and plan.victim(process, story)
+                    if victim and (name := kill(victim)):
+                        story.killed.append(name)
+                        killed_at = time.time()
+                        break
+                while process.poll() is None:
+                    look(checkout, story)
+                    if time.monotonic() - begun > ends_within_s:
+                        raise RuntimeError(f"not at its end in {ends_within_s} s: {tail(told)}")
             finally:
-                end(checkout, process)
-        story.steps += told.read_text().count("'learning_rate':")
+                if process.poll() is None:
+                    process.kill()
+                    process.wait()
+        if len(story.killed) < min(attempt + 1, kills):
+            raise RuntimeError(f"the study ended before kill {attempt + 1}: {tail(told)}")
+        story.steps += told.read_text().count("'tokens_per_second':")
         after = ended_jobs(checkout)
-        story.repeated += [job for job, when in ended.items() if after.get(job) != when]
+        again = {job for job, when in ended.items() if after.get(job) != when}
+        if attempt and story.killed[attempt - 1] == "snakemake":
+            late = {job for job in again if before - ended[job] < JUST_ENDED_S}
+            story.unrecorded += sorted(late)
+            again -= late
+        story.repeated += sorted(again)
+        before = killed_at
         if process.returncode < 0:
             snakemake(checkout, "--unlock").wait()
     if process.returncode:
         raise RuntimeError(f"the study failed: {tail(told)}")
     story.seconds = time.monotonic() - begun
     return story
+
+
+class Plan:
+    """Whom the next kill hits, and when."""
+
+    def __init__(self, left: int, random: Random, takes: dict[str, float], within_s: float):
+        self.left = left
+        self.random = random
+        self.takes = takes
+        self.share = random.uniform(*BEGUN)
+        self.wait_s = random.uniform(0, within_s)
+        self.moment = None
+
+    def victim(self, process: subprocess.Popen, story: Story) -> psutil.Process | None:
+        """A process to kill now, if there is one.
+
+        The labeller runs once, so that one that was not hit yet is never let go. The last kills are for what was not hit.
+        """
+        snakemake = psutil.Process(process.pid)
+        running = defaultdict(list)
+        for child in snakemake.children(recursive=True):
+            name = module_of(child)
+            if name and self.has_begun(child, name):
+                running[KINDS.get(name, name)].append(child)
+        if not running:
+            return None
+        running["snakemake"].append(snakemake)
+        missing = set(KINDS.values()) - story.hit()
+        if "labeller" in missing and running["labeller"]:
+            return running["labeller"][0]
+        self.moment = self.moment or time.monotonic() + self.wait_s
+        if time.monotonic() < self.moment:
+            return None
+        kinds = sorted(kind for kind, processes in running.items() if processes)
+        if wanted := [kind for kind in kinds if kind in missing]:
+            kinds = wanted
+        elif self.left <= len(missing):
+            return None
+        return self.random.choice(running[self.random.choice(kinds)])
+
+    def has_begun(self, process: psutil.Process, name: str) -> bool:
+        try:
+            age = time.time() - process.create_time()
+        except psutil.NoSuchProcess:
+            return False
+        return age > self.share * self.takes.get(name, 0)
 
 
 def start(checkout: Path, output) -> subprocess.Popen:
@@ -102,50 +184,79 @@ def snakemake(checkout: Path, *words: str, output=subprocess.DEVNULL) -> subproc
 def stages(checkout: Path) -> list[psutil.Process]:
     """The processes of stages that run for a checkout, orphans too."""
     found = []
-    for process in psutil.process_iter(["cmdline", "cwd"]):
-        words = process.info["cmdline"] or []
-        if process.info["cwd"] == str(checkout) and any("persuasion_rl." in w for w in words[:4]):
-            found.append(process)
-    return [process for process in found if Path(process.info["cmdline"][0]).name != "bash"]
+    for process in psutil.process_iter():
+        try:
+            if module_of(process) and process.cwd() == str(checkout):
+                found.append(process)
+        except (psutil.NoSuchProcess, psutil.AccessDenied):
+            continue
+    return found
 
 
-def kill_one(process: subprocess.Popen, random: Random) -> str:
-    """Kill Snakemake or a stage that it runs, and tell which."""
-    snakemake = psutil.Process(process.pid)
-    children = [child for child in snakemake.children(recursive=True) if module_of(child)]
-    victim = random.choice([snakemake, *children])
-    name = module_of(victim) or "snakemake"
-    victim.kill()
+def kill(victim: psutil.Process) -> str | None:
+    """Kill a process, and tell what it ran, unless it has ended."""
+    try:
+        name = module_of(victim) or "snakemake"
+        victim.kill()
+    except psutil.NoSuchProcess:
+        return None
     return name
 
 
 def module_of(process: psutil.Process) -> str | None:
-    """The stage that a process runs."""
+    """The stage that a process runs; a shell is none."""
     try:
         words = process.cmdline()
-    except psutil.NoSuchProcess:
+    except (psutil.NoSuchProcess, psutil.AccessDenied):
         return None
-    modules = [word for word in words if word.startswith("persuasion_rl.")]
-    return modules[0].removeprefix("persuasion_rl.") if modules else None
+    if len(words) < 3 or words[1] != "-m" or not words[2].startswith("persuasion_rl."):
+        return None
+    return words[2].removeprefix("persuasion_rl.")
 
 
 def look(checkout: Path, story: Story) -> None:
-    """Note files that two processes write."""
-    writers: Counter[str] = Counter()
+    """Note what two processes write: files that both have open, the output of both, a training's folder."""
+    files: Counter[str] = Counter()
+    outputs: Counter[str] = Counter()
+    trainings = defaultdict(set)
     for process in stages(checkout):
         try:
-            writers.update({f.path for f in process.open_files() if f.mode != "r"})
+            opened = [f.path for f in process.open_files() if f.mode not in ("r", "a+")]
+            files.update({path for path in opened if path.startswith(f"{checkout / STUDY}/")})
+            words = process.cmdline()
+            alive = process.status() != psutil.STATUS_ZOMBIE
         except (psutil.NoSuchProcess, psutil.AccessDenied):
             continue
-    story.shared |= {path for path, count in writers.items() if count > 1}
+        arguments = dict(pairwise(words))
+        if "--adapter" in arguments:
+            # One that waits for the other to save and to end has not held the folder yet.
+            trainings[arguments["--state"]].add(process.pid)
+        elif alive and "--output" in arguments:
+            outputs[arguments["--output"]] += 1
+    for state, running in trainings.items():
+        for lock in (checkout / state).glob("*/lock.json"):
+            try:
+                story.holders[state].add(json.loads(lock.read_text())["pid"])
+            except (OSError, ValueError):  # just being written or removed
+                continue
+        if len(running & story.holders[state]) > 1:
+            story.doubled.add(state)
+    story.doubled |= {path for path, count in (files + outputs).items() if count > 1}
     time.sleep(LOOKS_EVERY_S)
 
 
-def end(checkout: Path, process: subprocess.Popen) -> None:
-    """Leave no Snakemake behind. What it ran ends by itself, while the next one starts."""
-    if process.poll() is None:
-        process.kill()
-        process.wait()
+def durations(checkout: Path) -> dict[str, float]:
+    """How long the processes of a module ran, the shortest of them, in seconds."""
+    found = {}
+    for module, patterns in {
+        "sft": ["train_sft/*"], "dpo": ["train_dpo/*"], "reward": ["train_delta_judge"],
+        "generation": ["generate_responses/*", "evaluate_model/*"], "labels": ["label_ai"],
+        "standin": ["pretrain_standin"], "trust": ["judge_trust"],
+    }.items():  # fmt: skip
+        folder = checkout / STUDY / "benchmarks"
+        files = [file for pattern in patterns for file in folder.glob(f"{pattern}.tsv")]
+        found[module] = min(float(file.read_text().split("\n")[1].split("\t")[0]) for file in files)
+    return found
 
 
 def ended_jobs(checkout: Path) -> dict[str, float]:
@@ -166,13 +277,38 @@ def digests(checkout: Path) -> dict[str, str]:
 
 
 def compare(folder: Path, kills: int, seed: int) -> tuple[Story, Story, list[str]]:
-    """A study undisturbed, the same killed, and the files in which they differ."""
+    """A study undisturbed, the same killed, and what is wrong with the second."""
     quiet, broken = copy_project(folder / "quiet"), copy_project(folder / "broken")
-    undisturbed = run(quiet, 0, Random())
-    story = run(broken, kills, Random(seed), within_s=undisturbed.seconds / max(1, kills))
+    undisturbed = run(quiet)
+    story = run(broken, kills, Random(seed), (quiet, undisturbed))
     expected, found = digests(quiet), digests(broken)
-    differ = [name for name in expected | found if expected.get(name) != found.get(name)]
-    return undisturbed, story, differ
+    assert len(expected) > 20
+    differ = sorted(n for n in expected | found if expected.get(n) != found.get(n))
+    again = story.steps - undisturbed.steps
+    # A trainer that is killed loses what it did since its last checkpoint.
+    bound = kills * yaml.safe_load((quiet / CONFIG).read_text())["recipes"]["sft"]["save_steps"]
+    wrong = {
+        "files that differ": differ,
+        "ended jobs that ran again": story.repeated,
+        "jobs that ran again for each kill of Snakemake": story.unrecorded[
+            story.killed.count("snakemake") :
+        ],
+        "written by two": sorted(story.doubled),
+        f"training steps made again, of {bound} that may be": [again] * (not 0 <= again <= bound),
+    }
+    return undisturbed, story, [f"{what}: {which}" for what, which in wrong.items() if which]
+
+
+def tell(undisturbed: Story, story: Story) -> str:
+    killed = ", ".join(f"{name} {count}" for name, count in Counter(story.killed).most_common())
+    return "\n".join(
+        [
+            f"killed: {len(story.killed)} ({killed})",
+            f"seconds: {undisturbed.seconds:.0f} undisturbed, {story.seconds:.0f} with the kills",
+            f"training steps: {undisturbed.steps} and {story.steps}",
+            f"ended just before Snakemake was killed, and ran again: {story.unrecorded or 'none'}",
+        ]
+    )
 
 
 def main() -> None:
@@ -181,15 +317,10 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        undisturbed, story, differ = compare(Path(folder), arguments.kills, arguments.seed)
-    killed = ", ".join(f"{name} {count}" for name, count in Counter(story.killed).most_common())
-    print(f"killed: {len(story.killed)} ({killed})")
-    print(f"seconds: {undisturbed.seconds:.0f} undisturbed, {story.seconds:.0f} with the kills")
-    print(f"training steps: {undisturbed.steps} and {story.steps}")
-    print(f"ended jobs that ran again: {story.repeated or 'none'}")
-    print(f"files with two writers: {sorted(story.shared) or 'none'}")
-    print(f"files that differ: {differ or 'none'}")
-    sys.exit(bool(differ or story.repeated or story.shared))
+        undisturbed, story, wrong = compare(Path(folder), arguments.kills, arguments.seed)
+    print(tell(undisturbed, story))
+    print("wrong:", "; ".join(wrong) or "nothing")
+    sys.exit(bool(wrong))
 
 
 if __name__ == "__main__":

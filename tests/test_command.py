@@ -2,12 +2,15 @@
 
 import os
 import shlex
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
+from persuasion_rl import command
 from persuasion_rl.command import stage
 from persuasion_rl.config import flags
 from persuasion_rl.files import (
@@ -218,3 +221,34 @@ def test_the_digest_of_a_file_is_sha256(tmp_path):
         file_digest(tmp_path / "x")
         == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
     )
+
+
+WAITS = """
+import time
+from persuasion_rl.command import stage
+
+def waits() -> None:
+    print("runs", flush=True)
+    time.sleep(60)
+
+stage(waits)
+"""
+
+
+def test_a_stage_ends_with_the_workflow_that_runs_it():
+    """Also where another process gets the workflow's number: psutil tells them apart by their start."""
+    workflow = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    known = os.environ | {"PYTHONPATH": str(WORKFLOW), command.WORKFLOW: str(workflow.pid)}
+    stage = subprocess.Popen([sys.executable, "-c", WAITS], env=known, stdout=subprocess.PIPE)
+    try:
+        assert stage.stdout.readline() == b"runs\n"
+        time.sleep(2 * command.LOOKS_EVERY_S)
+        assert stage.poll() is None
+        workflow.kill()  # a zombie, until it is waited for
+        assert stage.wait(timeout=20) == -signal.SIGTERM
+    finally:
+        stage.kill()
+        workflow.kill()
+        workflow.wait()
+    late = subprocess.run([sys.executable, "-c", WAITS], env=known, timeout=20)
+    assert late.returncode == -signal.SIGTERM

@@ -78,7 +78,7 @@ def test_more_devices_than_there_are_is_said_and_not_waited_for(tmp_path):
 def test_a_schedulers_share_is_kept_to(monkeypatch):
     monkeypatch.setattr(leases, "glob", lambda _: ["/dev/nvidia0", "/dev/nvidia10", "/dev/nvidia2"])
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    assert leases.visible_devices() == ["0", "2", "10"]
+    assert leases.visible_devices() == ["0", "1", "2"]  # as CUDA counts
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2, GPU-3f")
     assert leases.visible_devices() == ["2", "GPU-3f"]
     monkeypatch.setattr(leases, "glob", lambda _: [])

@@ -107,8 +107,8 @@ def test_two_processes_save_at_a_notice_and_go_on(files, sft, tmp_path):  # noqa
     assert steps == list(range(1, 61))
 
 
-def test_more_gpus_are_more_processes_and_make_nothing_stale(tmp_path):
-    """How many there are is no param that is compared; the launcher alone changes."""
+def test_more_gpus_are_more_processes():
+    """That they make nothing stale is in test_staleness.py."""
     plan = succeed("sft", "-np", "--set-resources", "train_sft:gpu=4")
     assert "accelerate launch --multi_gpu --num_processes 4" in plan
     assert "--module persuasion_rl.sft" in plan

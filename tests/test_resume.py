@@ -120,6 +120,61 @@ def test_a_lock_is_renewed_while_it_is_held(tmp_path, monkeypatch):
         assert lock.stat().st_mtime > 1
 
 
+HOLDER = """
+import fcntl, os, sys, time
+from pathlib import Path
+from persuasion_rl import checkpoints
+folder, hold, renews = Path(sys.argv[1]), float(sys.argv[2]), float(sys.argv[3])
+checkpoints.RENEWS_EVERY_S = renews
+with checkpoints.alone(folder / "state"), (folder / "witness").open("a") as witness:
+    try:  # the kernel knows who else is in here
+        fcntl.flock(witness, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        (folder / f"two at once {os.getpid()}").touch()
+    print("holds", flush=True)
+    time.sleep(hold)
+print("released", flush=True)
+"""
+
+
+def hold(folder: Path, seconds: float = 0, renews: float = 5) -> subprocess.Popen:
+    """A process that holds the lock of a folder for some seconds."""
+    return subprocess.Popen(
+        [sys.executable, "-c", HOLDER, str(folder), str(seconds), str(renews)],
+        env=os.environ | {"PYTHONPATH": str(ROOT / "workflow")},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def test_of_many_that_wait_for_a_holder_one_goes_on_at_a_time(tmp_path):
+    first = hold(tmp_path, 60)
+    assert first.stdout.readline() == "holds\n"
+    waiting = [hold(tmp_path, 0.3) for _ in range(6)]
+    codes = {process.wait(timeout=60) for process in waiting}
+    assert first.wait(timeout=5) == -signal.SIGTERM
+    # A later one asks an earlier one to end; nobody fails for another reason.
+    assert 0 in codes and codes <= {0, -signal.SIGTERM}, [p.stderr.read() for p in waiting]
+    assert list(tmp_path.glob("two at once*")) == []
+    assert not (tmp_path / "state" / LOCK).exists()
+
+
+def test_a_suspended_process_whose_lock_was_taken_ends_and_leaves_the_lock(tmp_path):
+    suspended = hold(tmp_path, 60, renews=0.2)
+    assert suspended.stdout.readline() == "holds\n"
+    suspended.send_signal(signal.SIGSTOP)
+    lock = tmp_path / "state" / LOCK
+    write_json(lock, {"host": "elsewhere", "pid": 77, "started": 1.0})
+    elsewhere = lock.read_bytes()
+    os.utime(lock, (1, 1))
+    suspended.send_signal(signal.SIGCONT)
+    assert suspended.wait(timeout=20) == 1
+    assert "was taken by another process" in suspended.stderr.read()
+    assert suspended.stdout.read() == ""
+    assert (lock.read_bytes(), lock.stat().st_mtime) == (elsewhere, 1)
+
+
 def test_former_checkpoints_go_but_not_those_of_a_training_that_runs(tmp_path):
     for name in ("former", "killed", "elsewhere", "running", "own"):
         make_whole(tmp_path / name / "checkpoint-2", weights="step 2")
@@ -134,8 +189,10 @@ def test_former_checkpoints_go_but_not_those_of_a_training_that_runs(tmp_path):
         write_json(tmp_path / "killed" / LOCK, here | {"pid": other.pid, "started": started - 100})
         write_json(tmp_path / "running" / LOCK, here | {"pid": other.pid, "started": started})
         write_json(tmp_path / "elsewhere" / LOCK, here | {"host": "elsewhere"})
-        write_json(tmp_path / "own" / LOCK, here)
-        forget(tmp_path)
+        with alone(tmp_path / "own"):
+            forget(tmp_path)
+            assert {path.name for path in tmp_path.iterdir()} == {"running", "elsewhere", "own"}
+            assert [path.name for path in (tmp_path / "own").iterdir()] == [LOCK]
         assert {path.name for path in tmp_path.iterdir()} == {"running", "elsewhere"}
     finally:
         other.kill()

@@ -17,13 +17,14 @@ from pathlib import Path
 
 import pytest
 
+from persuasion_rl.leases import visible_devices
 from running import copy_project
 
 pytestmark = pytest.mark.slurm
 
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "squeue", "srun", "scontrol", "scancel")
 STARTS_WITHIN_S = 30
-RUNS_WITHIN_S = 420
+RUNS_WITHIN_S = 900
 SLURM = """
 ClusterName=test
 SlurmctldHost={host}(127.0.0.1)
@@ -55,7 +56,7 @@ ReturnToService=2
 MinJobAge=3600
 KillWait=10
 CommunicationParameters=NoInAddrAny,NoCtldInAddrAny,NoAddrCache
-NodeName={host} NodeAddr=127.0.0.1 CPUs=4 RealMemory=64000 Gres=gpu:2 State=UNKNOWN
+NodeName={host} NodeAddr=127.0.0.1 CPUs=8 RealMemory=64000 Gres=gpu:2 State=UNKNOWN
 PartitionName=cpu Nodes={host} Default=YES MaxTime=INFINITE State=UP
 PartitionName=gpu Nodes={host} MaxTime=INFINITE State=UP
 """
@@ -164,25 +165,36 @@ def of_rule(cluster: dict[str, str], rule: str) -> list[dict[str, str]]:
     return [job for job in jobs(cluster) if job.get("Comment", "").startswith(f"rule_{rule}")]
 
 
-def test_a_study_runs_on_a_cluster_and_a_job_that_it_kills_goes_on(cluster, tmp_path):
-    checkout = copy_project(tmp_path / "checkout")
-    study = checkout / "results/tiny"
-    command = [sys.executable, "-m", "snakemake"]
-    command += ["results/tiny/preferences/ai_pool_responses.jsonl"]
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory):
+    return copy_project(tmp_path_factory.mktemp("cluster") / "checkout")
+
+
+def start(checkout: Path, cluster: dict[str, str], told: Path, *words: str) -> subprocess.Popen:
+    """Start the tiny study through the profile."""
+    command = [sys.executable, "-m", "snakemake", *words]
     command += ["--profile", "profiles/slurm", "--configfile", "tests/tiny.yaml"]
     # No accounting data base here, and nobody waits 40 s for the first look.
     command += ["--slurm-status-command", "squeue", "--slurm-no-account"]
     command += ["--slurm-init-seconds-before-status-checks", "2", "--seconds-between-status-checks"]
     command += ["2"]
-    told = tmp_path / "told.txt"
     with told.open("w") as output:
-        run = subprocess.Popen(
-            list(map(str, command)),
-            cwd=checkout,
-            env=os.environ | cluster,
-            stdout=output,
-            stderr=subprocess.STDOUT,
+        return subprocess.Popen(
+            command, cwd=checkout, env=os.environ | cluster, stdout=output, stderr=subprocess.STDOUT
         )
+
+
+def end_run(run: subprocess.Popen) -> None:
+    if run.poll() is None:
+        run.kill()
+        run.wait()
+
+
+def test_a_study_runs_on_a_cluster_and_a_job_that_it_kills_goes_on(cluster, checkout, tmp_path):
+    """Up to a model that learned from preferences, which has all kinds of jobs in it: a job takes some 14 s to come and
+    go, and the fifty of the whole study, on the two cores that CI has, are too many for its ten minutes."""
+    study, told = checkout / "results/tiny", tmp_path / "told.txt"
+    run = start(checkout, cluster, told, "results/tiny/models/rlaif/adapter_model.safetensors")
     try:
         until = time.monotonic() + RUNS_WITHIN_S
         while not list(study.glob("state/trainings/sft/*/checkpoint-*/whole.json")):
@@ -196,13 +208,12 @@ def test_a_study_runs_on_a_cluster_and_a_job_that_it_kills_goes_on(cluster, tmp_
             time.sleep(0.5)
         assert run.poll() == 0, told.read_text()[-5000:]
     finally:
-        if run.poll() is None:
-            run.kill()
-            run.wait()
+        end_run(run)
     for job in jobs(cluster):
         print(*(job[key] for key in ("Comment", "Partition", "JobState", "StartTime", "EndTime")))
 
-    # What is made of corpora ran here, what trains or samples in the GPU partition, what is left in the other.
+    # What is made of corpora ran here, what trains, samples or judges by a model in the GPU partition, what is left in
+    # the other.
     partitions = {
         job["Comment"].split("_wildcards")[0].removeprefix("rule_"): job["Partition"]
         for job in jobs(cluster)
@@ -211,8 +222,12 @@ def test_a_study_runs_on_a_cluster_and_a_job_that_it_kills_goes_on(cluster, tmp_
         "pretrain_standin": "cpu",
         "tokenize": "cpu",
         "train_sft": "gpu",
+        "train_delta_judge": "gpu",
         "generate_responses": "gpu",
         "gather_responses": "cpu",
+        "label_ai": "gpu",
+        "preference_pairs": "cpu",
+        "train_dpo": "gpu",
     }
 
     # The training that SLURM killed was tried again, and went on.
@@ -225,3 +240,19 @@ def test_a_study_runs_on_a_cluster_and_a_job_that_it_kills_goes_on(cluster, tmp_
     assert max(one["StartTime"], other["StartTime"]) < min(one["EndTime"], other["EndTime"])
     shared = {devices[one["JobId"]], devices[other["JobId"]]}
     assert shared == {"gpu:1(IDX:0)", "gpu:1(IDX:1)"}
+
+
+def test_a_submit_host_is_not_asked_for_a_gpu(cluster, checkout, tmp_path):
+    """The node is: the job is sent there, and says itself that there is none."""
+    if visible_devices():
+        pytest.skip("this machine has a GPU")
+    told, before = tmp_path / "told.txt", len(of_rule(cluster, "train_sft"))
+    words = ["results/tiny/models/sft/adapter_model.safetensors", "--config", "device=cuda"]
+    run = start(checkout, cluster, told, *words, "--forcerun", "train_sft", "--retries", "0")
+    try:
+        assert run.wait(timeout=RUNS_WITHIN_S) == 1, told.read_text()[-5000:]
+    finally:
+        end_run(run)
+    assert "and this machine has none; use" not in told.read_text()
+    [job] = of_rule(cluster, "train_sft")[before:]
+    assert (job["Partition"], job["JobState"]) == ("gpu", "FAILED")

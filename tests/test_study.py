@@ -340,7 +340,7 @@ def test_a_model_is_looked_at_alone_and_its_replies_are_those_of_the_evaluation(
     assert text.count("\n## ") == 3 and f"    {looked[2]['response'].splitlines()[0]}" in text
 
 
-# What becomes stale
+# What becomes stale: a table of changes is in test_staleness.py
 
 
 def test_a_deleted_file_is_rebuilt_alone(fresh):
@@ -351,49 +351,6 @@ def test_a_deleted_file_is_rebuilt_alone(fresh):
     succeed(name, "--cores", 2, "--configfile", "tests/small.yaml", root=fresh)
     assert (fresh / name).read_bytes() == before
     assert stale(fresh) == set()  # the same bytes: what lies below stands
-
-
-def test_changed_content_makes_exactly_what_depends_on_it_stale(fresh):
-    path = fresh / "results/small/preferences/human_train.jsonl"
-    write_jsonl(path, list(read_jsonl(path))[:-1])
-    assert stale(fresh, target="dpo") == {"tokenize", "train_dpo"}
-    plan = succeed("dpo", "-n", "--configfile", "tests/small.yaml", root=fresh)
-    assert planned(plan)["train_dpo"] == 4  # rlhf, its seed, its beta, and rlaif_rlhf; not rlaif
-
-
-def test_a_touched_file_makes_nothing_stale(fresh):
-    (fresh / "results/small/splits/sides.csv").touch()
-    assert stale(fresh) == set()
-
-
-def test_another_learning_rate_of_sft_rebuilds_no_data(fresh):
-    changed = fresh / "tests/changed.yaml"
-    changed.write_text(
-        yaml.safe_dump({"extends": "small.yaml", "recipes": {"sft": {"learning_rate": 0.002}}})
-    )
-    rules = stale(fresh, config="tests/changed.yaml")
-    assert {"train_sft", "generate_responses", "train_dpo", "report_study"} <= rules
-    assert not rules & {
-        "synthesize_corpus", "assign_sides", "pretrain_standin", "process_cmv", "split", "check_leakage",
-        "train_delta_judge",
-    }  # fmt: skip
-
-
-def test_changed_code_of_dpo_leaves_sft_alone(fresh):
-    path = fresh / "workflow/persuasion_rl/dpo.py"
-    path.write_text(path.read_text().replace("else 0.5 * beta", "else 0.4 * beta"))
-    rules = stale(fresh)
-    assert "train_dpo" in rules
-    assert not rules & {"train_sft", "generate_responses", "label_ai", "pretrain_standin"}
-
-
-def test_a_reworded_docstring_and_comment_make_nothing_stale(fresh):
-    path = fresh / "workflow/persuasion_rl/dpo.py"
-    text = path.read_text()
-    changed = text.replace("Preference pairs as trl takes them.", "Pairs, in trl's form.")
-    path.write_text(changed.replace("# bf16 and fp16", "# Less precise:\n    # bf16 and fp16"))
-    assert path.read_text() != text
-    assert stale(fresh) == set()
 
 
 def test_two_processes_make_the_same_model(small, fresh):

@@ -1,10 +1,12 @@
 """The workflow as people meet it: dry runs, targets, house rules, mistakes. No job runs here."""
 
+import os
 import re
 import shlex
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import yaml
@@ -188,6 +190,26 @@ def test_the_link_of_the_gpu_profile_resolves():
     assert (ROOT / "aws-gpu").resolve() == ROOT / "profiles/aws-gpu"
 
 
+def test_the_command_of_the_readme_plans_the_study_within_the_memory_of_its_machine(elsewhere):
+    link = elsewhere / "aws-gpu"
+    link.symlink_to(os.readlink(ROOT / "aws-gpu"))
+    command = [Path(sys.executable).parent / "snakemake", "--profile", "aws-gpu", "-n"]
+    run = subprocess.run(command, cwd=elsewhere, capture_output=True, text=True)
+    plan = run.stdout + run.stderr
+    assert run.returncode == 0, plan[-3000:]
+    assert "Using profiles aws-gpu and " in plan
+    assert planned(plan)["train_sft"] == 1
+    (together,) = [
+        int(resource.removeprefix("mem_mb="))
+        for resource in yaml.safe_load((link / "config.yaml").read_text())["resources"]
+        if resource.startswith("mem_mb=")
+    ]
+    rules = "".join(path.read_text() for path in (elsewhere / "workflow/rules").glob("*.smk"))
+    asked = sorted({int(mb) for mb in re.findall(r"mem_mb=growing\(([\d_]+)\)", rules)})
+    assert asked[-1] <= together < 16_000  # each fits
+    assert asked[-1] + asked[-2] > together  # a training and a large CPU rule do not
+
+
 def test_tracked_folders_exist_in_a_fresh_clone():
     tracked = subprocess.run(["git", "ls-files"], capture_output=True, text=True, cwd=ROOT).stdout
     if not tracked:
@@ -235,15 +257,22 @@ def test_another_size_and_another_source_are_one_key_each(elsewhere, changes, so
     assert ("p4g_examples" in examples) == ("process_p4g" in sources)
 
 
-def test_make_clean_leaves_answers_and_paid_labels(tmp_path):
+@pytest.mark.parametrize("study", ["demo", "mine"])
+def test_make_clean_leaves_answers_and_paid_labels(tmp_path, study):
     shutil.copy(ROOT / "Makefile", tmp_path)
-    for name in ("state/human_answers.sqlite", "state/llm.sqlite", "report.html", "models/sft/x"):
-        path = tmp_path / "results/demo" / name
+    command = ["make", "clean"] + [f"STUDY={study}"] * (study != "demo")
+    subprocess.run(command, cwd=tmp_path, check=True, stdout=subprocess.DEVNULL)  # nothing is there
+    names = ("state/human_answers.sqlite", "state/llm.sqlite", "report.html", "models/sft/x")
+    for path in (tmp_path / f"results/{folder}/{n}" for folder in (study, "other") for n in names):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
-    subprocess.run(["make", "clean"], cwd=tmp_path, check=True, stdout=subprocess.DEVNULL)
-    left = {path.name for path in (tmp_path / "results/demo").rglob("*") if path.is_file()}
-    assert left == {"human_answers.sqlite", "llm.sqlite"}
+    subprocess.run(command, cwd=tmp_path, check=True, stdout=subprocess.DEVNULL)
+    for folder, count in ((study, 2), ("other", 4)):
+        left = [path for path in (tmp_path / "results" / folder).rglob("*") if path.is_file()]
+        assert len(left) == count
+        assert {path.name for path in left} >= {"human_answers.sqlite", "llm.sqlite"}
+    assert subprocess.run(["make", "clean", "STUDY="], cwd=tmp_path).returncode != 0
+    assert (tmp_path / "results/other/report.html").exists()
 
 
 def test_a_missing_gpu_is_said_before_the_first_job(tmp_path, elsewhere):

@@ -4,6 +4,8 @@ A checkpoint counts once it is marked as whole: a kill in the middle of a save l
 the one before it is used. SIGTERM, a spot instance's notice, saves after the step that is running and ends.
 """
 
+import fcntl
+import json
 import os
 import re
 import shutil
@@ -12,8 +14,10 @@ import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from threading import Event, Thread
+from typing import TextIO
 
 import psutil
 
@@ -24,7 +28,7 @@ MARK = "whole.json"
 LOCK = "lock.json"
 STOPS_WITHIN_S = 60
 """How long a training that outlived its workflow gets to save before it is killed."""
-RENEWS_EVERY_S = 20
+RENEWS_EVERY_S = 5
 GONE_AFTER_S = 120
 """A lock of another machine that is not renewed for so long was left by a process that is gone."""
 
@@ -143,66 +147,107 @@ def alone(folder: Path) -> Iterator[None]:
     stopped first: it saves, and this one goes on from there. Where another machine had it, nodes of a cluster that
     share a file system say, this one waits to see whether that process is gone.
 
+    A process that finds its lock taken, since it was suspended for long, ends at once and writes nothing more.
+
     Raises:
         UserError: it runs on another machine.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = folder / LOCK
+    lock, mine, gone = folder / LOCK, _own_text(), ""
     while True:
-        try:
-            with lock.open("x"):
+        with _in_hand(lock) as file:
+            theirs = file.read()
+            if theirs in ("", gone):
+                file.truncate(0)
+                file.write(mine)
                 break
-        except FileExistsError:
-            _end_holder(lock)
-    me = psutil.Process()
-    write_json(lock, {"host": socket.gethostname(), "pid": me.pid, "started": me.create_time()})
+        _end_holder(lock, theirs)
+        gone = theirs
     released = Event()
-    Thread(target=_renew, args=(lock, released), daemon=True).start()
+    Thread(target=_renew, args=(lock, mine, released), daemon=True).start()
     try:
         yield
     finally:
         released.set()
-        lock.unlink(missing_ok=True)
+        with _in_hand(lock) as file:
+            if file.read() in ("", mine):
+                lock.unlink()
+        with suppress(OSError):  # a folder with checkpoints stays
+            folder.rmdir()
 
 
-def _renew(lock: Path, released: Event) -> None:
-    """Give a lock the time of now, again and again, for other machines to see that it is held."""
+@contextmanager
+def _in_hand(lock: Path) -> Iterator[TextIO]:
+    """The file of a lock, empty where nobody holds it. As long as the block lasts no other process looks at it or
+    changes it: of two that waited for one holder, only the first finds it gone."""
+    while True:
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        with lock.open("a+") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            if not lock.exists() or not os.path.samestat(os.fstat(file.fileno()), lock.stat()):
+                continue  # removed by the process that had it in hand
+            file.seek(0)
+            yield file
+            return
+
+
+@cache
+def _own_text() -> str:
+    """What this process writes into its locks."""
+    me = psutil.Process()
+    holder = {"host": socket.gethostname(), "pid": me.pid, "started": me.create_time()}
+    return json.dumps(holder)
+
+
+def _text_of(lock: Path) -> str:
+    return lock.read_text() if lock.is_file() else ""
+
+
+def _renew(lock: Path, mine: str, released: Event) -> None:
+    """Give a lock the time of now, again and again, for other machines to see that it is held. End this process
+    where it is no longer its own."""
     while not released.wait(RENEWS_EVERY_S):
-        with suppress(FileNotFoundError):
+        if _text_of(lock) == mine:
             os.utime(lock)
+        elif not released.is_set():
+            note(f"error: {lock} was taken by another process; this one ends and writes no more")
+            os._exit(1)
 
 
 def forget(state: Path) -> None:
     """Remove the checkpoints of a model that is whole, those of former recipes too; not those of a training
-    that still runs."""
+    that still runs. The lock of this process stays until it is released."""
     for folder in state.iterdir():
-        lock = folder / LOCK
-        holder = read_json(lock) if lock.is_file() and lock.stat().st_size else None
-        if holder and (holder["host"] != socket.gethostname() or _running(holder)):
-            continue
-        shutil.rmtree(folder)
+        with _in_hand(folder / LOCK) as file:
+            text = file.read()
+            if text == _own_text():
+                for checkpoint in folder.glob("checkpoint-*"):
+                    shutil.rmtree(checkpoint)
+            elif not text or not _may_run(json.loads(text)):
+                shutil.rmtree(folder)
 
 
-def _end_holder(lock: Path) -> None:
-    """Stop the process that holds a lock, if it runs, and remove the lock."""
-    if not lock.stat().st_size:  # its holder is about to write it, or was killed before it could
-        time.sleep(2)
-    holder = read_json(lock) if lock.is_file() and lock.stat().st_size else None
-    if holder and holder["host"] != socket.gethostname():
-        _wait_for_gone(lock, holder)
-    process = _running(holder) if holder else None
-    if process:
+def _may_run(holder: dict) -> bool:
+    return holder["host"] != socket.gethostname() or _running(holder) is not None
+
+
+def _end_holder(lock: Path, text: str) -> None:
+    """Stop the process that a lock of this text names, if it runs."""
+    holder = json.loads(text)
+    if holder["host"] != socket.gethostname():
+        _wait_for_gone(lock, text, holder)
+        return
+    if process := _running(holder):
         note(f"process {process.pid} still trains this model: it is asked to save and to end")
-        process.terminate()
         until = time.monotonic() + STOPS_WITHIN_S
-        while _running(holder):
-            if time.monotonic() > until:
-                process.kill()
-            time.sleep(0.2)
-    lock.unlink(missing_ok=True)
+        with suppress(psutil.NoSuchProcess):
+            process.terminate()
+            while _running(holder):
+                if time.monotonic() > until:
+                    process.kill()
+                time.sleep(0.2)
 
 
-def _wait_for_gone(lock: Path, holder: dict) -> None:
+def _wait_for_gone(lock: Path, text: str, holder: dict) -> None:
     """Wait until a lock of another machine is released, or has not been renewed for long enough.
 
     Raises:
@@ -212,7 +257,7 @@ def _wait_for_gone(lock: Path, holder: dict) -> None:
     with suppress(FileNotFoundError):
         found = lock.stat().st_mtime
         until = time.monotonic() + GONE_AFTER_S
-        while time.monotonic() < until:
+        while time.monotonic() < until and _text_of(lock) == text:
             if lock.stat().st_mtime != found:
                 raise UserError(
                     f"{lock}: this training runs on {holder['host']} (process {holder['pid']}); stop it there"

@@ -16,6 +16,7 @@ import time
 import types
 import typing
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import psutil
@@ -65,18 +66,14 @@ def _end_with(workflow: int) -> None:
     """End by SIGTERM once the workflow is gone, killed say: what runs on would be in the way of the next one."""
 
     def watch() -> None:
-        while _alive(workflow):
-            time.sleep(LOOKS_EVERY_S)
+        with suppress(psutil.NoSuchProcess):
+            process = psutil.Process(workflow)
+            # is_running() knows a process by its start too: another may get its number.
+            while process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
+                time.sleep(LOOKS_EVERY_S)
         os.kill(os.getpid(), signal.SIGTERM)
 
     threading.Thread(target=watch, daemon=True).start()
-
-
-def _alive(pid: int) -> bool:
-    try:
-        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
 
 
 SIGNS_OF_A_FULL_DISK = ("No space left on device", "iostream error", "PytorchStreamWriter failed")

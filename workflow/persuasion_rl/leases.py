@@ -21,14 +21,17 @@ _held: list[int] = []
 
 
 def visible_devices() -> list[str]:
-    """The GPUs that this process may use: those of CUDA_VISIBLE_DEVICES (a scheduler's share), else all that are here."""
-    here = [path.removeprefix("/dev/nvidia") for path in glob("/dev/nvidia[0-9]*")]
+    """The GPUs that this process may use: those of CUDA_VISIBLE_DEVICES (a scheduler's share), else all that are here.
+
+    CUDA counts these from 0, whatever the numbers of their files: a container may have /dev/nvidia3 alone.
+    """
+    here = len(glob("/dev/nvidia[0-9]*"))
     if not here:
         return []
     given = os.environ.get("CUDA_VISIBLE_DEVICES")
     if given is not None:
         return [name.strip() for name in given.split(",") if name.strip()]
-    return sorted(here, key=int)
+    return [str(index) for index in range(here)]
 
 
 def lease(count: int, devices: list[str], folder: Path | None = None) -> list[str]:

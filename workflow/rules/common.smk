@@ -313,9 +313,10 @@ def reading_flags():
     return flags({"llm": json.dumps(asked, sort_keys=True)})
 
 
-def judging_time(judges, runtime):
-    """How long judging may take: a batch of the judge llm a day, and asking it as long as limits demand."""
-    return "48h" if "llm" in judges else runtime
+def judging_time(judges, runtime, attempt):
+    """How long judging may take: a batch of the judge llm a day, and asking it as long as limits demand. That is the
+    most that profiles/slurm/partitions.yaml has; other times grow."""
+    return "48h" if "llm" in judges else growing(runtime)(None, attempt)
 
 
 def labelled_pools(scope):

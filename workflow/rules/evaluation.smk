@@ -206,7 +206,7 @@ rule evaluate_verdicts:
     resources:
         gpu=lambda wildcards: GPU if wildcards.judge == "delta" else 0,
         mem_mb=growing(8_000),
-        runtime=lambda wildcards: judging_time([wildcards.judge], "8h"),
+        runtime=lambda wildcards, attempt: judging_time([wildcards.judge], "8h", attempt),
     params:
         players=lambda wildcards, input: pairs_of(input.responses, players_of(wildcards.scope)),
         judge=lambda wildcards: judge_flags([wildcards.judge]),
@@ -476,7 +476,7 @@ rule read_honesty:
         "../../envs/persuasion-rl.yaml"
     resources:
         mem_mb=growing(2_000),
-        runtime=growing(judging_time(["llm"], "1h")),
+        runtime=lambda wildcards, attempt: judging_time(["llm"], "1h", attempt),
     params:
         settings=reading_flags(),
         asking=lambda wildcards, input: asking(["llm"]),

@@ -82,7 +82,7 @@ rule judge_trust:
     resources:
         gpu=GPU,
         mem_mb=growing(8_000),
-        runtime=growing(judging_time(LLM, "2h")),
+        runtime=lambda wildcards, attempt: judging_time(LLM, "2h", attempt),
     params:
         judges=trusted_judges("evaluation"),
         labels=lambda wildcards, input: pairs_of(input.labels, labelled_pools("evaluation")),

@@ -24,7 +24,8 @@ rule generate_responses:
         prompts=study("preferences/{pool}_pool_prompts.jsonl"),
         checked=study("splits/leakage.json"),
     output:
-        study("preferences/shards/{pool}_{rows}_{start}.jsonl"),
+        # Gathered and gone. Its samples stay in state/: made again, a shard draws nothing.
+        temp(study("preferences/shards/{pool}_{rows}_{start}.jsonl")),
     log:
         study("logs/generate_responses/{pool}_{rows}_{start}.log"),
     benchmark:
@@ -108,7 +109,7 @@ rule label_ai:
     resources:
         gpu=GPU if label_judge("ai") == "delta" else 0,
         mem_mb=growing(8_000),
-        runtime=growing(judging_time([label_judge("ai")], "4h")),
+        runtime=lambda wildcards, attempt: judging_time([label_judge("ai")], "4h", attempt),
     params:
         settings=flags({key: STUDY["labels"]["ai"][key] for key in ("judge", "noise")}),
         judge=judge_flags([label_judge("ai")]),
