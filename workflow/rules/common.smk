@@ -15,7 +15,7 @@ os.environ |= {
     "PERSUASION_RL_WORKFLOW": str(os.getpid()),  # jobs end when this process is gone
 }
 
-from persuasion_rl.answers import answers_digest
+from persuasion_rl.answers import answers_digest, labels_digest
 from persuasion_rl.battles import votes_digest
 from persuasion_rl.code_digest import module_digests
 from persuasion_rl.config import (
