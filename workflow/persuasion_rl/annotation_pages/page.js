@@ -24,6 +24,8 @@ document.addEventListener("keydown", (event) => {
   const field = event.target.closest("textarea, input");
   if (field) {
     if (event.key === "Escape") field.blur();
+    // Or it would press the first button of the form.
+    if (event.key === "Enter" && field.type === "radio") event.preventDefault();
     return;
   }
   if (off() || event.ctrlKey || event.metaKey || event.altKey || event.repeat) return;
