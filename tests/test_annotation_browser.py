@@ -236,6 +236,7 @@ def test_keys_can_be_turned_off_and_stay_so(browser, study, port, served):
         page, pair = anna.page, anna.pair
         left = page.locator("button[value=left]")
         assert left.get_attribute("aria-keyshortcuts") == "1"
+        assert page.locator("form.answer button:visible").count() == 6, "what is hidden is not seen"
         page.get_by_role("button", name="keys off").click()
         for again in (False, True):
             if again:
