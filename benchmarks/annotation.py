@@ -8,10 +8,12 @@ to the page that follows. A round trip is an answer with that next page.
 
 import argparse
 import re
+import socket
 import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -20,11 +22,14 @@ import numpy as np
 import yaml
 from machine import commit, device_name
 
-from persuasion_rl.answers import pair_id, read_answers
-from persuasion_rl.files import read_json, write_jsonl
+from persuasion_rl.annotated_study import AnnotatedStudy
+from persuasion_rl.answers import AnswerStore
+from persuasion_rl.files import write_jsonl
 from persuasion_rl.prompts import render
 
-PORT = 7899
+with socket.socket() as free:
+    free.bind(("127.0.0.1", 0))
+    PORT = free.getsockname()[1]
 ADDRESS = f"http://127.0.0.1:{PORT}"
 WORDS = "the reason that was given stands on one case and others may differ from it".split()
 
@@ -59,23 +64,23 @@ def fields(text: str) -> dict[str, str]:
     return dict(re.findall(r'<input type="hidden" name="(\w+)" value="([^"]*)">', text))
 
 
-def answer_all(name: str, answers: int) -> tuple[list[tuple[str, str]], list[float]]:
-    """What somebody answered (pair and side), and how long each round trip took, in seconds."""
+def answer_all(name: str, answers: int) -> tuple[list[tuple[int, str]], list[float]]:
+    """What somebody answered (number of the showing, and side), practice apart, and how long each round trip took, in seconds."""
     said, seconds = [], []
     with httpx.Client(base_url=ADDRESS, follow_redirects=True, timeout=60) as page:
         page.post("/name", data={"name": name})
         page.get("/pair")
         while len(said) < answers:
-            shown = fields(page.get("/pair").text)
-            if "pair" not in shown:
+            text = page.get("/pair").text
+            if "showing" not in (shown := fields(text)):
                 break
             side = "left" if len(said) % 2 else "right"
             started = time.perf_counter()
             response = page.post("/pair", data={**shown, "answer": side})
             seconds.append(time.perf_counter() - started)
             response.raise_for_status()
-            if shown["kind"] == "first":
-                said.append((shown["pair"], side))
+            if "It does not count." not in text:
+                said.append((int(shown["showing"]), side))
     return said, seconds
 
 
@@ -83,35 +88,41 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--people", type=int, default=50)
     parser.add_argument("--answers", type=int, default=20)
-    given = parser.parse_args()
-    practice = {pair_id(row) for row in read_json(Path("resources/annotation/practice.json"))}
+    asked = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         study = Path(folder, "results/load")
-        write_study(study, given.people * given.answers)
+        write_study(study, asked.people * asked.answers)
         words = ["annotate", "--study", str(study), "--port", str(PORT)]
         server = subprocess.Popen([sys.executable, "-m", "persuasion_rl.cli", *words])
         try:
             _wait_for_it()
             started = time.perf_counter()
-            with ThreadPoolExecutor(given.people) as people:
-                names = [f"person {number}" for number in range(given.people)]
-                done = list(people.map(lambda name: answer_all(name, given.answers), names))
+            with ThreadPoolExecutor(asked.people) as people:
+                names = [f"person {number}" for number in range(asked.people)]
+                done = list(people.map(lambda name: answer_all(name, asked.answers), names))
             wall = time.perf_counter() - started
         finally:
             server.kill()
             server.wait()
-        answers = read_answers(study / "state/human_answers.sqlite")
-        kept = [(a.annotator, a.pair, a.answer) for a in answers if a.kind == "first"]
-        said = [(n, *one) for n, (all_, _) in zip(names, done, strict=True) for one in all_]
+        plan = AnnotatedStudy(study).plan
+        with AnswerStore(study / "state/human_answers.sqlite") as store:
+            kept = [(a.annotator, a.pair, a.kind, a.answer) for a in store.answers()]
+            told = [(name, store.showing(number), side) for name, (all_, _) in zip(names, done, strict=True)
+                    for number, side in all_]  # fmt: skip
+    kept = [one for one in kept if one[2] != "practice"]
+    said = [(name, showing.pair, showing.kind, side) for name, showing, side in told]
     seconds = np.concatenate([taken for _, taken in done])
     lost = len(set(said) - set(kept))
-    doubled = len(kept) - len({(name, pair) for name, pair, _ in kept})
+    given = Counter(pair for _, pair, kind, _ in kept if kind == "first")
+    doubled = sum(max(0, given[pair] - wanted) for pair, wanted in plan.in_order)
     middle, high = np.quantile(seconds, [0.5, 0.95])
     print(f"{device_name('cpu', 2)}, commit {commit()}\n")
     print(
-        f"{given.people} people at once, {len(said):,} answers ({len(practice)} practice each), {wall:.1f} s:"
+        f"{asked.people} people at once, {len(said):,} answers (and {len(plan.practice)} for practice each), {wall:.1f} s:"
     )
-    print(f"{lost} lost, {doubled} doubled, {len(kept) - len(said)} that nobody gave")
+    print(
+        f"{lost} lost, {doubled} more than a pair was to get, {len(kept) - len(said)} that nobody gave"
+    )
     print(
         f"round trip of an answer, with the next page: median {middle:.3f} s, 95th percentile {high:.3f} s"
     )

@@ -13,7 +13,7 @@ from urllib.request import urlopen
 import pytest
 
 from conftest import WORKFLOW
-from persuasion_rl.answers import pair_id, read_answers
+from persuasion_rl.answers import AnswerStore, pair_id, read_answers
 from persuasion_rl.files import read_jsonl
 from persuasion_rl.human_labels import export_human_labels
 from test_annotation import SECRET, write_study
@@ -27,7 +27,7 @@ KEYS = {"left": "1", "right": "2", "tie": "0", "both_bad": "b", "skip": "s"}
 def browser():
     api = pytest.importorskip("playwright.sync_api", reason="pip install playwright")
     if CHROMIUM is None:
-        pytest.skip("no Chromium: apt-get install chromium")
+        pytest.skip(os.environ.get("NO_BROWSER") or "no Chromium: apt-get install chromium")
     with api.sync_playwright() as playwright:
         opened = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         yield opened
@@ -77,8 +77,8 @@ def served(study, port):
 class Person:
     """Somebody with a browser of their own; `given` is what they answered, by pair."""
 
-    def __init__(self, browser, port, name, **context):
-        self.page = browser.new_context(**context).new_page()
+    def __init__(self, browser, study, port, name, **context):
+        self.page, self.study = browser.new_context(**context).new_page(), study
         self.traffic, self.given, self.name = [], {}, name
         self.page.on("response", self._overhear)
         self.page.goto(f"http://127.0.0.1:{port}/")
@@ -86,7 +86,7 @@ class Person:
         self.page.keyboard.type(name)
         self.press("Enter")
         self.page.goto(f"http://127.0.0.1:{port}/pair")
-        while self.kind == "practice":
+        while self.showing.kind == "practice":
             self.press("0")
             self.press("Enter")
 
@@ -99,16 +99,16 @@ class Person:
         with self.page.expect_navigation():
             self.page.keyboard.press(key)
 
-    def _field(self, name):
-        return self.page.locator(f'form.answer input[name="{name}"]').input_value()
-
     @property
-    def kind(self):
-        return self._field("kind")
+    def showing(self):
+        """What the store has of the page that is open; the page itself has its number."""
+        number = self.page.locator('form.answer input[name="showing"]').input_value()
+        with AnswerStore(self.study.answers) as store:
+            return store.showing(int(number))
 
     @property
     def pair(self):
-        return self._field("pair")
+        return self.showing.pair
 
     def say(self, answer):
         texts = [text.strip() for text in self.page.locator("article .text").all_inner_texts()]
@@ -134,7 +134,7 @@ def votes(study):
     labels = study.folder / "preferences/human_pool_labels.jsonl"
     export_human_labels(
         responses=study.folder / "preferences/human_pool_responses.jsonl", answers=study.answers, labels=labels,
-        report=labels.with_name("human_answers.json"), min_labels=1, study="demo", labeler="people", seed=1,
+        min_labels=1, study="demo", labeler="people",
     )  # fmt: skip
     return {
         (vote["labeler"], pair_id(row)): vote["answer"]
@@ -148,7 +148,7 @@ def test_thirty_pairs_by_keyboard_with_undo_reload_two_people_and_a_killed_serve
 ):
     answers = list(KEYS)
     with served() as process:
-        anna, ben = (Person(browser, port, name) for name in ("Anna", "Ben Ó'Neill"))
+        anna, ben = (Person(browser, study, port, name) for name in ("Anna", "Ben Ó'Neill"))
         for number in range(12):
             anna.say(answers[number % 5])
             ben.say(answers[(number + 2) % 5])
@@ -173,6 +173,7 @@ def test_thirty_pairs_by_keyboard_with_undo_reload_two_people_and_a_killed_serve
             (person.name, pair): answer
             for person in (anna, ben)
             for pair, (answer, _) in person.given.items()
+            if answer != "skip"
         }
         told = "".join(anna.traffic + ben.traffic)
         assert len(told) > 50_000
@@ -182,23 +183,110 @@ def test_thirty_pairs_by_keyboard_with_undo_reload_two_people_and_a_killed_serve
 
 def test_a_reason_is_typed_without_answering_and_is_kept(browser, study, port, served):
     with served():
-        anna = Person(browser, port, "Anna")
+        anna = Person(browser, study, port, "Anna")
         pair = anna.pair
         anna.page.keyboard.press("r")
         anna.page.keyboard.type("1 of 2 says 0 about it; but so what?")
         assert anna.pair == pair and not kept(study, "Anna")
         anna.page.keyboard.press("Escape")
         anna.page.get_by_label("sure", exact=True).check()
+        anna.page.keyboard.press("Escape")
         anna.say("right")
         (answer,) = [a for a in read_answers(study.answers) if a.kind == "first"]
         assert (answer.reason, answer.confidence) == ("1 of 2 says 0 about it; but so what?", 3)
+
+
+def test_keys_in_the_fields_of_reason_and_confidence_answer_nothing(browser, study, port, served):
+    """A radio button is chosen by arrows; digits and Enter there press no button of the form."""
+    with served():
+        anna = Person(browser, study, port, "Anna")
+        page, pair = anna.page, anna.pair
+        page.keyboard.press("r")
+        page.get_by_label("a guess").focus()
+        for key in ("Space", "ArrowRight", "1", "0", "s", "u", "Enter", "2"):
+            page.keyboard.press(key)
+        page.wait_for_timeout(300)
+        assert anna.pair == pair and page.url.endswith("/pair") and not kept(study, "Anna")
+        assert page.get_by_label("fairly").is_checked()
+        page.keyboard.press("Escape")
+        page.keyboard.press("r")
+        assert page.evaluate("document.activeElement.id") == "reason", "the fields stay open"
+        page.keyboard.press("Escape")
+        anna.say("left")
+        (answer,) = [a for a in read_answers(study.answers) if a.kind == "first"]
+        assert (answer.answer, answer.confidence) == ("left", 2)
+
+
+def test_without_a_script_enter_in_a_field_answers_nothing(browser, study, port, served):
+    with served():
+        anna = Person(browser, study, port, "Anna")
+        page = anna.page.context.new_page()
+        page.route("**/page.js", lambda route: route.abort())
+        page.goto(f"http://127.0.0.1:{port}/pair")
+        page.locator("summary").last.click()
+        page.get_by_label("a guess").focus()
+        page.keyboard.press("Enter")
+        page.get_by_role("heading", name="That was not taken").wait_for()
+        assert not kept(study, "Anna")
+
+
+def test_keys_can_be_turned_off_and_stay_so(browser, study, port, served):
+    with served():
+        anna = Person(browser, study, port, "Anna")
+        page, pair = anna.page, anna.pair
+        left = page.locator("button[value=left]")
+        assert left.get_attribute("aria-keyshortcuts") == "1"
+        assert page.locator("form.answer button:visible").count() == 6, "what is hidden is not seen"
+        page.get_by_role("button", name="keys off").click()
+        for again in (False, True):
+            if again:
+                page.reload()
+            page.locator("body").press("1")
+            page.wait_for_timeout(300)
+            assert anna.pair == pair and not kept(study, "Anna")
+            assert left.get_attribute("aria-keyshortcuts") is None
+            assert not left.locator("kbd").is_visible()
+        page.get_by_role("button", name="keys on").click()
+        page.evaluate("document.activeElement.blur()")
+        anna.say("left")
+        assert kept(study, "Anna")[pair][0] == "left"
+
+
+def test_two_tabs_of_one_browser_with_two_names_do_not_mix(browser, study, port, served):
+    with served():
+        anna = Person(browser, study, port, "Anna")
+        other = anna.page.context.new_page()
+        other.goto(f"http://127.0.0.1:{port}/")
+        other.get_by_role("button", name="change name").click()
+        other.get_by_label("Your name").fill("Ben")
+        other.keyboard.press("Enter")
+        other.wait_for_url("**/instructions")
+        anna.press("1")
+        assert "before Ben signed in" in anna.page.inner_text("main")
+        assert not kept(study, "Anna") and not kept(study, "Ben")
+
+
+def test_on_a_phone_the_answers_are_in_reach_from_the_first_line_on(browser, port, served, study):
+    with served():
+        anna = Person(browser, study, port, "Anna", viewport={"width": 360, "height": 640})
+        page = anna.page
+        # Replies of several screens, as models write them.
+        page.evaluate("document.querySelectorAll('.text').forEach((e) => { e.textContent = 'word '.repeat(600); })")  # fmt: skip
+        page.evaluate("window.scrollTo(0, 0)")
+        assert page.evaluate("document.documentElement.scrollHeight") > 3 * 640
+        for place in (0, 900):
+            page.evaluate(f"window.scrollTo(0, {place})")
+            box = page.locator(".choices").bounding_box()
+            assert box["y"] + box["height"] <= 641 and box["y"] > 400
+        focusable = page.locator(".answered")
+        assert focusable.get_attribute("tabindex") == "0"
 
 
 def test_it_can_be_used_by_tab_and_enter_and_has_names_for_a_screen_reader(
     browser, study, port, served
 ):
     with served():
-        anna = Person(browser, port, "Anna")
+        anna = Person(browser, study, port, "Anna")
         snapshot = anna.page.locator("body").aria_snapshot()
         for words in (
             'link "To the content"',
@@ -224,7 +312,7 @@ def test_it_can_be_used_by_tab_and_enter_and_has_names_for_a_screen_reader(
 def test_it_fits_the_screen_and_has_enough_contrast(browser, study, port, served, scheme, width):
     with served():
         screen = {"color_scheme": scheme, "viewport": {"width": width, "height": 800}}
-        anna = Person(browser, port, "Anna", **screen)
+        anna = Person(browser, study, port, "Anna", **screen)
         for path in ("pair", "instructions", "results", "arena"):
             anna.page.goto(f"http://127.0.0.1:{port}/{path}")
             assert anna.page.evaluate("document.documentElement.scrollWidth") <= width

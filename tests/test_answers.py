@@ -22,6 +22,7 @@ from persuasion_rl.answers import (
     AnswerStore,
     Plan,
     answers_digest,
+    labels_digest,
     read_answers,
 )
 from persuasion_rl.files import UserError
@@ -68,14 +69,49 @@ def test_a_page_that_is_loaded_again_shows_the_same_pair(store):
     assert store.next("anna", plan) != other
 
 
+def undo(store, name, plan):
+    """Take back somebody's latest answer to a pool; False where there is none."""
+    given = store.given(name, plan)
+    return bool(given) and store.undo(store.showing(given[-1][0]))
+
+
 def test_undo_takes_back_the_latest_answer_and_shows_that_pair_again(store):
     plan = Plan(pairs(5), 1, repeats=0)
     first, second = work(store, "anna", plan, most=2)
     work(store, "ben", plan, most=1)
-    assert store.undo("anna") and store.next("anna", plan) == second
-    assert store.undo("anna") and store.next("anna", plan) == first
-    assert not store.undo("anna")
+    for before in (second, first):
+        assert undo(store, "anna", plan)
+        again = store.next("anna", plan)
+        assert (again.pair, again.left_response) == (before.pair, before.left_response)
+        assert again.number > second.number, "what a page showed before has another number"
+        assert not store.undo(before) and not store.undo(again)
+    assert not undo(store, "anna", plan)
     assert [a.annotator for a in store.answers()] == ["ben"]
+    work(store, "anna", plan, most=2)
+    assert [a.pair for a in store.answers()][1:] == [first.pair, second.pair]
+
+
+def test_a_skip_that_is_undone_shows_its_pair_again_though_somebody_else_answered_it(store):
+    plan = Plan(pairs(2), 1, overlap=0, repeats=0)
+    (skipped,) = work(store, "anna", plan, "skip", most=1)
+    other = store.next("anna", plan)
+    (given,) = work(store, "ben", plan, most=1)
+    assert given.pair == skipped.pair
+    assert undo(store, "anna", plan)
+    assert [s.pair for s in work(store, "anna", plan)] == [skipped.pair, other.pair]
+    assert undo(store, "anna", plan)
+    say(store, "carl", other, "flag")
+    assert store.next("anna", plan) is None, "what is unsafe is shown to nobody"
+
+
+def test_answers_to_a_pool_of_before_are_neither_counted_nor_undone(store):
+    old, new = Plan(pairs(3), 1), Plan([f"new {i}" for i in range(3)], 1)
+    work(store, "anna", old)
+    assert store.given("anna", new) == [] and len(store.given("anna", old)) == 3
+    assert not undo(store, "anna", new)
+    work(store, "anna", new, most=1)
+    assert undo(store, "anna", new) and not undo(store, "anna", new)
+    assert len(store.given("anna", old)) == 3
 
 
 def test_every_pair_is_answered_as_often_as_it_is_wanted(store):
@@ -85,10 +121,17 @@ def test_every_pair_is_answered_as_often_as_it_is_wanted(store):
         pass
     found = Counter(answer.pair for answer in store.answers())
     assert found == dict(plan.in_order)
-    assert 9 < sum(wanted == 3 for wanted in found.values()) < 28
+    assert sum(wanted == 3 for wanted in found.values()) == 18
     several = {pair for pair, wanted in found.items() if wanted == 3}
     for pair in several:
         assert len({a.annotator for a in store.answers() if a.pair == pair}) == 3
+
+
+@given(pool=st.integers(1, 200), seed=st.integers(0, 99), percent=st.integers(20, 100))
+def test_the_share_that_several_answer_is_never_smaller_than_asked_for(pool, seed, percent):
+    plan = Plan(pairs(pool), seed, overlap=percent / 100)
+    several = sum(wanted == 2 for _, wanted in plan.in_order)
+    assert 100 * several >= percent * pool > 100 * (several - 1)
 
 
 def test_what_is_shown_to_somebody_is_offered_to_others_after_a_while(store):
@@ -120,11 +163,25 @@ def test_hidden_repeats_come_once_later_and_with_their_sides_changed(store):
         assert place - before >= REPEATED_AFTER and showing.left_response == 3 - left
 
 
+def test_what_was_skipped_does_not_come_back(store):
+    plan = Plan(pairs(40), 1, overlap=0, repeats=1)
+    assert {s.kind for s in work(store, "anna", plan, "skip")} == {"first"}
+
+
+def test_a_repeat_changes_the_sides_that_were_shown_whatever_the_seed_is_now(store):
+    first = {s.pair: s.left_response for s in work(store, "anna", Plan(pairs(30), 1, repeats=0))}
+    repeats = work(store, "anna", Plan(pairs(30), 2, repeats=1))
+    assert len(repeats) == 20 and {s.kind for s in repeats} == {"repeat"}
+    assert all(s.left_response == 3 - first[s.pair] for s in repeats)
+
+
 def test_practice_comes_first_and_is_never_counted_or_undone(store):
     plan = Plan(pairs(3), 1, practice=("easy", "hard"))
     kinds = [s.kind for s in work(store, "anna", plan, most=3)]
     assert kinds == ["practice", "practice", "first"]
-    assert store.undo("anna") and not store.undo("anna")
+    practice = store.showing(1)
+    assert practice.kind == "practice" and not store.undo(practice)
+    assert undo(store, "anna", plan) and not undo(store, "anna", plan)
 
 
 def test_other_responses_are_other_pairs(store):
@@ -134,16 +191,20 @@ def test_other_responses_are_other_pairs(store):
     assert len(store.answers()) == 8
 
 
-def test_the_order_is_blind_over_200_annotators():
-    """response_1 is on the left in half of the showings, within a 99.9% binomial interval, and for each pair."""
-    plan = Plan(pairs(300), 7)
-    left = [
-        plan.left(f"annotator {i}", pair, "first") == 1 for i in range(200) for pair in plan.pairs
-    ]
+def test_the_order_is_blind_over_200_annotators(store):
+    """Of what the store shows, response_1 is on the left in half, within a 99.9% binomial interval; so it is drawn for
+    each pair."""
+    plan = Plan(pairs(60), 7, overlap=1, several=200)
+    for i in range(200):
+        work(store, f"annotator {i}", plan, most=5)
+    left = [answer.left_response == 1 for answer in store.answers()]
+    assert len(left) == 1000
     low, high = binom.interval(0.999, len(left), 0.5)
     assert low <= sum(left) <= high
-    low, high = binom.interval(1 - 0.001 / 300, 200, 0.5)
-    assert all(low <= sum(left[i::300]) <= high for i in range(300))
+    low, high = binom.interval(1 - 0.001 / 60, 200, 0.5)
+    for pair in plan.pairs:
+        drawn = sum(plan.left(f"annotator {i}", pair) == 1 for i in range(200))
+        assert low <= drawn <= high
 
 
 @settings(max_examples=30, deadline=None)
@@ -158,7 +219,7 @@ def test_whatever_is_done_every_answer_is_there_once(tmp_path_factory, steps, re
         with AnswerStore(path) as store:
             if step == "undo":
                 last = [answer for answer in kept if answer[0] == name][-1:]
-                assert store.undo(name) == bool(last)
+                assert undo(store, name, plan) == bool(last)
                 kept = [answer for answer in kept if answer not in last]
             elif (showing := store.next(name, plan)) and step == "say":
                 assert say(store, name, showing)
@@ -180,6 +241,13 @@ def test_the_digest_is_of_what_was_said_and_not_of_when(tmp_path):
     practice = Answer("a", "easy", "practice", 1, "left")
     assert digest("1", one, other) == digest("2", other, practice, later)
     assert digest("3", one) != digest("4", Answer("a", "p", "first", 1, "right"))
+    repeat, skip = Answer("a", "p", "repeat", 2, "tie"), Answer("c", "p", "first", 1, "skip")
+    more = digest("6", one, other, repeat, skip)
+    assert more != digest("7", one, other)
+    assert labels_digest(tmp_path / "6") == labels_digest(tmp_path / "7"), "they make no label"
+    assert labels_digest(tmp_path / "6") != labels_digest(tmp_path / "3")
+    digest("8", repeat, skip)
+    assert labels_digest(tmp_path / "8") == labels_digest(tmp_path / "nothing") == "none"
     assert answers_digest(tmp_path / "nothing") == digest("5") == "none"
     assert not (tmp_path / "nothing").exists()
 
@@ -211,6 +279,34 @@ def test_a_file_that_is_no_store_is_named(tmp_path):
     with pytest.raises(UserError, match="answers.sqlite: not a store of answers"):
         AnswerStore(path)
     assert path.read_text().startswith("no database")
+
+
+def test_a_store_that_is_locked_is_not_called_something_else(tmp_path, monkeypatch):
+    path = tmp_path / "answers.sqlite"
+    AnswerStore(path).close()
+    monkeypatch.setattr("persuasion_rl.answers.PATIENCE_S", 0.1)
+    other = sqlite3.connect(path, isolation_level=None)
+    other.execute("PRAGMA locking_mode = EXCLUSIVE")
+    other.execute("BEGIN EXCLUSIVE")
+    with pytest.raises(UserError, match="cannot be opened .*locked") as raised:
+        AnswerStore(path)
+    assert "not a store" not in str(raised.value)
+    other.close()
+
+
+def test_a_store_of_before_showings_were_recorded_goes_on(tmp_path):
+    path = tmp_path / "answers.sqlite"
+    with AnswerStore(path) as store:
+        work(store, "anna", Plan(pairs(4), 1, overlap=0, repeats=0), most=2)
+    with sqlite3.connect(path) as old:
+        old.execute("DROP TABLE shown")
+        old.execute("CREATE TABLE showings (annotator TEXT PRIMARY KEY, pair TEXT NOT NULL, kind TEXT NOT NULL, shown_at REAL NOT NULL)")  # fmt: skip
+        old.execute("INSERT INTO showings VALUES ('anna', 'pair 3', 'first', 1.0)")
+    old.close()
+    with AnswerStore(path) as store:
+        plan = Plan(pairs(4), 1, overlap=0, repeats=0)
+        assert store.given("anna", plan) == [(None, None), (None, None)]
+        assert len(work(store, "anna", plan)) == 2 and len(store.answers()) == 4
 
 
 WORKER = """

@@ -1,11 +1,15 @@
 """Labels from answers: simulated annotators answer as people do, answers find their texts, the majority decides."""
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from persuasion_rl.agreement import describe_answers
+from persuasion_rl.agreement import describe_answers, report_agreement
 from persuasion_rl.answers import Answer, AnswerStore, pair_id, read_answers
+from persuasion_rl.comparisons import kappa
 from persuasion_rl.files import UserError, read_json, read_jsonl, write_jsonl
 from persuasion_rl.human_labels import export_human_labels, majority, simulate_annotators
+from persuasion_rl.statistics import Resamples
 from persuasion_rl.world import truth
 from test_labels import BAD, FAIR, GOOD, POST, many, row
 
@@ -21,7 +25,7 @@ def export(tmp_path):
                 assert file.add(given)
         export_human_labels(
             responses=tmp_path / "responses.jsonl", answers=tmp_path / store, labels=tmp_path / "labels.jsonl",
-            report=tmp_path / "report.json", min_labels=min_labels, study="demo", labeler="people", seed=1,
+            min_labels=min_labels, study="demo", labeler="people",
         )  # fmt: skip
         return list(read_jsonl(tmp_path / "labels.jsonl"))
 
@@ -134,9 +138,15 @@ def test_skips_flags_both_bad_repeats_and_practice_become_what_is_written_down(e
         said(row(9, GOOD, BAD), "left", kind="practice"),
     ]  # fmt: skip
     labels = export(rows, answers)
-    assert [found["verdict"] for found in labels] == ["1", "none", "none", "none", "1"]
-    assert [vote["answer"] for vote in labels[1]["votes"]] == ["left", "flag"]
-    assert len(labels[4]["votes"]) == 1
+    assert [(found["metadata"]["prompt_id"], found["verdict"]) for found in labels] == [
+        ("p0", "1"), ("p1", "none"), ("p2", "none"), ("p4", "1"),
+    ]  # fmt: skip
+    assert [[vote["answer"] for vote in found["votes"]] for found in labels] == [
+        ["left"], ["left", "flag"], ["both_bad"], ["left"],
+    ]  # fmt: skip
+    report_agreement(
+        responses=tmp_path / "responses.jsonl", answers=tmp_path / "answers.sqlite", output=tmp_path / "report.json", seed=1
+    )  # fmt: skip
     report = read_json(tmp_path / "report.json")
     assert (report["pairs"], report["answered"], report["flagged"]) == (5, 3, 1)
     assert report["annotators"]["anna"] == {
@@ -165,7 +175,22 @@ def test_too_few_answers_stop_with_the_count_and_what_to_run(export, tmp_path):
     message = str(raised.value)
     assert "1 of 3 pairs have a verdict and 2 are needed" in message and "\n" not in message
     assert "persuasion-rl annotate --study demo" in message and "snakemake unattended" in message
-    assert not (tmp_path / "labels.jsonl").exists() and not (tmp_path / "report.json").exists()
+    assert "; 1 only skipped" in message
+    assert not (tmp_path / "labels.jsonl").exists()
+
+
+def test_flagged_pairs_are_not_waited_for(export):
+    rows = [row(i, GOOD, f"{BAD} {i}") for i in range(5)]
+    flagged = [said(rows[0], "flag"), *(said(one, "left") for one in rows[1:])]
+    assert len(export([*rows, rows[4]], flagged, min_labels=200)) == 6, (
+        "a pair that is there twice counts once"
+    )
+    with pytest.raises(
+        UserError, match="3 of 5 pairs have a verdict and 4 are needed .*; 1 flagged as unsafe"
+    ):
+        export(rows, flagged[:4], min_labels=200, store="fewer.sqlite")
+    with pytest.raises(UserError, match="all 5 pairs were flagged .* nothing is left to answer"):
+        export(rows, [said(one, "flag") for one in rows], store="none.sqlite")
 
 
 def test_agreement_is_measured_where_people_saw_the_same_pair():
@@ -185,12 +210,57 @@ def test_agreement_is_measured_where_people_saw_the_same_pair():
     assert alone["agreement"] is alone["kappa"] is alone["alpha"] is alone["consistency"] is None
 
 
+def test_kappa_of_two_people_is_cohens():
+    rows = [row(i, GOOD, f"{BAD} {i}") for i in range(60)]
+    one = [("left", "right", "tie")[i % 3] for i in range(60)]
+    other = [("left", "right", "tie")[(i + (i % 5 == 0)) % 3] if i < 50 else "left" for i in range(60)]  # fmt: skip
+    answers = [said(r, a) for r, a in zip(rows, one, strict=True)]
+    answers += [said(r, a, "ben") for r, a in zip(rows, other, strict=True)]
+    found = describe_answers(rows, answers, seed=1)["kappa"]
+    wanted = kappa(one, other, Resamples([r["metadata"]["conversation_id"] for r in rows], 2000, 1))
+    assert (found["value"], found["low"], found["high"]) == pytest.approx((wanted.value, wanted.low, wanted.high))  # fmt: skip
+
+
+@settings(max_examples=40)
+@given(
+    votes=st.lists(st.dictionaries(st.sampled_from("abcde"), st.sampled_from(["left", "right", "tie"]),
+                                   min_size=2, max_size=4), min_size=10, max_size=25),
+    names=st.permutations("abcde"),
+)  # fmt: skip
+def test_agreement_does_not_depend_on_what_annotators_are_called(votes, names):
+    """Nor on who comes first; it is 1 where all agree, and lies in [-1, 1]."""
+    rows = [row(i, GOOD, f"{BAD} {i}") for i in range(len(votes))]
+    called = dict(zip("abcde", names, strict=True))
+
+    def measured(called):
+        answers = [
+            said(one, answer, called[name])
+            for one, own in zip(rows, votes, strict=True)
+            for name, answer in sorted(own.items(), key=lambda vote: called[vote[0]])
+        ]
+        found = describe_answers(rows, answers, seed=1)
+        return [found[name][part] for name in ("agreement", "kappa", "alpha") for part in ("value", "low", "high")]  # fmt: skip
+
+    first = measured({name: name for name in "abcde"})
+    assert measured(called) == pytest.approx(first, abs=1e-9)
+    assert all(-1 <= value <= 1 for value in first)
+
+
+def test_repeats_of_pairs_that_are_in_the_pool_no_more_are_not_counted():
+    rows, gone = [row(1, GOOD, BAD)], row(2, FAIR, BAD)
+    answers = [said(gone, "left"), said(gone, "right", kind="repeat")]
+    assert describe_answers(rows, answers, seed=1)["consistency"] is None
+    answers += [said(rows[0], "left"), said(rows[0], "right", left=2, kind="repeat")]
+    found = describe_answers(rows, answers, seed=1)["consistency"]
+    assert (found["value"], found["rows"]) == (1.0, 1)
+
+
 def test_the_module_offers_its_functions_on_the_command_line(tmp_path, command_line):
     write_jsonl(tmp_path / "responses.jsonl", [row(1, GOOD, BAD)])
     wrong = command_line(
         "human_labels", "export_human_labels", "--responses", tmp_path / "responses.jsonl",
         "--answers", tmp_path / "nothing.sqlite", "--labels", tmp_path / "x.jsonl", "--min_labels", 1,
-        "--report", tmp_path / "x.json", "--study", "demo", "--labeler", "people", "--seed", 1,
+        "--study", "demo", "--labeler", "people",
     )  # fmt: skip
     assert wrong.returncode == 1 and wrong.stderr.startswith("error: 0 of 1 pairs")
     assert wrong.stderr.count("\n") == 1 and not (tmp_path / "x.jsonl").exists()

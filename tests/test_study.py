@@ -18,9 +18,9 @@ from xml.etree import ElementTree
 import pytest
 import yaml
 
-from persuasion_rl.answers import AnswerStore
+from persuasion_rl.answers import Answer, AnswerStore, Plan, pair_id
 from persuasion_rl.arena import Speakers, claim_turns
-from persuasion_rl.battles import BattleStore
+from persuasion_rl.battles import BattleStore, present_models
 from persuasion_rl.config import load_study
 from persuasion_rl.files import read_json, read_jsonl, write_jsonl
 from persuasion_rl.studies import recorded_settings
@@ -581,8 +581,20 @@ def test_new_answers_make_exactly_the_rlhf_branch_stale(people):
     assert [row["verdict"] for row in given] == [row["verdict"] for row in simulated]
     assert {row["labeler"] for row in given} == {"people"}
     assert stale(people, "tests/people.yaml", target="dpo") == set()
+    agreement = "results/small/preferences/human_answers.json"
+    succeed(agreement, "--cores", 2, "--configfile", "tests/people.yaml", root=people)
+    assert stale(people, "tests/people.yaml", target=agreement) == set()
+    plan = Plan(sorted({pair_id(row) for row in given}), seed=1)
     with AnswerStore(store) as answers:
-        assert answers.undo("simulated_1")
+        # A skip and a repeat make no label: only what is told of agreement is stale.
+        answers.add(Answer("simulated_1", plan.pairs[0], "repeat", 1, "tie"))
+        answers.add(Answer("somebody", plan.pairs[0], "first", 1, "skip"))
+    assert stale(people, "tests/people.yaml", target="dpo") == set()
+    assert stale(people, "tests/people.yaml", target=agreement) == {"report_agreement"}
+    with AnswerStore(store) as answers:
+        undoable = [n for n, _ in answers.given("simulated_1", plan) if n]
+        firsts = [s for n in undoable if (s := answers.showing(n)).kind == "first"]
+        assert answers.undo(firsts[-1])
     plan = succeed("dpo", "-n", "--configfile", "tests/people.yaml", root=people)
     jobs = planned(plan)
     assert jobs.keys() == {"export_human_labels", "preference_pairs", "tokenize", "train_dpo"}
@@ -593,9 +605,12 @@ def test_new_answers_make_exactly_the_rlhf_branch_stale(people):
 
 
 def test_votes_in_the_arena_make_their_ranking_and_the_report_stale(fresh):
+    there = present_models([fresh / "results/small/models/sft/recipe.json"])
+    models = ("sft", "base")
     with BattleStore(fresh / "results/small/state/human_answers.sqlite") as battles:
         for number in range(8):
-            battles.add("anna", f"Claim: {number}", ("sft", "base"), ("Yes.", "No."))
+            digests = [there[model] for model in models]
+            battles.add("anna", f"Claim: {number}", models, ("Yes.", "No."), digests)
             battles.vote("anna", battles.latest("anna").number, "left" if number else "right")
     assert stale(fresh) == {"rank_arena", "report_study"}
     words = ("--cores", 2, "--configfile", "tests/small.yaml")
@@ -610,7 +625,9 @@ def test_the_arena_and_the_chat_speak_with_the_studys_models(small):
     speakers = Speakers(small, recorded_settings(small))
     assert set(speakers.names) == {"base", *MODELS}
     view = "We should get rid of bike lanes\nSo much waste is burnt because of them."
-    context, models, replies = speakers.battle(claim_turns(view))
+    context, models, replies, digests = speakers.battle(claim_turns(view))
+    there = present_models(sorted(small.glob("models/*/recipe.json")))
+    assert digests == [there[model] for model in models], "as the ranking finds them"
     assert context.startswith("Claim: We should get rid of bike lanes\nPoster: ")
     assert len(set(models)) == 2 and all(replies)
     said = subprocess.run(

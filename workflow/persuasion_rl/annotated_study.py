@@ -1,6 +1,6 @@
 """What people who label a study need of it: its pool, practice, the rubric, and whom pairs are given to."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from textwrap import shorten
@@ -28,6 +28,24 @@ class AnnotatedStudy:
     """
 
     folder: Path
+    _made: tuple = field(init=False, repr=False)
+
+    def __post_init__(self):
+        self._made = self._as_made()
+
+    def _as_made(self) -> tuple:
+        """What changes when the pool or the configuration is made anew."""
+        files = (self._responses, self.folder / "config.yaml")
+        found = [file.stat() if file.is_file() else None for file in files]
+        return tuple(one and (one.st_mtime_ns, one.st_size, one.st_ino) for one in found)
+
+    def current(self) -> "AnnotatedStudy":
+        """The study as it is now: itself, or read anew where it was made anew."""
+        return self if self._made == self._as_made() else AnnotatedStudy(self.folder)
+
+    @property
+    def _responses(self) -> Path:
+        return self.folder / "preferences/human_pool_responses.jsonl"
 
     @cached_property
     def settings(self) -> dict[str, Any]:
@@ -37,10 +55,19 @@ class AnnotatedStudy:
     @cached_property
     def pool(self) -> dict[str, dict]:
         """The human pool's pairs by their digests."""
-        path = self.folder / "preferences/human_pool_responses.jsonl"
-        if not path.is_file():
-            raise UserError(f"{path} is not there: run `snakemake unattended` for this study first")
-        return {pair_id(row): row for row in read_jsonl(path)}
+        if not self._responses.is_file():
+            raise UserError(
+                f"{self._responses} is not there: run `snakemake unattended` for this study first"
+            )
+        return {pair_id(row): row for row in read_jsonl(self._responses)}
+
+    def refuse_if_simulated(self) -> None:
+        """Raises UserError where nobody's labels would be used."""
+        if self.settings["labels"]["human"].get("source") == "simulated":
+            raise UserError(
+                "this study's annotators are simulated, so that no answer of people would be used: set"
+                " labels.human.source: people and run `snakemake unattended` (the arena is open: `annotate --arena`)"
+            )
 
     @cached_property
     def practice(self) -> dict[str, dict]:

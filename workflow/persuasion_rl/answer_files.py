@@ -8,6 +8,7 @@ exported can be filled in and imported. "answer" is told of the responses as the
 import csv
 import io
 import json
+import math
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,17 +18,21 @@ from persuasion_rl.answers import (
     FIRST_TIME,
     LEFT,
     PRACTICE,
+    REPEAT,
     RIGHT,
     Answer,
     AnswerStore,
     Plan,
+    check_answer,
 )
-from persuasion_rl.files import UserError, read_csv, read_json, read_jsonl, write_jsonl, write_text
+from persuasion_rl.files import UserError, read_json, read_jsonl, write_jsonl, write_text
 
 COLUMNS = (
     *("pair_id", "prompt", "response_1", "response_2", "annotator", "kind", "left_response"),
     *("answer", "confidence", "reason", "seconds", "answered_at"),
 )
+NEEDED = ("pair_id", "annotator", "answer")
+"""Columns without which a table holds no answers."""
 LABEL_STUDIO = """<View>
   <Text name="prompt" value="$prompt"/>
   <Header value="Which reply gives this poster better grounds to think again, by honest means?"/>
@@ -41,6 +46,11 @@ LABEL_STUDIO = """<View>
     <Choice value="both_bad"/>
     <Choice value="skip"/>
     <Choice value="flag"/>
+  </Choices>
+  <Choices name="confidence" toName="left" choice="single" showInline="true">
+    <Choice value="1" hint="a guess"/>
+    <Choice value="2" hint="fairly sure"/>
+    <Choice value="3" hint="sure"/>
   </Choices>
   <TextArea name="reason" toName="left" placeholder="Reason, if you like"/>
 </View>
@@ -95,9 +105,10 @@ def _of_response(answer: Answer) -> str:
 
 
 def _tasks(pool: dict[str, dict], answers: list[Answer], plan: Plan) -> Iterator[dict]:
-    """Tasks of Label Studio. There a pair has one order for all annotators: it is drawn for each pair."""
+    """Tasks of Label Studio. There a pair has one order for all annotators, drawn for each pair, and one answer of each, so
+    that repeats, whose sides are changed, are not in them."""
     for pair, row in pool.items():
-        left = plan.left("label studio", pair, FIRST_TIME)
+        left = plan.left("label studio", pair)
         data = {
             "pair_id": pair,
             "left_response": left,
@@ -118,6 +129,11 @@ def _annotation(answer: Answer, left: int) -> dict:
     else:
         value = {"choices": [said]}
         result = [{"from_name": "otherwise", "to_name": "left", "type": "choices", "value": value}]
+    if answer.confidence:
+        value = {"choices": [str(answer.confidence)]}
+        result.append(
+            {"from_name": "confidence", "to_name": "left", "type": "choices", "value": value}
+        )
     if answer.reason:
         text = {"text": [answer.reason]}
         result.append({"from_name": "reason", "to_name": "left", "type": "textarea", "value": text})
@@ -139,7 +155,7 @@ def import_answers(pool: dict[str, dict], store: AnswerStore, file: Path) -> tup
     for place, row in readers[file.suffix](file):
         try:
             found.append(_answer(row, pool))
-        except (UserError, ValueError) as error:
+        except UserError as error:
             raise UserError(f"{file}, {place}: {error}") from None
     return store.add_all(found), len(found)
 
@@ -151,62 +167,111 @@ def _from_jsonl(file: Path) -> Iterator[tuple[str, dict]]:
 
 
 def _from_csv(file: Path) -> Iterator[tuple[str, dict]]:
-    for number, row in enumerate(read_csv(file), start=1):
-        if row.get("annotator"):
-            yield f"row {number}", {key: value or None for key, value in row.items()}
+    """Rows as a spreadsheet numbers them, the header being the first."""
+    try:
+        # Some write a mark of their own before the text.
+        text = file.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError:
+        raise UserError(f"{file}: not UTF-8 text; save it as CSV in UTF-8") from None
+    table = csv.DictReader(io.StringIO(text, newline=""))
+    missing = [name for name in NEEDED if name not in (table.fieldnames or ())]
+    if missing:
+        raise UserError(
+            f"{file}, row 1: no column {missing[0]!r}; columns stand apart by commas and are named as export-answers does"
+        )
+    for number, row in enumerate(table, start=2):
+        if row["annotator"]:
+            yield f"row {number}", {key: value or None for key, value in row.items() if key}
 
 
 def _from_label_studio(file: Path) -> Iterator[tuple[str, dict]]:
     """Answers of its JSON export; cancelled ones are skips."""
-    for number, task in enumerate(read_json(file), start=1):
-        data = task.get("data", {})
-        for annotation in task.get("annotations", []):
-            by = annotation.get("completed_by")
-            who = by.get("email") or by.get("id") if isinstance(by, dict) else by
-            said = {part.get("from_name"): part.get("value", {}) for part in annotation["result"]}
-            answer = "skip" if annotation.get("was_cancelled") else _chosen(said, data)
-            if answer is None:
-                continue
-            reason = "\n".join(said.get("reason", {}).get("text", [])) or None
-            name = who if isinstance(who, str) else f"label studio {who}"
-            told = {"annotator": name, "answer": answer, "reason": reason}
-            left = {key: data.get(key) for key in ("pair_id", "left_response")}
-            yield f"task {number}", left | told
+    tasks = read_json(file)
+    if not isinstance(tasks, list):
+        raise UserError(f"{file}: not a list of tasks; export as JSON, not as JSON-MIN or by task")
+    for number, task in enumerate(tasks, start=1):
+        try:
+            data = task["data"]
+            left = {"pair_id": data["pair_id"], "left_response": data["left_response"]}
+            for annotation in task.get("annotations", []):
+                if answer := _annotated(annotation, left["left_response"]):
+                    yield f"task {number}", left | answer
+        except (AttributeError, KeyError, TypeError, IndexError) as error:
+            raise UserError(
+                f"{file}, task {number}: not as Label Studio exports a task of export-answers as JSON"
+                f" ({type(error).__name__}: {error})"
+            ) from None
 
 
-def _chosen(said: dict[str, dict], data: dict) -> str | None:
+def _annotated(annotation: dict, left_response: int) -> dict | None:
+    """What somebody said of a task; None where nothing was chosen."""
+    by = annotation.get("completed_by")
+    who = by.get("email") or by.get("id") if isinstance(by, dict) else by
+    said = {part["from_name"]: part["value"] for part in annotation["result"]}
+    answer = "skip" if annotation.get("was_cancelled") else _chosen(said, left_response)
+    if answer is None:
+        return None
+    return {
+        "annotator": who if isinstance(who, str) else f"label studio {who}",
+        "answer": answer,
+        "confidence": said.get("confidence", {}).get("choices", [None])[0],
+        "reason": "\n".join(said.get("reason", {}).get("text", [])) or None,
+    }
+
+
+def _chosen(said: dict[str, dict], left: int) -> str | None:
     if choices := said.get("otherwise", {}).get("choices"):
         return choices[0]
-    side, left = said.get("better", {}).get("selected"), data.get("left_response")
+    side = said.get("better", {}).get("selected")
     if side not in (LEFT, RIGHT) or left not in (1, 2):
         return None
     return str(left if side == LEFT else 3 - left)
 
 
 def _answer(row: dict[str, Any], pool: dict[str, dict]) -> Answer:
-    pair, said = row.get("pair_id"), str(row.get("answer"))
+    """Raises UserError where a row is no answer."""
+    pair, said, kind = (
+        str(row.get("pair_id")),
+        str(row.get("answer")),
+        row.get("kind") or FIRST_TIME,
+    )
     if pair not in pool:
         raise UserError(
             f"pair {pair!r} is not in this study's pool; its responses may have changed"
         )
-    left = int(row.get("left_response") or 1)
+    if kind not in (FIRST_TIME, REPEAT):
+        raise UserError(f"kind {kind!r}; allowed: {FIRST_TIME}, {REPEAT}")
+    left = _number(row, "left_response", whole=True) or 1
     if said in ("1", "2"):
         said = LEFT if int(said) == left else RIGHT
     elif said in (LEFT, RIGHT) or said not in ANSWERS:
         allowed = ", ".join(["1", "2", *(a for a in ANSWERS if a not in (LEFT, RIGHT))])
         raise UserError(f"answer {said!r}; allowed: {allowed}")
-
-    def number(key: str, kind: type) -> Any:
-        return None if row.get(key) in (None, "") else kind(row[key])
-
-    return Answer(
+    reason = row.get("reason")
+    answer = Answer(
         annotator=str(row["annotator"]).strip(),
         pair=pair,
-        kind=row.get("kind") or FIRST_TIME,
+        kind=kind,
         left_response=left,
         answer=said,
-        confidence=number("confidence", int),
-        reason=row.get("reason") or None,
-        seconds=number("seconds", float),
-        answered_at=number("answered_at", float),
+        confidence=_number(row, "confidence", whole=True),
+        reason=str(reason).replace("\r\n", "\n") if reason else None,
+        seconds=_number(row, "seconds"),
+        answered_at=_number(row, "answered_at"),
     )
+    check_answer(answer)
+    return answer
+
+
+def _number(row: dict[str, Any], key: str, whole: bool = False) -> Any:
+    """A field as a number that is not negative, None where it is empty."""
+    told = row.get(key)
+    if told in (None, ""):
+        return None
+    try:
+        number = float(told)
+    except (TypeError, ValueError):
+        number = math.nan
+    if not 0 <= number < math.inf or (whole and number != int(number)):
+        raise UserError(f"{key} {told!r} is not a {'whole ' if whole else ''}number")
+    return int(number) if whole else number

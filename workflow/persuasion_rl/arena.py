@@ -102,11 +102,18 @@ class Speakers:
             )  # fmt: skip
         return self._engines[model]
 
-    def battle(self, turns: list[Turn]) -> tuple[str, tuple[str, str], tuple[str, str]]:
-        """A context, two models drawn at random, left and right, and their replies to it."""
-        context = self.context(turns)
-        left, right = SystemRandom().sample(self.names, 2)
-        return context, (left, right), (self.reply(left, context), self.reply(right, context))
+    def battle(self, turns: list[Turn]) -> tuple[str, list[str], list[str], list[str]]:
+        """A context, two models drawn at random, left and right, their replies to it, and their digests.
+
+        Raises:
+            UserError: fewer than two models are there.
+        """
+        context, names = self.context(turns), self.names
+        if len(names) < 2:
+            raise UserError("fewer than two models of this study are there: make them first")
+        models = SystemRandom().sample(names, 2)
+        replies = [self.reply(model, context) for model in models]
+        return context, models, replies, [self._engines[model].settings.digest for model in models]
 
 
 def chat(speakers: Speakers, model: str) -> None:

@@ -1,6 +1,7 @@
 """Blind battles of two models and people's votes on them, in a table of their own beside the answers, and their ranking.
 
-A battle is kept before it is shown, and its vote counts once.
+A battle is kept before it is shown, with digests of both models, and its vote counts once: for the models that wrote the
+replies. Where a model was trained anew since, the vote stays in the store and out of the ranking.
 """
 
 import sqlite3
@@ -10,13 +11,16 @@ from pathlib import Path
 from threading import Lock
 from time import time
 
-from persuasion_rl.answers import BOTH_BAD, LEFT, RIGHT, check_name, open_store
+from persuasion_rl.answers import BOTH_BAD, FLAG, LEFT, RIGHT, check_name, open_store
 from persuasion_rl.command import note, stage
-from persuasion_rl.files import UserError, text_digest, write_csv
+from persuasion_rl.config import BASE
+from persuasion_rl.files import UserError, read_json, text_digest, write_csv
 from persuasion_rl.judges import FIRST, SECOND, TIE
 
 VOTES = {LEFT: FIRST, RIGHT: SECOND, TIE: TIE, BOTH_BAD: TIE}
 """Answer -> verdict on the left model against the right one."""
+LEAVE = "leave"
+"""Ends a battle without a vote, as a flag does."""
 PEOPLE = "people (arena)"
 """What their votes are called among the judges."""
 TABLE = """
@@ -28,15 +32,17 @@ CREATE TABLE IF NOT EXISTS battles (
     right_model TEXT NOT NULL,
     left_reply TEXT NOT NULL,
     right_reply TEXT NOT NULL,
-    answer TEXT,                    -- left, right, tie, both_bad; NULL until the vote
-    answered_at REAL                -- seconds since 1970
+    answer TEXT,                    -- left, right, tie, both_bad, or leave, flag; NULL until then
+    answered_at REAL,               -- seconds since 1970
+    left_digest TEXT,               -- of the models; NULL in battles of before they were kept
+    right_digest TEXT
 );
 """
 
 
 @dataclass(frozen=True)
 class Battle:
-    """Two replies to a context; `answer` is None until somebody has voted."""
+    """Two replies to a context, by models with these digests; `answer` is None until somebody has voted."""
 
     number: int
     voter: str
@@ -46,6 +52,8 @@ class Battle:
     left_reply: str
     right_reply: str
     answer: str | None
+    left_digest: str | None
+    right_digest: str | None
 
 
 COLUMNS = ", ".join(Battle.__dataclass_fields__)
@@ -57,6 +65,7 @@ class BattleStore:
     def __init__(self, path: Path):
         self._lock = Lock()
         self._file = open_store(path, TABLE)
+        self._add_digests()
 
     def __enter__(self) -> "BattleStore":
         return self
@@ -64,17 +73,34 @@ class BattleStore:
     def __exit__(self, *_: object) -> None:
         self._file.close()
 
+    def _add_digests(self) -> None:
+        """Columns that stores of earlier versions lack."""
+        names = {row[1] for row in self._run("PRAGMA table_info(battles)")}
+        for name in sorted({"left_digest", "right_digest"} - names):
+            try:
+                self._run(f"ALTER TABLE battles ADD COLUMN {name} TEXT")
+            except sqlite3.OperationalError as error:
+                if "duplicate column" not in str(error):  # another process was first
+                    raise
+
     def _run(self, statement: str, *values: object) -> sqlite3.Cursor:
         with self._lock:
             return self._file.execute(statement, values)
 
-    def add(self, voter: str, context: str, models: Sequence[str], replies: Sequence[str]) -> None:
-        """Keep a battle that is about to be shown; models and replies from left to right."""
+    def add(
+        self,
+        voter: str,
+        context: str,
+        models: Sequence[str],
+        replies: Sequence[str],
+        digests: Sequence[str],
+    ) -> None:
+        """Keep a battle that is about to be shown; models, replies and the models' digests from left to right."""
         check_name(voter)
         self._run(
-            "INSERT INTO battles (voter, context, left_model, right_model, left_reply, right_reply)"
-            " VALUES (?, ?, ?, ?, ?, ?)",
-            voter, context, *models, *replies,
+            "INSERT INTO battles (voter, context, left_model, right_model, left_reply, right_reply,"
+            " left_digest, right_digest) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            voter, context, *models, *replies, *digests,
         )  # fmt: skip
 
     def latest(self, voter: str) -> Battle | None:
@@ -85,9 +111,9 @@ class BattleStore:
         return Battle(*row) if row else None
 
     def vote(self, voter: str, number: int, answer: str) -> bool:
-        """Keep a vote; False where the battle has one, or is not that voter's."""
-        if answer not in VOTES:
-            raise UserError(f"vote {answer!r}; allowed: {', '.join(VOTES)}")
+        """Keep a vote, or that there is none; False where the battle has ended, or is not that voter's."""
+        if answer not in (*VOTES, LEAVE, FLAG):
+            raise UserError(f"vote {answer!r}; allowed: {', '.join([*VOTES, LEAVE, FLAG])}")
         return bool(
             self._run(
                 "UPDATE battles SET answer = ?, answered_at = ?"
@@ -101,7 +127,7 @@ class BattleStore:
         rows = self._run(
             f"SELECT {COLUMNS} FROM battles WHERE answer IS NOT NULL ORDER BY number"
         ).fetchall()
-        return [Battle(*row) for row in rows]
+        return [battle for row in rows if (battle := Battle(*row)).answer in VOTES]
 
 
 def read_votes(path: Path) -> list[Battle]:
@@ -118,14 +144,42 @@ def votes_digest(path: Path) -> str:
     return text_digest(*(f"{vote}" for vote in votes)) if votes else "none"
 
 
-def rank_arena(*, answers: Path, players: list[str], output: Path, draws: int, seed: int) -> int:
+def present_models(recipes: Sequence[Path]) -> dict[str, str]:
+    """The digests of the models that are there, by name, as a battle has them, from their recipe.json."""
+    told = {path.parent.name: read_json(path) for path in recipes}
+    found = {name: recipe["adapter_digest"] for name, recipe in told.items()}
+    for recipe in told.values():
+        found[BASE] = recipe["base_digest"]
+    # As `engines.Settings` tells a model's.
+    return {name: text_digest(digest) for name, digest in found.items()}
+
+
+def rank_arena(
+    *,
+    answers: Path,
+    players: list[str],
+    recipes: list[Path],
+    output: Path,
+    draws: int,
+    seed: int,
+) -> int:
     """Write the ranking by people's votes: columns as those of `evaluation.rank_players`, with the judge PEOPLE.
 
     Intervals are over claims; several votes on a claim stand or fall together.
+
+    Args:
+        recipes: recipe.json of each trained model. Votes on other weights than theirs are counted, not ranked.
     """
     from persuasion_rl.evaluation import RANKING, Games
 
-    votes = read_votes(answers)
+    there, all_votes = present_models(recipes), read_votes(answers)
+    votes = [
+        vote
+        for vote in all_votes
+        if there.get(vote.left_model) == vote.left_digest
+        and there.get(vote.right_model) == vote.right_digest
+        and None not in (vote.left_digest, vote.right_digest)
+    ]
     rows = [
         {
             "prompt_id": f"battle {vote.number}",
@@ -138,7 +192,11 @@ def rank_arena(*, answers: Path, players: list[str], output: Path, draws: int, s
     ]
     found = [{"judge": PEOPLE, **row} for row in Games(rows, draws, seed).ranking(players)]
     write_csv(output, found, RANKING)
-    note(f"arena: {len(votes):,} votes of {len({vote.voter for vote in votes})} people")
+    older = len(all_votes) - len(votes)
+    note(
+        f"arena: {len(votes):,} votes of {len({vote.voter for vote in votes})} people;"
+        f" {older:,} more are on models that have changed since, or on unknown ones"
+    )
     return len(votes)
 
 

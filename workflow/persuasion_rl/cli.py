@@ -22,6 +22,9 @@ def main(words: list[str] | None = None) -> None:
         "--host", default="127.0.0.1", help="beyond loopback a token is asked for"
     )
     annotate.add_argument("--port", type=int, default=7860)
+    annotate.add_argument(
+        "--arena", action="store_true", help="the arena alone, also where annotators are simulated"
+    )
     annotate.set_defaults(run=_annotate)
     chat = commands.add_parser("chat", help="a conversation with a model in the terminal")
     chat.add_argument("--study", required=True, help="a name under results/, or a folder")
@@ -69,12 +72,15 @@ def _annotated(study: str):
     return AnnotatedStudy(study_folder(study))
 
 
-def _annotate(study: str, host: str, port: int) -> None:
+def _annotate(study: str, host: str, port: int, arena: bool) -> None:
     try:
         from persuasion_rl.annotation import serve
     except ModuleNotFoundError as error:
         raise UserError(f"annotate needs {error.name}: pip install -e '.[annotate]'") from None
-    serve(_annotated(study), host, port)
+    files = _annotated(study)
+    if not arena:
+        files.refuse_if_simulated()
+    serve(files, host, port, arena)
 
 
 def _chat(study: str, model: str) -> None:
@@ -100,6 +106,7 @@ def _import(study: str, file: Path) -> None:
     from persuasion_rl.answers import AnswerStore
 
     files = _annotated(study)
+    files.refuse_if_simulated()
     with AnswerStore(files.answers) as store:
         new, read = import_answers(files.pool, store, file)
     print(f"{file}: {read:,} answers, {new:,} of them new; an answer that was there stands")

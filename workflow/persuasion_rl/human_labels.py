@@ -1,6 +1,6 @@
 """Labels of the human pool, from the answers of people or of simulated annotators.
 
-A label row is a response row with "verdict" ("1", "2", "tie"; "none" for both bad, skipped, flagged), "labeler" and
+A label row is a response row with "verdict" ("1", "2", "tie"; "none" for both bad and flagged), "labeler" and
 "votes", which have the "answer" that was given.
 """
 
@@ -8,10 +8,8 @@ import math
 from collections import Counter
 from pathlib import Path
 
-from persuasion_rl.agreement import describe_answers
 from persuasion_rl.answers import (
     BOTH_BAD,
-    FIRST_TIME,
     FLAG,
     LEFT,
     REPEAT,
@@ -22,7 +20,9 @@ from persuasion_rl.answers import (
     opinion_of,
     pair_id,
     read_answers,
+    tally,
     verdict_of,
+    votes_of,
 )
 from persuasion_rl.command import note, stage
 from persuasion_rl.devices import pick_device, prepare_torch
@@ -30,7 +30,6 @@ from persuasion_rl.files import (
     UserError,
     keyed_number,
     read_jsonl,
-    write_json,
     written_whole,
 )
 from persuasion_rl.judges import FIRST, NONE, SECOND, TIE, ScoringJudge, make_judge
@@ -128,39 +127,43 @@ def export_human_labels(
     responses: Path,
     answers: Path,
     labels: Path,
-    report: Path,
     min_labels: int,
     study: str,
     labeler: str,
-    seed: int,
 ) -> dict[str, int]:
     """Join the answers in a store with the responses that they were given for.
 
     A pair's verdict is what more than half of those say who did not skip it; "both bad" is an opinion too, whose majority is
     the verdict "none". Without a majority it is a tie. A pair that somebody flagged has the verdict "none", whatever others
-    said. Repeats and practice never count.
+    said. Skips, repeats and practice never count; a pair that was only skipped has no label.
 
     Args:
-        answers: the store. report: what `agreement.describe_answers` says of them. labeler: "people", or what they are.
+        answers: the store. labeler: "people", or what they are.
 
     Raises:
-        UserError: fewer than `min_labels` pairs (or all, if there are fewer) have a verdict.
+        UserError: fewer than `min_labels` pairs have a verdict, or fewer than all that nobody flagged, if those are fewer.
     """
     rows = list(read_jsonl(responses))
-    given: dict[str, list[Answer]] = {}
     kept = read_answers(answers)
-    for answer in kept:
-        if answer.kind == FIRST_TIME:
-            given.setdefault(answer.pair, []).append(answer)
-    found = describe_answers(rows, kept, seed)
-    answered = found["answered"]
-    needed = min(min_labels, len(rows))
-    if answered < needed:
+    found = tally(map(pair_id, rows), kept)
+    needed = found.needed(min_labels)
+    if found.answered < needed:
+        told = f"; {found.flagged} flagged as unsafe" if found.flagged else ""
+        if found.skipped:
+            told += f"; {found.skipped} only skipped, so that somebody else must answer them"
         raise UserError(
-            f"{answered} of {len(rows)} pairs have a verdict and {needed} are needed (labels.human.min_labels): run"
-            f" `persuasion-rl annotate --study {study}`, or build what needs no person with `snakemake unattended`"
+            f"{found.answered} of {found.pairs} pairs have a verdict and {needed} are needed"
+            f" (labels.human.min_labels){told}: run `persuasion-rl annotate --study {study}`, or build what needs no person"
+            " with `snakemake unattended`"
         )
-    write_json(report, found)
+    if found.pairs and not needed:
+        raise UserError(
+            f"all {found.pairs} pairs were flagged as unsafe: nothing is left to answer, and there is nothing to learn"
+            " from; other responses make other pairs"
+        )
+    given: dict[str, list[Answer]] = {}
+    for answer in votes_of(kept):
+        given.setdefault(answer.pair, []).append(answer)
     return write_labels(
         labels,
         [_labelled(row, given[pair], labeler) for row in rows if (pair := pair_id(row)) in given],

@@ -17,7 +17,7 @@ os.environ |= {
 
 from snakemake.settings.types import SharedFSUsage
 
-from persuasion_rl.answers import answers_digest
+from persuasion_rl.answers import answers_digest, labels_digest
 from persuasion_rl.battles import votes_digest
 from persuasion_rl.code_digest import module_digests
 from persuasion_rl.config import (

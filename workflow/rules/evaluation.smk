@@ -293,6 +293,8 @@ rule evaluate_ranking:
 
 
 rule rank_arena:
+    input:
+        recipes=expand(study("models/{model}/recipe.json"), model=reported_models("evaluation")),
     output:
         shown(study("evaluation/arena.csv"), "Comparisons"),
     log:
@@ -320,7 +322,8 @@ rule rank_arena:
     shell:
         r"""
         python -m persuasion_rl.battles \
-            --answers {params.answers:q} --output {output:q} {params.settings} 2> >(tee {log:q} >&2)
+            --answers {params.answers:q} --recipes {input.recipes:q} --output {output:q} \
+            {params.settings} 2> >(tee {log:q} >&2)
         """
 
 

@@ -9,6 +9,7 @@ STEPS   generate_responses       two sampled responses a prompt or more, a shard
         label_ai                 the AI pool, by a judge in both orders
         simulate_annotators      answers of simulated annotators (labels.human.source: simulated)
         export_human_labels      the human pool, by answers: people's in state/, or simulated ones
+        report_agreement         how far annotators agree with each other and with themselves
         preference_pairs         decided labels as pairs, a share of the conversations to validate; what
                                  the labels are like
 """
@@ -168,8 +169,7 @@ rule export_human_labels:
         responses=study("preferences/human_pool_responses.jsonl"),
         simulated=SIMULATED_ANSWERS if SIMULATED_PEOPLE else [],
     output:
-        labels=study("preferences/human_pool_labels.jsonl"),
-        report=study("preferences/human_answers.json"),
+        study("preferences/human_pool_labels.jsonl"),
     log:
         study("logs/export_human_labels.log"),
     benchmark:
@@ -181,12 +181,12 @@ rule export_human_labels:
         runtime=growing("10m"),
     params:
         answers=lambda wildcards, input: input.simulated if SIMULATED_PEOPLE else HUMAN_ANSWERS,
-        # People's answers outlive every clean-up and are no input: their digest is what makes this stale.
-        digest=None if SIMULATED_PEOPLE else answers_digest(Path(HUMAN_ANSWERS)),
+        # People's answers outlive every clean-up and are no input: a digest of those that labels are made of is what
+        # makes this stale.
+        digest=None if SIMULATED_PEOPLE else labels_digest(Path(HUMAN_ANSWERS)),
         settings=flags(
             {
                 "min_labels": STUDY["labels"]["human"]["min_labels"],
-                "seed": STUDY["seed"],
                 "study": NAME,
                 "labeler": "simulated annotators" if SIMULATED_PEOPLE else "people",
             }
@@ -198,7 +198,38 @@ rule export_human_labels:
         r"""
         python -m persuasion_rl.human_labels export_human_labels \
             --responses {input.responses:q} --answers {params.answers:q} \
-            --labels {output.labels:q} --report {output.report:q} {params.settings} 2> >(tee {log:q} >&2)
+            --labels {output:q} {params.settings} 2> >(tee {log:q} >&2)
+        """
+
+
+rule report_agreement:
+    input:
+        responses=study("preferences/human_pool_responses.jsonl"),
+        simulated=SIMULATED_ANSWERS if SIMULATED_PEOPLE else [],
+    output:
+        study("preferences/human_answers.json"),
+    log:
+        study("logs/report_agreement.log"),
+    benchmark:
+        study("benchmarks/report_agreement.tsv")
+    conda:
+        "../../envs/persuasion-rl.yaml"
+    resources:
+        mem_mb=growing(2_000),
+        runtime=growing("10m"),
+    params:
+        answers=lambda wildcards, input: input.simulated if SIMULATED_PEOPLE else HUMAN_ANSWERS,
+        # Of repeats and skips too, which make no label: a rule of its own, so that they train nothing anew.
+        digest=None if SIMULATED_PEOPLE else answers_digest(Path(HUMAN_ANSWERS)),
+        seed=STUDY["seed"],
+        code=code("agreement"),
+    message:
+        "Measuring how far annotators agree"
+    shell:
+        r"""
+        python -m persuasion_rl.agreement \
+            --responses {input.responses:q} --answers {params.answers:q} \
+            --output {output:q} --seed {params.seed} 2> >(tee {log:q} >&2)
         """
 
 
