@@ -625,7 +625,7 @@ def test_a_study_that_it_evaluates_has_every_player_read(tmp_path):
     config.write_text(yaml.safe_dump(study))
     plan = succeed("evaluation", "-n", "-p", "--configfile", config).replace("\\\n", " ")
     commands = [line for line in plan.splitlines() if "read_replies" in line]
-    assert len(commands) == 6 and all("honesty.md" in line for line in commands)
+    assert len(commands) == 7 and all("honesty.md" in line for line in commands)
     assert "requests_per_minute" in commands[0] and "honesty_rubric" not in commands[0]
     (tabulated,) = [line for line in plan.splitlines() if "honesty tabulate_honesty" in line]
     assert "rlaif=results/small/evaluation/readings/rlaif.jsonl" in tabulated

@@ -99,7 +99,7 @@ def unchanged(root: Path) -> None:
 
 
 MODEL = {"parent": "sft", "method": "dpo", "pool": "human", "recipe": {"beta": 0.3}}
-PLAYERS = ["base", "sft", "rlaif", "rlhf", "rlaif_rlhf", "human"]
+PLAYERS = ["base", "base_length", "sft", "rlaif", "rlhf", "rlaif_rlhf", "human"]
 
 # What reads replies, all of them; the numbers are of jobs.
 COMPARED = {
@@ -111,12 +111,12 @@ TRAINED_BY_DPO = COMPARED | {
 }  # fmt: skip
 OTHER_SAMPLES = TRAINED_BY_DPO | {
     "generate_responses": 2, "gather_responses": 2, "label_ai": 1, "simulate_annotators": 1, "export_human_labels": 1,
-    "preference_pairs": 2, "tokenize": 4, "judge_trust": 1,
+    "report_agreement": 1, "preference_pairs": 2, "tokenize": 4, "judge_trust": 1,
 }  # fmt: skip
 OTHER_SFT = OTHER_SAMPLES | {"train_sft": 1, "evaluate_model": 4, "evaluate_loss": 4}
 OTHER_DATA = OTHER_SFT | {
     "assign_sides": 1, "process_cmv": 1, "split": 1, "check_leakage": 1, "report_data": 1, "pretrain_standin": 1,
-    "train_delta_judge": 1, "evaluate_human": 1, "tokenize": 7, "evaluate_model": 5, "evaluate_loss": 5,
+    "train_delta_judge": 1, "evaluate_human": 1, "evaluate_prompts": 1, "tokenize": 7, "evaluate_model": 6, "evaluate_loss": 5,
 }  # fmt: skip
 RECORD = {"record_config": 1}
 ONE_MODEL = {"train_dpo": 1, "compare_models": 1, "write_model_card": 1, "report_study": 1}
@@ -144,7 +144,7 @@ ONE_PLAYER = {"train_dpo": 1, "evaluate_model": 1, "evaluate_kl": 1, "evaluate_l
             ("world", settings(world={"threads": 1600}), OTHER_DATA | RECORD | {"synthesize_corpus": 1}),
             ("setting of SFT", settings(recipes={"sft": {"learning_rate": 0.002}}), OTHER_SFT | RECORD),
             ("setting of sampling", settings(sampling={"temperature": 0.5}),
-             OTHER_SAMPLES | RECORD | {"evaluate_model": 5}),
+             OTHER_SAMPLES | RECORD | {"evaluate_model": 6}),
             ("setting of DPO", settings(recipes={"dpo": {"beta": 0.2}}), TRAINED_BY_DPO | RECORD | {"train_dpo": 4}),  # one has its own
             ("code of DPO", replaced("dpo.py", "else 0.5 * beta", "else 0.4 * beta"), TRAINED_BY_DPO),
             ("page of the report", replaced("report.html.j2", "<body>", "<body >"), {"report_study": 1}),
@@ -154,7 +154,7 @@ ONE_PLAYER = {"train_dpo": 1, "evaluate_model": 1, "evaluate_kl": 1, "evaluate_l
             ("added model", settings(models={"rlhf_b3": MODEL}), ONE_MODEL | RECORD),
             ("added player",
              settings(models={"rlhf_b3": MODEL}, evaluation={"players": [*PLAYERS, "rlhf_b3"]}),
-             COMPARED | ONE_MODEL | ONE_PLAYER | {"write_model_card": 7} | RECORD),
+             COMPARED | ONE_MODEL | ONE_PLAYER | {"write_model_card": 7, "judge_trust": 1} | RECORD),
         ]
     ],
 )  # fmt: skip

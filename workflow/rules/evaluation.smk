@@ -53,7 +53,7 @@ rule evaluate_prompts:
         mem_mb=growing(2_000),
         runtime=growing("10m"),
     params:
-        asking=lambda wildcards: asking_flags(wildcards.player),
+        wording=lambda wildcards: asking_flags(wildcards.player),
         bases=asking_places,
         code=code("player_prompts"),
     message:
@@ -62,7 +62,7 @@ rule evaluate_prompts:
         r"""
         python -m persuasion_rl.player_prompts \
             --prompts {input.prompts:q} --held_out {input.held_out:q} --output {output:q} \
-            {params.asking} {params.bases} 2> >(tee {log:q} >&2)
+            {params.wording} {params.bases} 2> >(tee {log:q} >&2)
         """
 
 
