@@ -13,7 +13,7 @@ demo: $(VENV)/.installed  ## the embedded study, to results/demo/report.html
 	snakemake --cores $(CORES) --configfile config/demo.yaml
 
 test: $(VENV)/.installed-dev  ## the tests that need no training
-	python -m pytest -m "not slow and not browser and not kills and not s3 and not slurm"
+	python -m pytest -n $(CORES) --dist loadfile -m "not slow and not browser and not kills and not s3 and not slurm"
 
 test-slow: $(VENV)/.installed-dev  ## the tests that train models or run the workflow
 	python -m pytest -m slow
