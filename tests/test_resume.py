@@ -196,6 +196,8 @@ def test_former_checkpoints_go_but_not_those_of_a_training_that_runs(tmp_path):
         write_json(tmp_path / "running" / LOCK, here | {"pid": other.pid, "started": started})
         write_json(tmp_path / "elsewhere" / LOCK, here | {"host": "elsewhere"})
         with alone(tmp_path / "own"):
+            (tmp_path / "own/final").mkdir()
+            (tmp_path / "own/batches.json").touch()
             forget(tmp_path)
             assert {path.name for path in tmp_path.iterdir()} == {"running", "elsewhere", "own"}
             assert [path.name for path in (tmp_path / "own").iterdir()] == [LOCK]

@@ -220,8 +220,11 @@ def forget(state: Path) -> None:
         with _in_hand(folder / LOCK) as file:
             text = file.read()
             if text == _own_text():
-                for checkpoint in folder.glob("checkpoint-*"):
-                    shutil.rmtree(checkpoint)
+                for entry in folder.iterdir():
+                    if entry.is_dir():
+                        shutil.rmtree(entry)
+                    elif entry.name != LOCK:
+                        entry.unlink()
             elif not text or not _may_run(json.loads(text)):
                 shutil.rmtree(folder)
 
