@@ -35,8 +35,7 @@ onstart:
     if workflow.non_local_exec:
         refuse_to_lose_answers(workflow.dag.needrun_jobs(), workflow.storage_settings)
     else:
-        if STUDY["device"] == "cuda":
-            refuse_without_gpu(workflow.dag.needrun_jobs())
+        refuse_without_gpu(workflow.dag.needrun_jobs())
         refuse_without_key(workflow.dag.needrun_jobs())
 
 

@@ -31,38 +31,35 @@ def tokenizer_folder(tokenizer, tmp_path):
     return folder
 
 
-@pytest.mark.slow
-def test_a_comparison_has_all_ways_and_the_losses_agree(corpora, tokenizer_folder):
-    words = f"--corpora {corpora} --tokenizer {tokenizer_folder} --model tiny --rows 32 --rounds 1"
+def printed(benchmark: str, *words: str) -> str:
+    """What a benchmark prints."""
     done = subprocess.run(
-        [sys.executable, PROJECT / "benchmarks/training.py", "compare", *words.split()]
-        + ["--device", "cpu", "--threads", "1"],
+        [sys.executable, PROJECT / f"benchmarks/{benchmark}.py", *words],
         env=os.environ | {"PYTHONPATH": str(WORKFLOW)},
         capture_output=True,
         text=True,
         timeout=300,
     )
     assert done.returncode == 0, done.stderr
-    rows = [line.split(" | ") for line in done.stdout.splitlines() if line.startswith("| ")]
+    return done.stdout
+
+
+@pytest.mark.slow
+def test_a_comparison_has_all_ways_and_the_losses_agree(corpora, tokenizer_folder):
+    words = f"--corpora {corpora} --tokenizer {tokenizer_folder} --model tiny --rows 32 --rounds 1"
+    told = printed("training", "compare", *words.split(), "--device", "cpu", "--threads", "1")
+    rows = [line.split(" | ") for line in told.splitlines() if line.startswith("| ")]
     ways = ["predecessor", "plain trl", "ours", "second model", "plain trl", "ours"]
     assert [row[1] for row in rows[1:]] == ways
     assert all(float(row[2].replace(",", "")) > 0 for row in rows[1:])
-    checks = [line for line in done.stdout.splitlines() if "loss of the" in line]
+    checks = [line for line in told.splitlines() if "loss of the" in line]
     assert len(checks) == 2 and all(line.endswith(": agree") for line in checks)
 
 
 def test_coverage_is_counted_of_every_interval():
     """Of so few studies only what is far off would show; the command of benchmarks/README.md counts 2,000."""
-    done = subprocess.run(
-        [sys.executable, PROJECT / "benchmarks/coverage.py", "--studies", "40", "--prompts", "60"]
-        + ["--draws", "300"],
-        env=os.environ | {"PYTHONPATH": str(WORKFLOW)},
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert done.returncode == 0, done.stderr
-    cells = [line.strip("| ").split(" | ") for line in done.stdout.splitlines() if "%" in line]
+    told = printed("coverage", "--studies", "40", "--prompts", "60", "--draws", "300")
+    cells = [line.strip("| ").split(" | ") for line in told.splitlines() if "%" in line]
     shares = {name: float(share.rstrip("%")) for name, share in cells if name[:3] != "95%"}
     assert len(shares) == 8 and all(share > 75 for share in shares.values()), shares
 
@@ -75,21 +72,13 @@ def test_generation_is_timed_in_three_ways_within_the_studys_limit(files, sft, t
     pool = pool_rows(["Hello", "Hello!", "No"])
     write_jsonl(tmp_path / "preferences/ai_pool_prompts.jsonl", pool)
     words = f"--study {tmp_path} --rounds 2 --threads 1"
-    done = subprocess.run(
-        [sys.executable, PROJECT / "benchmarks/generation.py", *words.split()]
-        + ["--device", "cpu", "--batch_size", "4"],
-        env=os.environ | {"PYTHONPATH": str(WORKFLOW)},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr
-    told = " ".join(done.stdout.split())
+    lines = printed("generation", *words.split(), "--device", "cpu", "--batch_size", "4")
+    told = " ".join(lines.split())
     assert re.search(r"commit [0-9a-f]{7,}\+?; torch", told)
     assert "3 prompts x 2, at most 7 tokens, 4 at a time; 2 rounds" in told
     table = {
         cells[0]: [float(cell.replace(",", "")) for cell in cells[1:3]]
-        for line in done.stdout.splitlines()
+        for line in lines.splitlines()
         if (cells := line.strip("| ").split(" | "))[0] in ("one at a time", "plain batches", "ours")
     }
     assert len(table) == 3

@@ -56,9 +56,8 @@ def read_study():
         loaded = load_study(config, CONFIG_FILE)
         refuse_other_studies(sys.argv[1:], loaded["study"])
     except UserError as error:
-        sys.exit(
-            f"{CONFIG_FILE}: {error}"
-        )  # one line, where a WorkflowError would trace the Snakefile
+        # One line, where a WorkflowError would trace the Snakefile.
+        sys.exit(f"{CONFIG_FILE}: {error}")
     return loaded
 
 
@@ -761,7 +760,9 @@ def tracking(wildcards, input):
 
 
 def refuse_without_gpu(jobs):
-    """End with one line where some of these jobs need a GPU and none is here."""
+    """End with one line where the study needs a GPU for some of these jobs, and none is here."""
+    if STUDY["device"] != "cuda":
+        return
     rules = sorted({job.rule.name for job in jobs if job.resources.get("gpu", 0)})
     if rules and not visible_devices():
         sys.exit(
