@@ -18,7 +18,6 @@ from machine import commit
 from persuasion_rl import trust
 from persuasion_rl.clean import clean
 from persuasion_rl.command import stage
-from persuasion_rl.devices import pick_device, prepare_torch
 from persuasion_rl.files import UserError, read_csv, read_jsonl
 from persuasion_rl.judges import (
     FIRST,
@@ -155,19 +154,24 @@ def measure_judges(
     device: str = "auto",
     threads: int = 2,
 ) -> None:
-    """Print a table of the accuracy of the length baseline and of a trained delta judge.
+    """Print a table of the accuracy of the baselines and of a trained delta judge.
 
     Args:
         pairs: the arguments. base, delta: the folder of the delta judge's base model, and its adapter.
-        study: results/{study}, whose judges/trust.csv has the accuracy on held-out delta pairs.
+        study: results/{study}, from whose delta pairs the baseline interplay learns; its judges/trust.csv has the
+            accuracy on held-out delta pairs.
     """
     cases = read_cases(pairs)
-    judges = [make_judge("length", None, None, device)]
+    judges = [make_judge("length")]
+    if study:
+        learned = {"delta_pairs": "processed/delta_pairs.jsonl", "sides": "splits/sides.csv"}
+        files = {name: study / file for name, file in learned.items()}
+        judges.append(make_judge("interplay", **files))
     if base or delta:
         if not (base and delta):
             raise UserError("the delta judge needs --base and --delta")
-        prepare_torch(threads, SEED, device)
-        judges.append(make_judge("delta", base, delta, pick_device(device)))
+        of_delta = {"device": device, "threads": threads, "seed": SEED}
+        judges.append(make_judge("delta", base=base, delta_adapter=delta, **of_delta))
     rows = human_rows(judges, cases) + (held_out_rows(judges, study) if study else [])
     print(f"{date.today()}, commit {commit()}\n")
     print("| pairs | number | " + " | ".join(judge.name for judge in judges) + " |")

@@ -70,9 +70,16 @@ def test_the_length_baseline_is_right_as_often_as_counted_by_hand(benchmark):
 
 def test_held_out_pairs_of_a_study_stand_beside_them(benchmark, tmp_path):
     row = {"judge": "length", "measure": "delta_pairs", "value": 0.63, "low": 0.6, "high": 0.66}
-    write_csv(tmp_path / "study/judges/trust.csv", [row | {"rows": 1368}], [*row, "rows"])
-    table = rows_of(benchmark(PAIRS, "--study", tmp_path / "study"))
-    assert table["study: held-out delta pairs"] == ["1,368", "0.630 [0.600, 0.660]"]
+    study = tmp_path / "study"
+    write_csv(study / "judges/trust.csv", [row | {"rows": 1368}], [*row, "rows"])
+    metadata = {"conversation_id": "c"}
+    pairs = [{"prompt": "a b", "winner": "a", "loser": "c d e", "metadata": metadata}]
+    write_jsonl(study / "processed/delta_pairs.jsonl", pairs)
+    write_csv(study / "splits/sides.csv", [metadata | {"side": "train"}], [*metadata, "side"])
+    table = rows_of(benchmark(PAIRS, "--study", study))
+    assert table["pairs"] == ["number", "length", "interplay"]
+    assert table["study: held-out delta pairs"] == ["1,368", "0.630 [0.600, 0.660]", "–"]
+    assert float(table["all pairs"][2].split()[0]) == 0.3  # it learned that the shorter one wins
 
 
 @pytest.mark.parametrize(
@@ -82,7 +89,7 @@ def test_held_out_pairs_of_a_study_stand_beside_them(benchmark, tmp_path):
         ([{"label": "a1"}], [], "line 1: no a1, a2, stance, topic"),
         ([], [], "pairs.jsonl: no pair"),
         (PAIRS, ["--base", "nowhere"], "the delta judge needs --base and --delta"),
-        (PAIRS, ["--study", "nowhere"], "No such file or directory: 'nowhere/judges/trust.csv'"),
+        (PAIRS, ["--study", "nowhere"], "No such file or directory: 'nowhere/"),
     ],
 )
 def test_a_mistake_is_one_line(benchmark, rows, words, line):

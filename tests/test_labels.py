@@ -157,12 +157,13 @@ def test_preferences_are_within_their_bounds():
 
 
 def test_an_unknown_judge_is_named():
-    with pytest.raises(
-        UserError, match="unknown judge 'gpt'; there are truth, delta, length and llm"
-    ):
-        make_judge("gpt", None, None, "cpu")
+    known = "truth, delta, length, interplay and llm"
+    with pytest.raises(UserError, match=f"unknown judge 'gpt'; there are {known}"):
+        make_judge("gpt")
     with pytest.raises(UserError, match="needs --base and --delta_adapter"):
-        make_judge("delta", None, None, "cpu")
+        make_judge("delta")
+    with pytest.raises(UserError, match="needs --delta_pairs and --sides"):
+        make_judge("interplay")
 
 
 def test_ai_labels_keep_the_row_and_show_both_orders(label):
@@ -263,7 +264,7 @@ def test_only_the_code_of_the_judge_that_labels_makes_labels_stale(tmp_path):
     words += ["--cores", 1, "--allowed-rules", "label_ai"]
     succeed(*words, root=root)
     package = root / "workflow/persuasion_rl"
-    for module in ("llm", "llm_providers", "llm_cache", "keys", "reward", "world"):
+    for module in ("llm", "llm_providers", "llm_cache", "keys", "reward", "interplay", "world"):
         with (package / f"{module}.py").open("a") as code:
             code.write("\n\nCHANGED = 1\n")
     assert "Nothing to be done" in succeed(*words, "-n", root=root)

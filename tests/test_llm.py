@@ -807,7 +807,7 @@ def test_other_judges_need_nothing_of_it():
     study["labels"]["ai"]["judge"] = "truth"
     assert load_study(study)["llm"]["model"] is None
     with pytest.raises(UserError, match="judge llm needs --llm, as"):
-        make_judge("llm", None, None, "cpu")
+        make_judge("llm")
 
 
 def test_by_hand_a_model_is_enough_and_the_rest_is_as_in_the_configuration():

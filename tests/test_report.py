@@ -49,11 +49,13 @@ def test_a_study_without_a_judge_above_length_is_no_evidence_and_says_so(low, wa
     trust = [LENGTH, trusted("delta", 0.68, 0.64, 0.72)]
     trust.append(trusted("delta", 0.06, low, 0.11, "above_length"))
     trust.append(trusted("delta", 0.55, 0.49, 0.61, "like_length"))
+    trust.append(trusted("interplay", 0.65, 0.61, 0.69))
     assert bool(warnings(trust, ["delta", "length"])) is warned
     verb = "does not clearly beat" if warned else "beats"
     sentence = told(trust=trust)["How sure"][0]
     assert f"it {verb} the length baseline: the difference on the same pairs is +0.060" in sentence
     assert "Among pairs of like length it is right on 0.550 [0.490, 0.610]." in sentence
+    assert sentence.endswith("style (interplay) is right on 0.650 [0.610, 0.690] of all.")
 
 
 def compared(player, against, rate, low, high, p, judge="delta", seeds=1, fixed=""):

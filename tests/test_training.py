@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from persuasion_rl.batches import Batches
+from persuasion_rl.delta_pairs import pairs_on
 from persuasion_rl.files import (
     UserError,
     file_digest,
@@ -21,7 +22,7 @@ from persuasion_rl.files import (
 )
 from persuasion_rl.judges import TIE, Comparison, DeltaJudge, judge_both_orders
 from persuasion_rl.models import base_digest, check_lineage, load_base, load_tokenizer
-from persuasion_rl.reward import load_scorer, pairs_on, train_delta_judge
+from persuasion_rl.reward import load_scorer, train_delta_judge
 from persuasion_rl.tokens import tokenize
 from persuasion_rl.training import (
     Run,
@@ -626,15 +627,6 @@ def test_the_delta_judge_writes_its_files(delta, files):
     }
     assert any("score" in name for name in weights(delta))  # its head is saved with it
     assert list((folder / "state").iterdir()) == []
-
-
-def test_pairs_are_taken_from_one_side(tmp_path):
-    (tmp_path / "sides.csv").write_text("conversation_id,side\na,train\nb,val\nc,train\n")
-    rows = [{"metadata": {"conversation_id": id_}, "n": n} for n, id_ in enumerate("abcab")]
-    write_jsonl(tmp_path / "pairs.jsonl", rows)
-    for side, numbers in (("train", [0, 2, 3]), ("val", [1, 4]), ("test", [])):
-        found = pairs_on(side, tmp_path / "pairs.jsonl", tmp_path / "sides.csv")
-        assert [row["n"] for row in found] == numbers
 
 
 @pytest.fixture(scope="module")

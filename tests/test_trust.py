@@ -90,7 +90,7 @@ def table(tmp_path, monkeypatch) -> dict[tuple[str, str], dict[str, float]]:
     write_jsonl(tmp_path / "human.jsonl", labels)
     sides = [{"conversation_id": f"c{i}", "side": "test"} for i in range(150)]
     write_csv(tmp_path / "sides.csv", sides, list(sides[0]))
-    monkeypatch.setattr(trust, "make_judge", lambda name, *_: PLANTED[name])
+    monkeypatch.setattr(trust, "make_judge", lambda name, **_: PLANTED[name])
     return measured(tmp_path, tmp_path / "trust.csv")
 
 
@@ -189,7 +189,7 @@ def test_a_judge_that_is_as_good_as_a_labeller_agrees_as_labellers_do(tmp_path, 
     def peer(comparison: Comparison) -> str:
         return FIRST if ("because" in comparison.first) != noisy[comparison.prompt] else SECOND
 
-    monkeypatch.setattr(trust, "make_judge", lambda *_: Planted(peer))
+    monkeypatch.setattr(trust, "make_judge", lambda *_, **__: Planted(peer))
     table = measured(tmp_path, tmp_path / "trust.csv")
     judge, people = table["reader", "human_kappa"], table["labellers", "human_kappa"]
     assert judge["value"] == pytest.approx(people["value"], abs=0.04)
@@ -233,7 +233,7 @@ def test_planted_judges_are_exposed_on_a_generated_study_in_the_words_of_its_rep
     """One that looks at the place and one that looks at the length, beside the delta function itself."""
     kinds = {"truth": TruthJudge(), "length": LengthJudge()}
     kinds |= {"place": PLANTED["first place"], "longer": Planted(longer)}
-    monkeypatch.setattr(trust, "make_judge", lambda name, *_: kinds[name])
+    monkeypatch.setattr(trust, "make_judge", lambda name, **_: kinds[name])
     judge_trust(
         judges=list(kinds), pairs=generated / "pairs.jsonl", sides=generated / "sides.csv", labels={},
         output=generated / "trust.csv", draws=500, seed=1, threads=1, base=generated, delta_adapter=generated,

@@ -6,7 +6,6 @@ from pathlib import Path
 
 from persuasion_rl import world
 from persuasion_rl.command import note, stage
-from persuasion_rl.devices import pick_device, prepare_torch
 from persuasion_rl.files import UserError, read_jsonl, write_csv, write_jsonl
 from persuasion_rl.judges import FIRST, SECOND, TIE, Comparison, judge_both_orders, make_judge
 
@@ -36,6 +35,8 @@ def judge_players(
     threads: int,
     base: Path | None = None,
     delta_adapter: Path | None = None,
+    delta_pairs: Path | None = None,
+    sides: Path | None = None,
     device: str = "auto",
     llm: str | None = None,
     asking: str | None = None,
@@ -45,11 +46,19 @@ def judge_players(
     One row: {"prompt_id", "conversation_id", "player_1", "player_2"} with "verdict" and "answers", or with
     "excluded", the name of what kept the judge from answering. `llm` and `asking` are for the judge llm.
     """
-    if judge == "delta":
-        prepare_torch(threads, seed, device)
-        device = pick_device(device)
     players = read_players(responses)
-    chosen = make_judge(judge, base, delta_adapter, device, llm, asking)
+    chosen = make_judge(
+        judge,
+        base=base,
+        delta_adapter=delta_adapter,
+        device=device,
+        threads=threads,
+        seed=seed,
+        delta_pairs=delta_pairs,
+        sides=sides,
+        llm=llm,
+        asking=asking,
+    )
     games = [
         (one, other, replies)
         for one, other in combinations(players, 2)

@@ -25,7 +25,6 @@ from persuasion_rl.answers import (
     votes_of,
 )
 from persuasion_rl.command import note, stage
-from persuasion_rl.devices import pick_device, prepare_torch
 from persuasion_rl.files import (
     UserError,
     keyed_number,
@@ -51,6 +50,8 @@ def simulate_annotators(
     threads: int,
     base: Path | None = None,
     delta_adapter: Path | None = None,
+    delta_pairs: Path | None = None,
+    sides: Path | None = None,
     device: str = "auto",
     overlap: float,
     several: int,
@@ -65,11 +66,17 @@ def simulate_annotators(
         answers: the store of their answers, made anew. overlap, several, repeats: how pairs are given out
             (`answers.Plan`).
     """
-    if judge == "delta":
-        prepare_torch(threads, seed, device)
-        device = pick_device(device)
     rows = {pair_id(row): row for row in read_jsonl(responses)}
-    chosen = make_judge(judge, base, delta_adapter, device)
+    chosen = make_judge(
+        judge,
+        base=base,
+        delta_adapter=delta_adapter,
+        device=device,
+        threads=threads,
+        seed=seed,
+        delta_pairs=delta_pairs,
+        sides=sides,
+    )
     if not isinstance(chosen, ScoringJudge):
         raise UserError(f"judge {judge} gives no preferences that simulated annotators could see")
     preferred = chosen.prefer([as_comparison(row) for row in rows.values()])

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from persuasion_rl import world
+from persuasion_rl.devices import pick_device, prepare_torch
 from persuasion_rl.files import UserError
 
 FIRST, SECOND, TIE = "1", "2", "tie"
@@ -154,16 +155,22 @@ def _agreed(verdicts: list[str | None]) -> str | None:
 
 def make_judge(
     name: str,
-    base: Path | None,
-    delta_adapter: Path | None,
-    device: str,
+    *,
+    base: Path | None = None,
+    delta_adapter: Path | None = None,
+    device: str = "auto",
+    threads: int = 1,
+    seed: int = 0,
+    delta_pairs: Path | None = None,
+    sides: Path | None = None,
     llm: str | None = None,
     asking: str | None = None,
 ) -> Judge:
     """A judge by its name in the config.
 
     Args:
-        base, delta_adapter: for the judge delta.
+        base, delta_adapter, device, threads, seed: for the judge delta.
+        delta_pairs, sides: for the judge interplay, which learns from those of the train side.
         llm, asking: for the judge llm, as JSON: what is asked, and how. Together they are `llm.Settings`, of which all
             but the model has a default.
     """
@@ -174,11 +181,18 @@ def make_judge(
     if name == "delta":
         if base is None or delta_adapter is None:
             raise UserError("judge delta needs --base and --delta_adapter")
-        return DeltaJudge(base, delta_adapter, device)
+        prepare_torch(threads, seed, device)
+        return DeltaJudge(base, delta_adapter, pick_device(device))
+    if name == "interplay":
+        if delta_pairs is None or sides is None:
+            raise UserError("judge interplay needs --delta_pairs and --sides")
+        from persuasion_rl.interplay import InterplayJudge
+
+        return InterplayJudge(delta_pairs, sides)
     if name == "llm":
         if llm is None:
             raise UserError('judge llm needs --llm, as \'{"model": "NAME"}\'')
         from persuasion_rl.llm import LlmJudge, Settings
 
         return LlmJudge(Settings.read(llm, asking or "{}"))
-    raise UserError(f"unknown judge {name!r}; there are truth, delta, length and llm")
+    raise UserError(f"unknown judge {name!r}; there are truth, delta, length, interplay and llm")

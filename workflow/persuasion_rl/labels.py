@@ -8,7 +8,6 @@ from collections import Counter
 from pathlib import Path
 
 from persuasion_rl.command import note, stage
-from persuasion_rl.devices import pick_device, prepare_torch
 from persuasion_rl.files import keyed_number, read_jsonl, write_jsonl
 from persuasion_rl.judges import (
     FIRST,
@@ -52,6 +51,8 @@ def label_ai(
     threads: int,
     base: Path | None = None,
     delta_adapter: Path | None = None,
+    delta_pairs: Path | None = None,
+    sides: Path | None = None,
     device: str = "auto",
     llm: str | None = None,
     asking: str | None = None,
@@ -66,11 +67,19 @@ def label_ai(
             requests_per_minute, max_requests, max_cost_usd, prices, batch.
         asking: further keys of these, and "cache": the file that keeps the answers (llm.sqlite, in this folder).
     """
-    if judge == "delta":
-        prepare_torch(threads, seed, device)
-        device = pick_device(device)
     rows = list(read_jsonl(responses))
-    chosen = make_judge(judge, base, delta_adapter, device, llm, asking)
+    chosen = make_judge(
+        judge,
+        base=base,
+        delta_adapter=delta_adapter,
+        device=device,
+        threads=threads,
+        seed=seed,
+        delta_pairs=delta_pairs,
+        sides=sides,
+        llm=llm,
+        asking=asking,
+    )
     judged = judge_both_orders(chosen, [as_comparison(row) for row in rows])
     name = chosen.name
     labeler = name if noise == 0 else f"{name}, {noise:.0%} of its verdicts turned round"

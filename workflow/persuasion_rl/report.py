@@ -26,6 +26,7 @@ from persuasion_rl.report_figures import (
 )
 from persuasion_rl.report_findings import (
     HUMAN,
+    LABELLERS,
     LENGTH,
     findings,
     labelled_by,
@@ -92,6 +93,7 @@ def write_report(
         "delta judge": [list(read_jsonl(folder / "judges/delta/history.jsonl"))],
     }
     judges = list(dict.fromkeys(row["judge"] for row in win_rates))
+    trusted = list(dict.fromkeys([*judges, *(row["judge"] for row in trust_rows)]))
     for votes in arena:
         ranking += with_numbers(read_csv(votes))
     ranked_by = list(dict.fromkeys(row["judge"] for row in ranking))
@@ -116,7 +118,9 @@ def write_report(
         "length": length_figure(
             marked(win_rates), _lengths(behaviour, players), list(map(shown, judges))
         ),
-        "trust": trust_figure(marked(trust_rows), list(map(shown, judges))),
+        "trust": trust_figure(
+            marked(trust_rows), [shown(judge) for judge in trusted if judge != LABELLERS]
+        ),
         "honesty": honesty_figure(honesty, players),
         "variants": variants_figure(model_rows),
         "training": loss_figure(histories),
@@ -153,7 +157,8 @@ def write_report(
         synthetic=synthetic,
         differences=differences,
         judges=judges,
-        shown={judge: shown(judge) for judge in ranked_by + judges},
+        shown={judge: shown(judge) for judge in ranked_by + trusted},
+        trusted=trusted,
         labelled=labelled,
         shares={row["judge"]: row["shares_weights"] for row in trust_rows},
         win_rates=marked(win_rates),

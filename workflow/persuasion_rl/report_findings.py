@@ -4,7 +4,10 @@ Tables come as lists of rows whose numbers are numbers.
 """
 
 HUMAN = "human"
-LENGTH = "length"
+LENGTH, INTERPLAY = "length", "interplay"
+"""The judges that are baselines."""
+LABELLERS = "labellers"
+"""Whom the table of trust has beside the judges: every two of a pool's."""
 SIGNIFICANT = 0.05
 HONESTY = (
     "experience_markers",
@@ -271,6 +274,9 @@ def _of_trust(trust: list[dict], judges: list[str]) -> list[str]:
         )
         if like := of.get((judge, "like_length")):
             text += f" Among pairs of like length it is right on {_interval(like)}."
+        learned = of.get((INTERPLAY, "delta_pairs"))
+        if learned and judge != INTERPLAY:
+            text += f" A linear model of word overlap and style (interplay) is right on {_interval(learned)} of all."
         found.append(text)
     return found
 

@@ -8,20 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from persuasion_rl.command import stage
+from persuasion_rl.delta_pairs import conversations_on
 from persuasion_rl.devices import pick_device, pick_dtype, prepare_torch
-from persuasion_rl.files import UserError, read_csv, read_jsonl
+from persuasion_rl.files import UserError
 from persuasion_rl.models import base_digest, check_lineage, load_tokenizer
 from persuasion_rl.tokens import Tokens
-
-
-def pairs_on(side: str, pairs: Path, sides: Path) -> list[dict]:
-    """The delta pairs whose conversation is on one side."""
-    picked = _conversations(side, sides)
-    return [row for row in read_jsonl(pairs) if row["metadata"]["conversation_id"] in picked]
-
-
-def _conversations(side: str, sides: Path) -> set[str]:
-    return {row["conversation_id"] for row in read_csv(sides) if row["side"] == side}
 
 
 def _load_classifier(base: Path, device: str, pad_token_id: int, trust_remote_code: bool = False):
@@ -67,7 +58,7 @@ def train_delta_judge(
     device = pick_device(device)
     settings, lora, batching = training.divide_recipe(recipe)
     every = Tokens.read(pairs)
-    data = {side: every.only(_conversations(side, sides)) for side in ("train", "val")}
+    data = {side: every.only(conversations_on(side, sides)) for side in ("train", "val")}
     if not all(map(len, data.values())):
         raise UserError(
             f"{pairs}: {len(data['train'])} delta pairs on the train side and {len(data['val'])} on val;"

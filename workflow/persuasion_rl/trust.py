@@ -5,7 +5,7 @@ from itertools import permutations
 from pathlib import Path
 
 from persuasion_rl.command import note, stage
-from persuasion_rl.devices import pick_device, prepare_torch
+from persuasion_rl.delta_pairs import pairs_on
 from persuasion_rl.files import read_jsonl, write_csv
 from persuasion_rl.judges import (
     FIRST,
@@ -18,7 +18,6 @@ from persuasion_rl.judges import (
     judge_both_orders,
     make_judge,
 )
-from persuasion_rl.reward import pairs_on
 from persuasion_rl.statistics import Interval
 
 LIKE_LENGTH = 0.1
@@ -73,16 +72,24 @@ def judge_trust(
         llm, asking: for the judge llm (`judges.make_judge`).
         shared: judge -> the players with which it shares weights, in words; none for a judge that is not named.
     """
-    if "delta" in judges:
-        prepare_torch(threads, seed, device)
-        device = pick_device(device)
     held_out = pairs_on("test", pairs, sides)
     sets = {"delta_pairs": [_delta_case(row) for row in held_out]}
     for pool, path in labels.items():
         sets[f"{pool}_labels"] = [_label_case(row) for row in _labelled(path)]
     table = Trust(draws, seed, shared)
     for name in judges:
-        judge = make_judge(name, base, delta_adapter, device, llm, asking)
+        judge = make_judge(
+            name,
+            base=base,
+            delta_adapter=delta_adapter,
+            device=device,
+            threads=threads,
+            seed=seed,
+            delta_pairs=pairs,
+            sides=sides,
+            llm=llm,
+            asking=asking,
+        )
         comparisons = [case.comparison for cases in sets.values() for case in cases]
         # At once: a judge may tell what all will cost.
         found = judge_both_orders(judge, comparisons)

@@ -112,7 +112,7 @@ def code(module):
     return module_digests(module)
 
 
-JUDGE_MODULES = {"truth": "world", "delta": "reward", "llm": "llm"}
+JUDGE_MODULES = {"truth": "world", "delta": "reward", "interplay": "interplay", "llm": "llm"}
 
 
 def judging_code(module, judges):
@@ -266,6 +266,12 @@ def delta_judge_for(judges):
     )
 
 
+def interplay_judge_for(judges):
+    """What the judge interplay learns from as an input, where it is one of `judges`."""
+    files = ("processed/delta_pairs.jsonl", "splits/sides.csv")
+    return [study(file) for file in files] if "interplay" in judges else []
+
+
 LLM = ["llm"] if uses_llm(STUDY) else []
 LLM_ANSWERS = study("state/llm.sqlite")
 ASKED = ("provider", "model", "rubric", "max_tokens", "temperature")
@@ -286,11 +292,14 @@ def judge_flags(judges):
 
 
 def judge_place(wildcards, input):
-    """Where the delta judge is, if it is one of a rule's inputs; not compared, since the inputs are."""
-    if not input.delta:
-        return ""
-    base, adapter = input.delta[0], input.delta[len(MODEL_FILES)]
-    return flags({"base": os.path.dirname(base), "delta_adapter": adapter})
+    """Where the files of judges are that are a rule's inputs; not compared, since the inputs are."""
+    places = {}
+    if input.delta:
+        base, adapter = input.delta[0], input.delta[len(MODEL_FILES)]
+        places |= {"base": os.path.dirname(base), "delta_adapter": adapter}
+    if input.get("interplay"):
+        places |= dict(zip(("delta_pairs", "sides"), input.interplay))
+    return flags(places)
 
 
 def asking(judges):
@@ -327,7 +336,7 @@ def labelled_pools(scope):
 def trusted_judges(scope):
     """The judges whose trust is measured: those that evaluate, that labelled a pool, and the baselines."""
     labelling = {label_judge(pool) for pool in labelled_pools(scope)} - {None}
-    judges = sorted({*JUDGES, *labelling, "delta", "length"})
+    judges = sorted({*JUDGES, *labelling, "delta", "interplay", "length"})
     return flags({"judges": judges, "shared": shared_weights(scope)})
 
 

@@ -193,6 +193,7 @@ rule evaluate_verdicts:
     input:
         responses=lambda wildcards: player_responses(wildcards.scope),
         delta=lambda wildcards: delta_judge_for([wildcards.judge]),
+        interplay=lambda wildcards: interplay_judge_for([wildcards.judge]),
         rubric=lambda wildcards: rubric_for([wildcards.judge]),
     output:
         study("{scope}/verdicts/{judge}.jsonl"),

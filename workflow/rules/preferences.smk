@@ -97,6 +97,7 @@ rule label_ai:
     input:
         responses=study("preferences/ai_pool_responses.jsonl"),
         delta=delta_judge_for([label_judge("ai")]),
+        interplay=interplay_judge_for([label_judge("ai")]),
         rubric=rubric_for([label_judge("ai")]),
     output:
         study("preferences/ai_pool_labels.jsonl"),
@@ -131,6 +132,7 @@ rule simulate_annotators:
     input:
         responses=study("preferences/human_pool_responses.jsonl"),
         delta=delta_judge_for([label_judge(HUMAN)]),
+        interplay=interplay_judge_for([label_judge(HUMAN)]),
     output:
         study("preferences/simulated_answers.sqlite"),
     log:
