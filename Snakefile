@@ -33,7 +33,9 @@ include: "workflow/rules/report.smk"
 # them; jobs of a cluster look for themselves.
 onstart:
     if workflow.non_local_exec:
-        refuse_to_lose_answers(workflow.dag.needrun_jobs(), workflow.storage_settings)
+        refuse_to_lose_answers(
+            workflow.dag.needrun_jobs(), workflow.storage_settings
+        )
     else:
         refuse_without_gpu(workflow.dag.needrun_jobs())
         refuse_without_key(workflow.dag.needrun_jobs())
@@ -83,7 +85,9 @@ rule sft:
 
 rule preferences:
     input:
-        expand(study("preferences/{pool}_{part}.jsonl"), pool=POOLS, part=["train", "val"]),
+        expand(
+            study("preferences/{pool}_{part}.jsonl"), pool=POOLS, part=["train", "val"]
+        ),
 
 
 rule dpo:
@@ -111,7 +115,9 @@ rule unattended:
         study("preferences/human_pool_responses.jsonl") if WAITS_FOR_PEOPLE else [],
         expand(
             study(
-                "unattended/models/{model}.md" if WAITS_FOR_PEOPLE else "models/{model}/README.md"
+                "unattended/models/{model}.md"
+                if WAITS_FOR_PEOPLE
+                else "models/{model}/README.md"
             ),
             model=trained_models(unattended=True),
         ),

@@ -274,10 +274,11 @@ def _of_trust(trust: list[dict], judges: list[str]) -> list[str]:
         )
         if like := of.get((judge, "like_length")):
             text += f" Among pairs of like length it is right on {_interval(like)}."
-        learned = of.get((INTERPLAY, "delta_pairs"))
-        if learned and judge != INTERPLAY:
-            text += f" A linear model of word overlap and style (interplay) is right on {_interval(learned)} of all."
         found.append(text)
+    if found and (learned := of.get((INTERPLAY, "delta_pairs"))):
+        found.append(
+            f"Of these pairs a linear model of word overlap and style (interplay) is right on {_interval(learned)}."
+        )
     return found
 
 

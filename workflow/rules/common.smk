@@ -46,7 +46,9 @@ from persuasion_rl.leases import visible_devices
 from persuasion_rl.variants import seeds_behind
 
 CONFIG_FILE = Path(
-    workflow.overwrite_configfiles[-1] if workflow.overwrite_configfiles else "config/config.yaml"
+    workflow.overwrite_configfiles[-1]
+    if workflow.overwrite_configfiles
+    else "config/config.yaml"
 )
 
 
@@ -66,10 +68,15 @@ NAME = STUDY["study"]
 DATA = STUDY["data"]
 MODELS = STUDY["models"]
 ALL_POOLS = ("ai", HUMAN)
-POOLS = [p for p in ALL_POOLS if any(model.get("pool") == p for model in MODELS.values())]
+POOLS = [
+    p for p in ALL_POOLS if any(model.get("pool") == p for model in MODELS.values())
+]
 SYNTHETIC = STUDY["world"] is not None
 WAITS_FOR_PEOPLE = any(needs_people(STUDY, model) for model in MODELS)
-MODEL_SETTINGS = {"device": STUDY["device"], "trust_remote_code": STUDY["trust_remote_code"]}
+MODEL_SETTINGS = {
+    "device": STUDY["device"],
+    "trust_remote_code": STUDY["trust_remote_code"],
+}
 
 
 def study(path):
@@ -112,7 +119,12 @@ def code(module):
     return module_digests(module)
 
 
-JUDGE_MODULES = {"truth": "world", "delta": "reward", "interplay": "interplay", "llm": "llm"}
+JUDGE_MODULES = {
+    "truth": "world",
+    "delta": "reward",
+    "interplay": "interplay",
+    "llm": "llm",
+}
 
 
 def judging_code(module, judges):
@@ -138,7 +150,9 @@ CMV_CORPORA = [corpus_folder(name) for name in DATA["cmv_corpora"]]
 P4G_CORPORA = [corpus_folder(DATA["p4g_corpus"])] if DATA["use_p4g"] else []
 CORPORA = CMV_CORPORA + P4G_CORPORA
 CORPUS_FILES = [
-    f"{folder}/{name}" for folder in CORPORA for name in ("conversations.json", "utterances.jsonl")
+    f"{folder}/{name}"
+    for folder in CORPORA
+    for name in ("conversations.json", "utterances.jsonl")
 ]
 
 
@@ -262,7 +276,9 @@ def delta_judge_for(judges):
     """The files of the delta judge as an input, where it is one of `judges`."""
     names = ("adapter_model.safetensors", "adapter_config.json", "recipe.json")
     return (
-        BASE_MODEL + [study(f"judges/delta/{name}") for name in names] if "delta" in judges else []
+        BASE_MODEL + [study(f"judges/delta/{name}") for name in names]
+        if "delta" in judges
+        else []
     )
 
 
@@ -343,7 +359,9 @@ def trusted_judges(scope):
 def shared_weights(scope):
     """The players that begin with the weights that a judge begins with: "judge=players"."""
     base = MODELS[BASE]["source"]
-    begins = {name: OTHERS[name].get("source") for name in players_of(scope) if name in OTHERS}
+    begins = {
+        name: OTHERS[name].get("source") for name in players_of(scope) if name in OTHERS
+    }
     begins |= {name: base for name in players_of(scope) if model_behind(STUDY, name)}
     served = {name: other.get("served_model") for name, other in OTHERS.items()}
     llm = STUDY["llm"]["model"]
@@ -357,7 +375,9 @@ def shared_weights(scope):
     }
     # Under another name a served model may still be the same one.
     absent = {"delta": "none", "llm": "unknown"}
-    return [f"{judge}={', '.join(names) or absent[judge]}" for judge, names in found.items()]
+    return [
+        f"{judge}={', '.join(names) or absent[judge]}" for judge, names in found.items()
+    ]
 
 
 def trust_table(scope):
@@ -387,7 +407,9 @@ def comparison_flags(scope):
     return flags(
         {
             "pools": [
-                f"{name}={model['pool']}" for name, model in models.items() if "pool" in model
+                f"{name}={model['pool']}"
+                for name, model in models.items()
+                if "pool" in model
             ],
             "common": json.dumps(
                 {method: STUDY["recipes"][method] for method in methods}, sort_keys=True
@@ -416,7 +438,9 @@ def hub_flags(folder):
     origins = [MODELS[BASE], *(other for other in OTHERS.values() if "source" in other)]
     for origin in origins:
         if os.path.basename(model_folder(origin["source"])) == folder:
-            return flags({"source": origin["source"], "revision": origin.get("revision", "main")})
+            return flags(
+                {"source": origin["source"], "revision": origin.get("revision", "main")}
+            )
     raise ValueError(f"no model of this study is downloaded to {folder}")
 
 
@@ -457,7 +481,9 @@ def player_place(wildcards, input):
     base = {"base": os.path.dirname(input.base[0])} if input.base else {}
     speed = {"batch_size": STUDY["sampling"]["batch_size"]}
     served = "endpoint" not in OTHERS.get(wildcards.player, {})
-    return flags(base | speed | ({"base_url": STUDY["sampling"]["base_url"]} if served else {}))
+    return flags(
+        base | speed | ({"base_url": STUDY["sampling"]["base_url"]} if served else {})
+    )
 
 
 def asking_flags(player):
@@ -492,9 +518,7 @@ def sampling_flags(**more):
 
 
 SAMPLING_GPU = 0 if STUDY["sampling"]["engine"] in SERVED else GPU
-SAMPLING_ENVIRONMENT = (
-    f"../../envs/{'vllm' if STUDY['sampling']['engine'] == 'vllm' else 'persuasion-rl'}.yaml"
-)
+SAMPLING_ENVIRONMENT = f"../../envs/{'vllm' if STUDY['sampling']['engine'] == 'vllm' else 'persuasion-rl'}.yaml"
 
 
 def evaluation_tables(scope):
@@ -508,7 +532,9 @@ def evaluation_tables(scope):
 
 def player_responses(scope):
     """The responses of the players in a scope of the evaluation."""
-    return expand(study("evaluation/responses/{player}.jsonl"), player=players_of(scope))
+    return expand(
+        study("evaluation/responses/{player}.jsonl"), player=players_of(scope)
+    )
 
 
 def readings(scope):
@@ -524,7 +550,10 @@ def reading_flags_of(wildcards, input):
 
 def looking_flags(player):
     """What a sampling of a few replies is told; the samples are the evaluation's own."""
-    few = {"first": STUDY["evaluation"]["num_samples"], "to_read": study(f"look/{player}.md")}
+    few = {
+        "first": STUDY["evaluation"]["num_samples"],
+        "to_read": study(f"look/{player}.md"),
+    }
     return f"{sampling_flags(**player_engine(player))} {flags(few)}"
 
 
@@ -553,19 +582,28 @@ def measured(scope):
 
 def measured_files(wildcards):
     """The same as inputs."""
-    return {kind: list(files.values()) for kind, files in measured(wildcards.scope).items()}
+    return {
+        kind: list(files.values()) for kind, files in measured(wildcards.scope).items()
+    }
 
 
 def measured_flags(wildcards, input):
     """The same as flags, of a rule that has them as inputs."""
     kinds = measured(wildcards.scope)
-    return flags({kind: pairs_of(getattr(input, kind), names) for kind, names in kinds.items()})
+    return flags(
+        {kind: pairs_of(getattr(input, kind), names) for kind, names in kinds.items()}
+    )
 
 
 def embedding_files():
     """The files of the embedding model as inputs, where it is a folder."""
     name = STUDY["evaluation"]["embedding_model"]
-    named = (*MODEL_FILES, "modules.json", "sentence_bert_config.json", "1_Pooling/config.json")
+    named = (
+        *MODEL_FILES,
+        "modules.json",
+        "sentence_bert_config.json",
+        "1_Pooling/config.json",
+    )
     files = [f"{name}/{file}" for file in named] if name else []
     return [file for file in files if os.path.isfile(file)]
 
@@ -574,7 +612,9 @@ def comparisons_of(scope):
     """The comparisons that the study declares, as far as a scope has their players."""
     there = players_of(scope)
     declared = [pair.split(":") for pair in declared_comparisons(STUDY)]
-    return [f"{one}:{other}" for one, other in declared if one in there and other in there]
+    return [
+        f"{one}:{other}" for one, other in declared if one in there and other in there
+    ]
 
 
 def seeds_of(players):
@@ -590,7 +630,9 @@ def seeds_of(players):
     for name in sorted(players, key=lambda name: groups.get(name) != name):
         if name in groups:
             trainings.setdefault((groups[name], seeds_behind(name, made)), name)
-    return [f"{name}={group}" for (group, _), name in trainings.items() if group != name]
+    return [
+        f"{name}={group}" for (group, _), name in trainings.items() if group != name
+    ]
 
 
 HUMAN_ANSWERS = study("state/human_answers.sqlite")
@@ -612,7 +654,11 @@ def templates(*names):
     return [digest_of(str(folder / f"{name}.j2")) for name in names]
 
 
-SOURCES = [source for source, used in (("cmv", DATA["use_cmv"]), ("p4g", DATA["use_p4g"])) if used]
+SOURCES = [
+    source
+    for source, used in (("cmv", DATA["use_cmv"]), ("p4g", DATA["use_p4g"]))
+    if used
+]
 
 
 def reported_models(scope):
@@ -628,7 +674,10 @@ def report_inputs(scope):
         "verdicts": expand(study(f"{scope}/verdicts/{{judge}}.jsonl"), judge=JUDGES),
         "responses": player_responses(scope),
         "trust": trust_table(scope),
-        "judge": [study("judges/delta/metrics.json"), study("judges/delta/history.jsonl")],
+        "judge": [
+            study("judges/delta/metrics.json"),
+            study("judges/delta/history.jsonl"),
+        ],
         **model_tables(scope),
         "histories": expand(study("models/{model}/history.jsonl"), model=models),
         "recipes": expand(study("models/{model}/recipe.json"), model=models),
@@ -675,7 +724,9 @@ def report_flags(scope):
             "study": NAME,
             "players": players_of(scope),
             "models": reported_models(scope),
-            "pending": [name for name in trained_models() if name not in reported_models(scope)],
+            "pending": [
+                name for name in trained_models() if name not in reported_models(scope)
+            ],
             "pools": labelled_pools(scope),
             "sources": SOURCES,
             "base_source": MODELS[BASE]["source"],
@@ -699,13 +750,20 @@ def card_inputs(scope):
         "metrics": study("models/{model}/metrics.json"),
         "recipe": study("models/{model}/recipe.json"),
         "trust": trust_table(scope),
-        **{name: study(f"{scope}/{name}.csv") for name in ("comparisons", "behaviour", "honesty")},
+        **{
+            name: study(f"{scope}/{name}.csv")
+            for name in ("comparisons", "behaviour", "honesty")
+        },
     }
 
 
 def card_flags(model):
     """What a model card is told about a model: the labels of its whole lineage, in their order."""
-    pools = [MODELS[name]["pool"] for name in lineage(MODELS, model) if MODELS[name].get("pool")]
+    pools = [
+        MODELS[name]["pool"]
+        for name in lineage(MODELS, model)
+        if MODELS[name].get("pool")
+    ]
     told = label_settings(pools)
     words = {
         "ai": f"AI labels by the judge {told['ai_judge']}",
@@ -753,7 +811,9 @@ def downloads(wildcards, input):
 def parts_of(models):
     """What lies beside the adapters of these models and is read with them."""
     return expand(
-        study("models/{model}/{name}"), model=models, name=["adapter_config.json", "recipe.json"]
+        study("models/{model}/{name}"),
+        model=models,
+        name=["adapter_config.json", "recipe.json"],
     )
 
 
@@ -809,7 +869,10 @@ def refuse_without_key(jobs):
     except UserError as error:
         if not os.path.exists(LLM_ANSWERS):
             sys.exit(f"error: {error}")
-        print(f"warning: {error}, unless all is answered in {LLM_ANSWERS}", file=sys.stderr)
+        print(
+            f"warning: {error}, unless all is answered in {LLM_ANSWERS}",
+            file=sys.stderr,
+        )
 
 
 def launcher(wildcards, input, resources):

@@ -87,7 +87,10 @@ rule assign_sides:
         folders=lambda wildcards, input: folders_of(input.corpora),
         settings=flags(
             DATA["split"]
-            | {key: DATA[key] for key in ("near_duplicate", "official_split", "shingle_words")}
+            | {
+                key: DATA[key]
+                for key in ("near_duplicate", "official_split", "shingle_words")
+            }
             | {"seed": STUDY["seed"]}
         ),
         code=code("sides"),

@@ -12,7 +12,9 @@ rule train_dpo:
     input:
         base=BASE_MODEL,
         lineage=lambda wildcards: adapters_above(wildcards.model),
-        parts=lambda wildcards: parts_of(lineage(MODELS, MODELS[wildcards.model]["parent"])),
+        parts=lambda wildcards: parts_of(
+            lineage(MODELS, MODELS[wildcards.model]["parent"])
+        ),
         train=lambda wildcards: tokens(f"{MODELS[wildcards.model]['pool']}_train"),
         val=lambda wildcards: tokens(f"{MODELS[wildcards.model]['pool']}_val"),
     output:

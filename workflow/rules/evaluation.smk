@@ -77,7 +77,9 @@ rule evaluate_model:
         checked=study("splits/leakage.json"),
     output:
         responses=study(
-            constrained("evaluation/responses/{player}.jsonl", player=[*MODELS, *OTHERS])
+            constrained(
+                "evaluation/responses/{player}.jsonl", player=[*MODELS, *OTHERS]
+            )
         ),
     log:
         study("logs/evaluate_model/{player}.log"),
@@ -89,7 +91,9 @@ rule evaluate_model:
         SAMPLING_ENVIRONMENT
     threads: 1
     resources:
-        gpu=lambda wildcards: 0 if player_engine(wildcards.player)["engine"] in SERVED else GPU,
+        gpu=lambda wildcards: (
+            0 if player_engine(wildcards.player)["engine"] in SERVED else GPU
+        ),
         mem_mb=growing(8_000),
         runtime=growing("4h"),
     params:
@@ -207,9 +211,13 @@ rule evaluate_verdicts:
     resources:
         gpu=lambda wildcards: GPU if wildcards.judge == "delta" else 0,
         mem_mb=growing(8_000),
-        runtime=lambda wildcards, attempt: judging_time([wildcards.judge], "8h", attempt),
+        runtime=lambda wildcards, attempt: judging_time(
+            [wildcards.judge], "8h", attempt
+        ),
     params:
-        players=lambda wildcards, input: pairs_of(input.responses, players_of(wildcards.scope)),
+        players=lambda wildcards, input: pairs_of(
+            input.responses, players_of(wildcards.scope)
+        ),
         judge=lambda wildcards: judge_flags([wildcards.judge]),
         place=judge_place,
         asking=lambda wildcards, input: asking([wildcards.judge]),
@@ -242,8 +250,12 @@ rule evaluate_win_rates:
         runtime=growing("1h"),
     params:
         verdicts=lambda wildcards, input: pairs_of(input.verdicts, JUDGES),
-        players=lambda wildcards, input: pairs_of(input.responses, players_of(wildcards.scope)),
-        settings=flags({"draws": STUDY["evaluation"]["bootstrap"], "seed": STUDY["seed"]}),
+        players=lambda wildcards, input: pairs_of(
+            input.responses, players_of(wildcards.scope)
+        ),
+        settings=flags(
+            {"draws": STUDY["evaluation"]["bootstrap"], "seed": STUDY["seed"]}
+        ),
         code=code("evaluation"),
     message:
         "Tabulating win rates"
@@ -280,7 +292,9 @@ rule evaluate_ranking:
                 "groups": seeds_of(players_of(wildcards.scope)),
             }
         ),
-        settings=flags({"draws": STUDY["evaluation"]["bootstrap"], "seed": STUDY["seed"]}),
+        settings=flags(
+            {"draws": STUDY["evaluation"]["bootstrap"], "seed": STUDY["seed"]}
+        ),
         code=code("evaluation"),
     message:
         "Ranking the players and testing the declared comparisons"
@@ -295,7 +309,9 @@ rule evaluate_ranking:
 
 rule rank_arena:
     input:
-        recipes=expand(study("models/{model}/recipe.json"), model=reported_models("evaluation")),
+        recipes=expand(
+            study("models/{model}/recipe.json"), model=reported_models("evaluation")
+        ),
     output:
         shown(study("evaluation/arena.csv"), "Comparisons"),
     log:
@@ -344,9 +360,15 @@ rule evaluate_truth:
         mem_mb=growing(2_000),
         runtime=growing("30m"),
     params:
-        players=lambda wildcards, input: pairs_of(input.responses, players_of(wildcards.scope)),
-        comparisons=lambda wildcards: flags({"comparisons": comparisons_of(wildcards.scope)}),
-        settings=flags({"draws": STUDY["evaluation"]["bootstrap"], "seed": STUDY["seed"]}),
+        players=lambda wildcards, input: pairs_of(
+            input.responses, players_of(wildcards.scope)
+        ),
+        comparisons=lambda wildcards: flags(
+            {"comparisons": comparisons_of(wildcards.scope)}
+        ),
+        settings=flags(
+            {"draws": STUDY["evaluation"]["bootstrap"], "seed": STUDY["seed"]}
+        ),
         code=code("evaluation"),
     message:
         "Measuring the truth of every player's replies"
@@ -449,9 +471,13 @@ rule evaluate_behaviour:
         mem_mb=growing(4_000),
         runtime=growing("1h"),
     params:
-        players=lambda wildcards, input: pairs_of(input.responses, players_of(wildcards.scope)),
+        players=lambda wildcards, input: pairs_of(
+            input.responses, players_of(wildcards.scope)
+        ),
         measured=measured_flags,
-        settings=flags({"draws": STUDY["evaluation"]["bootstrap"], "seed": STUDY["seed"]}),
+        settings=flags(
+            {"draws": STUDY["evaluation"]["bootstrap"], "seed": STUDY["seed"]}
+        ),
         code=code("behaviour"),
     message:
         "Tabulating what the players' replies are like"
@@ -512,9 +538,13 @@ rule evaluate_honesty:
         mem_mb=growing(2_000),
         runtime=growing("30m"),
     params:
-        players=lambda wildcards, input: pairs_of(input.responses, players_of(wildcards.scope)),
+        players=lambda wildcards, input: pairs_of(
+            input.responses, players_of(wildcards.scope)
+        ),
         readings=reading_flags_of,
-        settings=flags({"draws": STUDY["evaluation"]["bootstrap"], "seed": STUDY["seed"]}),
+        settings=flags(
+            {"draws": STUDY["evaluation"]["bootstrap"], "seed": STUDY["seed"]}
+        ),
         code=code("honesty"),
     message:
         "Measuring honesty"
@@ -544,7 +574,9 @@ rule keep_equally_honest:
         mem_mb=growing(2_000),
         runtime=growing("30m"),
     params:
-        players=lambda wildcards, input: pairs_of(input.responses, players_of(wildcards.scope)),
+        players=lambda wildcards, input: pairs_of(
+            input.responses, players_of(wildcards.scope)
+        ),
         readings=reading_flags_of,
         code=code("honesty"),
     message:

@@ -85,7 +85,9 @@ rule judge_trust:
         runtime=lambda wildcards, attempt: judging_time(LLM, "2h", attempt),
     params:
         judges=trusted_judges("evaluation"),
-        labels=lambda wildcards, input: pairs_of(input.labels, labelled_pools("evaluation")),
+        labels=lambda wildcards, input: pairs_of(
+            input.labels, labelled_pools("evaluation")
+        ),
         settings=judge_flags(["delta", *LLM]),
         place=judge_place,
         asking=lambda wildcards, input: asking(LLM),
@@ -121,7 +123,9 @@ use rule judge_trust as judge_trust_unattended with:
         study("benchmarks/judge_trust_unattended.tsv")
     params:
         judges=trusted_judges("unattended"),
-        labels=lambda wildcards, input: pairs_of(input.labels, labelled_pools("unattended")),
+        labels=lambda wildcards, input: pairs_of(
+            input.labels, labelled_pools("unattended")
+        ),
         settings=judge_flags(["delta", *LLM]),
         place=judge_place,
         asking=lambda wildcards, input: asking(LLM),

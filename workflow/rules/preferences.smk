@@ -18,7 +18,9 @@ STEPS   generate_responses       two sampled responses a prompt or more, a shard
 rule generate_responses:
     input:
         base=BASE_MODEL,
-        lineage=lambda wildcards: adapters_of(STUDY["pools"][wildcards.pool]["responses_from"]),
+        lineage=lambda wildcards: adapters_of(
+            STUDY["pools"][wildcards.pool]["responses_from"]
+        ),
         parts=lambda wildcards: parts_of(
             lineage(MODELS, STUDY["pools"][wildcards.pool]["responses_from"])
         ),
@@ -111,7 +113,9 @@ rule label_ai:
     resources:
         gpu=GPU if label_judge("ai") == "delta" else 0,
         mem_mb=growing(8_000),
-        runtime=lambda wildcards, attempt: judging_time([label_judge("ai")], "4h", attempt),
+        runtime=lambda wildcards, attempt: judging_time(
+            [label_judge("ai")], "4h", attempt
+        ),
     params:
         settings=flags({key: STUDY["labels"]["ai"][key] for key in ("judge", "noise")}),
         judge=judge_flags([label_judge("ai")]),
@@ -182,7 +186,9 @@ rule export_human_labels:
         mem_mb=growing(2_000),
         runtime=growing("10m"),
     params:
-        answers=lambda wildcards, input: input.simulated if SIMULATED_PEOPLE else HUMAN_ANSWERS,
+        answers=lambda wildcards, input: (
+            input.simulated if SIMULATED_PEOPLE else HUMAN_ANSWERS
+        ),
         # People's answers outlive every clean-up and are no input: a digest of those that labels are made of is what
         # makes this stale.
         digest=None if SIMULATED_PEOPLE else labels_digest(Path(HUMAN_ANSWERS)),
@@ -220,7 +226,9 @@ rule report_agreement:
         mem_mb=growing(2_000),
         runtime=growing("10m"),
     params:
-        answers=lambda wildcards, input: input.simulated if SIMULATED_PEOPLE else HUMAN_ANSWERS,
+        answers=lambda wildcards, input: (
+            input.simulated if SIMULATED_PEOPLE else HUMAN_ANSWERS
+        ),
         # Of repeats and skips too, which make no label: a rule of its own, so that they train nothing anew.
         digest=None if SIMULATED_PEOPLE else answers_digest(Path(HUMAN_ANSWERS)),
         seed=STUDY["seed"],
@@ -254,7 +262,9 @@ rule preference_pairs:
         mem_mb=growing(2_000),
         runtime=growing("10m"),
     params:
-        settings=flags({"seed": STUDY["seed"], "val_fraction": STUDY["labels"]["val_fraction"]}),
+        settings=flags(
+            {"seed": STUDY["seed"], "val_fraction": STUDY["labels"]["val_fraction"]}
+        ),
         code=judging_code("pairs", []),
     message:
         "Making chosen / rejected pairs of the {wildcards.pool} pool"

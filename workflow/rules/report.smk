@@ -81,7 +81,10 @@ rule compare_models:
     input:
         **compared_files("evaluation"),
     output:
-        **{name: shown(path, "Models") for name, path in model_tables("evaluation").items()},
+        **{
+            name: shown(path, "Models")
+            for name, path in model_tables("evaluation").items()
+        },
     log:
         study("logs/compare_models.log"),
     benchmark:
@@ -92,8 +95,12 @@ rule compare_models:
         mem_mb=growing(500),
         runtime=growing("10m"),
     params:
-        metrics=lambda wildcards, input: pairs_of(input.metrics, reported_models("evaluation")),
-        recipes=lambda wildcards, input: pairs_of(input.recipes, reported_models("evaluation")),
+        metrics=lambda wildcards, input: pairs_of(
+            input.metrics, reported_models("evaluation")
+        ),
+        recipes=lambda wildcards, input: pairs_of(
+            input.recipes, reported_models("evaluation")
+        ),
         settings=comparison_flags("evaluation"),
         code=code("variants"),
     message:
@@ -111,14 +118,21 @@ use rule compare_models as compare_models_unattended with:
     input:
         **compared_files("unattended"),
     output:
-        **{name: shown(path, "Models") for name, path in model_tables("unattended").items()},
+        **{
+            name: shown(path, "Models")
+            for name, path in model_tables("unattended").items()
+        },
     log:
         study("logs/compare_models_unattended.log"),
     benchmark:
         study("benchmarks/compare_models_unattended.tsv")
     params:
-        metrics=lambda wildcards, input: pairs_of(input.metrics, reported_models("unattended")),
-        recipes=lambda wildcards, input: pairs_of(input.recipes, reported_models("unattended")),
+        metrics=lambda wildcards, input: pairs_of(
+            input.metrics, reported_models("unattended")
+        ),
+        recipes=lambda wildcards, input: pairs_of(
+            input.recipes, reported_models("unattended")
+        ),
         settings=comparison_flags("unattended"),
         code=code("variants"),
     message:

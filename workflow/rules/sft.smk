@@ -12,7 +12,9 @@ rule train_sft:
     input:
         base=BASE_MODEL,
         lineage=lambda wildcards: adapters_above(wildcards.model),
-        parts=lambda wildcards: parts_of(lineage(MODELS, MODELS[wildcards.model]["parent"])),
+        parts=lambda wildcards: parts_of(
+            lineage(MODELS, MODELS[wildcards.model]["parent"])
+        ),
         train=tokens("sft_train"),
         val=tokens("sft_val"),
         checked=study("splits/leakage.json"),
