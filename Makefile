@@ -18,7 +18,7 @@ test: $(VENV)/.installed-dev  ## the tests that need no training
 test-slow: $(VENV)/.installed-dev  ## the tests that train models or run the workflow
 	python -m pytest -m slow
 
-test-browser: $(VENV)/.installed-dev  ## the annotation page in a headless Chromium, if one is installed
+test-browser: $(VENV)/.installed-dev  ## the annotation page and the report in a headless Chromium, if one is installed
 	python -m pytest -m browser
 
 test-kills: $(VENV)/.installed-dev  ## a study whose processes are killed, against one left alone
