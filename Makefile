@@ -18,7 +18,7 @@ test: $(VENV)/.installed-dev  ## the tests that need no training
 test-slow: $(VENV)/.installed-dev  ## the tests that train models or run the workflow
 	python -m pytest -m slow
 
-test-browser: $(VENV)/.installed-dev  ## the annotation page in a headless Chromium, if one is installed
+test-browser: $(VENV)/.installed-dev  ## the annotation page and the report in a headless Chromium, if one is installed
 	python -m pytest -m browser
 
 test-kills: $(VENV)/.installed-dev  ## a study whose processes are killed, against one left alone
@@ -34,7 +34,7 @@ demo-seeds: demo  ## the embedded study with two more seeds, and a table of the 
 	for seed in 2 3; do \
 	    snakemake evaluation --cores $(CORES) --configfile config/demo.yaml --config seed=$$seed study=demo-seed-$$seed || exit; \
 	done
-	python benchmarks/seeds.py results/demo results/demo-seed-2 results/demo-seed-3
+	python benchmarks/seeds.py --studies results/demo results/demo-seed-2 results/demo-seed-3
 
 real-small: $(VENV)/.installed  ## the whole workflow on real corpora in the folder $$PERSUASION_RL_CORPORA
 	snakemake --cores $(CORES) --configfile config/real-small.yaml

@@ -1,16 +1,12 @@
 """Prints the truth of several studies (one a seed) as a Markdown table: means, then differences.
 
-python benchmarks/seeds.py results/demo-seed-1 results/demo-seed-2 results/demo-seed-3
+python benchmarks/seeds.py --studies results/demo results/demo-seed-2 results/demo-seed-3
 """
 
-import csv
-import sys
 from pathlib import Path
 
-
-def read(path: Path) -> list[dict[str, str]]:
-    with path.open(newline="") as lines:
-        return list(csv.DictReader(lines))
+from persuasion_rl.command import stage
+from persuasion_rl.files import read_csv
 
 
 def cells(rows: list[dict[str, str]], value: str, sign: str) -> list[str]:
@@ -22,11 +18,16 @@ def cells(rows: list[dict[str, str]], value: str, sign: str) -> list[str]:
     ]
 
 
-def main(folders: list[Path]) -> None:
-    print("| | " + " | ".join(folder.name for folder in folders) + " |")
-    print("|---" * (len(folders) + 1) + "|")
+def tabulate_truth(*, studies: list[Path]) -> None:
+    """Print the truth of studies that differ in their seed side by side.
+
+    Args:
+        studies: their folders, results/{study}, after their runs.
+    """
+    print("| | " + " | ".join(folder.name for folder in studies) + " |")
+    print("|---" * (len(studies) + 1) + "|")
     for name, value, sign in (("truth", "mean", ""), ("truth_differences", "difference", "+")):
-        tables = [read(folder / f"evaluation/{name}.csv") for folder in folders]
+        tables = [read_csv(folder / f"evaluation/{name}.csv") for folder in studies]
         for rows in zip(*tables, strict=True):
             label = rows[0]["model"]
             if "against" in rows[0]:
@@ -35,4 +36,4 @@ def main(folders: list[Path]) -> None:
 
 
 if __name__ == "__main__":
-    main([Path(folder) for folder in sys.argv[1:]])
+    stage(tabulate_truth)

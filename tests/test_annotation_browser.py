@@ -1,7 +1,6 @@
 """The annotation page as people use it: in a real browser, by keyboard, through reloads and a killed server."""
 
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -19,19 +18,7 @@ from persuasion_rl.human_labels import export_human_labels
 from test_annotation import SECRET, write_study
 
 pytestmark = pytest.mark.browser
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 KEYS = {"left": "1", "right": "2", "tie": "0", "both_bad": "b", "skip": "s"}
-
-
-@pytest.fixture(scope="module")
-def browser():
-    api = pytest.importorskip("playwright.sync_api", reason="pip install playwright")
-    if CHROMIUM is None:
-        pytest.skip(os.environ.get("NO_BROWSER") or "no Chromium: apt-get install chromium")
-    with api.sync_playwright() as playwright:
-        opened = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield opened
-        opened.close()
 
 
 @pytest.fixture

@@ -37,6 +37,7 @@ from llm_server import (
 )
 from persuasion_rl import llm
 from persuasion_rl.config import load_study
+from persuasion_rl.costs import api_cost
 from persuasion_rl.files import UserError, file_digest, read_csv, read_jsonl, write_jsonl
 from persuasion_rl.honesty import READ, keep_equally_honest, read_replies, tabulate_honesty
 from persuasion_rl.judges import Comparison, LengthJudge, judge_both_orders, make_judge
@@ -668,6 +669,21 @@ def test_what_came_before_prices_were_known_counts_at_todays(judge, server, batc
     with pytest.raises(UserError, match=f"USD to spend and {spent:.4f} spent are more than"):
         judge_both_orders(judge(prices=PRICES, max_cost_usd=spent), PAIRS)
     assert len(server.requests) == 2
+
+
+@pytest.mark.parametrize("batch", [False, True])
+def test_the_cost_that_a_report_tells_is_that_of_all_answers_with_a_known_price(
+    judge, server, tmp_path, batch
+):
+    server.behave = lambda asked, times: MORE_WORDS_WIN
+    assert api_cost(tmp_path) is None, "nothing was asked"
+    judge_both_orders(judge(batch=batch), PAIRS[:1])
+    assert api_cost(tmp_path) == (2, 2, 0.0), "two answers, both without a price"
+    judge_both_orders(judge(batch=batch, prices=PRICES), PAIRS)
+    assert api_cost(tmp_path) == (6, 2, pytest.approx(0.6 if batch else 1.2))
+    server.counted |= {"input": 3000, "output": 50}
+    judge_both_orders(judge(model="other", batch=batch, prices=PRICES), PAIRS[:1])
+    assert api_cost(tmp_path) == (8, 2, pytest.approx(4.1 if batch else 8.2))
 
 
 @pytest.mark.parametrize("limit", ["max_requests", "max_cost_usd"])
