@@ -1,16 +1,24 @@
 """Prints what each rule of a study took, from Snakemake's benchmark files, as a Markdown table.
 
-python benchmarks/costs.py results/demo
+python benchmarks/costs.py --study results/demo
 """
 
-import sys
 from pathlib import Path
 
+from persuasion_rl.command import stage
 from persuasion_rl.costs import costs_of
+from persuasion_rl.files import UserError
 
 
-def main(study: Path) -> None:
+def print_costs(*, study: Path) -> None:
+    """Print what each rule of a study took when it last ran: seconds and peak memory.
+
+    Args:
+        study: results/{study}.
+    """
     found = costs_of(study)
+    if not found:
+        raise UserError(f"{study}: no benchmark file of Snakemake; run the study first")
     print("| rule | seconds | peak memory (MB) |\n|---|---:|---:|")
     for cost in found:
         print(f"| {cost.rule} | {cost.seconds:.1f} | {cost.memory:.0f} |")
@@ -18,4 +26,4 @@ def main(study: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    stage(print_costs)

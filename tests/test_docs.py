@@ -49,7 +49,7 @@ NOT_RUN = {
 """What is shown and not run, and why."""
 NOT_PLANNED = {"--report": "reads a study that was made", "--lint": "make lint runs it"}
 """Options of snakemake with which a command is not planned, and why."""
-FLAGLESS = ("-m persuasion_rl.config", "benchmarks/costs.py")
+FLAGLESS = ("-m persuasion_rl.config",)
 """What takes no flags, and so has no --help."""
 STANDS_FOR = {"STUDY": "cmv", "MODEL": "sft", "FILE": "results/cmv/splits/summary.json"}
 """What the pages write for something of the reader's."""

@@ -161,7 +161,7 @@ def test_the_report_tells_what_answers_of_language_models_cost(root):
         cache.add(*answers)
     page = make(root, "--forcerun", "report_unattended")
     # 11,800 tokens in, 220 out
-    assert re.search(told, page)[1] == "6, 0.0019 USD, without 3 of which no price is known"
+    assert re.search(told, page)[1] == "6, 0.0019 USD; of 3 no price is known"
 
 
 # In a browser

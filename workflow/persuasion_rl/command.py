@@ -93,7 +93,7 @@ def is_disk_full(error: BaseException) -> bool:
 
 def _program(function: Callable) -> str:
     module = sys.modules[function.__module__].__spec__
-    return f"python -m {module.name if module else function.__module__}"
+    return f"python -m {module.name}" if module else f"python {sys.argv[0]}"
 
 
 def _parser(function: Callable) -> tuple[argparse.ArgumentParser, bool]:
