@@ -34,7 +34,7 @@ KINDS = {
     "generation": "sampler", "labels": "labeller", "snakemake": "snakemake",
 }  # fmt: skip
 """What is to be hit, by the module that runs; others may be hit, too."""
-BEGUN = (0.3, 0.6)
+BEGUN = (0.4, 0.95)
 """A process is killed once it has run for such a share, drawn at random, of what its stage takes."""
 JUST_ENDED_S = 5
 """A job that ended so shortly before Snakemake was killed may not be in Snakemake's records yet."""
@@ -156,7 +156,7 @@ class Plan:
             kinds = wanted
         elif self.left <= len(missing):
             return None
-        return self.random.choice(running[self.random.choice(kinds)])
+        return self.random.choice([process for kind in kinds for process in running[kind]])
 
     def has_begun(self, process: psutil.Process, name: str) -> bool:
         try:
