@@ -15,6 +15,7 @@ from persuasion_rl.report_findings import findings, labelled_by, notices, warnin
         ({"ai_judge": "truth"}, "AI labels are simulated"),
         ({"ai_judge": "llm"}, "AI labels are a language model's opinions"),
         ({"ai_judge": "length"}, "AI labels are those of the length baseline"),
+        ({"ai_judge": "interplay"}, "AI labels are those of a baseline, a linear model"),
         ({"ai_noise": 0.3}, "AI labels have noise on purpose: the judge delta's, 30%"),
         ({"human_source": "simulated"}, "Human labels are simulated"),
         ({"pending": ["rlhf"]}, "Pending: rlhf"),

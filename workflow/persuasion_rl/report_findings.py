@@ -61,9 +61,14 @@ def notices(
             f"AI labels are simulated: the demo's own delta function, {turned}."
             " The judge “truth” that evaluates is the same function without that noise."
         )
-    if ai_judge == "length":
+    if ai_judge == LENGTH:
         found.append(
             "AI labels are those of the length baseline: more words win. What learns from them learns to write more."
+        )
+    if ai_judge == INTERPLAY:
+        found.append(
+            "AI labels are those of a baseline, a linear model of word overlap and style. What learns from them learns"
+            " such surfaces."
         )
     if ai_judge == "llm":
         found.append(
@@ -275,7 +280,8 @@ def _of_trust(trust: list[dict], judges: list[str]) -> list[str]:
         if like := of.get((judge, "like_length")):
             text += f" Among pairs of like length it is right on {_interval(like)}."
         found.append(text)
-    if found and (learned := of.get((INTERPLAY, "delta_pairs"))):
+    learned = of.get((INTERPLAY, "delta_pairs"))
+    if found and learned and INTERPLAY not in judges:
         found.append(
             f"Of these pairs a linear model of word overlap and style (interplay) is right on {_interval(learned)}."
         )
