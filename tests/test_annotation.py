@@ -7,6 +7,7 @@ import sqlite3
 import subprocess
 import sys
 from html import unescape
+from queue import SimpleQueue
 from threading import Event, Thread
 
 import pytest
@@ -491,26 +492,28 @@ def test_a_battle_can_be_left_or_flagged_without_a_vote(study, monkeypatch, said
 def test_who_labels_never_waits_for_the_arenas_models(study, monkeypatch):
     """Models that write for long hold up as many people as may wait for them, and no page of labelling."""
     monkeypatch.setattr(Speakers, "names", ["base", "sft"])
-    write, started = Event(), Event()
+    write = Event()
 
     def battle(self, turns):
-        started.set()
-        write.wait(30)
+        assert write.wait(30)
         return "Claim: x", ["sft", "base"], ["One.", "Two."], ["one", "two"]
 
     monkeypatch.setattr(Speakers, "battle", battle)
     with open_page(study) as page:
-        asking = [Thread(target=page.post, args=("/arena",), kwargs={"data": {"claim": "So."}})
-                  for _ in range(MOST_WAITING)]  # fmt: skip
+        answered = SimpleQueue()
+
+        def ask():
+            answered.put(page.post("/arena", data={"claim": "So."}))
+
+        asking = [Thread(target=ask) for _ in range(MOST_WAITING + 1)]
         for one in asking:
             one.start()
-        assert started.wait(10)
-        refused = page.post("/arena", data={"claim": "So."})
-        while refused.status_code != 400:  # until all of them have arrived
-            refused = page.post("/arena", data={"claim": "So."})
-        assert "others wait for the models" in refused.text
+        # Whoever comes last.
+        refused = answered.get(timeout=10)
+        assert refused.status_code == 400 and "others wait for the models" in refused.text
         assert answer(page, "left").status_code == 200
         write.set()
+        assert {answered.get(timeout=30).status_code for _ in range(MOST_WAITING)} == {200}
         for one in asking:
             one.join()
         assert page.post("/arena", data={"claim": "So."}).status_code == 200
