@@ -91,7 +91,8 @@ def main() -> None:
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         study = Path(folder, "results/load")
-        write_study(study, asked.people * asked.answers)
+        # Each person ends with one more pair on the page, which is nobody else's then.
+        write_study(study, asked.people * (asked.answers + 1))
         words = ["annotate", "--study", str(study), "--port", str(PORT)]
         server = subprocess.Popen([sys.executable, "-m", "persuasion_rl.cli", *words])
         try:

@@ -112,7 +112,7 @@ def test_trust_is_measured_of_the_judge_that_labels_too(elsewhere):
     plan = succeed(
         "results/changed/judges/trust.csv", "-n", "--configfile", changed, root=elsewhere
     )
-    assert "--judges delta length truth" in plan
+    assert "--judges delta interplay length truth" in plan
 
 
 def test_one_more_model_is_one_more_training(elsewhere):
