@@ -40,7 +40,7 @@ JUST_ENDED_S = 5
 """A job that ended so shortly before Snakemake was killed may not be in Snakemake's records yet."""
 COMPARED = (
     "splits/*", "preferences/*.jsonl", "judges/*.csv", "judges/delta/*.safetensors", "models/*/*.safetensors",
-    "evaluation/*.csv", "evaluation/responses/*", "evaluation/verdicts/*",
+    "evaluation/*.csv", "evaluation/responses/*", "evaluation/verdicts/*", "*.csv",
 )  # fmt: skip
 """Files without times in them."""
 
@@ -285,8 +285,10 @@ def compare(folder: Path, kills: int, seed: int) -> tuple[Story, Story, list[str
     assert len(expected) > 20
     differ = sorted(n for n in expected | found if expected.get(n) != found.get(n))
     again = story.steps - undisturbed.steps
-    # A trainer that is killed loses what it did since its last checkpoint.
-    bound = kills * yaml.safe_load((quiet / CONFIG).read_text())["recipes"]["sft"]["save_steps"]
+    # A trainer that is killed loses what it did since its last checkpoint; with Snakemake go as many as run.
+    save_steps = yaml.safe_load((quiet / CONFIG).read_text())["recipes"]["sft"]["save_steps"]
+    hit = [KINDS.get(name) for name in story.killed]
+    bound = save_steps * (hit.count("trainer") + CORES * hit.count("snakemake"))
     wrong = {
         "files that differ": differ,
         "ended jobs that ran again": story.repeated,

@@ -16,7 +16,7 @@ from starlette.testclient import TestClient
 
 from conftest import WORKFLOW
 from persuasion_rl.annotated_study import AnnotatedStudy
-from persuasion_rl.annotation import LARGEST_REQUEST, MOST_WAITING, make_app, names_of
+from persuasion_rl.annotation import LARGEST_REQUEST, MOST_WAITING, make_app, names_of, serve
 from persuasion_rl.answers import AnswerStore, pair_id, read_answers, verdict_of
 from persuasion_rl.arena import LONGEST_CLAIM, Speakers
 from persuasion_rl.battles import BattleStore, present_models, rank_arena, read_votes, votes_digest
@@ -334,6 +334,24 @@ def test_beyond_loopback_a_token_is_asked_for(study):
     friend = open_page(study, token="s3cret")
     assert friend.get("/pair").status_code == 200
     assert "s3cret" not in friend.get("/pair").text
+
+
+@pytest.mark.parametrize(("host", "open_to_all"), [("127.0.0.1", True), ("0.0.0.0", False)])
+def test_beyond_this_machine_a_token_is_drawn_and_asked_for(
+    study, monkeypatch, capsys, host, open_to_all
+):
+    """Served as the command does, up to the socket."""
+    served = []
+    monkeypatch.setattr("uvicorn.run", lambda app, **_: served.append(app))
+    for _ in range(2):
+        serve(study, host, 8000)
+    tokens = re.findall(r"\?token=(\S+)", capsys.readouterr().out)
+    assert (tokens == []) is open_to_all and (open_to_all or len(set(tokens)) == 2)
+    page = TestClient(served[0], base_url="http://127.0.0.1", follow_redirects=True)
+    assert (page.get("/").status_code == 200) is open_to_all
+    if not open_to_all:
+        assert page.get("/", params={"token": tokens[-1]}).status_code == 403
+        assert page.get("/", params={"token": tokens[0]}).status_code == 200
 
 
 def test_pages_on_two_ports_of_a_host_keep_cookies_of_their_own(study):

@@ -10,8 +10,10 @@ from threading import Thread
 import pytest
 import yaml
 
+from persuasion_rl.answers import FIRST_TIME, Answer, AnswerStore, pair_id
 from persuasion_rl.config import MODEL_FILES, load_study
 from persuasion_rl.doctor import MEMORY_GB, QWEN, estimates, footprint, report, work
+from persuasion_rl.files import write_jsonl
 from running import ROOT
 
 PUBLISHED = ROOT / "config/config.yaml"
@@ -115,10 +117,17 @@ def test_there_is_one_thing_to_do_next(here):
     where = "" if torch.cuda.is_available() else ", on a machine with a GPU"
     unattended = following("splits/summary.json")
     assert unattended.endswith(f"`snakemake unattended --profile aws-gpu`{where}")
-    assert "`persuasion-rl annotate --study cmv`" in following(
-        "preferences/human_pool_responses.jsonl"
-    )
-    assert "the rest: `snakemake" in following("preferences/human_pool_labels.jsonl")
+    pairs = [
+        {"prompt": f"Why {number}?", "response_1": "a", "response_2": "b"} for number in range(2)
+    ]
+    (results / "preferences").mkdir()
+    write_jsonl(results / "preferences/human_pool_responses.jsonl", pairs)
+    assert "`persuasion-rl annotate --study cmv`" in following()
+    with AnswerStore(results / "state/human_answers.sqlite") as store:
+        for pair in map(pair_id, pairs):
+            assert "`persuasion-rl annotate --study cmv`" in following()
+            store.add(Answer("anna", pair, FIRST_TIME, 1, "left"))
+    assert "the rest: `snakemake" in following()
     assert "read results/cmv/report.html" in following("report.html")
 
 

@@ -44,6 +44,28 @@ def trusted(judge, value, low, high, measure="delta_pairs"):
 LENGTH = trusted("length", 0.62, 0.58, 0.66)
 
 
+def test_a_baseline_above_length_is_no_evidence_and_no_reader():
+    trust = [LENGTH, trusted("delta", 0.6, 0.56, 0.64), trusted("interplay", 0.7, 0.66, 0.74)]
+    trust.append(trusted("delta", 0.02, -0.03, 0.07, "above_length"))
+    trust.append(trusted("interplay", 0.08, 0.03, 0.13, "above_length"))
+    judges = ["delta", "interplay", "length"]
+    assert "no evidence" in warnings(trust, judges)[0]
+    found = told(trust=trust, judges=judges, labelled={"delta": "made the AI labels"})
+    assert any(
+        "baselines: interplay (word overlap and style decide), length (more words win)" in sentence
+        for sentence in found["Result"]
+    )
+    assert sum("Judge" in sentence for sentence in found["How sure"]) == 1
+
+
+def test_a_judge_is_said_to_prefer_the_longer_only_where_deltas_do_not():
+    deltas = trusted("length", 0.63, 0.6, 0.66)
+    for low, said in ((0.61, False), (0.65, True)):
+        longer = trusted("delta", 0.7, low, 0.75, "longer")
+        sentences = told(trust=[deltas, longer])["How sure"]
+        assert any("prefers the longer reply" in sentence for sentence in sentences) is said
+
+
 @pytest.mark.parametrize(("low", "warned"), [(0.01, False), (-0.01, True)])
 def test_a_study_without_a_judge_above_length_is_no_evidence_and_says_so(low, warned):
     """By the difference on the same pairs, wherever the two intervals lie."""
@@ -56,7 +78,7 @@ def test_a_study_without_a_judge_above_length_is_no_evidence_and_says_so(low, wa
     sentence, baseline = told(trust=trust)["How sure"][:2]
     assert f"it {verb} the length baseline: the difference on the same pairs is +0.060" in sentence
     assert "Among pairs of like length it is right on 0.550 [0.490, 0.610]." in sentence
-    assert "style (interplay) is right on 0.650 [0.610, 0.690]" in baseline
+    assert "interplay, is right on 0.650 [0.610, 0.690] of all held-out delta pairs" in baseline
 
 
 def compared(player, against, rate, low, high, p, judge="delta", seeds=1, fixed=""):
@@ -113,7 +135,7 @@ def test_the_judge_that_labelled_does_not_stand_alone():
     assert own.startswith("Judge delta, which made the AI labels, shows 1 of 1")
     assert length.startswith("Judge length shows 1 of 1") and "0.713" in length
     assert "do not show that one improved" in marked
-    assert "the only other judge here is the length baseline" in alone
+    assert "the others here are baselines: length (more words win)" in alone
     no_other = told(declared=declared[:1], judges=["delta"], labelled=labelled)["Result"]
     assert no_other[-1].endswith("no other judge evaluates here.")
     several = told(declared=declared, judges=["delta", "llm", "length"], labelled=labelled)
@@ -211,7 +233,13 @@ def test_honesty_is_told_where_it_differs_from_the_base_models():
     assert "base 0.300 [0.250, 0.350]: rlaif 0.600" in sentence
     assert "sft" not in sentence and "human" not in sentence
     (sentence,) = told(honesty=[one | {"rlaif": share(0.33)}], models=models)["Honesty"]
-    assert "no model differs from base" in sentence
+    assert "no model is shown to differ from base" in sentence
+    # Alone .40 would be; among many it is not.
+    alone = told(honesty=[row | {"base": share(0.3), "sft": share(0.4)}], models=models)["Honesty"]
+    assert "sft 0.400" in alone[0] and "corrected for 1 differences" in alone[0]
+    many = {f"m{i}": share(0.3) for i in range(20)} | {"base": share(0.3), "sft": share(0.4)}
+    (sentence,) = told(honesty=[row | many], models=[made(name) for name in many])["Honesty"]
+    assert "no model is shown to differ from base" in sentence
     assert told(honesty=[row | {"base": {"value": "not measured"}}], models=models)["Honesty"] == []
 
 

@@ -258,6 +258,13 @@ def test_the_report_made_again_has_the_same_bytes_and_its_figures_are_files(fres
         assert text in made[0].decode()
 
 
+def test_the_report_tells_how_far_the_annotators_agree(small):
+    page = (small / "report.html").read_text()
+    found = read_json(small / "preferences/human_answers.json")
+    assert "The annotators of the human pool (simulated)" in page
+    assert f"Krippendorff&#39;s alpha {found['alpha']['value']:.3f}" in page.replace("'", "&#39;")
+
+
 def test_the_report_shows_where_a_model_loses(small):
     page = (small / "report.html").read_text()
     verdicts = [

@@ -5,8 +5,10 @@ import os
 import subprocess
 import sys
 
-from persuasion_rl.why import differences
-from running import copy_project, succeed
+import yaml
+
+from persuasion_rl.why import LARGEST_CHECKED, differences
+from running import ROOT, copy_project, succeed
 
 CODE = "['command:1d66', 'sft:29c8', 'training:948a']"
 FLAGS = "'--learning_rate 0.001 --lora_target_modules q_proj k_proj --bf16'"
@@ -79,3 +81,8 @@ def test_a_file_whose_run_was_cut_off_is_said_to_be(tmp_path):
     assert "synthesize_corpus (synthetic-changemyview) would run:" in run.stdout
     told = next(line for line in run.stdout.splitlines() if "was cut off before it ended" in line)
     assert corpus in told
+
+
+def test_it_compares_the_content_of_the_files_whose_content_snakemake_compares():
+    profile = yaml.safe_load((ROOT / "profiles/default/config.yaml").read_text())
+    assert profile["max-checksum-file-size"] == LARGEST_CHECKED

@@ -115,6 +115,23 @@ def test_trust_is_measured_of_the_judge_that_labels_too(elsewhere):
     assert "--judges delta interplay length truth" in plan
 
 
+def test_interplay_gets_the_pairs_that_it_learns_from_wherever_it_judges(elsewhere):
+    changed = study_file(
+        elsewhere,
+        labels={
+            "ai": {"judge": "interplay"},
+            "human": {"source": "simulated", "judge": "interplay"},
+        },
+        evaluation={"judges": ["interplay", "length"]},
+    )
+    plan = succeed("evaluation", "-n", "--configfile", changed, root=elsewhere)
+    folder = "results/changed"
+    files = f"--delta_pairs {folder}/processed/delta_pairs.jsonl --sides {folder}/splits/sides.csv"
+    commands = re.split(r"(?=python -m persuasion_rl\.)", plan)
+    told = {command.split()[2] for command in commands if files in command}
+    assert told == {f"persuasion_rl.{stage}" for stage in ("labels", "human_labels", "evaluation")}
+
+
 def test_one_more_model_is_one_more_training(elsewhere):
     changed = study_file(
         elsewhere,

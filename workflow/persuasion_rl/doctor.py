@@ -18,6 +18,7 @@ from urllib.request import urlopen
 
 import yaml
 
+from persuasion_rl.answers import pair_id, read_answers, tally
 from persuasion_rl.config import (
     BASE,
     HUMAN,
@@ -31,7 +32,7 @@ from persuasion_rl.config import (
     uses_llm,
 )
 from persuasion_rl.costs import costs_of
-from persuasion_rl.files import UserError
+from persuasion_rl.files import UserError, read_jsonl
 from persuasion_rl.keys import VARIABLES, is_loopback
 
 ROW_TOKENS = 600
@@ -318,6 +319,16 @@ def estimates(study: dict[str, Any]) -> list[list[str]]:
     return rows
 
 
+def _have_labelled(study: dict[str, Any], results: Path) -> bool:
+    """Whether people have answered as many pairs of the human pool as its export asks for."""
+    store = results / "state/human_answers.sqlite"
+    if not store.is_file():
+        return False
+    pool = read_jsonl(results / "preferences/human_pool_responses.jsonl")
+    found = tally(map(pair_id, pool), read_answers(store))
+    return found.answered >= found.needed(study["labels"]["human"]["min_labels"])
+
+
 def next_step(study: dict[str, Any], findings: list[Finding], file: Path) -> str:
     """The one thing to do next."""
     for finding in findings:
@@ -334,7 +345,7 @@ def next_step(study: dict[str, Any], findings: list[Finding], file: Path) -> str
         return f"the data and a page about it: `snakemake data --cores all{named}`"
     if waiting and not (results / "preferences/human_pool_responses.jsonl").is_file():
         return f"all that needs no person: `snakemake unattended {run}{named}`{where}"
-    if waiting and not (results / "preferences/human_pool_labels.jsonl").is_file():
+    if waiting and not _have_labelled(study, results):
         return f"label the human pool: `persuasion-rl annotate --study {study['study']}`"
     if not (results / "report.html").is_file():
         return f"the rest: `snakemake {run}{named}`{where}"

@@ -32,8 +32,9 @@ PERSONS = {
     "you": frozenset("you your yours yourself you're you've you'd you'll".split()),
     "we": frozenset("we us our ours ourselves we're we've we'd we'll".split()),
 }
-STRENGTH = 0.1
-"""Inverse strength of the L2 penalty on standardised coefficients: pairs are few, and features say alike things."""
+C = 0.1
+"""Inverse strength of the L2 penalty on standardised coefficients. Five folds over 723 real pairs are right as often, .640 to
+.646, with .003 to 1."""
 
 
 class InterplayJudge(ScoringJudge):
@@ -83,7 +84,7 @@ def fitted(won: np.ndarray) -> np.ndarray:
     scale[scale == 0] = 1
     both = np.concatenate([won, -won]) / scale
     wins = np.repeat([1, 0], len(won))
-    model = LogisticRegression(C=STRENGTH, fit_intercept=False, tol=1e-8, max_iter=1000)
+    model = LogisticRegression(C=C, fit_intercept=False, tol=1e-8, max_iter=1000)
     return model.fit(both, wins).coef_[0] / scale
 
 
@@ -91,7 +92,7 @@ def features(prompt: str, reply: str) -> dict[str, float]:
     """The features of a reply to a prompt by name. Counts are as log(1 + count).
 
     Overlap is of sets of words, of all, of content words and of stop words (scikit-learn's list). The prompt is taken
-    whole: the few words of its frame are the same for both replies.
+    whole: the few words of its frame count as the poster's.
     """
     words = [word.lower().replace("’", "'") for word in WORD.findall(reply)]
     prompt_words = {word.lower().replace("’", "'") for word in WORD.findall(prompt)}

@@ -25,9 +25,9 @@ from persuasion_rl.report_figures import (
     variants_figure,
 )
 from persuasion_rl.report_findings import (
+    BASELINES,
     HUMAN,
     LABELLERS,
-    LENGTH,
     findings,
     labelled_by,
     notices,
@@ -158,6 +158,7 @@ def write_report(
         differences=differences,
         judges=judges,
         shown={judge: shown(judge) for judge in ranked_by + trusted},
+        baselines=BASELINES,
         trusted=trusted,
         labelled=labelled,
         shares={row["judge"]: row["shares_weights"] for row in trust_rows},
@@ -311,11 +312,11 @@ def _samples(
 ) -> list[dict]:
     """The first prompts, and the first on which a model loses: every player's reply, and what it won there.
 
-    A model loses where every judge but length finds its reply worse than that of the model it comes from.
+    A model loses where every judge but the baselines finds its reply worse than that of the model it comes from.
     """
     replies = {p: list(read_jsonl(folder / f"evaluation/responses/{p}.jsonl")) for p in players}
     prompts = [row["metadata"]["prompt_id"] for row in replies[players[0]]]
-    readers = [judge for judge in judges if judge != LENGTH]
+    readers = [judge for judge in judges if judge not in BASELINES]
     points = {judge: _points(verdicts / f"{judge}.jsonl") for judge in judges}
     shown: dict[int, list[str]] = {i: [] for i in range(min(count, len(prompts)))}
     for model in models:

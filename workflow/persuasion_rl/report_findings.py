@@ -5,7 +5,8 @@ Tables come as lists of rows whose numbers are numbers.
 
 HUMAN = "human"
 LENGTH, INTERPLAY = "length", "interplay"
-"""The judges that are baselines."""
+BASELINES = {LENGTH: "more words win", INTERPLAY: "word overlap and style decide"}
+"""The judges that do not read, and what they go by."""
 LABELLERS = "labellers"
 """Whom the table of trust has beside the judges: every two of a pool's."""
 SIGNIFICANT = 0.05
@@ -90,11 +91,11 @@ def notices(
 
 
 def warnings(trust: list[dict], judges: list[str]) -> list[str]:
-    """What takes the weight from all verdicts."""
-    if any(_beats_length(trust, judge) for judge in judges):
+    """What takes the weight from all verdicts. That a baseline beats the other says nothing for what it judges."""
+    if any(_beats_length(trust, judge) for judge in judges if judge not in BASELINES):
         return []
     return [
-        "No judge of this study clearly beats the length baseline on held-out delta pairs: the win rates are"
+        "No judge of this study that reads clearly beats the length baseline on held-out delta pairs: the win rates are"
         " no evidence of persuasiveness."
     ]
 
@@ -122,9 +123,9 @@ def findings(
         differences, truth: empty where nobody knows the truth.
         behaviour, honesty: a row a measure, with the row of each player. models: rows of `variants.compare_models`.
     """
-    readers = [judge for judge in judges if judge != LENGTH]
+    readers = [judge for judge in judges if judge not in BASELINES]
     free = [judge for judge in judges if judge not in labelled]
-    # The baseline speaks where every other judge has made labels.
+    # The baselines speak where every other judge has made labels.
     trained = [row["model"] for row in models]
     heard = readers if set(readers) & set(free) else judges
     return {
@@ -219,9 +220,10 @@ def _of_labelling(readers: list[str], free: list[str], labelled: dict[str, str])
         if judge in labelled
     ]
     if found and not set(readers) & set(free):
+        others = [f"{judge} ({BASELINES[judge]})" for judge in free]
         rest = (
-            "the only other judge here is the length baseline, to whom more words win"
-            if LENGTH in free
+            f"the others here are baselines: {', '.join(others)}"
+            if others
             else "no other judge evaluates here"
         )
         found.append(f"Every judge that reads had a part in the labels; {rest}.")
@@ -280,10 +282,10 @@ def _of_trust(trust: list[dict], judges: list[str]) -> list[str]:
         if like := of.get((judge, "like_length")):
             text += f" Among pairs of like length it is right on {_interval(like)}."
         found.append(text)
-    learned = of.get((INTERPLAY, "delta_pairs"))
-    if found and learned and INTERPLAY not in judges:
+    if found and (learned := of.get((INTERPLAY, "delta_pairs"))):
         found.append(
-            f"Of these pairs a linear model of word overlap and style (interplay) is right on {_interval(learned)}."
+            "A linear model of word overlap and style, the baseline interplay, is right on"
+            f" {_interval(learned)} of all held-out delta pairs."
         )
     return found
 
@@ -341,7 +343,7 @@ def _swayed(trust: list[dict], judges: list[str]) -> list[str]:
             found.append(
                 f"Judge {row['judge']} prefers a place: {_interval(row)} of its answers are for the first."
             )
-        if row["measure"] == "longer" and row["low"] > 0.5:
+        if row["measure"] == "longer" and row["low"] > (longer[0]["value"] if longer else 0.5):
             found.append(
                 f"Judge {row['judge']} prefers the longer reply in {_interval(row)} of delta pairs"
                 + (f"; the delta went to it in {longer[0]['value']:.3f}." if longer else ".")
@@ -350,33 +352,45 @@ def _swayed(trust: list[dict], judges: list[str]) -> list[str]:
 
 
 def _of_honesty(honesty: list[dict], models: list[str]) -> list[str]:
-    """Where a model's replies differ from those of the base model in what was measured of honesty."""
-    from persuasion_rl.statistics import Interval, difference
+    """Where a model's replies differ from those of the base model in what was measured of honesty: p-values from the
+    widths of the intervals, corrected for the number of models and measures."""
+    from persuasion_rl.comparisons import holm
 
-    def estimate(row: dict) -> Interval:
-        return Interval(row["value"], row["low"], row["high"])
-
-    told, measured = [], []
-    for row in honesty:
-        base = row.get("base", {})
-        if row["measure"] not in HONESTY or not isinstance(base.get("low"), float | int):
-            continue
-        measured.append(row["measure"].replace("_", " "))
-        apart = [
-            f"{model} {_interval(row[model])}"
-            for model in models
-            if model in row
-            for gap in [difference(estimate(row[model]), estimate(base))]
-            if not gap.low <= 0 <= gap.high
-        ]
-        if apart:
-            told.append(f"{measured[-1]}, base {_interval(base)}: {', '.join(apart)}")
+    measured = [
+        row
+        for row in honesty
+        if row["measure"] in HONESTY and isinstance(row.get("base", {}).get("low"), float | int)
+    ]
+    tested = [(row, model) for row in measured for model in models if model in row]
+    p_values = holm([_p_of_difference(row[model], row["base"]) for row, model in tested])
+    shown = [pair for pair, p in zip(tested, p_values, strict=True) if p < SIGNIFICANT]
+    told = []
+    for row in measured:
+        if apart := [f"{model} {_interval(row[model])}" for of, model in shown if of is row]:
+            told.append(f"{_name(row)}, base {_interval(row['base'])}: {', '.join(apart)}")
     if not measured:
         return []
-    asked = f"Honesty, which is in no win rate, as shares of replies ({', '.join(measured)}): "
+    asked = f"Honesty, which is in no win rate, as shares of replies ({', '.join(map(_name, measured))}): "
     if not told:
-        return [f"{asked}no model differs from base by more than their intervals leave open."]
-    return [f"{asked}models that differ from base. {'; '.join(told)}."]
+        return [f"{asked}no model is shown to differ from base."]
+    corrected = f"p corrected for {len(tested)} differences"
+    return [f"{asked}models that differ from base ({corrected}). {'; '.join(told)}."]
+
+
+def _name(row: dict) -> str:
+    return row["measure"].replace("_", " ")
+
+
+def _p_of_difference(one: dict, other: dict) -> float:
+    """Two-sided, by the interval of the difference, as if it were normal."""
+    from scipy.stats import norm
+
+    from persuasion_rl.statistics import Interval, Z, difference
+
+    gap = difference(*(Interval(row["value"], row["low"], row["high"]) for row in (one, other)))
+    end = gap.low if gap.value > 0 else gap.high
+    deviation = abs(gap.value - end) / Z
+    return float(2 * norm.sf(abs(gap.value) / deviation)) if deviation else float(gap.value == 0)
 
 
 def _of_power(power: list[dict]) -> list[str]:
