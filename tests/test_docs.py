@@ -4,6 +4,7 @@ import errno
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -45,6 +46,7 @@ NOT_RUN = {
     "aws": "needs an account",
     "accelerate": "started by rules",
     "python -c": "a line about torch",
+    "sed": "run by a test of its own below",
 }
 """What is shown and not run, and why."""
 NOT_PLANNED = {"--report": "reads a study that was made", "--lint": "make lint runs it"}
@@ -202,6 +204,14 @@ def test_what_is_shown_and_not_run_is_listed_with_its_reason():
     unlisted = [c for c in rest if not {c.split()[0], " ".join(c.split()[:2])} & {*NOT_RUN}]
     assert {command: COMMANDS[command] for command in unlisted} == {}
     assert len(COMMANDS) - len(rest) > 60
+
+
+def test_the_line_that_demands_a_gpu_does(tmp_path):
+    (command,) = [command for command in COMMANDS if command.startswith("sed ")]
+    shutil.copytree(ROOT / "config", tmp_path / "config")
+    subprocess.run(command, shell=True, cwd=tmp_path, check=True)
+    changed = yaml.safe_load((tmp_path / "config/config.yaml").read_text())
+    assert changed == yaml.safe_load((ROOT / "config/config.yaml").read_text()) | {"device": "cuda"}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
