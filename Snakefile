@@ -32,13 +32,12 @@ include: "workflow/rules/report.smk"
 # Where jobs run on this machine, a GPU or a key that the study needs and that is missing is said before the first of
 # them; jobs of a cluster look for themselves.
 onstart:
+    jobs = list(workflow.dag.needrun_jobs())
     if workflow.non_local_exec:
-        refuse_to_lose_answers(
-            workflow.dag.needrun_jobs(), workflow.storage_settings
-        )
+        refuse_to_lose_answers(jobs, workflow.storage_settings)
     else:
-        refuse_without_gpu(workflow.dag.needrun_jobs())
-        refuse_without_key(workflow.dag.needrun_jobs())
+        refuse_without_gpu(jobs)
+        refuse_without_key(jobs)
 
 
 # On a cluster these run where Snakemake does: downloads need a network, which compute nodes often have not, and what is

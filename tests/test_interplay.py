@@ -146,7 +146,7 @@ def test_on_real_pairs_it_is_as_right_as_such_a_model_was_and_above_length(
         examples=tmp_path / "examples.jsonl", pairs=tmp_path / "pairs.jsonl", counts=tmp_path / "counts.json",
         min_tokens=1, max_tokens=4000, max_context_tokens=8000, max_seq_length=20000,
     )  # fmt: skip
-    ids = pairs_in_order(tmp_path / "pairs.jsonl")
+    ids = conversations_of(tmp_path / "pairs.jsonl")
     right = Counter()
     for fold in range(5):
         sides = [
@@ -168,5 +168,5 @@ def test_on_real_pairs_it_is_as_right_as_such_a_model_was_and_above_length(
     assert of["interplay"] > of["length"] + 0.02
 
 
-def pairs_in_order(pairs) -> list[str]:
+def conversations_of(pairs) -> list[str]:
     return list(dict.fromkeys(row["metadata"]["conversation_id"] for row in read_jsonl(pairs)))

@@ -44,7 +44,7 @@ def judge_players(
     """Let a judge compare every two players on every prompt, in both orders.
 
     One row: {"prompt_id", "conversation_id", "player_1", "player_2"} with "verdict" and "answers", or with
-    "excluded", the name of what kept the judge from answering. `llm` and `asking` are for the judge llm.
+    "excluded", the name of what kept the judge from answering. What is for which judge: `judges.make_judge`.
     """
     players = read_players(responses)
     chosen = make_judge(

@@ -64,7 +64,7 @@ def simulate_annotators(
 
     Args:
         answers: the store of their answers, made anew. overlap, several, repeats: how pairs are given out
-            (`answers.Plan`).
+            (`answers.Plan`). What is for which judge: `judges.make_judge`.
     """
     rows = {pair_id(row): row for row in read_jsonl(responses)}
     chosen = make_judge(

@@ -62,6 +62,7 @@ def label_ai(
     The noise makes the demo's `truth` judge as fallible as real ones; it is keyed by (seed, prompt id, samples).
 
     Args:
+        base, delta_adapter: for the judge delta. delta_pairs, sides: for the judge interplay.
         llm: for the judge llm, JSON: {"model": NAME}, and what else of the section `llm` of the configuration is not as
             it is by default: provider, base_url, rubric, max_tokens, temperature, timeout_s, retries, concurrency,
             requests_per_minute, max_requests, max_cost_usd, prices, batch.
