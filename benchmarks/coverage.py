@@ -32,6 +32,8 @@ SEEDS, BETWEEN_SEEDS = 3, 0.1
 """Training seeds of a model, and the standard deviation of their strengths."""
 LIKES_LENGTH = 0.4
 TIES = 0.15
+RARE = 1 / 60
+"""Share of replies with what few have, such as a marker, or a span that was learned by heart."""
 
 
 @dataclass
@@ -41,7 +43,8 @@ class Study:
     Attributes:
         conversations: (prompts,). games: (prompts, players, players), points. longer: (prompts,), tokens of player 1 less
             those of player 0. votes: (prompts, 2), two labellers' verdicts on these two. seeds: (SEEDS, prompts),
-            points of player 1 against 0, each trained again.
+            points of player 1 against 0, each trained again. marked: (prompts,), 1 where a reply has what few have. copied:
+            (prompts,), how much of the reply that is, as a share.
     """
 
     conversations: np.ndarray
@@ -49,6 +52,8 @@ class Study:
     longer: np.ndarray
     votes: np.ndarray
     seeds: np.ndarray
+    marked: np.ndarray
+    copied: np.ndarray
 
 
 def simulate(prompts: int, generator: np.random.Generator, trainings: int = 1) -> Study:
@@ -68,12 +73,16 @@ def simulate(prompts: int, generator: np.random.Generator, trainings: int = 1) -
             games[:, one, other], games[:, other, one] = points, 1 - points
     gap = liking[:, 1] - liking[:, 0]
     again = generator.normal(0, BETWEEN_SEEDS, (SEEDS, trainings))
+    odds = np.log(RARE / (1 - RARE)) + shift[:, 1]
+    marked = (generator.random(prompts) < logistic(odds)).astype(float)
     return Study(
         conversations=conversations,
         games=games,
         longer=tokens[:, 1] - tokens[:, 0],
         votes=np.stack([played(gap, generator) for _ in range(2)], axis=1),
         seeds=np.stack([played(gap + offset, generator) for offset in again]),
+        marked=marked,
+        copied=marked * generator.beta(2, 5, prompts),
     )
 
 
@@ -93,6 +102,10 @@ def estimates(study: Study, draws: int, seed: int) -> dict[str, tuple]:
         "win rate": bootstrap_rate(points, study.conversations, draws, seed),
         "win rate, a strong player": bootstrap_rate(
             study.games[:, 3, 0], study.conversations, draws, seed
+        ),
+        "rare share, about 1 in 60": bootstrap_rate(study.marked, study.conversations, draws, seed),
+        "mean of a share that few replies have": bootstrap_rate(
+            study.copied, study.conversations, draws, seed
         ),
         "strength (Bradley-Terry)": strengths[1],
         "strength of the strongest": strengths[3],

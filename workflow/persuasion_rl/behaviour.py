@@ -99,9 +99,11 @@ def _length_and_variety(table: Measures, player: str, rows: list[dict]) -> None:
     for measure, values, unit in (
         ("tokens", [row["metadata"]["tokens"] for row in rows], "tokens a reply"),
         ("words", map(len, texts), "words a reply"),
-        ("repeated_4grams", map(repeated_share, texts), "share of a reply's 4-grams"),
     ):
         table.mean(player, measure, values, conversations, unit)
+    repeated = map(repeated_share, texts)
+    unit = "share of a reply's 4-grams"
+    table.mean(player, "repeated_4grams", repeated, conversations, unit, bootstrap_rate)
     ended = [row["metadata"]["finish_reason"] == "stop" for row in rows]
     unit = "share of replies that ended by themselves"
     table.mean(player, "eos_rate", ended, conversations, unit, bootstrap_rate)
@@ -115,7 +117,8 @@ def _against_lists(
     copied = [learned.copied(row["response"]) for row in rows]
     conversations = _conversations(rows)
     unit = f"share of a reply's words in training spans of {SPAN} words or more"
-    table.mean(player, "copied_words", [share for share, _ in copied], conversations, unit)
+    shares = [share for share, _ in copied]
+    table.mean(player, "copied_words", shares, conversations, unit, bootstrap_rate)
     longest = max((span for _, span in copied), default=0)
     table.value(player, "longest_copied_span", longest, "words, of all replies")
     concedes = [conceding.within(row["response"]) for row in rows]

@@ -22,11 +22,13 @@ class Interval:
         return {name: self.value, "low": self.low, "high": self.high}
 
 
+RARE = 10
+"""Successes or failures, a conversation each, below which a rate is too rare for a bootstrap."""
 Z = 1.959964
 """The normal distribution's 97.5% quantile."""
 
 
-def wilson(share: float, trials: int) -> Interval:
+def wilson(share: float, trials: float) -> Interval:
     """A share of independent trials with its 95% interval (Wilson 1927), which holds for a few trials too, where every
     draw of a bootstrap may be the same."""
     middle = (share + Z**2 / (2 * trials)) / (1 + Z**2 / trials)
@@ -117,8 +119,19 @@ def bootstrap_mean(
 def bootstrap_rate(
     points: Sequence[float], conversations: Sequence[str], draws: int, seed: int
 ) -> Interval:
-    """`bootstrap_mean` of numbers in [0, 1]. Where all of them are the same, so is every draw: the interval is then
-    Wilson's for as many trials as there are conversations, which is wide rather than certain."""
-    if len(set(points)) == 1:
-        return wilson(float(points[0]), len(set(conversations)))
-    return bootstrap_mean(points, conversations, draws, seed)
+    """`bootstrap_mean` of numbers in [0, 1], and where they are too rare for that, as wide as it takes.
+
+    With few successes, or few failures, the draws of a bootstrap are few as well and lie to one side. The interval is
+    then Wilson's for the effective number of trials (Korn & Graubard 1998): as many independent ones as would let the
+    rate vary as much as it does over conversations, fewer where these are few, or one a conversation where nothing varies.
+    """
+    resamples = Resamples(conversations, draws, seed)
+    numbers = np.asarray(points, dtype=float)
+    rate = float(numbers.mean())
+    excess = resamples.by_conversation(numbers - rate)
+    if np.abs(excess).max() < 1e-9:
+        return wilson(rate, resamples.size)
+    if min(rate, 1 - rate) * resamples.size >= RARE:
+        return bootstrap_mean(points, conversations, draws, seed)
+    variance = (excess**2).sum() / len(numbers) ** 2 * resamples.size / (resamples.size - 1)
+    return wilson(rate, rate * (1 - rate) / variance * (Z / resamples.quantile) ** 2)
