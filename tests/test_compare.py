@@ -25,6 +25,16 @@ def study(folder: Path, seed: int, train: int, text: str, rlhf: float) -> None:
         for player, rate in (("sft", 0.6), ("rlhf", rlhf))
     ]  # fmt: skip
     write_csv(folder / "evaluation/comparisons.csv", rows, list(rows[0]))
+    equal = {
+        "length_controlled": rlhf,
+        "length_controlled_low": rlhf - 0.02,
+        "length_controlled_high": rlhf + 0.02,
+    }
+    played = [row | equal | {"win_rate": 0.6, "low": 0.5, "high": 0.7} for row in rows[1:]]
+    write_csv(folder / "evaluation/win_rates.csv", played, list(played[0]))
+    write_csv(folder / "evaluation/equal_honesty.csv", rows, list(rows[0]))
+    gap = {"model": "rlhf", "against": "sft", "difference": rlhf, "low": rlhf, "high": rlhf}
+    write_csv(folder / "evaluation/truth_differences.csv", [gap], list(gap))
 
 
 def compare(folder: Path, *words: str) -> subprocess.CompletedProcess:
@@ -63,6 +73,15 @@ def test_settings_data_and_results_that_differ_are_shown_and_no_others(results):
         "+0.321]",
     ]
     assert "judges/trust.csv: not compared" in run.stdout
+    # The win rate is the same, at equal length it is not; by measures of its own, so are honesty's and the truth's.
+    assert "evaluation/win_rates.csv (1 more with zero in the interval): no" in run.stdout
+    for title, interval in (
+        ("evaluation/win_rates.csv, length_controlled (0 more", ["[+0.222,", "+0.278]"]),
+        ("evaluation/equal_honesty.csv (1 more", ["[+0.179,", "+0.321]"]),
+        ("evaluation/truth_differences.csv (0 more", ["[+0.250,", "+0.250]"]),
+    ):
+        (rows,) = (rows for name, rows in shown.items() if name.startswith(title))
+        assert rows[1][-3:] == ["+0.250", *interval]
 
 
 def test_a_study_does_not_differ_from_itself(results):

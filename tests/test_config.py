@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from persuasion_rl.config import (
+    PUBLISHED,
     SCHEMA,
     flags,
     lineage,
@@ -17,6 +18,8 @@ from persuasion_rl.config import (
     needs_people,
     pool_sizes,
     reference,
+    scaled_down,
+    sizes,
     split_sizes,
 )
 from persuasion_rl.files import UserError
@@ -226,6 +229,30 @@ def test_truth_is_allowed_in_a_synthetic_world():
     study = changed("evaluation.judges", ["truth", "length"])
     study["world"] = {"threads": 50, "replies": 3}
     assert load_study(study)["evaluation"]["judges"] == ["truth", "length"]
+
+
+def test_one_judge_at_least_labels_nothing():
+    study = changed("evaluation.judges", ["delta", "length"])
+    study["labels"] = {
+        "ai": {"judge": "length"},
+        "human": {"source": "simulated", "judge": "delta"},
+    }
+    assert load_study(study)  # no model learns from AI labels
+    study["models"]["rlaif"] = {"parent": "sft", "method": "dpo", "pool": "ai"}
+    with pytest.raises(UserError, match="evaluation.judges: models learn from labels of every one"):
+        load_study(study)
+    study["evaluation"]["judges"] = ["delta", "length", "interplay"]
+    assert load_study(study)
+
+
+def test_what_is_smaller_than_in_the_published_study_is_told():
+    published = load_study(
+        yaml.safe_load((CONFIG / "config.yaml").read_text()), CONFIG / "config.yaml"
+    )
+    assert sizes(published) == PUBLISHED and scaled_down(published) == []
+    demo = load_study(yaml.safe_load((CONFIG / "demo.yaml").read_text()), CONFIG / "demo.yaml")
+    told = scaled_down(demo)
+    assert told[0] == "examples 2,800 (50,000)" and len(told) == len(PUBLISHED)
 
 
 @pytest.fixture

@@ -18,6 +18,8 @@ from persuasion_rl.report_findings import findings, labelled_by, notices, warnin
         ({"ai_judge": "interplay"}, "AI labels are those of a baseline, a linear model"),
         ({"ai_noise": 0.3}, "AI labels have noise on purpose: the judge delta's, 30%"),
         ({"human_source": "simulated"}, "Human labels are simulated"),
+        ({"base_source": "EleutherAI/pythia-410m"}, "Another base model: EleutherAI/pythia-410m."),
+        ({"scaled": ["examples 1,400 (50,000)"]}, "Scaled down, as planned here and, in brackets"),
         ({"pending": ["rlhf"]}, "Pending: rlhf"),
     ],
 )
@@ -29,6 +31,7 @@ def test_what_is_not_as_in_the_published_study_is_said_first(changed, told):
         ai_noise=0.0,
         human_source="people",
         human_judge="delta",
+        scaled=[],
         pending=[],
     )
     assert notices(**usual) == []
@@ -199,6 +202,26 @@ def test_ranks_come_with_what_the_intervals_leave_open_and_agree_with_the_truth_
     assert "tau" not in told(ranking=ranking)["Result"][-1]
     alike = [row | {"mean": 0.5} for row in truth]
     assert "tau" not in told(ranking=ranking, truth=alike)["Result"][-1]
+
+
+def test_a_judge_that_is_wrong_where_the_truth_is_known_is_said_to_be():
+    truth = [
+        {"model": model, "low": mean - 0.02, "high": mean + 0.02}
+        for model, mean in (("base", 0.2), ("sft", 0.3), ("rlhf", 0.31), ("human", 0.5))
+    ]
+
+    def game(player, against, low, high, judge="delta"):
+        return {"judge": judge, "player": player, "against": against, "low": low, "high": high, "length_controlled_low": "",
+                "length_controlled_high": ""}  # fmt: skip
+
+    right = game("base", "sft", 0.3, 0.4)
+    open_ = [game("base", "human", 0.45, 0.7), game("rlhf", "sft", 0.1, 0.2)]  # of both truths
+    baseline = game("sft", "human", 0.6, 0.7, judge="length")
+    assert told(win_rates=[right, *open_, baseline], truth=truth)["How sure"] == []
+    wrong = [game("sft", "human", 0.6, 0.7), game("human", "base", 0.2, 0.3)]
+    (sentence,) = told(win_rates=[right, *wrong], truth=truth)["How sure"]
+    assert sentence.endswith("it prefers sft over human, base over human.")
+    assert told(win_rates=wrong)["How sure"] == []
 
 
 def test_what_limits_a_study_is_said():

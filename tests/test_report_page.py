@@ -8,9 +8,11 @@ import re
 from itertools import combinations
 
 import pytest
+from huggingface_hub import ModelCard
 
 from persuasion_rl.evaluation import judge_players
-from persuasion_rl.files import write_csv, write_json, write_jsonl
+from persuasion_rl.figures import with_numbers
+from persuasion_rl.files import read_csv, write_csv, write_json, write_jsonl
 from persuasion_rl.llm import cost_usd
 from persuasion_rl.llm_cache import Answer, opened
 from persuasion_rl.trust import COLUMNS
@@ -81,6 +83,7 @@ def write_replies(folder):
         responses={player: responses[player] for player in PLAYERS}, judge="length",
         verdicts=folder / "unattended/verdicts/length.jsonl", seed=1, threads=1,
     )  # fmt: skip
+    write_jsonl(folder / "unattended/verdicts/interplay.jsonl", games)
     shares = {
         ("delta", "delta_pairs"): 0.7,
         ("delta", "above_length"): 0.1,
@@ -98,13 +101,18 @@ def write_models(folder):
     """What the trainings tell of themselves, and what was measured of single models."""
     history = [{"step": 0, "eval_loss": 0.7}, {"step": 9, "eval_loss": 0.5}]
     metrics = {"train_rows": 90, "steps": 9, "trainable_parameters": 1000, "eval_loss_before": 0.7, "eval_loss": 0.5}  # fmt: skip
-    recipe = {"seed": 1, "recipe": {}, "base_digest": "b0", "adapter_digest": "a0", "data": {"train": "d0"},
+    recipe = {"seed": 1, "device": "cpu", "recipe": {}, "base_digest": "b0", "adapter_digest": "a0", "data": {"train": "d0"},
               "python": "3.11", "packages": {"torch": "2.13.0"}}  # fmt: skip
     write_jsonl(folder / "judges/delta/history.jsonl", history)
     write_json(folder / "judges/delta/metrics.json", metrics | {"eval_accuracy": 0.7})
+    write_json(folder / "judges/delta/recipe.json", recipe | {"adapter_digest": "d1"})
+    write_jsonl(folder / "preferences/final_eval_prompts.jsonl", [{"prompt": "a"}])
     for model, parent in PARENTS.items():
         method = "sft" if model == "sft" else "dpo"
-        write_json(folder / f"models/{model}/recipe.json", recipe | {"parent": parent})
+        write_json(
+            folder / f"models/{model}/recipe.json",
+            recipe | {"parent": parent, "method": method, "parent_digest": "p0"},
+        )
         write_json(folder / f"models/{model}/metrics.json", metrics | {"method": method})
         write_jsonl(folder / f"models/{model}/history.jsonl", history)
         divergences = [ids | {"tokens": 30, "kl": 3.0, "log_ratio": 2.0} for ids in IDS.values()]
@@ -162,6 +170,36 @@ def test_the_report_tells_what_answers_of_language_models_cost(root):
     page = make(root, "--forcerun", "report_unattended")
     # 11,800 tokens in, 220 out
     assert re.search(told, page)[1] == "6, 0.0019 USD; of 3 no price is known"
+
+
+def test_a_model_card_says_what_it_is_for_its_risks_and_its_numbers(root):
+    """In the Hub's format; of the published study, whose human branch waits."""
+    card = "results/cmv/unattended/models/rlaif.md"
+    succeed(card, "--cores", 1, "--allowed-rules", *RULES, "write_model_card_unattended", root=root)
+    text = (root / card).read_text()
+    front = ModelCard(text).data
+    assert front.base_model == "Qwen/Qwen2.5-0.5B-Instruct" and front.library_name == "peft"
+    headings = re.findall("^## (.+)$", text, flags=re.M)
+    assert headings == "Intended use|Risks|Data, consent and licence|Training|Results".split("|")
+    flat = " ".join(text.split())
+    for said in ("trained with DPO from `sft`", "**Not for use on people who do not know that they talk to a model**",
+                 "It may invent facts, figures and sources", "keep their rights; nobody asked them",
+                 "Labels: AI labels by the judge delta.", "these weights (SHA-256) | `a0`"):  # fmt: skip
+        assert said in flat
+    assert "PersuasionForGood" not in text and "synthetic" not in text
+    tables = root / "results/cmv/unattended"
+    declared = with_numbers(read_csv(tables / "comparisons.csv"))
+    rows = [row for row in declared if row["player"] == "rlaif"]
+    assert {row["judge"] for row in rows} == {"delta", "length", "interplay"}
+    for row in rows:
+        judge = "delta*" if row["judge"] == "delta" else row["judge"]
+        rate = "{win_rate:.3f} [{low:.3f}, {high:.3f}]".format(**row)
+        assert f"| {judge} | {row['against']} | {row['prompts']} | {rate} | " in text
+    assert r"\* Judge delta made the AI labels: this model was trained on that" in flat
+    measured = with_numbers(read_csv(tables / "behaviour.csv") + read_csv(tables / "honesty.csv"))
+    own = [row["measure"] for row in measured if row["player"] == "rlaif"]
+    assert len(own) > 15 and all(f"| {measure} | " in text for measure in own)
+    assert "- length: 0.600 [0.550, 0.650]" in text
 
 
 # In a browser

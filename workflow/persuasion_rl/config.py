@@ -211,6 +211,40 @@ def pool_sizes(data: dict[str, Any]) -> dict[str, int]:
     return {"ai": data["ai_pool_size"] or rest, "human": data["human_pool_size"]}
 
 
+PUBLISHED = {
+    "examples": 50_000,
+    "prompts of the AI pool": 8_000,
+    "prompts of the human pool": 300,
+    "prompts of the evaluation": 1_700,
+    "tokens of a prompt at most": 700,
+    "tokens of a reply at most": 256,
+}
+"""Sizes of the published study, those of config/config.yaml."""
+
+
+def sizes(study: dict[str, Any]) -> dict[str, int]:
+    """The same sizes of a study, as planned."""
+    pools = pool_sizes(study["data"])
+    found = (
+        study["data"]["max_examples"],
+        pools["ai"],
+        pools[HUMAN],
+        study["data"]["final_eval_size"],
+        study["data"]["max_context_tokens"],
+        study["sampling"]["max_new_tokens"],
+    )
+    return dict(zip(PUBLISHED, found, strict=True))
+
+
+def scaled_down(study: dict[str, Any]) -> list[str]:
+    """What a study has less of than the published one, in words."""
+    return [
+        f"{what} {size:,} ({PUBLISHED[what]:,})"
+        for what, size in sizes(study).items()
+        if size < PUBLISHED[what]
+    ]
+
+
 def split_sizes(data: dict[str, Any]) -> dict[str, int]:
     """The planned number of rows of each side."""
     return {side: round(data["max_examples"] * share) for side, share in data["split"].items()}
@@ -337,6 +371,12 @@ def _check_judges(study: dict[str, Any]) -> None:
     for key, names in wanted.items():
         if "truth" in names and study["world"] is None:
             raise UserError(f"{key}: truth is known only in a synthetic world (world:)")
+    labelling = _labelling_judges(study)
+    if labelling >= {*study["evaluation"]["judges"]}:
+        raise UserError(
+            f"evaluation.judges: models learn from labels of every one of them ({', '.join(sorted(labelling))}); add one"
+            " that labels nothing: length and interplay cost nothing"
+        )
     for comparison in study["evaluation"]["comparisons"] or ():
         if {*comparison.split(":")} - {*study["evaluation"]["players"]}:
             raise UserError(
@@ -352,6 +392,15 @@ def _check_judges(study: dict[str, Any]) -> None:
                 f"evaluation.players: unknown player {player!r}; there are"
                 f" {', '.join([*study['models'], *others, HUMAN])}"
             )
+
+
+def _labelling_judges(study: dict[str, Any]) -> set[str]:
+    """The judges behind the labels that models of a study learn from."""
+    pools = {model.get("pool") for model in study["models"].values()}
+    labels = study["labels"]
+    simulated = labels[HUMAN]["source"] == "simulated"
+    asked = {"ai": "ai" in pools, HUMAN: HUMAN in pools and simulated}
+    return {labels[pool]["judge"] for pool, has_judge in asked.items() if has_judge}
 
 
 def _check_other_player(name: str, other: dict[str, Any], study: dict[str, Any]) -> None:

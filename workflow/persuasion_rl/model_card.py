@@ -32,12 +32,14 @@ def write_model_card(
     honesty: Path,
     trust: Path,
     output: Path,
+    scaled: list[str] = [],
 ) -> None:
     """Write a model card in the Hub's format (YAML front matter, then Markdown).
 
     Args:
         labels: where the preferences come from, in words; "none" for a supervised model.
         ai_judge, human_source: of the labels behind this model; "none" where it has none of the kind.
+        scaled: what `config.scaled_down` gives.
         comparisons, behaviour, honesty, trust: tables of the evaluation.
     """
     made = read_json(recipe)
@@ -60,7 +62,16 @@ def write_model_card(
         study=study,
         front=front.to_yaml(),
         base_source=base_source,
-        notices=notices(base_source, synthetic, ai_judge, ai_noise, human_source, human_judge, []),
+        notices=notices(
+            base_source,
+            synthetic,
+            ai_judge,
+            ai_noise,
+            human_source,
+            human_judge,
+            scaled,
+            pending=[],
+        ),
         synthetic=synthetic,
         sources=sources,
         labels=labels,

@@ -5,6 +5,7 @@ base model is a stand-in, or a branch is pending.
 """
 
 import subprocess
+from importlib.metadata import version
 from pathlib import Path
 
 from persuasion_rl.command import note, stage
@@ -12,7 +13,7 @@ from persuasion_rl.costs import api_cost, costs_of
 from persuasion_rl.data_report import funnel_figure, shortage
 from persuasion_rl.evaluation import POINTS
 from persuasion_rl.figures import page, with_numbers
-from persuasion_rl.files import read_csv, read_json, read_jsonl, write_text
+from persuasion_rl.files import file_digest, read_csv, read_json, read_jsonl, write_text
 from persuasion_rl.report_figures import (
     honesty_figure,
     length_figure,
@@ -34,6 +35,7 @@ from persuasion_rl.report_findings import (
     warnings,
 )
 
+COUNTED_BY = ("numpy", "scipy")
 TEMPLATE = Path(__file__).with_name("report.html.j2")
 
 
@@ -61,6 +63,7 @@ def write_report(
     seed: int,
     output: Path,
     figures: Path,
+    scaled: list[str] = [],
     pending: list[str] = [],
     arena: list[Path] = [],
 ) -> None:
@@ -69,7 +72,7 @@ def write_report(
     Args:
         trust: the table of `trust.judge_trust`. models_table, seeds_table: those of `variants.compare_models`.
         scope: "evaluation" or "unattended": where the others are.
-        models: the trained models. pending: the models that wait for people's labels.
+        models: the trained models. scaled: what `config.scaled_down` gives. pending: the models that wait for people's labels.
         sources: where examples come from ("cmv", "p4g"). study_folder: `folder` seen from the page, "" where it
             lies in it.
         ai_judge, human_source: "none" where there are no such labels.
@@ -133,7 +136,14 @@ def write_report(
         study=study,
         notices=[
             *notices(
-                base_source, synthetic, ai_judge, ai_noise, human_source, human_judge, pending
+                base_source,
+                synthetic,
+                ai_judge,
+                ai_noise,
+                human_source,
+                human_judge,
+                scaled,
+                pending,
             ),
             *shortage(splits),
             *warnings(trust_rows, judges),
@@ -216,16 +226,21 @@ def _lengths(behaviour: list[dict], players: list[str]) -> dict[str, float]:
 
 
 def _made_from(folder: Path, models: list[str]) -> dict:
-    """Python, packages and digests, of weights and of the rows that they learned from, as the recipes have them."""
+    """Python, packages and digests: of weights and of the rows that they learned from, as the recipes have them, of the
+    judge that learns and of the prompts that all players answer."""
     recipes = {name: read_json(folder / f"models/{name}/recipe.json") for name in models}
     first = next(iter(recipes.values()), {})
     digests = {"base": first.get("base_digest", "")}
     digests |= {name: recipe["adapter_digest"] for name, recipe in recipes.items()}
     for name, recipe in recipes.items():
         digests |= {f"{name}, {rows} rows": digest for rows, digest in recipe["data"].items()}
+    digests["delta judge"] = read_json(folder / "judges/delta/recipe.json")["adapter_digest"]
+    digests["prompts of the evaluation"] = file_digest(
+        folder / "preferences/final_eval_prompts.jsonl"
+    )
     return {
         "python": first.get("python", "unknown"),
-        "packages": first.get("packages", {}),
+        "packages": first.get("packages", {}) | {name: version(name) for name in COUNTED_BY},
         "digests": digests,
     }
 

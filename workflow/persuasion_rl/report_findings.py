@@ -4,6 +4,7 @@ Tables come as lists of rows whose numbers are numbers.
 """
 
 HUMAN = "human"
+PUBLISHED_BASE = "Qwen/Qwen2.5-0.5B-Instruct"
 LENGTH, INTERPLAY = "length", "interplay"
 BASELINES = {LENGTH: "more words win", INTERPLAY: "word overlap and style decide"}
 """The judges that do not read, and what they go by."""
@@ -42,9 +43,14 @@ def notices(
     ai_noise: float,
     human_source: str,
     human_judge: str,
+    scaled: list[str],
     pending: list[str],
 ) -> list[str]:
-    """What is simulated, scaled or pending. `ai_judge` and `human_source` are "none" where there are no such labels."""
+    """What is simulated, scaled or pending. `ai_judge` and `human_source` are "none" where there are no such labels.
+
+    Args:
+        scaled: what `config.scaled_down` gives.
+    """
     found = []
     if synthetic:
         found.append(
@@ -55,6 +61,16 @@ def notices(
         found.append(
             "Stand-in base model: a very small one, trained here on the train side only. It is not"
             f" Qwen2.5, and {'its replies are grammar' if synthetic else 'its replies are hardly English'}."
+        )
+    elif base_source != PUBLISHED_BASE:
+        found.append(
+            f"Another base model: {base_source}. The published study's is {PUBLISHED_BASE}."
+        )
+    if scaled:
+        found.append(
+            "Scaled down, as planned here and, in brackets, in the published study: "
+            + "; ".join(scaled)
+            + "."
         )
     turned = f"{ai_noise:.0%} of its decided verdicts turned round"
     if ai_judge == "truth":
@@ -144,6 +160,7 @@ def findings(
             *_of_trust(trust, readers),
             *_of_length(declared, win_rates, readers),
             *_swayed(trust, readers),
+            *_against_truth(win_rates, truth, readers),
         ],
         "Honesty": _of_honesty(honesty, trained),
         "What limits it": [
@@ -347,6 +364,27 @@ def _swayed(trust: list[dict], judges: list[str]) -> list[str]:
             found.append(
                 f"Judge {row['judge']} prefers the longer reply in {_interval(row)} of delta pairs"
                 + (f"; the delta went to it in {longer[0]['value']:.3f}." if longer else ".")
+            )
+    return found
+
+
+def _against_truth(win_rates: list[dict], truth: list[dict], judges: list[str]) -> list[str]:
+    """Pairs of which a judge clearly prefers the player that the truth finds worse, both by intervals."""
+    of = {row["model"]: row for row in truth}
+    found = []
+    for judge in judges:
+        told = []
+        for row in win_rates:
+            one, other = of.get(row["player"]), of.get(row["against"])
+            if row["judge"] != judge or not one or not other:
+                continue
+            if row["low"] > 0.5 and one["high"] < other["low"]:
+                told.append(f"{row['player']} over {row['against']}")
+            if row["high"] < 0.5 and other["high"] < one["low"]:
+                told.append(f"{row['against']} over {row['player']}")
+        if told:
+            found.append(
+                f"Judge {judge} is wrong where the truth is known: it prefers {', '.join(told)}."
             )
     return found
 

@@ -9,18 +9,21 @@ from persuasion_rl.figures import number, with_numbers
 from persuasion_rl.files import UserError, file_digest, read_csv, read_json
 from persuasion_rl.statistics import Interval, difference
 
-RESULTS = {
-    "judges/trust.csv": ("judge", "measure"),
-    "evaluation/comparisons.csv": ("judge", "player", "against", "seeds"),
-    "evaluation/win_rates.csv": ("judge", "player", "against"),
-    "evaluation/ranking.csv": ("judge", "player", "against"),
-    "evaluation/truth.csv": ("model",),
-    "evaluation/behaviour.csv": ("player", "measure"),
-    "evaluation/honesty.csv": ("player", "measure"),
-}
-"""Tables of results, and what names their rows. A study without people's labels has them in the folder unattended."""
-VALUES = ("win_rate", "strength", "mean", "value")
-"""The column of a table that holds its numbers."""
+PLAYED = ("judge", "player", "against")
+RESULTS = [
+    ("judges/trust.csv", ("judge", "measure"), "value"),
+    ("evaluation/comparisons.csv", (*PLAYED, "seeds"), "win_rate"),
+    ("evaluation/win_rates.csv", PLAYED, "win_rate"),
+    ("evaluation/win_rates.csv", PLAYED, "length_controlled"),
+    ("evaluation/equal_honesty.csv", PLAYED, "win_rate"),
+    ("evaluation/ranking.csv", PLAYED, "strength"),
+    ("evaluation/truth.csv", ("model",), "mean"),
+    ("evaluation/truth_differences.csv", ("model", "against"), "difference"),
+    ("evaluation/behaviour.csv", ("player", "measure"), "value"),
+    ("evaluation/honesty.csv", ("player", "measure"), "value"),
+]
+"""Tables of results, what names their rows, and the column of their numbers. A study without people's labels has them in
+the folder unattended."""
 WIDTH = 60
 """Characters of a cell at most."""
 
@@ -45,13 +48,13 @@ def compare_studies(one: str, other: str) -> str:
         _section("Settings", ["setting", *names], _settings(*folders)),
         _section("Data", ["what", *names], _data(*folders)),
     ]
-    for table, keys in RESULTS.items():
+    for table, keys, value in RESULTS:
         files = [_table(folder, table) for folder in folders]
         missing = [name for name, file in zip(names, files, strict=True) if file is None]
         if missing:
             parts.append(f"{table}: not compared, not in {' nor in '.join(missing)}")
         else:
-            parts.append(_compared(table, keys, names, files))
+            parts.append(_compared(table, keys, value, names, files))
     return "\n\n".join(parts) + "\n"
 
 
@@ -125,10 +128,12 @@ def _counted(folder: Path) -> dict[str, int | str]:
     return found
 
 
-def _compared(table: str, keys: tuple[str, ...], names: list[str], files: list[Path]) -> str:
+def _compared(
+    table: str, keys: tuple[str, ...], value: str, names: list[str], files: list[Path]
+) -> str:
     """The rows of a table whose difference does not hold zero, and how many others there are."""
-    one, other = (_estimates(file, keys) for file in files)
-    if "player" in keys and "against" in keys and "ranking" not in table:
+    one, other = (_estimates(file, keys, value) for file in files)
+    if {"player", "against"} <= {*keys} and value != "strength":
         other = dict(_turned(key, row, one) for key, row in other.items())
     rows, alike = [], 0
     for key in one.keys() & other.keys():
@@ -145,7 +150,8 @@ def _compared(table: str, keys: tuple[str, ...], names: list[str], files: list[P
         further.append("of what needs no person")
     order = list(one)
     rows.sort(key=lambda row: order.index(tuple(row[: len(keys)])))
-    return _section(table, [*keys, *names, "difference"], rows, ", ".join(further))
+    title = f"{table}, length_controlled" if value == "length_controlled" else table
+    return _section(title, [*keys, *names, "difference"], rows, ", ".join(further))
 
 
 Estimate = Interval | float
@@ -170,20 +176,15 @@ def _difference(one: Estimate, other: Estimate) -> str | None:
     return f"{gap:+.3g} (no interval)" if gap else None
 
 
-def _estimates(path: Path, keys: tuple[str, ...]) -> dict[tuple, Estimate]:
-    rows = with_numbers(read_csv(path))
-    if not rows:
-        return {}
-    (column,) = (name for name in VALUES if name in rows[0])
-    return {
-        tuple(str(row.get(key, "")) for key in keys): (
-            Interval(row[column], row["low"], row["high"])
-            if isinstance(row["low"], float | int)
-            else row[column]
-        )
-        for row in rows
-        if isinstance(row[column], float | int)
-    }
+def _estimates(path: Path, keys: tuple[str, ...], value: str) -> dict[tuple, Estimate]:
+    prefix = f"{value}_" if value == "length_controlled" else ""
+    found: dict[tuple, Estimate] = {}
+    for row in with_numbers(read_csv(path)):
+        number, low, high = (row.get(name, "") for name in (value, f"{prefix}low", f"{prefix}high"))
+        if isinstance(number, float | int):
+            key = tuple(str(row.get(name, "")) for name in keys)
+            found[key] = Interval(number, low, high) if isinstance(low, float | int) else number
+    return found
 
 
 def _told(interval: Estimate, form: str = ".3f") -> str:

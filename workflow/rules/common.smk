@@ -36,6 +36,7 @@ from persuasion_rl.config import (
     pool_sizes,
     recipe_of,
     refuse_other_studies,
+    scaled_down,
     seed_groups,
     split_sizes,
     uses_llm,
@@ -360,9 +361,9 @@ def shared_weights(scope):
     """The players that begin with the weights that a judge begins with: "judge=players"."""
     base = MODELS[BASE]["source"]
     begins = {
-        name: OTHERS[name].get("source") for name in players_of(scope) if name in OTHERS
+        name: base if model_behind(STUDY, name) else OTHERS.get(name, {}).get("source")
+        for name in players_of(scope)
     }
-    begins |= {name: base for name in players_of(scope) if model_behind(STUDY, name)}
     served = {name: other.get("served_model") for name, other in OTHERS.items()}
     llm = STUDY["llm"]["model"]
     found = {
@@ -677,7 +678,9 @@ def report_inputs(scope):
         "judge": [
             study("judges/delta/metrics.json"),
             study("judges/delta/history.jsonl"),
+            study("judges/delta/recipe.json"),
         ],
+        "prompts": study("preferences/final_eval_prompts.jsonl"),
         **model_tables(scope),
         "histories": expand(study("models/{model}/history.jsonl"), model=models),
         "recipes": expand(study("models/{model}/recipe.json"), model=models),
@@ -731,6 +734,7 @@ def report_flags(scope):
             "sources": SOURCES,
             "base_source": MODELS[BASE]["source"],
             "synthetic": SYNTHETIC,
+            "scaled": scaled_down(STUDY),
             **label_settings(labelled_pools(scope)),
             "sample_replies": STUDY["evaluation"]["sample_replies"],
             "arena": arena_table(scope),
@@ -779,6 +783,7 @@ def card_flags(model):
             "study": NAME,
             "base_source": MODELS[BASE]["source"],
             "synthetic": SYNTHETIC,
+            "scaled": scaled_down(STUDY),
             "sources": SOURCES,
             "labels": ", then ".join(words[pool] for pool in pools) or "none",
             **told,
