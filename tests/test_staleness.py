@@ -233,7 +233,7 @@ def test_every_param_is_of_a_kind_that_snakemake_compares(made):
     """It leaves out what it cannot write down, a Path for one, and of a dict the order of keys counts."""
     script = (
         "from persuasion_rl.why import _planned\n"
-        "for job, _ in _planned('all', None):\n"
+        "for job, _ in _planned('all', None)[0]:\n"
         "    print(*[type(param).__name__ for param in job.non_derived_params])\n"
     )
     run = subprocess.run(
