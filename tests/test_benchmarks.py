@@ -56,6 +56,29 @@ def test_a_comparison_has_all_ways_and_the_losses_agree(corpora, tokenizer_folde
     assert len(checks) == 2 and all(line.endswith(": agree") for line in checks)
 
 
+@pytest.mark.slow
+def test_a_profile_tells_where_all_of_the_time_goes(corpora, tokenizer_folder):
+    words = f"--corpora {corpora} --tokenizer {tokenizer_folder} --model tiny --updates 1"
+    told = printed("training", "profile", *words.split(), "--device", "cpu", "--threads", "1")
+    shares = dict(re.findall(r"^\| ([\w, -]+) \| ([\d.]+)% \|$", told, re.M))
+    assert {"attention", "language-model head", "optimizer"} <= shares.keys()
+    assert sum(map(float, shares.values())) == pytest.approx(100, abs=0.5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("what", "rows"),
+    [
+        ("compare", ["convokit.Corpus, one tokenizer call a comment", "process_cmv"]),
+        ("scale", ["3,000 | 0.0 | process_cmv", "3,000 | 0.0 | check_leakage"]),
+    ],
+)
+def test_the_data_stages_are_timed_on_a_corpus_of_any_size(what, rows, tokenizer_folder):
+    told = printed("data", what, "--tokenizer", str(tokenizer_folder), "--utterances", "3000")
+    for row in rows:
+        assert re.search(rf"^\| {re.escape(row)} \| \d+\.\d \|", told, re.M), told
+
+
 def test_coverage_is_counted_of_every_interval():
     """Of so few studies only what is far off would show; the command of benchmarks/README.md counts 2,000."""
     told = printed("coverage", "--studies", "40", "--prompts", "60", "--draws", "300")

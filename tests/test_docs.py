@@ -9,9 +9,11 @@ import subprocess
 import sys
 import tomllib
 from collections import defaultdict
+from fnmatch import fnmatchcase
 from functools import cache
 from importlib.util import find_spec
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 import yaml
@@ -30,29 +32,90 @@ OF_THE_PROJECT = ("workflow/", "config/", "docs/", "envs/", "profiles/", "benchm
 OF_A_READER = {"config/NAME.yaml"}
 BLOCK = re.compile(r"^( *)```(\w*)\n(.*?)^ *```$", re.M | re.S)
 
-NOT_RUN = {
-    "pip": "installs; its extras and files are looked for below",
-    "pytest": "the tests",
-    ".ci/run": "all of CI",
-    "vllm": "another program, in an environment of its own",
-    "source": "of the shell",
-    "export": "of the shell",
-    "cd": "of the shell",
-    "git": "needs an address",
-    "sudo": "sets up a machine",
-    "nvidia-smi": "needs a GPU",
-    "tmux": "a terminal",
-    "ssh": "needs another machine",
-    "aws": "needs an account",
-    "accelerate": "started by rules",
-    "python -c": "a line about torch",
-    "sed": "run by a test of its own below",
+RUN = {
+    "persuasion-rl doctor": "^next: ",
+    "persuasion-rl why results/cmv/report.html": "jobs; none of them has run yet$",
+    "persuasion-rl why results/demo/report.html --configfile config/demo.yaml": "jobs; none of them has run yet$",
+    "python -c 'import torch; print(torch.version.cuda, torch.cuda.is_available())'": r"^\S+ (True|False)$",
+    "python -m persuasion_rl.config": "^- `recipes.dpo`: ",
+    "python -m persuasion_rl.sft --help": "--adapter ADAPTER",
+    "python benchmarks/judges.py --help": "--delta DELTA",
+    "snakemake --profile aws-gpu unattended -n": "^report_unattended +1$",
+    "snakemake --rulegraph mermaid-js": "^flowchart ",
+    "snakemake --touch": r"\(100%\) done$",
+    "snakemake --touch FILE": r"\(100%\) done$",
+    "snakemake --unlock": "^Unlocked working directory",
+    "snakemake -n": "^train_dpo +3$",
+    "snakemake -n --configfile config/demo.yaml": "^evaluate_truth +1$",
+    "snakemake results/cmv/config.yaml --cores 1": r"\(100%\) done$|^Nothing to be done",
+}  # fmt: skip
+"""What is run here as it is shown, in a checkout without results, and what it says then."""
+RUN_SLOWLY = {
+    "python benchmarks/annotation.py": "^0 lost, 0 more than a pair was to get, 0 that nobody gave$",
+    "python benchmarks/planning.py": "^200 models, 2000 shards: ",
+    "snakemake data --configfile config/NAME.yaml --cores 2": r"\(100%\) done$",
 }
-"""What is shown and not run, and why."""
-NOT_PLANNED = {"--report": "reads a study that was made", "--lint": "make lint runs it"}
-"""Options of snakemake with which a command is not planned, and why."""
-FLAGLESS = ("-m persuasion_rl.config",)
-"""What takes no flags, and so has no --help."""
+"""The same of what takes longer: among the slow tests."""
+RUN_ON_A_STUDY = {
+    "persuasion-rl chat --study cmv --model rlaif_rlhf": "^rlaif_rlhf: .",
+    "persuasion-rl chat --study NAME --model rlaif_rlhf": "^rlaif_rlhf: .",
+    "persuasion-rl compare cmv cmv-beta5": "^Settings: no difference$",
+    "python benchmarks/costs.py --study results/cmv": r"^\| train_dpo/rlaif \| ",
+    "python benchmarks/costs.py --study results/demo": r"^\| train_dpo/rlaif \| ",
+    "python benchmarks/seeds.py --studies results/demo results/demo-seed-2 results/demo-seed-3": r"^\| rlaif \|",
+    "snakemake explore_data --cores 1": r"\(100%\) done$",
+    "snakemake results/STUDY/look/MODEL.md --cores 2": r"\(100%\) done$",
+    "snakemake results/STUDY/preferences/human_pool_labels.jsonl --cores 1": r"\(100%\) done$",
+    "snakemake results/cmv/look/sft.md --cores 2": r"\(100%\) done$",
+}  # fmt: skip
+"""What test_study.py runs, with the name of its study, and what it says then."""
+RUN_BY = {
+    "make clean*": "test_docs.py::test_make_clean_leaves_the_state_of_a_study",
+    "persuasion-rl annotate*": "test_annotation_browser.py::served",
+    "persuasion-rl export-answers *": "test_answer_files.py::test_people_fill_in_a_table_and_bring_it_back",
+    "persuasion-rl import-answers *": "test_answer_files.py::test_people_fill_in_a_table_and_bring_it_back",
+    "python benchmarks/coverage.py*": "test_benchmarks.py::test_coverage_is_counted_of_every_interval",
+    "python benchmarks/data.py *": "test_benchmarks.py::test_the_data_stages_are_timed_on_a_corpus_of_any_size",
+    "python benchmarks/generation.py *": "test_benchmarks.py::test_generation_is_timed_in_three_ways_within_the_studys_limit",
+    "python benchmarks/judges.py": "test_judges_benchmark.py::test_the_length_baseline_is_right_as_often_as_counted_by_hand",
+    "python benchmarks/judges.py --base *": "test_judges_benchmark.py::test_a_trained_delta_judge_stands_beside_the_baseline",
+    "python benchmarks/training.py compare *": "test_benchmarks.py::test_a_comparison_has_all_ways_and_the_losses_agree",
+    "python benchmarks/training.py profile *": "test_benchmarks.py::test_a_profile_tells_where_all_of_the_time_goes",
+    "sed *": "test_docs.py::test_the_line_that_demands_a_gpu_does",
+    "snakemake --report *": "test_study.py::test_snakemakes_own_report_has_captions_and_categories",
+}  # fmt: skip
+"""What another test runs, on less than the command would take."""
+NOT_RUN = {
+    "*make real-small": "real corpora, and half an hour; their data stages are in test_real_data.py",
+    ".ci/run": "all of CI",
+    "cd *": "of the shell",
+    "git clone *": "needs an address",
+    "make PYTHON=* demo": "installs, and trains for ten minutes; test_study.py makes a smaller study",
+    "make demo": "installs, and trains for ten minutes; test_study.py makes a smaller study",
+    "make demo-seeds": "three times the demo",
+    "make lint*": "installs; a stage of .ci/run",
+    "make test*": "installs; a stage of .ci/run",
+    "nvidia-smi": "needs a GPU",
+    "pip install *": "installs; its extras and files are looked for below",
+    "python benchmarks/overhead.py *": "twice the demo",
+    "python tests/interruptions.py *": "half an hour; test_interruptions.py kills five times",
+    "snakemake * --profile aws-gpu": "needs a GPU",
+    "snakemake --configfile config/NAME.yaml --cores 2": "trains; test_study.py makes a study",
+    "snakemake --cores 2 results/cmv/splits/summary.json": "downloads a corpus",
+    "snakemake --profile aws-gpu*": "needs a GPU",
+    "snakemake --profile profiles/aws-batch": "needs an account",
+    "snakemake --profile profiles/slurm": "needs a cluster; test_slurm.py starts one",
+    "snakemake data --cores 2": "downloads a corpus",
+    "snakemake publish *": "sends models away; test_publish.py has a Hub of its own",
+    "snakemake sft --cores 2 --configfile config/demo.yaml": "trains; test_study.py makes a study",
+    "snakemake unattended --configfile config/NAME.yaml --cores 2": "trains; test_study.py makes a study",
+    "source *": "of the shell",
+    "sudo *": "sets up a machine",
+    "tmux *": "a terminal",
+    "vllm *": "another program, in an environment of its own",
+}  # fmt: skip
+"""What no test runs, and why. Commands of snakemake are planned all the same, of others the flags are looked up."""
+TABLES = (RUN, RUN_SLOWLY, RUN_ON_A_STUDY, RUN_BY, NOT_RUN)
 STANDS_FOR = {"STUDY": "cmv", "MODEL": "sft", "FILE": "results/cmv/splits/summary.json"}
 """What the pages write for something of the reader's."""
 
@@ -81,28 +144,44 @@ def shown_commands():
     return {command: ", ".join(sorted(pages)) for command, pages in sorted(shown.items())}
 
 
-def words_of(command):
-    """The words of a command without the variables before it, what stands for the reader's own filled in."""
+def typed(command):
+    """A command with something in the place of what is the reader's own."""
     for name, value in STANDS_FOR.items():
         command = re.sub(rf"\b{name}\b", value, command)
-    words = shlex.split(command)
+    return command
+
+
+def words_of(command):
+    """The words of a command without the variables before it."""
+    words = shlex.split(typed(command))
     while re.match(r"[A-Z_]+=", words[0]):
         words = words[1:]
     return words
 
 
+def entry_of(command):
+    """The entry of the tables above that tells where a command is run, or why it is not; the first one that fits it."""
+    entries = (entry for table in TABLES for entry in table if fnmatchcase(command, entry))
+    return next(entries, None)
+
+
 COMMANDS = shown_commands()
 
 
+def starting_with(program):
+    """The commands of a program that no test runs as they are shown."""
+    return [c for c in COMMANDS if words_of(c)[0] == program and entry_of(c) in {*NOT_RUN, *RUN_BY}]
+
+
 def dry_runs():
-    """What to plan so that every command of snakemake is: name -> options and targets.
+    """What to plan so that every command of snakemake that is not run is: name -> options and targets.
 
     Commands that differ in their targets alone are planned together, since planning is what takes the time.
     """
     runs = defaultdict(list)
-    for command in COMMANDS:
+    for command in starting_with("snakemake"):
         words = words_of(command)[1:]
-        if words_of(command)[0] != "snakemake" or {*words} & {*NOT_PLANNED}:
+        if "--report" in words:
             continue
         options, targets = [], []
         while words:
@@ -111,28 +190,80 @@ def dry_runs():
                 options += [word, words.pop(0)]
             elif word == "--cores":  # of no matter to a plan
                 words.pop(0)
-            elif word.startswith("-") and word != "-n":
+            elif word.startswith("-"):
                 options += [word, *words]  # some take several values: together with their targets
                 break
-            elif word != "-n":
+            else:
                 targets.append(word)
-        if not targets and not {"--touch", "--unlock", "--rulegraph"} & {*options}:
-            targets = ["all"]
-        runs[" ".join(options)] += targets
+        runs[" ".join(options)] += targets or ["all"]
     return {name: [*dict.fromkeys(targets)] for name, targets in runs.items()}
 
 
 PLANNED = dry_runs()
-OURS = ("snakemake", "persuasion-rl", "make", "python")
 
 
 @pytest.fixture(scope="module")
 def checkout(tmp_path_factory):
     """A checkout without results, with a study NAME, as the pages call that of a reader."""
     folder = copy_project(tmp_path_factory.mktemp("checkout") / "project")
-    (folder / "aws-gpu").symlink_to("profiles/aws-gpu")
-    (folder / "config/NAME.yaml").write_text("extends: demo.yaml\nstudy: NAME\n")
+    (folder / "config/NAME.yaml").write_text("extends: ../tests/tiny.yaml\nstudy: NAME\n")
     return folder
+
+
+def run_as_typed(command, root, **keywords):
+    """What a command says that is typed in a checkout where no address but loopback can be reached."""
+    paths = {
+        "PATH": Path(sys.executable).parent,
+        "PYTHONPATH": f"{root}/tests/no_network:{root}/workflow",
+    }
+    environment = {name: f"{value}:{os.environ.get(name, '')}" for name, value in paths.items()}
+    run = subprocess.run(
+        ["bash", "-c", command],
+        cwd=root,
+        env=os.environ | environment | {"NETWORK_LOG": os.devnull},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        **keywords,
+    )
+    assert run.returncode == 0, run.stdout[-4000:]
+    return run.stdout
+
+
+def test_every_command_is_run_or_listed_with_the_reason_why_not():
+    assert {command: COMMANDS[command] for command in COMMANDS if not entry_of(command)} == {}
+    entries = [entry for table in TABLES for entry in table]
+    assert sorted(entries) == sorted({entry_of(command) for command in COMMANDS}), "each fits one"
+    for named in RUN_BY.values():
+        file, test = named.split("::")
+        assert f"def {test}(" in (ROOT / "tests" / file).read_text(), named
+
+
+@pytest.mark.parametrize(
+    "command", [*RUN, *(pytest.param(command, marks=pytest.mark.slow) for command in RUN_SLOWLY)]
+)
+def test_a_command_does_what_is_said(command, checkout):
+    said = run_as_typed(typed(command), checkout)
+    assert re.search((RUN | RUN_SLOWLY)[command], said, re.M), said[-4000:]
+
+
+def test_a_command_that_runs_jobs_tells_how_many_at_once():
+    """Else Snakemake refuses it; a profile tells it too."""
+    no_jobs = {"-n", "--report", "--rulegraph", "--touch", "--unlock", "--cores", "--profile"}
+    commands = [command for command in COMMANDS if words_of(command)[0] == "snakemake"]
+    assert [command for command in commands if not no_jobs & {*words_of(command)}] == []
+
+
+@pytest.mark.parametrize("command", [c for c in COMMANDS if c.startswith("make clean")])
+def test_make_clean_leaves_the_state_of_a_study(command, tmp_path):
+    shutil.copy(ROOT / "Makefile", tmp_path)
+    study = tmp_path / "results" / (command.partition("STUDY=")[2] or "demo")
+    for name in ("report.html", "models/sft/README.md", "state/human_answers.sqlite"):
+        (study / name).parent.mkdir(parents=True, exist_ok=True)
+        (study / name).touch()
+    run_as_typed(command, tmp_path)
+    left = [path.relative_to(study) for path in study.rglob("*") if path.is_file()]
+    assert list(map(str, left)) == ["state/human_answers.sqlite"]
 
 
 @pytest.mark.parametrize("options", PLANNED)
@@ -142,8 +273,7 @@ def test_the_commands_of_snakemake_are_planned(options, checkout):
         if f"profiles/{profile}" in words and not find_spec(f"snakemake_executor_plugin_{plugin}"):
             pytest.skip(f"the executor of profiles/{profile} is not installed")
     output = succeed(*words, "-n", root=checkout)
-    # A dry run that says nothing of jobs was none.
-    assert "--unlock" in words or "Job stats" in output or "flowchart" in output, output[-2000:]
+    assert "Job stats" in output, "no dry run"
 
 
 @cache
@@ -164,46 +294,30 @@ def flags_of(words):
     return {word.partition("=")[0] for word in words if word.startswith("-") and word != "--help"}
 
 
-@pytest.mark.parametrize("command", [c for c in COMMANDS if words_of(c)[0] == "persuasion-rl"])
+@pytest.mark.parametrize("command", starting_with("persuasion-rl"))
 def test_a_command_of_ours_has_the_flags_that_are_shown(command, capsys):
     name, *words = words_of(command)[1:]
-    if name == "COMMAND":
-        return
     with pytest.raises(SystemExit) as ended:
         main([name, "--help"])
     assert ended.value.code == 0
     assert flags_of(words) <= {*re.findall(r"--?[\w-]+", capsys.readouterr().out)}
 
 
-@pytest.mark.parametrize(
-    "command", [c for c in COMMANDS if c.startswith("python ") and not c.startswith("python -c")]
-)
-def test_a_module_or_benchmark_has_the_flags_that_are_shown(command):
+@pytest.mark.parametrize("command", starting_with("python"))
+def test_a_benchmark_has_the_flags_that_are_shown(command):
     words = words_of(command)[1:]
-    entry = words[: 2 if words[0] == "-m" else 1]
-    rest = words[len(entry) :]
+    entry, rest = words[:1], words[1:]
     if rest and rest[0] in ("compare", "profile", "scale"):
         entry, rest = [*entry, rest[0]], rest[1:]
-    if " ".join(entry) in FLAGLESS:
-        assert not flags_of(rest)
-        return
     assert flags_of(rest) <= {*re.findall(r"--?[\w-]+", help_of(*entry))}
 
 
-@pytest.mark.parametrize("command", [c for c in COMMANDS if words_of(c)[0] == "make"])
+@pytest.mark.parametrize("command", starting_with("make"))
 def test_a_target_of_make_is_one(command):
     run = subprocess.run(
         ["make", "-n", *words_of(command)[1:]], cwd=ROOT, capture_output=True, text=True
     )
     assert run.returncode == 0, run.stderr
-
-
-def test_what_is_shown_and_not_run_is_listed_with_its_reason():
-    rest = [command for command in COMMANDS if words_of(command)[0] not in OURS]
-    rest += [command for command in COMMANDS if command.startswith("python -c")]
-    unlisted = [c for c in rest if not {c.split()[0], " ".join(c.split()[:2])} & {*NOT_RUN}]
-    assert {command: COMMANDS[command] for command in unlisted} == {}
-    assert len(COMMANDS) - len(rest) > 60
 
 
 def test_the_line_that_demands_a_gpu_does(tmp_path):

@@ -7,6 +7,7 @@ files, and Snakemake's record of them, without a training (`--touch`). That a st
 import os
 import re
 import subprocess
+import sys
 from pathlib import Path
 from random import Random
 
@@ -25,7 +26,7 @@ LARGE = ("utterances.jsonl", "model.safetensors")
 def made(tmp_path_factory):
     """A checkout with a study of which nothing is to be done."""
     root = copy_project(tmp_path_factory.mktemp("made") / "checkout")
-    summary = succeed("all", "--summary", "--configfile", CONFIG, root=root)
+    summary = succeed("all", "explore_data", "--summary", "--configfile", CONFIG, root=root)
     for file in re.findall(rf"^{STUDY}/\S+", summary, flags=re.M):
         path = root / file
         if file.endswith("figures"):
@@ -35,7 +36,7 @@ def made(tmp_path_factory):
             path.write_text(f"{file}\n")
             if path.name in LARGE:
                 os.truncate(path, 2_000_000)
-    succeed("all", "--touch", "--forceall", "--cores", 1, "--configfile", CONFIG, root=root)
+    succeed("all", "explore_data", "--touch", "--forceall", "--configfile", CONFIG, root=root)
     # Gathered, and gone: that a setting of theirs is seen all the same is in the table, "setting of sampling".
     assert not (root / STUDY / "preferences/shards").exists()
     return root
@@ -48,16 +49,16 @@ def checkout(made, tmp_path):
     return tmp_path / "checkout"
 
 
-def stale(root, *words, config=CONFIG):
-    output = succeed("all", "-n", "--configfile", config, *words, root=root)
+def stale(root, *words, target="all", config=CONFIG):
+    output = succeed(target, "-n", "--configfile", config, *words, root=root)
     return planned(output) if "Job stats:" in output else {}
 
 
 def replaced(name: str, old: str, new: str):
-    """A change of a file of the package, or of a page."""
+    """A change of a file in workflow/; without a folder, of the package."""
 
     def change(root: Path) -> None:
-        path = root / "workflow/persuasion_rl" / name
+        path = root / "workflow" / (name if "/" in name else f"persuasion_rl/{name}")
         text = path.read_text()
         assert old in text
         path.write_text(text.replace(old, new))
@@ -87,6 +88,30 @@ def settings(**changed):
 
 def touched(name: str):
     return lambda root: (root / STUDY / name).touch()
+
+
+def deleted(name: str):
+    return lambda root: (root / STUDY / name).unlink()
+
+
+def ordered_anew(root: Path) -> None:
+    """Settings from the last one to the first, at every level but that of the models, which tables list as they stand."""
+
+    def turned(value):
+        if not isinstance(value, dict):
+            return value
+        return {
+            key: value[key] if key == "models" else turned(value[key]) for key in reversed(value)
+        }
+
+    path = root / "config/demo.yaml"
+    path.write_text(yaml.safe_dump(turned(yaml.safe_load(path.read_text())), sort_keys=False))
+
+
+def another_environment(root: Path) -> None:
+    """Seen with `--sdm conda` alone, which makes it; that was not tried, for want of conda."""
+    with (root / "envs/persuasion-rl.yaml").open("a") as file:
+        file.write("      - another-package\n")
 
 
 def checked_out_anew(root: Path) -> None:
@@ -122,6 +147,12 @@ OTHER_DATA = OTHER_SFT | {
     "assign_sides": 1, "process_cmv": 1, "split": 1, "check_leakage": 1, "report_data": 1, "pretrain_standin": 1,
     "train_delta_judge": 1, "evaluate_human": 1, "evaluate_prompts": 1, "tokenize": 7, "evaluate_model": 6, "evaluate_loss": 5,
 }  # fmt: skip
+OTHER_DEVICE = OTHER_SFT | {"train_delta_judge": 1, "evaluate_model": 6, "evaluate_loss": 5}
+OTHER_BASE = {
+    rule: jobs
+    for rule, jobs in OTHER_DATA.items()
+    if rule not in ("assign_sides", "pretrain_standin")
+}
 RECORD = {"record_config": 1}
 ONE_MODEL = {"train_dpo": 1, "compare_models": 1, "write_model_card": 1, "report_study": 1}
 HUMAN_BRANCH = {"train_dpo": 4, "evaluate_model": 2, "evaluate_kl": 2, "evaluate_loss": 2}
@@ -142,6 +173,9 @@ ONE_PLAYER = {"train_dpo": 1, "evaluate_model": 1, "evaluate_kl": 1, "evaluate_l
                 {},
             ),
             ("reworded comment", replaced("dpo.py", "# bf16 and fp16", "# 16 bits"), {}),
+            ("keys in another order", ordered_anew, {}),
+            ("deleted file between others", deleted("preferences/ai_train.jsonl"), {}),
+            ("environment file", another_environment, {}),
             ("W&B mode", settings(wandb={"mode": "offline"}), RECORD),
             ("batch size of sampling", settings(sampling={"batch_size": 16}), RECORD),
             ("retries of downloads", settings(downloads={"retries": 9}), RECORD),
@@ -150,6 +184,12 @@ ONE_PLAYER = {"train_dpo": 1, "evaluate_model": 1, "evaluate_kl": 1, "evaluate_l
             ("setting of sampling", settings(sampling={"temperature": 0.5}),
              OTHER_SAMPLES | RECORD | {"evaluate_model": 6}),
             ("setting of DPO", settings(recipes={"dpo": {"beta": 0.2}}), TRAINED_BY_DPO | RECORD | {"train_dpo": 4}),  # one has its own
+            ("two values swapped", settings(sampling={"temperature": 0.9, "top_p": 0.7}),
+             OTHER_SAMPLES | RECORD | {"evaluate_model": 6}),
+            ("device", settings(device="auto"), OTHER_DEVICE | RECORD),
+            ("command of a rule", replaced("rules/dpo.smk", "persuasion_rl.dpo", " persuasion_rl.dpo"), TRAINED_BY_DPO),
+            ("code of all trainings", replaced("training.py", '"lora_dropout": 0.05', '"lora_dropout": 0.1'), OTHER_SFT | {"train_delta_judge": 1}),
+            ("file of the base model", added("models/base/tokenizer_config.json"), OTHER_BASE),
             ("code of DPO", replaced("dpo.py", "else 0.5 * beta", "else 0.4 * beta"), TRAINED_BY_DPO),
             ("page of the report", replaced("report.html.j2", "<body>", "<body >"), {"report_study": 1}),
             ("corpus", added("corpora/synthetic-changemyview/utterances.jsonl"), OTHER_DATA),
@@ -165,6 +205,61 @@ ONE_PLAYER = {"train_dpo": 1, "evaluate_model": 1, "evaluate_kl": 1, "evaluate_l
 def test_a_change_makes_again_what_depends_on_it(checkout, change, expected):
     change(checkout)
     assert stale(checkout) == expected
+
+
+def test_a_change_that_is_known_to_change_no_result_is_accepted(checkout):
+    model = f"{STUDY}/models/rlaif/adapter_model.safetensors"
+    replaced("dpo.py", "else 0.5 * beta", "else beta / 2")(checkout)
+    assert stale(checkout, target=model) == {"train_dpo": 1}
+    succeed(model, "--touch", "--configfile", CONFIG, root=checkout)
+    assert stale(checkout, target=model) == {}
+
+
+def test_a_notebook_goes_by_its_time_and_what_it_imports_by_its_code(checkout):
+    """Snakemake compares notebooks by time alone. No other file comes of this one."""
+    table = f"{STUDY}/exploration/sides.csv"
+    assert stale(checkout, target=table) == {}
+    notebook = checkout / "workflow/notebooks/explore_data.py.ipynb"
+    before = notebook.stat()
+    notebook.touch()
+    assert stale(checkout, target=table) == {"explore_data": 1}
+    os.utime(notebook, ns=(before.st_atime_ns, before.st_mtime_ns))
+    replaced("files.py", 'encoding="utf-8"', 'encoding="utf8"')(checkout)
+    only = ("--allowed-rules", "explore_data")
+    assert stale(checkout, *only, target=table) == {"explore_data": 1}
+
+
+def test_every_param_is_of_a_kind_that_snakemake_compares(made):
+    """It leaves out what it cannot write down, a Path for one, and of a dict the order of keys counts."""
+    script = (
+        "from persuasion_rl.why import _planned\n"
+        "for job, _ in _planned('all', None)[0]:\n"
+        "    print(*[type(param).__name__ for param in job.non_derived_params])\n"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=made,
+        env=os.environ | {"PYTHONPATH": str(made / "workflow")},
+        capture_output=True,
+        text=True,
+    )
+    kinds = run.stdout.split()
+    assert len(kinds) > 100, run.stderr
+    assert {*kinds} == {"str", "list", "int"}
+
+
+@pytest.mark.slow
+def test_what_reads_a_file_that_came_back_the_same_is_left_alone(tmp_path):
+    """Only within the run that makes it again does Snakemake run what reads it."""
+    root = copy_project(tmp_path / "checkout")
+    config = ("--configfile", "tests/tiny.yaml")
+    corpus, sides = "corpora/synthetic-changemyview/utterances.jsonl", "splits/sides.csv"
+    corpus, sides = (f"results/tiny/{name}" for name in (corpus, sides))
+    succeed(sides, "--cores", 1, *config, root=root)
+    made = (root / corpus).stat().st_mtime_ns
+    succeed(corpus, "--forcerun", "synthesize_corpus", "--cores", 1, *config, root=root)
+    assert (root / corpus).stat().st_mtime_ns > (root / sides).stat().st_mtime_ns > made
+    assert stale(root, target=sides, config="tests/tiny.yaml") == {}
 
 
 @pytest.mark.parametrize(

@@ -25,6 +25,7 @@ from persuasion_rl.config import load_study
 from persuasion_rl.files import read_json, read_jsonl, write_jsonl
 from persuasion_rl.studies import recorded_settings
 from running import ROOT, copy_project, planned, snakemake, succeed
+from test_docs import RUN_ON_A_STUDY, run_as_typed
 
 pytestmark = pytest.mark.slow
 
@@ -345,6 +346,19 @@ def test_a_model_is_looked_at_alone_and_its_replies_are_those_of_the_evaluation(
     assert looked == list(read_jsonl(study / "evaluation/responses/rlaif.jsonl"))[:3]
     text = (study / "look/rlaif.md").read_text()
     assert text.count("\n## ") == 3 and f"    {looked[2]['response'].splitlines()[0]}" in text
+
+
+@pytest.mark.parametrize("command", RUN_ON_A_STUDY)
+def test_a_command_of_the_docs_does_what_is_said(command, fresh):
+    """With this study in the place of the reader's. A file that it asks for is made anew."""
+    typed = re.sub(r"\b(STUDY|NAME|(cmv|demo)(-\w+)*)\b", "small", command)
+    typed = typed.replace("MODEL", "rlaif")
+    if typed.startswith("snakemake "):
+        for target in re.findall(r"results/\S+", typed):
+            (fresh / target).unlink(missing_ok=True)
+        typed += " --configfile tests/small.yaml"
+    said = run_as_typed(typed, fresh, input="We should get rid of bike lanes.\n\n")
+    assert re.search(RUN_ON_A_STUDY[command], said, re.M), said[-4000:]
 
 
 # What becomes stale: a table of changes is in test_staleness.py

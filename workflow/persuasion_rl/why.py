@@ -24,8 +24,8 @@ def explain(target: str, configfile: Path | None) -> str:
     Raises:
         UserError: Snakemake cannot plan it; with what it said.
     """
-    jobs = _planned(target, configfile)
-    if not jobs:
+    jobs, unrecorded = _planned(target, configfile)
+    if not jobs and not unrecorded:
         return f"{target}: nothing to do, it is what its settings, code and inputs make\n"
     lines, missing, derived = [], [], []
     for job, reason in jobs:
@@ -40,11 +40,17 @@ def explain(target: str, configfile: Path | None) -> str:
         lines.append(f"not there: {', '.join(str(path) for job in missing for path in job.output)}")
     if derived:
         lines.append(f"made again, because what they read is: {', '.join(derived)}")
-    return "\n".join([*lines, _cost(job for job, _ in jobs)]) + "\n"
+    if unrecorded:
+        lines.append(
+            "Snakemake has no record of how these were made, so that changed settings and code do not show: "
+            + ", ".join(unrecorded)
+        )
+    lines.append(_cost(job for job, _ in jobs) if jobs else "nothing would run")
+    return "\n".join(lines) + "\n"
 
 
-def _planned(target: str, configfile: Path | None) -> list[tuple[Any, Any]]:
-    """Jobs that would run and their reasons, in the order of the DAG."""
+def _planned(target: str, configfile: Path | None) -> tuple[list[tuple[Any, Any]], list[str]]:
+    """Jobs that would run and their reasons, in the order of the DAG; files of the others that Snakemake knows nothing of."""
     from snakemake.api import SnakemakeApi
     from snakemake.settings.types import (
         ConfigSettings,
@@ -74,7 +80,14 @@ def _planned(target: str, configfile: Path | None) -> list[tuple[Any, Any]]:
             workflow._build_dag()
             dag = workflow.dag
             jobs = [job for level in dag.toposorted() for job in level if job.output]
-            return [(job, dag.reason(job)) for job in jobs if dag.needrun(job)]
+            unrecorded = [
+                str(path)
+                for job in jobs
+                if not dag.needrun(job) and dag.reason(job).no_metadata
+                for path in job.output
+                if Path(path).exists()
+            ]
+            return [(job, dag.reason(job)) for job in jobs if dag.needrun(job)], unrecorded
     except (Exception, SystemExit) as error:
         last = [line for line in f"{said.getvalue()}\n{error}".splitlines() if line.strip()]
         raise UserError(
@@ -95,9 +108,8 @@ def _causes(job: Any, reason: Any) -> Iterable[str]:
     if reason.code_changed:
         yield f"the command of the rule {job.rule.name} changed"
     if reason.software_stack_changed:
-        yield "its environment file in envs/ changed"
-    if reason.no_metadata and not reason.missing_output:
-        yield "Snakemake has no record of how it was made"
+        # Environments are compared where they are used, and here none is.
+        yield "it was made with --sdm conda; whether its file in envs/ changed: `snakemake --sdm conda -n`"
 
 
 def differences(before: set[str], now: set[str]) -> list[str]:

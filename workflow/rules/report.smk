@@ -71,6 +71,8 @@ rule explore_data:
     resources:
         mem_mb=growing(4_000),
         runtime=growing("30m"),
+    params:
+        code=code("files"),  # what it imports; Snakemake compares the notebook itself by time
     message:
         "Running the exploratory notebook"
     notebook:
