@@ -57,7 +57,7 @@ class AnnotatedStudy:
         """The human pool's pairs by their digests."""
         if not self._responses.is_file():
             raise UserError(
-                f"{self._responses} is not there: run `snakemake unattended` for this study first"
+                f"{self._responses} is not there: run `snakemake unattended --cores all` for this study first"
             )
         return {pair_id(row): row for row in read_jsonl(self._responses)}
 
@@ -66,7 +66,7 @@ class AnnotatedStudy:
         if self.settings["labels"]["human"].get("source") == "simulated":
             raise UserError(
                 "this study's annotators are simulated, so that no answer of people would be used: set"
-                " labels.human.source: people and run `snakemake unattended` (the arena is open: `annotate --arena`)"
+                " labels.human.source: people and run `snakemake unattended --cores all` (the arena is open: `annotate --arena`)"
             )
 
     @cached_property

@@ -161,7 +161,7 @@ def export_human_labels(
         raise UserError(
             f"{found.answered} of {found.pairs} pairs have a verdict and {needed} are needed"
             f" (labels.human.min_labels){told}: run `persuasion-rl annotate --study {study}`, or build what needs no person"
-            " with `snakemake unattended`"
+            " with `snakemake unattended --cores all`"
         )
     if found.pairs and not needed:
         raise UserError(

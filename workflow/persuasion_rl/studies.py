@@ -71,7 +71,7 @@ def study_folder(name: str) -> Path:
             return folder.resolve()
     made = sorted(path.parent.name for path in Path("results").glob("*/config.yaml"))
     raise UserError(
-        f"{name}: no study that was made (results/{name}/config.yaml is not there; `snakemake unattended` makes it);"
+        f"{name}: no study that was made (results/{name}/config.yaml is not there; `snakemake unattended --cores all` makes it);"
         f" there {'are ' + ', '.join(made) if made else 'is none'}"
     )
 
