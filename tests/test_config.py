@@ -10,7 +10,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from persuasion_rl.config import (
-    PUBLISHED,
     SCHEMA,
     flags,
     lineage,
@@ -18,8 +17,6 @@ from persuasion_rl.config import (
     needs_people,
     pool_sizes,
     reference,
-    scaled_down,
-    sizes,
     split_sizes,
 )
 from persuasion_rl.files import UserError
@@ -243,16 +240,6 @@ def test_one_judge_at_least_labels_nothing():
         load_study(study)
     study["evaluation"]["judges"] = ["delta", "length", "interplay"]
     assert load_study(study)
-
-
-def test_what_is_smaller_than_in_the_published_study_is_told():
-    published = load_study(
-        yaml.safe_load((CONFIG / "config.yaml").read_text()), CONFIG / "config.yaml"
-    )
-    assert sizes(published) == PUBLISHED and scaled_down(published) == []
-    demo = load_study(yaml.safe_load((CONFIG / "demo.yaml").read_text()), CONFIG / "demo.yaml")
-    told = scaled_down(demo)
-    assert told[0] == "examples 2,800 (50,000)" and len(told) == len(PUBLISHED)
 
 
 @pytest.fixture

@@ -1,10 +1,20 @@
 """What a reader is told: before any number, in sentences, and in figures."""
 
 import pytest
+import yaml
 
+from persuasion_rl.config import load_study, pool_sizes, split_sizes
 from persuasion_rl.figures import number
 from persuasion_rl.report_figures import honesty_figure, length_figure, lineage_figure, loss_figure
-from persuasion_rl.report_findings import findings, labelled_by, notices, warnings
+from persuasion_rl.report_findings import (
+    PUBLISHED,
+    findings,
+    labelled_by,
+    notices,
+    scaled_down,
+    warnings,
+)
+from running import ROOT
 
 
 @pytest.mark.parametrize(
@@ -19,7 +29,7 @@ from persuasion_rl.report_findings import findings, labelled_by, notices, warnin
         ({"ai_noise": 0.3}, "AI labels have noise on purpose: the judge delta's, 30%"),
         ({"human_source": "simulated"}, "Human labels are simulated"),
         ({"base_source": "EleutherAI/pythia-410m"}, "Another base model: EleutherAI/pythia-410m."),
-        ({"scaled": ["examples 1,400 (50,000)"]}, "Scaled down, as planned here and, in brackets"),
+        ({"scaled": ["SFT rows 700 (40,000)"]}, "Scaled down, with the published study's sizes"),
         ({"pending": ["rlhf"]}, "Pending: rlhf"),
     ],
 )
@@ -38,6 +48,21 @@ def test_what_is_not_as_in_the_published_study_is_said_first(changed, told):
     (notice,) = notices(**(usual | changed))
     assert notice.startswith(told)
     assert notices(**(usual | {"ai_judge": "none", "ai_noise": 0.3, "human_source": "none"})) == []
+
+
+def test_what_is_smaller_than_in_the_published_study_is_told_with_both_sizes():
+    file = ROOT / "config/config.yaml"
+    study = load_study(yaml.safe_load(file.read_text()), file)
+    planned = split_sizes(study["data"]) | pool_sizes(study["data"])
+    planned["final_eval"] = study["data"]["final_eval_size"]
+    tokens = study["data"]["max_context_tokens"], study["sampling"]["max_new_tokens"]
+
+    def told(parts, tokens):
+        return scaled_down({"parts": {name: {"used": n} for name, n in parts.items()}}, *tokens)
+
+    assert told(planned, tokens) == []
+    assert told(planned | {"human": 50}, tokens) == ["prompts of the human pool 50 (300)"]
+    assert len(told({name: n - 1 for name, n in planned.items()}, (699, 255))) == len(PUBLISHED)
 
 
 def trusted(judge, value, low, high, measure="delta_pairs"):
@@ -296,7 +321,7 @@ def test_a_figure_of_many_panels_is_no_wider_than_a_page():
 
 @pytest.mark.parametrize(
     ("value", "text"),
-    [(0.12345, "0.123"), (0.0, "0.000"), (0.00012, "0.00012"), (-0.00012, "-0.00012"), (1234, "1,234"), ("no", "no")],
+    [(0.12345, "0.123"), (0.0, "0.000"), (0.00012, "0.00012"), (-0.00012, "-0.00012"), (1234, "1,234"), (183.192, "183.2"), ("no", "no")],
 )  # fmt: skip
 def test_a_small_number_is_not_shown_as_none(value, text):
     assert number(value) == text

@@ -182,7 +182,8 @@ def test_a_model_card_says_what_it_is_for_its_risks_and_its_numbers(root):
     headings = re.findall("^## (.+)$", text, flags=re.M)
     assert headings == "Intended use|Risks|Data, consent and licence|Training|Results".split("|")
     flat = " ".join(text.split())
-    for said in ("trained with DPO from `sft`", "**Not for use on people who do not know that they talk to a model**",
+    for said in ("> Scaled down, with the published study's sizes in brackets: SFT rows 40 (40,000);",
+                 "trained with DPO from `sft`", "**Not for use on people who do not know that they talk to a model**",
                  "It may invent facts, figures and sources", "keep their rights; nobody asked them",
                  "Labels: AI labels by the judge delta.", "these weights (SHA-256) | `a0`"):  # fmt: skip
         assert said in flat

@@ -211,40 +211,6 @@ def pool_sizes(data: dict[str, Any]) -> dict[str, int]:
     return {"ai": data["ai_pool_size"] or rest, "human": data["human_pool_size"]}
 
 
-PUBLISHED = {
-    "examples": 50_000,
-    "prompts of the AI pool": 8_000,
-    "prompts of the human pool": 300,
-    "prompts of the evaluation": 1_700,
-    "tokens of a prompt at most": 700,
-    "tokens of a reply at most": 256,
-}
-"""Sizes of the published study, those of config/config.yaml."""
-
-
-def sizes(study: dict[str, Any]) -> dict[str, int]:
-    """The same sizes of a study, as planned."""
-    pools = pool_sizes(study["data"])
-    found = (
-        study["data"]["max_examples"],
-        pools["ai"],
-        pools[HUMAN],
-        study["data"]["final_eval_size"],
-        study["data"]["max_context_tokens"],
-        study["sampling"]["max_new_tokens"],
-    )
-    return dict(zip(PUBLISHED, found, strict=True))
-
-
-def scaled_down(study: dict[str, Any]) -> list[str]:
-    """What a study has less of than the published one, in words."""
-    return [
-        f"{what} {size:,} ({PUBLISHED[what]:,})"
-        for what, size in sizes(study).items()
-        if size < PUBLISHED[what]
-    ]
-
-
 def split_sizes(data: dict[str, Any]) -> dict[str, int]:
     """The planned number of rows of each side."""
     return {side: round(data["max_examples"] * share) for side, share in data["split"].items()}

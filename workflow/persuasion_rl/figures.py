@@ -72,9 +72,12 @@ def with_numbers(rows: list[dict[str, str]]) -> list[dict]:
     return [{key: value(text) for key, text in row.items()} for row in rows]
 
 
-def number(value: Any, digits: int = 3) -> str:
-    """A number as text; one too small for its digits keeps two that count."""
+def number(value: Any, digits: int | None = None) -> str:
+    """A number as text, with three digits behind the point, of ten and more with one; one too small for its digits keeps
+    two that count."""
     if isinstance(value, float):
+        if digits is None:
+            digits = 3 if abs(value) < 10 else 1
         if 0 < abs(value) < 10**-digits:
             return f"{value:.2g}"
         return f"{value:.{digits}f}"

@@ -8,7 +8,7 @@ from huggingface_hub import ModelCardData
 from persuasion_rl.command import stage
 from persuasion_rl.figures import page, with_numbers
 from persuasion_rl.files import read_csv, read_json, write_text
-from persuasion_rl.report_findings import labelled_by, notices, warnings
+from persuasion_rl.report_findings import labelled_by, notices, scaled_down, warnings
 
 TEMPLATE = Path(__file__).with_name("model_card.md.j2")
 
@@ -31,15 +31,16 @@ def write_model_card(
     behaviour: Path,
     honesty: Path,
     trust: Path,
+    splits: Path,
+    max_context_tokens: int,
+    max_new_tokens: int,
     output: Path,
-    scaled: list[str] = [],
 ) -> None:
     """Write a model card in the Hub's format (YAML front matter, then Markdown).
 
     Args:
         labels: where the preferences come from, in words; "none" for a supervised model.
         ai_judge, human_source: of the labels behind this model; "none" where it has none of the kind.
-        scaled: what `config.scaled_down` gives.
         comparisons, behaviour, honesty, trust: tables of the evaluation.
     """
     made = read_json(recipe)
@@ -69,7 +70,7 @@ def write_model_card(
             ai_noise,
             human_source,
             human_judge,
-            scaled,
+            scaled_down(read_json(splits), max_context_tokens, max_new_tokens),
             pending=[],
         ),
         synthetic=synthetic,

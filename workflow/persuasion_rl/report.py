@@ -14,6 +14,7 @@ from persuasion_rl.data_report import funnel_figure, shortage
 from persuasion_rl.evaluation import POINTS
 from persuasion_rl.figures import page, with_numbers
 from persuasion_rl.files import file_digest, read_csv, read_json, read_jsonl, write_text
+from persuasion_rl.measures import NOT_MEASURED
 from persuasion_rl.report_figures import (
     honesty_figure,
     length_figure,
@@ -32,6 +33,7 @@ from persuasion_rl.report_findings import (
     findings,
     labelled_by,
     notices,
+    scaled_down,
     warnings,
 )
 
@@ -63,7 +65,8 @@ def write_report(
     seed: int,
     output: Path,
     figures: Path,
-    scaled: list[str] = [],
+    max_context_tokens: int,
+    max_new_tokens: int,
     pending: list[str] = [],
     arena: list[Path] = [],
 ) -> None:
@@ -72,7 +75,7 @@ def write_report(
     Args:
         trust: the table of `trust.judge_trust`. models_table, seeds_table: those of `variants.compare_models`.
         scope: "evaluation" or "unattended": where the others are.
-        models: the trained models. scaled: what `config.scaled_down` gives. pending: the models that wait for people's labels.
+        models: the trained models. pending: the models that wait for people's labels.
         sources: where examples come from ("cmv", "p4g"). study_folder: `folder` seen from the page, "" where it
             lies in it.
         ai_judge, human_source: "none" where there are no such labels.
@@ -142,7 +145,7 @@ def write_report(
                 ai_noise,
                 human_source,
                 human_judge,
-                scaled,
+                scaled_down(splits, max_context_tokens, max_new_tokens),
                 pending,
             ),
             *shortage(splits),
@@ -209,13 +212,15 @@ def write_report(
 
 
 def _measures(rows: list[dict[str, str]], whose: str) -> list[dict]:
-    """A row a measure, with the row of each player or judge (the column `whose`) that has it."""
+    """A row a measure, with the row of each player or judge (the column `whose`) that has it; "missing" where it is not
+    measured of any."""
     found: dict[str, dict] = {}
     for row in with_numbers(rows):
         one = found.setdefault(
             row["measure"], {"measure": row["measure"], "unit": row.get("unit", "")}
         )
         one[row[whose]] = row
+        one["missing"] = one.get("missing", True) and row["value"] == NOT_MEASURED
     return list(found.values())
 
 

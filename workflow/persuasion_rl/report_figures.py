@@ -99,7 +99,8 @@ def length_figure(win_rates: list[dict], lengths: dict[str, float], judges: list
         axis.axhline(0.5, color="#999", lw=1, ls=":")
         axis.set_ylim(0, 1)
         axis.set_title(f"judge {judge}")
-        axis.set_xticks(range(len(lengths)), [f"{n:.0f}" for n in sorted(lengths.values())])
+        words = [f"{n:.0f}" for n in sorted(lengths.values())]
+        axis.set_xticks(range(len(lengths)), words, rotation=45 if len(lengths) > 6 else 0)
         axis.set_xlabel("mean length (words)")
     found[0].set_ylabel("mean win rate")
     handles, names = found[0].get_legend_handles_labels()

@@ -5,6 +5,17 @@ Tables come as lists of rows whose numbers are numbers.
 
 HUMAN = "human"
 PUBLISHED_BASE = "Qwen/Qwen2.5-0.5B-Instruct"
+PUBLISHED = {
+    "train": ("SFT rows", 40_000),
+    "val": ("validation rows", 5_000),
+    "test": ("test rows", 5_000),
+    "ai": ("prompts of the AI pool", 8_000),
+    "human": ("prompts of the human pool", 300),
+    "final_eval": ("prompts of the evaluation", 1_700),
+    "max_context_tokens": ("tokens of a prompt at most", 700),
+    "max_new_tokens": ("tokens of a reply at most", 256),
+}
+"""Sizes of the published study, those of config/config.yaml."""
 LENGTH, INTERPLAY = "length", "interplay"
 BASELINES = {LENGTH: "more words win", INTERPLAY: "word overlap and style decide"}
 """The judges that do not read, and what they go by."""
@@ -36,6 +47,21 @@ def labelled_by(ai_judge: str, human_source: str, human_judge: str) -> dict[str,
     return {judge: " and ".join(done) for judge, done in found.items()}
 
 
+def scaled_down(splits: dict, max_context_tokens: int, max_new_tokens: int) -> list[str]:
+    """What a study has less of than the published one, with both sizes.
+
+    Args:
+        splits: the summary of `split.split`.
+    """
+    here = {part: counts["used"] for part, counts in splits["parts"].items()}
+    here |= {"max_context_tokens": max_context_tokens, "max_new_tokens": max_new_tokens}
+    return [
+        f"{words} {here[name]:,} ({size:,})"
+        for name, (words, size) in PUBLISHED.items()
+        if here[name] < size
+    ]
+
+
 def notices(
     base_source: str,
     synthetic: bool,
@@ -49,7 +75,7 @@ def notices(
     """What is simulated, scaled or pending. `ai_judge` and `human_source` are "none" where there are no such labels.
 
     Args:
-        scaled: what `config.scaled_down` gives.
+        scaled: what `scaled_down` gives.
     """
     found = []
     if synthetic:
@@ -68,9 +94,7 @@ def notices(
         )
     if scaled:
         found.append(
-            "Scaled down, as planned here and, in brackets, in the published study: "
-            + "; ".join(scaled)
-            + "."
+            "Scaled down, with the published study's sizes in brackets: " + "; ".join(scaled) + "."
         )
     turned = f"{ai_noise:.0%} of its decided verdicts turned round"
     if ai_judge == "truth":

@@ -36,7 +36,6 @@ from persuasion_rl.config import (
     pool_sizes,
     recipe_of,
     refuse_other_studies,
-    scaled_down,
     seed_groups,
     split_sizes,
     uses_llm,
@@ -702,6 +701,12 @@ def arena_table(scope):
     return [study("evaluation/arena.csv")] if voted else []
 
 
+TOKEN_LIMITS = {
+    "max_context_tokens": DATA["max_context_tokens"],
+    "max_new_tokens": STUDY["sampling"]["max_new_tokens"],
+}
+
+
 def label_settings(pools):
     """What pages are told about the labels of some pools: "none" of those that there are not."""
     ai, human = STUDY["labels"]["ai"], STUDY["labels"][HUMAN]
@@ -734,7 +739,7 @@ def report_flags(scope):
             "sources": SOURCES,
             "base_source": MODELS[BASE]["source"],
             "synthetic": SYNTHETIC,
-            "scaled": scaled_down(STUDY),
+            **TOKEN_LIMITS,
             **label_settings(labelled_pools(scope)),
             "sample_replies": STUDY["evaluation"]["sample_replies"],
             "arena": arena_table(scope),
@@ -754,6 +759,7 @@ def card_inputs(scope):
         "metrics": study("models/{model}/metrics.json"),
         "recipe": study("models/{model}/recipe.json"),
         "trust": trust_table(scope),
+        "splits": study("splits/summary.json"),
         **{
             name: study(f"{scope}/{name}.csv")
             for name in ("comparisons", "behaviour", "honesty")
@@ -783,7 +789,7 @@ def card_flags(model):
             "study": NAME,
             "base_source": MODELS[BASE]["source"],
             "synthetic": SYNTHETIC,
-            "scaled": scaled_down(STUDY),
+            **TOKEN_LIMITS,
             "sources": SOURCES,
             "labels": ", then ".join(words[pool] for pool in pools) or "none",
             **told,

@@ -214,7 +214,7 @@ rule write_model_card:
         python -m persuasion_rl.model_card \
             --metrics {input.metrics:q} --recipe {input.recipe:q} \
             --comparisons {input.comparisons:q} --behaviour {input.behaviour:q} \
-            --honesty {input.honesty:q} --trust {input.trust:q} --output {output:q} \
+            --honesty {input.honesty:q} --trust {input.trust:q} --splits {input.splits:q} --output {output:q} \
             {params.settings} 2> >(tee {log:q} >&2)
         """
 
