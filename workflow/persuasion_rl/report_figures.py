@@ -204,6 +204,7 @@ def matrix_figure(judge: str, win_rates: list[dict], players: list[str]) -> str:
                 ink = "white" if abs(value - 0.5) > 0.35 else "black"
                 axis.text(j, i, f"{value:.2f}", ha="center", va="center", color=ink, fontsize=8)
     axis.set_xlabel("against")
+    axis.set_ylabel("win rate of")
     axis.set_xticks(range(len(players)), players, rotation=30, ha="right")
     axis.set_yticks(range(len(players)), players)
     axis.spines[:].set_visible(False)
