@@ -248,7 +248,9 @@ def test_a_submit_host_is_not_asked_for_a_gpu(cluster, checkout, tmp_path):
         pytest.skip("this machine has a GPU")
     told, before = tmp_path / "told.txt", len(of_rule(cluster, "train_sft"))
     words = ["results/tiny/models/sft/adapter_model.safetensors", "--config", "device=cuda"]
-    run = start(checkout, cluster, told, *words, "--forcerun", "train_sft", "--retries", "0")
+    run = start(
+        checkout, cluster, told, *words, "--forcerun", "train_sft", "--preemptible-retries", "0"
+    )
     try:
         assert run.wait(timeout=RUNS_WITHIN_S) == 1, told.read_text()[-5000:]
     finally:
