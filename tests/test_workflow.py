@@ -6,10 +6,14 @@ import shlex
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
 import yaml
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+from packaging.utils import canonicalize_name
 
 from persuasion_rl.leases import visible_devices
 from running import ROOT, planned, snakemake, succeed
@@ -325,6 +329,66 @@ def test_a_conda_environment_has_the_locked_packages(conda, locks):
     ]
     environment = yaml.safe_load((ROOT / f"envs/{conda}.yaml").read_text())
     assert environment["dependencies"][-1]["pip"] == lines
+
+
+def pins(lines: list[str]) -> dict[str, str]:
+    """Name -> version of locked packages, by the rules of pip's own parser."""
+    found = {}
+    for requirement in map(Requirement, lines):
+        (version,) = requirement.specifier
+        assert version.operator == "==", requirement
+        found[canonicalize_name(requirement.name)] = version.version
+    return found
+
+
+def locked(name: str) -> dict[str, str]:
+    lines = (ROOT / f"envs/{name}").read_text().splitlines()
+    return pins([line for line in lines if not line.startswith("#")])
+
+
+def test_the_environment_of_vllm_has_the_locked_versions_and_what_sampling_imports():
+    environment = yaml.safe_load((ROOT / "envs/vllm.yaml").read_text())
+    packages = pins(environment["dependencies"][-1]["pip"])
+    assert {"transformers", "peft", "orjson", "tqdm"} <= packages.keys()
+    assert packages.pop("vllm")
+    assert packages.items() <= locked("requirements.txt").items()
+
+
+@pytest.mark.parametrize("conda", ["persuasion-rl", "notebook", "vllm"])
+def test_a_conda_environment_takes_a_python_that_the_project_takes(conda):
+    file = ROOT / f"envs/{conda}.yaml"
+    assert "Never built" in file.read_text()
+    environment = yaml.safe_load(file.read_text())
+    assert environment["channels"] == ["conda-forge", "nodefaults"]
+    python, pip, packages = environment["dependencies"]
+    assert pip == "pip" and list(packages) == ["pip"]
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    (version,) = Requirement(python.replace("=", "==")).specifier
+    assert SpecifierSet(project["requires-python"]).contains(version.version)
+
+
+def test_the_locks_do_not_contradict_each_other():
+    seen = {}
+    for file in sorted((ROOT / "envs").glob("requirements*.txt")):
+        for name, version in locked(file.name).items():
+            assert seen.setdefault(name, version) == version, f"{file.name}: {name}"
+
+
+def test_the_containerfile_is_one_and_copies_what_is_there():
+    """It was never built: a linter reads it, and what it copies and installs from is in the project."""
+    file = ROOT / "envs/Containerfile"
+    if not (linter := shutil.which("hadolint", path=Path(sys.executable).parent)):
+        pytest.skip("no hadolint: pip install -r envs/requirements-dev.txt")
+    run = subprocess.run([linter, "--no-color", file], capture_output=True, text=True)
+    assert run.returncode == 0, run.stdout + run.stderr
+    text = file.read_text()
+    copied = re.findall(r"^COPY (\S+) (?:\S+)$", text, re.M)
+    named = re.findall(r"envs/requirements\S*\.txt", text)
+    assert copied == ["envs", "."] and len(named) >= 3
+    assert all((ROOT / name).exists() for name in copied + named)
+    (version,) = re.findall(r"^FROM \S+/python:(\d+\.\d+)-", text, re.M)
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert SpecifierSet(project["requires-python"]).contains(version)
 
 
 @pytest.mark.parametrize(
