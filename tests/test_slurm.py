@@ -222,8 +222,8 @@ def test_a_study_runs_on_a_cluster_and_a_job_that_it_kills_goes_on(cluster, chec
     for job in jobs(cluster):
         print(*(job[key] for key in ("Comment", "Partition", "JobState", "StartTime", "EndTime")))
 
-    # What is made of corpora ran here, what trains, samples or judges by a model in the GPU partition, what is left in
-    # the other.
+    # Corpora, examples and splits were made here; what trains, samples or judges by a model ran in the GPU partition, what
+    # is left in the other.
     partitions = {
         job["Comment"].split("_wildcards")[0].removeprefix("rule_"): job["Partition"]
         for job in jobs(cluster)
@@ -238,7 +238,8 @@ def test_a_study_runs_on_a_cluster_and_a_job_that_it_kills_goes_on(cluster, chec
         "evaluate_verdicts",
         "report_study",
     } <= partitions.keys()
-    assert not {"synthesize_corpus", "process_cmv", "split", "check_leakage"} & partitions.keys()
+    here = {"synthesize_corpus", "assign_sides", "process_cmv", "split", "check_leakage"}
+    assert not here & partitions.keys()
     assert "rlaif" in (study / "models.csv").read_text()
     assert "rlaif" in (study / "report.html").read_text()
 
