@@ -325,3 +325,23 @@ def test_a_training_that_outlived_its_workflow_is_never_doubled(training):
     assert "still trains this model" in doubled.told and "going on from" in doubled.told
     steps = [row["step"] for row in doubled.history if "loss" in row]
     assert steps == list(range(1, 201))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("training", "limit"), [("sft", 2), ("dpo", 3)], indirect=["training"])
+def test_a_training_that_saves_often_keeps_few_checkpoints(training, limit):
+    """Two, or as many as its recipe says, besides the one that is being written; at its end none."""
+    often = {"max_steps": 20, "eval_steps": 1, "save_steps": 1}
+    many = training("many", **often, **({"save_total_limit": limit} if limit != 2 else {}))
+    seen, most = set(), 0
+    process = many.start()
+    until = time.monotonic() + WAIT_S
+    while process.poll() is None:
+        there = {path.name for path in many.folder.glob("state/*/checkpoint-*")}
+        seen, most = seen | there, max(most, len(there))
+        assert time.monotonic() < until, many.told[-3000:]
+        time.sleep(0.01)
+    assert process.returncode == 0, many.told[-3000:]
+    assert len(seen) > limit + 1, "it saved oftener than it may keep"
+    assert limit <= most <= limit + 1
+    assert list((many.folder / "state").iterdir()) == []

@@ -6,10 +6,14 @@ import shlex
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
 import yaml
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+from packaging.utils import canonicalize_name
 
 from persuasion_rl.leases import visible_devices
 from running import ROOT, planned, snakemake, succeed
@@ -227,6 +231,81 @@ def test_the_command_of_the_readme_plans_the_study_within_the_memory_of_its_mach
     assert asked[-1] + asked[-2] > together  # a training and a large CPU rule do not
 
 
+def goes_on(rules: str) -> set[str]:
+    """The rules that keep in state/ what they have made, and go on from there."""
+    blocks = re.split(r"^(?=(?:use )?rule )", rules, flags=re.M)
+    return {
+        re.match(r"(?:use rule \w+ as|rule) (\w+)", block)[1]
+        for block in blocks
+        if re.search(r"^ +state=study", block, re.M)
+    }
+
+
+@pytest.mark.parametrize(("profile", "other", "further"), [("aws-gpu", 1, 3), ("slurm", 2, 4)])
+def test_what_goes_on_is_tried_more_often_and_what_cannot_change_once(
+    elsewhere, profile, other, further
+):
+    (elsewhere / "retries.smk").write_text(
+        'include: "Snakefile"\n'
+        "onstart:\n"
+        "    for rule in workflow.rules: print('retries', rule.name, rule.restart_times)\n"
+    )
+    own = yaml.safe_load((elsewhere / f"profiles/{profile}/config.yaml").read_text())
+    retries = [f"--{key}={own[key]}" for key in ("retries", "preemptible-retries")]
+    words = ["-s", "retries.smk", *retries, "--preemptible-rules", *own["preemptible-rules"]]
+    told = succeed("results/cmv/config.yaml", "--cores", 1, "-F", *words, root=elsewhere)
+    found = {rule: int(n) for rule, n in re.findall(r"^retries (\w+) (\d+)$", told, re.M)}
+    rules = "".join(path.read_text() for path in (elsewhere / "workflow/rules").glob("*.smk"))
+    once = {"fetch_corpus", "check_leakage", "export_human_labels"}
+    assert {rule for rule, count in found.items() if count == further} == goes_on(rules)
+    assert {rule for rule, count in found.items() if count == 0} == once
+    assert set(found.values()) == {0, other, further}
+
+
+def test_a_retry_asks_for_more_memory_and_time(elsewhere):
+    """Three jobs that always fail, through a profile: they write down what they had."""
+    (elsewhere / "failing.smk").write_text(
+        """
+configfile: "config/demo.yaml"
+include: "workflow/rules/common.smk"
+ASKS = {"train_sft": None, "other": None, "never_again": 0}
+rule all:
+    input: [f"{name}.txt" for name in ASKS]
+for NAME, RETRIES in ASKS.items():
+    rule:
+        name: NAME
+        output: f"{NAME}.txt"
+        retries: RETRIES
+        resources: mem_mb=growing(2_000), runtime=growing("2h")
+        shell: "echo {output} {resources.mem_mb} {resources.runtime} >> asked; false"
+"""
+    )
+    run = snakemake("-s", "failing.smk", "--profile", "profiles/aws-gpu", root=elsewhere)
+    assert run.returncode == 1, run.stdout[-3000:]
+    asked = [line.split() for line in (elsewhere / "asked").read_text().splitlines()]
+    found = {
+        name: [(int(mb), int(minutes)) for file, mb, minutes in asked if file == f"{name}.txt"]
+        for name in ("train_sft", "other", "never_again")
+    }
+    assert found == {
+        "train_sft": [(2000, 120), (4000, 240), (6000, 360), (8000, 480)],
+        "other": [(2000, 120), (4000, 240)],
+        "never_again": [(2000, 120)],
+    }
+
+
+def test_the_last_retry_fits_a_partition_of_the_cluster(elsewhere):
+    own = yaml.safe_load((elsewhere / "profiles/slurm/config.yaml").read_text())
+    partitions = yaml.safe_load((elsewhere / "profiles/slurm/partitions.yaml").read_text())
+    rules = "".join(path.read_text() for path in (elsewhere / "workflow/rules").glob("*.smk"))
+    tries = 1 + own["preemptible-retries"]
+    memory = max(int(mb) for mb in re.findall(r"mem_mb=growing\(([\d_]+)\)", rules))
+    hours = max(int(h) for h in re.findall(r'runtime=growing\("(\d+)h"\)', rules))
+    for partition in partitions["partitions"].values():
+        assert tries * memory <= partition["max_mem_mb"]
+        assert tries * hours * 60 <= partition["max_runtime"]
+
+
 def test_tracked_folders_exist_in_a_fresh_clone():
     tracked = subprocess.run(["git", "ls-files"], capture_output=True, text=True, cwd=ROOT).stdout
     if not tracked:
@@ -250,6 +329,66 @@ def test_a_conda_environment_has_the_locked_packages(conda, locks):
     ]
     environment = yaml.safe_load((ROOT / f"envs/{conda}.yaml").read_text())
     assert environment["dependencies"][-1]["pip"] == lines
+
+
+def pins(lines: list[str]) -> dict[str, str]:
+    """Name -> version of locked packages, by the rules of pip's own parser."""
+    found = {}
+    for requirement in map(Requirement, lines):
+        (version,) = requirement.specifier
+        assert version.operator == "==", requirement
+        found[canonicalize_name(requirement.name)] = version.version
+    return found
+
+
+def locked(name: str) -> dict[str, str]:
+    lines = (ROOT / f"envs/{name}").read_text().splitlines()
+    return pins([line for line in lines if not line.startswith("#")])
+
+
+def test_the_environment_of_vllm_has_the_locked_versions_and_what_sampling_imports():
+    environment = yaml.safe_load((ROOT / "envs/vllm.yaml").read_text())
+    packages = pins(environment["dependencies"][-1]["pip"])
+    assert {"transformers", "peft", "orjson", "tqdm"} <= packages.keys()
+    assert packages.pop("vllm")
+    assert packages.items() <= locked("requirements.txt").items()
+
+
+@pytest.mark.parametrize("conda", ["persuasion-rl", "notebook", "vllm"])
+def test_a_conda_environment_takes_a_python_that_the_project_takes(conda):
+    file = ROOT / f"envs/{conda}.yaml"
+    assert "Never built" in file.read_text()
+    environment = yaml.safe_load(file.read_text())
+    assert environment["channels"] == ["conda-forge", "nodefaults"]
+    python, pip, packages = environment["dependencies"]
+    assert pip == "pip" and list(packages) == ["pip"]
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    (version,) = Requirement(python.replace("=", "==")).specifier
+    assert SpecifierSet(project["requires-python"]).contains(version.version)
+
+
+def test_the_locks_do_not_contradict_each_other():
+    seen = {}
+    for file in sorted((ROOT / "envs").glob("requirements*.txt")):
+        for name, version in locked(file.name).items():
+            assert seen.setdefault(name, version) == version, f"{file.name}: {name}"
+
+
+def test_the_containerfile_is_one_and_copies_what_is_there():
+    """It was never built: a linter reads it, and what it copies and installs from is in the project."""
+    file = ROOT / "envs/Containerfile"
+    if not (linter := shutil.which("hadolint", path=Path(sys.executable).parent)):
+        pytest.skip("no hadolint: pip install -r envs/requirements-dev.txt")
+    run = subprocess.run([linter, "--no-color", file], capture_output=True, text=True)
+    assert run.returncode == 0, run.stdout + run.stderr
+    text = file.read_text()
+    copied = re.findall(r"^COPY (\S+) (?:\S+)$", text, re.M)
+    named = re.findall(r"envs/requirements\S*\.txt", text)
+    assert copied == ["envs", "."] and len(named) >= 3
+    assert all((ROOT / name).exists() for name in copied + named)
+    (version,) = re.findall(r"^FROM \S+/python:(\d+\.\d+)-", text, re.M)
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert SpecifierSet(project["requires-python"]).contains(version)
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,11 @@
 """What this machine can run of a study, what the study would take on a GPU, and the one thing to do next.
 
-Times on GPUs are estimates from numbers of floating-point operations; what was measured comes from a study's own benchmark
-files. A key is only ever said to be set or not.
+Times on GPUs are estimates from numbers of floating-point operations, their memory from what a step keeps; what was measured
+comes from a study's own benchmark files. A key is only ever said to be set or not.
 """
 
 import os
+import shlex
 import shutil
 import sys
 from collections.abc import Iterator
@@ -16,13 +17,17 @@ from urllib.error import HTTPError
 from urllib.request import Request as UrlRequest
 from urllib.request import urlopen
 
+import psutil
 import yaml
 
 from persuasion_rl.answers import pair_id, read_answers, tally
+from persuasion_rl.batches import HEADROOM
 from persuasion_rl.config import (
     BASE,
     HUMAN,
     MODEL_FILES,
+    base_folder,
+    lineage,
     load_study,
     model_folder,
     needs_people,
@@ -32,7 +37,7 @@ from persuasion_rl.config import (
     uses_llm,
 )
 from persuasion_rl.costs import costs_of
-from persuasion_rl.files import UserError, read_jsonl
+from persuasion_rl.files import UserError, read_json, read_jsonl
 from persuasion_rl.keys import VARIABLES, is_loopback
 
 ROW_TOKENS = 600
@@ -50,8 +55,12 @@ GPUS = {"A10G (g5.xlarge)": (70, 1.006), "T4 (g4dn.xlarge)": (65, 0.526), "H200"
 spot prices are lower."""
 MEMORY_GB = 12
 """Memory of the largest rule."""
-GPU_GB = 6
-"""Assumed memory of a GPU that a training needs: weights, and a row at a time with gradients checkpointed."""
+SYSTEM_GB = 2
+"""Memory that is left to the system where jobs take turns for want of it."""
+CUDA_GB = 1.0
+"""Assumed memory of a GPU that CUDA and the allocator's gaps take."""
+HEAD_TILE = (4096, 32768)
+"""Tokens and entries of the vocabulary whose logits trl's fused head computes at once."""
 CORPUS_GB = {
     "winning-args-corpus": 0.4,
     "subreddit-changemyview": 7.0,
@@ -78,21 +87,73 @@ class Finding:
 
 @dataclass(frozen=True)
 class Size:
-    """A decoder's size: parameters of its layers and of its head, layers, width."""
+    """A decoder's size: layers, width, widths of its MLP, queries and keys, vocabulary."""
 
-    backbone: float
-    head: float
     layers: int
     width: int
+    inner: int
+    queries: int
+    keys: int
+    vocab: int
+
+    @property
+    def linear(self) -> dict[str, tuple[int, int]]:
+        """Inputs and outputs of a layer's linear modules."""
+        return {
+            "q_proj": (self.width, self.queries),
+            "k_proj": (self.width, self.keys),
+            "v_proj": (self.width, self.keys),
+            "o_proj": (self.queries, self.width),
+            "gate_proj": (self.width, self.inner),
+            "up_proj": (self.width, self.inner),
+            "down_proj": (self.inner, self.width),
+        }
+
+    @property
+    def backbone(self) -> int:
+        """Parameters of the layers; norms and biases are too few to count."""
+        return self.layers * sum(inputs * outputs for inputs, outputs in self.linear.values())
+
+    @property
+    def head(self) -> int:
+        """Parameters of the embedding, which is the head too."""
+        return self.vocab * self.width
 
     def forward(self, tokens: float, context: float, head_share: float = 1.0) -> float:
         """FLOPs of a forward pass; causal attention over `context` tokens."""
         attention = 2 * context * self.width * self.layers
         return tokens * (2 * self.backbone + attention + 2 * self.head * head_share)
 
+    def adapter(self, rank: int, modules: list[str]) -> int:
+        """Parameters of a LoRA adapter; a module that is not known here has none."""
+        known = [sum(self.linear[name]) for name in modules if name in self.linear]
+        return self.layers * rank * sum(known)
 
-QWEN = Size(357.8e6, 136.1e6, 24, 896)
+
+QWEN = Size(layers=24, width=896, inner=4864, queries=896, keys=128, vocab=151_936)
 """Qwen2.5-0.5B."""
+
+
+def size_of(study: dict[str, Any]) -> Size | None:
+    """The size of a study's base model, by its config.json; None where it is not here, or of another form.
+
+    Raises:
+        UserError: the file was cut off.
+    """
+    try:
+        config = read_json(Path(base_folder(study), "config.json"))
+        heads, width = config["num_attention_heads"], config["hidden_size"]
+        per_head = config.get("head_dim") or width // heads
+        return Size(
+            layers=config["num_hidden_layers"],
+            width=width,
+            inner=config["intermediate_size"],
+            queries=heads * per_head,
+            keys=config.get("num_key_value_heads", heads) * per_head,
+            vocab=config["vocab_size"],
+        )
+    except (OSError, ValueError, LookupError, TypeError):
+        return None
 
 
 def examine(study: dict[str, Any], file: Path) -> list[Finding]:
@@ -100,30 +161,51 @@ def examine(study: dict[str, Any], file: Path) -> list[Finding]:
     return [
         Finding("study", f"{study['study']} ({file})"),
         *_machine(study),
-        *_corpora(study),
-        *_models(study),
+        *_corpora(study, _naming(file)),
+        *_models(study, _naming(file)),
         *_keys(study),
     ]
 
 
+def _naming(file: Path) -> str:
+    """How a command names a study that is not the one of config/config.yaml."""
+    return "" if file == Path("config/config.yaml") else f" --configfile {shlex.quote(str(file))}"
+
+
 def _machine(study: dict[str, Any]) -> Iterator[Finding]:
-    import psutil
     import torch
 
     version = ".".join(map(str, sys.version_info[:3]))
     yield Finding("Python", f"{version}, torch {torch.__version__}")
     memory = psutil.virtual_memory()
     total, free = memory.total / 2**30, memory.available / 2**30
-    few = f"the largest rules take up to {MEMORY_GB} GB" if total < MEMORY_GB else ""
+    few = f"; {turns}" if (turns := taking_turns(study, total)) else ""
     yield Finding(
-        "memory", f"{total:.0f} GB, {free:.0f} GB of it free, {os.cpu_count()} cores", few
+        "memory", f"{total:.0f} GB, {free:.0f} GB of it free, {os.cpu_count()} cores{few}"
     )
     parts = footprint(study)
     room, needed = shutil.disk_usage(".").free / 2**30, sum(parts.values())
     told = ", ".join(f"{what} {size:.1f}" for what, size in parts.items() if size)
     low = f"make room: this study takes about {needed:.1f} GB" if room < needed else ""
     yield Finding("disk", f"{room:.0f} GB free; needed, about: {needed:.1f} GB ({told})", low)
-    yield _gpu(study)
+    devices = _gpus()
+    yield _gpu(study, devices)
+    yield from gpu_memory(study, devices)
+
+
+def taking_turns(study: dict[str, Any], total: float) -> str:
+    """What a machine with few GB of memory in all does: the largest rules then run alone."""
+    if total >= MEMORY_GB or study["models"][BASE]["source"] == "standin":
+        return ""
+    return (
+        f"the largest rules ask for {MEMORY_GB}: with `--resources {limit(total)}` nothing runs beside one that"
+        " asks for more than there is"
+    )
+
+
+def limit(total: float) -> str:
+    """The memory that jobs may ask for together, as `--resources` takes it, of so many GB in all."""
+    return f"mem_mb={max(1, round(total - SYSTEM_GB)) * 1000}"
 
 
 def footprint(study: dict[str, Any]) -> dict[str, float]:
@@ -141,25 +223,127 @@ def footprint(study: dict[str, Any]) -> dict[str, float]:
     }
 
 
-def _gpu(study: dict[str, Any]) -> Finding:
-    """The GPU beside what the recipes want of it."""
+def _gpus() -> dict[str, float]:
+    """The GPUs of this machine and their GB of memory."""
     import torch
 
-    wanted = study["device"]
     if not torch.cuda.is_available():
+        return {}
+    devices = map(torch.cuda.get_device_properties, range(torch.cuda.device_count()))
+    return {device.name: device.total_memory / 2**30 for device in devices}
+
+
+def _gpu(study: dict[str, Any], devices: dict[str, float]) -> Finding:
+    """The GPU beside what the study wants of it."""
+    wanted = study["device"]
+    if not devices:
         todo = "run on a machine with a GPU, or set `device: cpu`" if wanted == "cuda" else ""
         return Finding("GPU", f"none (device: {wanted})", todo)
-    devices = map(torch.cuda.get_device_properties, range(torch.cuda.device_count()))
-    memory = {device.name: device.total_memory / 2**30 for device in devices}
-    half = "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float16"
-    small = [name for name, size in memory.items() if size < GPU_GB]
-    todo = f"{small[0]} has less than the {GPU_GB} GB that a training takes" if small else ""
-    if any(recipe.get("use_4bit") for recipe in study["recipes"].values()) and not find_spec(
-        "bitsandbytes"
-    ):
-        todo = "use_4bit needs bitsandbytes: pip install -e '.[qlora]'"
-    named = "; ".join(f"{name}, {size:.0f} GB" for name, size in memory.items())
+    from persuasion_rl.devices import pick_dtype
+
+    half = str(pick_dtype("cuda")).removeprefix("torch.")
+    in_four = any(recipe.get("use_4bit") for _, _, recipe, _ in _trainings(study))
+    lacks = in_four and not find_spec("bitsandbytes")
+    todo = "use_4bit needs bitsandbytes: pip install -e '.[qlora]'" if lacks else ""
+    named = "; ".join(f"{name}, {size:.0f} GB" for name, size in devices.items())
     return Finding("GPU", f"{named}; {half}", todo)
+
+
+def gpu_memory(study: dict[str, Any], devices: dict[str, float]) -> Iterator[Finding]:
+    """What each training takes of a GPU's memory, estimated, beside the GPUs that are here (GB)."""
+    if study["device"] == "cpu" or study["models"][BASE]["source"] == "standin":
+        return
+    size = size_of(study) or QWEN
+    told: dict[tuple[str, str], list[str]] = {}
+    for name, method, recipe, shape in _trainings(study):
+        need = Need.of(method, recipe, shape, size)
+        small = [device for device, size in devices.items() if HEADROOM * size < need.least]
+        todo = f"{small[0]} has {devices[small[0]]:.0f} GB: {need.advice}" if small else ""
+        told.setdefault((need.told, todo), []).append(name)
+    for (found, todo), names in told.items():
+        yield Finding("GPU memory", f"{', '.join(names)}: {found}", todo)
+
+
+def _trainings(study: dict[str, Any]) -> Iterator[tuple[str, str, dict, dict]]:
+    """Name, method and recipe of each training, and the recipe that shapes its adapter: DPO goes on with its parent's."""
+    for name, model in study["models"].items():
+        if name != BASE:
+            first = next(iter(lineage(study["models"], name)))
+            yield name, model["method"], recipe_of(study, name), recipe_of(study, first)
+    reward = study["recipes"]["reward"]
+    yield "delta judge", "reward", reward, reward
+
+
+@dataclass(frozen=True)
+class Need:
+    """What a training takes of a GPU's memory: the least (GB), all of it in words, what to do where that is too much."""
+
+    least: float
+    told: str
+    advice: str
+
+    @classmethod
+    def of(cls, method: str, recipe: dict, shape: dict, size: Size) -> "Need":
+        given = recipe.get("per_device_train_batch_size")
+        rows = min(given or 1, recipe["effective_batch_size"])
+        pairs = "pair" if method != "sft" else "row"
+
+        def takes(rows: int, checkpointing: bool) -> float:
+            return training_memory(method, recipe, shape, size, rows, checkpointing)
+
+        length = f"{recipe['max_length']:,} tokens" + (" each" if pairs == "pair" else "")
+        at_once = f"{rows} {pairs}{'s' if rows > 1 else ''} of {length} at once"
+        saving, whole = takes(rows, True), takes(rows, False)
+        if given:
+            in_small = recipe.get("gradient_checkpointing", False)
+            least = saving if in_small else whole
+            told = f"about {least:.1f} GB with {at_once}"
+            advice = f"leave per_device_train_batch_size out, and as many {pairs}s are taken as fit"
+        else:
+            least, further = saving, takes(2, False) - whole
+            told = (
+                f"about {least:.1f} GB with {at_once} and gradients checkpointed, {whole:.1f} without,"
+                f" {further:.1f} for each {pairs} more; as many are taken as fit"
+            )
+            advice = "lower data.max_seq_length and then max_length, or take a larger GPU"
+            if method != "reward" and not recipe.get("use_4bit"):
+                advice = f"set use_4bit: true in its recipe, {advice}"
+        return cls(least, f"{told} (estimate)", advice)
+
+
+def training_memory(
+    method: str, recipe: dict, shape: dict, size: Size, rows: int, checkpointing: bool
+) -> float:
+    """GB of a GPU's memory that an update takes at its peak, estimated; no GPU was here to measure it on.
+
+    Weights take 2 bytes, or 4.127 bits in the layers and 4 bytes in the embedding with use_4bit (NF4 quantised twice,
+    Dettmers et al. 2023, arXiv:2305.14314). An adapter's weights, gradients and Adam's two moments take 4 bytes each, and
+    DPO's reference is a frozen copy of it. What a layer keeps for the backward pass is counted in the manner of Korthikanti
+    et al. (2022, arXiv:2205.05198, section 4), by what autograd keeps of this code in 16 bits (a test counts it again): 24
+    bytes a token for each unit of the width, 6 for each of the MLP, 4 for each input of an adapted module, and nothing of
+    attention's matrices. Checkpointed gradients leave a layer's input (2 bytes), and all of it of one layer. Whole logits
+    never exist (trl's fused head works in tiles), nor does padding, so that every row is counted at its longest.
+
+    Args:
+        recipe: of the training. shape: the recipe that says which adapter it is.
+        rows: at once; of DPO and the delta judge, pairs.
+    """
+    from persuasion_rl.training import LORA_DEFAULTS
+
+    lora = LORA_DEFAULTS | {key: value for key, value in shape.items() if key in LORA_DEFAULTS}
+    in_four = recipe.get("use_4bit", False)
+    weights = size.backbone * (4.127 / 8 if in_four else 2) + size.head * (4 if in_four else 2)
+    modules = lora["lora_target_modules"]
+    adapter = size.adapter(lora["lora_r"], modules) * 4 * (5 if method == "dpo" else 4)
+    tokens = rows * recipe["max_length"] * (1 if method == "sft" else 2)
+    inputs = sum(size.linear[name][0] for name in modules if name in size.linear)
+    layer = tokens * (24 * size.width + 6 * size.inner + 4 * inputs)
+    kept = size.layers * tokens * 2 * size.width + layer if checkpointing else size.layers * layer
+    # Hidden states and their gradients, in 16 bits and in 32; the classifier has no vocabulary.
+    head = tokens * 8 * size.width
+    if method != "reward":
+        head += 2 * min(tokens, HEAD_TILE[0]) * min(size.vocab, HEAD_TILE[1])
+    return (weights + adapter + kept + head) / 2**30 + CUDA_GB
 
 
 def _corpus_names(study: dict[str, Any]) -> list[str]:
@@ -167,7 +351,7 @@ def _corpus_names(study: dict[str, Any]) -> list[str]:
     return data["cmv_corpora"] + ([data["p4g_corpus"]] if data["use_p4g"] else [])
 
 
-def _corpora(study: dict[str, Any]) -> Iterator[Finding]:
+def _corpora(study: dict[str, Any], named: str) -> Iterator[Finding]:
     """Corpora: here, made by the study, or to be downloaded."""
     if study["world"] is not None:
         yield Finding("corpora", "synthetic, made by the study")
@@ -180,7 +364,8 @@ def _corpora(study: dict[str, Any]) -> Iterator[Finding]:
             todo = f"put it into {folder}, or leave corpora_dir out to download it"
             yield Finding(f"corpus {name}", f"not in {folder}", todo)
         else:
-            yield _to_be_downloaded(f"corpus {name}", CORPUS_GB.get(name), CONVOKIT)
+            target = f"resources/corpora/{name}/utterances.jsonl"
+            yield _to_be_downloaded(f"corpus {name}", CORPUS_GB.get(name), CONVOKIT, target, named)
 
 
 def _sources(study: dict[str, Any]) -> list[str]:
@@ -190,7 +375,7 @@ def _sources(study: dict[str, Any]) -> list[str]:
     return [source for source in dict.fromkeys(named) if source != "standin"]
 
 
-def _models(study: dict[str, Any]) -> Iterator[Finding]:
+def _models(study: dict[str, Any], named: str) -> Iterator[Finding]:
     """Models from elsewhere: here, or to be downloaded."""
     if study["models"][BASE]["source"] == "standin":
         yield Finding("base model", "a stand-in, made by the study")
@@ -200,16 +385,22 @@ def _models(study: dict[str, Any]) -> Iterator[Finding]:
             yield Finding(f"model {source}", f"in {folder}")
         else:
             hub = os.environ.get("HF_ENDPOINT", "https://huggingface.co")
-            yield _to_be_downloaded(f"model {source}", HUB_MODEL_GB, hub)
+            target = f"{folder}/config.json"
+            yield _to_be_downloaded(f"model {source}", HUB_MODEL_GB, hub, target, named)
     if embedding := study["evaluation"]["embedding_model"]:
         yield Finding("embedding model", embedding)
 
 
-def _to_be_downloaded(what: str, size: float | None, address: str) -> Finding:
+def _to_be_downloaded(
+    what: str, size: float | None, address: str, target: str, named: str
+) -> Finding:
     about = "" if size is None else f" (about {size:g} GB)"
     if _answers(address):
         return Finding(what, f"to be downloaded{about}; {address} answers")
-    todo = "get it on a machine with a network, or see that this one has one"
+    todo = (
+        f"where there is a network `snakemake {target} --cores 1{named}`; then copy {Path(target).parent} to the"
+        " same place here"
+    )
     return Finding(what, f"to be downloaded{about}; {address} does not answer", todo)
 
 
@@ -255,8 +446,9 @@ def _is_set(name: str) -> str:
     return "set" if os.environ.get(name) else "not set"
 
 
-def work(study: dict[str, Any], size: Size = QWEN) -> dict[str, float]:
+def work(study: dict[str, Any]) -> dict[str, float]:
     """FLOPs of what a study does with its models, by stage; at most, since pools may shrink."""
+    size = size_of(study) or QWEN
     parts, pools = split_sizes(study["data"]), pool_sizes(study["data"])
     longest = study["sampling"]["max_new_tokens"]
     found: dict[str, float] = {}
@@ -335,14 +527,19 @@ def next_step(study: dict[str, Any], findings: list[Finding], file: Path) -> str
         if finding.todo:
             return f"{finding.what}: {finding.todo}"
     results = Path("results", study["study"])
-    named = "" if file == Path("config/config.yaml") else f" --configfile {file}"
-    run, where = "--cores all", ""
+    named = _naming(file)
+    total = psutil.virtual_memory().total / 2**30
+    few = limit(total) if taking_turns(study, total) else ""
+    cores = "--cores all" + (f" --resources {few}" if few else "")
+    run, where = cores, ""
     if study["models"][BASE]["source"] != "standin" and study["device"] != "cpu":
         here = any(f.what == "GPU" and not f.found.startswith("none") for f in findings)
-        run, where = "--profile aws-gpu", "" if here else ", on a machine with a GPU"
+        # A list on the command line takes the place of the profile's.
+        run = "--profile aws-gpu" + (f" --resources gpu=1 {few}" if few and here else "")
+        where = "" if here else ", on a machine with a GPU"
     waiting = any(needs_people(study, model) for model in study["models"])
     if not (results / "splits/summary.json").is_file():
-        return f"the data and a page about it: `snakemake data --cores all{named}`"
+        return f"the data and a page about it: `snakemake data {cores}{named}`"
     if waiting and not (results / "preferences/human_pool_responses.jsonl").is_file():
         return f"all that needs no person: `snakemake unattended {run}{named}`{where}"
     if waiting and not _have_labelled(study, results):
@@ -369,7 +566,7 @@ def report(file: Path) -> str:
         for finding in findings
     ]
     if study["models"][BASE]["source"] != "standin":
-        lines += ["", *_columns(estimates(study)), _assumed()]
+        lines += ["", *_columns(estimates(study)), _assumed(study)]
     if costs := costs_of(Path("results", study["study"])):
         seconds = sum(cost.seconds for cost in costs)
         dearest = sorted(costs, key=lambda cost: cost.seconds, reverse=True)[:3]
@@ -389,8 +586,9 @@ def _columns(rows: list[list[str]]) -> list[str]:
     ]
 
 
-def _assumed() -> str:
+def _assumed(study: dict[str, Any]) -> str:
+    size = "the base model's size by its config.json" if size_of(study) else "Qwen2.5-0.5B's size"
     return (
-        f"Estimates, not measured: Qwen2.5-0.5B's size, {ROW_TOKENS} tokens a row, {DELTA_PAIRS:,} delta pairs, {SHARE:.0%} of each GPU's 16-bit peak;"
+        f"Estimates, not measured: {size}, {ROW_TOKENS} tokens a row, {DELTA_PAIRS:,} delta pairs, {SHARE:.0%} of each GPU's 16-bit peak;"
         " sampling is often slower. Prices: on demand, us-east-1."
     )

@@ -49,6 +49,8 @@ rule fetch_corpus:
         "resources/corpora/{corpus}.log",
     benchmark:
         "resources/corpora/{corpus}.tsv"
+    # It tries again itself (downloads.retries).
+    retries: 0
     conda:
         "../../envs/persuasion-rl.yaml"
     resources:

@@ -180,6 +180,8 @@ rule export_human_labels:
         study("logs/export_human_labels.log"),
     benchmark:
         study("benchmarks/export_human_labels.tsv")
+    # Where labels are missing, people give them.
+    retries: 0
     conda:
         "../../envs/persuasion-rl.yaml"
     resources:
