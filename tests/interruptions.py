@@ -36,8 +36,6 @@ KINDS = {
 """What is to be hit, by the module that runs; others may be hit, too."""
 BEGUN = (0.4, 0.95)
 """A process is killed once it has run for such a share, drawn at random, of what its stage takes."""
-JUST_ENDED_S = 5
-"""A job that ended so shortly before Snakemake was killed may not be in Snakemake's records yet."""
 COMPARED = (
     "splits/*", "preferences/*.jsonl", "judges/*.csv", "judges/delta/*.safetensors", "models/*/*.safetensors",
     "evaluation/*.csv", "evaluation/responses/*", "evaluation/verdicts/*", "*.csv",
@@ -57,7 +55,7 @@ class Story:
     repeated: list[str] = field(default_factory=list)
     """Jobs that ran again though they had ended."""
     unrecorded: list[str] = field(default_factory=list)
-    """The same of jobs that ended just before Snakemake was killed."""
+    """The same of jobs whose end Snakemake had not recorded when it was killed, so that it cannot know of it."""
     doubled: set[str] = field(default_factory=set)
     """What two processes wrote at the same time."""
     holders: dict[str, set[int]] = field(default_factory=lambda: defaultdict(set))
@@ -78,7 +76,7 @@ def run(checkout: Path, kills: int = 0, random: Random | None = None, undisturbe
     within_s = undisturbed[1].seconds / max(1, kills) if undisturbed else 0
     ends_within_s = 1200 + 120 * kills  # an upper bound, of a busy machine too
     begun = time.monotonic()
-    killed_at = before = 0.0  # this attempt's kill, and the one before it
+    unknown: set[str] = set()  # jobs that a killed Snakemake had begun, and not recorded as ended
     for attempt in range(kills + 1):
         ended = ended_jobs(checkout)
         told = checkout / f"told-{attempt}.txt"
@@ -91,7 +89,6 @@ def run(checkout: Path, kills: int = 0, random: Random | None = None, undisturbe
                     victim = plan and plan.victim(process, story)
                     if victim and (name := kill(victim)):
                         story.killed.append(name)
-                        killed_at = time.time()
                         break
                 while process.poll() is None:
                     look(checkout, story)
@@ -106,13 +103,11 @@ def run(checkout: Path, kills: int = 0, random: Random | None = None, undisturbe
         story.steps += told.read_text().count("'tokens_per_second':")
         after = ended_jobs(checkout)
         again = {job for job, when in ended.items() if after.get(job) != when}
-        if attempt and story.killed[attempt - 1] == "snakemake":
-            late = {job for job in again if before - ended[job] < JUST_ENDED_S}
-            story.unrecorded += sorted(late)
-            again -= late
-        story.repeated += sorted(again)
-        before = killed_at
+        story.unrecorded += sorted(again & unknown)
+        story.repeated += sorted(again - unknown)
+        unknown = set()
         if process.returncode < 0:
+            unknown = not_recorded(checkout, undisturbed[0])
             snakemake(checkout, "--unlock").wait()
     if process.returncode:
         raise RuntimeError(f"the study failed: {tail(told)}")
@@ -265,6 +260,29 @@ def ended_jobs(checkout: Path) -> dict[str, float]:
     return {str(file.relative_to(checkout)): file.stat().st_mtime for file in files}
 
 
+def not_recorded(checkout: Path, quiet: Path) -> set[str]:
+    """The jobs that Snakemake, killed, takes for begun and not ended, by their benchmark file: by the marks that it sets
+    on outputs at a job's start, and removes once it has recorded its end.
+
+    Args:
+        quiet: the same study at its end, whose records have the same names and tell an output's log.
+    """
+    marks, records = (folder / ".snakemake" for folder in (checkout, quiet))
+    names = [m.relative_to(marks / "incomplete") for m in (marks / "incomplete").rglob("*") if m.is_file()]  # fmt: skip
+    logs = [json.loads((records / "metadata" / name).read_text())["log"][0] for name in names]
+    return {log.replace("/logs/", "/benchmarks/").replace(".log", ".tsv") for log in logs}
+
+
+def samples(checkout: Path) -> Counter[str]:
+    """How often a sample was drawn and kept, by the folder of its model and what names it there."""
+    found: Counter[str] = Counter()
+    for file in (checkout / STUDY / "state/samples").glob("*/*.jsonl"):
+        lines = file.read_text().splitlines(keepends=True)
+        whole = [json.loads(line) for line in lines if line.endswith("\n")]
+        found.update(f"{file.parent.name}/{key}" for key, *_ in whole)
+    return found
+
+
 def tail(file: Path) -> str:
     return file.read_text()[-3000:]
 
@@ -289,12 +307,17 @@ def compare(folder: Path, kills: int, seed: int) -> tuple[Story, Story, list[str
     save_steps = yaml.safe_load((quiet / CONFIG).read_text())["recipes"]["sft"]["save_steps"]
     hit = [KINDS.get(name) for name in story.killed]
     bound = save_steps * (hit.count("trainer") + CORES * hit.count("snakemake"))
+    drawn = samples(broken)
     wrong = {
         "files that differ": differ,
-        "ended jobs that ran again": story.repeated,
-        "jobs that ran again for each kill of Snakemake": story.unrecorded[
-            story.killed.count("snakemake") :
+        "recorded jobs that ran again": story.repeated,
+        "unrecorded jobs that ran again, more than can run when Snakemake is killed": story.unrecorded[
+            CORES * story.killed.count("snakemake") :
         ],
+        "samples that were kept and drawn again": [key for key in drawn if drawn[key] > 1],
+        "samples that nobody needs, or that are missing": sorted(
+            drawn.keys() ^ samples(quiet).keys()
+        ),
         "written by two": sorted(story.doubled),
         f"training steps made again, of {bound} that may be": [again] * (not 0 <= again <= bound),
     }
@@ -308,7 +331,7 @@ def tell(undisturbed: Story, story: Story) -> str:
             f"killed: {len(story.killed)} ({killed})",
             f"seconds: {undisturbed.seconds:.0f} undisturbed, {story.seconds:.0f} with the kills",
             f"training steps: {undisturbed.steps} and {story.steps}",
-            f"ended just before Snakemake was killed, and ran again: {story.unrecorded or 'none'}",
+            f"ended, but not recorded when Snakemake was killed, and ran again: {story.unrecorded or 'none'}",
         ]
     )
 
