@@ -44,6 +44,7 @@ lint: $(VENV)/.installed-dev  ## format and lint, as CI checks them
 	ruff check .
 	snakefmt --check Snakefile workflow
 	snakemake --lint
+	hadolint envs/Containerfile
 
 format: $(VENV)/.installed-dev
 	ruff format .

@@ -294,8 +294,9 @@ def test_honesty_is_told_where_it_differs_from_the_base_models():
 def test_figures_hold_every_player_and_stand_without_what_could_not_be_estimated():
     models = [{"model": "sft", "parent": "base", "method": "sft", "pool": ""}]
     models += [{"model": f"m{i}", "parent": "sft", "method": "dpo", "pool": "ai"} for i in range(3)]
-    drawn = lineage_figure(models)
-    assert all(f">{name}<" in drawn for name in ("base", "sft", "m0", "m1", "m2"))
+    for listed in (models, models[::-1]):  # a configuration may name a model before its parent
+        drawn = lineage_figure(listed)
+        assert all(f">{name}<" in drawn for name in ("base", "sft", "m0", "m1", "m2"))
     game = {"judge": "delta", "player": "base", "against": "sft", "win_rate": 0.4}
     for equal in ("", 0.45):
         figure = length_figure(

@@ -36,9 +36,14 @@ def _name_rows(axis, names: list[str], place: int) -> None:
 
 def lineage_figure(models: list[dict]) -> str:
     """Which model was trained from which, by what and on whose labels."""
+    parents = {model["model"]: model["parent"] for model in models}
+
+    def steps(name: str) -> int:
+        return 1 + steps(parents[name]) if name in parents else 0
+
     depth, row_of = {"base": 0}, {"base": 0}
-    for model in models:
-        depth[model["model"]] = depth[model["parent"]] + 1
+    for model in sorted(models, key=lambda model: steps(model["model"])):
+        depth[model["model"]] = steps(model["model"])
         above = row_of[model["parent"]]
         taken = {row_of[name] for name in row_of if depth[name] == depth[model["model"]]}
         row_of[model["model"]] = next(row for row in range(above, 99) if row not in taken)
