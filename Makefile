@@ -28,7 +28,7 @@ test-slurm: $(VENV)/.installed-dev  ## a part of a study on a cluster of this ma
 	python -m pytest -m slurm -s
 
 test-s3: $(VENV)/.installed-dev  ## a study whose files are in S3, if what that takes is installed (.ci/s3 does it)
-	python -m pytest -m s3
+	PYTHONPATH="$(CURDIR)/$(VENV)/s3:$$PYTHONPATH" python -m pytest -m s3
 
 demo-seeds: demo  ## the embedded study with two more seeds, and a table of the three
 	for seed in 2 3; do \
@@ -59,7 +59,7 @@ help:
 	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*##/\t/' | expand -t 14
 
 $(VENV)/.installed: envs/requirements.txt envs/requirements-cuda.txt pyproject.toml
-	$(PYTHON) -c 'import sys; sys.exit("persuasion-rl needs Python 3.11 or newer") if sys.version_info < (3, 11) else None'
+	$(PYTHON) -c 'import sys; sys.exit("persuasion-rl needs Python 3.11 or 3.12") if sys.version_info[:2] not in ((3, 11), (3, 12)) else None'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install -r envs/requirements.txt -c envs/requirements-cuda.txt
 	$(BIN)/pip install --no-deps --editable .

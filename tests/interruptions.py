@@ -9,6 +9,7 @@ is hit at least once where there are kills enough.
 import argparse
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -28,6 +29,14 @@ from running import copy_project
 CONFIG = "tests/tiny.yaml"
 STUDY = "results/tiny"
 CORES = 2
+WRITTEN = {
+    "labels": ["--labels"],
+    "human_labels": ["--labels", "--answers"],
+    "pairs": ["--train"],
+    "cmv": ["--examples"],
+    "variants": ["--models"],
+}
+"""The flags of modules that name an output and are not --output."""
 LOOKS_EVERY_S = 0.2
 KINDS = {
     "sft": "trainer", "dpo": "trainer", "reward": "trainer",
@@ -217,7 +226,9 @@ def look(checkout: Path, story: Story) -> None:
     for process in stages(checkout):
         try:
             opened = [f.path for f in process.open_files() if f.mode not in ("r", "a+")]
-            files.update({path for path in opened if path.startswith(f"{checkout / STUDY}/")})
+            # A file that is being written has its writer's number in its name, until it is whole.
+            whole = {re.sub(r"/\.([^/]+)\.\d+\.part$", r"/\1", path) for path in opened}
+            files.update({path for path in whole if path.startswith(f"{checkout / STUDY}/")})
             words = process.cmdline()
             alive = process.status() != psutil.STATUS_ZOMBIE
         except (psutil.NoSuchProcess, psutil.AccessDenied):
@@ -226,8 +237,9 @@ def look(checkout: Path, story: Story) -> None:
         if "--adapter" in arguments:
             # One that waits for the other to save and to end has not held the folder yet.
             trainings[arguments["--state"]].add(process.pid)
-        elif alive and "--output" in arguments:
-            outputs[arguments["--output"]] += 1
+        elif alive:
+            flags = ("--output", *WRITTEN.get(module_of(process), ()))
+            outputs.update({arguments[flag] for flag in flags if flag in arguments})
     for state, running in trainings.items():
         for lock in (checkout / state).glob("*/lock.json"):
             try:

@@ -84,7 +84,7 @@ def test_coverage_is_counted_of_every_interval():
     told = printed("coverage", "--studies", "40", "--prompts", "60", "--draws", "300")
     cells = [line.strip("| ").split(" | ") for line in told.splitlines() if "%" in line]
     shares = {name: float(share.rstrip("%")) for name, share in cells if name[:3] != "95%"}
-    assert len(shares) == 8 and all(share > 75 for share in shares.values()), shares
+    assert len(shares) == 10 and all(share > 75 for share in shares.values()), shares
 
 
 @pytest.mark.slow

@@ -40,6 +40,7 @@ RUN = {
     "python -m persuasion_rl.config": "^- `recipes.dpo`: ",
     "python -m persuasion_rl.sft --help": "--adapter ADAPTER",
     "python benchmarks/judges.py --help": "--delta DELTA",
+    "snakemake --profile aws-gpu -n": r"^train_dpo +3$",
     "snakemake --profile aws-gpu unattended -n": "^report_unattended +1$",
     "snakemake --rulegraph mermaid-js": "^flowchart ",
     "snakemake --touch": r"\(100%\) done$",
@@ -86,6 +87,8 @@ RUN_BY = {
 }  # fmt: skip
 """What another test runs, on less than the command would take."""
 NOT_RUN = {
+    "aws *": "needs an account",
+    "ssh *": "needs another machine",
     "*make real-small": "real corpora, and half an hour; their data stages are in test_real_data.py",
     ".ci/run": "all of CI",
     "cd *": "of the shell",

@@ -317,15 +317,15 @@ def test_memory_for_a_row_is_what_autograd_keeps_of_it(checkpointing, modules):
 
 
 def test_memory_is_told_by_recipe_and_called_an_estimate(here):
-    told = {finding.found.split(":")[0]: finding for finding in gpu_memory(study(), {})}
+    told = {finding.found.split(":")[0]: finding for finding in gpu_memory(study(), [])}
     assert list(told) == ["sft", "rlaif, rlhf, rlaif_rlhf", "delta judge"]
     assert all("(estimate)" in finding.found and not finding.todo for finding in told.values())
-    assert list(gpu_memory(study(device="cpu"), {})) == []
-    small = next(gpu_memory(study(), {"A10G": 22.5, "old": 2.0}))
+    assert list(gpu_memory(study(device="cpu"), [])) == []
+    small = next(gpu_memory(study(), [("A10G", 22.5), ("A10G", 22.5), ("old", 2.0)]))
     assert small.todo.startswith("old has 2 GB: set use_4bit: true in its recipe")
     recipes = yaml.safe_load(PUBLISHED.read_text())["recipes"]
     recipes["sft"] |= {"per_device_train_batch_size": 32}
-    fixed = next(gpu_memory(study(recipes=recipes), {"A10G": 22.5}))
+    fixed = next(gpu_memory(study(recipes=recipes), [("A10G", 22.5)]))
     assert "32 rows" in fixed.found and "leave per_device_train_batch_size out" in fixed.todo
 
 

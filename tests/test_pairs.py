@@ -16,6 +16,7 @@ from persuasion_rl.pairs import (
     without_duplicates,
 )
 from persuasion_rl.report import _label_column
+from persuasion_rl.statistics import wilson
 from persuasion_rl.trust import judge_trust
 from test_labels import LeansToTheFirst, PrefersTheFirst
 
@@ -216,7 +217,7 @@ def test_the_report_tells_them_as_text(pairs, tmp_path):
     assert found["prompts without two usable responses"] == "cut: 30"
     assert found["verdicts"] == "1: 20" and found["could not be labelled"] == "unreadable: 1"
     assert found["judge's answers differ with the order"] == "20 of 20"
-    assert found["votes for the response shown first"] == "1.000 [1.000, 1.000] of 40 votes"
+    assert found["votes for the response shown first"] == "1.000 [0.839, 1.000] of 40 votes"
     assert found["words that the chosen one is longer"] == "+2.0 [+2.0, +2.0]"
     assert found["duplicates dropped"] == "none" and found["mean tokens of a pair"] == "6.0"
     pairs([labelled(number, "1") for number in range(20)])
@@ -271,7 +272,7 @@ def test_intervals_are_over_conversations():
     """Rows of one conversation tell as much as one row."""
     rows = [label(1, "1", "a", "b", [("12", str(1 + n % 2))]) for n in range(20)]
     found = describe(rows, [], seed=1)["first_shown"]
-    assert found == {"value": 0.5, "low": 0.5, "high": 0.5, "rows": 20}
+    assert found == {**wilson(0.5, 1).columns("value"), "rows": 20}
 
 
 def test_rows_that_could_not_be_labelled_count_nowhere_in_trust(tmp_path):

@@ -249,6 +249,17 @@ def test_a_judge_that_is_wrong_where_the_truth_is_known_is_said_to_be():
     assert told(win_rates=wrong)["How sure"] == []
 
 
+def test_the_published_four_are_ranked_by_themselves_too():
+    names = ["human", "rlaif_rlhf", "rlaif", "rlhf", "base", "sft"]
+    ranking = [
+        {"judge": "delta", "player": p, "strength": -i, "rank_low": i + 1, "rank_high": i + 1}
+        for i, p in enumerate(names)
+    ]
+    sentence = told(ranking=ranking)["Result"][-1]
+    assert sentence.endswith("The published four alone: rlaif_rlhf, rlhf, base, sft.")
+    assert "published four" not in told(ranking=ranking[:-1])["Result"][-1]
+
+
 def test_what_limits_a_study_is_said():
     one = [compared("sft", "base", 0.6, 0.5, 0.7, 0.2)]
     power = [{"judge": "", "difference": 0.1, "prompts": 196, "comparisons": 1}]
@@ -322,7 +333,7 @@ def test_a_figure_of_many_panels_is_no_wider_than_a_page():
 
 @pytest.mark.parametrize(
     ("value", "text"),
-    [(0.12345, "0.123"), (0.0, "0.000"), (0.00012, "0.00012"), (-0.00012, "-0.00012"), (1234, "1,234"), (183.192, "183.2"), ("no", "no")],
+    [(0.12345, "0.123"), (0.0, "0.000"), (0.00012, "0.00012"), (0.001365, "0.0014"), (0.0000472, "0.000047"), (0.0472, "0.047"), (-0.00012, "-0.00012"), (1234, "1,234"), (183.192, "183.2"), ("no", "no")],
 )  # fmt: skip
 def test_a_small_number_is_not_shown_as_none(value, text):
     assert number(value) == text

@@ -11,7 +11,6 @@ import shlex
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -115,11 +114,9 @@ def test_supervised_training_shows_in_the_truth(small):
     assert low > 0
 
 
-def test_asking_again_does_nothing_within_seconds(small):
-    started = time.monotonic()
+def test_asking_again_does_nothing(small):
     output = succeed("all", "--cores", 2, "--configfile", CONFIG)
     assert "Nothing to be done" in output
-    assert time.monotonic() - started < 30
 
 
 def test_every_artifact_of_the_contract_is_there(small):

@@ -616,6 +616,9 @@ def reference() -> str:
             name = f"{path}{key}"
             default = part.get("default")
             shown = "" if default in (None, {}) else f" Default `{json.dumps(default)}`."
+            if allowed := part.get("enum", part.get("items", {}).get("enum")):
+                words = ["null" if value is None else _word(value) for value in allowed]
+                shown = f" Allowed: {', '.join(words)}.{shown}"
             yield f"- `{name}`: {part['description'].rstrip()}{shown}"
             yield from lines(part.get("properties", {}), f"{name}.")
             if isinstance(part.get("additionalProperties"), dict):

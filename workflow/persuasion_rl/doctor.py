@@ -50,9 +50,13 @@ SHARE = 0.4
 """Assumed share of a GPU's peak that a training reaches."""
 DELTA_PAIRS = 20_000
 """Assumed delta pairs that the delta judge learns from; how many there are shows when the data is made."""
-GPUS = {"A10G (g5.xlarge)": (70, 1.006), "T4 (g4dn.xlarge)": (65, 0.526), "H200": (790, None)}
-"""Dense 16-bit TFLOP/s, and USD an hour on demand in us-east-1 when this was written, where one is sold by itself;
-spot prices are lower."""
+GPUS = {
+    "A10G (g5.xlarge)": (70, 1.006),
+    "T4 (g4dn.xlarge)": (65, 0.526),
+    "H200 (1/8 p5en)": (790, 5.41),
+}
+"""Dense 16-bit TFLOP/s, and USD an hour: on demand in us-east-1 when this was written; of an H200, which Amazon rents eight
+at a time, an eighth of what a Capacity Block of p5en.48xlarge cost in Ohio at the end of 2024. Spot prices are lower."""
 MEMORY_GB = 12
 """Memory of the largest rule."""
 SYSTEM_GB = 2
@@ -223,17 +227,17 @@ def footprint(study: dict[str, Any]) -> dict[str, float]:
     }
 
 
-def _gpus() -> dict[str, float]:
+def _gpus() -> list[tuple[str, float]]:
     """The GPUs of this machine and their GB of memory."""
     import torch
 
     if not torch.cuda.is_available():
-        return {}
+        return []
     devices = map(torch.cuda.get_device_properties, range(torch.cuda.device_count()))
-    return {device.name: device.total_memory / 2**30 for device in devices}
+    return [(device.name, device.total_memory / 2**30) for device in devices]
 
 
-def _gpu(study: dict[str, Any], devices: dict[str, float]) -> Finding:
+def _gpu(study: dict[str, Any], devices: list[tuple[str, float]]) -> Finding:
     """The GPU beside what the study wants of it."""
     wanted = study["device"]
     if not devices:
@@ -245,11 +249,11 @@ def _gpu(study: dict[str, Any], devices: dict[str, float]) -> Finding:
     in_four = any(recipe.get("use_4bit") for _, _, recipe, _ in _trainings(study))
     lacks = in_four and not find_spec("bitsandbytes")
     todo = "use_4bit needs bitsandbytes: pip install -e '.[qlora]'" if lacks else ""
-    named = "; ".join(f"{name}, {size:.0f} GB" for name, size in devices.items())
+    named = "; ".join(f"{name}, {size:.0f} GB" for name, size in devices)
     return Finding("GPU", f"{named}; {half}", todo)
 
 
-def gpu_memory(study: dict[str, Any], devices: dict[str, float]) -> Iterator[Finding]:
+def gpu_memory(study: dict[str, Any], devices: list[tuple[str, float]]) -> Iterator[Finding]:
     """What each training takes of a GPU's memory, estimated, beside the GPUs that are here (GB)."""
     if study["device"] == "cpu" or study["models"][BASE]["source"] == "standin":
         return
@@ -257,8 +261,8 @@ def gpu_memory(study: dict[str, Any], devices: dict[str, float]) -> Iterator[Fin
     told: dict[tuple[str, str], list[str]] = {}
     for name, method, recipe, shape in _trainings(study):
         need = Need.of(method, recipe, shape, size)
-        small = [device for device, size in devices.items() if HEADROOM * size < need.least]
-        todo = f"{small[0]} has {devices[small[0]]:.0f} GB: {need.advice}" if small else ""
+        small = [(device, gb) for device, gb in devices if need.least > HEADROOM * gb]
+        todo = "{} has {:.0f} GB: {}".format(*small[0], need.advice) if small else ""
         told.setdefault((need.told, todo), []).append(name)
     for (found, todo), names in told.items():
         yield Finding("GPU memory", f"{', '.join(names)}: {found}", todo)
@@ -478,13 +482,11 @@ def work(study: dict[str, Any]) -> dict[str, float]:
 def _judging(study: dict[str, Any], size: Size, replies: int) -> dict[str, float]:
     """The delta judge, and what is measured of the models: each text is read once, without sampling."""
     length = PROMPT_TOKENS + study["sampling"]["max_new_tokens"]
-    judges = {*study["evaluation"]["judges"], study["labels"]["ai"]["judge"]}
-    pool = study["pools"]["ai"]["responses"] * pool_sizes(study["data"])["ai"]
-    found = {}
-    if "delta" in judges:
-        epochs = study["recipes"]["reward"]["num_train_epochs"]
-        rows = 2 * DELTA_PAIRS * epochs
-        found["train the delta judge"] = 2 * size.forward(rows * ROW_TOKENS, ROW_TOKENS, 0.0)
+    # Its trust is measured in every study.
+    rows = 2 * DELTA_PAIRS * study["recipes"]["reward"]["num_train_epochs"]
+    found = {"train the delta judge": 2 * size.forward(rows * ROW_TOKENS, ROW_TOKENS, 0.0)}
+    if "delta" in (*study["evaluation"]["judges"], study["labels"]["ai"]["judge"]):
+        pool = study["pools"]["ai"]["responses"] * pool_sizes(study["data"])["ai"]
         found["judge by delta"] = size.forward((pool + replies) * length, length, 0.0)
     trained = len(study["models"]) * study["data"]["final_eval_size"]
     found["measure losses and KL"] = 3 * size.forward(trained * length, length)
@@ -505,8 +507,7 @@ def estimates(study: dict[str, Any]) -> list[list[str]]:
         rows.append([stage, f"{flops / 1e15:.1f}"])
         for tera, price in GPUS.values():
             hours = flops / (tera * 1e12 * SHARE) / 3600
-            cost = f", {f'${hours * price:.2f}' if price else 'price unknown'}"
-            cost = cost if stage == "all" else ""
+            cost = f", ${hours * price:.2f}" if stage == "all" else ""
             rows[-1].append((f"{hours:.1f} h" if hours >= 1 else f"{60 * hours:.1f} min") + cost)
     return rows
 
@@ -590,5 +591,5 @@ def _assumed(study: dict[str, Any]) -> str:
     size = "the base model's size by its config.json" if size_of(study) else "Qwen2.5-0.5B's size"
     return (
         f"Estimates, not measured: {size}, {ROW_TOKENS} tokens a row, {DELTA_PAIRS:,} delta pairs, {SHARE:.0%} of each GPU's 16-bit peak;"
-        " sampling is often slower. Prices: on demand, us-east-1."
+        " sampling is often slower. Prices: on demand, us-east-1; of an H200 an eighth of a reserved p5en.48xlarge."
     )

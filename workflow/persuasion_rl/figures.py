@@ -1,6 +1,7 @@
 """What the pages share: figures as inline SVG, the same bytes for the same numbers, and numbers as text."""
 
 import io
+from math import floor, log10
 from pathlib import Path
 from typing import Any
 
@@ -73,13 +74,13 @@ def with_numbers(rows: list[dict[str, str]]) -> list[dict]:
 
 
 def number(value: Any, digits: int | None = None) -> str:
-    """A number as text, with three digits behind the point, of ten and more with one; one too small for its digits keeps
-    two that count."""
+    """A number as text, with three digits behind the point, of ten and more with one; a small one keeps two that count."""
     if isinstance(value, float):
-        if digits is None:
+        small = 0.01 if digits is None else 10**-digits
+        if 0 < abs(value) < small:
+            digits = 1 - floor(log10(abs(value)))
+        elif digits is None:
             digits = 3 if abs(value) < 10 else 1
-        if 0 < abs(value) < 10**-digits:
-            return f"{value:.2g}"
         return f"{value:.{digits}f}"
     return f"{value:,}" if isinstance(value, int) else str(value)
 

@@ -142,8 +142,8 @@ def describe(labelled: list[dict], decided: list[dict], seed: int) -> dict:
         "labels": len(labelled),
         "verdicts": _counted(row["verdict"] for row in labelled),
         "flips": _flips(labelled),
-        "first_shown": _mean(votes, seed),
-        "longer_chosen": _mean(longer, seed),
+        "first_shown": _mean(votes, seed, bootstrap_rate),
+        "longer_chosen": _mean(longer, seed, bootstrap_rate),
         "words_more": _mean([(words, _conversation(pair)) for words, pair in more], seed),
         "agreement": {LengthJudge.name: _agreement(LengthJudge(), decided, seed)},
     }

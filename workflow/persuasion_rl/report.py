@@ -60,6 +60,7 @@ def write_report(
     human_source: str,
     human_judge: str,
     sample_replies: int,
+    draws: int,
     study_folder: str,
     config_file: str,
     seed: int,
@@ -138,6 +139,7 @@ def write_report(
         TEMPLATE,
         study=study,
         notices=[
+            *warnings(trust_rows, judges),
             *notices(
                 base_source,
                 synthetic,
@@ -149,7 +151,6 @@ def write_report(
                 pending,
             ),
             *shortage(splits),
-            *warnings(trust_rows, judges),
         ],
         findings=findings(
             judges=judges,
@@ -181,6 +182,7 @@ def write_report(
         power=power,
         made_from=_made_from(folder, models),
         commit=_commit(),
+        draws=draws,
         config_file=config_file,
         seed=seed,
         behaviour=behaviour,

@@ -106,7 +106,7 @@ def length_figure(win_rates: list[dict], lengths: dict[str, float], judges: list
         axis.set_title(f"judge {judge}")
         words = [f"{n:.0f}" for n in sorted(lengths.values())]
         axis.set_xticks(range(len(lengths)), words, rotation=45 if len(lengths) > 6 else 0)
-        axis.set_xlabel("mean length (words)")
+        axis.set_xlabel("mean length (words), in order")
     found[0].set_ylabel("mean win rate")
     handles, names = found[0].get_legend_handles_labels()
     figure.tight_layout()

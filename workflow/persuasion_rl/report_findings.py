@@ -19,6 +19,8 @@ PUBLISHED = {
 LENGTH, INTERPLAY = "length", "interplay"
 BASELINES = {LENGTH: "more words win", INTERPLAY: "word overlap and style decide"}
 """The judges that do not read, and what they go by."""
+FOUR = ("base", "sft", "rlhf", "rlaif_rlhf")
+"""The models whose ranking was published."""
 LABELLERS = "labellers"
 """Whom the table of trust has beside the judges: every two of a pool's."""
 SIGNIFICANT = 0.05
@@ -276,6 +278,9 @@ def _of_ranking(ranking: list[dict], truth: list[dict], judge: str) -> str:
     rows = [row for row in ranking if row["judge"] == judge]
     order = ", ".join(f"{row['player']} ({_ranks(row)})" for row in rows)
     text = f"Judge {judge} ranks, with the ranks that are possible: {order}."
+    four = [row["player"] for row in rows if row["player"] in FOUR]
+    if len(four) == len(FOUR):
+        text += f" The published four alone: {', '.join(four)}."
     tau = _tau(rows, truth)
     # Without any order on one side there is none to agree with.
     return text if tau != tau else f"{text} Kendall's tau with the measured truth: {tau:.2f}."

@@ -742,6 +742,7 @@ def report_flags(scope):
             **TOKEN_LIMITS,
             **label_settings(labelled_pools(scope)),
             "sample_replies": STUDY["evaluation"]["sample_replies"],
+            "draws": STUDY["evaluation"]["bootstrap"],
             "arena": arena_table(scope),
         }
     )
