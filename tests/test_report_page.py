@@ -203,6 +203,45 @@ def test_a_model_card_says_what_it_is_for_its_risks_and_its_numbers(root):
     assert "- length: 0.600 [0.550, 0.650]" in text
 
 
+@pytest.mark.parametrize(
+    ("changed", "said", "unsaid"),
+    [
+        (
+            dict(synthetic="true", base_source="standin", sources=["cmv"]),
+            ["> Synthetic data:", "> Stand-in base model:", "which no person wrote"],
+            ["base_model:", "keep their rights", "in one place, with its topics"],
+        ),
+        (
+            dict(sources=["cmv", "p4g"], human_source="simulated", labels="simulated annotators, no person"),
+            ["> Human labels are simulated", "PersuasionForGood through ConvoKit", "Labels: simulated annotators, no person."],
+            ["Synthetic"],
+        ),
+        (
+            dict(sources=["cmv"], ai_judge="none", human_source="people", labels="people's labels"),
+            ["Labels: people's labels."],
+            ["simulated", "\\* Judge"],
+        ),
+    ],
+)  # fmt: skip
+def test_a_card_says_whose_data_and_labels_a_model_has(root, command_line, tmp_path, changed, said, unsaid):  # fmt: skip
+    study, tables = root / "results/cmv", root / "results/cmv/unattended"
+    given = dict(
+        model="rlaif", study="cmv", base_source="Qwen/Qwen2.5-0.5B-Instruct", synthetic="false", ai_judge="delta",
+        ai_noise=0.0, human_judge="delta", human_source="none", labels="AI labels by the judge delta",
+        metrics=study / "models/rlaif/metrics.json", recipe=study / "models/rlaif/recipe.json",
+        splits=study / "splits/summary.json", trust=tables / "trust.csv", max_context_tokens=700, max_new_tokens=256,
+        output=tmp_path / "card.md", **{name: tables / f"{name}.csv" for name in ("comparisons", "behaviour", "honesty")},
+    ) | changed  # fmt: skip
+    words = []
+    for name, value in given.items():
+        words += [f"--{name}", *(value if isinstance(value, list) else [value])]
+    run = command_line("model_card", *words)
+    assert run.returncode == 0, run.stderr
+    flat = " ".join((tmp_path / "card.md").read_text().split())
+    assert [text for text in said if text not in flat] == []
+    assert [text for text in unsaid if text in flat] == []
+
+
 # In a browser
 
 

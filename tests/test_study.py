@@ -16,6 +16,7 @@ from xml.etree import ElementTree
 
 import pytest
 import yaml
+from scipy.stats import kendalltau
 
 from persuasion_rl.answers import Answer, AnswerStore, Plan, pair_id
 from persuasion_rl.arena import Speakers, claim_turns
@@ -112,6 +113,18 @@ def test_the_guard_refuses_and_tells(tmp_path):
 def test_supervised_training_shows_in_the_truth(small):
     low, _ = gap(small / "evaluation", "sft", "base")
     assert low > 0
+
+
+def test_the_reports_ranking_agrees_with_the_truth(small):
+    """That of the judge who knows it; of every judge the report tells how far."""
+    truth = {row["model"]: float(row["mean"]) for row in table(small / "evaluation/truth.csv")}
+    report = (small / "report.html").read_text()
+    for judge, least in (("truth", 0.3), ("delta", -1)):
+        (told,) = re.findall(rf"Judge {judge} ranks,.*?the measured truth: (-?\d\.\d\d)\.", report)
+        rows = [row for row in table(small / "evaluation/ranking.csv") if row["judge"] == judge]
+        strengths = [float(row["strength"]) for row in rows]
+        tau = kendalltau(strengths, [truth[row["player"]] for row in rows]).statistic
+        assert len(rows) == len(PLAYERS) and float(told) == round(tau, 2) > least
 
 
 def test_asking_again_does_nothing(small):
