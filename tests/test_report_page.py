@@ -314,7 +314,7 @@ def test_a_reader_sees_only_where_a_model_loses_and_searches_there(reader):
     for sample in reader.locator(".sample:visible").all():
         loser, wins = ("sft", 2) if "sft loses" in sample.text_content() else ("rlaif", 3)
         won = sample.locator(".reply", has_text=re.compile(f"^{loser}won")).locator("small")
-        assert won.text_content().startswith(f"won: delta {wins} of 5, length ")
+        assert won.text_content().startswith(f"won: delta {wins} of 5, interplay ")
     words = reader.get_by_label("Only prompts with this text")
     words.press_sequentially("museum")
     assert seen(reader) == ["museums"], "and not where nobody loses"
