@@ -42,14 +42,14 @@ real-small: $(VENV)/.installed  ## the whole workflow on real corpora in the fol
 lint: $(VENV)/.installed-dev  ## format and lint, as CI checks them
 	ruff format --check .
 	ruff check .
-	snakefmt --check Snakefile workflow
+	snakefmt --format-shell --check Snakefile workflow
 	snakemake --lint
 	hadolint envs/Containerfile
 
 format: $(VENV)/.installed-dev
 	ruff format .
 	ruff check --fix .
-	snakefmt Snakefile workflow
+	snakefmt --format-shell Snakefile workflow
 
 clean:  ## remove what a study made (STUDY=demo), but not its state/
 	@case "$(STUDY)" in ""|.*|*/*) echo "error: STUDY: the name of a folder in results/" >&2; exit 1;; esac
