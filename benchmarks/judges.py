@@ -19,15 +19,8 @@ from persuasion_rl import trust
 from persuasion_rl.clean import clean
 from persuasion_rl.command import stage
 from persuasion_rl.files import UserError, read_csv, read_jsonl
-from persuasion_rl.judges import (
-    FIRST,
-    SECOND,
-    TIE,
-    Comparison,
-    Judge,
-    judge_both_orders,
-    make_judge,
-)
+from persuasion_rl.judges import FIRST, SECOND, TIE, Comparison, Judge, judge_both_orders
+from persuasion_rl.make_judge import make_judge
 from persuasion_rl.prompts import Turn, render
 from persuasion_rl.statistics import Interval, bootstrap_mean
 

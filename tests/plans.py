@@ -90,7 +90,9 @@ def plan(configfile: str, root: Path) -> str:
     found = [line for line in run.stdout.splitlines() if line.startswith("PLAN")]
     if not found:
         raise RuntimeError(run.stdout + run.stderr)
-    return json.dumps(json.loads(found[0].removeprefix("PLAN")), indent=1, ensure_ascii=False) + "\n"
+    return (
+        json.dumps(json.loads(found[0].removeprefix("PLAN")), indent=1, ensure_ascii=False) + "\n"
+    )
 
 
 def changes(study: str, root: Path) -> str:

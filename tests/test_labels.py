@@ -8,17 +8,11 @@ import pytest
 from persuasion_rl import evaluation, labels
 from persuasion_rl.evaluation import judge_players, tabulate_win_rates
 from persuasion_rl.files import UserError, read_csv, read_jsonl, write_jsonl
-from persuasion_rl.judges import (
-    Comparison,
-    Judge,
-    LengthJudge,
-    Opinion,
-    ScoringJudge,
-    TruthJudge,
-    judge_both_orders,
-    make_judge,
-)
+from persuasion_rl.judges import Comparison, Judge, Opinion, ScoringJudge, judge_both_orders
 from persuasion_rl.labels import label_ai
+from persuasion_rl.length_judge import LengthJudge
+from persuasion_rl.make_judge import make_judge
+from persuasion_rl.truth_judge import TruthJudge
 from persuasion_rl.world import truth
 from running import copy_project, planned, succeed
 

@@ -40,12 +40,14 @@ from persuasion_rl.config import load_study
 from persuasion_rl.costs import api_cost
 from persuasion_rl.files import UserError, file_digest, read_csv, read_jsonl, write_jsonl
 from persuasion_rl.honesty import READ, keep_equally_honest, read_replies, tabulate_honesty
-from persuasion_rl.judges import Comparison, LengthJudge, judge_both_orders, make_judge
+from persuasion_rl.judges import Comparison, judge_both_orders
 from persuasion_rl.keys import key_for
 from persuasion_rl.labels import label_ai
+from persuasion_rl.length_judge import LengthJudge
 from persuasion_rl.llm import TASK, VERDICT_SCHEMA, LlmJudge, Settings, read_answer
 from persuasion_rl.llm_cache import ADDED, AnswerCache, Batch
 from persuasion_rl.llm_providers import Anthropic, OpenAI, Request, retry_after
+from persuasion_rl.make_judge import make_judge
 from running import copy_project, snakemake, succeed
 
 ROOT = Path(__file__).parent.parent

@@ -7,8 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from persuasion_rl.files import UserError, read_csv, read_json, read_jsonl, write_csv, write_jsonl
-from persuasion_rl.judges import Comparison, LengthJudge, judge_both_orders
+from persuasion_rl.judges import Comparison, judge_both_orders
 from persuasion_rl.labels import OPPOSITE
+from persuasion_rl.length_judge import LengthJudge
 from persuasion_rl.pairs import (
     describe,
     preference_pairs,

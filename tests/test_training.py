@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from persuasion_rl.batches import Batches
+from persuasion_rl.delta_judge import DeltaJudge, load_scorer
 from persuasion_rl.delta_pairs import pairs_on
 from persuasion_rl.files import (
     UserError,
@@ -20,9 +21,9 @@ from persuasion_rl.files import (
     write_json,
     write_jsonl,
 )
-from persuasion_rl.judges import TIE, Comparison, DeltaJudge, judge_both_orders
+from persuasion_rl.judges import TIE, Comparison, judge_both_orders
 from persuasion_rl.models import base_digest, check_lineage, load_base, load_tokenizer
-from persuasion_rl.reward import load_scorer, train_delta_judge
+from persuasion_rl.reward import train_delta_judge
 from persuasion_rl.tokens import tokenize
 from persuasion_rl.training import (
     Run,

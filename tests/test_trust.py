@@ -9,18 +9,11 @@ from persuasion_rl import trust
 from persuasion_rl.cmv import process_cmv
 from persuasion_rl.figures import with_numbers
 from persuasion_rl.files import read_csv, read_jsonl, write_csv, write_jsonl
-from persuasion_rl.judges import (
-    FIRST,
-    SECOND,
-    TIE,
-    Comparison,
-    Judge,
-    LengthJudge,
-    Opinion,
-    TruthJudge,
-)
+from persuasion_rl.judges import FIRST, SECOND, TIE, Comparison, Judge, Opinion
+from persuasion_rl.length_judge import LengthJudge
 from persuasion_rl.report_findings import findings, warnings
 from persuasion_rl.trust import judge_trust
+from persuasion_rl.truth_judge import TruthJudge
 
 
 class Planted(Judge):

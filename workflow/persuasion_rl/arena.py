@@ -7,8 +7,9 @@ from secrets import token_hex
 from threading import Lock
 from typing import Any
 
-from persuasion_rl.config import BASE, lineage, model_folder
+from persuasion_rl.config import lineage, model_folder
 from persuasion_rl.files import UserError
+from persuasion_rl.names import BASE
 from persuasion_rl.prompts import TokenCounter, Turn, fit_contexts, read_chat_template, render
 
 LONGEST_CLAIM = 4000

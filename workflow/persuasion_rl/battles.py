@@ -13,9 +13,9 @@ from time import time
 
 from persuasion_rl.answers import BOTH_BAD, FLAG, LEFT, RIGHT, check_name, open_store
 from persuasion_rl.command import note, stage
-from persuasion_rl.config import BASE
 from persuasion_rl.files import UserError, read_json, text_digest, write_csv
 from persuasion_rl.judges import FIRST, SECOND, TIE
+from persuasion_rl.names import BASE
 
 VOTES = {LEFT: FIRST, RIGHT: SECOND, TIE: TIE, BOTH_BAD: TIE}
 """Answer -> verdict on the left model against the right one."""

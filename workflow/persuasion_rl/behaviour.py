@@ -7,10 +7,10 @@ from pathlib import Path
 
 from persuasion_rl.command import note, stage
 from persuasion_rl.copying import SPAN, TrainingText
-from persuasion_rl.evaluation import read_players
 from persuasion_rl.files import read_json, read_jsonl
 from persuasion_rl.markers import Markers
 from persuasion_rl.measures import NOT_MEASURED, Measures
+from persuasion_rl.players import read_players
 from persuasion_rl.statistics import bootstrap_rate
 
 REPEATED = 4

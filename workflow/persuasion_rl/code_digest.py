@@ -6,7 +6,7 @@ version of Python.
 
 import ast
 import json
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from functools import cache
 from hashlib import blake2b
@@ -14,21 +14,22 @@ from pathlib import Path
 from typing import Any
 
 PACKAGE = Path(__file__).parent
+AROUND = {"command", "leases", "tracking", "keys", "config", "names", "code_digest"}
+"""What is around a job and writes no artifact: rewording it must train nothing anew."""
 KEPT = Path(".snakemake/code_digests.jsonl")
 """Digests of sources that were read before, since every start of Snakemake wants all of them."""
 
 
-def module_digests(module: str, without: Collection[str] = ()) -> list[str]:
-    """`module:digest` of a module of this package and of all that it imports from the package, sorted.
+def module_digests(*modules: str) -> list[str]:
+    """`module:digest` of modules of this package and of all that they import from the package, sorted.
 
-    Args:
-        without: modules that are not followed, since a stage does not run them.
+    Modules that are only around a job (AROUND) are left out.
     """
     found: set[str] = set()
-    waiting = [module]
+    waiting = list(modules)
     while waiting:
         name = waiting.pop()
-        if name not in found and name not in without:
+        if name not in found and name not in AROUND:
             found.add(name)
             waiting += _read(name)[1]
     return [f"{name}:{_read(name)[0]}" for name in sorted(found)]

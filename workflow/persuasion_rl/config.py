@@ -17,15 +17,9 @@ from jsonschema import Draft202012Validator
 from jsonschema.exceptions import ValidationError
 
 from persuasion_rl.files import UserError
+from persuasion_rl.names import BASE, HUMAN
 
 SCHEMA = Path(__file__).parent.parent / "schemas" / "config.schema.yaml"
-BASE = "base"
-MODEL_FILES = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
-"""What a base model, or another model that plays, consists of."""
-SERVED = ("openai", "endpoint")
-"""Engines whose models another server has."""
-HUMAN = "human"
-"""The player of the evaluation that is the human winning reply, and the pool that people label."""
 
 
 def _schema() -> dict[str, Any]:

@@ -6,24 +6,14 @@ from pathlib import Path
 
 from persuasion_rl import world
 from persuasion_rl.command import note, stage
-from persuasion_rl.files import UserError, read_jsonl, write_csv, write_jsonl
-from persuasion_rl.judges import FIRST, SECOND, TIE, Comparison, judge_both_orders, make_judge
+from persuasion_rl.files import read_jsonl, write_csv, write_jsonl
+from persuasion_rl.judges import POINTS, Comparison, judge_both_orders
+from persuasion_rl.make_judge import make_judge
+from persuasion_rl.players import read_players
 
-POINTS = {FIRST: 1.0, SECOND: 0.0, TIE: 0.5}
 COUNTED = {"wins": 1.0, "losses": 0.0, "ties": 0.5}
 DIFFERENCES = (0.02, 0.05, 0.1, 0.15, 0.2)
 """Differences from one half in the table of power."""
-
-
-def read_players(responses: dict[str, Path]) -> dict[str, list[dict]]:
-    """The players' responses; all must answer the same prompts in the same order."""
-    players = {name: list(read_jsonl(path)) for name, path in responses.items()}
-    first, *others = players
-    prompts = [row["prompt"] for row in players[first]]
-    for name in others:
-        if [row["prompt"] for row in players[name]] != prompts:
-            raise UserError(f"{responses[name]}: does not answer the prompts of {responses[first]}")
-    return players
 
 
 def judge_players(

@@ -6,10 +6,10 @@ from pathlib import Path
 from textwrap import indent
 
 from persuasion_rl.command import note, stage
-from persuasion_rl.config import SERVED
 from persuasion_rl.devices import prepare_torch
 from persuasion_rl.engines import Engine, Settings, make_engine
 from persuasion_rl.files import UserError, read_jsonl, write_jsonl, write_text
+from persuasion_rl.names import SERVED
 from persuasion_rl.responses import REJECTED, faults, outcome
 from persuasion_rl.sample_store import SampleStore
 from persuasion_rl.sampling import Limits, Request, Sample

@@ -8,10 +8,10 @@ supported, an experience invented, a poster manipulated or slighted takes a read
 from pathlib import Path
 
 from persuasion_rl.command import note, stage
-from persuasion_rl.evaluation import read_players
 from persuasion_rl.files import read_jsonl, write_jsonl
 from persuasion_rl.markers import Markers, read_markers, words
 from persuasion_rl.measures import NOT_MEASURED, Measures
+from persuasion_rl.players import read_players
 from persuasion_rl.statistics import bootstrap_rate
 
 READ = ("unsupported_claims", "invented_experience", "manipulation", "disrespect")

@@ -31,8 +31,9 @@ from persuasion_rl.files import (
     read_jsonl,
     written_whole,
 )
-from persuasion_rl.judges import FIRST, NONE, SECOND, TIE, ScoringJudge, make_judge
+from persuasion_rl.judges import FIRST, NONE, SECOND, TIE, ScoringJudge
 from persuasion_rl.labels import as_comparison, which_pair, write_labels
+from persuasion_rl.make_judge import make_judge
 
 ORDERS = {1: "12", 2: "21"}
 """By the response that stood on the left, or first."""

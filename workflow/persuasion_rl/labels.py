@@ -17,8 +17,8 @@ from persuasion_rl.judges import (
     Comparison,
     Judged,
     judge_both_orders,
-    make_judge,
 )
+from persuasion_rl.make_judge import make_judge
 
 OPPOSITE = {FIRST: SECOND, SECOND: FIRST, TIE: TIE, NONE: NONE}
 

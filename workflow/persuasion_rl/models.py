@@ -112,6 +112,17 @@ def _four_bits(dtype, device: str):
     )
 
 
+def load_classifier(base: Path, device: str, pad_token_id: int, trust_remote_code: bool = False):
+    """The base model with a scalar score in place of its head: a reward model, whose score is new."""
+    from transformers import AutoModelForSequenceClassification
+
+    model = AutoModelForSequenceClassification.from_pretrained(
+        base, num_labels=1, dtype=pick_dtype(device), trust_remote_code=trust_remote_code
+    )
+    model.config.pad_token_id = pad_token_id
+    return model.to(device)
+
+
 @contextmanager
 def _told_of_remote_code(base: Path) -> Iterator[None]:
     try:

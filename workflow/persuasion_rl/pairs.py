@@ -15,9 +15,9 @@ from persuasion_rl.judges import (
     TIE,
     Comparison,
     Judge,
-    LengthJudge,
     judge_both_orders,
 )
+from persuasion_rl.length_judge import LengthJudge
 from persuasion_rl.statistics import bootstrap_mean, bootstrap_rate
 
 DRAWS = 2000

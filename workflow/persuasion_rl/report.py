@@ -11,9 +11,9 @@ from pathlib import Path
 from persuasion_rl.command import note, stage
 from persuasion_rl.costs import api_cost, costs_of
 from persuasion_rl.data_report import funnel_figure, shortage
-from persuasion_rl.evaluation import POINTS
 from persuasion_rl.figures import page, with_numbers
 from persuasion_rl.files import file_digest, read_csv, read_json, read_jsonl, write_text
+from persuasion_rl.judges import POINTS
 from persuasion_rl.measures import NOT_MEASURED
 from persuasion_rl.report_figures import (
     honesty_figure,

@@ -3,26 +3,15 @@
 Trained on train-side pairs, its checkpoint chosen on val; the test side is left for `trust.py`.
 """
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from persuasion_rl.command import stage
 from persuasion_rl.delta_pairs import conversations_on
-from persuasion_rl.devices import pick_device, pick_dtype, prepare_torch
+from persuasion_rl.devices import pick_device, prepare_torch
 from persuasion_rl.files import UserError
-from persuasion_rl.models import base_digest, check_lineage, load_tokenizer
+from persuasion_rl.models import base_digest, load_classifier, load_tokenizer
 from persuasion_rl.tokens import Tokens
-
-
-def _load_classifier(base: Path, device: str, pad_token_id: int, trust_remote_code: bool = False):
-    from transformers import AutoModelForSequenceClassification
-
-    model = AutoModelForSequenceClassification.from_pretrained(
-        base, num_labels=1, dtype=pick_dtype(device), trust_remote_code=trust_remote_code
-    )
-    model.config.pad_token_id = pad_token_id
-    return model.to(device)
 
 
 def train_delta_judge(
@@ -71,7 +60,7 @@ def train_delta_judge(
         {"sides": sides},
     )  # fmt: skip
     tokenizer = load_tokenizer(base, trust_remote_code)
-    model = _load_classifier(base, device, tokenizer.pad_token_id, trust_remote_code)
+    model = load_classifier(base, device, tokenizer.pad_token_id, trust_remote_code)
     work = compute_without_padding(model, paired=True)
     model = training.add_lora(model, lora, task_type="SEQ_CLS", modules_to_save=["score"])
     training.assert_trainable(model, heads=["score"])
@@ -106,46 +95,6 @@ def whole_texts(tokens: Tokens):
             for name in ("chosen_ids", "rejected_ids")
         }
     )
-
-
-def load_scorer(
-    base: Path, adapter: Path, device: str, batch_size: int
-) -> Callable[[list[tuple[str, str]]], list[float]]:
-    """A function from (prompt, response) pairs to rewards, of a reward model whose base is checked."""
-    import torch
-    from peft import PeftModel
-
-    from persuasion_rl.unpadding import compute_without_padding
-
-    check_lineage(base, [adapter])
-    device = pick_device(device)
-    tokenizer = load_tokenizer(base)
-    model = _load_classifier(base, device, tokenizer.pad_token_id)
-    compute_without_padding(model)
-    model = PeftModel.from_pretrained(model, adapter.parent).eval()
-
-    def score(texts: list[tuple[str, str]]) -> list[float]:
-        if not texts:
-            return []
-        prompts = tokenizer([prompt for prompt, _ in texts])["input_ids"]
-        replies = tokenizer([reply for _, reply in texts], add_special_tokens=False)["input_ids"]
-        whole = [p + r + [tokenizer.eos_token_id] for p, r in zip(prompts, replies, strict=True)]
-        order = sorted(range(len(whole)), key=lambda i: len(whole[i]))
-        rewards = [0.0] * len(whole)
-        for start in range(0, len(order), batch_size):
-            batch = order[start : start + batch_size]
-            inputs = tokenizer.pad(
-                {"input_ids": [whole[i] for i in batch]}, padding_side="right", return_tensors="pt"
-            ).to(device)
-            with torch.inference_mode():
-                logits = model(
-                    input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"]
-                ).logits
-            for i, reward in zip(batch, logits[:, 0].float().tolist(), strict=True):
-                rewards[i] = reward
-        return rewards
-
-    return score
 
 
 if __name__ == "__main__":

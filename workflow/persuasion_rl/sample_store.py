@@ -25,8 +25,7 @@ class SampleStore:
     def __init__(self, state: Path, engine: Engine):
         s = engine.settings
         server = {"openai": (s.model,), "endpoint": (s.model, s.base_url)}.get(engine.name)
-        # Keys and command lines change no sample, and some samples are paid.
-        code = module_digests("engines", without=("command", "keys"))
+        code = module_digests("engines")
         drawer = (engine.name, engine.reproducible, server, *code)
         self._engine = engine
         self._folder = state / text_digest(s.digest, s.seed, s.limits, *drawer)

@@ -5,8 +5,8 @@ from pathlib import Path
 
 from persuasion_rl.command import note, stage
 from persuasion_rl.devices import pick_device, prepare_torch
-from persuasion_rl.evaluation import read_players
 from persuasion_rl.files import UserError, read_json, write_jsonl
+from persuasion_rl.players import read_players
 
 BATCH = 32
 

@@ -14,10 +14,10 @@ from persuasion_rl.judges import (
     TIE,
     Comparison,
     Judged,
-    LengthJudge,
     judge_both_orders,
-    make_judge,
 )
+from persuasion_rl.length_judge import LengthJudge
+from persuasion_rl.make_judge import make_judge
 from persuasion_rl.statistics import Interval
 
 LIKE_LENGTH = 0.1

@@ -22,10 +22,6 @@ from persuasion_rl.battles import votes_digest
 from persuasion_rl.code_digest import module_digests
 from persuasion_rl.config import (
     base_folder,
-    BASE,
-    HUMAN,
-    MODEL_FILES,
-    SERVED,
     declared_comparisons,
     flags,
     lineage,
@@ -43,6 +39,7 @@ from persuasion_rl.config import (
 from persuasion_rl.files import UserError, file_digest
 from persuasion_rl.keys import key_for
 from persuasion_rl.leases import visible_devices
+from persuasion_rl.names import BASE, HUMAN, MODEL_FILES, SERVED
 from persuasion_rl.variants import seeds_behind
 
 CONFIG_FILE = Path(
@@ -114,23 +111,23 @@ def tokens(rows):
     return study(f"tokens/{rows}.parquet")
 
 
-def code(module):
-    """The code that a stage runs, as a param: a changed module makes the stage stale."""
-    return module_digests(module)
-
-
 JUDGE_MODULES = {
-    "truth": "world",
-    "delta": "reward",
+    "truth": "truth_judge",
+    "delta": "delta_judge",
+    "length": "length_judge",
     "interplay": "interplay",
     "llm": "llm",
 }
 
 
-def judging_code(module, judges):
-    """The same of a stage that asks these judges, if any, without what the other judges alone run."""
-    others = [part for judge, part in JUDGE_MODULES.items() if judge not in judges]
-    return module_digests(module, without=others)
+def code(*modules):
+    """The code that a stage runs, as a param: a changed module makes the stage stale."""
+    return module_digests(*modules)
+
+
+def judge_modules(*judges):
+    """The modules of some judges; None is no judge."""
+    return [JUDGE_MODULES[judge] for judge in judges if judge is not None]
 
 
 def corpus_folder(name):
@@ -352,8 +349,12 @@ def labelled_pools(scope):
 def trusted_judges(scope):
     """The judges whose trust is measured: those that evaluate, that labelled a pool, and the baselines."""
     labelling = {label_judge(pool) for pool in labelled_pools(scope)} - {None}
-    judges = sorted({*JUDGES, *labelling, "delta", "interplay", "length"})
-    return flags({"judges": judges, "shared": shared_weights(scope)})
+    return sorted({*JUDGES, *labelling, "delta", "interplay", "length"})
+
+
+def trust_flags(scope):
+    """What the measuring of trust is told."""
+    return flags({"judges": trusted_judges(scope), "shared": shared_weights(scope)})
 
 
 def shared_weights(scope):

@@ -221,7 +221,7 @@ rule evaluate_verdicts:
         judge=lambda wildcards: judge_flags([wildcards.judge]),
         place=judge_place,
         asking=lambda wildcards, input: asking([wildcards.judge]),
-        code=lambda wildcards: judging_code("evaluation", [wildcards.judge]),
+        code=lambda wildcards: code("evaluation", *judge_modules(wildcards.judge)),
     message:
         "Comparing the players: judge {wildcards.judge}"
     shell:
@@ -510,7 +510,7 @@ rule read_honesty:
     params:
         settings=reading_flags(),
         asking=lambda wildcards, input: asking(["llm"]),
-        code=code("honesty"),
+        code=code("honesty", "llm"),
     message:
         "Reading the replies of {wildcards.player} for honesty"
     shell:

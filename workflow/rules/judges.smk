@@ -84,7 +84,7 @@ rule judge_trust:
         mem_mb=growing(8_000),
         runtime=lambda wildcards, attempt: judging_time(LLM, "2h", attempt),
     params:
-        judges=trusted_judges("evaluation"),
+        judges=trust_flags("evaluation"),
         labels=lambda wildcards, input: pairs_of(
             input.labels, labelled_pools("evaluation")
         ),
@@ -92,7 +92,7 @@ rule judge_trust:
         place=judge_place,
         asking=lambda wildcards, input: asking(LLM),
         draws=STUDY["evaluation"]["bootstrap"],
-        code=code("trust"),
+        code=code("trust", *judge_modules(*trusted_judges("evaluation"))),
     message:
         "Measuring how far the judges can be trusted"
     shell:
@@ -122,7 +122,7 @@ use rule judge_trust as judge_trust_unattended with:
     benchmark:
         study("benchmarks/judge_trust_unattended.tsv")
     params:
-        judges=trusted_judges("unattended"),
+        judges=trust_flags("unattended"),
         labels=lambda wildcards, input: pairs_of(
             input.labels, labelled_pools("unattended")
         ),
@@ -130,6 +130,6 @@ use rule judge_trust as judge_trust_unattended with:
         place=judge_place,
         asking=lambda wildcards, input: asking(LLM),
         draws=STUDY["evaluation"]["bootstrap"],
-        code=code("trust"),
+        code=code("trust", *judge_modules(*trusted_judges("unattended"))),
     message:
         "Measuring how far the judges can be trusted, without people's labels"

@@ -121,7 +121,7 @@ rule label_ai:
         judge=judge_flags([label_judge("ai")]),
         place=judge_place,
         asking=lambda wildcards, input: asking([label_judge("ai")]),
-        code=judging_code("labels", [label_judge("ai")]),
+        code=code("labels", *judge_modules(label_judge("ai"))),
     message:
         "Labelling the AI pool"
     shell:
@@ -159,7 +159,7 @@ rule simulate_annotators:
         ),
         judge=judge_flags([label_judge(HUMAN)]),
         place=judge_place,
-        code=judging_code("human_labels", [label_judge(HUMAN)]),
+        code=code("human_labels", *judge_modules(label_judge(HUMAN))),
     message:
         "Simulating annotators for the human pool"
     shell:
@@ -201,7 +201,7 @@ rule export_human_labels:
                 "labeler": "simulated annotators" if SIMULATED_PEOPLE else "people",
             }
         ),
-        code=judging_code("human_labels", []),
+        code=code("human_labels"),
     message:
         "Joining answers with the responses that they were given for"
     shell:
@@ -267,7 +267,7 @@ rule preference_pairs:
         settings=flags(
             {"seed": STUDY["seed"], "val_fraction": STUDY["labels"]["val_fraction"]}
         ),
-        code=judging_code("pairs", []),
+        code=code("pairs"),
     message:
         "Making chosen / rejected pairs of the {wildcards.pool} pool"
     shell:

@@ -1,0 +1,10 @@
+"""Words that the configuration and the stages share."""
+
+BASE = "base"
+"""The model that all others are adapters of."""
+HUMAN = "human"
+"""The player of the evaluation that is the human winning reply, and the pool that people label."""
+MODEL_FILES = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
+"""What a base model, or another model that plays, consists of."""
+SERVED = ("openai", "endpoint")
+"""Engines whose models another server has."""
