@@ -22,10 +22,10 @@ import numpy as np
 import yaml
 from machine import commit, device_name
 
-from persuasion_rl.annotated_study import AnnotatedStudy
-from persuasion_rl.answers import AnswerStore
+from persuasion_rl.annotation.store import AnswerStore
+from persuasion_rl.annotation.study import AnnotatedStudy
+from persuasion_rl.data.prompts import render
 from persuasion_rl.files import write_jsonl
-from persuasion_rl.prompts import render
 
 with socket.socket() as free:
     free.bind(("127.0.0.1", 0))
@@ -94,7 +94,7 @@ def main() -> None:
         # Each person ends with one more pair on the page, which is nobody else's then.
         write_study(study, asked.people * (asked.answers + 1))
         words = ["annotate", "--study", str(study), "--port", str(PORT)]
-        server = subprocess.Popen([sys.executable, "-m", "persuasion_rl.cli", *words])
+        server = subprocess.Popen([sys.executable, "-m", "persuasion_rl.tools.cli", *words])
         try:
             _wait_for_it()
             started = time.perf_counter()

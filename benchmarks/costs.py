@@ -5,9 +5,9 @@ python benchmarks/costs.py --study results/demo
 
 from pathlib import Path
 
-from persuasion_rl.command import stage
-from persuasion_rl.costs import costs_of
 from persuasion_rl.files import UserError
+from persuasion_rl.report.costs import costs_of
+from persuasion_rl.runtime.command import stage
 
 
 def print_costs(*, study: Path) -> None:

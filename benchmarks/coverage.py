@@ -13,8 +13,9 @@ from datetime import date
 import numpy as np
 from machine import commit
 
-from persuasion_rl.command import note, stage
-from persuasion_rl.comparisons import (
+from persuasion_rl.runtime.command import note, stage
+from persuasion_rl.statistics.intervals import Resamples, bootstrap_rate
+from persuasion_rl.statistics.pairwise import (
     alpha,
     kappa,
     length_controlled,
@@ -22,7 +23,6 @@ from persuasion_rl.comparisons import (
     over_seeds,
     standings,
 )
-from persuasion_rl.statistics import Resamples, bootstrap_rate
 
 STRENGTHS = np.array([0.0, 0.3, 0.9, 1.4])
 LENGTHS = np.array([60.0, 80.0, 90.0, 120.0])

@@ -140,23 +140,23 @@ def stages(folder: Path, tokenizer: Path, out: Path) -> dict[str, list[str]]:
     ).split()
     return {
         "assign_sides": [
-            *module, "persuasion_rl.sides", "--corpora", folder, "--output", out / "sides.csv",
+            *module, "persuasion_rl.data.sides", "--corpora", folder, "--output", out / "sides.csv",
             "--duplicates", out / "near_duplicates.json", "--seed", "1",
             *"--train 0.8 --val 0.1 --test 0.1".split(),
         ],
         "process_cmv": [
-            *module, "persuasion_rl.cmv", "--corpora", folder, "--tokenizer", tokenizer / "tokenizer.json",
+            *module, "persuasion_rl.data.cmv", "--corpora", folder, "--tokenizer", tokenizer / "tokenizer.json",
             "--examples", out / "examples.jsonl", "--pairs", out / "pairs.jsonl",
             "--counts", out / "counts.json", *budget,
         ],
         "split": [
-            *module, "persuasion_rl.split", "--examples", out / "examples.jsonl",
+            *module, "persuasion_rl.data.split", "--examples", out / "examples.jsonl",
             "--sides", out / "sides.csv", *(f"--sft_{side}={out}/{side}.jsonl" for side in SIDES),
             *(f"--{pool}={out}/{pool}.jsonl" for pool in ("ai_pool", "human_pool", "final_eval")),
             "--summary", out / "summary.json", *plan,
         ],
         "check_leakage": [
-            *module, "persuasion_rl.leakage", "--corpora", folder, "--sides", out / "sides.csv", "--pairs", out / "pairs.jsonl",
+            *module, "persuasion_rl.data.leakage", "--corpora", folder, "--sides", out / "sides.csv", "--pairs", out / "pairs.jsonl",
             "--sft", *(f"{side}={out}/{side}.jsonl" for side in SIDES),
             "--pools", f"ai={out}/ai_pool.jsonl", f"human={out}/human_pool.jsonl",
             f"final_eval={out}/final_eval.jsonl", "--output", out / "leakage.json",

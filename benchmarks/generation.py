@@ -18,11 +18,11 @@ from importlib.metadata import version
 from pathlib import Path
 
 from machine import commit, device_name
-from training import MODELS
 
-from persuasion_rl.command import note, stage
 from persuasion_rl.files import UserError, read_jsonl
-from persuasion_rl.studies import recorded_settings
+from persuasion_rl.runtime.command import note, stage
+from persuasion_rl.tools.compare import recorded_settings
+from training import MODELS
 
 SEED = 1
 AIMS = {"cpu": 5, "cuda": 20}
@@ -70,9 +70,9 @@ def compare(
         max_new_tokens: as the study has it, where none is given.
         batch_size: of the plain batches and of ours.
     """
-    from persuasion_rl.devices import peak_flops, pick_device, prepare_torch
-    from persuasion_rl.engines import Settings, make_engine
-    from persuasion_rl.sampling import Limits, Request
+    from persuasion_rl.models.devices import peak_flops, pick_device, prepare_torch
+    from persuasion_rl.sampling.engine import Settings, make_engine
+    from persuasion_rl.sampling.noise import Limits, Request
 
     if max_new_tokens is None:
         max_new_tokens = recorded_settings(study)["sampling"]["max_new_tokens"]

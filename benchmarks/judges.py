@@ -15,14 +15,21 @@ from pathlib import Path
 
 from machine import commit
 
-from persuasion_rl import trust
-from persuasion_rl.clean import clean
-from persuasion_rl.command import stage
+from persuasion_rl.data.clean import clean
+from persuasion_rl.data.prompts import Turn, render
 from persuasion_rl.files import UserError, read_csv, read_jsonl
-from persuasion_rl.judges import FIRST, SECOND, TIE, Comparison, Judge, judge_both_orders
-from persuasion_rl.make_judge import make_judge
-from persuasion_rl.prompts import Turn, render
-from persuasion_rl.statistics import Interval, bootstrap_mean
+from persuasion_rl.judges.base import (
+    FIRST,
+    SECOND,
+    TIE,
+    Comparison,
+    Judge,
+    judge_both_orders,
+    trust,
+)
+from persuasion_rl.judges.make import make_judge
+from persuasion_rl.runtime.command import stage
+from persuasion_rl.statistics.intervals import Interval, bootstrap_mean
 
 ROOT = Path(__file__).parent.parent
 CORPORA = Path(os.environ.get("PERSUASION_RL_CORPORA") or ROOT.parent / "shared/data")

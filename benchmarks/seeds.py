@@ -5,8 +5,8 @@ python benchmarks/seeds.py --studies results/demo results/demo-seed-2 results/de
 
 from pathlib import Path
 
-from persuasion_rl.command import stage
 from persuasion_rl.files import read_csv
+from persuasion_rl.runtime.command import stage
 
 
 def cells(rows: list[dict[str, str]], value: str, sign: str) -> list[str]:

@@ -26,9 +26,9 @@ from pathlib import Path
 
 from machine import commit, device_name
 
-from persuasion_rl.command import note, stage
 from persuasion_rl.files import UserError, read_json, read_jsonl, write_json, write_jsonl
-from persuasion_rl.tokens import RESPONSES, Tokens, tokenize
+from persuasion_rl.runtime.command import note, stage
+from persuasion_rl.training.tokenize import RESPONSES, Tokens, tokenize
 
 CORPUS = "winning-args-corpus"
 BUDGET = dict(min_tokens=20, max_tokens=1024, max_context_tokens=700, max_seq_length=1024)
@@ -79,7 +79,7 @@ class Plan:
 
 def plan_for(device: str, threads: int, model: str, rows: int) -> Plan:
     """The usual plan of a device; `model` and `rows` change it where they are not empty or 0."""
-    from persuasion_rl.devices import pick_device
+    from persuasion_rl.models.devices import pick_device
 
     device = pick_device(device)
     cuda = device == "cuda"
@@ -117,7 +117,7 @@ def make(
     """Write what `one` needs into `made`: tokens (sft.parquet, dpo.parquet), a base model, an SFT adapter for
     DPO, and plan.json with the rows that there are. For the parameters see `compare`.
     """
-    from persuasion_rl.devices import prepare_torch
+    from persuasion_rl.models.devices import prepare_torch
 
     prepare_torch(threads, SEED, device)
     write_all(made, corpora, tokenizer, plan_for(device, threads, model, rows))
@@ -126,7 +126,7 @@ def make(
 def write_all(folder: Path, corpora: Path, tokenizer: Path, plan: Plan) -> None:
     from transformers import AutoTokenizer
 
-    from persuasion_rl.cmv import process_cmv
+    from persuasion_rl.data.cmv import process_cmv
 
     texts = folder / "tokenizer"
     AutoTokenizer.from_pretrained(tokenizer).save_pretrained(texts)
@@ -202,8 +202,8 @@ def write_base(base: Path, plan: Plan) -> None:
     import torch
     from transformers import AutoModelForCausalLM, Qwen2Config, set_seed
 
-    from persuasion_rl.devices import pick_dtype
-    from persuasion_rl.models import load_tokenizer
+    from persuasion_rl.models.devices import pick_dtype
+    from persuasion_rl.models.loading import load_tokenizer
 
     tokenizer = load_tokenizer(base)
     config = Qwen2Config(
@@ -226,8 +226,8 @@ def write_adapter(base: Path, adapter: Path, device: str) -> None:
     """An adapter as SFT leaves one, with its record; its second matrices are small noise."""
     import torch
 
-    from persuasion_rl import training
-    from persuasion_rl.models import base_digest, load_base
+    from persuasion_rl.models.loading import base_digest, load_base
+    from persuasion_rl.training import trainer as training
 
     model = training.add_lora(load_base(base, device), lora_settings(), task_type="CAUSAL_LM")
     torch.manual_seed(SEED)
@@ -242,7 +242,7 @@ def write_adapter(base: Path, adapter: Path, device: str) -> None:
 
 
 def lora_settings() -> dict:
-    from persuasion_rl.training import LORA_DEFAULTS
+    from persuasion_rl.training.trainer import LORA_DEFAULTS
 
     return {**LORA_DEFAULTS, "use_4bit": False}
 
@@ -308,7 +308,7 @@ def predecessor_sft(turn: Turn) -> None:
     from datasets import Dataset
     from transformers import AutoModelForCausalLM, Trainer, TrainingArguments
 
-    from persuasion_rl.training import add_lora
+    from persuasion_rl.training.trainer import add_lora
 
     tokens = Tokens.read(turn.table)
     model = AutoModelForCausalLM.from_pretrained(
@@ -343,8 +343,8 @@ def plain_sft(turn: Turn) -> None:
     from peft import LoraConfig
     from trl import SFTConfig, SFTTrainer
 
-    from persuasion_rl.models import load_tokenizer
-    from persuasion_rl.sft import labelled
+    from persuasion_rl.models.loading import load_tokenizer
+    from persuasion_rl.training.sft import labelled
 
     lora = lora_settings()
     config = SFTConfig(
@@ -369,14 +369,14 @@ def precision(turn: Turn) -> dict:
     """trl's default where the device has it: bfloat16 on a GPU, and never on a CPU here."""
     import torch
 
-    from persuasion_rl.devices import pick_dtype
+    from persuasion_rl.models.devices import pick_dtype
 
     dtype = pick_dtype(turn.plan.device)
     return {"bf16": dtype == torch.bfloat16, "fp16": dtype == torch.float16}
 
 
 def our_sft(turn: Turn) -> None:
-    from persuasion_rl.sft import train_sft
+    from persuasion_rl.training.sft import train_sft
 
     train_sft(**our_arguments(turn), **lora_settings())
 
@@ -418,7 +418,7 @@ def plain_dpo(turn: Turn) -> None:
     """trl's DPOTrainer as it comes, going on from an adapter."""
     from peft import PeftModel
 
-    from persuasion_rl.models import load_base
+    from persuasion_rl.models.loading import load_base
 
     model = load_base(turn.base, turn.plan.device)
     model = PeftModel.from_pretrained(model, turn.adapter.parent, is_trainable=True)
@@ -429,7 +429,7 @@ def train_dpo(turn: Turn, model, reference, **further) -> None:
     from datasets import Dataset
     from trl import DPOConfig, DPOTrainer
 
-    from persuasion_rl.models import load_tokenizer
+    from persuasion_rl.models.loading import load_tokenizer
 
     class Tokenized(DPOTrainer):
         def _prepare_dataset(self, dataset, *_):
@@ -447,7 +447,7 @@ def train_dpo(turn: Turn, model, reference, **further) -> None:
 
 
 def our_dpo(turn: Turn) -> None:
-    from persuasion_rl.dpo import train_dpo
+    from persuasion_rl.training.dpo import train_dpo
 
     train_dpo(**our_arguments(turn), lineage=[turn.adapter], parent="sft")
 
@@ -469,7 +469,7 @@ def clock_for(device: str):
     import torch
     from transformers import TrainerCallback
 
-    from persuasion_rl.monitoring import peak_memory
+    from persuasion_rl.training.meter import peak_memory
 
     class Clock(TrainerCallback):
         reference = 0.0
@@ -522,7 +522,7 @@ def one(*, made: Path, method: str, way: str) -> None:
         made: a folder that the command make wrote.
         method: sft or dpo. way: predecessor (of dpo: second model), plain trl or ours.
     """
-    from persuasion_rl.devices import peak_flops, prepare_torch
+    from persuasion_rl.models.devices import peak_flops, prepare_torch
 
     if way not in WAYS.get(method, {}):
         raise UserError(f"there is no way {way!r} of {method!r}")
@@ -545,7 +545,7 @@ def rates(clock, tokens: Tokens, effective: int) -> dict:
     Useful is twice the forward pass of every distinct token of the rows, and the head's for responses only,
     whatever a way computes beside it; a reference's forward pass is not counted.
     """
-    from persuasion_rl.monitoring import forward_flops
+    from persuasion_rl.training.meter import forward_flops
 
     updates = len(tokens) // effective
     assert len(clock.ends) == updates, f"{len(clock.ends)} updates, not {updates}"
@@ -566,7 +566,7 @@ def work_of(tokens: Tokens, picked: range):
     import torch
     from torch.nn.utils.rnn import pad_sequence
 
-    from persuasion_rl.unpadding import Work, lay_out
+    from persuasion_rl.training.unpadding import Work, lay_out
 
     columns = tokens.columns
     names = [name for name in RESPONSES if name in columns]
@@ -784,7 +784,7 @@ def profile(
     Args:
         updates: how many are profiled, after a first one.
     """
-    from persuasion_rl.devices import prepare_torch
+    from persuasion_rl.models.devices import prepare_torch
 
     prepare_torch(threads, SEED, device)
     plan = plan_for(device, threads, model, 0)

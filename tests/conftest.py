@@ -43,7 +43,7 @@ def real_data() -> Path:
 @pytest.fixture(scope="session")
 def synthetic(tmp_path_factory) -> Path:
     """A synthetic ChangeMyView of 60 threads. Read only."""
-    from persuasion_rl.synthesize import synthesize
+    from persuasion_rl.data.synthetic.synthesize import synthesize
 
     folder = tmp_path_factory.mktemp("corpora") / "synthetic-changemyview"
     synthesize(corpus=folder, seed=1, threads=60, replies=4)
@@ -134,7 +134,6 @@ def peer(tmp_path):
     for name in ("fastapi", "uvicorn"):
         pytest.importorskip(name, reason="pip install 'transformers[serving]'")
     import httpx
-
     from test_sampling import make_tiny_base
 
     base = make_tiny_base(tmp_path / "tiny") / "base"

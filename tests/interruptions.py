@@ -30,17 +30,17 @@ CONFIG = "tests/tiny.yaml"
 STUDY = "results/tiny"
 CORES = 2
 WRITTEN = {
-    "labels": ["--labels"],
-    "human_labels": ["--labels", "--answers"],
-    "pairs": ["--train"],
-    "cmv": ["--examples"],
-    "variants": ["--models"],
+    "preferences.label_ai": ["--labels"],
+    "preferences.human_labels": ["--labels", "--answers"],
+    "preferences.pairs": ["--train"],
+    "data.cmv": ["--examples"],
+    "report.models_table": ["--models"],
 }
 """The flags of modules that name an output and are not --output."""
 LOOKS_EVERY_S = 0.2
 KINDS = {
-    "sft": "trainer", "dpo": "trainer", "reward": "trainer",
-    "generation": "sampler", "labels": "labeller", "snakemake": "snakemake",
+    "training.sft": "trainer", "training.dpo": "trainer", "training.reward": "trainer",
+    "sampling.generate": "sampler", "preferences.label_ai": "labeller", "snakemake": "snakemake",
 }  # fmt: skip
 """What is to be hit, by the module that runs; others may be hit, too."""
 BEGUN = (0.4, 0.95)
@@ -257,9 +257,9 @@ def durations(checkout: Path) -> dict[str, float]:
     """How long the processes of a module ran, the shortest of them, in seconds."""
     found = {}
     for module, patterns in {
-        "sft": ["train_sft/*"], "dpo": ["train_dpo/*"], "reward": ["train_delta_judge"],
-        "generation": ["generate_responses/*", "evaluate_model/*"], "labels": ["label_ai"],
-        "standin": ["pretrain_standin"], "trust": ["judge_trust"],
+        "training.sft": ["train_sft/*"], "training.dpo": ["train_dpo/*"], "training.reward": ["train_delta_judge"],
+        "sampling.generate": ["generate_responses/*", "evaluate_model/*"], "preferences.label_ai": ["label_ai"],
+        "training.standin": ["pretrain_standin"], "judges.trust": ["judge_trust"],
     }.items():  # fmt: skip
         folder = checkout / STUDY / "benchmarks"
         files = [file for pattern in patterns for file in folder.glob(f"{pattern}.tsv")]

@@ -27,7 +27,7 @@ rule fetch_base_model:
         "Downloading {wildcards.base}"
     shell:
         r"""
-        python -m persuasion_rl.fetch fetch_base_model \
+        python -m persuasion_rl.data.fetch fetch_base_model \
             {params.origin} --output {params.folder:q} 2> >(tee {log:q} >&2)
         """
 
@@ -53,12 +53,12 @@ rule pretrain_standin:
         folder=subpath(output.history, parent=True),
         folders=lambda wildcards, input: folders_of(input.corpora),
         settings=flags(STUDY["standin"] | {"seed": STUDY["seed"]}),
-        code=code("standin"),
+        code=code("training.standin"),
     message:
         "Training the stand-in base model on the train side"
     shell:
         r"""
-        python -m persuasion_rl.standin \
+        python -m persuasion_rl.training.standin \
             --corpora {params.folders:q} --sides {input.sides:q} \
             --output {params.folder:q} --history {output.history:q} \
             --threads {threads} {params.settings} 2> >(tee {log:q} >&2)

@@ -17,10 +17,10 @@ os.environ |= {
 
 from snakemake.settings.types import SharedFSUsage
 
-from persuasion_rl.answers import answers_digest, labels_digest
-from persuasion_rl.battles import votes_digest
-from persuasion_rl.code_digest import module_digests
-from persuasion_rl.config import (
+from persuasion_rl.annotation.store import answers_digest, labels_digest
+from persuasion_rl.annotation.battles import votes_digest
+from persuasion_rl.study.code import module_digests
+from persuasion_rl.study.config import (
     base_folder,
     declared_comparisons,
     flags,
@@ -37,10 +37,10 @@ from persuasion_rl.config import (
     uses_llm,
 )
 from persuasion_rl.files import UserError, file_digest
-from persuasion_rl.keys import key_for
-from persuasion_rl.leases import visible_devices
-from persuasion_rl.names import BASE, HUMAN, MODEL_FILES, SERVED
-from persuasion_rl.variants import seeds_behind
+from persuasion_rl.runtime.keys import key_for
+from persuasion_rl.runtime.leases import visible_devices
+from persuasion_rl.study.names import BASE, HUMAN, MODEL_FILES, SERVED
+from persuasion_rl.report.models_table import seeds_behind
 
 CONFIG_FILE = Path(
     workflow.overwrite_configfiles[-1]
@@ -112,11 +112,11 @@ def tokens(rows):
 
 
 JUDGE_MODULES = {
-    "truth": "truth_judge",
-    "delta": "delta_judge",
-    "length": "length_judge",
-    "interplay": "interplay",
-    "llm": "llm",
+    "truth": "judges.truth",
+    "delta": "judges.delta",
+    "length": "judges.length",
+    "interplay": "judges.interplay",
+    "llm": "judges.llm.judge",
 }
 
 
@@ -651,7 +651,7 @@ def digest_of(path):
 
 def templates(*names):
     """The digests of the templates of a page."""
-    folder = Path(workflow.basedir) / "workflow/persuasion_rl"
+    folder = Path(workflow.basedir) / "workflow/persuasion_rl/report/templates"
     return [digest_of(str(folder / f"{name}.j2")) for name in names]
 
 
@@ -832,7 +832,7 @@ def parts_of(models):
 
 def tracking(wildcards, input):
     """Where a training reports to. With `input`, a param is not compared: this makes nothing stale."""
-    name = getattr(wildcards, "model", "delta_judge")
+    name = getattr(wildcards, "model", "judges.delta")
     settings = {
         **STUDY["wandb"],
         "name": MODELS.get(name, {}).get("run_name") or f"{NAME}-{name}",
@@ -893,7 +893,7 @@ def launcher(wildcards, input, resources):
     if resources.gpu < 2:
         return "python -m"
     return (
-        f"python -m persuasion_rl.leases {resources.gpu}"
+        f"python -m persuasion_rl.runtime.leases {resources.gpu}"
         f" accelerate launch --multi_gpu --num_processes {resources.gpu} --num_machines 1"
         " --mixed_precision no --dynamo_backend no --main_process_port 0 --module"
     )

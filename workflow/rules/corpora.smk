@@ -31,12 +31,12 @@ rule synthesize_corpus:
     params:
         folder=subpath(output.conversations, parent=True),
         settings=flags((STUDY["world"] or {}) | {"seed": STUDY["seed"]}),
-        code=code("synthesize"),
+        code=code("data.synthetic.synthesize"),
     message:
         "Writing a synthetic ChangeMyView"
     shell:
         r"""
-        python -m persuasion_rl.synthesize \
+        python -m persuasion_rl.data.synthetic.synthesize \
             --corpus {params.folder:q} {params.settings} 2> >(tee {log:q} >&2)
         """
 
@@ -64,7 +64,7 @@ rule fetch_corpus:
         "Downloading {wildcards.corpus}"
     shell:
         r"""
-        python -m persuasion_rl.fetch fetch_corpus \
+        python -m persuasion_rl.data.fetch fetch_corpus \
             --name {params.name:q} --output {params.folder:q} \
             {params.settings} 2> >(tee {log:q} >&2)
         """
@@ -95,12 +95,12 @@ rule assign_sides:
             }
             | {"seed": STUDY["seed"]}
         ),
-        code=code("sides"),
+        code=code("data.sides"),
     message:
         "Assigning conversations to train, val and test"
     shell:
         r"""
-        python -m persuasion_rl.sides \
+        python -m persuasion_rl.data.sides \
             --corpora {params.folders:q} \
             --output {output.sides:q} --duplicates {output.duplicates:q} \
             {params.settings} 2> >(tee {log:q} >&2)

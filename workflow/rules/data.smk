@@ -51,12 +51,12 @@ rule process_cmv:
     params:
         folders=lambda wildcards, input: folders_of(input.corpora),
         budget=BUDGET,
-        code=code("cmv"),
+        code=code("data.cmv"),
     message:
         "Making examples from ChangeMyView"
     shell:
         r"""
-        python -m persuasion_rl.cmv \
+        python -m persuasion_rl.data.cmv \
             --corpora {params.folders:q} --tokenizer {input.tokenizer:q} \
             --examples {output.examples:q} --pairs {output.pairs:q} --counts {output.counts:q} \
             {params.budget} 2> >(tee {log:q} >&2)
@@ -91,12 +91,12 @@ rule process_p4g:
                 "seed": STUDY["seed"],
             }
         ),
-        code=code("p4g"),
+        code=code("data.p4g"),
     message:
         "Making examples from PersuasionForGood"
     shell:
         r"""
-        python -m persuasion_rl.p4g \
+        python -m persuasion_rl.data.p4g \
             --corpus {params.folders:q} --tokenizer {input.tokenizer:q} \
             --examples {output.examples:q} --counts {output.counts:q} \
             {params.settings} {params.budget} 2> >(tee {log:q} >&2)
@@ -140,12 +140,12 @@ rule split:
             }
             | {"seed": STUDY["seed"]}
         ),
-        code=code("split"),
+        code=code("data.split"),
     message:
         "Splitting examples into sides and pools"
     shell:
         r"""
-        python -m persuasion_rl.split \
+        python -m persuasion_rl.data.split \
             --examples {input.examples:q} --sides {input.sides:q} \
             --sft_train {output.train:q} --sft_val {output.val:q} --sft_test {output.test:q} \
             --ai_pool {output.ai:q} --human_pool {output.human:q} \
@@ -181,12 +181,12 @@ rule check_leakage:
     params:
         folders=lambda wildcards, input: folders_of(input.corpora),
         settings=flags({key: DATA[key] for key in ("near_duplicate", "shingle_words")}),
-        code=code("leakage"),
+        code=code("data.leakage"),
     message:
         "Checking that nothing leaks between sides and pools"
     shell:
         r"""
-        python -m persuasion_rl.leakage \
+        python -m persuasion_rl.data.leakage \
             --corpora {params.folders:q} {params.settings} \
             --sides {input.sides:q} --pairs {input.pairs:q} \
             --sft train={input.train:q} val={input.val:q} test={input.test:q} \

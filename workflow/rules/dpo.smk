@@ -37,12 +37,12 @@ rule train_dpo:
         settings=lambda wildcards: training_flags(wildcards.model),
         tracking=tracking,
         launch=launcher,
-        code=code("dpo"),
+        code=code("training.dpo"),
     message:
         "Preference optimisation of {wildcards.model}"
     shell:
         r"""
-        {params.launch} persuasion_rl.dpo \
+        {params.launch} persuasion_rl.training.dpo \
             --base {params.base:q} --lineage {input.lineage:q} \
             --train {input.train:q} --val {input.val:q} \
             --adapter {output.adapter:q} --state {params.state:q} \

@@ -55,12 +55,12 @@ rule evaluate_prompts:
     params:
         wording=lambda wildcards: asking_flags(wildcards.player),
         bases=asking_places,
-        code=code("player_prompts"),
+        code=code("sampling.player_prompts"),
     message:
         "Asking {wildcards.player} the held-out prompts in its own way"
     shell:
         r"""
-        python -m persuasion_rl.player_prompts \
+        python -m persuasion_rl.sampling.player_prompts \
             --prompts {input.prompts:q} --held_out {input.held_out:q} --output {output:q} \
             {params.wording} {params.bases} 2> >(tee {log:q} >&2)
         """
@@ -100,12 +100,12 @@ rule evaluate_model:
         settings=lambda wildcards: sampling_flags(**player_engine(wildcards.player)),
         place=player_place,
         state=study("state/samples"),
-        code=code("generation"),
+        code=code("sampling.generate"),
     message:
         "Sampling replies of {wildcards.player} to the held-out prompts"
     shell:
         r"""
-        python -m persuasion_rl.generation respond_to_evaluation \
+        python -m persuasion_rl.sampling.generate respond_to_evaluation \
             --lineage {input.lineage:q} --prompts {input.prompts:q} \
             --output {output.responses:q} --state {params.state:q} \
             --threads {threads} {params.place} {params.settings} 2> >(tee {log:q} >&2)
@@ -124,7 +124,7 @@ use rule evaluate_model as look_at_model with:
         settings=lambda wildcards: looking_flags(wildcards.player),
         place=player_place,
         state=study("state/samples"),
-        code=code("generation"),
+        code=code("sampling.generate"),
     message:
         "Sampling a few replies of {wildcards.player}"
 
@@ -154,12 +154,12 @@ rule evaluate_loss:
     params:
         base=base_of,
         settings=flags({**MODEL_SETTINGS, "seed": STUDY["seed"]}),
-        code=code("likelihood"),
+        code=code("evaluation.loss"),
     message:
         "Measuring the loss of {wildcards.player} on human winning replies"
     shell:
         r"""
-        python -m persuasion_rl.likelihood \
+        python -m persuasion_rl.evaluation.loss \
             --base {params.base:q} --lineage {input.lineage:q} \
             --held_out {input.held_out:q} --output {output:q} \
             --threads {threads} {params.settings} 2> >(tee {log:q} >&2)
@@ -182,12 +182,12 @@ rule evaluate_human:
         mem_mb=growing(2_000),
         runtime=growing("10m"),
     params:
-        code=code("responses"),
+        code=code("sampling.responses"),
     message:
         "Taking the human winning replies to the held-out prompts"
     shell:
         r"""
-        python -m persuasion_rl.responses quote_human \
+        python -m persuasion_rl.sampling.responses quote_human \
             --prompts {input.prompts:q} --held_out {input.held_out:q} \
             --output {output:q} 2> >(tee {log:q} >&2)
         """
@@ -221,12 +221,14 @@ rule evaluate_verdicts:
         judge=lambda wildcards: judge_flags([wildcards.judge]),
         place=judge_place,
         asking=lambda wildcards, input: asking([wildcards.judge]),
-        code=lambda wildcards: code("evaluation", *judge_modules(wildcards.judge)),
+        code=lambda wildcards: code(
+            "evaluation.tables", *judge_modules(wildcards.judge)
+        ),
     message:
         "Comparing the players: judge {wildcards.judge}"
     shell:
         r"""
-        python -m persuasion_rl.evaluation judge_players \
+        python -m persuasion_rl.evaluation.tables judge_players \
             --responses {params.players:q} --judge {wildcards.judge} \
             --verdicts {output:q} --threads {threads} \
             {params.judge} {params.place} {params.asking} 2> >(tee {log:q} >&2)
@@ -256,12 +258,12 @@ rule evaluate_win_rates:
         settings=flags(
             {"draws": STUDY["evaluation"]["bootstrap"], "seed": STUDY["seed"]}
         ),
-        code=code("evaluation"),
+        code=code("evaluation.tables"),
     message:
         "Tabulating win rates"
     shell:
         r"""
-        python -m persuasion_rl.evaluation tabulate_win_rates \
+        python -m persuasion_rl.evaluation.tables tabulate_win_rates \
             --verdicts {params.verdicts:q} --responses {params.players:q} --output {output:q} \
             {params.settings} 2> >(tee {log:q} >&2)
         """
@@ -295,12 +297,12 @@ rule evaluate_ranking:
         settings=flags(
             {"draws": STUDY["evaluation"]["bootstrap"], "seed": STUDY["seed"]}
         ),
-        code=code("evaluation"),
+        code=code("evaluation.tables"),
     message:
         "Ranking the players and testing the declared comparisons"
     shell:
         r"""
-        python -m persuasion_rl.evaluation rank_players \
+        python -m persuasion_rl.evaluation.tables rank_players \
             --verdicts {params.verdicts:q} \
             --ranking {output.ranking:q} --declared {output.declared:q} --power {output.power:q} \
             {params.players} {params.settings} 2> >(tee {log:q} >&2)
@@ -333,12 +335,12 @@ rule rank_arena:
                 "seed": STUDY["seed"],
             }
         ),
-        code=code("battles"),
+        code=code("annotation.battles"),
     message:
         "Ranking the models by people's votes in the arena"
     shell:
         r"""
-        python -m persuasion_rl.battles \
+        python -m persuasion_rl.annotation.battles \
             --answers {params.answers:q} --recipes {input.recipes:q} --output {output:q} \
             {params.settings} 2> >(tee {log:q} >&2)
         """
@@ -369,12 +371,12 @@ rule evaluate_truth:
         settings=flags(
             {"draws": STUDY["evaluation"]["bootstrap"], "seed": STUDY["seed"]}
         ),
-        code=code("evaluation"),
+        code=code("evaluation.tables"),
     message:
         "Measuring the truth of every player's replies"
     shell:
         r"""
-        python -m persuasion_rl.evaluation measure_truth \
+        python -m persuasion_rl.evaluation.tables measure_truth \
             --responses {params.players:q} --truth {output.truth:q} \
             --differences {output.differences:q} {params.comparisons} \
             {params.settings} 2> >(tee {log:q} >&2)
@@ -405,12 +407,12 @@ rule evaluate_kl:
     params:
         base=base_of,
         settings=flags(MODEL_SETTINGS | {"seed": STUDY["seed"]}),
-        code=code("divergence"),
+        code=code("evaluation.kl"),
     message:
         "Measuring how far {wildcards.model} has gone from its parent"
     shell:
         r"""
-        python -m persuasion_rl.divergence \
+        python -m persuasion_rl.evaluation.kl \
             --base {params.base:q} --lineage {input.lineage:q} \
             --responses {input.responses:q} --output {output:q} \
             --threads {threads} {params.settings} 2> >(tee {log:q} >&2)
@@ -442,12 +444,12 @@ rule evaluate_similarity:
             MODEL_SETTINGS
             | {"seed": STUDY["seed"], "model": STUDY["evaluation"]["embedding_model"]}
         ),
-        code=code("similarity"),
+        code=code("evaluation.similarity"),
     message:
         "Comparing replies of {wildcards.player} with the human ones"
     shell:
         r"""
-        python -m persuasion_rl.similarity \
+        python -m persuasion_rl.evaluation.similarity \
             --responses {input.responses:q} --human {input.human:q} --output {output:q} \
             --threads {threads} {params.settings} 2> >(tee {log:q} >&2)
         """
@@ -478,12 +480,12 @@ rule evaluate_behaviour:
         settings=flags(
             {"draws": STUDY["evaluation"]["bootstrap"], "seed": STUDY["seed"]}
         ),
-        code=code("behaviour"),
+        code=code("evaluation.behaviour"),
     message:
         "Tabulating what the players' replies are like"
     shell:
         r"""
-        python -m persuasion_rl.behaviour \
+        python -m persuasion_rl.evaluation.behaviour \
             --responses {params.players:q} {params.measured} \
             --train {input.train:q} --concession {input.concession:q} \
             --output {output:q} {params.settings} 2> >(tee {log:q} >&2)
@@ -510,12 +512,12 @@ rule read_honesty:
     params:
         settings=reading_flags(),
         asking=lambda wildcards, input: asking(["llm"]),
-        code=code("honesty", "llm"),
+        code=code("evaluation.honesty", "judges.llm.judge"),
     message:
         "Reading the replies of {wildcards.player} for honesty"
     shell:
         r"""
-        python -m persuasion_rl.honesty read_replies \
+        python -m persuasion_rl.evaluation.honesty read_replies \
             --responses {input.responses:q} --output {output:q} \
             {params.settings} {params.asking} 2> >(tee {log:q} >&2)
         """
@@ -545,12 +547,12 @@ rule evaluate_honesty:
         settings=flags(
             {"draws": STUDY["evaluation"]["bootstrap"], "seed": STUDY["seed"]}
         ),
-        code=code("honesty"),
+        code=code("evaluation.honesty"),
     message:
         "Measuring honesty"
     shell:
         r"""
-        python -m persuasion_rl.honesty tabulate_honesty \
+        python -m persuasion_rl.evaluation.honesty tabulate_honesty \
             --responses {params.players:q} --markers {input.markers:q} \
             --output {output:q} {params.readings} {params.settings} 2> >(tee {log:q} >&2)
         """
@@ -578,12 +580,12 @@ rule keep_equally_honest:
             input.responses, players_of(wildcards.scope)
         ),
         readings=reading_flags_of,
-        code=code("honesty"),
+        code=code("evaluation.honesty"),
     message:
         "Finding comparisons of equally honest replies: judge {wildcards.judge}"
     shell:
         r"""
-        python -m persuasion_rl.honesty keep_equally_honest \
+        python -m persuasion_rl.evaluation.honesty keep_equally_honest \
             --verdicts {input.verdicts:q} --responses {params.players:q} \
             --markers {input.markers:q} --output {output:q} {params.readings} 2> >(tee {log:q} >&2)
         """

@@ -46,12 +46,12 @@ rule train_delta_judge:
         ),
         tracking=tracking,
         launch=launcher,
-        code=code("reward"),
+        code=code("training.reward"),
     message:
         "Training the delta judge"
     shell:
         r"""
-        {params.launch} persuasion_rl.reward \
+        {params.launch} persuasion_rl.training.reward \
             --base {params.base:q} --pairs {input.pairs:q} --sides {input.sides:q} \
             --adapter {output.adapter:q} --state {params.state:q} \
             --threads {threads} {params.settings} {params.tracking} \
@@ -92,12 +92,12 @@ rule judge_trust:
         place=judge_place,
         asking=lambda wildcards, input: asking(LLM),
         draws=STUDY["evaluation"]["bootstrap"],
-        code=code("trust", *judge_modules(*trusted_judges("evaluation"))),
+        code=code("judges.trust", *judge_modules(*trusted_judges("evaluation"))),
     message:
         "Measuring how far the judges can be trusted"
     shell:
         r"""
-        python -m persuasion_rl.trust \
+        python -m persuasion_rl.judges.trust \
             --pairs {input.pairs:q} --sides {input.sides:q} --labels {params.labels:q} \
             --output {output:q} --draws {params.draws} --threads {threads} \
             {params.judges} {params.settings} {params.place} {params.asking} 2> >(tee {log:q} >&2)
@@ -130,6 +130,6 @@ use rule judge_trust as judge_trust_unattended with:
         place=judge_place,
         asking=lambda wildcards, input: asking(LLM),
         draws=STUDY["evaluation"]["bootstrap"],
-        code=code("trust", *judge_modules(*trusted_judges("unattended"))),
+        code=code("judges.trust", *judge_modules(*trusted_judges("unattended"))),
     message:
         "Measuring how far the judges can be trusted, without people's labels"

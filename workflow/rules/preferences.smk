@@ -53,12 +53,12 @@ rule generate_responses:
         ),
         how=sampling_speed,
         state=study("state/samples"),
-        code=code("generation"),
+        code=code("sampling.generate"),
     message:
         "Sampling responses for the {wildcards.pool} pool, rows from {wildcards.start}"
     shell:
         r"""
-        python -m persuasion_rl.generation respond_to_pool \
+        python -m persuasion_rl.sampling.generate respond_to_pool \
             --base {params.base:q} --lineage {input.lineage:q} \
             --prompts {input.prompts:q} --output {output:q} \
             --start {wildcards.start} --rows {wildcards.rows} --state {params.state:q} \
@@ -84,12 +84,12 @@ rule gather_responses:
         mem_mb=growing(2_000),
         runtime=growing("10m"),
     params:
-        code=code("responses"),
+        code=code("sampling.responses"),
     message:
         "Gathering the responses of the {wildcards.pool} pool"
     shell:
         r"""
-        python -m persuasion_rl.responses gather_pool \
+        python -m persuasion_rl.sampling.responses gather_pool \
             --shards {input.shards:q} --output {output.responses:q} \
             --counts {output.counts:q} 2> >(tee {log:q} >&2)
         """
@@ -121,12 +121,12 @@ rule label_ai:
         judge=judge_flags([label_judge("ai")]),
         place=judge_place,
         asking=lambda wildcards, input: asking([label_judge("ai")]),
-        code=code("labels", *judge_modules(label_judge("ai"))),
+        code=code("preferences.label_ai", *judge_modules(label_judge("ai"))),
     message:
         "Labelling the AI pool"
     shell:
         r"""
-        python -m persuasion_rl.labels \
+        python -m persuasion_rl.preferences.label_ai \
             --responses {input.responses:q} --labels {output:q} --threads {threads} \
             {params.settings} {params.judge} {params.place} {params.asking} 2> >(tee {log:q} >&2)
         """
@@ -159,12 +159,12 @@ rule simulate_annotators:
         ),
         judge=judge_flags([label_judge(HUMAN)]),
         place=judge_place,
-        code=code("human_labels", *judge_modules(label_judge(HUMAN))),
+        code=code("preferences.human_labels", *judge_modules(label_judge(HUMAN))),
     message:
         "Simulating annotators for the human pool"
     shell:
         r"""
-        python -m persuasion_rl.human_labels simulate_annotators \
+        python -m persuasion_rl.preferences.human_labels simulate_annotators \
             --responses {input.responses:q} --answers {output:q} --threads {threads} \
             {params.settings} {params.judge} {params.place} 2> >(tee {log:q} >&2)
         """
@@ -201,12 +201,12 @@ rule export_human_labels:
                 "labeler": "simulated annotators" if SIMULATED_PEOPLE else "people",
             }
         ),
-        code=code("human_labels"),
+        code=code("preferences.human_labels"),
     message:
         "Joining answers with the responses that they were given for"
     shell:
         r"""
-        python -m persuasion_rl.human_labels export_human_labels \
+        python -m persuasion_rl.preferences.human_labels export_human_labels \
             --responses {input.responses:q} --answers {params.answers:q} \
             --labels {output:q} {params.settings} 2> >(tee {log:q} >&2)
         """
@@ -234,12 +234,12 @@ rule report_agreement:
         # Of repeats and skips too, which make no label: a rule of its own, so that they train nothing anew.
         digest=None if SIMULATED_PEOPLE else answers_digest(Path(HUMAN_ANSWERS)),
         seed=STUDY["seed"],
-        code=code("agreement"),
+        code=code("annotation.agreement"),
     message:
         "Measuring how far annotators agree"
     shell:
         r"""
-        python -m persuasion_rl.agreement \
+        python -m persuasion_rl.annotation.agreement \
             --responses {input.responses:q} --answers {params.answers:q} \
             --output {output:q} --seed {params.seed} 2> >(tee {log:q} >&2)
         """
@@ -267,12 +267,12 @@ rule preference_pairs:
         settings=flags(
             {"seed": STUDY["seed"], "val_fraction": STUDY["labels"]["val_fraction"]}
         ),
-        code=code("pairs"),
+        code=code("preferences.pairs"),
     message:
         "Making chosen / rejected pairs of the {wildcards.pool} pool"
     shell:
         r"""
-        python -m persuasion_rl.pairs \
+        python -m persuasion_rl.preferences.pairs \
             --labels {input:q} --train {output.train:q} --val {output.val:q} \
             --report {output.report:q} {params.settings} 2> >(tee {log:q} >&2)
         """

@@ -38,12 +38,12 @@ rule train_sft:
         settings=lambda wildcards: training_flags(wildcards.model),
         tracking=tracking,
         launch=launcher,
-        code=code("sft"),
+        code=code("training.sft"),
     message:
         "Supervised fine-tuning of {wildcards.model}"
     shell:
         r"""
-        {params.launch} persuasion_rl.sft \
+        {params.launch} persuasion_rl.training.sft \
             --base {params.base:q} --lineage {input.lineage:q} \
             --train {input.train:q} --val {input.val:q} \
             --adapter {output.adapter:q} --state {params.state:q} \

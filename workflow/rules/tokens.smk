@@ -40,12 +40,12 @@ rule tokenize:
     params:
         base=base_of,
         settings=flags({"trust_remote_code": STUDY["trust_remote_code"]}),
-        code=code("tokens"),
+        code=code("training.tokenize"),
     message:
         "Tokenizing {wildcards.rows}"
     shell:
         r"""
-        python -m persuasion_rl.tokens \
+        python -m persuasion_rl.training.tokenize \
             --rows {input.rows:q} --base {params.base:q} --output {output:q} \
             {params.settings} 2> >(tee {log:q} >&2)
         """

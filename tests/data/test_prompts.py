@@ -1,0 +1,243 @@
+"""Prompts: the budget holds, the claim and the answered comment stay, and what fits is not touched."""
+
+import json
+import re
+from itertools import pairwise
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from tokenizers import Tokenizer, models
+
+from persuasion_rl.data.prompts import (
+    SEAM_TOKENS,
+    SYSTEM,
+    TASKS,
+    TokenCounter,
+    Turn,
+    fit_contexts,
+    read_chat_template,
+    render,
+)
+from persuasion_rl.files import UserError
+
+VOCABULARY = [
+    "bike",
+    "lanes",
+    "cost",
+    "money",
+    "the",
+    "ß",
+    "naïve",
+    "日本",
+    "🙂",
+    "a.",
+    "(b)",
+    "'s",
+    "> c",
+]
+WORDS = st.sampled_from(VOCABULARY) | st.text(
+    st.characters(exclude_categories=["C", "Z"], exclude_characters="[]"), min_size=1, max_size=6
+)
+LINE = st.lists(WORDS, min_size=1, max_size=50).map(" ".join)
+TEXT = st.lists(LINE, min_size=1, max_size=3).map("\n\n".join)
+ROLES = st.sampled_from(["Poster", "Persuader", "Other", "Persuadee"])
+
+
+@st.composite
+def threads(draw, texts=TEXT):
+    """The claim, the post, and comments down to the answered one (or none, where the post is answered)."""
+    turns = [Turn("Claim", draw(LINE)), Turn("Poster", draw(texts), is_post=True)]
+    return turns + draw(st.lists(st.builds(Turn, ROLES, texts), max_size=4))
+
+
+@pytest.fixture(scope="module")
+def counter(tokenizer):
+    return TokenCounter(tokenizer)
+
+
+@pytest.fixture(scope="module")
+def joining(tmp_path_factory):
+    """A tokenizer of characters that joins the end of a line with a P after it."""
+    characters = sorted(set(" \n.:[]>*()?!#'é…\t") | {chr(c) for c in range(48, 123)})
+    vocabulary = {c: number for number, c in enumerate([*characters, "\nP", "?"])}
+    path = tmp_path_factory.mktemp("joining") / "tokenizer.json"
+    Tokenizer(models.BPE(vocabulary, [("\n", "P")], unk_token="?")).save(str(path))
+    return TokenCounter(path)
+
+
+@given(turns=threads(), share=st.floats(0, 1.1))
+def test_a_context_keeps_its_budget_and_what_matters(counter, turns, share):
+    claim, answered = turns[0], turns[-1]
+    whole = "\n".join(map(str, turns))
+    budget = int(counter.counts([f"{whole}\n"])[0] * share)
+    (context,) = fit_contexts([turns], counter, budget)
+    kept = [claim] if answered.is_post else [claim, answered]
+    needed = counter.counts(["".join(f"{turn}\n" for turn in kept)])[0]
+    if counter.counts([f"{whole}\n"])[0] <= budget:
+        assert (context.text, context.cut) == (whole, False)
+    elif needed > budget:
+        assert context is None
+    elif not answered.is_post:
+        assert context is not None
+    if context is None:
+        return
+    assert context.tokens == counter.counts([context.text + "\n"])[0] <= budget
+    assert counter.counts([context.text])[0] <= budget
+    assert context.cut == (context.text != whole)
+    assert context.text.startswith(f"{claim}\n")
+    if not answered.is_post:
+        assert context.text.endswith(f"\n{answered}")
+
+
+@given(turns=threads(texts=LINE), share=st.floats(0, 1))
+@example(turns=[Turn("Claim", "x"), *(Turn("Persuadee", "cost") for _ in range(6))], share=0.8)
+def test_every_line_that_is_left_is_the_head_or_the_tail_of_a_turn_with_its_role(
+    counter, turns, share
+):
+    budget = int(counter.counts(["\n".join(map(str, turns)) + "\n"])[0] * share)
+    (context,) = fit_contexts([turns], counter, budget)
+    if context is None:
+        return
+    lines = context.text.split("\n")
+    place, marks = 0, 0
+    for line in lines:
+        role, _, said = line.partition(": ")
+        head, mark, tail = re.fullmatch(r"(.*?)( ?\[\.\.\.\] ?|$)(.*)", said).groups()
+        marks += bool(mark)
+        place += next(
+            number
+            for number, turn in enumerate(turns[place:], 1)
+            if turn.role == role and turn.text.startswith(head) and turn.text.endswith(tail)
+            if mark or turn.text == head
+        )
+    assert marks <= 2
+    if marks:  # then something of the middle is left, and the end of it
+        last = turns[-1] if turns[-1].is_post else turns[-2]
+        line = lines[-1] if turns[-1].is_post else lines[-2]
+        assert line.startswith(f"{last.role}: ") and line.endswith((last.text[-1], "[...]"))
+
+
+@given(st.lists(threads(), max_size=5), st.integers(20, 300))
+def test_a_batch_gives_what_each_thread_alone_gives(counter, batch, budget):
+    assert fit_contexts(batch, counter, budget) == [
+        fit_contexts([turns], counter, budget)[0] for turns in batch
+    ]
+
+
+@given(turns=threads())
+def test_claim_and_answered_comment_just_fit_or_do_not(counter, turns):
+    kept = [turns[0], turns[-1]]
+    exact = counter.counts(["".join(f"{turn}\n" for turn in kept)])[0]
+    if turns[-1].is_post:
+        return
+    (just,) = fit_contexts([turns], counter, exact)
+    assert just.text == "\n".join(map(str, kept)) and just.cut
+    assert fit_contexts([turns], counter, exact - 1) == [None]
+
+
+@pytest.mark.parametrize("answered", ["post", "comment"])
+def test_a_cut_context_uses_the_room_it_has(counter, answered):
+    turns = [Turn("Claim", "cats"), Turn("Poster", "money noise " * 200, is_post=True)]
+    turns += [Turn("Other", "It is so.")] if answered == "comment" else []
+    for budget in range(60, 400, 7):
+        (context,) = fit_contexts([turns], counter, budget)
+        assert budget - SEAM_TOKENS - 8 <= context.tokens <= budget
+
+
+def test_the_middle_goes_and_its_head_and_tail_stay(counter):
+    post = Turn("Poster", "It begins. " + "noise " * 200 + "It ends.", is_post=True)
+    comments = [Turn("Persuader", "money " * 100 + "I say."), Turn("Poster", "I doubt it.")]
+    budget = counter.counts([f"Claim: cats\n{comments[-1]}\n"])[0] + 80
+    (context,) = fit_contexts([[Turn("Claim", "cats"), post, *comments]], counter, budget)
+    lines = context.text.split("\n")
+    assert [line.split(": ")[0] for line in lines] == ["Claim", "Poster", "Persuader", "Poster"]
+    assert re.fullmatch(r"Poster: It begins\. (noise )+\w* ?\[\.\.\.\]", lines[1])
+    assert re.fullmatch(r"Persuader: \[\.\.\.\] \w* (money )+I say\.", lines[2])
+    assert lines[3] == "Poster: I doubt it."
+
+
+def test_of_an_answered_post_the_middle_goes(counter):
+    post = Turn("Poster", "It begins. " + "noise " * 200 + "It ends.", is_post=True)
+    (context,) = fit_contexts([[Turn("Claim", "cats"), post]], counter, 70)
+    claim, rest = context.text.split("\n")
+    assert claim == "Claim: cats"
+    pattern = r"Poster: It begins\. (noise )+\w* ?\[\.\.\.\] \w* ?(noise )+It ends\."
+    assert re.fullmatch(pattern, rest)
+
+
+def test_a_role_at_the_seam_is_whole_or_gone(counter):
+    """The head of what is kept may end anywhere, inside of a role too."""
+    turns = [Turn("Claim", "cats"), *(Turn("Persuadee", "Yes, it is.") for _ in range(30))]
+    for budget in range(40, 250):
+        (context,) = fit_contexts([turns], counter, budget)
+        lines = context.text.split("\n")[1:]
+        assert all(line.startswith("Persuadee: ") for line in lines), context.text
+
+
+@settings(max_examples=25)
+@given(st.lists(st.lists(threads().map(lambda turns: [f"{t}\n" for t in turns]), max_size=2)))
+def test_parts_are_counted_as_their_whole_is(counter, joining, batches):
+    texts = [parts for batch in batches for parts in batch]
+    wholes = ["".join(parts) for parts in texts]
+    assert counter.divides_at_lines and not joining.divides_at_lines
+    for one in (counter, joining):
+        assert one.counts_of_lines(texts) == one.counts(wholes)
+
+
+def test_a_tokenizer_that_joins_lines_keeps_the_budget_too(joining):
+    assert joining.counts(["a\nP"]) == [2]
+    turns = [Turn("Claim", "cats"), Turn("Poster", "money " * 50, True), Turn("Poster", "No.")]
+    for budget in range(20, 300, 5):
+        (context,) = fit_contexts([turns], joining, budget)
+        if context is not None:
+            assert context.tokens == joining.counts([context.text + "\n"])[0] <= budget
+
+
+def test_lines_of_real_dialogues_divide_with_the_real_tokenizer(real_data, qwen_tokenizer):
+    real = TokenCounter(qwen_tokenizer)
+    assert real.divides_at_lines
+    for name in ("winning-args-corpus", "persuasionforgood-corpus"):
+        with (real_data / name / "utterances.jsonl").open() as lines:
+            texts = [
+                json.loads(line)["text"] or "" for _, line in zip(range(250), lines, strict=False)
+            ]
+        parts = [[f"Poster: {a}\n", f"Other: {b}\n"] for a, b in pairwise(texts)]
+        assert real.counts_of_lines(parts) == real.counts(["".join(both) for both in parts])
+
+
+def test_a_tokenizer_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(UserError, match="tokenizer.json does not exist; AutoTokenizer"):
+        TokenCounter(tmp_path / "tokenizer.json")
+
+
+def test_the_plain_prompt_is_tagged_text():
+    assert render("Claim: cats\nPoster: They are.", "cmv", "plain") == (
+        f"[SYSTEM] {SYSTEM}\n[CONTEXT]\nClaim: cats\nPoster: They are.\n"
+        "[TASK]\nWrite the next message to the poster.\n[RESPONSE]\n"
+    )
+    assert TASKS["p4g"] in render("Claim: x", "p4g", "plain")
+
+
+def test_the_chat_prompt_is_what_the_real_template_renders(real_data):
+    transformers = pytest.importorskip("transformers")
+    folder = real_data / "qwen2.5-0.5b-instruct-tokenizer"
+    template = (folder / "chat_template.jinja").read_text()
+    prompt = render("Claim: cats", "cmv", "chat", template)
+    messages = [
+        {"role": "system", "content": SYSTEM},
+        {"role": "user", "content": f"Claim: cats\n\n{TASKS['cmv']}"},
+    ]
+    real = transformers.AutoTokenizer.from_pretrained(folder)
+    assert prompt == real.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    assert prompt.endswith("<|im_start|>assistant\n")
+
+
+def test_a_chat_template_is_found_where_models_keep_it(tmp_path):
+    (tmp_path / "tokenizer_config.json").write_text("{}")
+    with pytest.raises(UserError, match="has no chat template; use plain"):
+        read_chat_template(tmp_path)
+    (tmp_path / "tokenizer_config.json").write_text('{"chat_template": "{{ messages }}"}')
+    assert read_chat_template(tmp_path) == "{{ messages }}"
+    (tmp_path / "chat_template.jinja").write_text("{{ own }}")
+    assert read_chat_template(tmp_path) == "{{ own }}"

@@ -1,0 +1,253 @@
+"""The table of trust exposes judges that are planted, and measures agreement with people and among them."""
+
+import random
+from pathlib import Path
+
+import pytest
+
+from persuasion_rl.data.cmv import process_cmv
+from persuasion_rl.files import read_csv, read_jsonl, write_csv, write_jsonl
+from persuasion_rl.judges import trust
+from persuasion_rl.judges.base import FIRST, SECOND, TIE, Comparison, Judge, Opinion
+from persuasion_rl.judges.length import LengthJudge
+from persuasion_rl.judges.trust import judge_trust
+from persuasion_rl.judges.truth import TruthJudge
+from persuasion_rl.report.findings import findings, warnings
+from persuasion_rl.report.plotting import with_numbers
+
+
+class Planted(Judge):
+    """Says what a function of the comparison as shown says."""
+
+    name = "planted"
+
+    def __init__(self, says):
+        self._says = says
+
+    def opinions(self, comparisons: list[Comparison]) -> list[Opinion]:
+        return [Opinion(self._says(comparison)) for comparison in comparisons]
+
+
+def reader(comparison: Comparison) -> str:
+    """Knows the winners, but calls one in five a tie."""
+    if "unclear" in comparison.prompt:
+        return TIE
+    return FIRST if "because" in comparison.first else SECOND
+
+
+def longer(comparison: Comparison) -> str:
+    return FIRST if len(comparison.first.split()) > len(comparison.second.split()) else SECOND
+
+
+PLANTED = {
+    "reader": Planted(reader),
+    "first place": Planted(lambda comparison: FIRST),
+    "longer": Planted(longer),
+    "length": LengthJudge(),
+}
+
+
+@pytest.fixture
+def table(tmp_path, monkeypatch) -> dict[tuple[str, str], dict[str, float]]:
+    """The table of trust in the planted judges: 300 pairs whose winner is longer in 60%."""
+    draw = random.Random(1)
+    pairs, labels = [], []
+    for i in range(300):
+        winner, loser = (["word"] * draw.randint(20, 21) for _ in range(2))
+        (winner if draw.random() < 0.6 else loser).append("more more")
+        winner[3] = "because"
+        metadata = {"conversation_id": f"c{i // 2}", "prompt_id": f"p{i}"}
+        prompt = f"prompt {i}{' unclear' * (i % 5 == 0)}"
+        pairs.append(
+            {
+                "prompt": prompt,
+                "winner": " ".join(winner),
+                "loser": " ".join(loser),
+                "metadata": metadata,
+            }
+        )
+        right, wrong = (FIRST, SECOND) if i % 2 else (SECOND, FIRST)
+        votes = [right, right, draw.choice([right, wrong, TIE])]
+        labels.append(
+            {
+                "prompt": prompt,
+                "response_1": " ".join(winner if right == FIRST else loser),
+                "response_2": " ".join(loser if right == FIRST else winner),
+                "metadata": metadata,
+                "verdict": draw.choice([right, right, right, TIE]),
+                "votes": [{"labeler": f"a{n}", "verdict": vote} for n, vote in enumerate(votes)],
+            }
+        )
+    labels.append({"excluded": "refused", "metadata": {"conversation_id": "c0"}})
+    write_jsonl(tmp_path / "pairs.jsonl", pairs)
+    write_jsonl(tmp_path / "human.jsonl", labels)
+    sides = [{"conversation_id": f"c{i}", "side": "test"} for i in range(150)]
+    write_csv(tmp_path / "sides.csv", sides, list(sides[0]))
+    monkeypatch.setattr(trust, "make_judge", lambda name, **_: PLANTED[name])
+    return measured(tmp_path, tmp_path / "trust.csv")
+
+
+def measured(folder: Path, output: Path, **more) -> dict[tuple[str, str], dict[str, float]]:
+    judge_trust(
+        judges=list(PLANTED), pairs=folder / "pairs.jsonl", sides=folder / "sides.csv",
+        labels={"human": folder / "human.jsonl"}, output=output, draws=500, seed=1, threads=1,
+        base=folder, delta_adapter=folder, **more,
+    )  # fmt: skip
+    return {
+        (row["judge"], row["measure"]): {key: float(row[key]) for key in ("value", "low", "high")}
+        for row in read_csv(output)
+    }
+
+
+def test_a_judge_that_reads_is_right_whatever_the_place_and_the_length(table):
+    right = table["reader", "delta_pairs"]
+    assert right["value"] == pytest.approx(0.9)  # one in five is a tie, and half right
+    above = table["reader", "above_length"]
+    assert above["low"] > 0
+    assert above["value"] == pytest.approx(right["value"] - table["length", "delta_pairs"]["value"])
+    assert table["reader", "flips"]["value"] == 0
+    assert table["reader", "first_place"]["value"] == 0.5
+
+
+def test_a_judge_that_prefers_the_first_place_is_exposed(table):
+    assert (
+        table["first place", "flips"]["value"] == table["first place", "first_place"]["value"] == 1
+    )
+    assert table["first place", "flips"]["low"] > 0.95
+    assert table["first place", "delta_pairs"]["value"] == 0.5
+    assert table["first place", "human_kappa"]["high"] < 0.1
+    assert table["first place", "above_length"]["high"] < 0
+
+
+def test_a_judge_that_prefers_the_longer_reply_is_exposed(table):
+    assert table["longer", "longer"]["value"] == 1
+    # It differs from the baseline on pairs of as many words only, which that one calls ties.
+    assert table["longer", "above_length"]["low"] < 0 < table["longer", "above_length"]["high"]
+    assert table["longer", "delta_pairs"]["low"] < 0.6 < table["longer", "delta_pairs"]["high"]
+    assert abs(table["reader", "longer"]["value"] - 0.6) < 0.1
+
+
+def test_agreement_with_people_stands_beside_that_among_people(table, tmp_path):
+    """Both are of single people: two say what is right, and the third with them one time in three."""
+    assert table["reader", "human_labels"]["value"] > 0.85
+    judge, people = table["reader", "human_kappa"], table["labellers", "human_kappa"]
+    assert 0.2 < judge["value"] < 0.7 and 0.2 < people["value"] < 0.6
+    assert people["low"] > table["first place", "human_kappa"]["high"]
+    assert not any(measure.endswith("alpha") for _, measure in table)
+    # Whose answer stands first in the file changes nothing, and one who only agrees with the label is no other.
+    rows = list(read_jsonl(tmp_path / "human.jsonl"))
+    for row in rows:
+        row.get("votes", []).reverse()
+    write_jsonl(tmp_path / "human.jsonl", rows)
+    turned = measured(tmp_path, tmp_path / "turned.csv")
+    for judge in ("labellers", "reader"):
+        assert turned[judge, "human_kappa"] == pytest.approx(table[judge, "human_kappa"])
+
+
+def test_a_judge_that_is_as_good_as_a_labeller_agrees_as_labellers_do(tmp_path, monkeypatch):
+    """The measures are alike: a judge that is one more labeller of the same kind has the same kappa."""
+    draw = random.Random(3)
+    pairs = [
+        {
+            "prompt": f"prompt {i}",
+            "winner": "because a",
+            "loser": "b",
+            "metadata": {"conversation_id": f"c{i}"},
+        }
+        for i in range(2000)
+    ]
+    noisy = {row["prompt"]: draw.random() < 0.25 for row in pairs}
+    labels = [
+        {
+            "prompt": row["prompt"], "response_1": "because a", "response_2": "b", "verdict": FIRST,
+            "metadata": row["metadata"],
+            "votes": [
+                {"labeler": f"a{n}", "verdict": SECOND if draw.random() < 0.25 else FIRST} for n in range(3)
+            ],
+        }
+        for row in pairs
+    ]  # fmt: skip
+    for label in labels:  # half of the pairs the other way round
+        if draw.random() < 0.5:
+            label["response_1"], label["response_2"] = label["response_2"], label["response_1"]
+            turned = {FIRST: SECOND, SECOND: FIRST}
+            label["verdict"] = turned[label["verdict"]]
+            for vote in label["votes"]:
+                vote["verdict"] = turned[vote["verdict"]]
+    write_jsonl(tmp_path / "pairs.jsonl", pairs)
+    write_jsonl(tmp_path / "human.jsonl", labels)
+    sides = [{"conversation_id": f"c{i}", "side": "test"} for i in range(2000)]
+    write_csv(tmp_path / "sides.csv", sides, list(sides[0]))
+
+    def peer(comparison: Comparison) -> str:
+        return FIRST if ("because" in comparison.first) != noisy[comparison.prompt] else SECOND
+
+    monkeypatch.setattr(trust, "make_judge", lambda *_, **__: Planted(peer))
+    table = measured(tmp_path, tmp_path / "trust.csv")
+    judge, people = table["reader", "human_kappa"], table["labellers", "human_kappa"]
+    assert judge["value"] == pytest.approx(people["value"], abs=0.04)
+    assert people["value"] == pytest.approx(0.25, abs=0.04)  # (1 - 2 * .25) squared
+
+
+def test_rates_without_variation_are_not_certain(table):
+    assert table["first place", "flips"]["low"] < 1
+
+
+def test_the_same_inputs_give_the_same_bytes(table, tmp_path):
+    before = (tmp_path / "trust.csv").read_bytes()
+    measured(tmp_path, tmp_path / "again.csv")
+    assert (tmp_path / "again.csv").read_bytes() == before
+
+
+def test_shared_weights_are_those_that_the_study_says(table, tmp_path):
+    measured(tmp_path, tmp_path / "shared.csv", shared={"reader": "base, sft"})
+    found = {row["judge"]: row["shares_weights"] for row in read_csv(tmp_path / "shared.csv")}
+    assert found.pop("reader") == "base, sft" and set(found.values()) == {"none"}
+
+
+@pytest.fixture(scope="module")
+def generated(synthetic, tokenizer, tmp_path_factory) -> Path:
+    """The delta pairs of a generated ChangeMyView, as the study extracts them, all on the test side."""
+    folder = tmp_path_factory.mktemp("generated")
+    process_cmv(
+        corpora=[synthetic], tokenizer=tokenizer, examples=folder / "examples.jsonl", pairs=folder / "pairs.jsonl",
+        counts=folder / "counts.json", min_tokens=20,
+        max_tokens=512, max_context_tokens=300, max_seq_length=900,
+    )  # fmt: skip
+    names = {row["metadata"]["conversation_id"] for row in read_jsonl(folder / "pairs.jsonl")}
+    sides = [{"conversation_id": name, "side": "test"} for name in sorted(names)]
+    write_csv(folder / "sides.csv", sides, list(sides[0]))
+    return folder
+
+
+def test_planted_judges_are_exposed_on_a_generated_study_in_the_words_of_its_report(
+    generated, monkeypatch
+):
+    """One that looks at the place and one that looks at the length, beside the delta function itself."""
+    kinds = {"truth": TruthJudge(), "length": LengthJudge()}
+    kinds |= {"place": PLANTED["first place"], "longer": Planted(longer)}
+    monkeypatch.setattr(trust, "make_judge", lambda name, **_: kinds[name])
+    judge_trust(
+        judges=list(kinds), pairs=generated / "pairs.jsonl", sides=generated / "sides.csv", labels={},
+        output=generated / "trust.csv", draws=500, seed=1, threads=1, base=generated, delta_adapter=generated,
+    )  # fmt: skip
+    rows = with_numbers(read_csv(generated / "trust.csv"))
+    judges = ["truth", "place", "longer", "length"]
+    said = findings(
+        judges=judges, ranked_by=[], labelled={}, differences=[], truth=[], ranking=[], declared=[], win_rates=[],
+        trust=rows, power=[], behaviour=[], honesty=[], models=[],
+    )["How sure"]  # fmt: skip
+
+    def of(judge: str) -> str:
+        return " ".join(sentence for sentence in said if sentence.startswith(f"Judge {judge} "))
+
+    assert "it beats the length baseline" in of("truth")
+    assert "changes its answer" not in of("truth") and "prefers a place" not in of("truth")
+    assert "it does not clearly beat the length baseline" in of("place")
+    assert "changes its answer with the order in 1.000" in of("place")
+    assert "prefers a place: 1.000" in of("place")
+    assert "it does not clearly beat the length baseline" in of("longer")
+    assert "prefers the longer reply in 1.000" in of("longer")
+    assert warnings(rows, judges) == []
+    (warned,) = warnings(rows, ["place", "longer", "length"])
+    assert "no evidence of persuasiveness" in warned

@@ -1,0 +1,254 @@
+"""The command line of a stage, and the files that it reads and writes."""
+
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from persuasion_rl.files import (
+    UserError,
+    file_digest,
+    keyed_number,
+    read_csv,
+    read_json,
+    read_jsonl,
+    text_digest,
+    write_csv,
+    write_json,
+    write_jsonl,
+    written_whole,
+)
+from persuasion_rl.runtime import command
+from persuasion_rl.runtime.command import stage
+from persuasion_rl.study.config import flags
+from persuasion_rl.training.trainer import divide_recipe
+
+WORKFLOW = Path(__file__).parents[2] / "workflow"
+CALLS = []
+
+
+def typed(
+    *, corpora: list[Path], count: int, share: float, deep: bool, pools: dict[str, Path], name: str = "x",
+    base: Path | None = None,
+) -> None:  # fmt: skip
+    """A stage with every type that stages use."""
+    CALLS.append(locals())
+
+
+def trainer(*, train: Path, beta: float = 0.1, **recipe) -> None:
+    CALLS.append(locals())
+
+
+def failing(*, kind: str) -> None:
+    raise {"user": UserError("the key is wrong"), "bug": ValueError("a bug")}[kind]
+
+
+def call(monkeypatch, words: str | list[str], *functions):
+    CALLS.clear()
+    monkeypatch.setattr(
+        sys, "argv", ["stage", *(shlex.split(words) if isinstance(words, str) else words)]
+    )
+    stage(*functions)
+    return CALLS[0] if CALLS else None
+
+
+TYPED = "--corpora a b/c --count 3 --share 0.5 --deep TRUE --pools ai=x.jsonl human=y=z"
+
+
+def test_flags_get_the_types_of_the_parameters(monkeypatch):
+    assert call(monkeypatch, TYPED, typed) == {
+        "corpora": [Path("a"), Path("b/c")], "count": 3, "share": 0.5, "deep": True,
+        "pools": {"ai": Path("x.jsonl"), "human": Path("y=z")}, "name": "x", "base": None,
+    }  # fmt: skip
+    assert call(monkeypatch, TYPED + " --base m --name y", typed)["base"] == Path("m")
+
+
+@pytest.mark.parametrize(
+    "words, says",
+    [
+        ("--count 3", "required"),
+        (TYPED.replace("3", "three"), "--count: invalid int value: 'three'"),
+        (TYPED.replace("TRUE", "yes"), "expected true or false, got 'yes'"),
+        (TYPED.replace("ai=", "ai:"), "expected KEY=VALUE, got 'ai:x.jsonl'"),
+        (TYPED + " --coun 4", "unknown argument: --coun"),
+        (TYPED + " --seed 4", "unknown argument: --seed"),
+    ],
+)
+def test_wrong_arguments_end_with_a_usage_error(monkeypatch, capsys, words, says):
+    with pytest.raises(SystemExit) as stopped:
+        call(monkeypatch, words, typed)
+    assert stopped.value.code == 2 and says in capsys.readouterr().err
+
+
+def test_a_recipe_takes_the_trainers_own_names(monkeypatch):
+    recipe = {
+        "learning_rate": 5e-05, "num_train_epochs": 3, "packing": True, "use_4bit": False, "lr_scheduler_type": "cosine",
+        "loss_type": ["sigmoid", "sft"], "loss_weights": [1.0, 0.2], "max_steps": -1, "nothing": None,
+    }  # fmt: skip
+    got = call(monkeypatch, f"--train t.jsonl {flags(recipe)} --beta 0.3", trainer)
+    del recipe["nothing"]
+    assert got == {"train": Path("t.jsonl"), "beta": 0.3, "recipe": recipe}
+
+
+@pytest.mark.parametrize(
+    "recipe", [{"loss_weights": [1.0]}, {"lora_target_modules": ["q_proj"]}], ids=str
+)
+def test_a_list_of_one_value_stays_a_list(monkeypatch, recipe):
+    """trl takes no number for loss_weights, and peft reads a string of target_modules as a pattern."""
+    batches = {"effective_batch_size": 8, "per_device_train_batch_size": 4}
+    got = call(monkeypatch, f"--train t.jsonl {flags(recipe | batches)}", trainer)["recipe"]
+    settings, lora, _ = divide_recipe(got)
+    assert recipe.items() <= (settings | lora).items()
+
+
+def test_a_module_of_several_functions_takes_the_name_of_one(monkeypatch, capsys):
+    assert call(monkeypatch, "trainer --train t.jsonl", typed, trainer)["train"] == Path("t.jsonl")
+    with pytest.raises(SystemExit) as stopped:
+        call(monkeypatch, "nothing --train t.jsonl", typed, trainer)
+    assert stopped.value.code == 2 and "typed" in capsys.readouterr().err
+
+
+def test_what_the_user_can_mend_is_one_line_and_a_bug_is_not_hidden(monkeypatch):
+    with pytest.raises(SystemExit) as stopped:
+        call(monkeypatch, "--kind user", failing)
+    assert stopped.value.code == "error: the key is wrong"
+    with pytest.raises(ValueError, match="a bug"):
+        call(monkeypatch, "--kind bug", failing)
+
+
+def test_a_file_that_is_not_there_is_one_line(command_line, tmp_path):
+    run = command_line(
+        "preferences.pairs", "--labels", tmp_path / "none.jsonl", "--train", tmp_path / "t", "--val", tmp_path / "v",
+        "--val_fraction", 0.1, "--seed", 1, "--report", tmp_path / "r",
+    )  # fmt: skip
+    assert run.returncode == 1
+    assert (
+        run.stderr.startswith("error: ")
+        and "none.jsonl" in run.stderr
+        and run.stderr.count("\n") == 1
+    )
+
+
+def test_help_tells_what_a_stage_does(command_line):
+    run = command_line("data.cmv", "--help")
+    assert run.returncode == 0
+    assert "python -m persuasion_rl.data.cmv" in run.stdout and "Write SFT rows" in run.stdout
+
+
+LIGHT = (
+    "data.cmv",
+    "study.config",
+    "study.code",
+    "preferences.label_ai",
+    "data.leakage",
+    "data.p4g",
+    "preferences.pairs",
+    "data.sides",
+    "data.split",
+    "data.synthetic.synthesize",
+)
+
+
+def test_light_stages_import_nothing_heavy():
+    script = "import sys\n" + "".join(f"import persuasion_rl.{name}\n" for name in LIGHT)
+    script += "print({'torch', 'transformers', 'trl', 'peft', 'convokit', 'pandas', 'datasets'} & set(sys.modules))"
+    run = subprocess.run(
+        [sys.executable, "-c", script],
+        env=os.environ | {"PYTHONPATH": str(WORKFLOW)},
+        capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert run.stdout == "set()\n", run.stdout + run.stderr
+
+
+def test_a_writer_that_fails_leaves_no_file_and_the_old_one_as_it_was(tmp_path):
+    def rows():
+        yield {"a": 1}
+        raise RuntimeError("the disk is full")
+
+    for old in (None, '{"a": 0}\n'):
+        path = tmp_path / "new" / "rows.jsonl"
+        if old is not None:
+            path.write_text(old)
+        with pytest.raises(RuntimeError):
+            write_jsonl(path, rows())
+        assert [p.name for p in path.parent.iterdir()] == ([] if old is None else ["rows.jsonl"])
+        assert old is None or path.read_text() == old
+
+
+def test_a_file_appears_under_its_name_only_when_it_is_whole(tmp_path):
+    path = tmp_path / "table.csv"
+    with written_whole(path) as part:
+        part.write_text("half")
+        assert not path.exists() and part.parent == path.parent
+    assert path.read_text() == "half" and list(tmp_path.iterdir()) == [path]
+
+
+def test_files_are_read_as_they_were_written(tmp_path):
+    rows = [{"text": "Ünï 日本 🙂\n\u2028 \x85 end", "number": 0.1}, {"text": ""}]
+    assert write_jsonl(tmp_path / "rows.jsonl", rows) == 2
+    assert list(read_jsonl(tmp_path / "rows.jsonl")) == rows
+    write_json(tmp_path / "value.json", rows)
+    assert read_json(tmp_path / "value.json") == rows
+    write_csv(tmp_path / "t.csv", [{"a": 1 / 3, "b": 'x, "y"\nz'}], ["a", "b"])
+    assert read_csv(tmp_path / "t.csv") == [{"a": "0.333333", "b": 'x, "y"\nz'}]
+
+
+def test_a_broken_line_is_named_by_its_number(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"a": 1}\n{"a": \n')
+    with pytest.raises(UserError, match=r"rows\.jsonl, line 2: not valid JSON .*cut off"):
+        list(read_jsonl(path))
+    path.write_text("[1]\n")
+    with pytest.raises(UserError, match="line 1: expected a JSON object"):
+        list(read_jsonl(path))
+
+
+def test_digests_tell_values_apart_and_do_not_change():
+    assert text_digest("a", "bc") != text_digest("ab", "c") != text_digest("abc")
+    assert text_digest("side", 1, "t3_x") == "5d380a00c22b9afd"
+    numbers = [keyed_number("x", i) for i in range(2000)]
+    assert all(0 <= number < 1 for number in numbers) and 0.48 < sum(numbers) / 2000 < 0.52
+
+
+def test_the_digest_of_a_file_is_sha256(tmp_path):
+    (tmp_path / "x").write_bytes(b"abc")
+    assert (
+        file_digest(tmp_path / "x")
+        == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    )
+
+
+WAITS = """
+import time
+from persuasion_rl.runtime.command import stage
+
+def waits() -> None:
+    print("runs", flush=True)
+    time.sleep(60)
+
+stage(waits)
+"""
+
+
+def test_a_stage_ends_with_the_workflow_that_runs_it():
+    """Also where another process gets the workflow's number: psutil tells them apart by their start."""
+    workflow = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    known = os.environ | {"PYTHONPATH": str(WORKFLOW), command.WORKFLOW: str(workflow.pid)}
+    stage = subprocess.Popen([sys.executable, "-c", WAITS], env=known, stdout=subprocess.PIPE)
+    try:
+        assert stage.stdout.readline() == b"runs\n"
+        time.sleep(2 * command.LOOKS_EVERY_S)
+        assert stage.poll() is None
+        workflow.kill()  # a zombie, until it is waited for
+        assert stage.wait(timeout=20) == -signal.SIGTERM
+    finally:
+        stage.kill()
+        workflow.kill()
+        workflow.wait()
+    late = subprocess.run([sys.executable, "-c", WAITS], env=known, timeout=20)
+    assert late.returncode == -signal.SIGTERM

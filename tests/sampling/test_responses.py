@@ -1,0 +1,304 @@
+"""Responses of a pool and of the evaluation, and the loss on human replies, with real models."""
+
+import math
+from collections import Counter
+from itertools import islice
+from pathlib import Path
+
+import pytest
+import torch
+from test_sampling import (
+    SEED,
+    TROUBLE,
+    make_tiny_base,
+    pool_rows,
+    write_scripted_base,
+)
+
+from persuasion_rl.evaluation.loss import measure_loss
+from persuasion_rl.files import UserError, read_json, read_jsonl, write_jsonl
+from persuasion_rl.sampling.generate import respond_to_evaluation, respond_to_pool
+from persuasion_rl.sampling.responses import CUT, gather_pool, quote_human
+
+SAMPLING = dict(
+    seed=SEED,
+    threads=1,
+    temperature=1.0,
+    top_p=1.0,
+    max_new_tokens=4,
+    batch_size=16,
+    model="base",
+    device="cpu",
+)
+
+
+@pytest.fixture(scope="module")
+def troubled_base(tmp_path_factory) -> Path:
+    return write_scripted_base(tmp_path_factory.mktemp("troubled"), TROUBLE)
+
+
+@pytest.fixture(scope="module")
+def tiny_base(tmp_path_factory) -> Path:
+    return make_tiny_base(tmp_path_factory.getbasetemp() / "tiny_base")
+
+
+def respond(base: Path, folder: Path, pool: list[dict], **changed) -> tuple[list[dict], list[dict]]:
+    """The rows of a shard, and what is gathered from it."""
+    write_jsonl(folder / "prompts.jsonl", pool)
+    settings = SAMPLING | dict(start=0, rows=len(pool), responses=2, redraws=0) | changed
+    shard = folder / f"shard_{settings['start']}_{settings['rows']}.jsonl"
+    respond_to_pool(
+        base=base,
+        prompts=folder / "prompts.jsonl",
+        output=shard,
+        state=folder / "state",
+        **settings,
+    )
+    gather_pool(shards=[shard], output=folder / "pool.jsonl", counts=folder / "counts.json")
+    return list(read_jsonl(shard)), list(read_jsonl(folder / "pool.jsonl"))
+
+
+def short_pool(count: int) -> list[dict]:
+    return pool_rows(["Hello" + "!" * (i % 7) for i in range(count)])
+
+
+def test_what_cannot_be_used_is_counted_out_by_reason(troubled_base, tmp_path):
+    """A and B are whole, C goes on for ever, and one in five is empty; two of a prompt are all there is."""
+    pool = short_pool(150)
+    shard, gathered = respond(troubled_base, tmp_path, pool)
+    assert [row["metadata"]["prompt_id"] for row in shard] == [f"cmv-{i}" for i in range(150)]
+    expected, pairs = Counter(), []
+    for row in shard:
+        one, other = (response["text"] for response in row["responses"])
+        if {one, other} == {"A", "B"}:
+            expected["made"] += 1
+            pairs.append((row["prompt"], one, other))
+        elif one == other and one in "AB" and one:
+            expected["identical"] += 1
+        else:
+            first_fault = next(text for text in (one, other) if text not in ("A", "B"))
+            expected["cut" if first_fault == "CCCC" else "empty"] += 1
+    assert len(expected) == 4 and min(expected.values()) >= 10
+    assert read_json(tmp_path / "counts.json") == expected
+    found = [(row["prompt"], row["response_1"], row["response_2"]) for row in gathered]
+    assert found == pairs
+    for row in gathered:
+        told = row["metadata"]
+        assert told["tokens"] == [2, 2] and told["finish_reasons"] == ["stop", "stop"]
+        assert told["samples"] == [1, 2] and told["draws"] == [1, 1]
+        assert told["engine"] == "transformers" and told["reproducible"] is True
+
+
+def test_faulty_responses_are_drawn_again_within_bounds(troubled_base, tmp_path):
+    pool = short_pool(400)
+    once, _ = respond(troubled_base, tmp_path, pool)
+    again, gathered = respond(troubled_base, tmp_path, pool, redraws=3)
+    draws = Counter()
+    for before, after in zip(once, again, strict=True):
+        texts = [response["text"] for response in after["responses"]]
+        for number, (was, now) in enumerate(
+            zip(before["responses"], after["responses"], strict=True)
+        ):
+            draws[now["draws"]] += 1
+            faulty = was["text"] not in ("A", "B")
+            if number == 0:
+                assert (now["draws"] > 1) == faulty
+            if now["draws"] == 1:
+                assert now == was
+            if now["text"] not in ("A", "B") or (number and texts[0] == texts[1]):
+                assert now["draws"] == 4  # given up only after the last draw
+    assert draws.keys() == {1, 2, 3, 4}
+    # Each draw of a first response fails with probability .4, and draws are independent of each other.
+    firsts = [row["responses"][0]["draws"] for row in again]
+    for draw, probability in ((1, 0.4), (2, 0.4**2), (3, 0.4**3)):
+        share = sum(count > draw for count in firsts) / len(firsts)
+        assert abs(share - probability) < 4 * math.sqrt(probability * (1 - probability) / 400)
+    assert len(gathered) > 0.6 * len(pool)
+
+
+def test_every_pair_of_more_than_two_responses_is_a_row(tmp_path):
+    """Of four responses three are different and whole: three pairs."""
+    base = write_scripted_base(
+        tmp_path / "base",
+        {"": {"A": 0.4, "B": 0.3, "D": 0.3}, **{t: {"<|endoftext|>": 1.0} for t in "ABD"}},
+    )
+    shard, gathered = respond(base, tmp_path, short_pool(60), responses=4, redraws=2)
+    pairs: dict[str, list[dict]] = {}
+    for row in gathered:
+        pairs.setdefault(row["metadata"]["prompt_id"], []).append(row)
+    sizes = Counter()
+    for row in shard:
+        distinct = len({response["text"] for response in row["responses"]})
+        found = pairs.get(row["metadata"]["prompt_id"], [])
+        assert len(found) == distinct * (distinct - 1) // 2
+        sizes[len(found)] += 1
+        for pair in found:
+            one, other = pair["metadata"]["samples"]
+            assert one < other
+            assert pair["response_1"] == row["responses"][one - 1]["text"]
+            assert pair["response_2"] == row["responses"][other - 1]["text"]
+    assert sizes[3] > 30
+
+
+def test_shards_of_another_size_make_the_same_pool_and_draw_nothing_again(tmp_path, troubled_base):
+    pool = short_pool(30)
+    whole, _ = respond(troubled_base, tmp_path, pool, redraws=1)
+    (kept,) = (tmp_path / "state").rglob("*.jsonl")
+    before = kept.read_text()
+    parts = []
+    for start in (0, 13, 26):
+        shard = tmp_path / f"part_{start}.jsonl"
+        respond_to_pool(
+            base=troubled_base,
+            prompts=tmp_path / "prompts.jsonl",
+            output=shard,
+            state=tmp_path / "state",
+            **SAMPLING | dict(start=start, rows=13, responses=2, redraws=1),
+        )
+        parts += read_jsonl(shard)
+    assert parts == whole
+    assert list((tmp_path / "state").rglob("*.jsonl")) == [kept] and kept.read_text() == before
+
+
+def test_a_shard_beyond_the_data_is_empty(troubled_base, tmp_path):
+    write_jsonl(tmp_path / "prompts.jsonl", short_pool(3))
+    respond_to_pool(
+        base=troubled_base,
+        prompts=tmp_path / "prompts.jsonl",
+        output=tmp_path / "shard.jsonl",
+        state=tmp_path / "state",
+        **SAMPLING | dict(start=10, rows=5, responses=2, redraws=0),
+    )
+    assert list(read_jsonl(tmp_path / "shard.jsonl")) == []
+
+
+def response(text: str, finish_reason: str = "stop") -> dict:
+    return {"text": text, "tokens": 3, "finish_reason": finish_reason, "draws": 1}
+
+
+def test_gathering_keeps_the_order_of_shards(tmp_path):
+    rows = [
+        {"prompt": "p", "responses": [response("a"), response("b")], "metadata": {"prompt_id": i}}
+        for i in range(6)
+    ]
+    rows[1]["responses"][0] = response("a", "length")
+    rows[4]["responses"][1] = response("a")
+    rows[5]["responses"] = [response(""), response("a", "length")]
+    rows.append({**rows[0], "responses": [response("a"), response("", "content_filter")]})
+    shards = [tmp_path / "b.jsonl", tmp_path / "a.jsonl"]
+    write_jsonl(shards[0], rows[:4])
+    write_jsonl(shards[1], rows[4:])
+    output, counts = tmp_path / "pool.jsonl", tmp_path / "counts.json"
+    returned = gather_pool(shards=shards, output=output, counts=counts)
+    assert [row["metadata"]["prompt_id"] for row in read_jsonl(output)] == [0, 2, 3]
+    assert returned == read_json(counts) == {
+        "made": 3, "cut": 1, "identical": 1, "empty": 1, "content_filter": 1
+    }  # fmt: skip
+
+
+def test_a_pool_without_any_pair_is_refused_in_one_line(tmp_path):
+    row = {"prompt": "p", "responses": [response(""), response("a")], "metadata": {}}
+    write_jsonl(tmp_path / "shard.jsonl", [row])
+    output = tmp_path / "pool.jsonl"
+    with pytest.raises(UserError, match="no usable pair") as refusal:
+        gather_pool(
+            shards=[tmp_path / "shard.jsonl"], output=output, counts=tmp_path / "counts.json"
+        )
+    assert "\n" not in str(refusal.value)
+    assert not output.exists()
+
+
+# The evaluation
+
+
+def evaluate(base: Path, folder: Path, pool: list[dict], **changed) -> list[dict]:
+    write_jsonl(folder / "prompts.jsonl", pool)
+    respond_to_evaluation(
+        base=base,
+        prompts=folder / "prompts.jsonl",
+        output=folder / "responses.jsonl",
+        state=folder / "evaluation_state",
+        **SAMPLING | changed,
+    )
+    return list(read_jsonl(folder / "responses.jsonl"))
+
+
+def test_the_evaluation_samples_once_and_draws_nothing_again(troubled_base, tmp_path):
+    pool = short_pool(120)
+    rows = evaluate(troubled_base, tmp_path, pool)
+    assert [row["prompt"] for row in rows] == [row["prompt"] for row in pool]
+    told = [row["metadata"] for row in rows]
+    assert [one["prompt_id"] for one in told] == [row["metadata"]["prompt_id"] for row in pool]
+    cut = [row for row in rows if row["metadata"]["finish_reason"] == CUT]
+    assert cut and all(row["metadata"]["tokens"] == 4 and row["response"] for row in cut)
+    assert any(row["response"] == "" for row in rows)
+
+
+def test_evaluation_and_pool_draw_first_samples_alike(troubled_base, tmp_path):
+    pool = short_pool(120)
+    shard, _ = respond(troubled_base, tmp_path, pool)
+    rows = evaluate(troubled_base, tmp_path, pool)
+    assert [row["responses"][0]["text"] for row in shard] == [row["response"] for row in rows]
+
+
+def loss_one_by_one(base: Path, rows: list[dict]) -> float:
+    """Nats a token of the responses and their EOS, each row by itself, without padding."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32).eval()
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    nats = tokens = 0
+    for row in rows:
+        prompt = tokenizer(row["input_text"])["input_ids"]
+        reply = [*tokenizer(row["response"])["input_ids"], tokenizer.eos_token_id]
+        with torch.no_grad():
+            logits = model(torch.tensor([prompt + reply])).logits[0]
+        log_probabilities = logits.log_softmax(dim=-1)
+        for position, token in enumerate(reply, len(prompt)):
+            nats -= log_probabilities[position - 1, token].item()
+            tokens += 1
+    return nats / tokens
+
+
+@pytest.mark.slow
+def test_the_loss_is_that_of_each_row_by_itself(tiny_base, tmp_path):
+    held_out = list(islice(read_jsonl(tiny_base / "examples.jsonl"), 13))
+    write_jsonl(tmp_path / "held_out.jsonl", held_out)
+    found = measure_loss(
+        base=tiny_base / "base",
+        held_out=tmp_path / "held_out.jsonl",
+        output=tmp_path / "loss.json",
+        seed=SEED,
+        threads=1,
+        device="cpu",
+    )
+    expected = loss_one_by_one(tiny_base / "base", held_out)
+    assert read_json(tmp_path / "loss.json") == found
+    assert found["rows"] == 13
+    assert abs(found["validation_loss"] - expected) < 1e-4
+    assert math.isclose(found["perplexity"], math.exp(expected), rel_tol=1e-3)
+
+
+def test_the_human_player_quotes_the_reply_to_each_prompt(tmp_path):
+    held_out = [
+        {"input_text": f"prompt {i}", "response": f"reply {i}", "metadata": {"response_tokens": i}}
+        for i in range(5)
+    ]
+    write_jsonl(tmp_path / "held_out.jsonl", held_out)
+    write_jsonl(tmp_path / "prompts.jsonl", pool_rows(["prompt 3", "prompt 1"]))
+    output = tmp_path / "human.jsonl"
+    count = quote_human(
+        prompts=tmp_path / "prompts.jsonl", held_out=tmp_path / "held_out.jsonl", output=output
+    )
+    rows = list(read_jsonl(output))
+    assert count == 2
+    assert [(row["prompt"], row["response"]) for row in rows] == [
+        ("prompt 3", "reply 3"),
+        ("prompt 1", "reply 1"),
+    ]
+    assert rows[0]["metadata"] == {
+        "prompt_id": "cmv-0",
+        "conversation_id": "t3_0",
+        "finish_reason": "stop",
+        "tokens": 3,
+    }

@@ -1,0 +1,167 @@
+"""The digest of the code: rewording changes nothing, a changed constant does."""
+
+import ast
+import importlib.util
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+
+import persuasion_rl
+from persuasion_rl.study.code import AROUND, module_digests
+
+PACKAGE = Path(persuasion_rl.__file__).parent
+MODULES = sorted(
+    ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
+    for path in PACKAGE.rglob("*.py")
+    if path.stem != "__init__"
+)
+
+
+@pytest.fixture
+def package(tmp_path):
+    """A copy of the package that may be edited."""
+    return Path(
+        shutil.copytree(
+            PACKAGE, tmp_path / "persuasion_rl", ignore=shutil.ignore_patterns("__pycache__")
+        )
+    )
+
+
+def digests(package: Path, module: str) -> dict[str, str]:
+    """module -> digest, by a freshly loaded code_digest that looks at this copy of the package."""
+    spec = importlib.util.spec_from_file_location("fresh_code_digest", package / "study/code.py")
+    fresh = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(fresh)
+    return dict(line.split(":") for line in fresh.module_digests(module))
+
+
+def edit(package: Path, module: str, old: str, new: str) -> None:
+    path = package / f"{module.replace('.', '/')}.py"
+    source = path.read_text()
+    assert source.count(old) >= 1, f"{old!r} is no longer in {module}.py"
+    path.write_text(source.replace(old, new, 1))
+
+
+def test_comments_docstrings_and_layout_change_no_digest(package):
+    """Each module is written again without its comments and layout, and with other docstrings."""
+    before = {module: digests(package, module) for module in MODULES}
+    for module in MODULES:
+        path = package / f"{module.replace('.', '/')}.py"
+        tree = ast.parse(path.read_text())
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Module | ast.FunctionDef | ast.ClassDef) and ast.get_docstring(
+                node
+            ):
+                node.body[0].value.value = "Another docstring."
+        path.write_text("# A comment.\n" + ast.unparse(tree) + "\n\n\n# The end.\n")
+    assert {module: digests(package, module) for module in MODULES} == before
+
+
+def test_a_docstring_that_is_added_or_removed_changes_no_digest(package):
+    before = digests(package, "data.cmv")
+    edit(
+        package,
+        "data.cmv",
+        "def _progress(counts: Counts) -> str:\n",
+        'def _progress(counts: Counts) -> str:\n    """A line."""\n',
+    )
+    edit(
+        package,
+        "files",
+        '    """A stable 64-bit digest (16 hex digits) of some values, told apart by their position."""\n',
+        "",
+    )
+    assert digests(package, "data.cmv") == before
+
+
+def test_a_changed_constant_changes_the_module_and_all_that_import_it_name_it(package):
+    before = {module: digests(package, module) for module in MODULES}
+    edit(package, "data.sides", "NEAR_DUPLICATE = 0.8", "NEAR_DUPLICATE = 0.7")
+    for module in MODULES:
+        after = digests(package, module)
+        changed = {name for name in after if after[name] != before[module][name]}
+        assert changed == ({"data.sides"} if "data.sides" in after else set())
+    assert (
+        "data.sides" in before["data.synthetic.synthesize"] and "data.sides" in before["data.split"]
+    )
+    assert (
+        "data.sides" not in before["training.sft"]
+        and "data.sides" not in before["data.synthetic.grammar"]
+    )
+
+
+@pytest.mark.parametrize(
+    "module, old, new",
+    [
+        ("data.synthetic.grammar", "BIAS = -3.0", "BIAS = -2.0"),
+        ("data.prompts", "Write the next message", "Write a message"),
+        ("data.cmv", "86_400", "86_401"),
+        ("data.clean", "re.I", "re.A"),
+        ("files", "digest_size=8", "digest_size=4"),
+        ("data.p4g", "prompt_format: str = ", "prompt_form: str = "),
+    ],
+)
+def test_changed_code_changes_the_digest(package, module, old, new):
+    before = digests(package, module)
+    edit(package, module, old, new)
+    after = digests(package, module)
+    assert {name for name in after if after[name] != before[name]} == {module}
+
+
+def test_a_stage_has_the_code_of_the_judges_that_it_asks_and_of_no_other():
+    def names(*modules):
+        return {line.split(":")[0] for line in module_digests(*modules)}
+
+    judges = {
+        "judges.truth",
+        "judges.delta",
+        "judges.interplay",
+        "judges.llm.judge",
+        "judges.llm.provider",
+        "data.synthetic.grammar",
+        "training",
+    }
+    assert not judges & names("preferences.label_ai")
+    assert judges & names("preferences.label_ai", "judges.llm.judge") == {
+        "judges.llm.judge",
+        "judges.llm.provider",
+    }
+    assert judges & names("preferences.label_ai", "judges.truth") == {
+        "judges.truth",
+        "data.synthetic.grammar",
+    }
+    assert judges & names("preferences.label_ai", "judges.delta", "judges.interplay") == {
+        "judges.delta",
+        "judges.interplay",
+    }
+
+
+def test_a_string_that_is_no_docstring_counts(package):
+    before = digests(package, "data.synthetic.grammar")
+    edit(package, "data.synthetic.grammar", '"school uniforms"', '"school uniform"')
+    assert digests(package, "data.synthetic.grammar") != before
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_everything_that_a_module_imports_from_the_package_is_named(module):
+    """Found here by reading the text, also imports inside of functions."""
+    found, waiting = set(), [module]
+    while waiting:
+        name = waiting.pop()
+        if name in found or name.startswith(AROUND):
+            continue
+        found.add(name)
+        source = (PACKAGE / f"{name.replace('.', '/')}.py").read_text()
+        for module_, names in re.findall(
+            r"^\s*from persuasion_rl\.([\w.]+) import ([\w, ]+|\()", source, re.M
+        ):
+            inner = [f"{module_}.{each.split(' as ')[0]}" for each in names.split(", ")]
+            waiting += inner if set(inner) <= set(MODULES) else [module_]
+        assert not re.search(r"^\s*(import persuasion_rl|from \.)", source, re.M), (
+            "a form that is not followed"
+        )
+    listed = module_digests(module)
+    assert [line.split(":")[0] for line in listed] == sorted(found)
+    assert all(re.fullmatch(r"[\w.]+:[0-9a-f]{12}", line) for line in listed)

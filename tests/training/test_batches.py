@@ -1,0 +1,127 @@
+"""An update has as many rows as the recipe says, whatever a device takes at once."""
+
+import subprocess
+import sys
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from persuasion_rl.files import UserError, read_json
+from persuasion_rl.training.batches import divide, fitting_batches
+from running import ROOT
+
+CHILD = """
+import resource, sys
+import torch
+from pathlib import Path
+from transformers import Qwen2Config, Qwen2ForCausalLM
+from persuasion_rl.training import trainer as training
+from persuasion_rl.training.batches import fitting_batches
+from persuasion_rl.training.unpadding import compute_without_padding
+
+torch.set_num_threads(1)
+model = Qwen2ForCausalLM(Qwen2Config(
+    vocab_size=500, hidden_size=256, num_hidden_layers=4, num_attention_heads=4, num_key_value_heads=2,
+    intermediate_size=1024,
+))
+compute_without_padding(model)
+lora = {"lora_r": 8, "lora_alpha": 8, "lora_dropout": 0.0, "lora_target_modules": ["q_proj"], "use_4bit": False}
+model = training.add_lora(model, lora, task_type="CAUSAL_LM")
+rows = lambda n: [[1 + i % 400 for i in range(512)]] * n
+training._try_step(model, rows(1), "cpu", False)
+held = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+room = int(sys.argv[1]) * 2**20
+resource.setrlimit(resource.RLIMIT_AS, (held + room, resource.RLIM_INFINITY))
+batches = fitting_batches(
+    lambda n, checkpointing: training._try_step(model, rows(n), "cpu", checkpointing),
+    effective=24, wanted=None, gradient_checkpointing=False, device="cpu", remembered=Path(sys.argv[2]),
+)
+print(batches.rows, batches.accumulation, batches.gradient_checkpointing)
+"""
+
+
+@given(st.integers(1, 256), st.integers(1, 8), st.integers(1, 64))
+def test_an_updates_share_divides_by_what_a_device_takes(effective, processes, at_most):
+    if effective % processes:
+        with pytest.raises(UserError, match=f"{effective} is not a multiple of the {processes}"):
+            divide(effective, processes, at_most)
+        return
+    found = divide(effective, processes, at_most)
+    assert found == sorted(found, reverse=True) and found[-1] == 1
+    for rows in range(1, effective + 1):
+        fits = rows <= at_most and (effective // processes) % rows == 0
+        assert (rows in found) == fits
+
+
+def batches(tmp_path, attempt=None, **changed):
+    usual = dict(
+        effective=64,
+        wanted=None,
+        gradient_checkpointing=False,
+        device="cpu",
+        remembered=tmp_path / "batches.json",
+    )
+    return fitting_batches(attempt or fails_above(10**9), **(usual | changed))
+
+
+def fails_above(limit: int, checkpointed: int = 10**9):
+    """A step for whose rows the memory ends."""
+
+    def attempt(rows: int, checkpointing: bool) -> None:
+        if rows > (checkpointed if checkpointing else limit):
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate")
+
+    return attempt
+
+
+@pytest.mark.slow
+def test_what_the_recipe_says_is_the_most_and_nothing_is_tried(tmp_path):
+    found = batches(tmp_path, fails_above(0), wanted=12)
+    assert (found.rows, found.accumulation) == (8, 8)
+
+
+@pytest.mark.slow
+def test_what_was_found_is_kept_for_a_training_that_goes_on(tmp_path):
+    assert batches(tmp_path, fails_above(5)).rows == 4
+    assert batches(tmp_path, fails_above(0)).rows == 4  # tries nothing
+    assert read_json(tmp_path / "batches.json")["rows"] == 4
+
+
+@pytest.mark.slow
+def test_gradients_are_checkpointed_only_where_not_one_row_fits(tmp_path):
+    assert batches(tmp_path, fails_above(1)).gradient_checkpointing is False
+    found = batches(tmp_path, fails_above(0, 2), remembered=tmp_path / "other.json")
+    assert (found.rows, found.gradient_checkpointing) == (2, True)
+    with pytest.raises(UserError, match="not one row fits, even with gradient checkpointing"):
+        batches(tmp_path, fails_above(0, 0), remembered=tmp_path / "third.json")
+
+
+@pytest.mark.slow
+def test_another_error_is_not_taken_for_want_of_memory(tmp_path):
+    def broken(rows, checkpointing):
+        raise RuntimeError("shapes do not match")
+
+    with pytest.raises(RuntimeError, match="shapes do not match"):
+        batches(tmp_path, broken)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="limits the memory as Linux does")
+def test_memory_that_really_ends_is_found(tmp_path):
+    """The same step, in a process that may take so many MB more."""
+
+    def with_room(megabytes: int) -> list[str]:
+        words = [sys.executable, "-c", CHILD, megabytes, tmp_path / f"{megabytes}.json"]
+        run = subprocess.run(
+            list(map(str, words)),
+            env={"PYTHONPATH": str(ROOT / "workflow"), "MALLOC_ARENA_MAX": "1"},
+            capture_output=True,
+            text=True,
+        )
+        assert run.returncode == 0, run.stderr[-3000:]
+        return run.stdout.split()
+
+    assert with_room(4000) == ["8", "3", "False"]
+    rows, accumulation, _ = with_room(250)
+    assert int(rows) < 8 and int(rows) * int(accumulation) == 24

@@ -1,0 +1,275 @@
+"""What a change would make again, and what not, to the rule and the number of its jobs.
+
+Snakemake compares what it recorded of each file with what is so now, whatever is in the file: the study here has its
+files, and Snakemake's record of them, without a training (`--touch`). That a study that ran is whole is in test_study.py.
+"""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from random import Random
+
+import pytest
+import yaml
+
+from running import copy_project, planned, succeed
+
+CONFIG = "tests/small.yaml"
+STUDY = "results/small"
+LARGE = ("utterances.jsonl", "model.safetensors")
+"""Files that are larger than those whose content Snakemake compares when nothing is set."""
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A checkout with a study of which nothing is to be done."""
+    root = copy_project(tmp_path_factory.mktemp("made") / "checkout")
+    summary = succeed("all", "explore_data", "--summary", "--configfile", CONFIG, root=root)
+    for file in re.findall(rf"^{STUDY}/\S+", summary, flags=re.M):
+        path = root / file
+        if file.endswith("figures"):
+            path.mkdir(parents=True)
+        else:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(f"{file}\n")
+            if path.name in LARGE:
+                os.truncate(path, 2_000_000)
+    succeed("all", "explore_data", "--touch", "--forceall", "--configfile", CONFIG, root=root)
+    # Gathered, and gone: that a setting of theirs is seen all the same is in the table, "setting of sampling".
+    assert not (root / STUDY / "preferences/shards").exists()
+    return root
+
+
+@pytest.fixture
+def checkout(made, tmp_path):
+    """A copy, to change things in."""
+    subprocess.run(["cp", "-a", made, tmp_path / "checkout"], check=True)
+    return tmp_path / "checkout"
+
+
+def stale(root, *words, target="all", config=CONFIG):
+    output = succeed(target, "-n", "--configfile", config, *words, root=root)
+    return planned(output) if "Job stats:" in output else {}
+
+
+def replaced(name: str, old: str, new: str):
+    """A change of a file in workflow/; without a folder, of the package."""
+
+    def change(root: Path) -> None:
+        path = root / "workflow" / (name if name.startswith("rules/") else f"persuasion_rl/{name}")
+        text = path.read_text()
+        assert old in text
+        path.write_text(text.replace(old, new))
+
+    return change
+
+
+def added(name: str):
+    """A change of the content of a file of the study."""
+
+    def change(root: Path) -> None:
+        with (root / STUDY / name).open("a") as file:
+            file.write("{}\n")
+
+    return change
+
+
+def settings(**changed):
+    """A change of the study's settings."""
+
+    def change(root: Path) -> None:
+        (root / CONFIG).with_name("former.yaml").write_text((root / CONFIG).read_text())
+        (root / CONFIG).write_text(yaml.safe_dump({"extends": "former.yaml"} | changed))
+
+    return change
+
+
+def touched(name: str):
+    return lambda root: (root / STUDY / name).touch()
+
+
+def deleted(name: str):
+    return lambda root: (root / STUDY / name).unlink()
+
+
+def ordered_anew(root: Path) -> None:
+    """Settings from the last one to the first, at every level but that of the models, which tables list as they stand."""
+
+    def turned(value):
+        if not isinstance(value, dict):
+            return value
+        return {
+            key: value[key] if key == "models" else turned(value[key]) for key in reversed(value)
+        }
+
+    path = root / "config/demo.yaml"
+    path.write_text(yaml.safe_dump(turned(yaml.safe_load(path.read_text())), sort_keys=False))
+
+
+def another_environment(root: Path) -> None:
+    """Seen with `--sdm conda` alone, which makes it; that was not tried, for want of conda."""
+    with (root / "envs/persuasion-rl.yaml").open("a") as file:
+        file.write("      - another-package\n")
+
+
+def checked_out_anew(root: Path) -> None:
+    """Every file, sources too, gets a time of its own, in no order."""
+    random = Random(1)
+    for path in sorted(root.rglob("*")):
+        if ".snakemake" not in path.parts and not path.is_symlink():
+            when = 1_700_000_000 + random.randrange(10_000_000)
+            os.utime(path, (when, when))
+
+
+def unchanged(root: Path) -> None:
+    pass
+
+
+MODEL = {"parent": "sft", "method": "dpo", "pool": "human", "recipe": {"beta": 0.3}}
+PLAYERS = ["base", "base_length", "sft", "rlaif", "rlhf", "rlaif_rlhf", "human"]
+
+# What reads replies, all of them; the numbers are of jobs.
+COMPARED = {
+    "evaluate_verdicts": 3, "evaluate_win_rates": 1, "evaluate_ranking": 1, "evaluate_truth": 1, "evaluate_behaviour": 1,
+    "evaluate_honesty": 1, "keep_equally_honest": 3, "evaluate_equal_honesty": 1, "report_study": 1,
+}  # fmt: skip
+TRAINED_BY_DPO = COMPARED | {
+    "train_dpo": 5, "compare_models": 1, "evaluate_model": 3, "evaluate_kl": 3, "evaluate_loss": 3, "write_model_card": 6,
+}  # fmt: skip
+OTHER_SAMPLES = TRAINED_BY_DPO | {
+    "generate_responses": 2, "gather_responses": 2, "label_ai": 1, "simulate_annotators": 1, "export_human_labels": 1,
+    "report_agreement": 1, "preference_pairs": 2, "tokenize": 4, "judge_trust": 1,
+}  # fmt: skip
+OTHER_SFT = OTHER_SAMPLES | {"train_sft": 1, "evaluate_model": 4, "evaluate_loss": 4}
+OTHER_DATA = OTHER_SFT | {
+    "assign_sides": 1, "process_cmv": 1, "split": 1, "check_leakage": 1, "report_data": 1, "pretrain_standin": 1,
+    "train_delta_judge": 1, "evaluate_human": 1, "evaluate_prompts": 1, "tokenize": 7, "evaluate_model": 6, "evaluate_loss": 5,
+}  # fmt: skip
+OTHER_DEVICE = OTHER_SFT | {"train_delta_judge": 1, "evaluate_model": 6, "evaluate_loss": 5}
+OTHER_BASE = {
+    rule: jobs
+    for rule, jobs in OTHER_DATA.items()
+    if rule not in ("assign_sides", "pretrain_standin")
+}
+RECORD = {"record_config": 1}
+ONE_MODEL = {"train_dpo": 1, "compare_models": 1, "write_model_card": 1, "report_study": 1}
+HUMAN_BRANCH = {"train_dpo": 4, "evaluate_model": 2, "evaluate_kl": 2, "evaluate_loss": 2}
+ONE_PLAYER = {"train_dpo": 1, "evaluate_model": 1, "evaluate_kl": 1, "evaluate_loss": 1}
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        pytest.param(change, expected, id=name)
+        for name, change, expected in [
+            ("nothing", unchanged, {}),
+            ("touched file", touched("splits/sides.csv"), {}),
+            ("fresh checkout", checked_out_anew, {}),
+            (
+                "reworded docstring",
+                replaced("training/dpo.py", "Preference pairs as trl's collator takes them", "Pairs, in the form of trl's collator"),
+                {},
+            ),
+            ("reworded comment", replaced("training/dpo.py", "# bf16 and fp16", "# 16 bits"), {}),
+            ("keys in another order", ordered_anew, {}),
+            ("deleted file between others", deleted("preferences/ai_train.jsonl"), {}),
+            ("environment file", another_environment, {}),
+            ("W&B mode", settings(wandb={"mode": "offline"}), RECORD),
+            ("batch size of sampling", settings(sampling={"batch_size": 16}), RECORD),
+            ("retries of downloads", settings(downloads={"retries": 9}), RECORD),
+            ("world", settings(world={"threads": 1600}), OTHER_DATA | RECORD | {"synthesize_corpus": 1}),
+            ("setting of SFT", settings(recipes={"sft": {"learning_rate": 0.002}}), OTHER_SFT | RECORD),
+            ("setting of sampling", settings(sampling={"temperature": 0.5}),
+             OTHER_SAMPLES | RECORD | {"evaluate_model": 6}),
+            ("setting of DPO", settings(recipes={"dpo": {"beta": 0.2}}), TRAINED_BY_DPO | RECORD | {"train_dpo": 4}),  # one has its own
+            ("two values swapped", settings(sampling={"temperature": 0.9, "top_p": 0.7}),
+             OTHER_SAMPLES | RECORD | {"evaluate_model": 6}),
+            ("device", settings(device="auto"), OTHER_DEVICE | RECORD),
+            ("command of a rule", replaced("rules/dpo.smk", "persuasion_rl.training.dpo", " persuasion_rl.training.dpo"), TRAINED_BY_DPO),
+            ("code of all trainings", replaced("training/trainer.py", '"lora_dropout": 0.05', '"lora_dropout": 0.1'), OTHER_SFT | {"train_delta_judge": 1}),
+            ("file of the base model", added("models/base/tokenizer_config.json"), OTHER_BASE),
+            ("code of DPO", replaced("training/dpo.py", "else 0.5 * beta", "else 0.4 * beta"), TRAINED_BY_DPO),
+            ("page of the report", replaced("report/templates/report.html.j2", "<body>", "<body >"), {"report_study": 1}),
+            ("corpus", added("corpora/synthetic-changemyview/utterances.jsonl"), OTHER_DATA),
+            ("pairs of people", added("preferences/human_train.jsonl"),
+             TRAINED_BY_DPO | HUMAN_BRANCH | {"tokenize": 1}),
+            ("added model", settings(models={"rlhf_b3": MODEL}), ONE_MODEL | RECORD),
+            ("added player",
+             settings(models={"rlhf_b3": MODEL}, evaluation={"players": [*PLAYERS, "rlhf_b3"]}),
+             COMPARED | ONE_MODEL | ONE_PLAYER | {"write_model_card": 7, "judge_trust": 1} | RECORD),
+        ]
+    ],
+)  # fmt: skip
+def test_a_change_makes_again_what_depends_on_it(checkout, change, expected):
+    change(checkout)
+    assert stale(checkout) == expected
+
+
+def test_a_change_that_is_known_to_change_no_result_is_accepted(checkout):
+    model = f"{STUDY}/models/rlaif/adapter_model.safetensors"
+    replaced("training/dpo.py", "else 0.5 * beta", "else beta / 2")(checkout)
+    assert stale(checkout, target=model) == {"train_dpo": 1}
+    succeed(model, "--touch", "--configfile", CONFIG, root=checkout)
+    assert stale(checkout, target=model) == {}
+
+
+def test_a_notebook_goes_by_its_time_and_what_it_imports_by_its_code(checkout):
+    """Snakemake compares notebooks by time alone. No other file comes of this one."""
+    table = f"{STUDY}/exploration/sides.csv"
+    assert stale(checkout, target=table) == {}
+    notebook = checkout / "workflow/notebooks/explore_data.py.ipynb"
+    before = notebook.stat()
+    notebook.touch()
+    assert stale(checkout, target=table) == {"explore_data": 1}
+    os.utime(notebook, ns=(before.st_atime_ns, before.st_mtime_ns))
+    replaced("files.py", 'encoding="utf-8"', 'encoding="utf8"')(checkout)
+    only = ("--allowed-rules", "explore_data")
+    assert stale(checkout, *only, target=table) == {"explore_data": 1}
+
+
+def test_every_param_is_of_a_kind_that_snakemake_compares(made):
+    """It leaves out what it cannot write down, a Path for one, and of a dict the order of keys counts."""
+    script = (
+        "from persuasion_rl.tools.why import _planned\n"
+        "for job, _ in _planned('all', None)[0]:\n"
+        "    print(*[type(param).__name__ for param in job.non_derived_params])\n"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=made,
+        env=os.environ | {"PYTHONPATH": str(made / "workflow")},
+        capture_output=True,
+        text=True,
+    )
+    kinds = run.stdout.split()
+    assert len(kinds) > 100, run.stderr
+    assert {*kinds} == {"str", "list", "int"}
+
+
+@pytest.mark.slow
+def test_what_reads_a_file_that_came_back_the_same_is_left_alone(tmp_path):
+    """Only within the run that makes it again does Snakemake run what reads it."""
+    root = copy_project(tmp_path / "checkout")
+    config = ("--configfile", "tests/tiny.yaml")
+    corpus, sides = "corpora/synthetic-changemyview/utterances.jsonl", "splits/sides.csv"
+    corpus, sides = (f"results/tiny/{name}" for name in (corpus, sides))
+    succeed(sides, "--cores", 1, *config, root=root)
+    made = (root / corpus).stat().st_mtime_ns
+    succeed(corpus, "--forcerun", "synthesize_corpus", "--cores", 1, *config, root=root)
+    assert (root / corpus).stat().st_mtime_ns > (root / sides).stat().st_mtime_ns > made
+    assert stale(root, target=sides, config="tests/tiny.yaml") == {}
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--set-threads", "train_sft=4", "--cores", "4"],
+        ["--set-resources", "train_sft:gpu=4", "train_dpo:mem_mb=9000", "--resources", "gpu=4"],
+        ["--profile", "profiles/aws-gpu"],
+    ],
+    ids=["threads", "GPUs", "profile"],
+)
+def test_where_and_how_fast_a_study_runs_makes_nothing_again(made, words):
+    assert stale(made, *words) == {}

@@ -1,0 +1,466 @@
+"""The workflow as people meet it: dry runs, targets, house rules, mistakes. No job runs here."""
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+from packaging.utils import canonicalize_name
+
+from persuasion_rl.runtime.leases import visible_devices
+from running import ROOT, planned, snakemake, succeed
+
+DEMO = ("-n", "--configfile", "config/demo.yaml")
+
+
+@pytest.fixture(scope="module")
+def elsewhere(tmp_path_factory):
+    """A checkout without any result, so that everything is planned."""
+    folder = tmp_path_factory.mktemp("checkout")
+    for name in (
+        "Snakefile",
+        "workflow",
+        "config",
+        "envs",
+        "profiles",
+        "resources/markers",
+        "tests",
+    ):
+        source = ROOT / name
+        if source.is_dir():
+            shutil.copytree(source, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy(source, folder / name)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def full_plan(elsewhere):
+    return succeed("-n", root=elsewhere)
+
+
+def study_file(folder, **changes):
+    path = folder / "config/changed.yaml"
+    path.write_text(yaml.safe_dump({"extends": "demo.yaml", "study": "changed"} | changes))
+    return path
+
+
+def test_the_full_study_is_planned_without_gpu_network_or_download(full_plan):
+    rules = planned(full_plan)
+    assert rules["fetch_base_model"] == rules["train_sft"] == 1
+    assert rules["fetch_corpus"] == 2  # winning-args-corpus and subreddit-changemyview
+    assert rules["train_dpo"] == 3
+    assert rules["generate_responses"] == 9  # 8,000 prompts in shards of 1,000, and 300
+
+
+def test_printed_commands_can_be_pasted(full_plan):
+    """Each is a command of the package whose flags its command line knows."""
+    commands = re.findall(r"^ +(python -m persuasion_rl(?:.|\n)+?) 2> >\(tee ", full_plan, re.M)
+    assert len(commands) > 40
+    seen = set()
+    for command in commands:
+        words = shlex.split(command.replace("\\\n", " "))
+        entry = tuple(w for w in words[3:5] if not w.startswith("-"))
+        if entry in seen or words[2].endswith((".sft", ".dpo", ".reward")):
+            continue  # these take their trainer's own arguments too
+        seen.add(entry)
+        run = subprocess.run(
+            [sys.executable, *words[1:3], *entry, "--help"], capture_output=True, text=True
+        )
+        known = set(re.findall(r"--\w+", run.stdout))
+        assert {w for w in words if w.startswith("--")} <= known, command
+    assert len(seen) >= 15
+
+
+@pytest.mark.parametrize(
+    ("target", "has", "has_not"),
+    [
+        ("data", {"check_leakage", "report_data"}, {"train_sft", "explore_data"}),
+        ("explore_data", {"explore_data", "split"}, {"train_sft"}),
+        ("sft", {"train_sft", "pretrain_standin"}, {"train_dpo", "label_ai"}),
+        ("preferences", {"label_ai", "preference_pairs"}, {"train_dpo", "evaluate_model"}),
+        ("dpo", {"train_dpo"}, {"evaluate_model", "report_study"}),
+        ("evaluation", {"evaluate_verdicts", "judge_trust"}, {"report_study"}),
+        ("report", {"report_study", "write_model_card", "record_config"}, set()),
+        ("unattended", {"report_study"}, {"report_unattended"}),
+        ("results/demo/splits/summary.json", {"split"}, {"train_sft"}),
+    ],
+)
+def test_targets_build_what_they_are_named_for(elsewhere, target, has, has_not):
+    rules = planned(succeed(target, *DEMO, root=elsewhere)).keys()
+    assert has <= rules
+    assert not has_not & rules
+
+
+def test_unattended_leaves_out_what_waits_for_people(elsewhere):
+    plan = succeed("-n", "unattended", root=elsewhere)
+    assert "export_human_labels" not in planned(plan)
+    assert planned(plan)["train_dpo"] == 1
+    assert "preferences/human_pool_responses.jsonl" in plan, "what people label"
+    assert "--pending rlhf rlaif_rlhf" in plan
+
+
+def test_trust_is_measured_of_the_judge_that_labels_too(elsewhere):
+    """Above all on the other pool's labels, also where it does not evaluate."""
+    changed = study_file(
+        elsewhere, labels={"ai": {"judge": "truth"}}, evaluation={"judges": ["length", "delta"]}
+    )
+    plan = succeed(
+        "results/changed/judges/trust.csv", "-n", "--configfile", changed, root=elsewhere
+    )
+    assert "--judges delta interplay length truth" in plan
+
+
+def test_interplay_gets_the_pairs_that_it_learns_from_wherever_it_judges(elsewhere):
+    changed = study_file(
+        elsewhere,
+        labels={
+            "ai": {"judge": "interplay"},
+            "human": {"source": "simulated", "judge": "interplay"},
+        },
+        evaluation={"judges": ["interplay", "length"]},
+    )
+    plan = succeed("evaluation", "-n", "--configfile", changed, root=elsewhere)
+    folder = "results/changed"
+    files = f"--delta_pairs {folder}/processed/delta_pairs.jsonl --sides {folder}/splits/sides.csv"
+    commands = re.split(r"(?=python -m persuasion_rl\.)", plan)
+    told = {command.split()[2] for command in commands if files in command}
+    assert told == {f"persuasion_rl.{stage}" for stage in ("labels", "human_labels", "evaluation")}
+
+
+def test_one_more_model_is_one_more_training(elsewhere):
+    changed = study_file(
+        elsewhere,
+        models={
+            "rlaif_b5": {"parent": "sft", "method": "dpo", "pool": "ai", "recipe": {"beta": 0.5}}
+        },
+    )
+    plan = succeed("dpo", "-n", "--configfile", changed, root=elsewhere)
+    assert planned(plan)["train_dpo"] == 4
+    assert planned(plan)["train_sft"] == 1
+
+
+def test_similarity_is_measured_where_a_model_of_embeddings_is_named(elsewhere):
+    assert "evaluate_similarity" not in planned(succeed("evaluation", *DEMO, root=elsewhere))
+    folder = elsewhere / "embedder"
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    changed = study_file(elsewhere, evaluation={"embedding_model": "./embedder"})
+    plan = succeed("evaluation", "-n", "--configfile", changed, root=elsewhere)
+    assert planned(plan)["evaluate_similarity"] == 6
+    assert "--model ./embedder" in plan and "--similarities base=" in plan
+
+
+def test_no_key_of_one_study_leaks_into_another(elsewhere):
+    """The full study evaluates by steps; the embedded one does not say so and must not."""
+    assert "--eval_steps 0.1" in succeed("-n", "sft", root=elsewhere)
+    assert "--eval_steps" not in succeed("sft", *DEMO, root=elsewhere)
+    assert "--eval_steps" not in succeed("sft", *DEMO, "--config", "seed=3", root=elsewhere)
+
+
+@pytest.mark.parametrize(
+    ("changes", "line"),
+    [
+        ({"devise": "cpu"}, "devise: unknown key; allowed here: corpora_dir, data, device"),
+        ({"seed": "one"}, "seed: 'one' must be integer"),
+        ({"data": {"human_pool_size": 900}}, "data.human_pool_size + data.final_eval_size: 1,300"),
+        ({"models": {"sft": {"parent": "rlaif", "method": "sft"}}}, "a cycle"),
+        ({"models": {"base": {"source": "./nowhere"}}}, "models.base.source: './nowhere' is not"),
+        ({"evaluation": {"embedding_model": "~/nowhere"}}, "embedding_model: '~/nowhere' is not"),
+    ],
+)
+def test_a_mistake_in_the_config_is_one_line_before_any_job(elsewhere, changes, line):
+    run = snakemake("-n", "--configfile", study_file(elsewhere, **changes), root=elsewhere)
+    assert run.returncode != 0
+    assert line in run.stdout
+    assert "Traceback" not in run.stdout
+    assert "Job stats" not in run.stdout
+
+
+def test_a_path_of_another_study_names_its_config(elsewhere):
+    run = snakemake("-n", "results/demo/report.html", root=elsewhere)
+    assert run.returncode != 0
+    assert "--configfile config/demo.yaml" in run.stdout
+
+
+def test_every_working_rule_keeps_the_house_rules(elsewhere):
+    """log, benchmark, conda, message and resources, in every rule that has a command."""
+    for path in sorted((elsewhere / "workflow/rules").glob("*.smk")):
+        text = path.read_text()
+        assert text.startswith('"""'), path
+        for rule in re.split(r"^ *rule ", text, flags=re.M)[1:]:
+            name, _, body = rule.partition(":")
+            command = "(?:shell|notebook):"
+            for part in ("message:", "log:", "benchmark:", "conda:", "resources:", command):
+                assert re.search(rf"^ +{part}", body, re.M), (
+                    f"{path.name}: rule {name} has no {part}"
+                )
+            assert "run:" not in body
+            # Else a changed module would make nothing again. What is fetched, sent away or recorded stays as it is.
+            without = name.startswith(("fetch_", "publish_")) or name == "record_config"
+            assert without or re.search(r"^ +code=", body, re.M), (
+                f"{path.name}: rule {name} has no code"
+            )
+
+
+def test_the_link_of_the_gpu_profile_resolves():
+    assert (ROOT / "aws-gpu").is_symlink()
+    assert (ROOT / "aws-gpu").resolve() == ROOT / "profiles/aws-gpu"
+
+
+def test_the_command_of_the_readme_plans_the_study_within_the_memory_of_its_machine(elsewhere):
+    link = elsewhere / "aws-gpu"
+    link.symlink_to(os.readlink(ROOT / "aws-gpu"))
+    command = [Path(sys.executable).parent / "snakemake", "--profile", "aws-gpu", "-n"]
+    run = subprocess.run(command, cwd=elsewhere, capture_output=True, text=True)
+    plan = run.stdout + run.stderr
+    assert run.returncode == 0, plan[-3000:]
+    assert "Using profiles aws-gpu and " in plan
+    assert planned(plan)["train_sft"] == 1
+    (together,) = [
+        int(resource.removeprefix("mem_mb="))
+        for resource in yaml.safe_load((link / "config.yaml").read_text())["resources"]
+        if resource.startswith("mem_mb=")
+    ]
+    rules = "".join(path.read_text() for path in (elsewhere / "workflow/rules").glob("*.smk"))
+    asked = sorted({int(mb) for mb in re.findall(r"mem_mb=growing\(([\d_]+)\)", rules)})
+    assert asked[-1] <= together < 16_000  # each fits
+    assert asked[-1] + asked[-2] > together  # a training and a large CPU rule do not
+
+
+def goes_on(rules: str) -> set[str]:
+    """The rules that keep in state/ what they have made, and go on from there."""
+    blocks = re.split(r"^(?=(?:use )?rule )", rules, flags=re.M)
+    return {
+        re.match(r"(?:use rule \w+ as|rule) (\w+)", block)[1]
+        for block in blocks
+        if re.search(r"^ +state=study", block, re.M)
+    }
+
+
+@pytest.mark.parametrize(("profile", "other", "further"), [("aws-gpu", 1, 3), ("slurm", 2, 4)])
+def test_what_goes_on_is_tried_more_often_and_what_cannot_change_once(
+    elsewhere, profile, other, further
+):
+    (elsewhere / "retries.smk").write_text(
+        'include: "Snakefile"\n'
+        "onstart:\n"
+        "    for rule in workflow.rules: print('retries', rule.name, rule.restart_times)\n"
+    )
+    own = yaml.safe_load((elsewhere / f"profiles/{profile}/config.yaml").read_text())
+    retries = [f"--{key}={own[key]}" for key in ("retries", "preemptible-retries")]
+    words = ["-s", "retries.smk", *retries, "--preemptible-rules", *own["preemptible-rules"]]
+    told = succeed("results/cmv/config.yaml", "--cores", 1, "-F", *words, root=elsewhere)
+    found = {rule: int(n) for rule, n in re.findall(r"^retries (\w+) (\d+)$", told, re.M)}
+    rules = "".join(path.read_text() for path in (elsewhere / "workflow/rules").glob("*.smk"))
+    once = {"fetch_corpus", "check_leakage", "export_human_labels"}
+    assert {rule for rule, count in found.items() if count == further} == goes_on(rules)
+    assert {rule for rule, count in found.items() if count == 0} == once
+    assert set(found.values()) == {0, other, further}
+
+
+def test_a_retry_asks_for_more_memory_and_time(elsewhere):
+    """Three jobs that always fail, through a profile: they write down what they had."""
+    (elsewhere / "failing.smk").write_text(
+        """
+configfile: "config/demo.yaml"
+include: "workflow/rules/common.smk"
+ASKS = {"train_sft": None, "other": None, "never_again": 0}
+rule all:
+    input: [f"{name}.txt" for name in ASKS]
+for NAME, RETRIES in ASKS.items():
+    rule:
+        name: NAME
+        output: f"{NAME}.txt"
+        retries: RETRIES
+        resources: mem_mb=growing(2_000), runtime=growing("2h")
+        shell: "echo {output} {resources.mem_mb} {resources.runtime} >> asked; false"
+"""
+    )
+    run = snakemake("-s", "failing.smk", "--profile", "profiles/aws-gpu", root=elsewhere)
+    assert run.returncode == 1, run.stdout[-3000:]
+    asked = [line.split() for line in (elsewhere / "asked").read_text().splitlines()]
+    found = {
+        name: [(int(mb), int(minutes)) for file, mb, minutes in asked if file == f"{name}.txt"]
+        for name in ("train_sft", "other", "never_again")
+    }
+    assert found == {
+        "train_sft": [(2000, 120), (4000, 240), (6000, 360), (8000, 480)],
+        "other": [(2000, 120), (4000, 240)],
+        "never_again": [(2000, 120)],
+    }
+
+
+def test_the_last_retry_fits_a_partition_of_the_cluster(elsewhere):
+    own = yaml.safe_load((elsewhere / "profiles/slurm/config.yaml").read_text())
+    partitions = yaml.safe_load((elsewhere / "profiles/slurm/partitions.yaml").read_text())
+    rules = "".join(path.read_text() for path in (elsewhere / "workflow/rules").glob("*.smk"))
+    tries = 1 + own["preemptible-retries"]
+    memory = max(int(mb) for mb in re.findall(r"mem_mb=growing\(([\d_]+)\)", rules))
+    hours = max(int(h) for h in re.findall(r'runtime=growing\("(\d+)h"\)', rules))
+    for partition in partitions["partitions"].values():
+        assert tries * memory <= partition["max_mem_mb"]
+        assert tries * hours * 60 <= partition["max_runtime"]
+
+
+def test_tracked_folders_exist_in_a_fresh_clone():
+    tracked = subprocess.run(["git", "ls-files"], capture_output=True, text=True, cwd=ROOT).stdout
+    if not tracked:
+        pytest.skip("not a git checkout")
+    assert {"resources/.gitkeep", "results/.gitkeep"} <= set(tracked.split())
+
+
+@pytest.mark.parametrize(
+    ("conda", "locks"),
+    [
+        ("persuasion-rl", ["requirements"]),
+        ("notebook", ["requirements", "requirements-notebook"]),
+    ],
+)
+def test_a_conda_environment_has_the_locked_packages(conda, locks):
+    lines = [
+        line
+        for lock in locks
+        for line in (ROOT / f"envs/{lock}.txt").read_text().splitlines()
+        if not line.startswith("#")
+    ]
+    environment = yaml.safe_load((ROOT / f"envs/{conda}.yaml").read_text())
+    assert environment["dependencies"][-1]["pip"] == lines
+
+
+def pins(lines: list[str]) -> dict[str, str]:
+    """Name -> version of locked packages, by the rules of pip's own parser."""
+    found = {}
+    for requirement in map(Requirement, lines):
+        (version,) = requirement.specifier
+        assert version.operator == "==", requirement
+        found[canonicalize_name(requirement.name)] = version.version
+    return found
+
+
+def locked(name: str) -> dict[str, str]:
+    lines = (ROOT / f"envs/{name}").read_text().splitlines()
+    return pins([line for line in lines if not line.startswith("#")])
+
+
+def test_the_environment_of_vllm_has_the_locked_versions_and_what_sampling_imports():
+    environment = yaml.safe_load((ROOT / "envs/vllm.yaml").read_text())
+    packages = pins(environment["dependencies"][-1]["pip"])
+    assert {"transformers", "peft", "orjson", "tqdm"} <= packages.keys()
+    assert packages.pop("vllm")
+    assert packages.items() <= locked("requirements.txt").items()
+
+
+@pytest.mark.parametrize("conda", ["persuasion-rl", "notebook", "vllm"])
+def test_a_conda_environment_takes_a_python_that_the_project_takes(conda):
+    file = ROOT / f"envs/{conda}.yaml"
+    assert "Never built" in file.read_text()
+    environment = yaml.safe_load(file.read_text())
+    assert environment["channels"] == ["conda-forge", "nodefaults"]
+    python, pip, packages = environment["dependencies"]
+    assert pip == "pip" and list(packages) == ["pip"]
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    (version,) = Requirement(python.replace("=", "==")).specifier
+    assert SpecifierSet(project["requires-python"]).contains(version.version)
+
+
+def test_the_locks_do_not_contradict_each_other():
+    seen = {}
+    for file in sorted((ROOT / "envs").glob("requirements*.txt")):
+        for name, version in locked(file.name).items():
+            assert seen.setdefault(name, version) == version, f"{file.name}: {name}"
+
+
+def test_the_containerfile_is_one_and_copies_what_is_there():
+    """It was never built: a linter reads it, and what it copies and installs from is in the project."""
+    file = ROOT / "envs/Containerfile"
+    if not (linter := shutil.which("hadolint", path=Path(sys.executable).parent)):
+        pytest.skip("no hadolint: pip install -r envs/requirements-dev.txt")
+    run = subprocess.run([linter, "--no-color", file], capture_output=True, text=True)
+    assert run.returncode == 0, run.stdout + run.stderr
+    text = file.read_text()
+    copied = re.findall(r"^COPY (\S+) (?:\S+)$", text, re.M)
+    named = re.findall(r"envs/requirements\S*\.txt", text)
+    assert copied == ["envs", "."] and len(named) >= 3
+    assert all((ROOT / name).exists() for name in copied + named)
+    (version,) = re.findall(r"^FROM \S+/python:(\d+\.\d+)-", text, re.M)
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert SpecifierSet(project["requires-python"]).contains(version)
+
+
+@pytest.mark.parametrize(
+    ("changes", "sources", "shards"),
+    [
+        ({}, {"process_cmv"}, 8),
+        ({"data": {"max_examples": 30_000}}, {"process_cmv"}, 4),
+        ({"data": {"max_examples": 100_000}}, {"process_cmv"}, 18),
+        ({"data": {"use_cmv": False}}, {"process_cmv", "process_p4g"}, 8),
+        ({"data": {"use_p4g": True}}, {"process_cmv", "process_p4g"}, 8),
+    ],
+)
+def test_another_size_and_another_source_are_one_key_each(elsewhere, changes, sources, shards):
+    """The delta judge learns from ChangeMyView's pairs also where no example is from there."""
+    changed = study_file(elsewhere, extends="config.yaml", **changes)
+    plan = succeed("-n", "unattended", "--configfile", changed, root=elsewhere)
+    rules = planned(plan)
+    assert {rule for rule in rules if rule.startswith("process_")} == sources
+    assert len(set(re.findall(r"shards/ai_1000_\d+", plan))) == shards
+    examples = re.search(r"--examples((?: \S+)+) --sides", plan.replace("\\\n", " "))[1]
+    assert ("cmv_examples" in examples) == (changes.get("data", {}).get("use_cmv", True))
+    assert ("p4g_examples" in examples) == ("process_p4g" in sources)
+
+
+@pytest.mark.parametrize("study", ["demo", "mine"])
+def test_make_clean_leaves_answers_and_paid_labels(tmp_path, study):
+    shutil.copy(ROOT / "Makefile", tmp_path)
+    command = ["make", "clean"] + [f"STUDY={study}"] * (study != "demo")
+    subprocess.run(command, cwd=tmp_path, check=True, stdout=subprocess.DEVNULL)  # nothing is there
+    names = ("state/human_answers.sqlite", "state/llm.sqlite", "report.html", "models/sft/x")
+    for path in (tmp_path / f"results/{folder}/{n}" for folder in (study, "other") for n in names):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    subprocess.run(command, cwd=tmp_path, check=True, stdout=subprocess.DEVNULL)
+    for folder, count in ((study, 2), ("other", 4)):
+        left = [path for path in (tmp_path / "results" / folder).rglob("*") if path.is_file()]
+        assert len(left) == count
+        assert {path.name for path in left} >= {"human_answers.sqlite", "llm.sqlite"}
+    assert subprocess.run(["make", "clean", "STUDY="], cwd=tmp_path).returncode != 0
+    assert (tmp_path / "results/other/report.html").exists()
+
+
+def test_a_missing_gpu_is_said_before_the_first_job(tmp_path, elsewhere):
+    if visible_devices():
+        pytest.skip("this machine has a GPU")
+    root = tmp_path / "checkout"
+    shutil.copytree(elsewhere, root, symlinks=True)
+    config = ("--cores", 1, "--configfile", "config/demo.yaml", "--config", "device=cuda")
+    run = snakemake("results/demo/models/sft/adapter_model.safetensors", *config, root=root)
+    assert run.returncode == 1
+    (said,) = [line for line in run.stdout.splitlines() if line.startswith("error: ")]
+    assert "train_sft: need a GPU" in said and "snakemake --profile aws-gpu" in said
+    assert not (root / "results").exists() or not any((root / "results").rglob("*.jsonl"))
+    succeed("results/demo/config.yaml", *config, root=root)  # needs none
+
+
+def test_every_rule_that_wants_a_gpu_gets_one_from_aws_batch(elsewhere):
+    rules = "".join(file.read_text() for file in (elsewhere / "workflow/rules").glob("*.smk"))
+    blocks = re.split(r"^(?=(?:use )?rule )", rules, flags=re.M)
+    wants = {
+        re.match(r"rule (\w+)", block)[1] for block in blocks if re.search(r"^ +gpu=", block, re.M)
+    }
+    inherits = {
+        name
+        for parent, name in re.findall(r"^use rule (\w+) as (\w+)", rules, re.M)
+        if parent in wants
+    }
+    profile = yaml.safe_load((elsewhere / "profiles/aws-batch/config.yaml").read_text())
+    assert set(profile["set-resources"]) == wants | inherits
+    assert all(resources == {"_gpus": 1} for resources in profile["set-resources"].values())

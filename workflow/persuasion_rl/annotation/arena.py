@@ -1,0 +1,140 @@
+"""People and the study's models: replies to a claim, by two models at once, or in a plain conversation."""
+
+from functools import cached_property
+from pathlib import Path
+from random import SystemRandom
+from secrets import token_hex
+from threading import Lock
+from typing import Any
+
+from persuasion_rl.data.prompts import TokenCounter, Turn, fit_contexts, read_chat_template, render
+from persuasion_rl.files import UserError
+from persuasion_rl.study.config import lineage, model_folder
+from persuasion_rl.study.names import BASE
+
+LONGEST_CLAIM = 4000
+"""Characters of what a person writes."""
+TITLE = 120
+"""Characters of a claim's first line that stand for the claim."""
+
+
+def claim_turns(text: str) -> list[Turn]:
+    """What a person wrote, as a post: its first line is the claim."""
+    text = text.strip()
+    if not text or len(text) > LONGEST_CLAIM:
+        raise UserError(f"a view has 1 to {LONGEST_CLAIM:,} characters")
+    title = text.splitlines()[0]
+    title = title if len(title) <= TITLE else title[:TITLE].rsplit(" ", 1)[0] + " ..."
+    return [Turn("Claim", title), Turn("Poster", text, is_post=True)]
+
+
+class Speakers:
+    """The models of a study that are there, each loaded when it first speaks. One speaks at a time.
+
+    Args:
+        folder: results/{study}. settings: the study's recorded configuration.
+    """
+
+    def __init__(self, folder: Path, settings: dict[str, Any]):
+        self.folder, self.settings = folder, settings
+        self._lock = Lock()
+        self._engines: dict[str, Any] = {}
+
+    @cached_property
+    def _base(self) -> Path:
+        source = self.settings["models"][BASE]["source"]
+        return self.folder / "models/base" if source == "standin" else Path(model_folder(source))
+
+    def _adapters(self, model: str) -> list[Path]:
+        names = lineage(self.settings["models"], model)
+        return [self.folder / f"models/{name}/adapter_model.safetensors" for name in names]
+
+    @property
+    def names(self) -> list[str]:
+        """Models whose weights are there."""
+        if not (self._base / "config.json").is_file():
+            return []
+        models = self.settings["models"]
+        return [name for name in models if all(path.is_file() for path in self._adapters(name))]
+
+    def context(self, turns: list[Turn]) -> str:
+        """The context of a conversation, cut in its middle to what the study's models learned from.
+
+        Raises:
+            UserError: the claim and the last message alone are too long.
+        """
+        limit = self.settings["data"]["max_context_tokens"]
+        counter = TokenCounter(self._base / "tokenizer.json")
+        (found,) = fit_contexts([turns], counter, limit)
+        if found is None:
+            raise UserError(f"that is over the {limit:,} tokens of a context: write less")
+        return found.text
+
+    def reply(self, model: str, context: str) -> str:
+        """A new reply of a model, drawn as the pools' are."""
+        form = self.settings["data"]["prompt_format"]
+        template = read_chat_template(self._base) if form == "chat" else None
+        prompt = render(context, "cmv", form, template)
+        with self._lock:
+            engine = self._engine(model)
+            from persuasion_rl.sampling.noise import Request
+
+            ((_, sample),) = engine.draw([Request(token_hex(8), prompt, 1)])
+        return sample.text.strip()
+
+    def _engine(self, model: str):
+        if model not in self._engines:
+            from persuasion_rl.models.devices import prepare_torch
+            from persuasion_rl.sampling.engine import Settings, make_engine
+            from persuasion_rl.sampling.noise import Limits
+
+            told = self.settings["sampling"]
+            prepare_torch(1, self.settings["seed"], self.settings["device"])
+            limits = Limits(*(told[key] for key in ("temperature", "top_p", "max_new_tokens")))
+            served = told["engine"] == "openai"
+            self._engines[model] = make_engine(
+                "openai" if served else "transformers",
+                Settings(
+                    self._base, self._adapters(model), model, limits, self.settings["seed"],
+                    device=self.settings["device"],
+                    trust_remote_code=self.settings["trust_remote_code"],
+                    base_url=told["base_url"] if served else None,
+                ),
+            )  # fmt: skip
+        return self._engines[model]
+
+    def battle(self, turns: list[Turn]) -> tuple[str, list[str], list[str], list[str]]:
+        """A context, two models drawn at random, left and right, their replies to it, and their digests.
+
+        Raises:
+            UserError: fewer than two models are there.
+        """
+        context, names = self.context(turns), self.names
+        if len(names) < 2:
+            raise UserError("fewer than two models of this study are there: make them first")
+        models = SystemRandom().sample(names, 2)
+        replies = [self.reply(model, context) for model in models]
+        return context, models, replies, [self._engines[model].settings.digest for model in models]
+
+
+def chat(speakers: Speakers, model: str) -> None:
+    """A conversation with a model in the terminal, until an empty line."""
+    if model not in speakers.names:
+        there = ", ".join(speakers.names) or "none yet"
+        raise UserError(f"no model {model!r}; there are: {there}")
+    print(
+        "Say what you think and why; an empty line ends it. The model is made to persuade and may make things up."
+    )
+    turns: list[Turn] = []
+    while text := _asked():
+        turns += claim_turns(text) if not turns else [Turn("Poster", text)]
+        reply = speakers.reply(model, speakers.context(turns))
+        print(f"\n{model}: {reply}\n", flush=True)
+        turns.append(Turn("Persuader", reply))
+
+
+def _asked() -> str:
+    try:
+        return input("you: ").strip()
+    except (EOFError, KeyboardInterrupt):
+        return ""

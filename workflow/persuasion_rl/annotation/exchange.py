@@ -1,0 +1,277 @@
+"""Answers of people as files: JSON lines and CSV to read and to fill in elsewhere, and tasks of Label Studio.
+
+A file has a row for every answer, and for every pair that nobody has answered one without an annotator, so that what is
+exported can be filled in and imported. "answer" is told of the responses as the row has them: "1", "2", "tie", "both_bad",
+"skip" or "flag"; left_response is the one that stood on the left.
+"""
+
+import csv
+import io
+import json
+import math
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from persuasion_rl.annotation.store import (
+    ANSWERS,
+    FIRST_TIME,
+    LEFT,
+    PRACTICE,
+    REPEAT,
+    RIGHT,
+    Answer,
+    AnswerStore,
+    Plan,
+    check_answer,
+)
+from persuasion_rl.files import UserError, read_json, read_jsonl, write_jsonl, write_text
+
+COLUMNS = (
+    *("pair_id", "prompt", "response_1", "response_2", "annotator", "kind", "left_response"),
+    *("answer", "confidence", "reason", "seconds", "answered_at"),
+)
+NEEDED = ("pair_id", "annotator", "answer")
+"""Columns without which a table holds no answers."""
+LABEL_STUDIO = """<View>
+  <Text name="prompt" value="$prompt"/>
+  <Header value="Which reply gives this poster better grounds to think again, by honest means?"/>
+  <Pairwise name="better" toName="left,right"/>
+  <View style="display: flex">
+    <Text name="left" value="$left"/>
+    <Text name="right" value="$right"/>
+  </View>
+  <Choices name="otherwise" toName="left" choice="single" showInline="true">
+    <Choice value="tie"/>
+    <Choice value="both_bad"/>
+    <Choice value="skip"/>
+    <Choice value="flag"/>
+  </Choices>
+  <Choices name="confidence" toName="left" choice="single" showInline="true">
+    <Choice value="1" hint="a guess"/>
+    <Choice value="2" hint="fairly sure"/>
+    <Choice value="3" hint="sure"/>
+  </Choices>
+  <TextArea name="reason" toName="left" placeholder="Reason, if you like"/>
+</View>
+"""
+"""The labelling interface that the tasks are for."""
+
+
+def export_answers(pool: dict[str, dict], answers: Iterable[Answer], plan: Plan, file: Path) -> int:
+    """Write pairs and answers as .jsonl, .csv or .json (tasks of Label Studio, with the interface beside them in .xml);
+    the number of rows.
+
+    Args:
+        pool: pair id -> response row. Answers to pairs that are in it no more are written without texts.
+    """
+    given = [answer for answer in answers if answer.kind != PRACTICE]
+    if file.suffix == ".json":
+        tasks = list(_tasks(pool, given, plan))
+        write_text(file, json.dumps(tasks, indent=2, ensure_ascii=False) + "\n")
+        write_text(file.with_suffix(".xml"), LABEL_STUDIO)
+        return len(tasks)
+    rows = [*map(_row, given), *({"pair_id": p} for p in pool.keys() - {a.pair for a in given})]
+    order = {pair: number for number, pair in enumerate(pool)}
+    rows.sort(key=lambda row: order.get(row["pair_id"], len(order)))
+    texts = ("prompt", "response_1", "response_2")
+    whole = [
+        dict.fromkeys(COLUMNS)
+        | {key: pool[row["pair_id"]][key] for key in texts if row["pair_id"] in pool}
+        | row
+        for row in rows
+    ]
+    if file.suffix == ".jsonl":
+        return write_jsonl(file, whole)
+    if file.suffix == ".csv":
+        lines = io.StringIO()
+        table = csv.DictWriter(lines, COLUMNS, lineterminator="\n")
+        table.writeheader()
+        table.writerows(whole)
+        write_text(file, lines.getvalue())
+        return len(whole)
+    raise UserError(f"{file}: write .jsonl, .csv, or .json for Label Studio")
+
+
+def _row(answer: Answer) -> dict:
+    told = {key: getattr(answer, key) for key in COLUMNS if hasattr(answer, key)}
+    return told | {"pair_id": answer.pair, "answer": _of_response(answer)}
+
+
+def _of_response(answer: Answer) -> str:
+    if answer.answer not in (LEFT, RIGHT):
+        return answer.answer
+    return str(answer.left_response if answer.answer == LEFT else 3 - answer.left_response)
+
+
+def _tasks(pool: dict[str, dict], answers: list[Answer], plan: Plan) -> Iterator[dict]:
+    """Tasks of Label Studio. There a pair has one order for all annotators, drawn for each pair, and one answer of each, so
+    that repeats, whose sides are changed, are not in them."""
+    for pair, row in pool.items():
+        left = plan.left("label studio", pair)
+        data = {
+            "pair_id": pair,
+            "left_response": left,
+            "prompt": row["prompt"],
+            "left": row[f"response_{left}"],
+            "right": row[f"response_{3 - left}"],
+        }
+        own = [answer for answer in answers if answer.pair == pair and answer.kind == FIRST_TIME]
+        yield {"data": data, "annotations": [_annotation(answer, left) for answer in own]}
+
+
+def _annotation(answer: Answer, left: int) -> dict:
+    said = _of_response(answer)
+    if said in ("1", "2"):
+        value = {"selected": LEFT if int(said) == left else RIGHT}
+        # A Pairwise tag names itself (label-studio-sdk: PairwiseTag.label).
+        result = [{"from_name": "better", "to_name": "better", "type": "pairwise", "value": value}]
+    else:
+        value = {"choices": [said]}
+        result = [{"from_name": "otherwise", "to_name": "left", "type": "choices", "value": value}]
+    if answer.confidence:
+        value = {"choices": [str(answer.confidence)]}
+        result.append(
+            {"from_name": "confidence", "to_name": "left", "type": "choices", "value": value}
+        )
+    if answer.reason:
+        text = {"text": [answer.reason]}
+        result.append({"from_name": "reason", "to_name": "left", "type": "textarea", "value": text})
+    return {"completed_by": {"email": answer.annotator}, "result": result}
+
+
+def import_answers(pool: dict[str, dict], store: AnswerStore, file: Path) -> tuple[int, int]:
+    """Add the answers of a file; how many were new, and how many were there already (the first answer stands).
+
+    All rows are read before the first is kept.
+
+    Raises:
+        UserError: a row that is no answer, by its number, or a pair that is not in the pool.
+    """
+    readers = {".jsonl": _from_jsonl, ".csv": _from_csv, ".json": _from_label_studio}
+    if file.suffix not in readers:
+        raise UserError(f"{file}: .jsonl, .csv, or .json of Label Studio can be read")
+    found = []
+    for place, row in readers[file.suffix](file):
+        try:
+            found.append(_answer(row, pool))
+        except UserError as error:
+            raise UserError(f"{file}, {place}: {error}") from None
+    return store.add_all(found), len(found)
+
+
+def _from_jsonl(file: Path) -> Iterator[tuple[str, dict]]:
+    for number, row in enumerate(read_jsonl(file), start=1):
+        if row.get("annotator"):
+            yield f"line {number}", row
+
+
+def _from_csv(file: Path) -> Iterator[tuple[str, dict]]:
+    """Rows as a spreadsheet numbers them, the header being the first."""
+    try:
+        # Some write a mark of their own before the text.
+        text = file.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError:
+        raise UserError(f"{file}: not UTF-8 text; save it as CSV in UTF-8") from None
+    table = csv.DictReader(io.StringIO(text, newline=""))
+    missing = [name for name in NEEDED if name not in (table.fieldnames or ())]
+    if missing:
+        raise UserError(
+            f"{file}, row 1: no column {missing[0]!r}; columns stand apart by commas and are named as export-answers does"
+        )
+    for number, row in enumerate(table, start=2):
+        if row["annotator"]:
+            yield f"row {number}", {key: value or None for key, value in row.items() if key}
+
+
+def _from_label_studio(file: Path) -> Iterator[tuple[str, dict]]:
+    """Answers of its JSON export; cancelled ones are skips."""
+    tasks = read_json(file)
+    if not isinstance(tasks, list):
+        raise UserError(f"{file}: not a list of tasks; export as JSON, not as JSON-MIN or by task")
+    for number, task in enumerate(tasks, start=1):
+        try:
+            data = task["data"]
+            left = {"pair_id": data["pair_id"], "left_response": data["left_response"]}
+            for annotation in task.get("annotations", []):
+                if answer := _annotated(annotation, left["left_response"]):
+                    yield f"task {number}", left | answer
+        except (AttributeError, KeyError, TypeError, IndexError) as error:
+            raise UserError(
+                f"{file}, task {number}: not as Label Studio exports a task of export-answers as JSON"
+                f" ({type(error).__name__}: {error})"
+            ) from None
+
+
+def _annotated(annotation: dict, left_response: int) -> dict | None:
+    """What somebody said of a task; None where nothing was chosen."""
+    by = annotation.get("completed_by")
+    who = by.get("email") or by.get("id") if isinstance(by, dict) else by
+    said = {part["from_name"]: part["value"] for part in annotation["result"]}
+    answer = "skip" if annotation.get("was_cancelled") else _chosen(said, left_response)
+    if answer is None:
+        return None
+    return {
+        "annotator": who if isinstance(who, str) else f"label studio {who}",
+        "answer": answer,
+        "confidence": said.get("confidence", {}).get("choices", [None])[0],
+        "reason": "\n".join(said.get("reason", {}).get("text", [])) or None,
+    }
+
+
+def _chosen(said: dict[str, dict], left: int) -> str | None:
+    if choices := said.get("otherwise", {}).get("choices"):
+        return choices[0]
+    side = said.get("better", {}).get("selected")
+    if side not in (LEFT, RIGHT) or left not in (1, 2):
+        return None
+    return str(left if side == LEFT else 3 - left)
+
+
+def _answer(row: dict[str, Any], pool: dict[str, dict]) -> Answer:
+    """Raises UserError where a row is no answer."""
+    pair, said, kind = (
+        str(row.get("pair_id")),
+        str(row.get("answer")),
+        row.get("kind") or FIRST_TIME,
+    )
+    if pair not in pool:
+        raise UserError(
+            f"pair {pair!r} is not in this study's pool; its responses may have changed"
+        )
+    if kind not in (FIRST_TIME, REPEAT):
+        raise UserError(f"kind {kind!r}; allowed: {FIRST_TIME}, {REPEAT}")
+    left = _number(row, "left_response", whole=True) or 1
+    if said in ("1", "2"):
+        said = LEFT if int(said) == left else RIGHT
+    elif said in (LEFT, RIGHT) or said not in ANSWERS:
+        allowed = ", ".join(["1", "2", *(a for a in ANSWERS if a not in (LEFT, RIGHT))])
+        raise UserError(f"answer {said!r}; allowed: {allowed}")
+    reason = row.get("reason")
+    answer = Answer(
+        annotator=str(row["annotator"]).strip(),
+        pair=pair,
+        kind=kind,
+        left_response=left,
+        answer=said,
+        confidence=_number(row, "confidence", whole=True),
+        reason=str(reason).replace("\r\n", "\n") if reason else None,
+        seconds=_number(row, "seconds"),
+        answered_at=_number(row, "answered_at"),
+    )
+    check_answer(answer)
+    return answer
+
+
+def _number(row: dict[str, Any], key: str, whole: bool = False) -> Any:
+    """A field as a number that is not negative, None where it is empty."""
+    told = row.get(key)
+    if told in (None, ""):
+        return None
+    try:
+        number = float(told)
+    except (TypeError, ValueError):
+        number = math.nan
+    if not 0 <= number < math.inf or (whole and number != int(number)):
+        raise UserError(f"{key} {told!r} is not a {'whole ' if whole else ''}number")
+    return int(number) if whole else number

@@ -1,0 +1,297 @@
+"""From ChangeMyView corpora to examples (replies that won a delta) and delta pairs.
+
+Where a corpus marks its comments (`success` of `winning-args-corpus`), a reply changed a mind when it is
+marked 1 and its speaker is not the original poster: the mark stands on the whole thread of comments, the
+poster's own among them. Elsewhere (`subreddit-changemyview`) the deltas are found, see `deltas.py`.
+"""
+
+import math
+from collections import Counter, defaultdict, deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from persuasion_rl.data.clean import clean, clean_post, unusable
+from persuasion_rl.data.corpus import Conversation, Utterance, read_threads
+from persuasion_rl.data.deltas import DELETED, award_ids, awards, won_and_lost
+from persuasion_rl.data.examples import BATCH, Budget, CleanTexts, Counts, Draft, RowMaker
+from persuasion_rl.data.prompts import Turn
+from persuasion_rl.files import UserError, write_json, written_lines
+from persuasion_rl.runtime.command import note, stage
+
+
+@dataclass
+class Reply:
+    """A persuader's reply that may be used: its context, its cleaned text, and whether it won a delta."""
+
+    turns: list[Turn]
+    text: str
+    success: int
+    utterance: Utterance
+
+    def draft(self) -> Draft:
+        return Draft(
+            self.turns,
+            self.text,
+            {
+                "conversation_id": self.utterance.conversation_id,
+                "utterance_id": self.utterance.id,
+                "reply_to": self.utterance.reply_to,
+            },
+        )
+
+
+def labels_of(conversation: Conversation) -> dict[str, int]:
+    """1 for the comments that won and 0 for those that lost, by the corpus' marks or by the deltas found."""
+    utterances = conversation.utterances.values()
+    if any("success" in utterance.meta for utterance in utterances):
+        return {
+            utterance.id: int(utterance.meta["success"])
+            for utterance in utterances
+            if utterance.meta.get("success") is not None and utterance.reply_to is not None
+        }
+    return won_and_lost(conversation)
+
+
+def replies(
+    conversation: Conversation, counts: Counts, seen: set[str] | None = None
+) -> Iterator[Reply]:
+    """The usable replies of persuaders in a thread that won or lost, in its order.
+
+    `counts` gets, for "won" and "lost", why others were left out; `seen` holds the comments that another
+    corpus gave already, and gets this thread's.
+    """
+    labels = labels_of(conversation)
+    if not labels:
+        return
+    seen = set() if seen is None else seen
+    texts = CleanTexts(clean, counts["cleaned"])
+    post = clean_post(conversation.body, counts["cleaned"])
+    awarded = award_ids(conversation)
+    for id_, success in labels.items():
+        utterance = conversation.utterances[id_]
+        of = counts["won" if success else "lost"]
+        of["labelled"] += 1
+        why = _why_not(conversation, utterance, texts, awarded, seen)
+        seen.add(id_)
+        if why is not None:
+            of[why] += 1
+            continue
+        turns = _turns(conversation, utterance, post, texts)
+        yield Reply(turns, texts[utterance.text], success, utterance)
+
+
+def _why_not(
+    conversation: Conversation,
+    reply: Utterance,
+    texts: CleanTexts,
+    awarded: set[str],
+    seen: set[str],
+) -> str | None:
+    """Why a labelled comment is no example, or None."""
+    if reply.id in seen:
+        return "in_another_corpus"
+    if unusable(conversation.poster, conversation.body):
+        return "post_deleted"
+    if reply.speaker == conversation.poster:
+        return "posters_own"
+    if why := unusable(reply.speaker, reply.text, reply.meta.get("distinguished")):
+        return why
+    if awards(reply.text):
+        return "awards_a_delta_itself"
+    chain = conversation.chain_to(reply)
+    if chain is None:
+        return "chain_broken"
+    above, parent = chain[:-1], chain[-2]
+    if parent.reply_to is not None and not _usable(parent, texts):
+        return "answered_comment_missing"
+    if any(comment.id in awarded for comment in above):
+        return "after_the_delta"
+    if not texts[reply.text]:
+        return "empty_after_cleaning"
+    return None
+
+
+def _turns(
+    conversation: Conversation, reply: Utterance, post: str, texts: CleanTexts
+) -> list[Turn]:
+    """The claim, the post and the comments down to the one that `reply` answers.
+
+    Comments higher up that are deleted, of a bot, or placeholders for missing ones, are left out. Of a
+    deleted account nobody knows whose it was, so that its comments are another's.
+    """
+    roles = {reply.speaker: "Persuader", conversation.poster: "Poster"}
+    roles.pop(DELETED, None)
+    claim = " ".join(texts[conversation.title].split())
+    return [
+        Turn("Claim", claim),
+        Turn("Poster", post, is_post=True),
+        *(
+            Turn(roles.get(comment.speaker, "Other"), texts[comment.text])
+            for comment in conversation.chain_to(reply)[1:-1]
+            if _usable(comment, texts)
+        ),
+    ]
+
+
+def _usable(comment: Utterance, texts: CleanTexts) -> bool:
+    """Whether a comment may stand in a context: it can be read, and cleaning leaves something of it."""
+    why_not = unusable(comment.speaker, comment.text, comment.meta.get("distinguished"))
+    return why_not is None and texts[comment.text] != ""
+
+
+def threads(corpora: list[Path], counts: Counts) -> Iterator[Conversation]:
+    """The conversations of several ChangeMyView corpora, counted."""
+    for folder in corpora:
+        for conversation in read_threads(folder):
+            if conversation.title is None:
+                raise UserError(
+                    f"{folder}: conversation {conversation.id} has no op-title or title; is it a"
+                    " ChangeMyView corpus?"
+                )
+            counts["read"]["conversations"] += 1
+            counts["read"]["utterances"] += len(conversation.utterances)
+            yield conversation
+
+
+def _needed(thread: list[Reply], counts: Counts) -> list[Reply]:
+    """The winning replies of a thread, and the losing ones that answer the same comment as one of them."""
+    answered = {reply.utterance.reply_to for reply in thread if reply.success}
+    needed = [r for r in thread if r.success or r.utterance.reply_to in answered]
+    if len(needed) < len(thread):
+        counts["lost"]["no_winner_beside"] += len(thread) - len(needed)
+    return needed
+
+
+def delta_pairs(made: list[tuple[Reply, dict]]) -> Iterator[dict]:
+    """Pairs of a winning and a losing reply of two persuaders to the same comment, each reply once.
+
+    `made` holds a thread's replies that fit the budget, with their rows. Each winner takes, of the losers
+    that are left, the one that is most like it in length and in the time it took to answer.
+    """
+    by_parent: dict[str, list[tuple[Reply, dict]]] = defaultdict(list)
+    for reply, row in made:
+        by_parent[reply.utterance.reply_to].append((reply, row))
+    for group in by_parent.values():
+        losers = [reply for reply, _ in group if not reply.success]
+        for winner, row in group:
+            rivals = [r for r in losers if r.utterance.speaker != winner.utterance.speaker]
+            if not winner.success or not rivals:
+                continue
+            loser = min(rivals, key=lambda rival: _unlikeness(winner, rival))
+            losers.remove(loser)
+            yield {
+                "prompt": row["input_text"],
+                "winner": winner.text,
+                "loser": loser.text,
+                "metadata": {
+                    "conversation_id": winner.utterance.conversation_id,
+                    "winner_id": winner.utterance.id,
+                    "loser_id": loser.utterance.id,
+                },
+            }
+
+
+def _unlikeness(one: Reply, other: Reply) -> float:
+    """The distance of two replies in log length and in days, of equal weight."""
+    length = abs(math.log(len(one.text) / len(other.text)))
+    times = (one.utterance.timestamp, other.utterance.timestamp)
+    return length if None in times else length + abs(float(times[0]) - float(times[1])) / 86_400
+
+
+def _batches(found: Iterable[list[Reply]]) -> Iterator[list[list[Reply]]]:
+    """The threads' replies in batches of about `BATCH` replies, no thread divided."""
+    batch: list[list[Reply]] = []
+    size = 0
+    for thread in found:
+        batch.append(thread)
+        size += len(thread)
+        if size >= BATCH:
+            yield batch
+            batch, size = [], 0
+    yield batch
+
+
+def process_cmv(
+    *,
+    corpora: list[Path],
+    tokenizer: Path,
+    examples: Path,
+    pairs: Path,
+    counts: Path,
+    min_tokens: int,
+    max_tokens: int,
+    max_context_tokens: int,
+    max_seq_length: int,
+    prompt_format: str = "plain",
+) -> dict[str, dict[str, int]]:
+    """Write SFT rows of winning replies (`examples`), delta pairs (`pairs`) and what became of all (`counts`).
+
+    Lengths are in tokens of `tokenizer` (a tokenizer.json). One row:
+    {"input_text", "full_text", "response", "metadata": {"source": "cmv", "conversation_id",
+    "utterance_id", "reply_to", "response_tokens", "context_tokens", "context_cut"}}.
+
+    Counts are grouped: "read"; "won" and "lost" (labelled, each reason for leaving out, kept); "made"; and
+    "cleaned", the number of texts that each cleaning rule changed.
+    """
+    budget = Budget(min_tokens, max_tokens, max_context_tokens, max_seq_length)
+    maker = RowMaker("cmv", tokenizer, budget, prompt_format)
+    told: Counts = defaultdict(Counter)
+    seen: set[str] = set()
+    found = (_needed(list(replies(thread, told, seen)), told) for thread in threads(corpora, told))
+    with (
+        written_lines(examples) as example_lines,
+        written_lines(pairs) as pair_lines,
+        ThreadPoolExecutor(1) as pool,
+    ):
+
+        def write(batch: list[list[Reply]], rows: Iterator[dict | str]) -> None:
+            for thread in batch:
+                made = _kept([(reply, next(rows)) for reply in thread], told)
+                for reply, row in made:
+                    if reply.success:
+                        example_lines.write(row)
+                for pair in delta_pairs(made):
+                    pair_lines.write(pair)
+            told["made"] |= {"examples": example_lines.count, "delta_pairs": pair_lines.count}
+            note(_progress(told))
+
+        # While a batch is counted (the tokenizer runs without Python's lock), the next one is read.
+        waiting: deque[tuple[list[list[Reply]], Future]] = deque()
+        for batch in _batches(found):
+            drafts = [reply.draft() for thread in batch for reply in thread]
+            waiting.append((batch, pool.submit(maker.rows, drafts)))
+            if len(waiting) > 1:
+                first, rows = waiting.popleft()
+                write(first, iter(rows.result()))
+        for last, rows in waiting:
+            write(last, iter(rows.result()))
+        if not example_lines.count:
+            raise UserError(f"no usable winning reply in {', '.join(map(str, corpora))}")
+    write_json(counts, told)
+    for group, numbers in told.items():
+        note(f"{group}: " + ", ".join(f"{name} {count:,}" for name, count in numbers.items()))
+    return told
+
+
+def _kept(thread: list[tuple[Reply, dict | str]], counts: Counts) -> list[tuple[Reply, dict]]:
+    """The replies that have a row, all counted."""
+    for reply, row in thread:
+        of = counts["won" if reply.success else "lost"]
+        of["kept" if isinstance(row, dict) else row] += 1
+        if isinstance(row, dict) and reply.success:
+            counts["made"]["contexts_cut"] += row["metadata"]["context_cut"]
+    return [(reply, row) for reply, row in thread if isinstance(row, dict)]
+
+
+def _progress(counts: Counts) -> str:
+    read, made = counts["read"], counts["made"]
+    return (
+        f"{read['conversations']:,} threads, {read['utterances']:,} utterances,"
+        f" {made['examples']:,} examples, {made['delta_pairs']:,} delta pairs"
+    )
+
+
+if __name__ == "__main__":
+    stage(process_cmv)

@@ -1,0 +1,94 @@
+"""Finds the deltas of a thread whose corpus does not mark them (`subreddit-changemyview`).
+
+On r/ChangeMyView a poster whose view was changed answers the comment that did it with a delta mark, and
+DeltaBot confirms below. Only the original poster's deltas count here.
+"""
+
+import html
+import re
+from collections import defaultdict
+
+from persuasion_rl.data.corpus import Conversation, Utterance
+
+MARK = re.compile(r"[∆Δ](?!\w)|!\s?(?:delta\b|[∆Δ])", re.IGNORECASE)
+MARK_HINTS = ("∆", "Δ", "elta", "ELTA", "#8710", "#916")
+"""One of these is in every text with a mark; most comments hold none."""
+NEGATED = re.compile(
+    r"\b(?:no|not|never|without|\w+n['’]t)\s+"
+    r"(?:(?:a|an|any|be|for|of|quite|really|that|the|this|to|worth|you|your|award(?:ed|ing)?|deserve"
+    r"|earn(?:ed)?|enough|get(?:ting)?|g[ai]v(?:e|en|ing)|going)\s+){0,6}$",
+    re.IGNORECASE,
+)
+CONFIRMED = re.compile(r"confirmed\s*:?\s*\d+\s+deltas?\s+awarded", re.IGNORECASE)
+REFUSED = re.compile(
+    r"delta\s+(?:is|was|has\s+been)\s+(?:currently\s+)?(?:rejected|disallowed)|you\s+can(?:no|')t\s+award",
+    re.IGNORECASE,
+)
+DELTA_BOT = "deltabot"
+DELETED = "[deleted]"
+
+
+def awards(text: str) -> bool:
+    """Whether a comment awards a delta: a mark outside of quoted lines, and not "no delta"."""
+    if not any(hint in text for hint in MARK_HINTS):
+        return False
+    for line in html.unescape(html.unescape(text)).splitlines():
+        if line.lstrip().startswith(">"):
+            continue
+        if any(not NEGATED.search(line[: mark.start()]) for mark in MARK.finditer(line)):
+            return True
+    return False
+
+
+def award_ids(conversation: Conversation) -> set[str]:
+    """The poster's comments that award a delta to the comment they answer.
+
+    DeltaBot's word goes before the mark: what it confirmed counts, what it refused does not. Of a poster
+    whose account is deleted nothing is known: every deleted account has the same name.
+    """
+    if conversation.poster == DELETED:
+        return set()
+    answers: dict[str | None, list[Utterance]] = defaultdict(list)
+    for utterance in conversation.utterances.values():
+        answers[utterance.reply_to].append(utterance)
+    found = set()
+    for utterance in conversation.utterances.values():
+        if utterance.speaker != conversation.poster or utterance.reply_to is None:
+            continue
+        bot = [
+            answer.text or ""
+            for answer in answers[utterance.id]
+            if answer.speaker.lower() == DELTA_BOT
+        ]
+        if any(map(CONFIRMED.search, bot)) or (
+            awards(utterance.text or "") and not any(map(REFUSED.search, bot))
+        ):
+            found.add(utterance.id)
+    return found
+
+
+def won_and_lost(conversation: Conversation) -> dict[str, int]:
+    """1 for each comment that won the poster's delta, 0 for each reply that stands beside one and did not.
+
+    A reply lost when it answers the same comment as a winner, and nothing below it won a delta either.
+    """
+    there = conversation.utterances
+    won = {there[id_].reply_to for id_ in award_ids(conversation)}
+    winners = [
+        there[id_]
+        for id_ in sorted(won & there.keys())
+        if there[id_].reply_to is not None and there[id_].speaker != conversation.poster
+    ]
+    led_to_a_delta = {
+        above.id for winner in winners for above in conversation.chain_to(winner) or [winner]
+    }
+    answered = {winner.reply_to for winner in winners}
+    labels = {winner.id: 1 for winner in winners}
+    for utterance in there.values():
+        if (
+            utterance.reply_to in answered
+            and utterance.id not in led_to_a_delta
+            and utterance.speaker != conversation.poster
+        ):
+            labels[utterance.id] = 0
+    return labels

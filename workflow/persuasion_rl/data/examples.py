@@ -1,0 +1,130 @@
+"""What every source of examples shares: from contexts and responses to SFT rows, within the budget."""
+
+from collections import Counter, defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+
+from persuasion_rl.data.prompts import (
+    Context,
+    TokenCounter,
+    Turn,
+    fit_contexts,
+    read_chat_template,
+    render,
+)
+
+END_TOKENS = 1
+"""The end-of-text token that closes a response counts towards its length."""
+BATCH = 1024
+"""Rows that are counted together: the tokenizer spreads a batch over the cores."""
+
+Counts = defaultdict[str, Counter]
+"""What became of what was read, by group ("read", "won", "lost", "cleaned", ...)."""
+
+
+class CleanTexts(dict):
+    """Cleaned texts by raw text, each cleaned and counted once: a post is in many contexts."""
+
+    def __init__(self, clean, counts: Counter):
+        super().__init__()
+        self._clean, self._counts = clean, counts
+
+    def __missing__(self, raw: str) -> str:
+        self[raw] = self._clean(raw, self._counts)
+        return self[raw]
+
+
+@dataclass
+class Budget:
+    """Limits in tokens of the base model; `max_seq_length` is that of prompt and response together."""
+
+    min_tokens: int
+    max_tokens: int
+    max_context_tokens: int
+    max_seq_length: int
+
+
+@dataclass
+class Draft:
+    """A response and the turns it follows, before they are rendered and counted."""
+
+    turns: list[Turn]
+    response: str
+    metadata: dict
+
+
+class RowMaker:
+    """Renders and counts in batches, with the base model's tokenizer, template and end of text included."""
+
+    def __init__(self, source: str, tokenizer: Path, budget: Budget, prompt_format: str):
+        self.source = source
+        self.counter = TokenCounter(tokenizer)
+        self.budget = budget
+        self.prompt_format = prompt_format
+        self.chat_template = (
+            read_chat_template(tokenizer.parent) if prompt_format == "chat" else None
+        )
+
+    def rows(self, drafts: list[Draft]) -> list[dict | str]:
+        """For each draft its SFT row, or why there is none.
+
+        The context does not depend on the response: one that does not fit beside it is left out.
+        """
+        contexts = fit_contexts(
+            [draft.turns for draft in drafts], self.counter, self.budget.max_context_tokens
+        )
+        prompts = [
+            render(context.text, self.source, self.prompt_format, self.chat_template)
+            if context
+            else ""
+            for context in contexts
+        ]
+        prompt_tokens = self.counter.counts_of_lines(
+            [
+                self._parts(context, prompt)
+                for context, prompt in zip(contexts, prompts, strict=True)
+            ]
+        )
+        response_tokens = self.counter.counts([draft.response for draft in drafts])
+        return [
+            self._row(*parts)
+            for parts in zip(drafts, contexts, prompts, prompt_tokens, response_tokens, strict=True)
+        ]
+
+    def _parts(self, context: Context | None, prompt: str) -> list[str]:
+        """A prompt in parts that end with a line, so that the context's are not counted twice."""
+        if context is None or self.chat_template is not None:
+            return [prompt]
+        before, _, after = prompt.partition(context.text + "\n")
+        return [before, *context.parts, after]
+
+    def _row(
+        self,
+        draft: Draft,
+        context: Context | None,
+        prompt: str,
+        prompt_tokens: int,
+        response_tokens: int,
+    ) -> dict | str:
+        budget = self.budget
+        response_tokens += END_TOKENS
+        if context is None:
+            return "answered_comment_too_long"
+        if response_tokens < budget.min_tokens:
+            return "response_too_short"
+        if response_tokens > budget.max_tokens:
+            return "response_too_long"
+        if prompt_tokens + response_tokens > budget.max_seq_length:
+            return "over_max_seq_length"
+        return {
+            "input_text": prompt,
+            "full_text": prompt + draft.response,
+            "response": draft.response,
+            "metadata": {
+                "source": self.source,
+                **draft.metadata,
+                "response_tokens": response_tokens,
+                "context_tokens": context.tokens,
+                "context_cut": context.cut,
+            },
+        }

@@ -1,0 +1,241 @@
+"""Fetches what comes from outside: corpora through ConvoKit's download, base models from the Hub.
+
+ConvoKit's download knows no time-out, does not notice a body that breaks off, and keeps a memory of what it
+has downloaded in the home folder. It therefore runs in a child process whose home is a work folder; this
+process watches that folder grow, and gives a corpus its name only when it is whole and can be read.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
+from http.client import HTTPException
+from json import JSONDecodeError
+from pathlib import Path
+from urllib.error import HTTPError
+from zipfile import BadZipFile
+
+from persuasion_rl.data.corpus import difference, digests_record, read_threads
+from persuasion_rl.files import UserError, file_digest, read_json, write_json
+from persuasion_rl.runtime.command import note, stage
+
+DOCUMENTATION = "https://convokit.cornell.edu/documentation/datasets.html"
+PASSING = (OSError, HTTPException, BadZipFile)
+"""What a further attempt may mend. The errors of requests and of urllib are kinds of OSError."""
+HINTS = {
+    BadZipFile: "was the archive cut off?",
+    JSONDecodeError: "ConvoKit's list of data sets was expected",
+    KeyError: "has ConvoKit a corpus of this name?",
+}
+FINAL = 3
+"""The child's exit status for _FailedForGood."""
+LOOK_S, PROGRESS_S, LONGEST_PAUSE_S = 0.5, 2, 60
+
+
+class _Failed(Exception):
+    """An attempt at a download; a further one may do better."""
+
+
+class _FailedForGood(_Failed):
+    """No further attempt can help."""
+
+
+def fetch_corpus(*, name: str, output: Path, timeout_s: float = 60, retries: int = 3) -> None:
+    """Download a ConvoKit corpus and move it to folder `output` when it is whole and can be read.
+
+    An attempt ends when no data has come for `timeout_s` seconds; up to `retries` further ones follow.
+    """
+    with _work_folder(output) as work:
+        try:
+            _download(name, work, timeout_s, retries)
+            note(f"{name}: reading it through")
+            deque(read_threads(work / name), maxlen=0)
+        except (_Failed, UserError) as error:
+            raise UserError(
+                f"cannot download {name}: {error}; download it by hand from {DOCUMENTATION}, unpack it,"
+                f" and set corpora_dir to the folder that holds {name}/utterances.jsonl and"
+                f" {name}/conversations.json"
+            ) from None
+        _record_or_compare(work / name, digests_record(output))
+        _into_place(work / name, output, work)
+    note(f"{name} is in {output}")
+
+
+def _download(name: str, work: Path, timeout_s: float, retries: int) -> None:
+    for attempt in range(retries + 1):
+        try:
+            return _attempt(name, _fresh(work), timeout_s)
+        except _Failed as failed:
+            note(f"{name}: attempt {attempt + 1} of {retries + 1} failed: {failed}")
+            if attempt == retries or isinstance(failed, _FailedForGood):
+                raise
+        time.sleep(min(2**attempt, LONGEST_PAUSE_S))
+
+
+def _attempt(name: str, work: Path, timeout_s: float) -> None:
+    """Run ConvoKit's download in a child process, which is gone when this returns or raises."""
+    command = [sys.executable, "-m", "persuasion_rl.data.fetch", convokit_download.__name__]
+    with subprocess.Popen(
+        [*command, "--name", name, "--work", work],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,  # Ctrl-C is this process's to answer
+    ) as child:
+        try:
+            said = child.stdout.readline()  # it begins: the time-out does not count its imports
+            _watch(child, name, work, timeout_s)
+            said += child.stdout.read()
+        finally:
+            child.kill()
+    if status := child.returncode:
+        kind = _FailedForGood if status == FINAL else _Failed
+        raise kind(said.strip() or f"the download ended with status {status}")
+
+
+def _watch(child: subprocess.Popen, name: str, work: Path, timeout_s: float) -> None:
+    """Tell how the work folder grows until the child ends; give up when it has not grown for a while."""
+    size = told = 0
+    grown_at = told_at = time.monotonic()
+    while True:
+        try:
+            child.wait(LOOK_S)
+            return
+        except subprocess.TimeoutExpired:
+            now, before, size = time.monotonic(), size, _bytes_in(work)
+        if size != before:
+            grown_at = now
+        if size != told and now - told_at >= PROGRESS_S:
+            rate = (size - told) / (now - told_at)
+            note(f"{name}: {size / 1e6:,.1f} MB written, {rate / 1e6:,.1f} MB/s")
+            told, told_at = size, now
+        if now - grown_at >= timeout_s:
+            raise _Failed(f"no data for {timeout_s:g} s")
+
+
+def _bytes_in(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def convokit_download(*, name: str, work: Path) -> None:
+    """The child process of fetch_corpus: ConvoKit's download into folder `work`, with its home there.
+
+    It begins with an empty line on standard output; a line after that says why it failed.
+    """
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    try:
+        from convokit import download
+
+        os.environ["HOME"] = str((work / "home").resolve())
+        print(flush=True)
+        with redirect_stdout(None):
+            download(name, data_dir=str(work), verbose=False)
+    except Exception as error:  # ConvoKit raises whatever its transport raises
+        print(_reason(error))
+        sys.exit(FINAL if _is_final(error) else 1)
+
+
+def _end_with_parent() -> None:
+    """Standard input is a pipe that closes when the parent ends, however it ends."""
+    os.read(sys.stdin.fileno(), 1)
+    os._exit(1)
+
+
+def _is_final(error: Exception) -> bool:
+    if isinstance(error, HTTPError):
+        return error.code < 500 and error.code not in (408, 429)  # time-out, too many requests
+    return not isinstance(error, PASSING)
+
+
+def _reason(error: Exception) -> str:
+    """The error in one line: the innermost of those that requests and urllib wrap, and what it may mean."""
+    hints = [hint for kind, hint in HINTS.items() if isinstance(error, kind)]
+    if isinstance(error, HTTPError):
+        hints.append(error.url)
+    while isinstance(inner := getattr(error, "reason", None) or (*error.args, None)[0], Exception):
+        error = inner
+    said = " ".join(f"{type(error).__name__}: {error}".split())
+    return " ".join([said, *(f"({hint})" for hint in hints)])
+
+
+def _record_or_compare(folder: Path, record: Path) -> None:
+    """Record sizes and digests at the first download; refuse a later one that differs."""
+    if not record.exists():
+        files = sorted(path for path in folder.iterdir() if path.is_file())
+        write_json(
+            record,
+            {f.name: {"bytes": f.stat().st_size, "sha256": file_digest(f)} for f in files},
+        )
+    elif found := difference(folder, read_json(record)):
+        raise UserError(
+            f"{folder.name} is not the same as at its first download: {found} (recorded in"
+            f" {record}); delete the record if the new one is to be trusted, and fetch again"
+        )
+
+
+def fetch_base_model(*, source: str, revision: str, output: Path) -> None:
+    """Download a model's weights, configuration and tokenizer at a pinned revision into folder `output`."""
+    with _work_folder(output) as work:
+        folder = _fresh(work / "model")
+        from huggingface_hub import snapshot_download
+        from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
+
+        try:
+            snapshot_download(
+                source,
+                revision=revision,
+                local_dir=folder,
+                allow_patterns=["*.json", "*.safetensors", "*.txt", "*.jinja"],
+            )
+        except GatedRepoError:
+            raise UserError(
+                f"{source} is gated: accept its terms at https://huggingface.co/{source}, and set HF_TOKEN in"
+                " the environment to a token of that account"
+            ) from None
+        except RepositoryNotFoundError:
+            raise UserError(
+                f"there is no model {source} at revision {revision} on the Hub, or it is private: then set"
+                " HF_TOKEN in the environment"
+            ) from None
+        except Exception as error:  # the Hub's client raises many kinds
+            reason = str(error).strip().splitlines()[0]
+            raise UserError(
+                f"cannot download {source} at {revision} ({type(error).__name__}: {reason}); where there"
+                " is no network, set models.base.source to a local folder"
+            ) from None
+        shutil.rmtree(folder / ".cache", ignore_errors=True)
+        _into_place(folder, output, work)
+    note(f"{source} is in {output}")
+
+
+@contextmanager
+def _work_folder(output: Path) -> Iterator[Path]:
+    """A folder beside `output`, of always the same name: what a break leaves behind goes at the next start."""
+    work = _fresh(output.with_name(f".{output.name}.part"))
+    try:
+        yield work
+    finally:
+        shutil.rmtree(work)
+
+
+def _fresh(folder: Path) -> Path:
+    if folder.exists():
+        shutil.rmtree(folder)
+    folder.mkdir(parents=True)
+    return folder
+
+
+def _into_place(folder: Path, output: Path, work: Path) -> None:
+    """Give the whole folder its name at once; what had the name (Snakemake makes `output`) goes with `work`."""
+    if os.path.lexists(output):
+        output.rename(work / "replaced")
+    folder.rename(output)
+
+
+if __name__ == "__main__":
+    stage(fetch_corpus, fetch_base_model, convokit_download)

@@ -1,0 +1,122 @@
+"""From PersuasionForGood to examples: each turn of the persuader, after the dialogue so far.
+
+The role is that of the utterance (`meta.role`: 0 persuader, 1 persuadee), not of the speaker; timestamps
+are null, so the order is that of the file.
+"""
+
+import math
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+
+from persuasion_rl.data.clean import clean
+from persuasion_rl.data.corpus import Conversation, Utterance, read_threads
+from persuasion_rl.data.examples import Budget, CleanTexts, Counts, Draft, RowMaker
+from persuasion_rl.data.prompts import Turn
+from persuasion_rl.files import UserError, keyed_number, write_json, write_jsonl
+from persuasion_rl.runtime.command import note, stage
+
+CLAIM = Turn("Claim", "I do not plan to donate a part of my payment to Save the Children.")
+ROLES = {0: "Persuader", 1: "Persuadee"}
+PAYMENT = 2.0
+"""Dollars that a persuadee had to give, the task's payment (Wang et al. 2019); some wrote down more."""
+
+
+def persuader_turns(
+    conversation: Conversation, texts: CleanTexts
+) -> Iterator[tuple[Utterance, list[Turn]]]:
+    """The persuader's utterances, each with the claim and the turns before it."""
+    turns = [CLAIM]
+    for utterance in conversation.utterances.values():
+        role = utterance.meta.get("role")
+        if role not in ROLES:
+            raise UserError(
+                f"conversation {conversation.id}: utterance {utterance.id} has meta.role {role!r};"
+                " PersuasionForGood has 0 (persuader) or 1 (persuadee)"
+            )
+        if ROLES[role] == "Persuader":
+            yield utterance, list(turns)
+        turns.append(Turn(ROLES[role], texts[utterance.text]))
+
+
+def drafts(corpus: Path, counts: Counts) -> Iterator[Draft]:
+    """The persuader's turns that answer something, with the dialogue so far."""
+    texts = CleanTexts(clean, counts["cleaned"])
+    for conversation in read_threads(corpus):
+        counts["read"]["conversations"] += 1
+        counts["read"]["utterances"] += len(conversation.utterances)
+        for utterance, turns in persuader_turns(conversation, texts):
+            counts["persuader"]["labelled"] += 1
+            if turns[-1] is CLAIM:
+                counts["persuader"]["opens_the_dialogue"] += 1
+                continue
+            metadata = {
+                "conversation_id": conversation.id,
+                "utterance_id": utterance.id,
+                "reply_to": utterance.reply_to,
+                "donation": conversation.meta.get("donation_ee"),
+            }
+            yield Draft(turns, texts[utterance.text], metadata)
+
+
+def selected(rows: list[dict], size: int, seed: int, by_donation: bool) -> list[dict]:
+    """`size` rows, each picked with a probability in proportion to its weight, without replacement.
+
+    The weight is 1, or with `by_donation` what the persuadee gave (at most the payment), so that turns of
+    dialogues without a donation are never picked. Weighted sampling by sorting keys: Efraimidis and
+    Spirakis 2006, "Weighted random sampling with a reservoir".
+    """
+
+    def weight(row: dict) -> float:
+        return min(row["metadata"]["donation"] or 0, PAYMENT) if by_donation else 1.0
+
+    def key(row: dict) -> float:
+        number = keyed_number("p4g", seed, row["metadata"]["utterance_id"])
+        return -math.log(1 - number) / weight(row)
+
+    return sorted((row for row in rows if weight(row) > 0), key=key)[:size]
+
+
+def process_p4g(
+    *,
+    corpus: Path,
+    tokenizer: Path,
+    examples: Path,
+    counts: Path,
+    min_tokens: int,
+    max_tokens: int,
+    max_context_tokens: int,
+    max_seq_length: int,
+    seed: int,
+    max_examples: int | None = None,
+    donation_weighted: bool = False,
+    prompt_format: str = "plain",
+) -> dict[str, dict[str, int]]:
+    """Write SFT rows of the persuader's turns, as `cmv.process_cmv` does, with "source": "p4g".
+
+    Of more than `max_examples` rows, or with `donation_weighted`, those that `selected` picks.
+    """
+    budget = Budget(min_tokens, max_tokens, max_context_tokens, max_seq_length)
+    maker = RowMaker("p4g", tokenizer, budget, prompt_format)
+    told: Counts = defaultdict(Counter)
+    found = maker.rows(list(drafts(corpus, told)))
+    told["persuader"] += Counter(row for row in found if isinstance(row, str))
+    rows = [row for row in found if isinstance(row, dict)]
+    if donation_weighted or (max_examples is not None and len(rows) > max_examples):
+        fitting = len(rows)
+        rows = selected(rows, max_examples or fitting, seed, donation_weighted)
+        told["persuader"]["not_selected"] = fitting - len(rows)
+    if not rows:
+        raise UserError(f"no usable turn of a persuader in {corpus}")
+    told["persuader"]["kept"] = len(rows)
+    told["made"]["examples"] = len(rows)
+    told["made"]["contexts_cut"] = sum(row["metadata"]["context_cut"] for row in rows)
+    write_jsonl(examples, rows)
+    write_json(counts, told)
+    for group, numbers in told.items():
+        note(f"{group}: " + ", ".join(f"{name} {count:,}" for name, count in numbers.items()))
+    return told
+
+
+if __name__ == "__main__":
+    stage(process_p4g)

@@ -1,0 +1,157 @@
+"""What the players' replies are like, apart from who wins: a long table with a row a player and measure.
+
+How a measure is defined stands at the function that computes it; `tabulate_behaviour` lists them all.
+"""
+
+from pathlib import Path
+
+from persuasion_rl.evaluation.markers import Markers
+from persuasion_rl.evaluation.measures import NOT_MEASURED, Measures
+from persuasion_rl.evaluation.memorised import SPAN, TrainingText
+from persuasion_rl.evaluation.players import read_players
+from persuasion_rl.files import read_json, read_jsonl
+from persuasion_rl.runtime.command import note, stage
+from persuasion_rl.statistics.intervals import bootstrap_rate
+
+REPEATED = 4
+"""Words of the n-grams whose repetition is counted."""
+
+
+def ngrams(text: list[str], n: int) -> list[tuple[str, ...]]:
+    return [tuple(text[i : i + n]) for i in range(len(text) - n + 1)]
+
+
+def repeated_share(text: list[str], n: int = REPEATED) -> float:
+    """The share of a reply's n-grams that stood in it before: seq-rep-n of Welleck et al. (2020), on words.
+
+    0 where a reply is too short to have any.
+    """
+    found = ngrams(text, n)
+    return 1 - len(set(found)) / len(found) if found else 0.0
+
+
+def distinct(texts: list[list[str]], n: int) -> float:
+    """Distinct n-grams of all texts together as a share of their n-grams (Li et al. 2016).
+
+    It falls as texts get longer or more, and so has no interval here: a bootstrap that draws a conversation twice
+    would count fewer distinct ones every time.
+    """
+    found = [gram for text in texts for gram in ngrams(text, n)]
+    return len(set(found)) / max(1, len(found))
+
+
+def tabulate_behaviour(
+    *,
+    responses: dict[str, Path],
+    losses: dict[str, Path],
+    train: Path,
+    concession: Path,
+    output: Path,
+    draws: int,
+    seed: int,
+    metrics: dict[str, Path] = {},
+    divergences: dict[str, Path] = {},
+    similarities: dict[str, Path] = {},
+) -> None:
+    """Write the table: player, measure, value, low, high, unit. What a player cannot have has no row.
+
+    Of every player: tokens, words, eos_rate, repeated_4grams, distinct_1, distinct_2, copied_words and
+    longest_copied_span (`copying`), concession_markers (`markers`), similarity_to_human ("not measured" without
+    an embedding model). Of models: validation_loss, perplexity. Of dpo models: pair_accuracy, and by
+    `divergence` kl_a_token, kl_a_reply, log_ratio_a_token, log_ratio_a_reply.
+
+    Args:
+        losses: model -> the file of `likelihood.measure_loss`. train: the SFT rows of the train side.
+        concession: the list of markers. metrics: dpo model -> its metrics.json.
+        divergences: dpo model -> the rows of `divergence.measure_divergence`.
+        similarities: player -> the rows of `similarity.compare_with_human`.
+    """
+    players = read_players(responses)
+    learned = TrainingText(row["response"] for row in read_jsonl(train))
+    conceding = Markers(concession)
+    table = Measures(draws, seed)
+    for player, rows in players.items():
+        _length_and_variety(table, player, rows)
+        _against_lists(table, player, rows, learned, conceding)
+        if player in similarities:
+            _similarity(table, player, list(read_jsonl(similarities[player])))
+        else:
+            table.value(player, "similarity_to_human", NOT_MEASURED, "cosine of embeddings")
+        if player in losses:
+            loss = read_json(losses[player])
+            table.value(player, "validation_loss", loss["validation_loss"], "nats a token")
+            table.value(player, "perplexity", loss["perplexity"], "a token")
+        if player in metrics:
+            _accuracy(table, player, read_json(metrics[player]))
+        if player in divergences:
+            _divergence(table, player, list(read_jsonl(divergences[player])))
+        note(f"{player}: measured")
+    table.write(output)
+
+
+def _conversations(rows: list[dict]) -> list[str]:
+    return [row["metadata"]["conversation_id"] for row in rows]
+
+
+def _length_and_variety(table: Measures, player: str, rows: list[dict]) -> None:
+    texts = [row["response"].split() for row in rows]
+    conversations = _conversations(rows)
+    for measure, values, unit in (
+        ("tokens", [row["metadata"]["tokens"] for row in rows], "tokens a reply"),
+        ("words", map(len, texts), "words a reply"),
+    ):
+        table.mean(player, measure, values, conversations, unit)
+    repeated = map(repeated_share, texts)
+    unit = "share of a reply's 4-grams"
+    table.mean(player, "repeated_4grams", repeated, conversations, unit, bootstrap_rate)
+    ended = [row["metadata"]["finish_reason"] == "stop" for row in rows]
+    unit = "share of replies that ended by themselves"
+    table.mean(player, "eos_rate", ended, conversations, unit, bootstrap_rate)
+    table.value(player, "distinct_1", distinct(texts, 1), "share of all words")
+    table.value(player, "distinct_2", distinct(texts, 2), "share of all bigrams")
+
+
+def _against_lists(
+    table: Measures, player: str, rows: list[dict], learned: TrainingText, conceding: Markers
+) -> None:
+    copied = [learned.copied(row["response"]) for row in rows]
+    conversations = _conversations(rows)
+    unit = f"share of a reply's words in training spans of {SPAN} words or more"
+    shares = [share for share, _ in copied]
+    table.mean(player, "copied_words", shares, conversations, unit, bootstrap_rate)
+    longest = max((span for _, span in copied), default=0)
+    table.value(player, "longest_copied_span", longest, "words, of all replies")
+    concedes = [conceding.within(row["response"]) for row in rows]
+    unit = "share of replies"
+    table.mean(player, "concession_markers", concedes, conversations, unit, bootstrap_rate)
+
+
+def _similarity(table: Measures, player: str, rows: list[dict]) -> None:
+    table.mean(
+        player,
+        "similarity_to_human",
+        [row["similarity"] for row in rows],
+        [row["conversation_id"] for row in rows],
+        "cosine of embeddings",
+    )
+
+
+def _accuracy(table: Measures, player: str, metrics: dict) -> None:
+    interval = [metrics.get(f"eval_reward_accuracy{end}", "") for end in ("", "_low", "_high")]
+    table.value(
+        player, "pair_accuracy", interval[0], "share of held-out pairs of its pool", *interval[1:]
+    )
+
+
+def _divergence(table: Measures, player: str, rows: list[dict]) -> None:
+    conversations = [row["conversation_id"] for row in rows]
+    for name in ("kl", "log_ratio"):
+        a_token = [row[name] / row["tokens"] for row in rows]
+        table.mean(player, f"{name}_a_token", a_token, conversations, "nats a token")
+        table.mean(
+            player, f"{name}_a_reply", [row[name] for row in rows], conversations, "nats a reply"
+        )
+
+
+if __name__ == "__main__":
+    stage(tabulate_behaviour)

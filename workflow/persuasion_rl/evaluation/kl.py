@@ -1,0 +1,77 @@
+"""How far a DPO model has gone from its parent, on its own replies to the held-out prompts, in nats."""
+
+from pathlib import Path
+
+from persuasion_rl.files import read_jsonl, write_jsonl
+from persuasion_rl.models.devices import pick_device, prepare_torch
+from persuasion_rl.models.loading import load_for_inference
+from persuasion_rl.runtime.command import note, stage
+
+
+def measure_divergence(
+    *,
+    base: Path,
+    lineage: list[Path],
+    responses: Path,
+    output: Path,
+    seed: int,
+    threads: int,
+    device: str = "auto",
+    trust_remote_code: bool = False,
+) -> None:
+    """Write a row a reply: {"prompt_id", "conversation_id", "tokens", "kl", "log_ratio"}, sums over its tokens.
+
+    kl is exact at every token (over the whole vocabulary, given what stands before it), and so never negative and of
+    less variance than the log ratio of the tokens that were drawn (Amini, Vieira and Cotterell 2025). Both are at
+    temperature 1, while the replies are sampled as the study samples: over the replies that readers see it is a mean,
+    and of the KL divergence between whole distributions of replies an estimate only where temperature and top_p are 1.
+
+    Args:
+        lineage: the adapters from the first one above the base to the model's own; the one before is its parent's.
+        responses: the model's rows of `generation.respond_to_evaluation`.
+    """
+    from tqdm import tqdm
+
+    prepare_torch(threads, seed, device)
+    device = pick_device(device)
+    model, tokenizer, _ = load_for_inference(base, lineage, device, trust_remote_code)
+    parent, _, _ = load_for_inference(base, lineage[:-1], device, trust_remote_code)
+    rows = []
+    for row in tqdm(list(read_jsonl(responses)), desc="divergence", unit="reply"):
+        prompt, reply = _token_ids(tokenizer, row)
+        if reply:
+            found = divergence(model, parent, prompt, reply)
+            name = {key: row["metadata"][key] for key in ("prompt_id", "conversation_id")}
+            rows.append({**name, "tokens": len(reply), **found})
+    write_jsonl(output, rows)
+    if rows:
+        mean = sum(row["kl"] / row["tokens"] for row in rows) / len(rows)
+        note(f"{output.name}: {mean:.4f} nats a token over {len(rows):,} replies")
+
+
+def _token_ids(tokenizer, row: dict) -> tuple[list[int], list[int]]:
+    """Prompt and reply, as `tokens` makes them; the reply with EOS where the model ended it."""
+    prompt = tokenizer(row["prompt"])["input_ids"]
+    reply = tokenizer(row["response"], add_special_tokens=False)["input_ids"]
+    ended = row["metadata"]["finish_reason"] == "stop"
+    return prompt, [*reply, tokenizer.eos_token_id] if ended else reply
+
+
+def divergence(model, parent, prompt: list[int], reply: list[int]) -> dict[str, float]:
+    """Both sums over a reply's tokens, in nats."""
+    import torch
+
+    ids = torch.tensor([prompt + reply], device=model.device)
+    with torch.inference_mode():
+        own, former = (
+            m(input_ids=ids).logits[0, len(prompt) - 1 : -1].float().log_softmax(-1)
+            for m in (model, parent)
+        )
+        kl = (own.exp() * (own - former)).sum()
+        drawn = ids[0, len(prompt) :, None]
+        log_ratio = (own.gather(1, drawn) - former.gather(1, drawn)).sum()
+    return {"kl": kl.item(), "log_ratio": log_ratio.item()}
+
+
+if __name__ == "__main__":
+    stage(measure_divergence)

@@ -1,0 +1,69 @@
+"""What a model makes of people's replies: the loss on them, nothing sampled."""
+
+import math
+from pathlib import Path
+
+from persuasion_rl.files import read_jsonl, write_json
+from persuasion_rl.models.devices import pick_device, prepare_torch
+from persuasion_rl.models.loading import load_for_inference
+from persuasion_rl.runtime.command import stage
+
+LOSS_TOKENS = 4096
+"""Tokens of a batch when the loss is measured: the logits of a large vocabulary fill a GPU."""
+
+
+def response_loss(model, tokenizer, rows: list[tuple[str, str]]) -> float:
+    """Mean negative log-likelihood, in nats a token, of the responses (EOS included) given their prompts."""
+    import torch
+    from tqdm import tqdm
+
+    prompts = tokenizer([prompt for prompt, _ in rows])["input_ids"]
+    replies = tokenizer([response for _, response in rows], add_special_tokens=False)["input_ids"]
+    responses = [[*reply, tokenizer.eos_token_id] for reply in replies]  # as `tokens` makes them
+    pairs = sorted(zip(prompts, responses, strict=True), key=lambda pair: -len(pair[0] + pair[1]))
+    total = tokens = 0.0
+    with tqdm(total=len(pairs), desc="loss", unit="row") as bar:
+        while pairs:
+            width = len(pairs[0][0] + pairs[0][1])
+            size = max(1, LOSS_TOKENS // width)
+            batch, pairs = pairs[:size], pairs[size:]
+            ids = torch.full((len(batch), width), tokenizer.pad_token_id)
+            supervised = torch.zeros((len(batch), width), dtype=torch.bool)
+            for i, (prompt, response) in enumerate(batch):
+                ids[i, : len(prompt) + len(response)] = torch.tensor(prompt + response)
+                supervised[i, len(prompt) : len(prompt) + len(response)] = True
+            ids, supervised = ids.to(model.device), supervised.to(model.device)[:, 1:]
+            with torch.inference_mode():
+                # Padding follows the responses, so causal attention never sees it.
+                logits = model(input_ids=ids).logits[:, :-1][supervised].float()
+            total += torch.nn.functional.cross_entropy(
+                logits, ids[:, 1:][supervised], reduction="sum"
+            ).item()
+            tokens += supervised.sum().item()
+            bar.update(len(batch))
+    return total / tokens
+
+
+def measure_loss(
+    *,
+    base: Path,
+    held_out: Path,
+    output: Path,
+    seed: int,
+    threads: int,
+    device: str = "auto",
+    trust_remote_code: bool = False,
+    lineage: list[Path] = [],
+) -> dict[str, float]:
+    """Write {"validation_loss": nats a token of the replies in `held_out` (SFT rows), "perplexity", "rows"}."""
+    prepare_torch(threads, seed, device)
+    model, tokenizer, _ = load_for_inference(base, lineage, pick_device(device), trust_remote_code)
+    human = [(row["input_text"], row["response"]) for row in read_jsonl(held_out)]
+    nats = response_loss(model, tokenizer, human)
+    found = {"validation_loss": nats, "perplexity": math.exp(nats), "rows": len(human)}
+    write_json(output, found)
+    return found
+
+
+if __name__ == "__main__":
+    stage(measure_loss)

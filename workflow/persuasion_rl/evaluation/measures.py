@@ -1,0 +1,54 @@
+"""A long table of measures: one row a player and measure, with its unit and, where it has one, its 95% interval."""
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from persuasion_rl.files import write_csv
+from persuasion_rl.statistics.intervals import Interval, bootstrap_mean
+
+NOT_MEASURED = "not measured"
+COLUMNS = ["player", "measure", "value", "low", "high", "unit"]
+
+
+class Measures:
+    """Collects rows and writes them.
+
+    Args:
+        draws, seed: of the bootstrap over conversations.
+    """
+
+    def __init__(self, draws: int, seed: int):
+        self._draws, self._seed = draws, seed
+        self.rows: list[dict] = []
+
+    def mean(
+        self,
+        player: str,
+        measure: str,
+        values: Iterable[float],
+        conversations: list[str],
+        unit: str,
+        estimate: Callable[..., Interval] = bootstrap_mean,
+    ) -> None:
+        """The mean of a number a reply with its interval over conversations.
+
+        Args:
+            estimate: `statistics.bootstrap_rate` for a share of replies.
+        """
+        found = estimate(list(map(float, values)), conversations, self._draws, self._seed)
+        self.value(player, measure, found.value, unit, found.low, found.high)
+
+    def value(
+        self,
+        player: str,
+        measure: str,
+        value: float | str,
+        unit: str,
+        low: float | str = "",
+        high: float | str = "",
+    ) -> None:
+        """A number as it is, or NOT_MEASURED."""
+        self.rows.append(dict(zip(COLUMNS, (player, measure, value, low, high, unit), strict=True)))
+
+    def write(self, path: Path) -> None:
+        write_csv(path, self.rows, COLUMNS)

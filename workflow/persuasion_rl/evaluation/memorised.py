@@ -1,0 +1,72 @@
+"""Finds text that was learned by heart: spans of a reply that stand word for word in a training reply.
+
+A span counts from 8 words on, compared in lower case and without punctuation, as Radford et al. (2019, section 4,
+"Generalization vs Memorization") compare web text with its training set.
+"""
+
+from collections.abc import Iterable
+from itertools import chain
+
+import numpy as np
+
+from persuasion_rl.evaluation.markers import words
+
+SPAN = 8
+FACTOR = np.uint64(0x9E3779B97F4A7C15)
+"""Of the hash of a window; odd, so that no word is lost. Equal hashes are compared word by word."""
+BETWEEN, UNKNOWN = 0, -1
+"""What stands between two training replies, and what a word is that none of them has."""
+
+
+class TrainingText:
+    """All training replies as one row of word ids, with its windows of SPAN words in the order of their hashes.
+
+    Memory: 4 bytes a word for the ids, 8 for the hash and 8 for the place of its window.
+    """
+
+    def __init__(self, replies: Iterable[str]):
+        self._ids: dict[str, int] = {}
+        self._text = np.fromiter(chain.from_iterable(map(self._learned, replies)), dtype=np.int32)
+        hashes = _hashes(self._text)
+        self._places = np.argsort(hashes, kind="stable")
+        self._hashes = hashes[self._places]
+
+    def _learned(self, reply: str) -> Iterable[int]:
+        for word in words(reply):
+            yield self._ids.setdefault(word, len(self._ids) + 1)
+        yield BETWEEN
+
+    def copied(self, reply: str) -> tuple[float, int]:
+        """The share of a reply's words that lie in a copied span, and the words of its longest one (or 0)."""
+        text = np.array([self._ids.get(word, UNKNOWN) for word in words(reply)], dtype=np.int32)
+        covered = np.zeros(len(text), dtype=bool)
+        longest = 0
+        before, reach_before = np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64)
+        for start, hash_ in enumerate(_hashes(text)):
+            places = self._found(hash_, text[start : start + SPAN])
+            reach = np.full(len(places), SPAN)
+            goes_on = np.isin(places, before + 1)  # copied from where the window before was
+            reach[goes_on] = reach_before[np.isin(before + 1, places)] + 1
+            before, reach_before = places, reach
+            if len(places):
+                covered[start : start + SPAN] = True
+                longest = max(longest, int(reach.max()))
+        return (float(covered.mean()) if len(text) else 0.0), longest
+
+    def _found(self, hash_: np.uint64, window: np.ndarray) -> np.ndarray:
+        """Where a window of a reply stands in the training text, in order."""
+        low = np.searchsorted(self._hashes, hash_, "left")
+        high = np.searchsorted(self._hashes, hash_, "right")
+        places = self._places[low:high]
+        same = self._text[places[:, None] + np.arange(SPAN)] == window
+        return places[same.all(axis=1)]
+
+
+def _hashes(text: np.ndarray) -> np.ndarray:
+    """A hash of every window of SPAN words, modulo 2^64."""
+    windows = max(0, len(text) - SPAN + 1)
+    hashes = np.zeros(windows, dtype=np.uint64)
+    for step in range(SPAN):
+        hashes *= FACTOR
+        hashes += text[step : step + windows].astype(np.uint64)
+    return hashes ^ (hashes >> np.uint64(29))

@@ -1,0 +1,72 @@
+"""The judge `delta`: the reward model that the workflow trains (`reward`)."""
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+from persuasion_rl.judges.base import Comparison, ScoringJudge
+from persuasion_rl.models.devices import pick_device
+from persuasion_rl.models.loading import check_lineage, load_classifier, load_tokenizer
+
+
+class DeltaJudge(ScoringJudge):
+    """The workflow's reward model, trained on replies that won a delta and replies that did not.
+
+    Its preference is 2 P(first wins) - 1 under the Bradley-Terry model of its two rewards.
+    """
+
+    name = "delta"
+    tie_margin = 0.05
+
+    def __init__(self, base: Path, adapter: Path, device: str, batch_size: int = 64):
+        self._score = load_scorer(base, adapter, device, batch_size)
+        self._rewards: dict[tuple[str, str], float] = {}
+
+    def prefer(self, comparisons: list[Comparison]) -> list[float]:
+        texts = {(c.prompt, response) for c in comparisons for response in (c.first, c.second)}
+        new = sorted(texts - self._rewards.keys())
+        self._rewards.update(zip(new, self._score(new), strict=True))
+        return [
+            math.tanh((self._rewards[c.prompt, c.first] - self._rewards[c.prompt, c.second]) / 2)
+            for c in comparisons
+        ]
+
+
+def load_scorer(
+    base: Path, adapter: Path, device: str, batch_size: int
+) -> Callable[[list[tuple[str, str]]], list[float]]:
+    """A function from (prompt, response) pairs to rewards, of a reward model whose base is checked."""
+    import torch
+    from peft import PeftModel
+
+    from persuasion_rl.training.unpadding import compute_without_padding
+
+    check_lineage(base, [adapter])
+    device = pick_device(device)
+    tokenizer = load_tokenizer(base)
+    model = load_classifier(base, device, tokenizer.pad_token_id)
+    compute_without_padding(model)
+    model = PeftModel.from_pretrained(model, adapter.parent).eval()
+
+    def score(texts: list[tuple[str, str]]) -> list[float]:
+        if not texts:
+            return []
+        prompts = tokenizer([prompt for prompt, _ in texts])["input_ids"]
+        replies = tokenizer([reply for _, reply in texts], add_special_tokens=False)["input_ids"]
+        whole = [p + r + [tokenizer.eos_token_id] for p, r in zip(prompts, replies, strict=True)]
+        order = sorted(range(len(whole)), key=lambda i: len(whole[i]))
+        rewards = [0.0] * len(whole)
+        for start in range(0, len(order), batch_size):
+            batch = order[start : start + batch_size]
+            inputs = tokenizer.pad(
+                {"input_ids": [whole[i] for i in batch]}, padding_side="right", return_tensors="pt"
+            ).to(device)
+            with torch.inference_mode():
+                logits = model(
+                    input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"]
+                ).logits
+            for i, reward in zip(batch, logits[:, 0].float().tolist(), strict=True):
+                rewards[i] = reward
+        return rewards
+
+    return score

@@ -1,0 +1,76 @@
+"""Threads, seeds, devices and number formats, as every stage with a model has them."""
+
+import os
+import warnings
+
+from persuasion_rl.files import UserError
+from persuasion_rl.runtime.leases import lease_one
+
+
+def prepare_torch(threads: int, seed: int, device: str) -> None:
+    """Fix threads and seeds before anything is made; nothing here looks for a network.
+
+    Fixed threads make a run on the CPU repeatable to the bit. The process gets a GPU of its own where there are any
+    (`leases`), and sees no other, since transformers' Trainer would spread each batch over them; with the device "cpu"
+    it sees none.
+    """
+    if device == "cpu":
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    else:
+        lease_one()  # before torch looks around
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    # trl sets deprecated names of transformers' arguments, and dataloaders warn where no GPU is.
+    warnings.filterwarnings("ignore", message=".*is deprecated and will be removed in v6.*")
+    warnings.filterwarnings("ignore", message=".*pin_memory.*")
+    import torch
+    import transformers
+
+    torch.set_num_threads(threads)
+    transformers.set_seed(seed)
+
+
+def pick_device(wanted: str) -> str:
+    """ "cuda" or "cpu"; UserError where "cuda" is wanted and there is none.
+
+    One of several processes (accelerate launch) gets the GPU of its number.
+    """
+    import torch
+
+    if wanted == "cuda" and not torch.cuda.is_available():
+        raise UserError("device: cuda, but no CUDA device is here; set `device: cpu` or `auto`")
+    if wanted == "cpu" or not torch.cuda.is_available():
+        return "cpu"
+    torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
+    return "cuda"
+
+
+def pick_dtype(device: str):
+    """bfloat16 where the GPU has it, float16 on older ones (T4), float32 on a CPU."""
+    import torch
+
+    if device == "cpu":
+        return torch.float32
+    # Emulated bfloat16 would be reported as there, and crawl.
+    has_bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.bfloat16 if has_bf16 else torch.float16
+
+
+def peak_flops(device: str) -> float:
+    """Floating-point operations a second of a large matrix product, measured here and now."""
+    import time
+
+    import torch
+
+    size, times = (8192, 10) if device == "cuda" else (1024, 3)
+    matrix = torch.rand(size, size, device=device, dtype=pick_dtype(device))
+    matrix @ matrix
+    finish = torch.cuda.synchronize if device == "cuda" else lambda: None
+    finish()
+    best = float("inf")
+    for _ in range(times):
+        started = time.perf_counter()
+        matrix @ matrix
+        finish()
+        best = min(best, time.perf_counter() - started)
+    return 2 * size**3 / best

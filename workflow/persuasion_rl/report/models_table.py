@@ -1,0 +1,172 @@
+"""Compares a study's trained models: what each was made from, how it ended, and how much seeds alone change.
+
+Models that differ in nothing but the seed, their own or that of a model above them, are one group. A spread
+over seeds is about the noise of training (initial adapter, order of rows, dropout): all models of a group
+learn from the same rows and are measured on the same rows, so it says nothing about other data. For that
+there are intervals: of a reward accuracy, where its training measured one, and of the evaluation.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
+
+from persuasion_rl.files import read_json, write_csv
+from persuasion_rl.runtime.command import note, stage
+
+FROM_METRICS = (
+    "train_rows",
+    "steps",
+    "trainable_parameters",
+    "eval_loss_before",
+    "eval_loss",
+    "eval_reward_accuracy",
+    "eval_reward_accuracy_low",
+    "eval_reward_accuracy_high",
+    "eval_reward_margin",
+)
+MODEL_COLUMNS = ["model", "parent", "method", "pool", "seed", "differs", "group", *FROM_METRICS]
+SPREAD = ("eval_loss", "eval_reward_accuracy")
+SEED_COLUMNS = ["group", "models", "method", "pool", "differs", "seeds"] + [
+    f"{name}_{statistic}" for name in SPREAD for statistic in ("mean", "sd")
+]
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A trained model: what it was made from, as its recipe.json and the study have it, and its metrics.
+
+    Attributes:
+        pool: whose labels a dpo model learned from; None for a supervised one.
+        recipe: the whole recipe, not only what differs.
+    """
+
+    parent: str
+    method: str
+    pool: str | None
+    seed: int
+    recipe: dict[str, Any]
+    metrics: dict[str, Any]
+
+
+def compare_models(
+    *,
+    metrics: dict[str, Path],
+    recipes: dict[str, Path],
+    common: str,
+    models: Path,
+    seeds: Path,
+    pools: dict[str, str] = {},
+) -> None:
+    """Write one table with a row a model, and one with a row a group of several seeds (maybe none).
+
+    Losses are in nats. Where a metric has no value (a supervised model has no reward accuracy), the field is
+    empty. Standard deviations are those of a sample (n - 1).
+
+    Args:
+        metrics: model -> its metrics.json, in the order of the study. recipes: model -> its recipe.json.
+        common: the recipe of each method, as JSON.
+        models, seeds: the tables that are written. pools: dpo model -> its pool.
+    """
+    trained = {name: _read(metrics[name], recipes[name], pools.get(name)) for name in metrics}
+    rows = model_rows(trained, json.loads(common))
+    spread = seed_rows(trained, rows)
+    write_csv(models, rows, MODEL_COLUMNS)
+    write_csv(seeds, spread, SEED_COLUMNS)
+    note(f"{models}: {len(rows)} models, {len(spread)} groups of several seeds")
+
+
+def _read(metrics: Path, recipe: Path, pool: str | None) -> Trained:
+    measured, made = read_json(metrics), read_json(recipe)
+    return Trained(made["parent"], measured["method"], pool, made["seed"], made["recipe"], measured)
+
+
+def model_rows(trained: dict[str, Trained], common: dict[str, dict]) -> list[dict[str, Any]]:
+    """One row a model, with the keys of MODEL_COLUMNS; a group is named by its first model and stands together.
+
+    Args:
+        common: method -> its recipe.
+    """
+    first: dict[str, str] = {}
+    rows = [
+        {
+            "model": name,
+            "parent": model.parent,
+            "method": model.method,
+            "pool": model.pool,
+            "seed": model.seed,
+            "differs": differences(model.recipe, common[model.method]),
+            "group": first.setdefault(_made_like(name, trained), name),
+        }
+        | {key: model.metrics.get(key) for key in FROM_METRICS}
+        for name, model in trained.items()
+    ]
+    return sorted(rows, key=lambda row: list(trained).index(row["group"]))
+
+
+def differences(recipe: dict[str, Any], common: dict[str, Any]) -> str:
+    """What a recipe has other than the common one, as in "beta=0.5, loss_type=sigmoid+sft"."""
+    return ", ".join(
+        f"{key}={_words(recipe.get(key))}"
+        for key in sorted(recipe.keys() | common.keys())
+        if _words(recipe.get(key)) != _words(common.get(key))
+    )
+
+
+def _words(value: Any) -> str:
+    """A setting as text. A list of one entry reads as the entry: a recipe.json cannot tell them apart."""
+    if isinstance(value, list):
+        return "+".join(map(_words, value))
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _made_like(name: str, trained: dict[str, Trained]) -> str:
+    """What a model and those above it were made from, without the seeds."""
+    if name not in trained:
+        return name
+    model = trained[name]
+    settings = {key: _words(value) for key, value in model.recipe.items()}
+    above = _made_like(model.parent, trained)
+    return json.dumps([above, model.method, model.pool, settings], sort_keys=True)
+
+
+def seeds_behind(name: str, made: Mapping[str, tuple[str, int]]) -> tuple[int, ...]:
+    """The seeds of the models from the first one above the base to this one: of models that differ in nothing else,
+    two with the same seeds are the same training.
+
+    Args:
+        made: model -> its parent and its seed.
+    """
+    if name not in made:
+        return ()
+    parent, seed = made[name]
+    return (*seeds_behind(parent, made), seed)
+
+
+def seed_rows(trained: dict[str, Trained], rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """One row a group that has more than one seed, with the keys of SEED_COLUMNS.
+
+    A model whose seeds are all those of another one of its group is the same training again and not counted.
+    """
+    made = {name: (model.parent, model.seed) for name, model in trained.items()}
+    groups: dict[str, dict[tuple[int, ...], dict]] = {}
+    for row in rows:
+        groups.setdefault(row["group"], {}).setdefault(seeds_behind(row["model"], made), row)
+    return [_spread(list(runs.values())) for runs in groups.values() if len(runs) > 1]
+
+
+def _spread(runs: list[dict[str, Any]]) -> dict[str, Any]:
+    """The row of a group: what its models share, then mean and standard deviation over them."""
+    row = {key: runs[0][key] for key in ("group", "method", "pool", "differs")}
+    row |= {"models": " ".join(run["model"] for run in runs), "seeds": len(runs)}
+    for name in SPREAD:
+        values = [run[name] for run in runs]
+        if None not in values:
+            row |= {f"{name}_mean": fmean(values), f"{name}_sd": stdev(values)}
+    return row
+
+
+if __name__ == "__main__":
+    stage(compare_models)

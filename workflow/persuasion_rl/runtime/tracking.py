@@ -1,0 +1,60 @@
+"""Reports trainings to Weights & Biases where the config says so. It is never needed, and never waited for.
+
+history.jsonl and the report's curves are made in any case.
+"""
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from persuasion_rl.runtime.command import is_main_process, note
+
+WAIT_S = 30
+"""How long the server may take to answer."""
+
+
+def start_tracking(
+    config: dict[str, Any],
+    mode: str = "off",
+    project: str | None = None,
+    name: str | None = None,
+    folder: str = ".",
+) -> list[str]:
+    """Open a run and return what transformers' Trainer reports to.
+
+    Without a key, or where the server does not answer in time, an online run is an offline one: its files wait
+    in `folder` for `wandb sync`.
+
+    Args:
+        config: what the run's page shows of its settings.
+        mode: "off", "offline" or "online". The key is the environment's WANDB_API_KEY.
+    """
+    if mode == "off" or not is_main_process():
+        return []
+    import wandb
+
+    if mode == "online" and not os.environ.get("WANDB_API_KEY"):
+        note("wandb: no WANDB_API_KEY, so this run is kept offline; `wandb sync` sends it")
+        mode = "offline"
+    os.environ |= {"WANDB_SILENT": "true", "WANDB_WATCH": "false", "WANDB_LOG_MODEL": "false"}
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    for attempt in dict.fromkeys((mode, "offline")):
+        settings = wandb.Settings(
+            init_timeout=WAIT_S, login_timeout=WAIT_S, finish_timeout=2 * WAIT_S
+        )
+        try:
+            wandb.init(
+                project=project, name=name, dir=folder, mode=attempt, config=config, settings=settings
+            )  # fmt: skip
+            return ["wandb"]
+        except (wandb.errors.Error, OSError) as error:
+            note(f"wandb: the {attempt} run did not start ({' '.join(str(error).split())[:200]})")
+    note("wandb: this training is not tracked; history.jsonl has all of it")
+    return []
+
+
+def end_tracking() -> None:
+    """Close the run, if one is open."""
+    if "wandb" in sys.modules and sys.modules["wandb"].run is not None:
+        sys.modules["wandb"].finish()

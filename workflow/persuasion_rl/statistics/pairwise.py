@@ -1,0 +1,262 @@
+"""Statistics of pairwise comparisons and of agreement, for all draws of a bootstrap at once.
+
+Points are 1 for a win, .5 for a tie and 0 for a loss, as in the win rates.
+"""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from persuasion_rl.statistics.intervals import Interval, Resamples, Z, wilson
+
+PRIOR = 1.0
+"""Ties that every player is given with a player of average strength, and every pair of players with each other at
+equal length: without them, who never wins would have no finite strength."""
+STEPS, CLOSE = 50, 1e-9
+"""Newton's method ends when no coefficient moves by more than this, or after so many steps."""
+
+
+def logistic(x: np.ndarray) -> np.ndarray:
+    return 1 / (1 + np.exp(-np.clip(x, -30, 30)))
+
+
+def bradley_terry(games: np.ndarray, prior: float = PRIOR) -> np.ndarray:
+    """Log-strengths, of mean zero, under which a player's expected points are those that it has (Bradley & Terry 1952;
+    a tie is half a win for both, so a difference of strengths is the logit of an expected win rate).
+
+    Args:
+        games: (n, players, players), points of the row's player against the column's, for n samples.
+    Returns:
+        (n, players).
+    """
+    played = games + games.transpose(0, 2, 1)
+    points = games.sum(axis=2)
+    count = games.shape[1]
+    strength = np.zeros(points.shape)
+    for _ in range(STEPS):
+        expected = logistic(strength[:, :, None] - strength[:, None, :])
+        average = logistic(strength)
+        gradient = points - (played * expected).sum(axis=2) + prior * (0.5 - average)
+        weight = played * expected * (1 - expected)
+        information = -weight
+        diagonal = weight.sum(axis=2) + prior * average * (1 - average)
+        information[:, range(count), range(count)] += diagonal
+        step = np.linalg.solve(information, gradient[:, :, None])[:, :, 0]
+        strength = strength + step
+        if np.abs(step).max() < CLOSE:
+            break
+    return strength - strength.mean(axis=1, keepdims=True)
+
+
+def standings(games: np.ndarray, resamples: Resamples) -> list[tuple[Interval, Interval]]:
+    """Each player's strength against the first player, and its rank, with intervals.
+
+    Two players of whom one always won give every draw the same. Such a pair is fitted once more with the lowest share
+    that Wilson's interval allows (`_doubted`), and intervals reach at least to what follows from that.
+
+    Args:
+        games: (rows, players, players), points of the row's player against the column's.
+    """
+    whole = games.sum(axis=0)
+    estimate, drawn = resamples.of_sums(games, bradley_terry)
+    fits = np.stack([estimate, bradley_terry(_doubted(whole, resamples.size)[None])[0]])
+    against_first, places = fits - fits[:, :1], ranks(fits)
+    drawn_against_first, drawn_places = drawn - drawn[:, :1], ranks(drawn)
+    return [
+        (
+            _reaching(against_first[:, who], drawn_against_first[:, who], resamples),
+            _reaching(places[:, who], drawn_places[:, who], resamples),
+        )
+        for who in range(len(whole))
+    ]
+
+
+def _reaching(fits: np.ndarray, drawn: np.ndarray, resamples: Resamples) -> Interval:
+    """The interval of the first fit, stretched to hold all."""
+    found = resamples.interval(fits[0], drawn)
+    return Interval(found.value, min(found.low, *fits), max(found.high, *fits))
+
+
+def _doubted(games: np.ndarray, conversations: int) -> np.ndarray:
+    """Points in which who won every game of a pair has the low end of Wilson's interval for that."""
+    played = games + games.T
+    trials = np.minimum(played, conversations)
+    share = np.divide(trials, trials + Z**2, out=np.zeros_like(played), where=played > 0)
+    doubted = np.where(games == played, share * played, games)
+    return np.where((games == 0) & (played > 0), (1 - share) * played, doubted)
+
+
+def ranks(strengths: np.ndarray) -> np.ndarray:
+    """(n, players) -> ranks from 1, the strongest first; equal ones share one."""
+    return 1 + (strengths[:, None, :] > strengths[:, :, None] + 1e-7).sum(axis=2)
+
+
+def length_controlled(
+    points: Sequence[float], longer: Sequence[float], resamples: Resamples
+) -> Interval:
+    """The win rate that a judge would give at equal length: a logistic regression of the points on the difference in
+    length, at zero. The term is that of Dubois et al. (2024), the tanh of the difference in its standard deviations:
+    what a judge gives for length saturates, and a straight line would then blame the player for it. Their term for the
+    prompt's difficulty is left out.
+
+    Args:
+        points: a game each; where all are the same, length explains nothing and the interval is Wilson's.
+        longer: words of the first response less those of the second.
+    """
+    points, longer = np.asarray(points, float), np.asarray(longer, float)
+    if len(set(points)) == 1:
+        return wilson(float(points[0]), resamples.size)
+    terms = np.stack([np.ones_like(longer), np.tanh(longer / (longer.std() or 1))], axis=1)
+    weights = np.vstack([np.ones(len(points)), resamples.times[:, resamples.member]])
+    rates = logistic(_fitted(terms, points, weights)[:, 0])
+    return resamples.interval(rates[0], rates[1:])
+
+
+def _fitted(terms: np.ndarray, points: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Coefficients (n, terms) of logistic regressions of `points` (rows,) on `terms` (rows, terms) under n `weights`
+    (n, rows), with the prior on each coefficient."""
+    pairs = (terms[:, :, None] * terms[:, None, :]).reshape(len(terms), -1)
+    count = terms.shape[1]
+    fitted = np.zeros((len(weights), count))
+    for _ in range(STEPS):
+        expected = logistic(fitted @ terms.T)
+        average = logistic(fitted)
+        gradient = (weights * (points - expected)) @ terms + PRIOR * (0.5 - average)
+        information = ((weights * expected * (1 - expected)) @ pairs).reshape(-1, count, count)
+        information[:, range(count), range(count)] += PRIOR * average * (1 - average)
+        step = np.linalg.solve(information, gradient[:, :, None])[:, :, 0]
+        fitted = fitted + step
+        if np.abs(step).max() < CLOSE:
+            break
+    return fitted
+
+
+def sign_flip(points: Sequence[float], resamples: Resamples, draws: int = 10_000) -> float:
+    """The two-sided p-value of "the two players are alike": the share of draws, in which each conversation's result is
+    turned round or not by a coin, that lie as far from one half (a randomisation test; Fisher 1935)."""
+    excess = resamples.by_conversation(np.asarray(points, float) - 0.5)
+    signs = np.random.default_rng(resamples.seed).integers(0, 2, (draws, len(excess))) * 2 - 1
+    drawn = np.abs(signs @ excess)
+    return float((1 + (drawn >= abs(excess.sum()) - 1e-9).sum()) / (1 + draws))
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """P-values corrected for their number (Holm 1979), in the given order."""
+    order = np.argsort(p_values, kind="stable")
+    corrected, largest = [0.0] * len(order), 0.0
+    for place, which in enumerate(order):
+        largest = max(largest, min(1.0, (len(order) - place) * p_values[which]))
+        corrected[which] = largest
+    return corrected
+
+
+def effect(rate: float) -> float:
+    """Cohen's h (1988) of a win rate against one half: .2 is small, .5 medium, .8 large."""
+    return float(2 * np.arcsin(np.sqrt(rate)) - np.pi / 2)
+
+
+def prompts_needed(difference: float, comparisons: int = 1, power: float = 0.8) -> int:
+    """Prompts, one game each and no ties, that show a win rate of one half plus `difference` with this probability (the
+    normal approximation): at the two-sided 5% level, divided by the number of comparisons, as Holm's first step does."""
+    return int(np.ceil((_reach(comparisons, power) / 2 / difference) ** 2 - 0.5))
+
+
+def detectable(prompts: int, comparisons: int = 1, power: float = 0.8) -> float:
+    """The difference from one half that so many prompts show with this probability."""
+    return float(_reach(comparisons, power) / 2 / np.sqrt(prompts))
+
+
+def _reach(comparisons: int, power: float) -> float:
+    from scipy.stats import norm
+
+    return float(norm.ppf(1 - 0.025 / comparisons) + norm.ppf(power))
+
+
+def over_seeds(
+    points: Sequence[Sequence[float]], conversations: Sequence[str], draws: int, seed: int
+) -> Interval:
+    """The mean win rate over training seeds, with an interval for other seeds and other conversations.
+
+    Two sources make it vary. One is the seeds: the variance of their means, divided by their number, with Student's
+    quantile of one degree of freedom less than seeds (12.7 of two seeds, 4.3 of three: that few say little about
+    seeds, and the interval says so). The other is what all seeds share, the conversations: the mean covariance of
+    their means over the draws. Each has its own quantile, and the widths add in squares (MOVER: Zou & Donner 2008).
+
+    Args:
+        points: (seeds, rows), each seed's points in the same rows.
+    """
+    from scipy.special import stdtrit
+
+    points = np.asarray(points, dtype=float)
+    resamples = Resamples(conversations, draws, seed)
+    if points.min() == points.max():
+        return wilson(float(points[0, 0]), resamples.size)
+    seeds = len(points)
+    rows = np.vstack([points, np.ones(points.shape[1])]).T
+    means, drawn = resamples.of_sums(rows, lambda sums: sums[:, :-1] / sums[:, -1:])
+    covariance = np.cov(drawn.T)
+    shared = (covariance.sum() - np.trace(covariance)) / (seeds * (seeds - 1))
+    from_seeds = stdtrit(seeds - 1, 0.975) * np.sqrt(means.var(ddof=1) / seeds)
+    half = np.hypot(from_seeds, resamples.quantile * np.sqrt(max(shared, 0.0)))
+    mean = float(means.mean())
+    return Interval(mean, float(max(mean - half, 0.0)), float(min(mean + half, 1.0)))
+
+
+# Agreement
+
+
+def cohens_kappa(confusion: np.ndarray) -> np.ndarray:
+    """Cohen's kappa (1960) of (n, labels, labels) counts; 0 where both only ever give one and the same label."""
+    total = confusion.sum(axis=(1, 2))
+    agreed = np.trace(confusion, axis1=1, axis2=2) / total
+    chance = (confusion.sum(axis=1) * confusion.sum(axis=2)).sum(axis=1) / total**2
+    return np.divide(agreed - chance, 1 - chance, out=np.zeros_like(agreed), where=chance < 1)
+
+
+def kappa(one: Sequence[str], other: Sequence[str], resamples: Resamples) -> Interval:
+    """Cohen's kappa of two labellers of the same rows, with its interval."""
+    names = {name: place for place, name in enumerate(sorted({*one, *other}))}
+    rows = np.zeros((len(one), len(names), len(names)))
+    rows[range(len(one)), [names[n] for n in one], [names[n] for n in other]] = 1
+    return _agreement(rows, cohens_kappa, resamples)
+
+
+def _agreement(
+    rows: np.ndarray, coefficient: Callable[[np.ndarray], np.ndarray], resamples: Resamples
+) -> Interval:
+    """A coefficient of counts (rows, labels, labels) with its interval. Where all agree, so do all draws: the low end is
+    then the coefficient of the lowest agreement that Wilson's interval allows. One label alone tells nothing."""
+    found = resamples.interval(*resamples.of_sums(rows, coefficient))
+    counts = rows.sum(axis=0)
+    agreed = np.diag(counts)
+    if agreed.sum() < counts.sum():
+        return found
+    chance = ((agreed / agreed.sum()) ** 2).sum()
+    if chance == 1:
+        return Interval(found.value, -1.0, 1.0)
+    lowest = wilson(1.0, resamples.size).low
+    return Interval(
+        found.value, min(found.low, float((lowest - chance) / (1 - chance))), found.high
+    )
+
+
+def krippendorffs_alpha(coincidences: np.ndarray) -> np.ndarray:
+    """Krippendorff's alpha (nominal) of (n, labels, labels) coincidences; 0 where there is only one label."""
+    total = coincidences.sum(axis=(1, 2))
+    by_label = coincidences.sum(axis=2)
+    differ = total - np.trace(coincidences, axis1=1, axis2=2)
+    chance = (total**2 - (by_label**2).sum(axis=1)) / (total - 1)
+    return 1 - np.divide(differ, chance, out=np.ones_like(differ), where=chance > 0)
+
+
+def alpha(votes: Sequence[Sequence[str]], resamples: Resamples) -> Interval:
+    """Krippendorff's alpha of any number of votes a row, with its interval; rows with one vote say nothing."""
+    names = {name: place for place, name in enumerate(sorted({v for row in votes for v in row}))}
+    rows = np.zeros((len(votes), len(names), len(names)))
+    for row, given in enumerate(votes):
+        if len(given) > 1:
+            counts = np.zeros(len(names))
+            np.add.at(counts, [names[vote] for vote in given], 1)
+            pairs = np.outer(counts, counts) - np.diag(counts)
+            rows[row] = pairs / (len(given) - 1)
+    return _agreement(rows, krippendorffs_alpha, resamples)

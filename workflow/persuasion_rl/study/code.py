@@ -1,0 +1,130 @@
+"""Digests of the package's modules, so that a changed module makes the outputs of its stages stale.
+
+A digest is over the code without comments, docstrings and layout: rewording them changes nothing. Nor does another
+version of Python.
+"""
+
+import ast
+import json
+from collections.abc import Iterator
+from contextlib import suppress
+from functools import cache
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+
+PACKAGE = Path(__file__).parents[1]
+AROUND = ("runtime.", "study.")
+"""What is around a job and writes no artifact: rewording it must train nothing anew."""
+KEPT = Path(".snakemake/code_digests.jsonl")
+"""Digests of sources that were read before, since every start of Snakemake wants all of them."""
+
+
+def module_digests(*modules: str) -> list[str]:
+    """`module:digest` of modules of this package and of all that they import from the package, sorted.
+
+    Modules that are only around a job (AROUND) are left out.
+    """
+    found: set[str] = set()
+    waiting = list(modules)
+    while waiting:
+        name = waiting.pop()
+        if name not in found and not name.startswith(AROUND):
+            found.add(name)
+            waiting += _read(name)[1]
+    return [f"{name}:{_read(name)[0]}" for name in sorted(found)]
+
+
+@cache
+def _read(module: str) -> tuple[str, list[str]]:
+    """The digest of a module and the names of the package's modules that it imports, wherever it does."""
+    source = _file(module).read_bytes()
+    key = _digest(_own_source() + source)
+    if key not in _kept():
+        _kept()[key] = _analysed(source)
+        _keep(key)
+    return _kept()[key]
+
+
+def _analysed(source: bytes) -> tuple[str, list[str]]:
+    tree = ast.parse(source)
+    imports = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.module.split(".")[0] == PACKAGE.name:
+            imports += _imported(node)
+        if hasattr(node, "body") and isinstance(node.body, list):
+            node.body = [part for part in node.body if not _is_docstring(part)] or [ast.Pass()]
+    return _digest("".join(_told(tree)).encode()), imports
+
+
+def _file(module: str) -> Path:
+    return PACKAGE / f"{module.replace('.', '/')}.py"
+
+
+def _imported(node: ast.ImportFrom) -> list[str]:
+    """The modules that `from persuasion_rl.a import b` names: a.b, or a where b is something in it."""
+    above = node.module.split(".")[1:]
+    inner = [".".join([*above, alias.name]) for alias in node.names]
+    return [name if _file(name).is_file() else ".".join(above) for name in inner]
+
+
+def _digest(content: bytes) -> str:
+    return blake2b(content, digest_size=6).hexdigest()
+
+
+def _is_docstring(node: ast.AST) -> bool:
+    return (
+        isinstance(node, ast.Expr)
+        and isinstance(node.value, ast.Constant)
+        and isinstance(node.value.value, str)
+    )
+
+
+def _told(part: Any) -> Iterator[str]:
+    """A syntax tree as text, without what only some versions of Python have: fields that say nothing, and empty texts
+    within f-strings."""
+    if isinstance(part, ast.AST):
+        yield f"{type(part).__name__}("
+        for name, value in ast.iter_fields(part):
+            if value is not None and value != []:
+                yield f"{name}="
+                yield from _told(
+                    _without_empty(value) if isinstance(part, ast.JoinedStr) else value
+                )
+        yield ")"
+    elif isinstance(part, list):
+        for each in part:
+            yield from _told(each)
+            yield ","
+    else:
+        yield repr(part)
+
+
+def _without_empty(pieces: list[ast.AST]) -> list[ast.AST]:
+    """The pieces of an f-string."""
+    return [p for p in pieces if not (isinstance(p, ast.Constant) and p.value == "")]
+
+
+@cache
+def _own_source() -> bytes:
+    return Path(__file__).read_bytes()
+
+
+@cache
+def _kept() -> dict[str, tuple[str, list[str]]]:
+    """What was analysed before: digest of a source -> digest of its code, imports."""
+    found = {}
+    if KEPT.is_file():
+        for line in KEPT.read_text(encoding="utf-8").splitlines():
+            with suppress(ValueError):  # a kill may have cut one off
+                key, digest, imports = json.loads(line)
+                found[key] = (digest, imports)
+    return found
+
+
+def _keep(key: str) -> None:
+    """Keep what was analysed, where there is a place for it."""
+    with suppress(OSError):  # a checkout that cannot be written: analysed anew the next time
+        KEPT.parent.mkdir(exist_ok=True)
+        with KEPT.open("a", encoding="utf-8") as lines:
+            lines.write(json.dumps([key, *_kept()[key]]) + "\n")

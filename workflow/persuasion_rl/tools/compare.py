@@ -1,0 +1,217 @@
+"""What differs between two studies that were made: settings, data, results."""
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from persuasion_rl.files import UserError, file_digest, read_csv, read_json
+from persuasion_rl.report.plotting import number, with_numbers
+from persuasion_rl.statistics.intervals import Interval, difference
+
+PLAYED = ("judge", "player", "against")
+RESULTS = [
+    ("judges/trust.csv", ("judge", "measure"), "value"),
+    ("evaluation/comparisons.csv", (*PLAYED, "seeds"), "win_rate"),
+    ("evaluation/win_rates.csv", PLAYED, "win_rate"),
+    ("evaluation/win_rates.csv", PLAYED, "length_controlled"),
+    ("evaluation/equal_honesty.csv", PLAYED, "win_rate"),
+    ("evaluation/ranking.csv", PLAYED, "strength"),
+    ("evaluation/truth.csv", ("model",), "mean"),
+    ("evaluation/truth_differences.csv", ("model", "against"), "difference"),
+    ("evaluation/behaviour.csv", ("player", "measure"), "value"),
+    ("evaluation/honesty.csv", ("player", "measure"), "value"),
+]
+"""Tables of results, what names their rows, and the column of their numbers. A study without people's labels has them in
+the folder unattended."""
+WIDTH = 60
+"""Characters of a cell at most."""
+
+
+def compare_studies(one: str, other: str) -> str:
+    """What differs between two studies, as text.
+
+    A difference of results is `one` minus `other`, as of independent studies: where both answer the same prompts, its
+    interval is wider than need be. Results whose interval holds zero are counted, not shown, and so are rows that one
+    study alone has; numbers without an interval (loss, perplexity) are shown where they differ.
+
+    Args:
+        one, other: names of studies under results/, or their folders.
+
+    Raises:
+        UserError: a study that is not there.
+    """
+    folders = [study_folder(name) for name in (one, other)]
+    names = [one, other] if folders[0].name == folders[1].name else [f.name for f in folders]
+    parts = [
+        f"{names[0]} and {names[1]}",
+        _section("Settings", ["setting", *names], _settings(*folders)),
+        _section("Data", ["what", *names], _data(*folders)),
+    ]
+    for table, keys, value in RESULTS:
+        files = [_table(folder, table) for folder in folders]
+        missing = [name for name, file in zip(names, files, strict=True) if file is None]
+        if missing:
+            parts.append(f"{table}: not compared, not in {' nor in '.join(missing)}")
+        else:
+            parts.append(_compared(table, keys, value, names, files))
+    return "\n\n".join(parts) + "\n"
+
+
+def _table(folder: Path, table: str) -> Path | None:
+    """A table of a study, or the one of what needs no person."""
+    places = (folder / table, folder / "unattended" / Path(table).name)
+    return next((place for place in places if place.is_file()), None)
+
+
+def study_folder(name: str) -> Path:
+    """The folder of a study that was made, by its name or as a folder."""
+    for folder in (Path(name), Path("results") / name):
+        if (folder / "config.yaml").is_file():
+            return folder.resolve()
+    made = sorted(path.parent.name for path in Path("results").glob("*/config.yaml"))
+    raise UserError(
+        f"{name}: no study that was made (results/{name}/config.yaml is not there; `snakemake unattended --cores all` makes it);"
+        f" there {'are ' + ', '.join(made) if made else 'is none'}"
+    )
+
+
+def recorded_settings(folder: Path) -> dict[str, Any]:
+    """The configuration that a study was made with."""
+    return yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+
+
+def _settings(one: Path, other: Path) -> list[list[str]]:
+    flat = [dict(_flat(recorded_settings(folder))) for folder in (one, other)]
+    keys = list(dict.fromkeys([*flat[0], *flat[1]]))
+    absent = "(none)"
+    return [
+        [key, *(str(settings.get(key, absent)) for settings in flat)]
+        for key in keys
+        if flat[0].get(key, absent) != flat[1].get(key, absent)
+    ]
+
+
+def _flat(value: Any, name: str = "") -> list[tuple[str, Any]]:
+    """Dotted keys and their values."""
+    if not isinstance(value, dict) or not value:
+        return [(name, value)]
+    return [
+        pair for key, inner in value.items() for pair in _flat(inner, f"{name}.{key}".strip("."))
+    ]
+
+
+def _data(one: Path, other: Path) -> list[list[str]]:
+    found = [_counted(folder) for folder in (one, other)]
+    return [
+        [what, *(number(counts.get(what, "(none)")) for counts in found)]
+        for what in dict.fromkeys([*found[0], *found[1]])
+        if found[0].get(what) != found[1].get(what)
+    ]
+
+
+def _counted(folder: Path) -> dict[str, int | str]:
+    """Sizes of the data, and digests of what all models answer."""
+    found: dict[str, int | str] = {}
+    for path in sorted(folder.glob("processed/*_counts.json")):
+        counts = _flat(read_json(path))
+        found |= {f"{path.stem}.{key}": count for key, count in counts if count != {}}
+    for path in sorted(folder.glob("splits/summary.json")):
+        parts = read_json(path)["parts"]
+        found |= {f"splits.{name}": part["used"] for name, part in parts.items()}
+    for path in sorted(folder.glob("preferences/*_pairs.json")):
+        pairs = read_json(path)["pairs"]
+        found |= {f"{path.stem}.{name}": count for name, count in pairs.items()}
+    for name in ("splits/sft_train.jsonl", "preferences/final_eval_prompts.jsonl"):
+        if (folder / name).is_file():
+            found[name] = f"SHA-256 {file_digest(folder / name)[:12]}"
+    return found
+
+
+def _compared(
+    table: str, keys: tuple[str, ...], value: str, names: list[str], files: list[Path]
+) -> str:
+    """The rows of a table whose difference does not hold zero, and how many others there are."""
+    one, other = (_estimates(file, keys, value) for file in files)
+    if {"player", "against"} <= {*keys} and value != "strength":
+        other = dict(_turned(key, row, one) for key, row in other.items())
+    rows, alike = [], 0
+    for key in one.keys() & other.keys():
+        found = _difference(one[key], other[key])
+        if found is None:
+            alike += 1
+        else:
+            rows.append([*key, _told(one[key]), _told(other[key]), found])
+    further = [f"{alike} more with zero in the interval"]
+    for name, there, elsewhere in ((names[0], one, other), (names[1], other, one)):
+        if alone := [key for key in there if key not in elsewhere]:
+            further.append(f"{len(alone)} in {name} only")
+    if "unattended" in {file.parent.name for file in files}:
+        further.append("of what needs no person")
+    order = list(one)
+    rows.sort(key=lambda row: order.index(tuple(row[: len(keys)])))
+    title = f"{table}, length_controlled" if value == "length_controlled" else table
+    return _section(title, [*keys, *names, "difference"], rows, ", ".join(further))
+
+
+Estimate = Interval | float
+
+
+def _turned(key: tuple, rate: Interval, there: dict) -> tuple[tuple, Interval]:
+    """A win rate as the other study has it, which may list the two players the other way round."""
+    judge, player, against, *more = key
+    back = (judge, against, player, *more)
+    if key in there or back not in there:
+        return key, rate
+    return back, Interval(1 - rate.value, 1 - rate.high, 1 - rate.low)
+
+
+def _difference(one: Estimate, other: Estimate) -> str | None:
+    """The difference as text; None where its interval holds zero, or there is none."""
+    if isinstance(one, Interval) and isinstance(other, Interval):
+        found = difference(one, other)
+        return None if found.low <= 0 <= found.high else _told(found, "+.3f")
+    values = [e.value if isinstance(e, Interval) else e for e in (one, other)]
+    gap = values[0] - values[1]
+    return f"{gap:+.3g} (no interval)" if gap else None
+
+
+def _estimates(path: Path, keys: tuple[str, ...], value: str) -> dict[tuple, Estimate]:
+    prefix = f"{value}_" if value == "length_controlled" else ""
+    found: dict[tuple, Estimate] = {}
+    for row in with_numbers(read_csv(path)):
+        number, low, high = (row.get(name, "") for name in (value, f"{prefix}low", f"{prefix}high"))
+        if isinstance(number, float | int):
+            key = tuple(str(row.get(name, "")) for name in keys)
+            found[key] = Interval(number, low, high) if isinstance(low, float | int) else number
+    return found
+
+
+def _told(interval: Estimate, form: str = ".3f") -> str:
+    if not isinstance(interval, Interval):
+        return f"{interval:.4g}"
+    return f"{interval.value:{form}} [{interval.low:{form}}, {interval.high:{form}}]"
+
+
+def _section(title: str, header: list[str], rows: list[list[str]], further: str = "") -> str:
+    """A titled table in columns, or that there is none."""
+    lines = [title + (f" ({further})" if further else "")]
+    if not rows:
+        return lines[0] + ": no difference"
+    rows = [[*row[:1], *_shortened(row[1:])] for row in rows]
+    widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
+    for row in [header, *rows]:
+        cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        lines.append("  " + "  ".join(cells).rstrip())
+    return "\n".join(lines)
+
+
+def _shortened(cells: list[str]) -> list[str]:
+    """Cells that are no longer than WIDTH: what they begin with alike goes first, so that what differs is seen."""
+    if max(map(len, cells)) <= WIDTH:
+        return cells
+    places = enumerate(zip(*cells, strict=False))
+    shared = next((place for place, letters in places if len(set(letters)) > 1), 0)
+    start = max(0, shared - WIDTH // 4)
+    cut = [f"…{cell[start:]}" if start else cell for cell in cells]
+    return [cell if len(cell) <= WIDTH else f"{cell[: WIDTH - 1]}…" for cell in cut]

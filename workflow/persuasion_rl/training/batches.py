@@ -1,0 +1,116 @@
+"""How many rows a device takes at once, so that an update always has as many as the recipe says."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from persuasion_rl.files import UserError, read_json, write_json
+from persuasion_rl.runtime.command import note
+
+HEADROOM = 0.9
+"""Share of a GPU's memory that the largest batch may take; the allocator needs the rest."""
+CPU_ROWS = 8
+"""More rows at once are not faster on a CPU."""
+
+
+@dataclass(frozen=True)
+class Batches:
+    """How an update of `rows * accumulation * processes` rows is made."""
+
+    rows: int
+    accumulation: int
+    processes: int
+    gradient_checkpointing: bool
+
+
+def divide(effective: int, processes: int, at_most: int) -> list[int]:
+    """The numbers of rows a device can take at once, the largest first: an update's share divides by them.
+
+    Raises:
+        UserError: the processes cannot share an update evenly.
+    """
+    if effective % processes:
+        raise UserError(
+            f"effective_batch_size {effective} is not a multiple of the {processes} processes"
+        )
+    share = effective // processes
+    return [rows for rows in range(min(share, at_most), 0, -1) if share % rows == 0]
+
+
+def fitting_batches(
+    attempt: Callable[[int, bool], None],
+    *,
+    effective: int,
+    wanted: int | None,
+    gradient_checkpointing: bool,
+    device: str,
+    remembered: Path,
+) -> Batches:
+    """The batches of a training: as the recipe has them, or the largest that the device's memory takes.
+
+    Gradient checkpointing is switched on where not one row fits without it.
+
+    Args:
+        attempt: runs a step on the given number of the longest rows, with gradient checkpointing or without.
+        wanted: `per_device_train_batch_size` where the recipe has it: then this is the most, and nothing is
+            tried.
+        remembered: where what was found is kept, so that a training which goes on divides an update as before.
+    """
+    from accelerate import PartialState
+    from accelerate.utils import broadcast_object_list
+
+    state = PartialState(cpu=device == "cpu")
+    found = read_json(remembered) if remembered.is_file() else None
+    if found:
+        wanted, gradient_checkpointing = found["rows"], found["gradient_checkpointing"]
+    most = wanted or (CPU_ROWS if device == "cpu" else effective)
+    candidates = divide(effective, state.num_processes, most)
+    rows = candidates[0]
+    if wanted is None:
+        fitting = _largest(attempt, candidates, gradient_checkpointing, device)
+        if fitting is None and not gradient_checkpointing:
+            note("not one row fits: gradients are checkpointed from here on")
+            gradient_checkpointing = True
+            fitting = _largest(attempt, candidates, True, device)
+        if fitting is None:
+            raise UserError(
+                "out of memory: not one row fits, even with gradient checkpointing; lower"
+                " data.max_seq_length, or set use_4bit: true"
+            )
+        rows = fitting
+    every = [(rows, gradient_checkpointing)]
+    if state.num_processes > 1:  # devices may differ; the first process decides
+        broadcast_object_list(every)
+    rows, gradient_checkpointing = every[0]
+    if state.is_main_process:
+        write_json(remembered, {"rows": rows, "gradient_checkpointing": gradient_checkpointing})
+    accumulation = effective // (rows * state.num_processes)
+    note(
+        f"an update: {effective} rows, {rows} at once x {accumulation} x {state.num_processes} process(es)"
+        + (", gradients checkpointed" if gradient_checkpointing else "")
+    )
+    return Batches(rows, accumulation, state.num_processes, gradient_checkpointing)
+
+
+def _largest(attempt, candidates: list[int], checkpointing: bool, device: str) -> int | None:
+    """The first of some batch sizes whose step ends within the device's memory."""
+    import torch
+    from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
+
+    for rows in candidates:
+        try:
+            if device == "cuda":
+                torch.cuda.reset_peak_memory_stats()
+            attempt(rows, checkpointing)
+            if device == "cuda":
+                whole = torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory
+                if torch.cuda.max_memory_reserved() > HEADROOM * whole:
+                    continue
+            return rows
+        except (RuntimeError, MemoryError) as error:
+            if not (isinstance(error, MemoryError) or should_reduce_batch_size(error)):
+                raise
+        finally:
+            clear_device_cache(garbage_collection=True)
+        note(f"{rows} rows at once do not fit in memory")
+    return None

@@ -1,0 +1,191 @@
+"""Direct preference optimisation (Rafailov et al. 2023) of a parent's adapter, with the parent as reference."""
+
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+from persuasion_rl.files import check
+from persuasion_rl.models.devices import pick_device, prepare_torch
+from persuasion_rl.models.loading import check_lineage, load_base, load_tokenizer
+from persuasion_rl.runtime.command import note, stage
+from persuasion_rl.statistics.intervals import wilson
+from persuasion_rl.training.tokenize import Tokens
+
+
+def train_dpo(
+    *,
+    base: Path,
+    lineage: list[Path],
+    parent: str,
+    train: Path,
+    val: Path,
+    adapter: Path,
+    state: Path,
+    seed: int,
+    threads: int,
+    device: str = "auto",
+    trust_remote_code: bool = False,
+    tracking: dict[str, str] = {},
+    **recipe: Any,
+) -> dict[str, float]:
+    """Continue the last adapter of `lineage` with trl's DPOTrainer and write it, complete, as `adapter`.
+
+    The reference is a frozen copy of that adapter, and its log-probabilities are computed once, before the
+    training. What is written: see `training.train_and_write`.
+
+    Args:
+        lineage: the adapters between the base and the parent, the parent's own last.
+        train, val: preference pairs as `tokens.tokenize` writes them.
+        tracking: see `tracking.start_tracking`.
+        recipe: DPOConfig's own arguments and `effective_batch_size`; the adapter's shape is its parent's.
+
+    Returns:
+        validation loss before and after; reward accuracy with its interval (as many trials as
+        conversations), and margin.
+    """
+    prepare_torch(threads, seed, device)
+    from peft import PeftModel
+    from trl import DPOConfig, DPOTrainer
+
+    from persuasion_rl.training import trainer as training
+    from persuasion_rl.training.meter import monitored
+    from persuasion_rl.training.unpadding import compute_without_padding
+
+    class TokenizedDPOTrainer(monitored(DPOTrainer)):
+        def _prepare_dataset(self, dataset, *_):
+            return dataset
+
+    device = pick_device(device)
+    parent_digest = check_lineage(base, lineage)
+    settings, lora, batching = training.divide_recipe(recipe)
+    data = {"train": Tokens.read(train), "val": Tokens.read(val)}
+    for tokens in data.values():
+        tokens.refuse_long(settings["max_length"])
+    run = training.Run(
+        "dpo", base, parent, parent_digest, data, recipe, seed, device, state, adapter, tracking
+    )
+    tokenizer = load_tokenizer(base, trust_remote_code)
+    model = load_base(base, device, trust_remote_code, lora["use_4bit"])
+    work = compute_without_padding(model, paired=True)
+    model = PeftModel.from_pretrained(model, lineage[-1].parent, is_trainable=True)
+    training.assert_trainable(model)
+    batches = training.choose_batches(run, model, batching, data["train"])
+    trainer = TokenizedDPOTrainer(
+        model=model,
+        ref_model=None,
+        args=training.trainer_arguments(
+            DPOConfig, settings, run, batches, precompute_ref_log_probs=True
+        ),
+        processing_class=tokenizer,
+        train_dataset=pairs(data["train"], run.checkpoints / "train"),
+        eval_dataset=pairs(data["val"], run.checkpoints / "val"),
+    )
+    training.assert_effective_batch(trainer, batching["effective"])
+    assert_batch(trainer, tokenizer, data["train"])
+    assert_start(trainer, trainer.args.beta)
+
+    def examine(trainer) -> dict[str, float]:
+        margins = reward_margins(trainer)
+        conversations = len(set(data["val"].columns["conversation_id"]))
+        right = sum(margin > 0 for margin in margins)
+        accuracy = wilson(right / len(margins), conversations)
+        return {
+            "eval_reward_accuracy": accuracy.value,
+            "eval_reward_accuracy_low": accuracy.low,
+            "eval_reward_accuracy_high": accuracy.high,
+            "eval_reward_margin": sum(margins) / len(margins),
+        }
+
+    return training.train_and_write(run, trainer, batches, work, ("eval_loss",), examine)
+
+
+def pairs(tokens: Tokens, folder: Path):
+    """Preference pairs as trl's collator takes them, kept in `folder`.
+
+    There trl keeps the reference's log-probabilities beside them, for all processes and for a training that
+    goes on after it was killed.
+    """
+    from accelerate import PartialState
+    from datasets import Dataset, load_from_disk
+
+    names = ("prompt_ids", "chosen_ids", "rejected_ids")
+    with PartialState().main_process_first():
+        if not folder.is_dir():
+            part = folder.with_name(f".{folder.name}.{os.getpid()}.part")
+            Dataset.from_dict({name: tokens.columns[name] for name in names}).save_to_disk(part)
+            part.rename(folder)
+    return load_from_disk(folder)
+
+
+def assert_batch(trainer, tokenizer, tokens: Tokens) -> None:
+    """Check what the trainer's own collator makes of the first batch."""
+    from persuasion_rl.training.trainer import assert_supervised, runs
+
+    batch = next(iter(trainer.get_train_dataloader()))
+    rows = zip(batch["input_ids"].tolist(), batch["completion_mask"].tolist(), strict=True)
+    stretches = [
+        stretch for ids, mask in rows for stretch in runs(ids, [bool(inside) for inside in mask])
+    ]
+    assert_supervised(stretches, tokenizer, tokens.responses())
+
+
+def assert_start(trainer, beta: float) -> None:
+    """Check on a batch that the policy is its reference: rewards 0, and a sigmoid term of ln 2.
+
+    In evaluation mode, since dropout alone would make policy and reference differ in training mode.
+    """
+    import torch
+
+    batch = trainer._prepare_inputs(next(iter(trainer.get_train_dataloader())))
+    losses = trainer.loss_types, trainer.loss_weights
+    trainer.loss_types, trainer.loss_weights = ["sigmoid"], [1.0]
+    trainer.model.eval()
+    with torch.no_grad(), trainer.compute_loss_context_manager():
+        sigmoid = trainer.compute_loss(trainer.model, batch).item()
+    trainer.loss_types, trainer.loss_weights = losses
+    metrics = trainer._metrics["eval"]
+    chosen, rejected = metrics["rewards/chosen"][-1], metrics["rewards/rejected"][-1]
+    metrics.clear()
+    trainer.model.train()
+    # bf16 and fp16 keep 8 and 11 bits, and log-probabilities of whole responses are in the hundreds.
+    tolerance = 1e-3 if trainer.model.dtype == torch.float32 else 0.5 * beta
+    note(
+        f"before the first update: rewards {chosen:.2g} and {rejected:.2g}, sigmoid term {sigmoid:.4f}"
+    )
+    check(
+        abs(chosen) <= tolerance and abs(rejected) <= tolerance,
+        f"DPO does not start from its reference: rewards {chosen:.4f} and {rejected:.4f}, not 0",
+    )
+    check(abs(sigmoid - math.log(2)) <= tolerance, f"sigmoid term {sigmoid:.4f}, not ln 2")
+
+
+def reward_margins(trainer) -> list[float]:
+    """For each validation pair, in order, the implicit reward of the chosen response minus the rejected one's.
+
+    trl averages batches, the last of which is smaller; these are exact.
+    """
+    import torch
+
+    trainer.model.eval()
+    margins: list[float] = []
+    rows, size = trainer.eval_dataset, trainer.args.per_device_eval_batch_size
+    for start in range(0, len(rows), size):
+        picked = range(start, min(start + size, len(rows)))
+        batch = trainer._prepare_inputs(trainer.data_collator([rows[i] for i in picked]))
+        labels = batch["input_ids"].masked_fill(batch["completion_mask"] == 0, -100)
+        with torch.no_grad(), trainer.compute_loss_context_manager():
+            output = trainer.model(
+                input_ids=batch["input_ids"],
+                attention_mask=batch["attention_mask"],
+                labels=labels,
+                fused_lm_head=True,
+            )
+        chosen, rejected = output.log_probs.sum(dim=1).chunk(2)
+        reference = batch["ref_chosen_logps"] - batch["ref_rejected_logps"]
+        margins += (trainer.beta * (chosen - rejected - reference)).tolist()
+    return margins
+
+
+if __name__ == "__main__":
+    stage(train_dpo)

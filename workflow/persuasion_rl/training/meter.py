@@ -1,0 +1,149 @@
+"""What a training tells of itself: speed, memory, work done; and it stops where a loss or a gradient is no number."""
+
+import math
+import os
+import resource
+import shutil
+import time
+
+from persuasion_rl.files import UserError, check
+from persuasion_rl.models.devices import peak_flops
+from persuasion_rl.training.checkpoints import EvaluationStopped
+from persuasion_rl.training.unpadding import Work
+
+
+def forward_flops(model, work: Work) -> float:
+    """Floating-point operations of the forward passes of some work: two a weight and token, the head's where a
+    label is, and attention's two products (Kaplan et al. 2020, arXiv:2001.08361, without its embeddings).
+    """
+    import torch
+
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    config = base.config
+    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    weights = sum(
+        module.in_features * module.out_features
+        for name, module in base.base_model.named_modules()
+        if isinstance(module, torch.nn.Linear) and not name.endswith(".ref")  # DPO's frozen copy
+    )
+    head = base.get_output_embeddings()
+    outputs = head.weight.shape[0] if head is not None else base.config.num_labels
+    attention = 4 * config.num_hidden_layers * config.num_attention_heads * width * work.attended
+    return 2 * weights * work.tokens + 2 * outputs * config.hidden_size * work.labelled + attention
+
+
+class Meter:
+    """Measures the steps of a training of this process between two readings.
+
+    A step's work is counted as twice its forward pass: LoRA needs the gradients of the activations, and hardly
+    any of weights. What gradient checkpointing computes again is not counted.
+    """
+
+    def __init__(self, model, work: Work, device: str, processes: int):
+        self._model, self._work, self._device, self._processes = model, work, device, processes
+        self.peak = peak_flops(device)
+        self._begun = time.perf_counter()
+        self._busy = 0.0
+        self._seen = Work(**vars(work))
+
+    def step_begins(self) -> None:
+        self._step = time.perf_counter()
+
+    def step_ends(self) -> None:
+        self._busy += time.perf_counter() - self._step
+
+    def read(self) -> dict[str, float]:
+        """Since the last reading: tokens and labelled tokens a second of all processes, FLOP/s of this one and
+        their share of a large matrix product's; memory at its peak (GB) and seconds since the start."""
+        done = Work(**{key: value - getattr(self._seen, key) for key, value in vars(self._work).items()})  # fmt: skip
+        busy, self._busy, self._seen = self._busy, 0.0, Work(**vars(self._work))
+        if not busy:
+            return {}
+        flops = 2 * forward_flops(self._model, done) / busy
+        return {
+            "tokens_per_second": self._processes * done.tokens / busy,
+            "labelled_tokens_per_second": self._processes * done.labelled / busy,
+            "flops_per_second": flops,
+            "share_of_peak": flops / self.peak,
+            "memory_gb": peak_memory(self._device) / 1e9,
+            "seconds": time.perf_counter() - self._begun,
+        }
+
+
+def peak_memory(device: str) -> int:
+    """Bytes: of the GPU, or of this process."""
+    import torch
+
+    if device == "cuda":
+        return torch.cuda.max_memory_allocated()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def monitored(trainer_class: type) -> type:
+    """A trainer of trl that has a meter and stops at the first loss that is no number."""
+    import torch
+    from trl.kernels import chunked_logprob
+
+    if not any(map(shutil.which, (os.environ.get("CC", "cc"), "gcc", "clang"))):
+        # Triton builds a launcher for its kernels; trl's head has another way, in torch.
+        chunked_logprob._TRITON_AVAILABLE = False
+
+    class Monitored(trainer_class):
+        meter: Meter | None = None
+
+        def training_step(self, model, *args, **kwargs):
+            check(
+                self.accelerator.num_processes == 1
+                or isinstance(model, torch.nn.parallel.DistributedDataParallel),
+                "several processes train, and do not share their gradients",
+            )
+            loss = super().training_step(model, *args, **kwargs)
+            if not math.isfinite(loss.item()):
+                raise UserError(no_number("loss", self.state.global_step))
+            return loss
+
+        def evaluate(self, *args, **kwargs) -> dict[str, float]:
+            # The training draws the same numbers whether it is evaluated here, later, or never.
+            device = self.args.device
+            with torch.random.fork_rng([device] if device.type == "cuda" else []):
+                try:
+                    return super().evaluate(*args, **kwargs)
+                except EvaluationStopped:
+                    self.control.should_save = self.control.should_training_stop = True
+                    return {}
+
+        def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+            if self.meter and "loss" in logs:
+                logs.update(self.meter.read())
+            super().log(logs, start_time)
+
+    return Monitored
+
+
+def no_number(what: str, step: int) -> str:
+    return (
+        f"the {what} is not a number after step {step}; the checkpoint before it is kept. Lower"
+        " learning_rate, or look for rows that are out of the ordinary"
+    )
+
+
+def callback(meter: Meter):
+    """For a trainer: tells the meter of steps, and checks gradients before they change a weight."""
+    import torch
+    from transformers import TrainerCallback
+
+    class Watch(TrainerCallback):
+        def on_step_begin(self, args, state, control, **_):
+            meter.step_begins()
+
+        def on_pre_optimizer_step(self, args, state, control, model=None, **_):
+            if args.fp16:  # its scaler skips such a step and goes on with a smaller scale
+                return
+            gradients = [p.grad for p in model.parameters() if p.grad is not None]
+            if not torch.isfinite(torch.nn.utils.get_total_norm(gradients)):
+                raise UserError(no_number("gradient", state.global_step))
+
+        def on_step_end(self, args, state, control, **_):
+            meter.step_ends()
+
+    return Watch()

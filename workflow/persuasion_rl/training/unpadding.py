@@ -1,0 +1,255 @@
+"""Computes each token of a padded batch once: no padding, and what two responses share only once.
+
+trl's collators pad, and its DPO and reward trainers put a prompt into a batch twice, once before each response.
+Here the padded batch is laid out as one row of distinct tokens before it enters the model's layers, and the
+hidden states are put back in place behind them, so that trainers and losses stay trl's own. Attention goes from
+each stretch of the row to the tokens that stand before it in its own sequence (variable-length attention, Dao
+2023, arXiv:2307.08691). The language-model head is computed where a label needs it, and nowhere else.
+"""
+
+import functools
+from dataclasses import dataclass
+
+import torch
+from torch.nn import functional as F
+from transformers import AttentionInterface, PreTrainedModel
+
+from persuasion_rl.runtime.command import note
+
+NAME = "unpadded"
+PER_TOKEN = ("log_probs", "entropy", "log_sum_sq_probs", "mean_logits", "is_top1")
+
+
+@dataclass
+class Layout:
+    """Where the tokens of a padded batch of shape (rows, length) stand in one row of distinct tokens.
+
+    Attributes:
+        tokens: indices into the flattened batch of the tokens that are computed, (computed,).
+        position_ids: their positions in their sequences, (1, computed).
+        places: for each place of the batch its index in the row, padding 0, (rows, length).
+        queries, keys: lengths of each stretch and of what it attends to, its own tokens last.
+        key_tokens: indices into the row of what the stretches attend to, or None where it is the row itself.
+    """
+
+    tokens: torch.Tensor
+    position_ids: torch.Tensor
+    places: torch.Tensor
+    queries: list[int]
+    keys: list[int]
+    key_tokens: torch.Tensor | None
+
+    @functools.cached_property
+    def bounds(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Cumulative lengths of queries and keys, as variable-length kernels take them."""
+        device = self.tokens.device
+        return tuple(
+            F.pad(torch.tensor(lengths, device=device).cumsum(0), (1, 0)).to(torch.int32)
+            for lengths in (self.queries, self.keys)
+        )
+
+
+def lay_out(input_ids: torch.Tensor, attention_mask: torch.Tensor, paired: bool) -> Layout:
+    """Lay out a batch that is padded on the right.
+
+    Args:
+        input_ids, attention_mask: (rows, length).
+        paired: rows i and i + rows / 2 are two continuations; what they begin with alike is computed once.
+    """
+    rows, length = input_ids.shape
+    device = input_ids.device
+    lengths = attention_mask.sum(1)
+    shared = torch.zeros_like(lengths)
+    if paired:
+        first, second = input_ids.chunk(2)
+        alike = (first == second) & attention_mask.chunk(2)[0].bool()
+        common = alike.long().cumprod(1).sum(1)
+        # One token at least is left to the second row, so that it has a stretch of its own.
+        shared[rows // 2 :] = torch.minimum(common, lengths[rows // 2 :] - 1)
+    columns = torch.arange(length, device=device)
+    inside = columns < lengths[:, None]
+    computed = inside & (columns >= shared[:, None])
+    places = (computed.flatten().cumsum(0) - 1).view(rows, length)
+    if paired:
+        begin = columns < shared[rows // 2 :, None]
+        places[rows // 2 :] = torch.where(begin, places[: rows // 2], places[rows // 2 :])
+    keys, begins = lengths.tolist(), shared.tolist()
+    return Layout(
+        tokens=computed.flatten().nonzero().squeeze(1),
+        position_ids=columns.expand(rows, length)[computed][None],
+        places=places.masked_fill(~inside, 0),
+        queries=[key - begin for key, begin in zip(keys, begins, strict=True)],
+        keys=keys,
+        key_tokens=places[inside] if any(begins) else None,
+    )
+
+
+def attend(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    layout: Layout | None = None,
+    **_,
+) -> tuple[torch.Tensor, None]:
+    """Causal attention within the sequences of a layout, in the form that transformers calls.
+
+    Args:
+        query: (1, heads, computed, width); key and value: (1, key heads, computed, width).
+
+    Returns:
+        (1, computed, heads, width)
+    """
+    if layout is None:
+        raise RuntimeError("this model computes whole batches only; load another one to generate")
+    if dropout:
+        raise NotImplementedError("variable-length attention has no dropout")
+    query, key, value = (states[0].transpose(0, 1) for states in (query, key, value))
+    if layout.key_tokens is not None:
+        key, value = key[layout.key_tokens], value[layout.key_tokens]
+    flash = query.is_cuda and query.dtype in (torch.float16, torch.bfloat16) and _has_flash()
+    return (_flash if flash else _one_by_one)(query, key, value, layout, scaling)[None], None
+
+
+@functools.cache
+def _has_flash() -> bool:
+    """Whether torch's FlashAttention is there (Ampere and later), and gives what plain attention gives."""
+    if torch.cuda.get_device_capability() < (8, 0):
+        return False
+    batch = torch.tensor([[1, 2, 3, 4], [1, 2, 5, 0]], device="cuda")
+    layout = lay_out(batch, (batch > 0).long(), paired=True)
+    with torch.random.fork_rng():
+        query, key, value = (
+            torch.randn(len(layout.tokens), heads, 64, device="cuda", dtype=torch.float16)
+            for heads in (4, 2, 2)
+        )
+    key, value = key[layout.key_tokens], value[layout.key_tokens]
+    found = [attention(query, key, value, layout, None) for attention in (_flash, _one_by_one)]
+    if not torch.allclose(*found, atol=1e-2):
+        note("FlashAttention gives other values than plain attention here, and is not used")
+        return False
+    return True
+
+
+def _flash(query, key, value, layout: Layout, scaling: float | None) -> torch.Tensor:
+    from torch.nn.attention.varlen import varlen_attn
+
+    return varlen_attn(
+        query, key, value, *layout.bounds, max(layout.queries), max(layout.keys),
+        scale=scaling, window_size=(-1, 0), enable_gqa=True,
+    )  # fmt: skip
+
+
+def _one_by_one(query, key, value, layout: Layout, scaling: float | None) -> torch.Tensor:
+    """Each stretch by itself, where no kernel takes them together."""
+    groups = query.shape[1] // key.shape[1]
+    stretches = zip(
+        query.split(layout.queries), key.split(layout.keys), value.split(layout.keys), strict=True
+    )
+    found = []
+    for q, k, v in stretches:
+        mask = None
+        if len(q) != len(k):
+            mask = torch.ones(len(q), len(k), dtype=torch.bool, device=q.device)
+            mask = mask.tril(len(k) - len(q))
+        q, k, v = (states.transpose(0, 1)[None] for states in (q, k, v))
+        k, v = (states.repeat_interleave(groups, dim=1) for states in (k, v))
+        out = F.scaled_dot_product_attention(
+            q, k, v, attn_mask=mask, is_causal=mask is None, scale=scaling
+        )
+        found.append(out[0].transpose(0, 1))
+    return torch.cat(found)
+
+
+AttentionInterface.register(NAME, attend)
+
+
+@dataclass
+class Work:
+    """What a model was given to compute while it trained.
+
+    Attributes:
+        tokens: that went through the layers. labelled: of them, that went through the head.
+        attended: pairs of a token and one that it attends to, in one head of one layer.
+    """
+
+    tokens: int = 0
+    labelled: int = 0
+    attended: int = 0
+
+    def add(self, layout: Layout, labelled: int) -> None:
+        self.tokens += len(layout.tokens)
+        self.labelled += labelled
+        for queries, keys in zip(layout.queries, layout.keys, strict=True):
+            self.attended += queries * (2 * keys - queries + 1) // 2
+
+
+def compute_without_padding(model: PreTrainedModel, paired: bool = False) -> Work:
+    """Make a model compute each token of a batch once. From then on it is for training and scoring only.
+
+    Args:
+        model: a causal language model that trl gives its fused head, or a sequence classifier.
+        paired: batches hold two continuations of each prompt, as trl's preference collators make them.
+
+    Returns:
+        What it computes in training mode, counted from now on.
+    """
+    work = Work()
+    backbone = model.base_model
+    backbone.config._attn_implementation = NAME
+
+    def only_labelled(_, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
+        """trl's head drops tokens without a label on GPUs alone; here it never sees them."""
+        if not kwargs.get("fused_lm_head"):
+            return args, kwargs
+        targets = kwargs.pop("labels")[:, 1:]
+        mask = targets != -100
+        return args, {
+            **kwargs,
+            "shift_labels": targets[mask][None],
+            "wanted": F.pad(mask, (0, 1)),
+        }
+
+    def flatten(_, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
+        if kwargs.get("past_key_values") is not None:
+            raise RuntimeError("this model computes whole batches; load another one to generate")
+        input_ids = args[0] if args else kwargs.pop("input_ids")
+        mask = kwargs.pop("attention_mask", None)
+        mask = torch.ones_like(input_ids) if mask is None else mask
+        layout = lay_out(input_ids, mask, paired)
+        if model.training:
+            wanted = kwargs.get("wanted")
+            work.add(layout, len(input_ids) if wanted is None else int(wanted.sum()))
+        return (), {
+            **kwargs,
+            "input_ids": input_ids.flatten()[layout.tokens][None],
+            "position_ids": layout.position_ids,
+            "layout": layout,
+            "use_cache": False,
+        }
+
+    def put_back(_, args: tuple, kwargs: dict, output):
+        places, wanted = kwargs["layout"].places, kwargs.get("wanted")
+        hidden = output.last_hidden_state[0]
+        output.last_hidden_state = (
+            hidden[places] if wanted is None else hidden[places[wanted]][None]
+        )
+        return output
+
+    def in_place(_, args: tuple, kwargs: dict, output):
+        if "wanted" in kwargs:
+            mask = kwargs["wanted"][:, :-1]
+            for name in PER_TOKEN:
+                if (found := getattr(output, name)) is not None:
+                    output[name] = found.new_zeros(mask.shape).masked_scatter(mask, found)
+            output["label_mask"] = mask
+        return output
+
+    model.register_forward_pre_hook(only_labelled, with_kwargs=True)
+    model.register_forward_hook(in_place, with_kwargs=True)
+    backbone.register_forward_pre_hook(flatten, with_kwargs=True)
+    backbone.register_forward_hook(put_back, with_kwargs=True)
+    return work
