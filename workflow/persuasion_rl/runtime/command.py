@@ -1,10 +1,12 @@
 """Turns a stage's function into its command line.
 
-Keyword parameters become `--name value` flags of their annotated types, and a `**recipe` parameter
-takes every further `--name value` pair, so that a trainer's own argument names can be used as they are.
+Keyword parameters become `--name value` flags of their annotated types. A parameter whose type is a dataclass is a
+group of flags: its fields are the flags, and the function gets the object. A `**recipe` parameter takes every further
+`--name value` pair, so that a trainer's own argument names can be used as they are.
 """
 
 import argparse
+import dataclasses
 import errno
 import inspect
 import json
@@ -50,7 +52,7 @@ def stage(*functions: Callable) -> None:
     if further and not recipe_allowed:
         parser.error(f"unknown argument: {further[0]}")
     try:
-        function(**vars(known), **_recipe(further))
+        function(**_grouped(function, vars(known)), **_recipe(further))
     except (UserError, FileNotFoundError) as error:
         sys.exit(f"error: {error}" if is_main_process() else 1)
     except Exception as error:
@@ -103,20 +105,51 @@ def _parser(function: Callable) -> tuple[argparse.ArgumentParser, bool]:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    hints = typing.get_type_hints(function)
     recipe_allowed = False
+    hints = typing.get_type_hints(function)
     for name, parameter in inspect.signature(function).parameters.items():
         if parameter.kind is inspect.Parameter.VAR_KEYWORD:
             recipe_allowed = True
-            continue
-        required = parameter.default is inspect.Parameter.empty
-        parser.add_argument(
-            f"--{name}",
-            required=required,
-            default=None if required else parameter.default,
-            **_reading(hints[name]),
-        )
+        elif dataclasses.is_dataclass(hints[name]):
+            _add_group(parser, hints[name])
+        else:
+            _add_flag(parser, name, hints[name], parameter.default)
     return parser, recipe_allowed
+
+
+def _add_group(parser: argparse.ArgumentParser, group: type) -> None:
+    """The fields of a dataclass as flags, under the first line of its docstring."""
+    section = parser.add_argument_group(
+        group.__name__, (inspect.getdoc(group) or "").split("\n")[0]
+    )
+    hints = typing.get_type_hints(group)
+    for field in dataclasses.fields(group):
+        default = field.default
+        if field.default_factory is not dataclasses.MISSING:
+            default = field.default_factory()
+        _add_flag(
+            section,
+            field.name,
+            hints[field.name],
+            inspect.Parameter.empty if default is dataclasses.MISSING else default,
+        )
+
+
+def _add_flag(parser: Any, name: str, hint: Any, default: Any) -> None:
+    required = default is inspect.Parameter.empty
+    parser.add_argument(
+        f"--{name}", required=required, default=None if required else default, **_reading(hint)
+    )
+
+
+def _grouped(function: Callable, values: dict[str, Any]) -> dict[str, Any]:
+    """Values of flags as the arguments of a function: those of a group as its object."""
+    arguments = {}
+    for name, hint in typing.get_type_hints(function).items():
+        if dataclasses.is_dataclass(hint):
+            fields = [field.name for field in dataclasses.fields(hint)]
+            arguments[name] = hint(**{field: values.pop(field) for field in fields})
+    return values | arguments
 
 
 def _reading(hint: Any) -> dict[str, Any]:
