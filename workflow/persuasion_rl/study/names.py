@@ -8,3 +8,13 @@ MODEL_FILES = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_
 """What a base model, or another model that plays, consists of."""
 SERVED = ("openai", "endpoint")
 """Engines whose models another server has."""
+JUDGE_MODULES = {
+    "truth": "judges.truth",
+    "delta": "judges.delta",
+    "length": "judges.length",
+    "interplay": "judges.interplay",
+    "llm": "judges.llm.judge",
+}
+"""The module of each judge."""
+ENGINE_MODULES = dict.fromkeys(("transformers", "vllm", "openai", "endpoint"), "sampling.engine")
+"""The module of each engine that samples."""
