@@ -10,7 +10,13 @@ import pytest
 from persuasion_rl.data.clean import clean
 from persuasion_rl.data.corpus import Conversation, read_threads
 from persuasion_rl.data.deltas import won_and_lost
-from persuasion_rl.data.sides import NEAR_DUPLICATE, clusters, compared_text, jaccard, shingles
+from persuasion_rl.data.near_duplicates import (
+    NEAR_DUPLICATE,
+    clusters,
+    compared_text,
+    jaccard,
+    shingles,
+)
 from persuasion_rl.data.synthetic import grammar as world
 from persuasion_rl.data.synthetic.synthesize import synthesize
 

@@ -9,7 +9,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from persuasion_rl.data.corpus import read_threads
-from persuasion_rl.data.sides import NEAR_DUPLICATE, SHINGLE_WORDS, NearDuplicates, compared_text
+from persuasion_rl.data.near_duplicates import (
+    NEAR_DUPLICATE,
+    SHINGLE_WORDS,
+    NearDuplicates,
+    compared_text,
+)
 from persuasion_rl.files import UserError, read_csv, read_jsonl, write_json
 from persuasion_rl.runtime.command import note, stage
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from persuasion_rl.data.sides import LARGE
+from persuasion_rl.data.near_duplicates import LARGE
 from persuasion_rl.files import keyed_number, read_json, read_jsonl, write_text
 from persuasion_rl.report.plotting import COLORS, bars, page, panels, svg
 from persuasion_rl.runtime.command import note, stage

@@ -10,7 +10,7 @@ import random
 from pathlib import Path
 
 from persuasion_rl.data.clean import clean
-from persuasion_rl.data.sides import NearDuplicates, post_text
+from persuasion_rl.data.near_duplicates import NearDuplicates, post_text
 from persuasion_rl.data.synthetic import grammar as world
 from persuasion_rl.files import UserError, write_json, write_jsonl, write_text
 from persuasion_rl.runtime.command import note, stage
