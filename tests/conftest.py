@@ -43,10 +43,10 @@ def real_data() -> Path:
 @pytest.fixture(scope="session")
 def synthetic(tmp_path_factory) -> Path:
     """A synthetic ChangeMyView of 60 threads. Read only."""
-    from persuasion_rl.data.synthetic.synthesize import synthesize
+    from persuasion_rl.data.synthetic.synthesize import synthesize_corpus
 
     folder = tmp_path_factory.mktemp("corpora") / "synthetic-changemyview"
-    synthesize(corpus=folder, seed=1, threads=60, replies=4)
+    synthesize_corpus(corpus=folder, seed=1, threads=60, replies=4)
     return folder
 
 

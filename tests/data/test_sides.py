@@ -8,19 +8,18 @@ from collections import Counter
 import pytest
 
 from persuasion_rl.data.corpus import digests_record
-from persuasion_rl.data.sides import (
+from persuasion_rl.data.near_duplicates import (
     BANDS,
     MISSED,
     MOST_ROWS,
     NEAR_DUPLICATE,
-    SIDES,
     NearDuplicates,
-    assign_sides,
     clusters,
     jaccard,
     rows_of_a_band,
     shingles,
 )
+from persuasion_rl.data.sides import SIDES, assign_sides
 from persuasion_rl.files import UserError, read_json, write_json
 
 

@@ -34,12 +34,12 @@ def make_tiny_base(folder: Path) -> Path:
     """A synthetic corpus, its sides, rows and pairs, and a stand-in base model, once for all tests."""
     from persuasion_rl.data.cmv import process_cmv
     from persuasion_rl.data.sides import assign_sides
-    from persuasion_rl.data.synthetic.synthesize import synthesize
+    from persuasion_rl.data.synthetic.synthesize import synthesize_corpus
 
     if (folder / "pairs.jsonl").is_file():
         return folder
     corpus, sides = folder / "corpus", folder / "sides.csv"
-    synthesize(corpus=corpus, seed=3, threads=50, replies=4)
+    synthesize_corpus(corpus=corpus, seed=3, threads=50, replies=4)
     assign_sides(
         corpora=[corpus], output=sides, duplicates=folder / "near_duplicates.json",
         seed=1, train=0.5, val=0.25, test=0.25,

@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 
 from persuasion_rl.data.clean import clean
 from persuasion_rl.data.corpus import read_threads
-from persuasion_rl.data.synthetic import grammar as world
+from persuasion_rl.data.synthetic import grammar
 from persuasion_rl.files import read_csv, write_jsonl
 
 BY_TOPIC_AND_KIND: dict[tuple, list[str]] = {}
-for known, move in world.reply_sentences().items():
+for known, move in grammar.reply_sentences().items():
     BY_TOPIC_AND_KIND.setdefault((move.topic, move.kind), []).append(known)
 
 TOPIC = "bike lanes"
@@ -38,12 +38,12 @@ INSULT = "Only a fool could believe this."
 @st.composite
 def exchanges(draw):
     """A post on a topic with its reasons, and a reply of known sentences (own topic, another, or none)."""
-    topic = draw(st.sampled_from(world.TOPICS))
+    topic = draw(st.sampled_from(grammar.TOPICS))
     reasons = draw(
-        st.lists(st.sampled_from(world.reasons_of(topic)), min_size=1, max_size=3, unique=True)
+        st.lists(st.sampled_from(grammar.reasons_of(topic)), min_size=1, max_size=3, unique=True)
     )
     stated = [
-        world.sentence(draw(st.sampled_from(world.REASONS[name].statements)), topic=topic)
+        grammar.sentence(draw(st.sampled_from(grammar.REASONS[name].statements)), topic=topic)
         for name in reasons
     ]
     groups = [key for key in BY_TOPIC_AND_KIND if key[0] in (None, topic, "pet shops")]
@@ -53,51 +53,54 @@ def exchanges(draw):
 
 
 def test_the_documented_weights_are_the_weights():
-    table = dict(re.findall(r"^\| `(\w+)` .*\|\s*([+-]?\d\.\d)\s*\|$", world.__doc__, re.M))
-    assert {move: float(weight) for move, weight in table.items()} == world.WEIGHTS
-    assert f"BIAS is {world.BIAS}" in world.__doc__
+    table = dict(re.findall(r"^\| `(\w+)` .*\|\s*([+-]?\d\.\d)\s*\|$", grammar.__doc__, re.M))
+    assert {move: float(weight) for move, weight in table.items()} == grammar.WEIGHTS
+    assert f"BIAS is {grammar.BIAS}" in grammar.__doc__
 
 
 def test_there_are_at_least_24_topics_with_eight_reasons_each():
-    assert len(set(world.TOPICS)) >= 24
-    for topic in world.TOPICS:
-        assert len(set(world.reasons_of(topic))) == 8
+    assert len(set(grammar.TOPICS)) >= 24
+    for topic in grammar.TOPICS:
+        assert len(set(grammar.reasons_of(topic))) == 8
 
 
 def test_no_two_sentences_of_the_grammar_are_the_same():
-    numbers = len(world.PLACES) * len(world.MEASURES) * len(world.PERCENTAGES)
-    a_topic = len(world.QUESTIONS) + len(world.EVIDENCE) * numbers
-    for reason in world.REASONS.values():
-        a_topic += len(reason.answers) + len(world.ACKNOWLEDGEMENTS)
-    anywhere = len(world.OPENINGS + world.ANALOGIES + world.OFF_TOPIC + world.INSULTS)
-    assert len(world.reply_sentences()) == anywhere + len(world.TOPICS) * a_topic
+    numbers = len(grammar.PLACES) * len(grammar.MEASURES) * len(grammar.PERCENTAGES)
+    a_topic = len(grammar.QUESTIONS) + len(grammar.EVIDENCE) * numbers
+    for reason in grammar.REASONS.values():
+        a_topic += len(reason.answers) + len(grammar.ACKNOWLEDGEMENTS)
+    anywhere = len(grammar.OPENINGS + grammar.ANALOGIES + grammar.OFF_TOPIC + grammar.INSULTS)
+    assert len(grammar.reply_sentences()) == anywhere + len(grammar.TOPICS) * a_topic
     statements = sum(
-        len(world.REASONS[name].statements)
-        for topic in world.TOPICS
-        for name in world.reasons_of(topic)
+        len(grammar.REASONS[name].statements)
+        for topic in grammar.TOPICS
+        for name in grammar.reasons_of(topic)
     )
-    assert len(world.poster_sentences()) == statements
-    assert not world.reply_sentences().keys() & world.poster_sentences().keys()
+    assert len(grammar.poster_sentences()) == statements
+    assert not grammar.reply_sentences().keys() & grammar.poster_sentences().keys()
 
 
 def test_every_sentence_of_the_grammar_is_read_back_as_one_move():
-    for sentence, move in world.reply_sentences().items():
-        assert world.moves(sentence) == [move]
-    for statement, move in world.poster_sentences().items():
-        assert world.given(f"Poster: It is so. {statement}") == ({move.topic}, {move.reason})
+    for sentence, move in grammar.reply_sentences().items():
+        assert grammar.moves(sentence) == [move]
+    for statement, move in grammar.poster_sentences().items():
+        assert grammar.topics_and_reasons(f"Poster: It is so. {statement}") == (
+            {move.topic},
+            {move.reason},
+        )
 
 
 def test_everything_in_a_synthetic_corpus_is_read_back(synthetic):
     kinds = set()
     for thread in read_threads(synthetic):
-        topics, reasons = world.given(clean(thread.body))
+        topics, reasons = grammar.topics_and_reasons(clean(thread.body))
         assert len(topics) == 1 and len(reasons) in (2, 3)
         for utterance in thread.utterances.values():
             if utterance.speaker.split("_")[0] in ("thoughtful", "average", "hasty", "rude"):
-                found = [move.kind for move in world.moves(clean(utterance.text))]
+                found = [move.kind for move in grammar.moves(clean(utterance.text))]
                 assert len(found) >= 3 and "unknown" not in found, utterance.text
                 kinds.update(found)
-    assert kinds == set(world.WEIGHTS) - {"further_answer", "missed", "repetition", "unknown"}
+    assert kinds == set(grammar.WEIGHTS) - {"further_answer", "missed", "repetition", "unknown"}
 
 
 @pytest.mark.parametrize(
@@ -118,41 +121,43 @@ def test_everything_in_a_synthetic_corpus_is_read_back(synthetic):
     ],
 )
 def test_worked_examples(reply, score):
-    assert world.truth(POST, reply) == pytest.approx(1 / (1 + math.exp(-score)))
+    assert grammar.truth(POST, reply) == pytest.approx(1 / (1 + math.exp(-score)))
 
 
 def test_an_argument_counts_only_against_the_post_that_it_answers():
     elsewhere = POST.replace("ike lanes", "ity zoos").replace(
         "Every year more money goes into City", "X"
     )
-    assert world.truth(elsewhere, ANSWER) < 0.06 < world.truth(POST, ANSWER)
+    assert grammar.truth(elsewhere, ANSWER) < 0.06 < grammar.truth(POST, ANSWER)
 
 
 @given(st.text(), st.text())
 def test_the_truth_is_a_probability_of_any_text(prompt, reply):
-    assert 0 <= world.truth(prompt, reply) <= 1
+    assert 0 <= grammar.truth(prompt, reply) <= 1
 
 
 @given(st.text())
 def test_text_that_the_grammar_does_not_know_scores_low(text):
-    assume(all(move.kind == "unknown" for move in world.moves(text)))
-    assert world.truth(POST, text) < 0.06
+    assume(all(move.kind == "unknown" for move in grammar.moves(text)))
+    assert grammar.truth(POST, text) < 0.06
 
 
-@given(exchanges(), st.sampled_from(world.INSULTS), st.integers(0, 6))
+@given(exchanges(), st.sampled_from(grammar.INSULTS), st.integers(0, 6))
 def test_an_insult_lowers(exchange, insult, place):
     _, _, prompt, reply = exchange
     ruder = " ".join(reply[:place] + [insult] + reply[place:])
-    assert world.truth(prompt, ruder) < world.truth(prompt, " ".join(reply))
+    assert grammar.truth(prompt, ruder) < grammar.truth(prompt, " ".join(reply))
 
 
 @given(exchanges(), st.integers(0, 1), st.integers(0, 2))
 def test_answering_a_reason_that_was_given_raises(exchange, template, which):
     topic, reasons, prompt, reply = exchange
     reason = reasons[which % len(reasons)]
-    answer = world.sentence(world.REASONS[reason].answers[template], topic=topic)
-    assume(world.Move("answer", topic, reason) not in world.moves(" ".join(reply)))
-    assert world.truth(prompt, " ".join([*reply, answer])) > world.truth(prompt, " ".join(reply))
+    answer = grammar.sentence(grammar.REASONS[reason].answers[template], topic=topic)
+    assume(grammar.Move("answer", topic, reason) not in grammar.moves(" ".join(reply)))
+    assert grammar.truth(prompt, " ".join([*reply, answer])) > grammar.truth(
+        prompt, " ".join(reply)
+    )
 
 
 @given(exchanges(), st.integers(0, 5))
@@ -160,7 +165,7 @@ def test_repeating_a_move_never_raises(exchange, which):
     _, _, prompt, reply = exchange
     assume(reply)
     again = [*reply, reply[which % len(reply)]]
-    assert world.truth(prompt, " ".join(again)) < world.truth(prompt, " ".join(reply))
+    assert grammar.truth(prompt, " ".join(again)) < grammar.truth(prompt, " ".join(reply))
 
 
 @given(exchanges(), exchanges())
@@ -168,7 +173,7 @@ def test_quoted_lines_do_not_count(exchange, other):
     _, _, prompt, reply = exchange
     quoted = "".join(f"> {sentence}\n" for sentence in other[3])
     own = " ".join(reply)
-    assert world.truth(prompt, f"{quoted}\n{own}") == world.truth(prompt, own)
+    assert grammar.truth(prompt, f"{quoted}\n{own}") == grammar.truth(prompt, own)
 
 
 def test_the_truth_of_players_needs_no_declared_comparison(command_line, tmp_path):
