@@ -222,13 +222,13 @@ rule evaluate_verdicts:
         place=judge_place,
         asking=lambda wildcards, input: asking([wildcards.judge]),
         code=lambda wildcards: code(
-            "evaluation.tables", *judge_modules(wildcards.judge)
+            "evaluation.verdicts", *judge_modules(wildcards.judge)
         ),
     message:
         "Comparing the players: judge {wildcards.judge}"
     shell:
         r"""
-        python -m persuasion_rl.evaluation.tables judge_players \
+        python -m persuasion_rl.evaluation.verdicts \
             --responses {params.players:q} --judge {wildcards.judge} \
             --verdicts {output:q} --threads {threads} \
             {params.judge} {params.place} {params.asking} 2> >(tee {log:q} >&2)
@@ -263,7 +263,7 @@ rule evaluate_win_rates:
         "Tabulating win rates"
     shell:
         r"""
-        python -m persuasion_rl.evaluation.tables tabulate_win_rates \
+        python -m persuasion_rl.evaluation.tables evaluate_win_rates \
             --verdicts {params.verdicts:q} --responses {params.players:q} --output {output:q} \
             {params.settings} 2> >(tee {log:q} >&2)
         """
@@ -302,7 +302,7 @@ rule evaluate_ranking:
         "Ranking the players and testing the declared comparisons"
     shell:
         r"""
-        python -m persuasion_rl.evaluation.tables rank_players \
+        python -m persuasion_rl.evaluation.tables evaluate_ranking \
             --verdicts {params.verdicts:q} \
             --ranking {output.ranking:q} --declared {output.declared:q} --power {output.power:q} \
             {params.players} {params.settings} 2> >(tee {log:q} >&2)
@@ -371,12 +371,12 @@ rule evaluate_truth:
         settings=flags(
             {"draws": STUDY["evaluation"]["bootstrap"], "seed": STUDY["seed"]}
         ),
-        code=code("evaluation.tables"),
+        code=code("evaluation.truth"),
     message:
         "Measuring the truth of every player's replies"
     shell:
         r"""
-        python -m persuasion_rl.evaluation.tables measure_truth \
+        python -m persuasion_rl.evaluation.truth \
             --responses {params.players:q} --truth {output.truth:q} \
             --differences {output.differences:q} {params.comparisons} \
             {params.settings} 2> >(tee {log:q} >&2)
