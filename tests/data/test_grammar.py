@@ -179,7 +179,7 @@ def test_quoted_lines_do_not_count(exchange, other):
 def test_the_truth_of_players_needs_no_declared_comparison(command_line, tmp_path):
     row = {"prompt_id": "p", "prompt": "I think cats are best.", "metadata": {"conversation_id": "c"}}  # fmt: skip
     write_jsonl(tmp_path / "base.jsonl", [row | {"response": "No."}])
-    run = command_line("evaluation.tables", "measure_truth", "--responses", f"base={tmp_path / 'base.jsonl'}",
+    run = command_line("evaluation.truth", "--responses", f"base={tmp_path / 'base.jsonl'}",
                        "--truth", tmp_path / "truth.csv", "--differences", tmp_path / "differences.csv",
                        "--draws", 100, "--seed", 1)  # fmt: skip
     assert run.returncode == 0, run.stderr

@@ -13,7 +13,7 @@ from scipy.stats import t as student
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import cohen_kappa_score
 
-from persuasion_rl.evaluation.tables import rank_players, tabulate_win_rates
+from persuasion_rl.evaluation.tables import evaluate_ranking, evaluate_win_rates
 from persuasion_rl.files import file_digest, read_csv, write_jsonl
 from persuasion_rl.statistics.intervals import Resamples, bootstrap_mean, bootstrap_rate, wilson
 from persuasion_rl.statistics.pairwise import (
@@ -509,8 +509,8 @@ def tabulate(tmp_path):
             )  # fmt: skip
         write_jsonl(tmp_path / "judge.jsonl", verdicts)
         common = {"verdicts": {"judge": tmp_path / "judge.jsonl"}, "draws": 500, "seed": 1}
-        tabulate_win_rates(responses=responses, output=tmp_path / "win_rates.csv", **common)
-        rank_players(
+        evaluate_win_rates(responses=responses, output=tmp_path / "win_rates.csv", **common)
+        evaluate_ranking(
             players=players,
             ranking=tmp_path / "ranking.csv",
             declared=tmp_path / "comparisons.csv",

@@ -425,7 +425,7 @@ def measured(small, tmp_path_factory):
         responses = [f"{p}={small}/evaluation/responses/{p}.jsonl" for p in ("base", "sft")]
         model, against = comparison.split(":")
         run_stage(
-            *("evaluation", "measure_truth", "--draws", 1000, "--seed", 1),
+            *("evaluation.truth", "--draws", 1000, "--seed", 1),
             *("--responses", *responses, f"{model}={folder}/broken.jsonl"),
             *("--truth", folder / "truth.csv", "--differences", folder / "truth_differences.csv"),
             *("--comparisons", comparison),

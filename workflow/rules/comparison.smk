@@ -59,13 +59,13 @@ rule evaluate_verdicts:
         place=judge_place,
         asking=lambda wildcards, input: study.asking_flags(wildcards.judge),
         code=lambda wildcards: code(
-            "evaluation.tables", *study.judge_modules(wildcards.judge)
+            "evaluation.verdicts", *study.judge_modules(wildcards.judge)
         ),
     message:
         "Comparing the players: judge {wildcards.judge}"
     shell:
         r"""
-        python -m persuasion_rl.evaluation.tables judge_players \
+        python -m persuasion_rl.evaluation.verdicts \
             {params.players} --judge {wildcards.judge} \
             --verdicts {output:q} --threads {threads} \
             {params.judge} {params.place} {params.asking} 2> >(tee {log:q} >&2)
@@ -95,7 +95,7 @@ rule evaluate_win_rates:
         "Tabulating win rates"
     shell:
         r"""
-        python -m persuasion_rl.evaluation.tables tabulate_win_rates \
+        python -m persuasion_rl.evaluation.tables evaluate_win_rates \
             {params.players} --output {output:q} \
             {params.settings} 2> >(tee {log:q} >&2)
         """
@@ -132,7 +132,7 @@ rule evaluate_ranking:
         "Ranking the players and testing the declared comparisons"
     shell:
         r"""
-        python -m persuasion_rl.evaluation.tables rank_players \
+        python -m persuasion_rl.evaluation.tables evaluate_ranking \
             {params.verdicts} \
             --ranking {output.ranking:q} --declared {output.declared:q} --power {output.power:q} \
             {params.players} {params.settings} 2> >(tee {log:q} >&2)

@@ -265,12 +265,12 @@ rule evaluate_truth:
             {"comparisons": study.comparisons(wildcards.scope)}
         ),
         settings=BOOTSTRAP,
-        code=code("evaluation.tables"),
+        code=code("evaluation.truth"),
     message:
         "Measuring the truth of every player's replies"
     shell:
         r"""
-        python -m persuasion_rl.evaluation.tables measure_truth \
+        python -m persuasion_rl.evaluation.truth \
             {params.players} --truth {output.truth:q} \
             --differences {output.differences:q} {params.comparisons} \
             {params.settings} 2> >(tee {log:q} >&2)
