@@ -80,6 +80,60 @@ def qwen_tokenizer(real_data, tmp_path_factory) -> Path:
     return path
 
 
+@pytest.fixture(scope="session")
+def tiny_base(tmp_path_factory) -> Path:
+    """A synthetic corpus, its sides, rows and pairs, and a stand-in base model (`make_tiny_base`). Read only."""
+    from test_sampling import make_tiny_base
+
+    return make_tiny_base(tmp_path_factory.getbasetemp() / "tiny_base")
+
+
+@pytest.fixture(scope="session")
+def tiny_rows(tiny_base, tmp_path_factory):
+    """The rows that tiny trainings learn from. Read only."""
+    from tiny_trainings import write_rows
+
+    return write_rows(tiny_base, tmp_path_factory.mktemp("rows"))
+
+
+@pytest.fixture(scope="session")
+def tiny_tokenizer(tiny_rows):
+    """The tokenizer of the tiny base model, loaded."""
+    from persuasion_rl.models.loading import load_tokenizer
+
+    return load_tokenizer(tiny_rows.base)
+
+
+@pytest.fixture(scope="session")
+def tiny_sft(tiny_rows, tmp_path_factory) -> Path:
+    """The adapter of a tiny SFT. Read only."""
+    from tiny_trainings import ADAPTER, train_sft
+
+    folder = tmp_path_factory.mktemp("sft")
+    train_sft(tiny_rows, folder)
+    return folder / ADAPTER
+
+
+@pytest.fixture(scope="session")
+def tiny_dpo(tiny_rows, tiny_sft, tmp_path_factory) -> Path:
+    """The adapter of a tiny DPO that goes on from `tiny_sft`. Read only."""
+    from tiny_trainings import ADAPTER, train_dpo
+
+    folder = tmp_path_factory.mktemp("dpo")
+    train_dpo(tiny_rows, folder, tiny_sft)
+    return folder / ADAPTER
+
+
+@pytest.fixture(scope="session")
+def tiny_delta(tiny_rows, tmp_path_factory) -> Path:
+    """The adapter of a tiny delta judge. Read only."""
+    from tiny_trainings import ADAPTER, train_delta
+
+    folder = tmp_path_factory.mktemp("delta")
+    train_delta(tiny_rows, folder)
+    return folder / ADAPTER
+
+
 @pytest.fixture
 def write_corpus(tmp_path):
     """A function that writes utterances and conversation metas as a corpus folder, ConvoKit 5's way."""

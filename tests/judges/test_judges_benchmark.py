@@ -6,7 +6,6 @@ import subprocess
 import sys
 
 import pytest
-from test_training import delta, files, tiny_base  # noqa: F401
 
 from persuasion_rl.files import write_csv, write_jsonl
 from running import ROOT
@@ -99,8 +98,8 @@ def test_a_mistake_is_one_line(benchmark, rows, words, line):
 
 
 @pytest.mark.slow
-def test_a_trained_delta_judge_stands_beside_the_baseline(benchmark, files, delta):  # noqa: F811
-    words = ("--base", files.base, "--delta", delta, "--device", "cpu", "--threads", 1)
+def test_a_trained_delta_judge_stands_beside_the_baseline(benchmark, tiny_rows, tiny_delta):
+    words = ("--base", tiny_rows.base, "--delta", tiny_delta, "--device", "cpu", "--threads", 1)
     table = rows_of(benchmark(PAIRS * 4, *words))
     assert table["pairs"] == ["number", "length", "delta"]
     for count, length, of_delta in (table["all pairs"], table["ban cars"]):

@@ -201,7 +201,7 @@ def test_every_training_checked_its_start(small):
     for model in MODELS:
         method = "sft" if model == "sft" else "dpo"
         log = (small / f"logs/train_{method}/{model}.log").read_text()
-        assert "supervised stretches are whole responses that end with EOS" in log
+        assert "supervised spans are whole responses that end with EOS" in log
         if method == "dpo":
             assert "rewards 0 and 0, sigmoid term 0.6931" in log
 

@@ -17,12 +17,8 @@ from typing import Any
 
 from persuasion_rl.files import UserError, read_json, text_digest
 from persuasion_rl.models.devices import pick_device
-from persuasion_rl.models.loading import (
-    ADAPTER_CONFIG,
-    check_lineage,
-    load_for_inference,
-    load_tokenizer,
-)
+from persuasion_rl.models.lineage import ADAPTER_CONFIG, check_lineage
+from persuasion_rl.models.loading import load_for_inference, load_tokenizer
 from persuasion_rl.runtime.command import note
 from persuasion_rl.runtime.keys import VARIABLES, key_for, without_keys
 from persuasion_rl.sampling.noise import Limits, Request, Sample, step_seeds
