@@ -18,7 +18,7 @@ from persuasion_rl.preferences.pairs import (
     validation_conversations,
     without_duplicates,
 )
-from persuasion_rl.report.study_page import _label_column
+from persuasion_rl.report.report_study import _label_column
 from persuasion_rl.statistics.intervals import wilson
 
 POST = "Poster: buses are slow."

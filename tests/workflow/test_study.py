@@ -233,7 +233,7 @@ def report_command(root):
     return [
         sys.executable,
         "-m",
-        "persuasion_rl.report.study_page",
+        "persuasion_rl.report.report_study",
         *shlex.split(command),
     ], root / page
 

@@ -39,8 +39,9 @@ from persuasion_rl.study.config import (
 from persuasion_rl.files import UserError, file_digest
 from persuasion_rl.runtime.keys import key_for
 from persuasion_rl.runtime.leases import visible_devices
+from persuasion_rl.settings import as_words
 from persuasion_rl.study.names import BASE, HUMAN, MODEL_FILES, SERVED
-from persuasion_rl.report.models_table import seeds_behind
+from persuasion_rl.report.compare_models import seeds_behind
 
 CONFIG_FILE = Path(
     workflow.overwrite_configfiles[-1]
@@ -412,8 +413,8 @@ def comparison_flags(scope):
                 for name, model in models.items()
                 if "pool" in model
             ],
-            "common": json.dumps(
-                {method: STUDY["recipes"][method] for method in methods}, sort_keys=True
+            "common": as_words(
+                {method: STUDY["recipes"][method] for method in methods}
             ),
         }
     )

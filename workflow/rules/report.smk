@@ -40,13 +40,13 @@ rule report_data:
         counts=lambda wildcards, input: pairs_of(input.counts, SOURCES),
         examples=lambda wildcards, input: pairs_of(input.examples, SOURCES),
         settings=flags({"study": NAME, "synthetic": SYNTHETIC, "seed": STUDY["seed"]}),
-        code=code("report.data_page"),
+        code=code("report.report_data"),
         template=templates("data_report.html", "style.html"),
     message:
         "Writing the page about the data"
     shell:
         r"""
-        python -m persuasion_rl.report.data_page \
+        python -m persuasion_rl.report.report_data \
             --counts {params.counts:q} --examples {params.examples:q} \
             --summary {input.summary:q} --duplicates {input.duplicates:q} --output {output:q} \
             {params.settings} 2> >(tee {log:q} >&2)
@@ -104,12 +104,12 @@ rule compare_models:
             input.recipes, reported_models("evaluation")
         ),
         settings=comparison_flags("evaluation"),
-        code=code("report.models_table"),
+        code=code("report.compare_models"),
     message:
         "Comparing the trained models"
     shell:
         r"""
-        python -m persuasion_rl.report.models_table \
+        python -m persuasion_rl.report.compare_models \
             --metrics {params.metrics:q} --recipes {params.recipes:q} \
             --models {output.models:q} --seeds {output.seeds:q} \
             {params.settings} 2> >(tee {log:q} >&2)
@@ -136,7 +136,7 @@ use rule compare_models as compare_models_unattended with:
             input.recipes, reported_models("unattended")
         ),
         settings=comparison_flags("unattended"),
-        code=code("report.models_table"),
+        code=code("report.compare_models"),
     message:
         "Comparing the trained models that need no person"
 
@@ -158,13 +158,13 @@ rule report_study:
         runtime=growing("30m"),
     params:
         settings=report_flags("evaluation"),
-        code=code("report.study_page"),
+        code=code("report.report_study"),
         template=templates("report.html", "style.html"),
     message:
         "Writing the report"
     shell:
         r"""
-        python -m persuasion_rl.report.study_page \
+        python -m persuasion_rl.report.report_study \
             {params.settings} --output {output.report:q} --figures {output.figures:q} 2> >(tee {log:q} >&2)
         """
 
@@ -181,7 +181,7 @@ use rule report_study as report_unattended with:
         study("benchmarks/report_unattended.tsv")
     params:
         settings=report_flags("unattended"),
-        code=code("report.study_page"),
+        code=code("report.report_study"),
         template=templates("report.html", "style.html"),
     message:
         "Writing the report of what needs no person"
@@ -205,13 +205,13 @@ rule write_model_card:
         runtime=growing("10m"),
     params:
         settings=lambda wildcards: card_flags(wildcards.model),
-        code=code("report.model_card"),
+        code=code("report.write_model_card"),
         template=templates("model_card.md"),
     message:
         "Writing the model card of {wildcards.model}"
     shell:
         r"""
-        python -m persuasion_rl.report.model_card \
+        python -m persuasion_rl.report.write_model_card \
             --metrics {input.metrics:q} --recipe {input.recipe:q} \
             --comparisons {input.comparisons:q} --behaviour {input.behaviour:q} \
             --honesty {input.honesty:q} --trust {input.trust:q} --splits {input.splits:q} --output {output:q} \
@@ -257,7 +257,7 @@ rule publish_model:
         "Putting {wildcards.model} on the Hugging Face Hub"
     shell:
         r"""
-        python -m persuasion_rl.report.publish \
+        python -m persuasion_rl.report.publish_model \
             --folder {params.folder:q} --output {output:q} {params.settings} 2> >(tee {log:q} >&2)
         """
 
@@ -275,11 +275,11 @@ rule record_config:
         mem_mb=growing(500),
         runtime=growing("10m"),
     params:
-        config=json.dumps(STUDY, sort_keys=True),
+        settings=flags({"settings": as_words(STUDY)}),
     message:
         "Recording the resolved configuration"
     shell:
         r"""
-        python -m persuasion_rl.report.record \
-            --config {params.config:q} --output {output:q} 2> >(tee {log:q} >&2)
+        python -m persuasion_rl.report.record_config \
+            --output {output:q} {params.settings} 2> >(tee {log:q} >&2)
         """

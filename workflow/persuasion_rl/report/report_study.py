@@ -12,7 +12,6 @@ from persuasion_rl.evaluation.measures import NOT_MEASURED
 from persuasion_rl.files import file_digest, read_csv, read_json, read_jsonl, write_text
 from persuasion_rl.judges.base import POINTS
 from persuasion_rl.report.costs import api_cost, costs_of
-from persuasion_rl.report.data_page import funnel_figure, shortage
 from persuasion_rl.report.figures import (
     honesty_figure,
     length_figure,
@@ -35,13 +34,14 @@ from persuasion_rl.report.findings import (
     warnings,
 )
 from persuasion_rl.report.plotting import page, with_numbers
+from persuasion_rl.report.report_data import funnel_figure, shortage
 from persuasion_rl.runtime.command import note, stage
 
 COUNTED_BY = ("numpy", "scipy")
 TEMPLATE = Path(__file__).with_name("templates") / "report.html.j2"
 
 
-def write_report(
+def report_study(
     *,
     folder: Path,
     trust: Path,
@@ -397,4 +397,4 @@ def _by_group(models: list[dict], histories: dict[str, list[dict]]) -> dict[str,
 
 
 if __name__ == "__main__":
-    stage(write_report)
+    stage(report_study)

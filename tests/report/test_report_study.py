@@ -9,8 +9,8 @@ from itertools import combinations
 
 import pytest
 from huggingface_hub import ModelCard
-from test_data_report import SUMMARY
 
+from pages import SUMMARY
 from persuasion_rl.evaluation.tables import judge_players
 from persuasion_rl.files import read_csv, write_csv, write_json, write_jsonl
 from persuasion_rl.judges.llm.cache import Answer, opened
@@ -235,7 +235,7 @@ def test_a_card_says_whose_data_and_labels_a_model_has(root, command_line, tmp_p
     words = []
     for name, value in given.items():
         words += [f"--{name}", *(value if isinstance(value, list) else [value])]
-    run = command_line("report.model_card", *words)
+    run = command_line("report.write_model_card", *words)
     assert run.returncode == 0, run.stderr
     flat = " ".join((tmp_path / "card.md").read_text().split())
     assert [text for text in said if text not in flat] == []
