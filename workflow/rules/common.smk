@@ -668,33 +668,65 @@ def reported_models(scope):
     return trained_models(unattended=scope == "unattended")
 
 
-def report_inputs(scope):
-    """What a report reads."""
+def report_files(scope):
+    """What a report is made from: flag of the page -> a file, or files by name."""
     models, pools = reported_models(scope), labelled_pools(scope)
-    return {
-        "tables": evaluation_tables(scope),
-        "verdicts": expand(study(f"{scope}/verdicts/{{judge}}.jsonl"), judge=JUDGES),
-        "responses": player_responses(scope),
+    trained = {
+        kind: {name: study(f"models/{name}/{file}") for name in models}
+        for kind, file in (("histories", "history.jsonl"), ("recipes", "recipe.json"))
+    }
+    return trained | {
+        "tables": {Path(path).stem: path for path in evaluation_tables(scope)},
+        "verdicts": {
+            judge: study(f"{scope}/verdicts/{judge}.jsonl") for judge in JUDGES
+        },
+        "responses": dict(zip(players_of(scope), player_responses(scope), strict=True)),
         "trust": trust_table(scope),
-        "judge": [
-            study("judges/delta/metrics.json"),
-            study("judges/delta/history.jsonl"),
-            study("judges/delta/recipe.json"),
-        ],
+        "delta_judge": {
+            "metrics": study("judges/delta/metrics.json"),
+            "history": study("judges/delta/history.jsonl"),
+            "recipe": study("judges/delta/recipe.json"),
+        },
         "prompts": study("preferences/final_eval_prompts.jsonl"),
-        **model_tables(scope),
-        "histories": expand(study("models/{model}/history.jsonl"), model=models),
-        "recipes": expand(study("models/{model}/recipe.json"), model=models),
+        **{f"{name}_table": path for name, path in model_tables(scope).items()},
         "splits": study("splits/summary.json"),
-        "counts": [study(f"processed/{source}_counts.json") for source in SOURCES],
-        "pools": expand(
-            study("preferences/{pool}_{name}"),
-            pool=pools,
-            name=["pool_counts.json", "pairs.json"],
-        ),
-        "answers": [study("preferences/human_answers.json")] if HUMAN in pools else [],
+        "counts": {
+            source: study(f"processed/{source}_counts.json") for source in SOURCES
+        },
+        "pool_counts": {
+            pool: study(f"preferences/{pool}_pool_counts.json") for pool in pools
+        },
+        "pool_pairs": {pool: study(f"preferences/{pool}_pairs.json") for pool in pools},
+        "answers": study("preferences/human_answers.json") if HUMAN in pools else [],
         "arena": arena_table(scope),
     }
+
+
+def report_inputs(scope):
+    """The files of a report as inputs."""
+    return {
+        kind: list(files.values()) if isinstance(files, dict) else files
+        for kind, files in report_files(scope).items()
+    }
+
+
+def report_file_flags(scope):
+    """The inputs of a report as flags, by the names of report_files. A param that takes `input` is not compared; the
+    inputs are."""
+
+    def named(wildcards, input):
+        return flags(
+            {
+                kind: (
+                    pairs_of(input[kind], files)
+                    if isinstance(files, dict)
+                    else input[kind]
+                )
+                for kind, files in report_files(scope).items()
+            }
+        )
+
+    return named
 
 
 def arena_table(scope):
@@ -721,31 +753,26 @@ def label_settings(pools):
 
 
 def report_flags(scope):
-    """What a report is told about the study."""
+    """What a report says about the study besides its files."""
     return flags(
         {
             "study_folder": "" if scope == "evaluation" else "../",
             "config_file": started_from(),
             "seed": STUDY["seed"],
-            "folder": f"results/{NAME}",
-            "trust": trust_table(scope),
-            **{f"{name}_table": path for name, path in model_tables(scope).items()},
-            "scope": scope,
+            # Of costs, and no inputs: they change with every job.
+            "benchmarks": study("benchmarks"),
+            "llm_answers": LLM_ANSWERS,
             "study": NAME,
             "players": players_of(scope),
-            "models": reported_models(scope),
             "pending": [
                 name for name in trained_models() if name not in reported_models(scope)
             ],
-            "pools": labelled_pools(scope),
-            "sources": SOURCES,
             "base_source": MODELS[BASE]["source"],
             "synthetic": SYNTHETIC,
             **TOKEN_LIMITS,
             **label_settings(labelled_pools(scope)),
             "sample_replies": STUDY["evaluation"]["sample_replies"],
             "draws": STUDY["evaluation"]["bootstrap"],
-            "arena": arena_table(scope),
         }
     )
 

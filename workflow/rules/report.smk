@@ -157,6 +157,7 @@ rule report_study:
         mem_mb=growing(2_000),
         runtime=growing("30m"),
     params:
+        files=report_file_flags("evaluation"),
         settings=report_flags("evaluation"),
         code=code("report.report_study"),
         template=templates("report.html", "style.html"),
@@ -165,7 +166,8 @@ rule report_study:
     shell:
         r"""
         python -m persuasion_rl.report.report_study \
-            {params.settings} --output {output.report:q} --figures {output.figures:q} 2> >(tee {log:q} >&2)
+            {params.files} {params.settings} \
+            --output {output.report:q} --figures {output.figures:q} 2> >(tee {log:q} >&2)
         """
 
 
@@ -180,6 +182,7 @@ use rule report_study as report_unattended with:
     benchmark:
         study("benchmarks/report_unattended.tsv")
     params:
+        files=report_file_flags("unattended"),
         settings=report_flags("unattended"),
         code=code("report.report_study"),
         template=templates("report.html", "style.html"),
