@@ -35,7 +35,7 @@ WRITTEN = {
     "preferences.human_labels": ["--labels", "--answers"],
     "preferences.pairs": ["--train"],
     "data.cmv": ["--examples"],
-    "report.models_table": ["--models"],
+    "report.compare_models": ["--models"],
 }
 """The flags of modules that name an output and are not --output."""
 LOOKS_EVERY_S = 0.2

@@ -12,7 +12,8 @@ from persuasion_rl.judges.base import FIRST, SECOND, TIE, Comparison, Judge, Opi
 from persuasion_rl.judges.length import LengthJudge
 from persuasion_rl.judges.trust import judge_trust
 from persuasion_rl.judges.truth import TruthJudge
-from persuasion_rl.report.findings import findings, warnings
+from persuasion_rl.report.findings import findings
+from persuasion_rl.report.notices import warnings
 from persuasion_rl.report.plotting import with_numbers
 
 

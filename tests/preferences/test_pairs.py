@@ -18,7 +18,7 @@ from persuasion_rl.preferences.pairs import (
     validation_conversations,
     without_duplicates,
 )
-from persuasion_rl.report.study_page import _label_column
+from persuasion_rl.report.pool_labels import label_column
 from persuasion_rl.statistics.intervals import wilson
 
 POST = "Poster: buses are slow."
@@ -213,7 +213,7 @@ def test_the_report_tells_them_as_text(pairs, tmp_path):
     both = [("12", "1"), ("21", "2")]
     excluded = {"excluded": "unreadable", "metadata": {}}
     pairs([*(label(n, "1", f"a a a{n}", "b", both, tokens=[4, 2]) for n in range(20)), excluded])
-    found = _label_column({"made": 1200, "cut": 30}, read_json(tmp_path / "pairs.json"))
+    found = label_column({"made": 1200, "cut": 30}, read_json(tmp_path / "pairs.json"))
     assert found["prompts"] == "1,230" and found["labels"] == "20"
     assert found["prompts without two usable responses"] == "cut: 30"
     assert found["verdicts"] == "1: 20" and found["could not be labelled"] == "unreadable: 1"
@@ -222,7 +222,7 @@ def test_the_report_tells_them_as_text(pairs, tmp_path):
     assert found["words that the chosen one is longer"] == "+2.0 [+2.0, +2.0]"
     assert found["duplicates dropped"] == "none" and found["mean tokens of a pair"] == "6.0"
     pairs([labelled(number, "1") for number in range(20)])
-    found = _label_column({"made": 20}, read_json(tmp_path / "pairs.json"))
+    found = label_column({"made": 20}, read_json(tmp_path / "pairs.json"))
     assert found["judge's answers differ with the order"] == "not asked in both orders"
     assert found["votes for the response shown first"] == "none"
     assert found["mean tokens of a pair"] == "unknown"

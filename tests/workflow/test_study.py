@@ -229,11 +229,13 @@ def report_command(root):
     page = "results/small/report.html"
     words = (page, "-n", "-p", "--forcerun", "report_study", "--configfile", "tests/small.yaml")
     plan = succeed(*words, root=root)
-    (command,) = re.findall(r"python -m persuasion_rl\.report (.*?) 2>", plan.replace("\\\n", " "))
+    (command,) = re.findall(
+        r"python -m persuasion_rl\.report\.report_study (.*?) 2>", plan.replace("\\\n", " ")
+    )
     return [
         sys.executable,
         "-m",
-        "persuasion_rl.report.study_page",
+        "persuasion_rl.report.report_study",
         *shlex.split(command),
     ], root / page
 

@@ -2,7 +2,6 @@
 What every rule uses: the study, the code as a param, resources that grow with each attempt, labels of Snakemake's report.
 """
 
-import json
 import os
 import sys
 from pathlib import Path
@@ -65,31 +64,40 @@ def corpus_folders(wildcards, input):
     return folders_of(input.corpora)
 
 
-def named_inputs(**declared):
-    """A param of flags: each input as `name=file` by what the study declares, a function of the scope.
-
-    Args:
-        declared: name of the flag and of the input -> a function from a scope to name -> path.
-    """
-
-    def arguments(wildcards, input):
-        scope = scope_of_job(wildcards)
-        return flags(
-            {flag: named(input[flag], paths(scope)) for flag, paths in declared.items()}
-        )
-
-    return arguments
-
-
 def scope_of_job(wildcards):
     """The scope of the evaluation that a job is of, by its wildcard."""
     folder = wildcards.get("branch", wildcards.get("folder", ""))
     return wildcards.get("scope", scope_of(folder))
 
 
+def as_inputs(files):
+    """Files by name as the inputs of a rule: name -> a file, or files by names of their own."""
+    return {
+        name: list(each.values()) if isinstance(each, dict) else each
+        for name, each in files.items()
+    }
+
+
+def as_flags(input, files):
+    """The same files as flags, `--name FILE` or `--name KEY=FILE ...`, where a rule's inputs are."""
+    return flags(
+        {
+            name: named(input[name], each) if isinstance(each, dict) else input[name]
+            for name, each in files.items()
+        }
+    )
+
+
 def declared(paths):
-    """An input: the files of name -> path of a job's scope."""
+    """An input: the files of a job's scope, as the study declares them."""
     return lambda wildcards: list(paths(scope_of_job(wildcards)).values())
+
+
+def named_inputs(**paths):
+    """A param: these inputs as flags `--name KEY=FILE ...`; each is a function from a scope to key -> path."""
+    return lambda wildcards, input: as_flags(
+        input, {name: each(scope_of_job(wildcards)) for name, each in paths.items()}
+    )
 
 
 def grows_with_attempt(amount):

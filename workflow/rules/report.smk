@@ -13,14 +13,21 @@ STEPS   report_data         the data: funnel, lengths, duplicates, topics, split
         record_config       the configuration that the study was run with: a record, not an input
 """
 
+from persuasion_rl.settings import as_words
+
 BRANCH = "{branch,(unattended/)?}"
 """Of a path: nothing, or the folder of what needs no person."""
 
 
+def report_files(scope):
+    """What the report is made from: name of an input, and of a flag -> a file, or files by their names."""
+    return study.report_files(scope) | {"arena": arena_table(scope)}
+
+
 rule report_data:
     input:
-        counts=list(study.example_counts().values()),
-        examples=list(study.examples().values()),
+        counts=declared(study.example_counts),
+        examples=declared(study.examples),
         summary=study.path("splits/summary.json"),
         duplicates=study.path("splits/near_duplicates.json"),
     output:
@@ -35,21 +42,16 @@ rule report_data:
         mem_mb=grows_with_attempt(4_000),
         runtime=grows_with_attempt("30m"),
     params:
-        sources=lambda wildcards, input: flags(
-            {
-                "counts": named(input.counts, study.example_counts()),
-                "examples": named(input.examples, study.examples()),
-            }
-        ),
+        sources=named_inputs(counts=study.example_counts, examples=study.examples),
         synthetic=flags({"synthetic": study.synthetic}),
         settings=study.flags("study", "seed"),
-        code=code("report.data_page"),
+        code=code("report.report_data"),
         template=templates("data_report.html", "style.html"),
     message:
         "Writing the page about the data"
     shell:
         r"""
-        python -m persuasion_rl.report.data_page {params.sources} \
+        python -m persuasion_rl.report.report_data {params.sources} \
             --summary {input.summary:q} --duplicates {input.duplicates:q} --output {output:q} \
             {params.synthetic} {params.settings} 2> >(tee {log:q} >&2)
         """
@@ -100,12 +102,12 @@ rule compare_models:
     params:
         models=named_inputs(metrics=study.metrics, recipes=study.recipes),
         settings=lambda wildcards: flags(study.comparison(scope_of_job(wildcards))),
-        code=code("report.models_table"),
+        code=code("report.compare_models"),
     message:
         "Comparing the trained models"
     shell:
         r"""
-        python -m persuasion_rl.report.models_table {params.models} \
+        python -m persuasion_rl.report.compare_models {params.models} \
             --models {output.models:q} --seeds {output.seeds:q} \
             {params.settings} 2> >(tee {log:q} >&2)
         """
@@ -113,8 +115,7 @@ rule compare_models:
 
 rule report_study:
     input:
-        unpack(lambda wildcards: study.report_files(scope_of_job(wildcards))),
-        arena=lambda wildcards: arena_table(scope_of_job(wildcards)),
+        unpack(lambda wildcards: as_inputs(report_files(scope_of_job(wildcards)))),
     output:
         report=reported(study.path(f"{BRANCH}report.html"), "Study"),
         figures=reported_figures(study.path(f"{BRANCH}figures")),
@@ -128,15 +129,19 @@ rule report_study:
         mem_mb=grows_with_attempt(2_000),
         runtime=grows_with_attempt("30m"),
     params:
+        files=lambda wildcards, input: as_flags(
+            input, report_files(scope_of_job(wildcards))
+        ),
         settings=lambda wildcards: flags(study.report_settings(scope_of_job(wildcards))),
-        code=code("report.study_page"),
+        code=code("report.report_study"),
         template=templates("report.html", "style.html"),
     message:
         "Writing the report"
     shell:
         r"""
-        python -m persuasion_rl.report.study_page \
-            {params.settings} --output {output.report:q} --figures {output.figures:q} 2> >(tee {log:q} >&2)
+        python -m persuasion_rl.report.report_study \
+            {params.files} {params.settings} \
+            --output {output.report:q} --figures {output.figures:q} 2> >(tee {log:q} >&2)
         """
 
 
@@ -162,13 +167,13 @@ rule write_model_card:
         runtime=grows_with_attempt("10m"),
     params:
         settings=lambda wildcards: flags(study.card_settings(wildcards.model)),
-        code=code("report.model_card"),
+        code=code("report.write_model_card"),
         template=templates("model_card.md"),
     message:
         "Writing the model card of {wildcards.model}"
     shell:
         r"""
-        python -m persuasion_rl.report.model_card \
+        python -m persuasion_rl.report.write_model_card \
             --metrics {input.metrics:q} --recipe {input.recipe:q} \
             --comparisons {input.comparisons:q} --behaviour {input.behaviour:q} \
             --honesty {input.honesty:q} --trust {input.trust:q} --splits {input.splits:q} --output {output:q} \
@@ -203,7 +208,7 @@ rule publish_model:
         "Putting {wildcards.model} on the Hugging Face Hub"
     shell:
         r"""
-        python -m persuasion_rl.report.publish \
+        python -m persuasion_rl.report.publish_model \
             --folder {params.folder:q} --output {output:q} {params.settings} 2> >(tee {log:q} >&2)
         """
 
@@ -221,11 +226,11 @@ rule record_config:
         mem_mb=grows_with_attempt(500),
         runtime=grows_with_attempt("10m"),
     params:
-        config=json.dumps(study.config.resolved(), sort_keys=True),
+        settings=flags({"settings": as_words(study.config.resolved())}),
     message:
         "Recording the resolved configuration"
     shell:
         r"""
-        python -m persuasion_rl.report.record \
-            --config {params.config:q} --output {output:q} 2> >(tee {log:q} >&2)
+        python -m persuasion_rl.report.record_config \
+            --output {output:q} {params.settings} 2> >(tee {log:q} >&2)
         """

@@ -132,12 +132,12 @@ class Lineage:
         data = self.config.data
         return [name for name, used in (("cmv", data.use_cmv), ("p4g", data.use_p4g)) if used]
 
-    def examples(self) -> dict[str, str]:
-        """Source -> its examples."""
+    def examples(self, scope: str = "evaluation") -> dict[str, str]:
+        """Source -> its examples; of every scope."""
         return {name: self.path(f"processed/{name}_examples.jsonl") for name in self.sources}
 
-    def example_counts(self) -> dict[str, str]:
-        """Source -> the counts of its examples."""
+    def example_counts(self, scope: str = "evaluation") -> dict[str, str]:
+        """Source -> the counts of its examples; of every scope."""
         return {name: self.path(f"processed/{name}_counts.json") for name in self.sources}
 
     def training_rows(self) -> dict[str, str]:

@@ -3,12 +3,12 @@
 Everything here follows from the configuration. Nothing is read but that, and nothing is written.
 """
 
-import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from persuasion_rl.files import UserError
+from persuasion_rl.settings import as_words
 from persuasion_rl.study.evaluation import Evaluation
 from persuasion_rl.study.flags import branch_of
 from persuasion_rl.study.lineage import TRAINED_FILES
@@ -70,54 +70,49 @@ class Study(Evaluation):
         recipes = {method: getattr(self.config.recipes, method).settings() for method in methods}
         return {
             "pools": {name: model.pool for name, model in models.items() if model.pool},
-            "common": json.dumps(recipes, sort_keys=True),
+            "common": as_words(recipes),
         }
 
-    def report_files(self, scope: str) -> dict[str, str | list[str]]:
-        """What the report reads, by the names of a rule's inputs."""
-        delta, pools = self.delta_judge(), self.pools(scope)
-        return {
-            "tables": list(self.tables(scope).values()),
-            "verdicts": list(self.verdicts(scope).values()),
-            "responses": list(self.responses(scope).values()),
+    def report_files(self, scope: str) -> dict[str, str | dict[str, str]]:
+        """What the report is made from: the name of an input, and of a flag -> a file, or files by their names."""
+        delta = self.delta_judge()
+        files: dict[str, str | dict[str, str]] = {
+            "tables": self.tables(scope),
+            "verdicts": self.verdicts(scope),
+            "responses": self.responses(scope),
             "trust": self.trust_table(scope),
-            "judge": [delta["metrics"], delta["history"], delta["recipe"]],
+            "delta_judge": {name: delta[name] for name in ("metrics", "history", "recipe")},
             "prompts": self.path("preferences/final_eval_prompts.jsonl"),
-            **self.model_tables(scope),
-            "histories": list(self.histories(scope).values()),
-            "recipes": list(self.recipes(scope).values()),
+            **{f"{name}_table": path for name, path in self.model_tables(scope).items()},
+            "histories": self.histories(scope),
+            "recipes": self.recipes(scope),
             "splits": self.path("splits/summary.json"),
-            "counts": list(self.example_counts().values()),
-            "pools": [
-                *self.pool_files(scope, "pool_counts.json").values(),
-                *self.pool_files(scope, "pairs.json").values(),
-            ],
-            "answers": [self.path("preferences/human_answers.json")] if HUMAN in pools else [],
+            "counts": self.example_counts(),
+            "pool_counts": self.pool_files(scope, "pool_counts.json"),
+            "pool_pairs": self.pool_files(scope, "pairs.json"),
         }
+        if HUMAN in self.pools(scope):
+            files["answers"] = self.path("preferences/human_answers.json")
+        return files
 
     def report_settings(self, scope: str) -> dict[str, Any]:
-        """What the report is told about the study."""
-        pools, evaluation = self.pools(scope), self.config.evaluation
+        """What the report says about the study besides its files."""
         return {
             "study_folder": "" if scope == "evaluation" else "../",
             "config_file": self.started_from(),
             "seed": self.config.seed,
-            "folder": f"results/{self.name}",
-            "trust": self.trust_table(scope),
-            **{f"{name}_table": path for name, path in self.model_tables(scope).items()},
-            "scope": scope,
+            # Of costs, and no inputs: they change with every job.
+            "benchmarks": self.path("benchmarks"),
+            "llm_answers": self.llm_answers,
             "study": self.name,
             "players": self.players(scope),
-            "models": self.trained(scope=scope),
             "pending": self.pending(scope),
-            "pools": pools,
-            "sources": self.sources,
             "base_source": self.models[BASE].source,
             "synthetic": self.synthetic,
             **self._token_limits,
-            **self._label_settings(pools),
-            "sample_replies": evaluation.sample_replies,
-            "draws": evaluation.bootstrap,
+            **self._label_settings(self.pools(scope)),
+            "sample_replies": self.config.evaluation.sample_replies,
+            "draws": self.config.evaluation.bootstrap,
         }
 
     def started_from(self) -> str:

@@ -566,7 +566,7 @@ def report(file: Path) -> str:
     ]
     if study["models"][BASE]["source"] != "standin":
         lines += ["", *_columns(estimates(study)), _assumed(study)]
-    if costs := costs_of(Path("results", study["study"])):
+    if costs := costs_of(Path("results", study["study"], "benchmarks")):
         seconds = sum(cost.seconds for cost in costs)
         dearest = sorted(costs, key=lambda cost: cost.seconds, reverse=True)[:3]
         named = ", ".join(f"{cost.rule} {cost.seconds / 60:.1f}" for cost in dearest)

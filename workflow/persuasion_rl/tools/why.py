@@ -120,7 +120,7 @@ def differences(before: set[str], now: set[str]) -> list[str]:
     """
     old, new = [[ast.literal_eval(param) for param in sorted(params)] for params in (before, now)]
     modules = [_modules(params) for params in (old, new)]
-    said = [
+    lines = [
         f"code of {name} {_change(name in modules[0], name in modules[1])}"
         for name in sorted(modules[0].keys() | modules[1].keys())
         if modules[0].get(name) != modules[1].get(name)
@@ -129,8 +129,8 @@ def differences(before: set[str], now: set[str]) -> list[str]:
     for name in sorted(flags[0].keys() | flags[1].keys()):
         one, other = (values.get(name) for values in flags)
         if one != other:
-            said.append(f"{name}: {_shown(one)} -> {_shown(other)}")
-    return said or ["a setting that has no name changed"]
+            lines.append(f"{name}: {_shown(one)} -> {_shown(other)}")
+    return lines or ["a setting that has no name changed"]
 
 
 def _modules(params: list[Any]) -> dict[str, str]:
@@ -140,19 +140,25 @@ def _modules(params: list[Any]) -> dict[str, str]:
 
 
 def _flags(params: list[Any]) -> dict[str, str]:
-    """Flag -> its values, of params that are flags; any other text is under "setting"."""
-    found: dict[str, str] = {}
+    """Flag -> its values, of params that are flags; any other text is under "setting".
+
+    Of a flag that takes `KEY=VALUE` pairs each key is an entry of its own.
+    """
+    settings: dict[str, str] = {}
     for param in params:
         if isinstance(param, list):
             continue
-        name = "setting"
+        flag = "setting"
         for word in shlex.split(str(param)) if isinstance(param, str) else [str(param)]:
             if word.startswith("--"):
-                name = word[2:]
-                found.setdefault(name, "")
-            else:
-                found[name] = f"{found.get(name, '')} {word}".strip()
-    return found
+                flag = word[2:]
+                settings.setdefault(flag, "")
+                continue
+            key, equals, value = word.partition("=")
+            pair = equals and flag != "setting"
+            name, value = (f"{flag} {key}", value) if pair else (flag, word)
+            settings[name] = f"{settings.get(name, '')} {value}".strip()
+    return settings
 
 
 def _change(before: bool, now: bool) -> str:

@@ -1,6 +1,5 @@
 """Seeds and variants of models: the tables that compare them, and what a variant more costs."""
 
-import json
 import re
 import subprocess
 
@@ -8,8 +7,7 @@ import pytest
 import yaml
 
 from persuasion_rl.files import read_csv, write_json
-from persuasion_rl.report.figures import variants_figure
-from persuasion_rl.report.models_table import (
+from persuasion_rl.report.compare_models import (
     MODEL_COLUMNS,
     Trained,
     compare_models,
@@ -17,6 +15,8 @@ from persuasion_rl.report.models_table import (
     seed_rows,
     seeds_behind,
 )
+from persuasion_rl.report.figures import variants_figure
+from persuasion_rl.settings import as_words
 from running import ROOT, planned, succeed
 
 COMMON = {
@@ -145,7 +145,7 @@ def arguments(folder):
         "recipes": {name: folder / f"{name}/recipe.json" for name in names},
         "models": folder / "models.csv",
         "seeds": folder / "seeds.csv",
-        "common": json.dumps(COMMON),
+        "common": dict(word.split("=") for word in as_words(COMMON)),
     }
 
 
@@ -173,7 +173,7 @@ def test_the_command_line_writes_the_same_tables(models, command_line):
         words += [f"--{name}", *pairs]
     for name in ("models", "seeds"):
         given[name].unlink()
-    run = command_line("report.models_table", *words, "--pools", "rlaif=ai")
+    run = command_line("report.compare_models", *words, "--pools", "rlaif=ai")
     assert run.returncode == 0, run.stderr
     assert [given[name].read_text() for name in ("models", "seeds")] == expected
 
@@ -182,7 +182,8 @@ def test_a_broken_file_is_one_line(models, command_line):
     given = arguments(models)
     given["metrics"]["sft"].write_text('{"method": ')
     run = command_line(
-        *("variants", "--metrics", f"sft={given['metrics']['sft']}", "--common", given["common"]),
+        *("report.compare_models", "--metrics", f"sft={given['metrics']['sft']}"),
+        *("--common", *as_words(COMMON)),
         *("--recipes", f"sft={given['recipes']['sft']}"),
         *("--models", given["models"], "--seeds", given["seeds"]),
     )
@@ -259,7 +260,7 @@ def test_a_variant_more_is_its_own_jobs_and_the_tables(checkout):
 
 def test_without_people_the_comparison_is_of_the_models_that_need_none(checkout):
     plan = succeed("-n", "unattended", root=checkout).replace("\\\n", " ")
-    (command,) = re.findall(r"python -m persuasion_rl.report.models_table .*", plan)
+    (command,) = re.findall(r"python -m persuasion_rl.report.compare_models .*", plan)
     assert re.findall(r"models/(\w+)/metrics.json", command) == ["sft", "rlaif"]
     assert "--models results/cmv/unattended/models.csv" in command
     assert "--models_table results/cmv/unattended/models.csv" in plan

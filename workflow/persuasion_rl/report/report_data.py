@@ -106,7 +106,8 @@ def read_examples(path: Path, seed: int) -> Examples:
             conversations.add(conversation)
             claim = re.search(r"Claim: (.*)", row["input_text"])
             words = re.findall(r"[a-z][a-z'’-]+", claim[1].lower()) if claim else []
-            found.topics.update({word for word in words if word not in STOP_WORDS})
+            # Sorted, so that words of equal count come in the same order each time.
+            found.topics.update(sorted({word for word in words if word not in STOP_WORDS}))
     found.random = sorted(found.random, key=lambda pair: pair[0])[:RANDOM_EXAMPLES]
     return found
 
@@ -185,7 +186,7 @@ def length_rows(source: str, e: Examples) -> list[dict]:
     ]
 
 
-def write_data_report(
+def report_data(
     *,
     counts: dict[str, Path],
     examples: dict[str, Path],
@@ -248,4 +249,4 @@ def write_data_report(
 
 
 if __name__ == "__main__":
-    stage(write_data_report)
+    stage(report_data)

@@ -9,25 +9,18 @@ from pathlib import Path
 
 import pytest
 
+from pages import SUMMARY
 from persuasion_rl.data.cmv import process_cmv
 from persuasion_rl.files import read_csv, read_json, write_json, write_jsonl
-from persuasion_rl.report.data_page import RANDOM_EXAMPLES, WHY, funnel, shortage, write_data_report
+from persuasion_rl.report.report_data import (
+    RANDOM_EXAMPLES,
+    WHY,
+    funnel,
+    report_data,
+    shortage,
+)
 from running import ROOT, succeed
 
-SUMMARY = {
-    "on_shortage": "scale",
-    "scale": 1.0,
-    "parts": {
-        "train": {"asked": 40, "used": 40, "examples": 50, "available": 50},
-        "val": {"asked": 5, "used": 5, "examples": 5, "available": 5},
-        "test": {"asked": 20, "used": 20, "examples": 20, "available": 20},
-        "ai": {"asked": "the rest", "used": 8},
-        "final_eval": {"asked": 12, "used": 12},
-        "human": {"asked": 4, "used": 4},
-    },
-    "sft_to_rlaif": 5.0,
-    "sft_to_rlhf": 10.0,
-}
 DUPLICATES = {
     "shingle_words": 5,
     "near_duplicate": 0.8,
@@ -53,7 +46,7 @@ def made(synthetic, tokenizer, tmp_path) -> Path:
 def page(folder: Path, summary: dict = SUMMARY, duplicates: dict = DUPLICATES, **changed) -> str:
     write_json(folder / "summary.json", summary)
     write_json(folder / "duplicates.json", duplicates)
-    write_data_report(
+    report_data(
         counts={"cmv": folder / "counts.json"}, examples={"cmv": folder / "examples.jsonl"},
         summary=folder / "summary.json", duplicates=folder / "duplicates.json", seed=1,
         output=folder / "page.html", **({"study": "test", "synthetic": True} | changed),

@@ -4,13 +4,18 @@ The published study's own rules tabulate and report what stands here in the plac
 """
 
 import html
+import json
+import os
 import re
+import shutil
+import subprocess
 from itertools import combinations
 
 import pytest
 from huggingface_hub import ModelCard
-from test_data_report import SUMMARY
 
+import plans
+from pages import SUMMARY
 from persuasion_rl.evaluation.verdicts import evaluate_verdicts
 from persuasion_rl.files import read_csv, write_csv, write_json, write_jsonl
 from persuasion_rl.judges.llm.cache import Answer, opened
@@ -155,6 +160,23 @@ def test_what_waits_for_people_is_named_on_top_and_is_nowhere_else_in_the_report
     assert "The annotators of the human pool" not in rest
 
 
+def test_the_report_is_made_from_the_inputs_of_its_rule_and_from_nothing_else(root, tmp_path):
+    """By its command, in a folder that has these files only."""
+    jobs = json.loads(plans.plan("config/config.yaml", root))
+    (job,) = (job for job in jobs if job["rule"] == "report_unattended")
+    for path in job["input"]:
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(root / path, tmp_path / path)
+    (command, _) = "\n".join(job["command"]).split("2> >(")
+    package = os.environ | {"PYTHONPATH": str(root / "workflow")}
+    subprocess.run(["bash", "-c", command], cwd=tmp_path, env=package, check=True)
+    pages = [(folder / REPORT).read_text().split('<h2 id="costs">') for folder in (root, tmp_path)]
+    assert pages[0][0] == pages[1][0]
+    replies = [page[1].split('<h2 id="replies">')[1] for page in pages]
+    assert replies[0] == replies[1]
+    assert "All stages one after the other: 0 s" in pages[1][1], "no benchmark file is an input"
+
+
 def test_the_report_tells_what_answers_of_language_models_cost(root):
     told = r"Answers of language models that the study asked: (.*?)\.</p>"
     assert not re.search(told, (root / REPORT).read_text()), "nothing was asked"
@@ -235,7 +257,7 @@ def test_a_card_says_whose_data_and_labels_a_model_has(root, command_line, tmp_p
     words = []
     for name, value in given.items():
         words += [f"--{name}", *(value if isinstance(value, list) else [value])]
-    run = command_line("report.model_card", *words)
+    run = command_line("report.write_model_card", *words)
     assert run.returncode == 0, run.stderr
     flat = " ".join((tmp_path / "card.md").read_text().split())
     assert [text for text in said if text not in flat] == []

@@ -6,7 +6,7 @@ from pathlib import Path
 from huggingface_hub import ModelCardData
 
 from persuasion_rl.files import read_csv, read_json, write_text
-from persuasion_rl.report.findings import labelled_by, notices, scaled_down, warnings
+from persuasion_rl.report.notices import StudyFacts, notices, warnings
 from persuasion_rl.report.plotting import page, with_numbers
 from persuasion_rl.runtime.command import stage
 
@@ -17,14 +17,9 @@ def write_model_card(
     *,
     model: str,
     study: str,
-    base_source: str,
-    synthetic: bool,
+    facts: StudyFacts,
     sources: list[str],
     labels: str,
-    ai_judge: str,
-    ai_noise: float,
-    human_source: str,
-    human_judge: str,
     metrics: Path,
     recipe: Path,
     comparisons: Path,
@@ -32,59 +27,50 @@ def write_model_card(
     honesty: Path,
     trust: Path,
     splits: Path,
-    max_context_tokens: int,
-    max_new_tokens: int,
     output: Path,
 ) -> None:
     """Write a model card in the Hub's format (YAML front matter, then Markdown).
 
     Args:
+        facts: of the labels only what is behind this model, "none" where it has none of the kind.
+        sources: where examples come from ("cmv", "p4g").
         labels: where the preferences come from, in words; "none" for a supervised model.
-        ai_judge, human_source: of the labels behind this model; "none" where it has none of the kind.
-        comparisons, behaviour, honesty, trust: tables of the evaluation.
+        metrics, recipe: of the model's training.
+        comparisons, behaviour, honesty, trust: tables of the evaluation. splits: the summary of `data.split`.
     """
-    made = read_json(recipe)
+    training = read_json(recipe)
     declared = with_numbers(read_csv(comparisons))
-    trusted = with_numbers(read_csv(trust))
+    trust_rows = with_numbers(read_csv(trust))
     measures = with_numbers(read_csv(behaviour) + read_csv(honesty))
     own = [row for row in measures if row["player"] == model]
     judges = list(dict.fromkeys(row["judge"] for row in declared))
     front = ModelCardData(
-        base_model=None if base_source == "standin" else base_source,
+        base_model=None if facts.base_source == "standin" else facts.base_source,
         language="en",
         library_name="peft",
         license="other",
         pipeline_tag="text-generation",
-        tags=["persuasion", "changemyview", "lora", made["method"]],
+        tags=["persuasion", "changemyview", "lora", training["method"]],
     )
     text = page(
         TEMPLATE,
         model=model,
         study=study,
         front=front.to_yaml(),
-        base_source=base_source,
-        notices=notices(
-            base_source,
-            synthetic,
-            ai_judge,
-            ai_noise,
-            human_source,
-            human_judge,
-            scaled_down(read_json(splits), max_context_tokens, max_new_tokens),
-            pending=[],
-        ),
-        synthetic=synthetic,
+        base_source=facts.base_source,
+        notices=notices(facts, read_json(splits), pending=[]),
+        synthetic=facts.synthetic,
         sources=sources,
         labels=labels,
-        made=made,
+        made=training,
         measured=read_json(metrics),
-        recipe=json.dumps(made["recipe"], indent=2, sort_keys=True),
+        recipe=json.dumps(training["recipe"], indent=2, sort_keys=True),
         evaluated=bool(own),
-        limits=warnings(trusted, judges),
-        labelled=labelled_by(ai_judge, human_source, human_judge),
+        limits=warnings(trust_rows, judges),
+        labelled=facts.labelled_by(),
         compared=[row for row in declared if row["player"] == model],
         trusted=[
-            row for row in trusted if row["measure"] == "delta_pairs" and row["judge"] in judges
+            row for row in trust_rows if row["measure"] == "delta_pairs" and row["judge"] in judges
         ],
         measures=own,
     )

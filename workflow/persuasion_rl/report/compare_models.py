@@ -15,6 +15,7 @@ from typing import Any
 
 from persuasion_rl.files import read_json, write_csv
 from persuasion_rl.runtime.command import note, stage
+from persuasion_rl.settings import from_words
 
 FROM_METRICS = (
     "train_rows",
@@ -55,7 +56,7 @@ def compare_models(
     *,
     metrics: dict[str, Path],
     recipes: dict[str, Path],
-    common: str,
+    common: dict[str, str],
     models: Path,
     seeds: Path,
     pools: dict[str, str] = {},
@@ -67,20 +68,25 @@ def compare_models(
 
     Args:
         metrics: model -> its metrics.json, in the order of the study. recipes: model -> its recipe.json.
-        common: the recipe of each method, as JSON.
+        common: the recipe of each method, as `method.argument` -> value in YAML.
         models, seeds: the tables that are written. pools: dpo model -> its pool.
     """
-    trained = {name: _read(metrics[name], recipes[name], pools.get(name)) for name in metrics}
-    rows = model_rows(trained, json.loads(common))
+    trained = {
+        name: _trained_model(metrics[name], recipes[name], pools.get(name)) for name in metrics
+    }
+    rows = model_rows(trained, from_words(common))
     spread = seed_rows(trained, rows)
     write_csv(models, rows, MODEL_COLUMNS)
     write_csv(seeds, spread, SEED_COLUMNS)
     note(f"{models}: {len(rows)} models, {len(spread)} groups of several seeds")
 
 
-def _read(metrics: Path, recipe: Path, pool: str | None) -> Trained:
-    measured, made = read_json(metrics), read_json(recipe)
-    return Trained(made["parent"], measured["method"], pool, made["seed"], made["recipe"], measured)
+def _trained_model(metrics: Path, recipe: Path, pool: str | None) -> Trained:
+    measures, training = read_json(metrics), read_json(recipe)
+    return Trained(
+        *(training["parent"], measures["method"], pool, training["seed"], training["recipe"]),
+        metrics=measures,
+    )
 
 
 def model_rows(trained: dict[str, Trained], common: dict[str, dict]) -> list[dict[str, Any]]:
@@ -98,7 +104,7 @@ def model_rows(trained: dict[str, Trained], common: dict[str, dict]) -> list[dic
             "pool": model.pool,
             "seed": model.seed,
             "differs": differences(model.recipe, common[model.method]),
-            "group": first.setdefault(_made_like(name, trained), name),
+            "group": first.setdefault(_without_seeds(name, trained), name),
         }
         | {key: model.metrics.get(key) for key in FROM_METRICS}
         for name, model in trained.items()
@@ -109,40 +115,40 @@ def model_rows(trained: dict[str, Trained], common: dict[str, dict]) -> list[dic
 def differences(recipe: dict[str, Any], common: dict[str, Any]) -> str:
     """What a recipe has other than the common one, as in "beta=0.5, loss_type=sigmoid+sft"."""
     return ", ".join(
-        f"{key}={_words(recipe.get(key))}"
+        f"{key}={_as_text(recipe.get(key))}"
         for key in sorted(recipe.keys() | common.keys())
-        if _words(recipe.get(key)) != _words(common.get(key))
+        if _as_text(recipe.get(key)) != _as_text(common.get(key))
     )
 
 
-def _words(value: Any) -> str:
+def _as_text(value: Any) -> str:
     """A setting as text. A list of one entry reads as the entry: a recipe.json cannot tell them apart."""
     if isinstance(value, list):
-        return "+".join(map(_words, value))
+        return "+".join(map(_as_text, value))
     return value if isinstance(value, str) else json.dumps(value)
 
 
-def _made_like(name: str, trained: dict[str, Trained]) -> str:
+def _without_seeds(name: str, trained: dict[str, Trained]) -> str:
     """What a model and those above it were made from, without the seeds."""
     if name not in trained:
         return name
     model = trained[name]
-    settings = {key: _words(value) for key, value in model.recipe.items()}
-    above = _made_like(model.parent, trained)
+    settings = {key: _as_text(value) for key, value in model.recipe.items()}
+    above = _without_seeds(model.parent, trained)
     return json.dumps([above, model.method, model.pool, settings], sort_keys=True)
 
 
-def seeds_behind(name: str, made: Mapping[str, tuple[str, int]]) -> tuple[int, ...]:
+def seeds_behind(name: str, origins: Mapping[str, tuple[str, int]]) -> tuple[int, ...]:
     """The seeds of the models from the first one above the base to this one: of models that differ in nothing else,
     two with the same seeds are the same training.
 
     Args:
-        made: model -> its parent and its seed.
+        origins: model -> its parent and its seed.
     """
-    if name not in made:
+    if name not in origins:
         return ()
-    parent, seed = made[name]
-    return (*seeds_behind(parent, made), seed)
+    parent, seed = origins[name]
+    return (*seeds_behind(parent, origins), seed)
 
 
 def seed_rows(trained: dict[str, Trained], rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -150,10 +156,10 @@ def seed_rows(trained: dict[str, Trained], rows: list[dict[str, Any]]) -> list[d
 
     A model whose seeds are all those of another one of its group is the same training again and not counted.
     """
-    made = {name: (model.parent, model.seed) for name, model in trained.items()}
+    origins = {name: (model.parent, model.seed) for name, model in trained.items()}
     groups: dict[str, dict[tuple[int, ...], dict]] = {}
     for row in rows:
-        groups.setdefault(row["group"], {}).setdefault(seeds_behind(row["model"], made), row)
+        groups.setdefault(row["group"], {}).setdefault(seeds_behind(row["model"], origins), row)
     return [_spread(list(runs.values())) for runs in groups.values() if len(runs) > 1]
 
 

@@ -91,7 +91,9 @@ def publish(hub, model, tmp_path, command_line, monkeypatch):
     def run(**changes):
         given = dict(folder=model, base_source="Qwen/Qwen2.5-0.5B-Instruct", namespace="team", name="demo-sft",
                      private="true", output=tmp_path / "published/sft.json") | changes  # fmt: skip
-        return command_line("report.publish", *(w for k, v in given.items() for w in (f"--{k}", v)))
+        return command_line(
+            "report.publish_model", *(w for k, v in given.items() for w in (f"--{k}", v))
+        )
 
     return run
 

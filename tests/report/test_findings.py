@@ -4,17 +4,25 @@ import pytest
 import yaml
 
 from persuasion_rl.report.figures import honesty_figure, length_figure, lineage_figure, loss_figure
-from persuasion_rl.report.findings import (
-    PUBLISHED,
-    findings,
-    labelled_by,
-    notices,
-    scaled_down,
-    warnings,
-)
+from persuasion_rl.report.findings import findings
+from persuasion_rl.report.notices import PUBLISHED, StudyFacts, notices, warnings
 from persuasion_rl.report.plotting import number
 from persuasion_rl.study.config import load_study, pool_sizes, split_sizes
 from running import ROOT
+
+FULL_SIZE = {part: size for part, (_, size) in PUBLISHED.items() if not part.startswith("max_")}
+
+
+def facts(**changed):
+    usual = dict(
+        base_source="Qwen/Qwen2.5-0.5B-Instruct", synthetic=False, ai_judge="delta", ai_noise=0.0, human_source="people",
+        human_judge="delta", max_context_tokens=700, max_new_tokens=256,
+    )  # fmt: skip
+    return StudyFacts(**(usual | changed))
+
+
+def splits(**used):
+    return {"parts": {part: {"used": n} for part, n in (FULL_SIZE | used).items()}}
 
 
 @pytest.mark.parametrize(
@@ -29,25 +37,23 @@ from running import ROOT
         ({"ai_noise": 0.3}, "AI labels have noise on purpose: the judge delta's, 30%"),
         ({"human_source": "simulated"}, "Human labels are simulated"),
         ({"base_source": "EleutherAI/pythia-410m"}, "Another base model: EleutherAI/pythia-410m."),
-        ({"scaled": ["SFT rows 700 (40,000)"]}, "Scaled down, with the published study's sizes"),
-        ({"pending": ["rlhf"]}, "Pending: rlhf"),
     ],
 )
 def test_what_is_not_as_in_the_published_study_is_said_first(changed, told):
-    usual = dict(
-        base_source="Qwen/Qwen2.5-0.5B-Instruct",
-        synthetic=False,
-        ai_judge="delta",
-        ai_noise=0.0,
-        human_source="people",
-        human_judge="delta",
-        scaled=[],
-        pending=[],
-    )
-    assert notices(**usual) == []
-    (notice,) = notices(**(usual | changed))
+    (notice,) = notices(facts(**changed), splits(), [])
     assert notice.startswith(told)
-    assert notices(**(usual | {"ai_judge": "none", "ai_noise": 0.3, "human_source": "none"})) == []
+
+
+def test_what_is_as_in_the_published_study_needs_no_notice():
+    assert notices(facts(), splits(), []) == []
+    unlabelled = facts(ai_judge="none", ai_noise=0.3, human_source="none")
+    assert notices(unlabelled, splits(), []) == []
+    (scaled,) = notices(facts(), splits(train=700), [])
+    assert scaled == (
+        "Scaled down, with the published study's sizes in brackets: SFT rows 700 (40,000)."
+    )
+    (pending,) = notices(facts(), splits(), ["rlhf"])
+    assert pending.startswith("Pending: rlhf")
 
 
 def test_what_is_smaller_than_in_the_published_study_is_told_with_both_sizes():
@@ -55,14 +61,17 @@ def test_what_is_smaller_than_in_the_published_study_is_told_with_both_sizes():
     study = load_study(yaml.safe_load(file.read_text()), file)
     planned = split_sizes(study["data"]) | pool_sizes(study["data"])
     planned["final_eval"] = study["data"]["final_eval_size"]
-    tokens = study["data"]["max_context_tokens"], study["sampling"]["max_new_tokens"]
-
-    def told(parts, tokens):
-        return scaled_down({"parts": {name: {"used": n} for name, n in parts.items()}}, *tokens)
-
-    assert told(planned, tokens) == []
-    assert told(planned | {"human": 50}, tokens) == ["prompts of the human pool 50 (300)"]
-    assert len(told({name: n - 1 for name, n in planned.items()}, (699, 255))) == len(PUBLISHED)
+    limits = {
+        "max_context_tokens": study["data"]["max_context_tokens"],
+        "max_new_tokens": study["sampling"]["max_new_tokens"],
+    }
+    assert facts(**limits).scaled_down(splits(**planned)) == []
+    assert facts(**limits).scaled_down(splits(**planned | {"human": 50})) == [
+        "prompts of the human pool 50 (300)"
+    ]
+    smaller = splits(**{part: size - 1 for part, size in planned.items()})
+    shorter = facts(**{name: limit - 1 for name, limit in limits.items()})
+    assert len(shorter.scaled_down(smaller)) == len(PUBLISHED)
 
 
 def trusted(judge, value, low, high, measure="delta_pairs"):
@@ -158,7 +167,7 @@ def test_means_over_seeds_are_told_apart_from_what_is_corrected():
 def test_the_judge_that_labelled_does_not_stand_alone():
     declared = [compared("sft", "base", 0.687, 0.6, 0.77, 0.001)]
     declared.append(declared[0] | {"judge": "length", "win_rate": 0.713})
-    labelled = labelled_by("delta", "people", "delta")
+    labelled = facts().labelled_by()
     own, length, marked, alone = told(declared=declared, labelled=labelled)["Result"]
     assert own.startswith("Judge delta, which made the AI labels, shows 1 of 1")
     assert length.startswith("Judge length shows 1 of 1") and "0.713" in length
@@ -168,9 +177,9 @@ def test_the_judge_that_labelled_does_not_stand_alone():
     assert no_other[-1].endswith("no other judge evaluates here.")
     several = told(declared=declared, judges=["delta", "llm", "length"], labelled=labelled)
     assert not any("length" in sentence for sentence in several["Result"])
-    simulated = labelled_by("none", "simulated", "truth")
-    assert simulated == {"truth": "tells simulated annotators what they see"}
-    assert labelled_by("none", "people", "truth") == {}
+    simulated = facts(ai_judge="none", human_source="simulated", human_judge="truth")
+    assert simulated.labelled_by() == {"truth": "tells simulated annotators what they see"}
+    assert facts(ai_judge="none").labelled_by() == {}
 
 
 @pytest.mark.parametrize(
