@@ -201,7 +201,7 @@ MISTAKES = [
     ("evaluation.players", ["base", "gpt"], "evaluation.players: ", ["'gpt'", "base, sft, rlhf, human"]),
     ("pools.ai", {"responses_from": "stf"}, "pools.ai.responses_from: ", ["'stf'", "base, sft, rlhf"]),
     ("corpora_dir", "$NO_SUCH_VARIABLE_HERE/x", "corpora_dir: ", ["$NO_SUCH_VARIABLE_HERE", "not set"]),
-    ("extends", "nowhere.yaml", "extends: ", ["nowhere.yaml does not exist"]),
+    ("extends", "nowhere.yaml", "extends: ", ["nowhere.yaml: does not exist"]),
 ]  # fmt: skip
 
 

@@ -164,7 +164,7 @@ def test_what_is_missing_comes_first(elsewhere, command_line):
     assert report(file).splitlines()[-1].startswith("next: GPU: run on a machine with a GPU")
     run = command_line("tools.cli", "doctor", "--configfile", elsewhere / "nothing.yaml")
     assert run.returncode == 1 and run.stderr.splitlines() == [
-        f"error: {elsewhere / 'nothing.yaml'}: no such configuration"
+        f"error: {elsewhere / 'nothing.yaml'}: does not exist"
     ]
 
 

@@ -7,8 +7,6 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from persuasion_rl.files import UserError
 from persuasion_rl.study.names import BASE, HUMAN
 
@@ -128,8 +126,13 @@ def refuse_other_studies(targets: Iterable[str], name: str) -> None:
 
 
 def _names(file: Path) -> str | None:
-    """The study that a configuration file names."""
-    return (yaml.safe_load(file.read_text(encoding="utf-8")) or {}).get("study")
+    """The study that a configuration file names, if it can be read and does."""
+    from persuasion_rl.study.loading import read_config_file
+
+    try:
+        return read_config_file(file).get("study")
+    except UserError:
+        return None
 
 
 def _is_local(source: str) -> bool:

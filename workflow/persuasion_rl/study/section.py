@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Annotated, Any, get_args, get_origin
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WrapValidator
+from pydantic.fields import FieldInfo
 
 
 class Section(BaseModel):
@@ -57,6 +58,15 @@ def section_at(root: "type[Section]", path: list[str]) -> "type[Section]":
         annotation = section.model_fields[key].annotation
         section, by_name = section_in(annotation), get_origin(annotation) is dict
     return section
+
+
+def keys_of(section: "type[Section]", path: str = "") -> "Iterator[tuple[str, FieldInfo]]":
+    """Every key below a section, as a.b or a.NAME.b, with what is known of it; those of a recipe too."""
+    for name, field in section.model_fields.items():
+        yield f"{path}{name}", field
+        if below := section_in(field.annotation):
+            by_name = "NAME." if get_origin(field.annotation) is dict else ""
+            yield from keys_of(below, f"{path}{name}.{by_name}")
 
 
 def _no_default(schema: dict[str, Any]) -> None:
