@@ -23,7 +23,7 @@ from test_training import (  # noqa: F401
 )
 from transformers import AutoTokenizer
 
-from conftest import WORKFLOW
+from running import WORKFLOW
 from persuasion_rl.evaluation.behaviour import distinct, repeated_share, tabulate_behaviour
 from persuasion_rl.evaluation.kl import _token_ids, divergence, measure_divergence
 from persuasion_rl.evaluation.loss import response_loss
