@@ -134,7 +134,8 @@ def peer(tmp_path):
     for name in ("fastapi", "uvicorn"):
         pytest.importorskip(name, reason="pip install 'transformers[serving]'")
     import httpx
-    from test_sampling import make_tiny_base
+
+    from tiny_models import make_tiny_base
 
     base = make_tiny_base(tmp_path / "tiny") / "base"
     (tmp_path / "hub").mkdir()

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_sampling import make_tiny_base
 
 from persuasion_rl.data.delta_pairs import pairs_on
 from persuasion_rl.files import (
@@ -34,6 +33,7 @@ from persuasion_rl.training.trainer import (
     trainer_arguments,
     write_record,
 )
+from tiny_models import make_tiny_base
 
 SEED = 1
 COMMON = dict(seed=SEED, threads=1, device="cpu")

@@ -7,11 +7,11 @@ import subprocess
 import sys
 
 import pytest
-from test_sampling import pool_rows
 from test_training import files, sft, tiny_base  # noqa: F401
 
-from running import ROOT, WORKFLOW
 from persuasion_rl.files import write_jsonl, write_text
+from running import ROOT, WORKFLOW
+from tiny_models import pool_rows
 
 
 @pytest.fixture

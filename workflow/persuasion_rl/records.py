@@ -62,11 +62,20 @@ class PoolRow(TypedDict):
     metadata: PoolMetadata
 
 
+class SampledResponse(TypedDict):
+    """A response with its tokens (EOS counted), why it ended, and how often it was drawn."""
+
+    text: str
+    tokens: int
+    finish_reason: str
+    draws: int
+
+
 class SampledRow(TypedDict):
     """A prompt with its sampled responses, usable or not (a shard of a pool)."""
 
     prompt: str
-    responses: list[dict[str, Any]]
+    responses: list[SampledResponse]
     metadata: dict[str, Any]
 
 

@@ -39,7 +39,7 @@ from persuasion_rl.study.config import (
 from persuasion_rl.files import UserError, file_digest
 from persuasion_rl.runtime.keys import key_for
 from persuasion_rl.runtime.leases import visible_devices
-from persuasion_rl.study.names import BASE, HUMAN, MODEL_FILES, SERVED
+from persuasion_rl.study.names import BASE, ENGINE_MODULES, HUMAN, MODEL_FILES, SERVED
 from persuasion_rl.report.models_table import seeds_behind
 
 CONFIG_FILE = Path(
@@ -553,7 +553,7 @@ def looking_flags(player):
     """What a sampling of a few replies is told; the samples are the evaluation's own."""
     few = {
         "first": STUDY["evaluation"]["num_samples"],
-        "to_read": study(f"look/{player}.md"),
+        "page": study(f"look/{player}.md"),
     }
     return f"{sampling_flags(**player_engine(player))} {flags(few)}"
 

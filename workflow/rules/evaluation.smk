@@ -7,11 +7,11 @@ MAKES   evaluation/prompts/ and evaluation/responses/{player}.jsonl, evaluation/
         ranking.csv, comparisons.csv, power.csv, behaviour.csv, honesty.csv, equal_honesty.csv, and in the
         demo truth.csv, truth_differences.csv; {scope} is evaluation, or unattended for the players that
         need no person
-STEPS   evaluate_prompts     what a player is asked that wants another format, or a length
+STEPS   render_prompts       what a player is asked that wants another format, or a length
         evaluate_model       a model's replies
-        look_at_model        the same for a few prompts, to be read: look/{player}.md
+        preview_model        a few of these replies, to be read: look/{player}.md
         evaluate_loss        its loss on human winning replies
-        evaluate_human       the human winning replies
+        quote_human          the human winning replies
         evaluate_verdicts    every two players on every prompt, in both orders
         evaluate_win_rates   win rates, plain and at equal length
         evaluate_ranking     a ranking, the declared comparisons, what their number can show
@@ -33,7 +33,7 @@ wildcard_constraints:
     judge=one_of(JUDGES),
 
 
-rule evaluate_prompts:
+rule render_prompts:
     input:
         prompts=study("preferences/final_eval_prompts.jsonl"),
         held_out=study("splits/sft_test.jsonl"),
@@ -42,9 +42,9 @@ rule evaluate_prompts:
     output:
         study("evaluation/prompts/{player}.jsonl"),
     log:
-        study("logs/evaluate_prompts/{player}.log"),
+        study("logs/render_prompts/{player}.log"),
     benchmark:
-        study("benchmarks/evaluate_prompts/{player}.tsv")
+        study("benchmarks/render_prompts/{player}.tsv")
     wildcard_constraints:
         player=one_of(OTHERS),
     conda:
@@ -55,12 +55,12 @@ rule evaluate_prompts:
     params:
         wording=lambda wildcards: asking_flags(wildcards.player),
         bases=asking_places,
-        code=code("sampling.player_prompts"),
+        code=code("sampling.render_prompts"),
     message:
         "Asking {wildcards.player} the held-out prompts in its own way"
     shell:
         r"""
-        python -m persuasion_rl.sampling.player_prompts \
+        python -m persuasion_rl.sampling.render_prompts \
             --prompts {input.prompts:q} --held_out {input.held_out:q} --output {output:q} \
             {params.wording} {params.bases} 2> >(tee {log:q} >&2)
         """
@@ -100,31 +100,37 @@ rule evaluate_model:
         settings=lambda wildcards: sampling_flags(**player_engine(wildcards.player)),
         place=player_place,
         state=study("state/samples"),
-        code=code("sampling.generate"),
+        code=lambda wildcards: code(
+            "sampling.evaluate_model",
+            ENGINE_MODULES[player_engine(wildcards.player)["engine"]],
+        ),
     message:
         "Sampling replies of {wildcards.player} to the held-out prompts"
     shell:
         r"""
-        python -m persuasion_rl.sampling.generate respond_to_evaluation \
+        python -m persuasion_rl.sampling.evaluate_model \
             --lineage {input.lineage:q} --prompts {input.prompts:q} \
             --output {output.responses:q} --state {params.state:q} \
             --threads {threads} {params.place} {params.settings} 2> >(tee {log:q} >&2)
         """
 
 
-use rule evaluate_model as look_at_model with:
+use rule evaluate_model as preview_model with:
     output:
         responses=study("look/{player}.jsonl"),
         page=study("look/{player}.md"),
     log:
-        study("logs/look_at_model/{player}.log"),
+        study("logs/preview_model/{player}.log"),
     benchmark:
-        study("benchmarks/look_at_model/{player}.tsv")
+        study("benchmarks/preview_model/{player}.tsv")
     params:
         settings=lambda wildcards: looking_flags(wildcards.player),
         place=player_place,
         state=study("state/samples"),
-        code=code("sampling.generate"),
+        code=lambda wildcards: code(
+            "sampling.evaluate_model",
+            ENGINE_MODULES[player_engine(wildcards.player)["engine"]],
+        ),
     message:
         "Sampling a few replies of {wildcards.player}"
 
@@ -166,28 +172,28 @@ rule evaluate_loss:
         """
 
 
-rule evaluate_human:
+rule quote_human:
     input:
         prompts=study("preferences/final_eval_prompts.jsonl"),
         held_out=study("splits/sft_test.jsonl"),
     output:
         study("evaluation/responses/human.jsonl"),
     log:
-        study("logs/evaluate_human.log"),
+        study("logs/quote_human.log"),
     benchmark:
-        study("benchmarks/evaluate_human.tsv")
+        study("benchmarks/quote_human.tsv")
     conda:
         "../../envs/persuasion-rl.yaml"
     resources:
         mem_mb=growing(2_000),
         runtime=growing("10m"),
     params:
-        code=code("sampling.responses"),
+        code=code("sampling.quote_human"),
     message:
         "Taking the human winning replies to the held-out prompts"
     shell:
         r"""
-        python -m persuasion_rl.sampling.responses quote_human \
+        python -m persuasion_rl.sampling.quote_human \
             --prompts {input.prompts:q} --held_out {input.held_out:q} \
             --output {output:q} 2> >(tee {log:q} >&2)
         """
