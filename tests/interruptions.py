@@ -41,7 +41,8 @@ WRITTEN = {
 LOOKS_EVERY_S = 0.2
 KINDS = {
     "training.sft": "trainer", "training.dpo": "trainer", "training.reward": "trainer",
-    "sampling.generate": "sampler", "preferences.label_ai": "labeller", "snakemake": "snakemake",
+    "sampling.generate_responses": "sampler", "sampling.evaluate_model": "sampler",
+    "preferences.label_ai": "labeller", "snakemake": "snakemake",
 }  # fmt: skip
 """What is to be hit, by the module that runs; others may be hit, too."""
 BEGUN = (0.4, 0.95)
@@ -250,7 +251,8 @@ def durations(checkout: Path) -> dict[str, float]:
     found = {}
     for module, patterns in {
         "training.sft": ["train_sft/*"], "training.dpo": ["train_dpo/*"], "training.reward": ["train_delta_judge"],
-        "sampling.generate": ["generate_responses/*", "evaluate_model/*"], "preferences.label_ai": ["label_ai"],
+        "sampling.generate_responses": ["generate_responses/*"], "sampling.evaluate_model": ["evaluate_model/*"],
+        "preferences.label_ai": ["label_ai"],
         "training.standin": ["pretrain_standin"], "judges.trust": ["judge_trust"],
     }.items():  # fmt: skip
         folder = checkout / STUDY / "benchmarks"

@@ -7,10 +7,10 @@ import subprocess
 import sys
 
 import pytest
-from test_sampling import pool_rows
 
-from conftest import PROJECT, WORKFLOW
 from persuasion_rl.files import write_jsonl, write_text
+from running import ROOT, WORKFLOW
+from tiny_models import pool_rows
 
 
 @pytest.fixture
@@ -33,7 +33,7 @@ def tokenizer_folder(tokenizer, tmp_path):
 def printed(benchmark: str, *words: str) -> str:
     """What a benchmark prints."""
     done = subprocess.run(
-        [sys.executable, PROJECT / f"benchmarks/{benchmark}.py", *words],
+        [sys.executable, ROOT / f"benchmarks/{benchmark}.py", *words],
         env=os.environ | {"PYTHONPATH": str(WORKFLOW)},
         capture_output=True,
         text=True,

@@ -145,7 +145,7 @@ OTHER_SAMPLES = TRAINED_BY_DPO | {
 OTHER_SFT = OTHER_SAMPLES | {"train_sft": 1, "evaluate_model": 4, "evaluate_loss": 4}
 OTHER_DATA = OTHER_SFT | {
     "assign_sides": 1, "process_cmv": 1, "split": 1, "check_leakage": 1, "report_data": 1, "pretrain_standin": 1,
-    "train_delta_judge": 1, "evaluate_human": 1, "evaluate_prompts": 1, "tokenize": 7, "evaluate_model": 6, "evaluate_loss": 5,
+    "train_delta_judge": 1, "quote_human": 1, "render_prompts": 1, "tokenize": 7, "evaluate_model": 6, "evaluate_loss": 5,
 }  # fmt: skip
 OTHER_DEVICE = OTHER_SFT | {"train_delta_judge": 1, "evaluate_model": 6, "evaluate_loss": 5}
 OTHER_BASE = {

@@ -357,7 +357,7 @@ def test_a_model_is_looked_at_alone_and_its_replies_are_those_of_the_evaluation(
     config = fresh / "tests/few.yaml"
     config.write_text(yaml.safe_dump({"extends": "small.yaml", "evaluation": {"num_samples": 3}}))
     target = "results/small/look/rlaif.md"
-    assert stale(fresh, config="tests/few.yaml", target=target) == {"look_at_model"}
+    assert stale(fresh, config="tests/few.yaml", target=target) == {"preview_model"}
     succeed(target, "--cores", 1, "--configfile", "tests/few.yaml", root=fresh)
     looked = list(read_jsonl(study / "look/rlaif.jsonl"))
     assert looked == list(read_jsonl(study / "evaluation/responses/rlaif.jsonl"))[:3]
@@ -419,7 +419,7 @@ def measured(small, tmp_path_factory):
             "--temperature 0.7 --top_p 0.9 --max_new_tokens 128 --batch_size 64 --seed 1".split()
         )
         run_stage(
-            *("generation", "respond_to_evaluation", "--base", small / "models/base"),
+            *("sampling.evaluate_model", "--base", small / "models/base"),
             *("--lineage", *lineage, "--prompts", small / "preferences/final_eval_prompts.jsonl"),
             *("--output", folder / "broken.jsonl", "--state", folder / "state", "--model", name),
             *("--threads", 2, *sampling),
@@ -551,7 +551,7 @@ def test_an_adapter_whose_parent_changed_is_refused(small, tmp_path):
     shutil.copy(models / "rlhf/adapter_model.safetensors", models / "sft/adapter_model.safetensors")
     run = subprocess.run(
         [
-            *(sys.executable, "-m", "persuasion_rl.sampling.generate", "respond_to_evaluation"),
+            *(sys.executable, "-m", "persuasion_rl.sampling.evaluate_model"),
             *("--base", models / "base", "--lineage"),
             *(models / f"{name}/adapter_model.safetensors" for name in ("sft", "rlaif")),
             *("--prompts", small / "preferences/final_eval_prompts.jsonl"),

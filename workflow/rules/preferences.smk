@@ -76,13 +76,14 @@ rule generate_responses:
         ),
         state=study.path("state/samples"),
         code=code(
-            "sampling.generate", study.engine_module(study.config.sampling.engine)
+            "sampling.generate_responses",
+            study.engine_module(study.config.sampling.engine),
         ),
     message:
         "Sampling responses for the {wildcards.pool} pool, rows from {wildcards.start}"
     shell:
         r"""
-        python -m persuasion_rl.sampling.generate respond_to_pool \
+        python -m persuasion_rl.sampling.generate_responses \
             --base {params.base:q} --lineage {input.lineage:q} \
             --prompts {input.prompts:q} --output {output:q} \
             --start {wildcards.start} --rows {wildcards.rows} --state {params.state:q} \
@@ -108,12 +109,12 @@ rule gather_responses:
         mem_mb=grows_with_attempt(2_000),
         runtime=grows_with_attempt("10m"),
     params:
-        code=code("sampling.responses"),
+        code=code("sampling.gather_responses"),
     message:
         "Gathering the responses of the {wildcards.pool} pool"
     shell:
         r"""
-        python -m persuasion_rl.sampling.responses gather_pool \
+        python -m persuasion_rl.sampling.gather_responses \
             --shards {input.shards:q} --output {output.responses:q} \
             --counts {output.counts:q} 2> >(tee {log:q} >&2)
         """

@@ -3,10 +3,10 @@ The players' replies to the held-out prompts.
 
 NEEDS   preferences/final_eval_prompts.jsonl, splits/sft_test.jsonl, every model of evaluation.players
 MAKES   evaluation/prompts/{player}.jsonl, evaluation/responses/{player}.jsonl, look/{player}.md
-STEPS   evaluate_prompts     what a player is asked that wants another format, or a length
+STEPS   render_prompts       what a player is asked that wants another format, or a length
         evaluate_model       a model's replies
-        look_at_model        replies to a few prompts, to be read: look/{player}.md
-        evaluate_human       the human winning replies
+        preview_model        replies to a few prompts, to be read: look/{player}.md
+        quote_human          the human winning replies
 """
 
 SAMPLING_ENVIRONMENT = f"../../envs/{'vllm' if study.config.sampling.engine == 'vllm' else 'persuasion-rl'}.yaml"
@@ -42,7 +42,7 @@ def place_of_player(wildcards, input):
     )
 
 
-rule evaluate_prompts:
+rule render_prompts:
     input:
         prompts=study.path("preferences/final_eval_prompts.jsonl"),
         held_out=study.path("splits/sft_test.jsonl"),
@@ -51,9 +51,9 @@ rule evaluate_prompts:
     output:
         study.path("evaluation/prompts/{player}.jsonl"),
     log:
-        study.path("logs/evaluate_prompts/{player}.log"),
+        study.path("logs/render_prompts/{player}.log"),
     benchmark:
-        study.path("benchmarks/evaluate_prompts/{player}.tsv")
+        study.path("benchmarks/render_prompts/{player}.tsv")
     wildcard_constraints:
         player=one_of(study.other_players),
     conda:
@@ -64,12 +64,12 @@ rule evaluate_prompts:
     params:
         wording=wording,
         bases=places_of_tokenizers,
-        code=code("sampling.player_prompts"),
+        code=code("sampling.render_prompts"),
     message:
         "Asking {wildcards.player} the held-out prompts in its own way"
     shell:
         r"""
-        python -m persuasion_rl.sampling.player_prompts \
+        python -m persuasion_rl.sampling.render_prompts \
             --prompts {input.prompts:q} --held_out {input.held_out:q} --output {output:q} \
             {params.wording} {params.bases} 2> >(tee {log:q} >&2)
         """
@@ -109,66 +109,66 @@ rule evaluate_model:
         place=place_of_player,
         state=study.path("state/samples"),
         code=lambda wildcards: code(
-            "sampling.generate",
+            "sampling.evaluate_model",
             study.engine_module(study.engine(wildcards.player)["engine"]),
         ),
     message:
         "Sampling replies of {wildcards.player} to the held-out prompts"
     shell:
         r"""
-        python -m persuasion_rl.sampling.generate respond_to_evaluation \
+        python -m persuasion_rl.sampling.evaluate_model \
             --lineage {input.lineage:q} --prompts {input.prompts:q} \
             --output {output.responses:q} --state {params.state:q} \
             --threads {threads} {params.place} {params.settings} 2> >(tee {log:q} >&2)
         """
 
 
-use rule evaluate_model as look_at_model with:
+use rule evaluate_model as preview_model with:
     output:
         responses=study.path("look/{player}.jsonl"),
         page=study.path("look/{player}.md"),
     log:
-        study.path("logs/look_at_model/{player}.log"),
+        study.path("logs/preview_model/{player}.log"),
     benchmark:
-        study.path("benchmarks/look_at_model/{player}.tsv")
+        study.path("benchmarks/preview_model/{player}.tsv")
     params:
         settings=lambda wildcards: study.sampling_flags(
             **study.engine(wildcards.player),
             first=study.config.evaluation.num_samples,
-            to_read=study.path(f"look/{wildcards.player}.md"),
+            page=study.path(f"look/{wildcards.player}.md"),
         ),
         place=place_of_player,
         state=study.path("state/samples"),
         code=lambda wildcards: code(
-            "sampling.generate",
+            "sampling.evaluate_model",
             study.engine_module(study.engine(wildcards.player)["engine"]),
         ),
     message:
         "Sampling a few replies of {wildcards.player}"
 
 
-rule evaluate_human:
+rule quote_human:
     input:
         prompts=study.path("preferences/final_eval_prompts.jsonl"),
         held_out=study.path("splits/sft_test.jsonl"),
     output:
         study.path("evaluation/responses/human.jsonl"),
     log:
-        study.path("logs/evaluate_human.log"),
+        study.path("logs/quote_human.log"),
     benchmark:
-        study.path("benchmarks/evaluate_human.tsv")
+        study.path("benchmarks/quote_human.tsv")
     conda:
         "../../envs/persuasion-rl.yaml"
     resources:
         mem_mb=grows_with_attempt(2_000),
         runtime=grows_with_attempt("10m"),
     params:
-        code=code("sampling.responses"),
+        code=code("sampling.quote_human"),
     message:
         "Taking the human winning replies to the held-out prompts"
     shell:
         r"""
-        python -m persuasion_rl.sampling.responses quote_human \
+        python -m persuasion_rl.sampling.quote_human \
             --prompts {input.prompts:q} --held_out {input.held_out:q} \
             --output {output:q} 2> >(tee {log:q} >&2)
         """

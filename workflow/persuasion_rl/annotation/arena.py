@@ -77,30 +77,31 @@ class Speakers:
         prompt = render(context, "cmv", form, template)
         with self._lock:
             engine = self._engine(model)
-            from persuasion_rl.sampling.noise import Request
+            from persuasion_rl.sampling.request import Request
 
-            ((_, sample),) = engine.draw([Request(token_hex(8), prompt, 1)])
+            ((_, sample),) = engine.sample([Request(token_hex(8), prompt, 1)])
         return sample.text.strip()
 
     def _engine(self, model: str):
         if model not in self._engines:
             from persuasion_rl.models.devices import prepare_torch
-            from persuasion_rl.sampling.engine import Settings, make_engine
-            from persuasion_rl.sampling.noise import Limits
+            from persuasion_rl.sampling.engine import SamplingSettings
+            from persuasion_rl.sampling.make import make_engine
 
-            told = self.settings["sampling"]
-            prepare_torch(1, self.settings["seed"], self.settings["device"])
-            limits = Limits(*(told[key] for key in ("temperature", "top_p", "max_new_tokens")))
-            served = told["engine"] == "openai"
+            study, sampling = self.settings, self.settings["sampling"]
+            prepare_torch(1, study["seed"], study["device"])
+            served = sampling["engine"] == "openai"
             self._engines[model] = make_engine(
-                "openai" if served else "transformers",
-                Settings(
-                    self._base, self._adapters(model), model, limits, self.settings["seed"],
-                    device=self.settings["device"],
-                    trust_remote_code=self.settings["trust_remote_code"],
-                    base_url=told["base_url"] if served else None,
-                ),
-            )  # fmt: skip
+                SamplingSettings(
+                    model=model,
+                    base=self._base,
+                    lineage=self._adapters(model),
+                    engine="openai" if served else "transformers",
+                    base_url=sampling["base_url"] if served else None,
+                    **{key: sampling[key] for key in ("temperature", "top_p", "max_new_tokens")},
+                    **{key: study[key] for key in ("seed", "device", "trust_remote_code")},
+                )
+            )
         return self._engines[model]
 
     def battle(self, turns: list[Turn]) -> tuple[str, list[str], list[str], list[str]]:

@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 
 from persuasion_rl.data.prompts import SYSTEM, TASKS, context_of, render
 from persuasion_rl.files import UserError, read_jsonl, write_jsonl
-from persuasion_rl.sampling.player_prompts import ask_player
+from persuasion_rl.sampling.render_prompts import render_prompts
 from persuasion_rl.study.config import load_study
+from tiny_models import sft_row
 
 TEMPLATE = (
     "{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'] }}<|end|>{% endfor %}"
@@ -48,17 +49,14 @@ def asked(tmp_path):
         for i, context in enumerate(CONTEXTS)
     ]
     replies = ["But they are useful.", "word " * 57]
-    held_out = [
-        {"input_text": row["prompt"], "response": reply}
-        for row, reply in zip(prompts, replies, strict=True)
-    ]
+    held_out = [sft_row(row["prompt"], reply) for row, reply in zip(prompts, replies, strict=True)]
     write_jsonl(tmp_path / "prompts.jsonl", prompts)
     write_jsonl(tmp_path / "held_out.jsonl", held_out)
     (tmp_path / "base").mkdir()
     (tmp_path / "base" / "chat_template.jinja").write_text(TEMPLATE)
 
     def ask(**settings) -> list[str]:
-        ask_player(
+        render_prompts(
             prompts=tmp_path / "prompts.jsonl", held_out=tmp_path / "held_out.jsonl",
             output=tmp_path / "asked.jsonl", study_format="plain", study_base=tmp_path / "base",
             player_base=tmp_path / "base", **settings,
@@ -71,8 +69,8 @@ def asked(tmp_path):
 
 
 def test_a_player_is_asked_by_its_own_chat_template(asked):
-    found = asked(player_format="chat", match_length=False)
-    assert found == [render(context, "cmv", "chat", TEMPLATE) for context in CONTEXTS]
+    prompts = asked(player_format="chat", match_length=False)
+    assert prompts == [render(context, "cmv", "chat", TEMPLATE) for context in CONTEXTS]
 
 
 def test_a_control_of_length_is_asked_for_the_human_replys_words(asked):
