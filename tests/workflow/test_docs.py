@@ -37,7 +37,7 @@ RUN = {
     "persuasion-rl why results/cmv/report.html": "jobs; none of them has run yet$",
     "persuasion-rl why results/demo/report.html --configfile config/demo.yaml": "jobs; none of them has run yet$",
     "python -c 'import torch; print(torch.version.cuda, torch.cuda.is_available())'": r"^\S+ (True|False)$",
-    "python -m persuasion_rl.study.reference": "^- `recipes.dpo`: ",
+    "python -m persuasion_rl.study.reference": "^config/README.md$",
     "python -m persuasion_rl.training.sft --help": "--adapter ADAPTER",
     "python benchmarks/judges.py --help": "--delta DELTA",
     "snakemake --profile aws-gpu -n": r"^train_dpo +3$",

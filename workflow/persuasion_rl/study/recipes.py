@@ -3,7 +3,7 @@
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, WithJsonSchema
 
 from persuasion_rl.study.names import HUMAN
 from persuasion_rl.study.section import (
@@ -112,7 +112,11 @@ def _model_name(name: str) -> str:
     return name
 
 
-ModelName = Annotated[str, AfterValidator(_model_name)]
+ModelName = Annotated[
+    str,
+    AfterValidator(_model_name),
+    WithJsonSchema({"type": "string", "pattern": f"^(?!{HUMAN}$)[a-z][a-z0-9_]*$"}),
+]
 
 
 class Standin(Section):

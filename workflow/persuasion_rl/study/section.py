@@ -94,10 +94,11 @@ def _unique(values: list) -> list:
     return values
 
 
-Integer = Annotated[int, BeforeValidator(_whole)]
+WHOLE = BeforeValidator(_whole)
+Integer = Annotated[int, WHOLE]
 """A whole number; 512.0 is 512."""
-Natural = Annotated[Integer, Field(ge=0)]
-Count = Annotated[Integer, Field(ge=1)]
+Natural = Annotated[int, Field(ge=0), WHOLE]
+Count = Annotated[int, Field(ge=1), WHOLE]
 AS_GIVEN = WrapValidator(_as_given)
 Number = Annotated[float, AS_GIVEN]
 """A number, which stays an int where an int was given."""
