@@ -14,8 +14,8 @@ from pathlib import Path
 import hypothesis
 import pytest
 
-PROJECT = Path(__file__).parent.parent
-WORKFLOW = PROJECT / "workflow"
+from running import ROOT, WORKFLOW
+
 if find_spec("persuasion_rl") is None:
     sys.path.insert(0, str(WORKFLOW))
 
@@ -34,7 +34,7 @@ hypothesis.settings.load_profile("project")
 def real_data() -> Path:
     """The folder of real corpora beside the project, or the one that the environment names."""
     named = os.environ.get("PERSUASION_RL_CORPORA")
-    folder = Path(named) if named else PROJECT.parent / "shared" / "data"
+    folder = Path(named) if named else ROOT.parent / "shared" / "data"
     if not (folder / "winning-args-corpus" / "utterances.jsonl").is_file():
         pytest.skip(f"no real corpora in {folder}; name their folder in PERSUASION_RL_CORPORA")
     return folder

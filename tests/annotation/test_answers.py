@@ -14,7 +14,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import binom
 
-from conftest import WORKFLOW
 from persuasion_rl.annotation.store import (
     REPEATED_AFTER,
     TAKEN_S,
@@ -26,6 +25,7 @@ from persuasion_rl.annotation.store import (
     read_answers,
 )
 from persuasion_rl.files import UserError
+from running import WORKFLOW
 
 
 @pytest.fixture

@@ -23,7 +23,6 @@ from test_training import (  # noqa: F401
 )
 from transformers import AutoTokenizer
 
-from conftest import WORKFLOW
 from persuasion_rl.evaluation.behaviour import distinct, repeated_share, tabulate_behaviour
 from persuasion_rl.evaluation.kl import _token_ids, divergence, measure_divergence
 from persuasion_rl.evaluation.loss import response_loss
@@ -33,6 +32,7 @@ from persuasion_rl.evaluation.similarity import compare_with_human, load_embedde
 from persuasion_rl.files import UserError, read_csv, read_jsonl, write_json, write_jsonl
 from persuasion_rl.models.loading import load_for_inference
 from persuasion_rl.training.standin import END_OF_TEXT
+from running import WORKFLOW
 
 CONCESSION = Path(__file__).parents[2] / "resources/markers/concession.txt"
 

@@ -10,8 +10,8 @@ import pytest
 from test_sampling import pool_rows
 from test_training import files, sft, tiny_base  # noqa: F401
 
-from conftest import PROJECT, WORKFLOW
 from persuasion_rl.files import write_jsonl, write_text
+from running import ROOT, WORKFLOW
 
 
 @pytest.fixture
@@ -34,7 +34,7 @@ def tokenizer_folder(tokenizer, tmp_path):
 def printed(benchmark: str, *words: str) -> str:
     """What a benchmark prints."""
     done = subprocess.run(
-        [sys.executable, PROJECT / f"benchmarks/{benchmark}.py", *words],
+        [sys.executable, ROOT / f"benchmarks/{benchmark}.py", *words],
         env=os.environ | {"PYTHONPATH": str(WORKFLOW)},
         capture_output=True,
         text=True,
