@@ -128,6 +128,7 @@ def write_all(folder: Path, corpora: Path, tokenizer: Path, plan: Plan) -> None:
     from transformers import AutoTokenizer
 
     from persuasion_rl.data.cmv import process_cmv
+    from persuasion_rl.data.examples import Budget
 
     texts = folder / "tokenizer"
     AutoTokenizer.from_pretrained(tokenizer).save_pretrained(texts)
@@ -138,7 +139,7 @@ def write_all(folder: Path, corpora: Path, tokenizer: Path, plan: Plan) -> None:
         examples=sources["sft"],
         pairs=sources["dpo"],
         counts=folder / "counts.json",
-        **BUDGET,
+        budget=Budget(**BUDGET),
     )
     vocabulary = MODELS[plan.model]["vocab_size"]
     folded = plan.model != "qwen2.5-0.5b"

@@ -21,7 +21,8 @@ LIMITS = Limits(temperature=0.9, top_p=0.95, max_new_tokens=40)
 def make_tiny_base(folder: Path) -> Path:
     """A synthetic corpus, its sides, rows and pairs, and a stand-in base model, once for all tests."""
     from persuasion_rl.data.cmv import process_cmv
-    from persuasion_rl.data.sides import assign_sides
+    from persuasion_rl.data.examples import Budget
+    from persuasion_rl.data.sides import Shares, assign_sides
     from persuasion_rl.data.synthetic.synthesize import synthesize_corpus
 
     if (folder / "pairs.jsonl").is_file():
@@ -30,7 +31,7 @@ def make_tiny_base(folder: Path) -> Path:
     synthesize_corpus(corpus=corpus, seed=3, threads=50, replies=4)
     assign_sides(
         corpora=[corpus], output=sides, duplicates=folder / "near_duplicates.json",
-        seed=1, train=0.5, val=0.25, test=0.25,
+        seed=1, shares=Shares(0.5, 0.25, 0.25),
     )  # fmt: skip
     pretrain_standin(
         corpora=[corpus],
@@ -55,10 +56,7 @@ def make_tiny_base(folder: Path) -> Path:
         examples=folder / "examples.jsonl",
         pairs=folder / "pairs.jsonl",
         counts=folder / "counts.json",
-        min_tokens=5,
-        max_tokens=256,
-        max_context_tokens=320,
-        max_seq_length=512,
+        budget=Budget(min_tokens=5, max_tokens=256, max_context_tokens=320, max_seq_length=512),
     )
     return folder
 

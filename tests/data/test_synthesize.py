@@ -11,7 +11,7 @@ from persuasion_rl.data.clean import clean
 from persuasion_rl.data.corpus import Conversation, read_threads
 from persuasion_rl.data.deltas import won_and_lost
 from persuasion_rl.data.near_duplicates import (
-    NEAR_DUPLICATE,
+    DEFAULTS,
     clusters,
     compared_text,
     jaccard,
@@ -144,7 +144,7 @@ def test_the_deltas_that_are_found_are_those_that_were_awarded(synthetic):
 
 def test_no_two_posts_are_near_duplicates_by_brute_force(large):
     sets = [shingles(compared_text("x", thread)) for thread in list(large.values())[:300]]
-    assert max(jaccard(a, b) for a, b in combinations(sets, 2)) < NEAR_DUPLICATE
+    assert max(jaccard(a, b) for a, b in combinations(sets, 2)) < DEFAULTS.near_duplicate
 
 
 def test_no_two_posts_of_a_full_size_corpus_are_near_duplicates(large):

@@ -67,12 +67,15 @@ def test_the_length_baseline_is_right_as_often_as_counted_by_hand(benchmark):
     }
 
 
+UTTERANCES = {"winner_id": "w", "loser_id": "l"}
+
+
 def test_held_out_pairs_of_a_study_stand_beside_them(benchmark, tmp_path):
     row = {"judge": "length", "measure": "delta_pairs", "value": 0.63, "low": 0.6, "high": 0.66}
     study = tmp_path / "study"
     write_csv(study / "judges/trust.csv", [row | {"rows": 1368}], [*row, "rows"])
     metadata = {"conversation_id": "c"}
-    pairs = [{"prompt": "a b", "winner": "a", "loser": "c d e", "metadata": metadata}]
+    pairs = [{"prompt": "a b", "winner": "a", "loser": "c d e", "metadata": metadata | UTTERANCES}]
     write_jsonl(study / "processed/delta_pairs.jsonl", pairs)
     write_csv(study / "splits/sides.csv", [metadata | {"side": "train"}], [*metadata, "side"])
     table = rows_of(benchmark(PAIRS, "--study", study))
