@@ -20,7 +20,7 @@ import yaml
 
 from persuasion_rl.study.config import load_study, pool_sizes, split_sizes
 from persuasion_rl.tools.cli import main
-from persuasion_rl.tools.doctor import estimates
+from persuasion_rl.tools.workload import estimates
 from running import ROOT, copy_project, succeed
 
 PAGES = [
