@@ -12,7 +12,8 @@ from threading import Thread
 import pytest
 import yaml
 
-from persuasion_rl.annotation.store import FIRST_TIME, Answer, AnswerStore, pair_id
+from persuasion_rl.annotation.plan import FIRST_TIME, Answer, pair_id
+from persuasion_rl.annotation.store import AnswerStore
 from persuasion_rl.files import UserError, write_jsonl
 from persuasion_rl.study.config import load_study
 from persuasion_rl.study.names import MODEL_FILES

@@ -639,7 +639,17 @@ def seeds_of(players):
 HUMAN_ANSWERS = study("state/human_answers.sqlite")
 SIMULATED_ANSWERS = study("preferences/simulated_answers.sqlite")
 SIMULATED_PEOPLE = STUDY["labels"][HUMAN]["source"] == "simulated"
-ARENA_VOTES = votes_digest(Path(HUMAN_ANSWERS))
+
+
+def digest_of_store(digest):
+    """A digest of people's answers or votes, or one line that says what is wrong with their store. It is read only."""
+    try:
+        return digest(Path(HUMAN_ANSWERS))
+    except UserError as error:
+        sys.exit(f"error: {error}")
+
+
+ARENA_VOTES = digest_of_store(votes_digest)
 GIVING = ("overlap", "several", "repeats")
 """How pairs are given out to annotators."""
 

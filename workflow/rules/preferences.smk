@@ -193,7 +193,7 @@ rule export_human_labels:
         ),
         # People's answers outlive every clean-up and are no input: a digest of those that labels are made of is what
         # makes this stale.
-        digest=None if SIMULATED_PEOPLE else labels_digest(Path(HUMAN_ANSWERS)),
+        digest=None if SIMULATED_PEOPLE else digest_of_store(labels_digest),
         settings=flags(
             {
                 "min_labels": STUDY["labels"]["human"]["min_labels"],
@@ -232,7 +232,7 @@ rule report_agreement:
             input.simulated if SIMULATED_PEOPLE else HUMAN_ANSWERS
         ),
         # Of repeats and skips too, which make no label: a rule of its own, so that they train nothing anew.
-        digest=None if SIMULATED_PEOPLE else answers_digest(Path(HUMAN_ANSWERS)),
+        digest=None if SIMULATED_PEOPLE else digest_of_store(answers_digest),
         seed=STUDY["seed"],
         code=code("annotation.agreement"),
     message:
