@@ -19,12 +19,14 @@ import yaml
 from scipy.stats import kendalltau
 from test_docs import RUN_ON_A_STUDY, run_as_typed
 
-from persuasion_rl.annotation.arena import Speakers, claim_turns
-from persuasion_rl.annotation.battles import BattleStore, present_models
-from persuasion_rl.annotation.store import Answer, AnswerStore, Plan, pair_id
+from persuasion_rl.annotation.arena import LoadedModels, claim_turns
+from persuasion_rl.annotation.battles import BattleStore
+from persuasion_rl.annotation.plan import Answer, Plan, pair_id
+from persuasion_rl.annotation.store import AnswerStore
+from persuasion_rl.evaluation.arena import present_models
 from persuasion_rl.files import read_json, read_jsonl, write_jsonl
 from persuasion_rl.study.config import load_study
-from persuasion_rl.tools.compare import recorded_settings
+from persuasion_rl.study.recorded import recorded_settings
 from running import ROOT, copy_project, planned, snakemake, succeed
 
 pytestmark = pytest.mark.slow
@@ -630,7 +632,7 @@ def test_new_answers_make_exactly_the_rlhf_branch_stale(people):
     assert stale(people, "tests/people.yaml", target="dpo") == set()
     assert stale(people, "tests/people.yaml", target=agreement) == {"report_agreement"}
     with AnswerStore(store) as answers:
-        undoable = [n for n, _ in answers.given("simulated_1", plan) if n]
+        undoable = [n for n, _ in answers.own_answers("simulated_1", plan) if n]
         firsts = [s for n in undoable if (s := answers.showing(n)).kind == "first"]
         assert answers.undo(firsts[-1])
     plan = succeed("dpo", "-n", "--configfile", "tests/people.yaml", root=people)
@@ -660,10 +662,10 @@ def test_votes_in_the_arena_make_their_ranking_and_the_report_stale(fresh):
 
 
 def test_the_arena_and_the_chat_speak_with_the_studys_models(small):
-    speakers = Speakers(small, recorded_settings(small))
-    assert set(speakers.names) == {"base", *MODELS}
+    loaded = LoadedModels(small, recorded_settings(small))
+    assert set(loaded.names) == {"base", *MODELS}
     view = "We should get rid of bike lanes\nSo much waste is burnt because of them."
-    context, models, replies, digests = speakers.battle(claim_turns(view))
+    context, models, replies, digests = loaded.battle(claim_turns(view))
     there = present_models(sorted(small.glob("models/*/recipe.json")))
     assert digests == [there[model] for model in models], "as the ranking finds them"
     assert context.startswith("Claim: We should get rid of bike lanes\nPoster: ")

@@ -206,12 +206,12 @@ rule rank_arena:
         votes=ARENA_VOTES,
         players=flags({"players": list(study.models)}),
         settings=BOOTSTRAP,
-        code=code("annotation.battles"),
+        code=code("evaluation.arena"),
     message:
         "Ranking the models by people's votes in the arena"
     shell:
         r"""
-        python -m persuasion_rl.annotation.battles \
+        python -m persuasion_rl.evaluation.arena \
             --answers {params.answers:q} --recipes {input.recipes:q} --output {output:q} \
             {params.players} {params.settings} 2> >(tee {log:q} >&2)
         """

@@ -19,7 +19,8 @@ from urllib.request import urlopen
 
 import psutil
 
-from persuasion_rl.annotation.store import pair_id, read_answers, tally
+from persuasion_rl.annotation.plan import pair_id, tally
+from persuasion_rl.annotation.store import read_answers
 from persuasion_rl.files import read_jsonl
 from persuasion_rl.report.costs import costs_of
 from persuasion_rl.runtime.keys import VARIABLES, is_loopback

@@ -6,18 +6,11 @@ from xml.etree import ElementTree
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from test_annotation import HOSTILE, write_study
 
+from labelled_study import HOSTILE, write_study
 from persuasion_rl.annotation.exchange import LABEL_STUDIO, export_answers, import_answers
-from persuasion_rl.annotation.store import (
-    ANSWERS,
-    Answer,
-    AnswerStore,
-    Plan,
-    opinion_of,
-    read_answers,
-    verdict_of,
-)
+from persuasion_rl.annotation.plan import ANSWERS, Answer, Plan, judgment_of, verdict_of
+from persuasion_rl.annotation.store import AnswerStore, read_answers
 from persuasion_rl.files import UserError, read_csv, read_json, read_jsonl, write_json, write_jsonl
 
 POOL = {
@@ -71,7 +64,7 @@ def test_label_studio_gets_and_gives_the_same_verdicts(tmp_path_factory, answers
         import_answers(POOL, store, folder / "tasks.json")
     back = read_answers(folder / "new.sqlite")
     first, again = (
-        {(a.annotator, a.pair): (opinion_of(a) or a.answer, a.confidence, a.reason) for a in some if a.kind == "first"}
+        {(a.annotator, a.pair): (judgment_of(a) or a.answer, a.confidence, a.reason) for a in some if a.kind == "first"}
         for some in (answers, back)
     )  # fmt: skip
     assert first == again and len(back) == len(first)

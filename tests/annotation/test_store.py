@@ -14,18 +14,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import binom
 
+from persuasion_rl.annotation.plan import REPEATED_AFTER, Answer, Plan
 from persuasion_rl.annotation.store import (
-    REPEATED_AFTER,
     TAKEN_S,
-    Answer,
     AnswerStore,
-    Plan,
     answers_digest,
     labels_digest,
     read_answers,
 )
 from persuasion_rl.files import UserError
-from running import WORKFLOW
+from running import ROOT
 
 
 @pytest.fixture
@@ -71,7 +69,7 @@ def test_a_page_that_is_loaded_again_shows_the_same_pair(store):
 
 def undo(store, name, plan):
     """Take back somebody's latest answer to a pool; False where there is none."""
-    given = store.given(name, plan)
+    given = store.own_answers(name, plan)
     return bool(given) and store.undo(store.showing(given[-1][0]))
 
 
@@ -107,11 +105,11 @@ def test_a_skip_that_is_undone_shows_its_pair_again_though_somebody_else_answere
 def test_answers_to_a_pool_of_before_are_neither_counted_nor_undone(store):
     old, new = Plan(pairs(3), 1), Plan([f"new {i}" for i in range(3)], 1)
     work(store, "anna", old)
-    assert store.given("anna", new) == [] and len(store.given("anna", old)) == 3
+    assert store.own_answers("anna", new) == [] and len(store.own_answers("anna", old)) == 3
     assert not undo(store, "anna", new)
     work(store, "anna", new, most=1)
     assert undo(store, "anna", new) and not undo(store, "anna", new)
-    assert len(store.given("anna", old)) == 3
+    assert len(store.own_answers("anna", old)) == 3
 
 
 def test_every_pair_is_answered_as_often_as_it_is_wanted(store):
@@ -284,7 +282,7 @@ def test_a_file_that_is_no_store_is_named(tmp_path):
 def test_a_store_that_is_locked_is_not_called_something_else(tmp_path, monkeypatch):
     path = tmp_path / "answers.sqlite"
     AnswerStore(path).close()
-    monkeypatch.setattr("persuasion_rl.annotation.store.PATIENCE_S", 0.1)
+    monkeypatch.setattr("persuasion_rl.annotation.database.PATIENCE_S", 0.1)
     other = sqlite3.connect(path, isolation_level=None)
     other.execute("PRAGMA locking_mode = EXCLUSIVE")
     other.execute("BEGIN EXCLUSIVE")
@@ -305,14 +303,15 @@ def test_a_store_of_before_showings_were_recorded_goes_on(tmp_path):
     old.close()
     with AnswerStore(path) as store:
         plan = Plan(pairs(4), 1, overlap=0, repeats=0)
-        assert store.given("anna", plan) == [(None, None), (None, None)]
+        assert store.own_answers("anna", plan) == [(None, None), (None, None)]
         assert len(work(store, "anna", plan)) == 2 and len(store.answers()) == 4
 
 
 WORKER = """
 import sys
 from pathlib import Path
-from persuasion_rl.annotation.store import Answer, AnswerStore, Plan
+from persuasion_rl.annotation.plan import Answer, Plan
+from persuasion_rl.annotation.store import AnswerStore
 path, name, number = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
 plan = Plan([f"pair {i}" for i in range(number)], 1, overlap=1, several=2, repeats=0)
 with AnswerStore(path) as store:
@@ -324,7 +323,7 @@ with AnswerStore(path) as store:
 
 def worker(path, name, number):
     words = [sys.executable, "-c", WORKER, str(path), name, str(number)]
-    environment = os.environ | {"PYTHONPATH": str(WORKFLOW)}
+    environment = os.environ | {"PYTHONPATH": str(ROOT / "workflow")}
     return subprocess.Popen(words, stdout=subprocess.PIPE, text=True, env=environment)
 
 
