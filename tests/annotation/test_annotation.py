@@ -15,6 +15,7 @@ import yaml
 from starlette.testclient import TestClient
 
 from conftest import WORKFLOW
+from csv_files import read_csv
 from persuasion_rl.annotation.arena import LONGEST_CLAIM, Speakers
 from persuasion_rl.annotation.battles import (
     BattleStore,
@@ -27,7 +28,7 @@ from persuasion_rl.annotation.store import AnswerStore, pair_id, read_answers, v
 from persuasion_rl.annotation.study import AnnotatedStudy
 from persuasion_rl.annotation.web import LARGEST_REQUEST, MOST_WAITING, make_app, names_of, serve
 from persuasion_rl.data.prompts import render
-from persuasion_rl.files import UserError, read_csv, write_json, write_jsonl
+from persuasion_rl.files import UserError, write_json, write_jsonl
 
 IN_PRACTICE = "It does not count."
 HOSTILE = """</p></main><script>alert('x')</script><img src=x onerror=alert(1)>" onmouseover="alert(1) {{ 7 * 7 }} \u202e"""

@@ -8,6 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from test_annotation import HOSTILE, write_study
 
+from csv_files import read_csv
 from persuasion_rl.annotation.exchange import LABEL_STUDIO, export_answers, import_answers
 from persuasion_rl.annotation.store import (
     ANSWERS,
@@ -18,7 +19,7 @@ from persuasion_rl.annotation.store import (
     read_answers,
     verdict_of,
 )
-from persuasion_rl.files import UserError, read_csv, read_json, read_jsonl, write_json, write_jsonl
+from persuasion_rl.files import UserError, read_json, read_jsonl, write_json, write_jsonl
 
 POOL = {
     f"pair{i}": {"prompt": f"Claim {i}", "response_1": f"One, \n{HOSTILE}", "response_2": "Two"}

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from persuasion_rl.data.leakage import check_leakage
 from persuasion_rl.data.split import split
-from persuasion_rl.files import UserError, read_json, read_jsonl, write_csv, write_json, write_jsonl
+from persuasion_rl.files import UserError, read_json, read_jsonl, write_json, write_jsonl
+from persuasion_rl.tables import write_table
 
 SFT = ("train", "val", "test")
 POOLS = ("ai", "human", "final_eval")
@@ -82,7 +83,7 @@ def write_data(
             source = "p4g" if rng.random() < p4g else "cmv"
             rows.append(sft_row(name, reply, prompt, source))
     rng.shuffle(rows)
-    write_csv(folder / "sides.csv", table, ["corpus", "conversation_id", "cluster", "side"])
+    write_table(folder / "sides.csv", table, ["corpus", "conversation_id", "cluster", "side"])
     write_jsonl(folder / "examples.jsonl", rows)
     write_jsonl(folder / "pairs.jsonl", [])
     write_posts(folder, {row["conversation_id"]: post_of(row["cluster"]) for row in table})
@@ -411,7 +412,7 @@ def test_the_smallest_split_there_is(folder, prompts, outcome):
         {"conversation_id": f"c{n}", "cluster": f"c{n}", "side": "test"} for n in range(prompts)
     ]
     table += [{"conversation_id": side, "cluster": side, "side": side} for side in ("train", "val")]
-    write_csv(folder / "sides.csv", table, ["conversation_id", "cluster", "side"])
+    write_table(folder / "sides.csv", table, ["conversation_id", "cluster", "side"])
     rows = [sft_row(row["conversation_id"], 0, f"prompt {n}") for n, row in enumerate(table)]
     write_jsonl(folder / "examples.jsonl", rows)
     plan = dict(test=50, human_pool_size=16, final_eval_size=16, train=4, val=4, use_val_set=False)

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from csv_files import read_csv
 from persuasion_rl.data.cmv import process_cmv
-from persuasion_rl.files import read_csv, read_json, write_json, write_jsonl
+from persuasion_rl.files import read_json, write_json, write_jsonl
 from persuasion_rl.report.data_page import RANDOM_EXAMPLES, WHY, funnel, shortage, write_data_report
 from running import ROOT, succeed
 

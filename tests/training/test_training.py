@@ -10,11 +10,11 @@ import pytest
 import torch
 from test_sampling import make_tiny_base
 
+from csv_files import read_csv
 from persuasion_rl.data.delta_pairs import pairs_on
 from persuasion_rl.files import (
     UserError,
     file_digest,
-    read_csv,
     read_json,
     read_jsonl,
     write_json,

@@ -12,10 +12,11 @@ from threading import Lock
 from time import time
 
 from persuasion_rl.annotation.store import BOTH_BAD, FLAG, LEFT, RIGHT, check_name, open_store
-from persuasion_rl.files import UserError, read_json, text_digest, write_csv
+from persuasion_rl.files import UserError, read_json, text_digest
 from persuasion_rl.judges.base import FIRST, SECOND, TIE
 from persuasion_rl.runtime.command import note, stage
 from persuasion_rl.study.names import BASE
+from persuasion_rl.tables import write_table
 
 VOTES = {LEFT: FIRST, RIGHT: SECOND, TIE: TIE, BOTH_BAD: TIE}
 """Answer -> verdict on the left model against the right one."""
@@ -191,7 +192,7 @@ def rank_arena(
         for vote in votes
     ]
     found = [{"judge": PEOPLE, **row} for row in Games(rows, draws, seed).ranking(players)]
-    write_csv(output, found, RANKING)
+    write_table(output, found, RANKING)
     older = len(all_votes) - len(votes)
     note(
         f"arena: {len(votes):,} votes of {len({vote.voter for vote in votes})} people;"

@@ -10,8 +10,9 @@ from pathlib import Path
 
 from persuasion_rl.data.corpus import read_threads
 from persuasion_rl.data.sides import NEAR_DUPLICATE, SHINGLE_WORDS, NearDuplicates, compared_text
-from persuasion_rl.files import UserError, read_csv, read_jsonl, write_json
+from persuasion_rl.files import UserError, read_jsonl, write_json
 from persuasion_rl.runtime.command import note, stage
+from persuasion_rl.tables import read_table
 
 
 class Places:
@@ -44,11 +45,11 @@ def check_leakage(
     """
     places = Places()
     side_of, cluster_of = {}, {}
-    for line in read_csv(sides):
-        conversation = line["conversation_id"]
-        side_of[conversation], cluster_of[conversation] = line["side"], line["cluster"]
-        places.put("conversation", conversation, line["side"])
-        places.put("near-duplicate cluster", line["cluster"], line["side"])
+    table = read_table(sides)[["conversation_id", "cluster", "side"]]
+    for conversation, cluster, side in table.itertuples(index=False, name=None):
+        side_of[conversation], cluster_of[conversation] = side, cluster
+        places.put("conversation", conversation, side)
+        places.put("near-duplicate cluster", cluster, side)
     pool_of: dict[str, str] = {}
     rows = prompts = 0
     train_prompts = set()

@@ -12,8 +12,9 @@ from pathlib import Path
 
 from persuasion_rl.data.clean import clean, clean_post
 from persuasion_rl.data.corpus import Conversation, check_digests, read_threads
-from persuasion_rl.files import text_digest, write_csv, write_json
+from persuasion_rl.files import text_digest, write_json
 from persuasion_rl.runtime.command import note, stage
+from persuasion_rl.tables import write_table
 
 SIDES = ("train", "val", "test")
 SHINGLE_WORDS = 5
@@ -210,7 +211,7 @@ def assign_sides(
         {"corpus": corpus_of[i], "conversation_id": i, "cluster": c, "side": side_of[c]}
         for i, c in cluster_of.items()
     ]
-    write_csv(output, rows, ["corpus", "conversation_id", "cluster", "side"])
+    write_table(output, rows, ["corpus", "conversation_id", "cluster", "side"])
     counts = {side: sum(row["side"] == side for row in rows) for side in SIDES}
     write_json(
         duplicates,

@@ -15,13 +15,13 @@ from persuasion_rl.data.sides import SIDES
 from persuasion_rl.files import (
     UserError,
     keyed_number,
-    read_csv,
     read_jsonl,
     text_digest,
     write_json,
     write_jsonl,
 )
 from persuasion_rl.runtime.command import note, stage
+from persuasion_rl.tables import read_table
 
 HELD_OUT_POOLS = ("final_eval", "human")
 POOLS = ("ai", *HELD_OUT_POOLS)
@@ -220,10 +220,8 @@ def split(
         pool_source: the source ("cmv" or "p4g") whose prompts the pools hold.
         on_shortage: "scale" shrinks all parts in proportion where the data is too small, "error" stops.
     """
-    side_of, cluster_of = {}, {}
-    for line in read_csv(sides):
-        side_of[line["conversation_id"]] = line["side"]
-        cluster_of[line["conversation_id"]] = line["cluster"]
+    conversations = read_table(sides).set_index("conversation_id")
+    side_of, cluster_of = (conversations[name].to_dict() for name in ("side", "cluster"))
     rows = read_rows(examples, side_of, cluster_of, seed)
     read = Counter({side: len(rows[side]) for side in SIDES})
     taken = {row.prompt for row in rows["train"]}

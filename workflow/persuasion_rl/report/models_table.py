@@ -13,8 +13,9 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
-from persuasion_rl.files import read_json, write_csv
+from persuasion_rl.files import read_json
 from persuasion_rl.runtime.command import note, stage
+from persuasion_rl.tables import write_table
 
 FROM_METRICS = (
     "train_rows",
@@ -73,8 +74,8 @@ def compare_models(
     trained = {name: _read(metrics[name], recipes[name], pools.get(name)) for name in metrics}
     rows = model_rows(trained, json.loads(common))
     spread = seed_rows(trained, rows)
-    write_csv(models, rows, MODEL_COLUMNS)
-    write_csv(seeds, spread, SEED_COLUMNS)
+    write_table(models, rows, MODEL_COLUMNS)
+    write_table(seeds, spread, SEED_COLUMNS)
     note(f"{models}: {len(rows)} models, {len(spread)} groups of several seeds")
 
 

@@ -9,7 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from persuasion_rl.evaluation.measures import NOT_MEASURED
-from persuasion_rl.files import file_digest, read_csv, read_json, read_jsonl, write_text
+from persuasion_rl.files import file_digest, read_json, read_jsonl, write_text
 from persuasion_rl.judges.base import POINTS
 from persuasion_rl.report.costs import api_cost, costs_of
 from persuasion_rl.report.data_page import funnel_figure, shortage
@@ -34,8 +34,9 @@ from persuasion_rl.report.findings import (
     scaled_down,
     warnings,
 )
-from persuasion_rl.report.plotting import page, with_numbers
+from persuasion_rl.report.plotting import page
 from persuasion_rl.runtime.command import note, stage
+from persuasion_rl.tables import read_table, rows_of
 
 COUNTED_BY = ("numpy", "scipy")
 TEMPLATE = Path(__file__).with_name("templates") / "report.html.j2"
@@ -84,16 +85,16 @@ def write_report(
         arena: the ranking by people's votes, if there are any.
     """
     tables = folder / scope
-    win_rates = with_numbers(read_csv(tables / "win_rates.csv"))
-    ranking = with_numbers(read_csv(tables / "ranking.csv"))
-    declared = with_numbers(read_csv(tables / "comparisons.csv"))
-    power = with_numbers(read_csv(tables / "power.csv"))
-    behaviour = _measures(read_csv(tables / "behaviour.csv"), "player")
-    honesty = _measures(read_csv(tables / "honesty.csv"), "player")
-    trust_rows = with_numbers(read_csv(trust))
-    truth = with_numbers(read_csv(tables / "truth.csv")) if synthetic else []
-    differences = with_numbers(read_csv(tables / "truth_differences.csv")) if synthetic else []
-    model_rows = with_numbers(read_csv(models_table))
+    win_rates = rows_of(read_table(tables / "win_rates.csv"))
+    ranking = rows_of(read_table(tables / "ranking.csv"))
+    declared = rows_of(read_table(tables / "comparisons.csv"))
+    power = rows_of(read_table(tables / "power.csv"))
+    behaviour = _measures(rows_of(read_table(tables / "behaviour.csv")), "player")
+    honesty = _measures(rows_of(read_table(tables / "honesty.csv")), "player")
+    trust_rows = rows_of(read_table(trust))
+    truth = rows_of(read_table(tables / "truth.csv")) if synthetic else []
+    differences = rows_of(read_table(tables / "truth_differences.csv")) if synthetic else []
+    model_rows = rows_of(read_table(models_table))
     histories = {name: list(read_jsonl(folder / f"models/{name}/history.jsonl")) for name in models}
     histories = {
         **_by_group(model_rows, histories),
@@ -102,7 +103,7 @@ def write_report(
     judges = list(dict.fromkeys(row["judge"] for row in win_rates))
     trusted = list(dict.fromkeys([*judges, *(row["judge"] for row in trust_rows)]))
     for votes in arena:
-        ranking += with_numbers(read_csv(votes))
+        ranking += rows_of(read_table(votes))
     ranked_by = list(dict.fromkeys(row["judge"] for row in ranking))
     labelled = labelled_by(ai_judge, human_source, human_judge)
 
@@ -177,7 +178,7 @@ def write_report(
         labelled=labelled,
         shares={row["judge"]: row["shares_weights"] for row in trust_rows},
         win_rates=marked(win_rates),
-        trust=_measures(read_csv(trust), "judge"),
+        trust=_measures(rows_of(read_table(trust)), "judge"),
         declared=marked(declared),
         power=power,
         made_from=_made_from(folder, models),
@@ -187,9 +188,9 @@ def write_report(
         seed=seed,
         behaviour=behaviour,
         honesty=honesty,
-        equal_honesty=marked(with_numbers(read_csv(tables / "equal_honesty.csv"))),
+        equal_honesty=marked(rows_of(read_table(tables / "equal_honesty.csv"))),
         models=model_rows,
-        seeds=with_numbers(read_csv(seeds_table)),
+        seeds=rows_of(read_table(seeds_table)),
         delta_judge=read_json(folder / "judges/delta/metrics.json"),
         study_folder=study_folder,
         splits=splits,
@@ -213,11 +214,11 @@ def write_report(
     note(f"{output}: {len(text) / 1e6:.1f} MB, {len(drawn)} figures in {figures}")
 
 
-def _measures(rows: list[dict[str, str]], whose: str) -> list[dict]:
+def _measures(rows: list[dict], whose: str) -> list[dict]:
     """A row a measure, with the row of each player or judge (the column `whose`) that has it; "missing" where it is not
     measured of any."""
     found: dict[str, dict] = {}
-    for row in with_numbers(rows):
+    for row in rows:
         one = found.setdefault(
             row["measure"], {"measure": row["measure"], "unit": row.get("unit", "")}
         )
