@@ -17,11 +17,11 @@ from huggingface_hub import ModelCard
 import plans
 from pages import SUMMARY
 from persuasion_rl.evaluation.verdicts import evaluate_verdicts
-from persuasion_rl.files import read_csv, write_csv, write_json, write_jsonl
+from persuasion_rl.files import write_json, write_jsonl
 from persuasion_rl.judges.llm.cache import Answer, opened
 from persuasion_rl.judges.llm.judge import cost_usd
 from persuasion_rl.judges.trust import COLUMNS
-from persuasion_rl.report.plotting import with_numbers
+from persuasion_rl.tables import read_table, rows_of, write_table
 from running import copy_project, succeed
 
 PLAYERS = ["base", "base_chat", "base_length", "sft", "rlaif", "human"]
@@ -99,7 +99,7 @@ def write_replies(folder):
          "conversations": 80, "shares_weights": "none"}
         for (judge, measure), value in shares.items()
     ]  # fmt: skip
-    write_csv(folder / "unattended/trust.csv", rows, COLUMNS)
+    write_table(folder / "unattended/trust.csv", rows, COLUMNS)
 
 
 def write_models(folder):
@@ -211,7 +211,7 @@ def test_a_model_card_says_what_it_is_for_its_risks_and_its_numbers(root):
         assert said in flat
     assert "PersuasionForGood" not in text and "synthetic" not in text
     tables = root / "results/cmv/unattended"
-    declared = with_numbers(read_csv(tables / "comparisons.csv"))
+    declared = rows_of(read_table(tables / "comparisons.csv"))
     rows = [row for row in declared if row["player"] == "rlaif"]
     assert {row["judge"] for row in rows} == {"delta", "length", "interplay"}
     for row in rows:
@@ -219,7 +219,9 @@ def test_a_model_card_says_what_it_is_for_its_risks_and_its_numbers(root):
         rate = "{win_rate:.3f} [{low:.3f}, {high:.3f}]".format(**row)
         assert f"| {judge} | {row['against']} | {row['prompts']} | {rate} | " in text
     assert r"\* Judge delta made the AI labels: this model was trained on that" in flat
-    measured = with_numbers(read_csv(tables / "behaviour.csv") + read_csv(tables / "honesty.csv"))
+    measured = rows_of(read_table(tables / "behaviour.csv")) + rows_of(
+        read_table(tables / "honesty.csv")
+    )
     own = [row["measure"] for row in measured if row["player"] == "rlaif"]
     assert len(own) > 15 and all(f"| {measure} | " in text for measure in own)
     assert "- length: 0.600 [0.550, 0.650]" in text

@@ -3,10 +3,11 @@
 from pathlib import Path
 from typing import Any
 
-from persuasion_rl.files import file_digest, read_csv, read_json
-from persuasion_rl.report.plotting import number, with_numbers
+from persuasion_rl.files import file_digest, read_json
+from persuasion_rl.report.plotting import number
 from persuasion_rl.statistics.intervals import Interval, difference
 from persuasion_rl.study.recorded import recorded_settings, study_folder
+from persuasion_rl.tables import read_table, rows_of
 
 PLAYED = ("judge", "player", "against")
 RESULTS = [
@@ -161,7 +162,7 @@ def _difference(one: Estimate, other: Estimate) -> str | None:
 def _estimates(path: Path, keys: tuple[str, ...], value: str) -> dict[tuple, Estimate]:
     prefix = f"{value}_" if value == "length_controlled" else ""
     found: dict[tuple, Estimate] = {}
-    for row in with_numbers(read_csv(path)):
+    for row in rows_of(read_table(path)):
         number, low, high = (row.get(name, "") for name in (value, f"{prefix}low", f"{prefix}high"))
         if isinstance(number, float | int):
             key = tuple(str(row.get(name, "")) for name in keys)
