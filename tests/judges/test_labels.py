@@ -9,7 +9,7 @@ from persuasion_rl.data.synthetic.grammar import truth
 from persuasion_rl.evaluation import tables as evaluation
 from persuasion_rl.evaluation.tables import judge_players, tabulate_win_rates
 from persuasion_rl.files import UserError, read_csv, read_jsonl, write_jsonl
-from persuasion_rl.judges.base import Comparison, Judge, Opinion, ScoringJudge, judge_both_orders
+from persuasion_rl.judges.base import Comparison, Judge, Judgment, ScoringJudge, judge_both_orders
 from persuasion_rl.judges.length import LengthJudge
 from persuasion_rl.judges.make import make_judge
 from persuasion_rl.judges.truth import TruthJudge
@@ -73,10 +73,10 @@ class Scripted(Judge):
 
     name = "scripted"
 
-    def __init__(self, *said: Opinion):
+    def __init__(self, *said: Judgment):
         self.said = list(said)
 
-    def opinions(self, comparisons):
+    def judge(self, comparisons):
         assert len(comparisons) == len(self.said)
         return self.said
 
@@ -84,7 +84,7 @@ class Scripted(Judge):
 def asked(judge, *pairs):
     """The verdicts of pairs of responses, and the answers that they come from."""
     judged = judge_both_orders(judge, [Comparison("p", *pair) for pair in pairs])
-    return [(verdict, [o.verdict for o in opinions]) for verdict, opinions in judged]
+    return [(verdict, [j.verdict for j in judgments]) for verdict, judgments in judged]
 
 
 def test_a_verdict_that_flips_with_the_order_is_a_tie():
@@ -99,12 +99,12 @@ def test_a_verdict_that_flips_with_the_order_is_a_tie():
 @pytest.mark.parametrize(
     ("forward", "backward", "verdict", "failure"),
     [
-        (Opinion("1", "it answers"), Opinion("2", "so it does"), "1", None),
-        (Opinion("tie"), Opinion("1"), "tie", None),
-        (Opinion("none"), Opinion("1"), "none", None),
-        (Opinion("tie"), Opinion("none"), "none", None),
-        (Opinion("1"), Opinion(None, failure="timeout"), None, "timeout"),
-        (Opinion(None, failure="refused"), Opinion("none"), None, "refused"),
+        (Judgment("1", "it answers"), Judgment("2", "so it does"), "1", None),
+        (Judgment("tie"), Judgment("1"), "tie", None),
+        (Judgment("none"), Judgment("1"), "none", None),
+        (Judgment("tie"), Judgment("none"), "none", None),
+        (Judgment("1"), Judgment(None, failure="timeout"), None, "timeout"),
+        (Judgment(None, failure="refused"), Judgment("none"), None, "refused"),
     ],
 )
 def test_an_abstention_or_a_failure_in_either_order_leaves_no_decision(
@@ -112,7 +112,7 @@ def test_an_abstention_or_a_failure_in_either_order_leaves_no_decision(
 ):
     (judged,) = judge_both_orders(Scripted(forward, backward), [Comparison("p", "a", "b")])
     assert (judged.verdict, judged.failure) == (verdict, failure)
-    assert [o.reason for o in judged.opinions] == [forward.reason, backward.reason]
+    assert [o.reason for o in judged.judgments] == [forward.reason, backward.reason]
 
 
 def test_the_truth_judge_tells_the_difference_of_the_probabilities():
@@ -175,8 +175,8 @@ def test_ai_labels_keep_the_row_and_show_both_orders(label):
 def test_what_could_not_be_judged_is_counted_out_by_name_and_reasons_are_kept(
     tmp_path, monkeypatch
 ):
-    said = [Opinion("1", "r1"), Opinion(None, failure="timeout"), Opinion("none", "r2")]
-    judge = Scripted(*said, Opinion("2"), Opinion("1"), Opinion("none"))
+    said = [Judgment("1", "r1"), Judgment(None, failure="timeout"), Judgment("none", "r2")]
+    judge = Scripted(*said, Judgment("2"), Judgment("1"), Judgment("none"))
     monkeypatch.setattr(labels, "make_judge", lambda *_, **__: judge)
     rows = [row(1, GOOD, BAD), row(2, BAD, FAIR), row(3, FAIR, FAIR)]
     write_jsonl(tmp_path / "responses.jsonl", rows)
@@ -196,8 +196,8 @@ def test_what_could_not_be_judged_is_counted_out_by_name_and_reasons_are_kept(
 
 
 def test_what_could_not_be_judged_is_in_no_win_rate_but_counted(tmp_path, monkeypatch):
-    said = [Opinion("1"), Opinion(None, failure="refused"), Opinion("none"), Opinion("tie")]
-    judge = Scripted(*said, *[Opinion("2"), Opinion("2"), Opinion("1"), Opinion("tie")])
+    said = [Judgment("1"), Judgment(None, failure="refused"), Judgment("none"), Judgment("tie")]
+    judge = Scripted(*said, *[Judgment("2"), Judgment("2"), Judgment("1"), Judgment("tie")])
     monkeypatch.setattr(evaluation, "make_judge", lambda *_, **__: judge)
     players = {}
     for name in ("base", "sft"):

@@ -1197,7 +1197,7 @@ def test_line_separators_within_an_answer_part_no_results(judge, server, tmp_pat
     server.behave = lambda asked, times: MORE_WORDS_WIN
     server.results_in_ascii = False
     found = judge_both_orders(judge(batch=True), PAIRS)
-    assert found[0].opinions[0].reason == reason and len(server.batches) == 1
+    assert found[0].judgments[0].reason == reason and len(server.batches) == 1
 
 
 @pytest.mark.parametrize("provider", PROVIDERS)

@@ -8,7 +8,7 @@ import pytest
 from persuasion_rl.data.cmv import process_cmv
 from persuasion_rl.files import read_csv, read_jsonl, write_csv, write_jsonl
 from persuasion_rl.judges import trust
-from persuasion_rl.judges.base import FIRST, SECOND, TIE, Comparison, Judge, Opinion
+from persuasion_rl.judges.base import FIRST, SECOND, TIE, Comparison, Judge, Judgment
 from persuasion_rl.judges.length import LengthJudge
 from persuasion_rl.judges.trust import judge_trust
 from persuasion_rl.judges.truth import TruthJudge
@@ -24,8 +24,8 @@ class Planted(Judge):
     def __init__(self, says):
         self._says = says
 
-    def opinions(self, comparisons: list[Comparison]) -> list[Opinion]:
-        return [Opinion(self._says(comparison)) for comparison in comparisons]
+    def judge(self, comparisons: list[Comparison]) -> list[Judgment]:
+        return [Judgment(self._says(comparison)) for comparison in comparisons]
 
 
 def reader(comparison: Comparison) -> str:

@@ -59,7 +59,7 @@ def judge_players(
     )
     rows = []
     for (one, other, (reply, _)), found in zip(games, judged, strict=True):
-        said = {"verdict": found.verdict, "answers": [o.verdict for o in found.opinions]}
+        said = {"verdict": found.verdict, "answers": [o.verdict for o in found.judgments]}
         rows.append(
             {
                 "prompt_id": reply["metadata"]["prompt_id"],

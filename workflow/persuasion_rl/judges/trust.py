@@ -131,7 +131,7 @@ class Trust:
         both = [
             (one.verdict != other.verdict, case.conversation)
             for case, judged in answered
-            for one, other in [judged.opinions]
+            for one, other in [judged.judgments]
             if NONE not in (one.verdict, other.verdict)
         ]
         self._rate(judge, "flips", both)
@@ -214,7 +214,9 @@ def _labelled(path: Path) -> list[dict]:
 
 def _label_case(row: dict) -> Case:
     comparison = Comparison(row["prompt"], row["response_1"], row["response_2"])
-    return Case(comparison, row["verdict"], row["metadata"]["conversation_id"], _opinions(row))
+    return Case(
+        comparison, row["verdict"], row["metadata"]["conversation_id"], _single_verdicts(row)
+    )
 
 
 def _delta_case(row: dict) -> Case:
@@ -231,9 +233,9 @@ def _for_first(case: Case, judged: Judged) -> list[tuple[bool, str]]:
     """Whether each decided answer is for the response that was shown first."""
     shown_first = (FIRST, SECOND)  # as given, and swapped
     return [
-        (opinion.verdict == first, case.conversation)
-        for opinion, first in zip(judged.opinions, shown_first, strict=True)
-        if opinion.verdict in (FIRST, SECOND)
+        (judgment.verdict == first, case.conversation)
+        for judgment, first in zip(judged.judgments, shown_first, strict=True)
+        if judgment.verdict in (FIRST, SECOND)
     ]
 
 
@@ -241,13 +243,13 @@ def _for_longer(case: Case, judged: Judged) -> list[tuple[bool, str]]:
     """Whether each decided answer is for the response with more words; of as many there is none."""
     one, other = _words(case.comparison)
     return [
-        (opinion.verdict == (FIRST if one > other else SECOND), case.conversation)
-        for opinion in judged.opinions
-        if opinion.verdict in (FIRST, SECOND) and one != other
+        (judgment.verdict == (FIRST if one > other else SECOND), case.conversation)
+        for judgment in judged.judgments
+        if judgment.verdict in (FIRST, SECOND) and one != other
     ]
 
 
-def _opinions(row: dict) -> tuple[str, ...]:
+def _single_verdicts(row: dict) -> tuple[str, ...]:
     """What each labeller said of a pair; of one alone it is the label, which a judge's two orders make together."""
     said = {vote["labeler"]: vote["verdict"] for vote in row["votes"]}
     given = said.values() if len(said) > 1 else [row["verdict"]]

@@ -9,18 +9,13 @@ from pathlib import Path
 
 from persuasion_rl.files import keyed_number, read_jsonl, write_jsonl
 from persuasion_rl.judges.base import (
-    FIRST,
-    NONE,
-    SECOND,
-    TIE,
+    OPPOSITE,
     Comparison,
     Judged,
     judge_both_orders,
 )
 from persuasion_rl.judges.make import make_judge
 from persuasion_rl.runtime.command import note, stage
-
-OPPOSITE = {FIRST: SECOND, SECOND: FIRST, TIE: TIE, NONE: NONE}
 
 
 def as_comparison(row: dict) -> Comparison:
@@ -97,11 +92,11 @@ def label_ai(
 
 
 def _votes(name: str, judged: Judged) -> list[dict]:
-    """The opinions in both orders; verdicts are told of the pair as given, reasons of the pair as shown."""
+    """The judgments in both orders; verdicts are told of the pair as given, reasons of the pair as shown."""
     return [
-        {"labeler": name, "order": order, "verdict": opinion.verdict}
-        | ({"reason": opinion.reason} if opinion.reason is not None else {})
-        for order, opinion in zip(("12", "21"), judged.opinions, strict=True)
+        {"labeler": name, "order": order, "verdict": judgment.verdict}
+        | ({"reason": judgment.reason} if judgment.reason is not None else {})
+        for order, judgment in zip(("12", "21"), judged.judgments, strict=True)
     ]
 
 

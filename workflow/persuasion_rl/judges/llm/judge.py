@@ -24,7 +24,7 @@ from tenacity.wait import wait_random_exponential
 from tqdm import tqdm
 
 from persuasion_rl.files import UserError, file_digest
-from persuasion_rl.judges.base import FIRST, NONE, SECOND, TIE, Comparison, Judge, Opinion
+from persuasion_rl.judges.base import FIRST, NONE, SECOND, TIE, Comparison, Judge, Judgment
 from persuasion_rl.judges.llm.cache import Answer, AnswerCache, Batch, opened
 from persuasion_rl.judges.llm.provider import (
     Missing,
@@ -231,8 +231,10 @@ class LlmJudge(Judge):
         self._settings = settings
         self._rubric = Path(settings.rubric).read_text(encoding="utf-8").rstrip() + TASK
 
-    def opinions(self, comparisons: list[Comparison]) -> list[Opinion]:
-        return [_opinion(o) for o in outcomes(self._settings, list(map(self.request, comparisons)))]
+    def judge(self, comparisons: list[Comparison]) -> list[Judgment]:
+        return [
+            _judgment(o) for o in outcomes(self._settings, list(map(self.request, comparisons)))
+        ]
 
     def request(self, comparison: Comparison) -> Request:
         """What is asked about a comparison."""
@@ -244,10 +246,10 @@ class LlmJudge(Judge):
         return ask_about(self._settings, self._rubric, VERDICT_SCHEMA, data)
 
 
-def _opinion(outcome: Outcome) -> Opinion:
+def _judgment(outcome: Outcome) -> Judgment:
     if outcome.said is None:
-        return Opinion(None, failure=outcome.failure)
-    return Opinion(VERDICTS[outcome.said["verdict"]], outcome.said["reason"])
+        return Judgment(None, failure=outcome.failure)
+    return Judgment(VERDICTS[outcome.said["verdict"]], outcome.said["reason"])
 
 
 class _Stopped(Exception):
