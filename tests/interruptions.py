@@ -31,8 +31,9 @@ STUDY = "results/tiny"
 CORES = 2
 WRITTEN = {
     "preferences.label_ai": ["--labels"],
-    "preferences.human_labels": ["--labels", "--answers"],
-    "preferences.pairs": ["--train"],
+    "preferences.export_human_labels": ["--labels"],
+    "preferences.simulate_annotators": ["--answers"],
+    "preferences.preference_pairs": ["--train"],
     "data.cmv": ["--examples"],
     "report.models_table": ["--models"],
 }
@@ -259,7 +260,7 @@ def durations(checkout: Path) -> dict[str, float]:
     for module, patterns in {
         "training.sft": ["train_sft/*"], "training.dpo": ["train_dpo/*"], "training.reward": ["train_delta_judge"],
         "sampling.generate": ["generate_responses/*", "evaluate_model/*"], "preferences.label_ai": ["label_ai"],
-        "training.standin": ["pretrain_standin"], "judges.trust": ["judge_trust"],
+        "training.standin": ["pretrain_standin"], "judges.judge_trust": ["judge_trust"],
     }.items():  # fmt: skip
         folder = checkout / STUDY / "benchmarks"
         files = [file for pattern in patterns for file in folder.glob(f"{pattern}.tsv")]

@@ -15,7 +15,7 @@ from test_annotation import SECRET, write_study
 from conftest import WORKFLOW
 from persuasion_rl.annotation.store import AnswerStore, pair_id, read_answers
 from persuasion_rl.files import read_jsonl
-from persuasion_rl.preferences.human_labels import export_human_labels
+from persuasion_rl.preferences.export_human_labels import export_human_labels
 
 pytestmark = pytest.mark.browser
 KEYS = {"left": "1", "right": "2", "tie": "0", "both_bad": "b", "skip": "s"}

@@ -14,7 +14,7 @@ from persuasion_rl.data.delta_pairs import pairs_on
 from persuasion_rl.files import UserError, read_csv, read_jsonl, write_csv, write_jsonl
 from persuasion_rl.judges.base import Comparison, judge_both_orders
 from persuasion_rl.judges.interplay import InterplayJudge, features, fitted
-from persuasion_rl.judges.trust import judge_trust
+from persuasion_rl.judges.judge_trust import judge_trust
 
 WORDS = "the city should pay for buses because cars are loud and roads cost money".split()
 SHARED = {"seed": 1, "threads": 1, "draws": 500}

@@ -7,10 +7,10 @@ import pytest
 
 from persuasion_rl.data.cmv import process_cmv
 from persuasion_rl.files import read_csv, read_jsonl, write_csv, write_jsonl
-from persuasion_rl.judges import trust
+from persuasion_rl.judges import judge_trust as trust
 from persuasion_rl.judges.base import FIRST, SECOND, TIE, Comparison, Judge, Judgment
+from persuasion_rl.judges.judge_trust import judge_trust
 from persuasion_rl.judges.length import LengthJudge
-from persuasion_rl.judges.trust import judge_trust
 from persuasion_rl.judges.truth import TruthJudge
 from persuasion_rl.report.findings import findings, warnings
 from persuasion_rl.report.plotting import with_numbers

@@ -9,11 +9,8 @@ from persuasion_rl.annotation.agreement import describe_answers, report_agreemen
 from persuasion_rl.annotation.store import Answer, AnswerStore, pair_id, read_answers
 from persuasion_rl.data.synthetic.grammar import truth
 from persuasion_rl.files import UserError, read_json, read_jsonl, write_jsonl
-from persuasion_rl.preferences.human_labels import (
-    export_human_labels,
-    majority,
-    simulate_annotators,
-)
+from persuasion_rl.preferences.export_human_labels import export_human_labels, majority
+from persuasion_rl.preferences.simulate_annotators import simulate_annotators
 from persuasion_rl.statistics.intervals import Resamples
 from persuasion_rl.statistics.pairwise import kappa
 
@@ -259,10 +256,10 @@ def test_repeats_of_pairs_that_are_in_the_pool_no_more_are_not_counted():
     assert (found["value"], found["rows"]) == (1.0, 1)
 
 
-def test_the_module_offers_its_functions_on_the_command_line(tmp_path, command_line):
+def test_exporting_is_a_command_whose_refusal_is_one_line(tmp_path, command_line):
     write_jsonl(tmp_path / "responses.jsonl", [row(1, GOOD, BAD)])
     wrong = command_line(
-        "preferences.human_labels", "export_human_labels", "--responses", tmp_path / "responses.jsonl",
+        "preferences.export_human_labels", "--responses", tmp_path / "responses.jsonl",
         "--answers", tmp_path / "nothing.sqlite", "--labels", tmp_path / "x.jsonl", "--min_labels", 1,
         "--study", "demo", "--labeler", "people",
     )  # fmt: skip

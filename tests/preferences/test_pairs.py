@@ -9,9 +9,9 @@ from test_labels import LeansToTheFirst, PrefersTheFirst
 
 from persuasion_rl.files import UserError, read_csv, read_json, read_jsonl, write_csv, write_jsonl
 from persuasion_rl.judges.base import OPPOSITE, Comparison, judge_both_orders
+from persuasion_rl.judges.judge_trust import judge_trust
 from persuasion_rl.judges.length import LengthJudge
-from persuasion_rl.judges.trust import judge_trust
-from persuasion_rl.preferences.pairs import (
+from persuasion_rl.preferences.preference_pairs import (
     describe,
     preference_pairs,
     validation_conversations,

@@ -123,7 +123,7 @@ def test_what_the_user_can_mend_is_one_line_and_a_bug_is_not_hidden(monkeypatch)
 
 def test_a_file_that_is_not_there_is_one_line(command_line, tmp_path):
     run = command_line(
-        "preferences.pairs", "--labels", tmp_path / "none.jsonl", "--train", tmp_path / "t", "--val", tmp_path / "v",
+        "preferences.preference_pairs", "--labels", tmp_path / "none.jsonl", "--train", tmp_path / "t", "--val", tmp_path / "v",
         "--val_fraction", 0.1, "--seed", 1, "--report", tmp_path / "r",
     )  # fmt: skip
     assert run.returncode == 1
@@ -147,7 +147,7 @@ LIGHT = (
     "preferences.label_ai",
     "data.leakage",
     "data.p4g",
-    "preferences.pairs",
+    "preferences.preference_pairs",
     "data.sides",
     "data.split",
     "data.synthetic.synthesize",

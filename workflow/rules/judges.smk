@@ -92,12 +92,12 @@ rule judge_trust:
         place=judge_place,
         asking=lambda wildcards, input: asking(LLM),
         draws=STUDY["evaluation"]["bootstrap"],
-        code=code("judges.trust", *judge_modules(*trusted_judges("evaluation"))),
+        code=code("judges.judge_trust", *judge_modules(*trusted_judges("evaluation"))),
     message:
         "Measuring how far the judges can be trusted"
     shell:
         r"""
-        python -m persuasion_rl.judges.trust \
+        python -m persuasion_rl.judges.judge_trust \
             --pairs {input.pairs:q} --sides {input.sides:q} --labels {params.labels:q} \
             --output {output:q} --draws {params.draws} --threads {threads} \
             {params.judges} {params.settings} {params.place} {params.asking} 2> >(tee {log:q} >&2)
@@ -130,6 +130,6 @@ use rule judge_trust as judge_trust_unattended with:
         place=judge_place,
         asking=lambda wildcards, input: asking(LLM),
         draws=STUDY["evaluation"]["bootstrap"],
-        code=code("judges.trust", *judge_modules(*trusted_judges("unattended"))),
+        code=code("judges.judge_trust", *judge_modules(*trusted_judges("unattended"))),
     message:
         "Measuring how far the judges can be trusted, without people's labels"

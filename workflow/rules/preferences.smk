@@ -159,12 +159,12 @@ rule simulate_annotators:
         ),
         judge=judge_flags([label_judge(HUMAN)]),
         place=judge_place,
-        code=code("preferences.human_labels", *judge_modules(label_judge(HUMAN))),
+        code=code("preferences.simulate_annotators", *judge_modules(label_judge(HUMAN))),
     message:
         "Simulating annotators for the human pool"
     shell:
         r"""
-        python -m persuasion_rl.preferences.human_labels simulate_annotators \
+        python -m persuasion_rl.preferences.simulate_annotators \
             --responses {input.responses:q} --answers {output:q} --threads {threads} \
             {params.settings} {params.judge} {params.place} 2> >(tee {log:q} >&2)
         """
@@ -201,12 +201,12 @@ rule export_human_labels:
                 "labeler": "simulated annotators" if SIMULATED_PEOPLE else "people",
             }
         ),
-        code=code("preferences.human_labels"),
+        code=code("preferences.export_human_labels"),
     message:
         "Joining answers with the responses that they were given for"
     shell:
         r"""
-        python -m persuasion_rl.preferences.human_labels export_human_labels \
+        python -m persuasion_rl.preferences.export_human_labels \
             --responses {input.responses:q} --answers {params.answers:q} \
             --labels {output:q} {params.settings} 2> >(tee {log:q} >&2)
         """
@@ -267,12 +267,12 @@ rule preference_pairs:
         settings=flags(
             {"seed": STUDY["seed"], "val_fraction": STUDY["labels"]["val_fraction"]}
         ),
-        code=code("preferences.pairs"),
+        code=code("preferences.preference_pairs"),
     message:
         "Making chosen / rejected pairs of the {wildcards.pool} pool"
     shell:
         r"""
-        python -m persuasion_rl.preferences.pairs \
+        python -m persuasion_rl.preferences.preference_pairs \
             --labels {input:q} --train {output.train:q} --val {output.val:q} \
             --report {output.report:q} {params.settings} 2> >(tee {log:q} >&2)
         """
