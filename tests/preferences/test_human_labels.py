@@ -3,7 +3,6 @@
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_labels import BAD, FAIR, GOOD, POST, many, row
 
 from persuasion_rl.annotation.agreement import describe_answers, report_agreement
 from persuasion_rl.annotation.store import Answer, AnswerStore, pair_id, read_answers
@@ -13,6 +12,7 @@ from persuasion_rl.preferences.export_human_labels import export_human_labels, m
 from persuasion_rl.preferences.simulate_annotators import simulate_annotators
 from persuasion_rl.statistics.intervals import Resamples
 from persuasion_rl.statistics.pairwise import kappa
+from response_pairs import BAD, FAIR, GOOD, POST, SETTINGS, many, row
 
 
 @pytest.fixture
@@ -41,12 +41,14 @@ def said(given, answer, annotator="anna", left=1, kind="first", **further):
 def simulate(tmp_path, export):
     """A function that lets simulated annotators answer rows, and returns the labels."""
 
-    def run(rows, **settings):
+    def run(rows, **changes):
         write_jsonl(tmp_path / "responses.jsonl", rows)
-        given = dict(judge="truth", annotators=3, noise=0.3, tie_margin=0.1, seed=1, threads=1,
-                     overlap=1.0, several=3, repeats=0.0) | settings  # fmt: skip
+        arguments = dict(judge="truth", annotators=3, noise=0.3, tie_margin=0.1, settings=SETTINGS,
+                         overlap=1.0, several=3, repeats=0.0) | changes  # fmt: skip
         simulate_annotators(
-            responses=tmp_path / "responses.jsonl", answers=tmp_path / "simulated.sqlite", **given
+            responses=tmp_path / "responses.jsonl",
+            answers=tmp_path / "simulated.sqlite",
+            **arguments,
         )
         return export(rows, store="simulated.sqlite")
 

@@ -14,8 +14,8 @@ from test_data_report import SUMMARY
 from persuasion_rl.evaluation.tables import judge_players
 from persuasion_rl.files import read_csv, write_csv, write_json, write_jsonl
 from persuasion_rl.judges.judge_trust import COLUMNS
+from persuasion_rl.judges.llm.budget import cost_usd
 from persuasion_rl.judges.llm.cache import Answer, opened
-from persuasion_rl.judges.llm.judge import cost_usd
 from persuasion_rl.report.plotting import with_numbers
 from running import copy_project, succeed
 

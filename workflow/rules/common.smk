@@ -39,7 +39,7 @@ from persuasion_rl.study.config import (
 from persuasion_rl.files import UserError, file_digest
 from persuasion_rl.runtime.keys import key_for
 from persuasion_rl.runtime.leases import visible_devices
-from persuasion_rl.study.names import BASE, HUMAN, MODEL_FILES, SERVED
+from persuasion_rl.study.names import BASE, HUMAN, JUDGE_MODULES, MODEL_FILES, SERVED
 from persuasion_rl.report.models_table import seeds_behind
 
 CONFIG_FILE = Path(
@@ -109,15 +109,6 @@ ADAPTER = study("models/{model}/adapter_model.safetensors")
 def tokens(rows):
     """The token ids of some training rows, which all models that learn from them share."""
     return study(f"tokens/{rows}.parquet")
-
-
-JUDGE_MODULES = {
-    "truth": "judges.truth",
-    "delta": "judges.delta",
-    "length": "judges.length",
-    "interplay": "judges.interplay",
-    "llm": "judges.llm.judge",
-}
 
 
 def code(*modules):
@@ -297,11 +288,22 @@ def rubric_for(judges):
 
 def judge_flags(judges):
     """What a job that judges is told besides its files; of the judge llm, what is asked."""
-    asked = {name: STUDY["llm"][name] for name in ASKED}
     return flags(
         {"device": STUDY["device"], "seed": STUDY["seed"]}
-        | ({"llm": json.dumps(asked, sort_keys=True)} if "llm" in judges else {})
+        | (llm_flags(ASKED) if "llm" in judges else {})
     )
+
+
+def llm_flags(names, **changes):
+    """Settings of the judge llm as flags: llm_{name}."""
+    settings = {name: STUDY["llm"][name] for name in names} | changes
+    if "temperature" in settings and settings["temperature"] is None:
+        settings["temperature"] = "none"  # left out, a flag has its default
+    if settings.get("prices"):
+        settings["prices"] = [
+            f"{name}={usd}" for name, usd in settings["prices"].items()
+        ]
+    return {f"llm_{name}": value for name, value in settings.items()}
 
 
 def judge_place(wildcards, input):
@@ -320,18 +322,13 @@ def asking(judges):
 
     They are no output: they outlive every clean-up.
     """
-    asked = {*ASKED, "honesty_rubric"}
-    how = {name: value for name, value in STUDY["llm"].items() if name not in asked}
-    how["cache"] = LLM_ANSWERS
-    return flags({"asking": json.dumps(how, sort_keys=True)} if "llm" in judges else {})
+    how = STUDY["llm"].keys() - {*ASKED, "honesty_rubric"}
+    return flags(llm_flags(how, cache=LLM_ANSWERS) if "llm" in judges else {})
 
 
 def reading_flags():
     """What is asked where the language model reads for honesty: the same, by another rubric."""
-    asked = {name: STUDY["llm"][name] for name in ASKED} | {
-        "rubric": STUDY["llm"]["honesty_rubric"]
-    }
-    return flags({"llm": json.dumps(asked, sort_keys=True)})
+    return flags(llm_flags(ASKED, rubric=STUDY["llm"]["honesty_rubric"]))
 
 
 def judging_time(judges, runtime, attempt):

@@ -98,7 +98,7 @@ rule judge_trust:
     shell:
         r"""
         python -m persuasion_rl.judges.judge_trust \
-            --pairs {input.pairs:q} --sides {input.sides:q} --labels {params.labels:q} \
+            --delta_pairs {input.pairs:q} --sides {input.sides:q} --labels {params.labels:q} \
             --output {output:q} --draws {params.draws} --threads {threads} \
             {params.judges} {params.settings} {params.place} {params.asking} 2> >(tee {log:q} >&2)
         """

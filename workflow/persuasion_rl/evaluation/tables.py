@@ -8,7 +8,7 @@ from persuasion_rl.data.synthetic import grammar as world
 from persuasion_rl.evaluation.players import read_players
 from persuasion_rl.files import read_jsonl, write_csv, write_jsonl
 from persuasion_rl.judges.base import POINTS, Comparison, judge_both_orders
-from persuasion_rl.judges.make import make_judge
+from persuasion_rl.judges.make import JudgeSettings, make_judge
 from persuasion_rl.runtime.command import note, stage
 
 COUNTED = {"wins": 1.0, "losses": 0.0, "ties": 0.5}
@@ -21,34 +21,15 @@ def judge_players(
     responses: dict[str, Path],
     judge: str,
     verdicts: Path,
-    seed: int,
-    threads: int,
-    base: Path | None = None,
-    delta_adapter: Path | None = None,
-    delta_pairs: Path | None = None,
-    sides: Path | None = None,
-    device: str = "auto",
-    llm: str | None = None,
-    asking: str | None = None,
+    settings: JudgeSettings,
 ) -> int:
     """Let a judge compare every two players on every prompt, in both orders.
 
     One row: {"prompt_id", "conversation_id", "player_1", "player_2"} with "verdict" and "answers", or with
-    "excluded", the name of what kept the judge from answering. What is for which judge: `judges.make_judge`.
+    "excluded", the name of what kept the judge from answering.
     """
     players = read_players(responses)
-    chosen = make_judge(
-        judge,
-        base=base,
-        delta_adapter=delta_adapter,
-        device=device,
-        threads=threads,
-        seed=seed,
-        delta_pairs=delta_pairs,
-        sides=sides,
-        llm=llm,
-        asking=asking,
-    )
+    chosen = make_judge(judge, settings)
     games = [
         (one, other, replies)
         for one, other in combinations(players, 2)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from persuasion_rl.files import keyed_number
 from persuasion_rl.judges.base import OPPOSITE, Judged, judge_both_orders
-from persuasion_rl.judges.make import make_judge
+from persuasion_rl.judges.make import JudgeSettings, make_judge
 from persuasion_rl.preferences.labels import as_comparison, pair_key, write_labels
 from persuasion_rl.records import ResponsePair, read_rows
 from persuasion_rl.runtime.command import stage
@@ -16,15 +16,7 @@ def label_ai(
     labels: Path,
     judge: str,
     noise: float,
-    seed: int,
-    threads: int,
-    base: Path | None = None,
-    delta_adapter: Path | None = None,
-    delta_pairs: Path | None = None,
-    sides: Path | None = None,
-    device: str = "auto",
-    llm: str | None = None,
-    asking: str | None = None,
+    settings: JudgeSettings,
 ) -> dict[str, int]:
     """Let a judge label response pairs in both orders. Returns the number of each verdict or exclusion.
 
@@ -32,18 +24,7 @@ def label_ai(
     Which ones is a function of (seed, prompt id, samples).
     """
     pairs = list(read_rows(responses, ResponsePair))
-    chosen = make_judge(
-        judge,
-        base=base,
-        delta_adapter=delta_adapter,
-        device=device,
-        threads=threads,
-        seed=seed,
-        delta_pairs=delta_pairs,
-        sides=sides,
-        llm=llm,
-        asking=asking,
-    )
+    chosen = make_judge(judge, settings)
     name = chosen.name
     labeler = name if noise == 0 else f"{name}, {noise:.0%} of its verdicts turned round"
     rows = []
@@ -52,7 +33,7 @@ def label_ai(
         if both.failure is not None:
             rows.append({"excluded": both.failure, "metadata": pair["metadata"]})
             continue
-        flipped = keyed_number("label noise", seed, *pair_key(pair)) < noise
+        flipped = keyed_number("label noise", settings.seed, *pair_key(pair)) < noise
         verdict = OPPOSITE[both.verdict] if flipped else both.verdict
         votes = _votes(name, both)
         rows.append({**pair, "verdict": verdict, "labeler": labeler, "votes": votes})

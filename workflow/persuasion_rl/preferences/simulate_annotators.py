@@ -6,7 +6,7 @@ from pathlib import Path
 from persuasion_rl.annotation.store import LEFT, REPEAT, RIGHT, Answer, AnswerStore, Plan, pair_id
 from persuasion_rl.files import UserError, keyed_number, written_whole
 from persuasion_rl.judges.base import FIRST, SECOND, TIE, ScoringJudge
-from persuasion_rl.judges.make import make_judge
+from persuasion_rl.judges.make import JudgeSettings, make_judge
 from persuasion_rl.preferences.labels import as_comparison, pair_key
 from persuasion_rl.records import ResponsePair, read_rows
 from persuasion_rl.runtime.command import note, stage
@@ -20,16 +20,10 @@ def simulate_annotators(
     annotators: int,
     noise: float,
     tie_margin: float,
-    seed: int,
-    threads: int,
-    base: Path | None = None,
-    delta_adapter: Path | None = None,
-    delta_pairs: Path | None = None,
-    sides: Path | None = None,
-    device: str = "auto",
     overlap: float,
     several: int,
     repeats: float,
+    settings: JudgeSettings,
 ) -> int:
     """Simulate annotators who see what a judge sees, through Gaussian noise of their own. Returns the number of answers.
 
@@ -44,22 +38,13 @@ def simulate_annotators(
         UserError: the judge gives verdicts alone, and no preferences.
     """
     pairs = {pair_id(pair): pair for pair in read_rows(responses, ResponsePair)}
-    chosen = make_judge(
-        judge,
-        base=base,
-        delta_adapter=delta_adapter,
-        device=device,
-        threads=threads,
-        seed=seed,
-        delta_pairs=delta_pairs,
-        sides=sides,
-    )
+    chosen = make_judge(judge, settings)
     if not isinstance(chosen, ScoringJudge):
         raise UserError(f"judge {judge} gives no preferences that simulated annotators could see")
     preferences = dict(
         zip(pairs, chosen.prefer([as_comparison(pair) for pair in pairs.values()]), strict=True)
     )
-    plan = Plan(list(pairs), seed, overlap, several, repeats)
+    plan = Plan(list(pairs), settings.seed, overlap, several, repeats)
     count, busy = 0, list(range(1, annotators + 1))
     with written_whole(answers) as part, AnswerStore(part) as store:
         while busy:
@@ -72,7 +57,9 @@ def simulate_annotators(
                 # A repeat has noise of its own, as a person's second look has.
                 key = (number, *pair_key(pairs[showing.pair]))
                 key += (showing.kind,) if showing.kind == REPEAT else ()
-                perceived = preferences[showing.pair] + noise * _gaussian("annotator", seed, *key)
+                perceived = preferences[showing.pair] + noise * _gaussian(
+                    "annotator", settings.seed, *key
+                )
                 verdict = (
                     TIE if abs(perceived) <= tie_margin else FIRST if perceived > 0 else SECOND
                 )

@@ -8,3 +8,11 @@ MODEL_FILES = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_
 """What a base model, or another model that plays, consists of."""
 SERVED = ("openai", "endpoint")
 """Engines whose models another server has."""
+JUDGE_MODULES = {
+    "truth": "judges.truth",
+    "delta": "judges.delta",
+    "length": "judges.length",
+    "interplay": "judges.interplay",
+    "llm": "judges.llm.judge",
+}
+"""The judges by their names in the configuration, and the module of each: a stage has the code of those that it asks."""
