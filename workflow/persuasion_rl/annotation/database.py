@@ -58,35 +58,36 @@ class Store:
 
     def __init__(self, path: Path):
         self._lock = Lock()
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = sqlite3.connect(
-            path, timeout=PATIENCE_S, isolation_level=None, check_same_thread=False
-        )
         try:
-            self._prepare(path)
-        except BaseException:
-            self._file.close()
-            raise
-
-    def _prepare(self, path: Path) -> None:
-        try:
-            _refuse_other_databases(self._file, path)
-            present = _columns(self._file, self.TABLE)
-            missing = {field.name for field in fields(self.ROW)} - present
-            if present and missing:
-                raise UserError(
-                    f"{path}: a store of an earlier version (its table {self.TABLE} has no column {min(missing)}), which is"
-                    " read but not written: `persuasion-rl export-answers`, move the file away, and"
-                    " `persuasion-rl import-answers`"
-                )
-            _write_ahead(self._file)
-            self._file.execute("PRAGMA synchronous = FULL")
-            self._file.executescript(self.SCHEMA)
-        except sqlite3.OperationalError as error:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = sqlite3.connect(
+                path, timeout=PATIENCE_S, isolation_level=None, check_same_thread=False
+            )
+            try:
+                self._prepare(path)
+            except BaseException:
+                self._file.close()
+                raise
+        except (sqlite3.OperationalError, OSError) as error:
             reason = "somebody else is writing, the disk is full, or it may not be written"
             raise UserError(f"{path}: the store cannot be opened ({error}): {reason}") from None
         except sqlite3.DatabaseError as error:
             raise UserError(f"{path}: not a store of answers ({error}): {INSTEAD}") from None
+
+    def _prepare(self, path: Path) -> None:
+        """Make what is missing, once it is sure that the file is a store of this version."""
+        _refuse_other_databases(self._file, path)
+        present = _columns(self._file, self.TABLE)
+        missing = {field.name for field in fields(self.ROW)} - present
+        if present and missing:
+            raise UserError(
+                f"{path}: a store of an earlier version (its table {self.TABLE} has no column {min(missing)}), which is"
+                " read but not written: `persuasion-rl export-answers`, move the file away, and"
+                " `persuasion-rl import-answers`"
+            )
+        _write_ahead(self._file)
+        self._file.execute("PRAGMA synchronous = FULL")
+        self._file.executescript(self.SCHEMA)
 
     def __enter__(self):
         return self
@@ -133,7 +134,7 @@ def read_table(path: Path, table: str, kind: type[Row]) -> list[Row]:
             try:
                 with files.opened() as file:
                     rows = _rows(file, path, table, kind)
-            except (sqlite3.Error, OSError):
+            except (sqlite3.Error, OSError, UserError):
                 if files.state() == before:
                     raise
             else:
@@ -205,7 +206,14 @@ class _Files:
                     yield file
         else:
             with _connected(self.store, "mode=ro&immutable=1") as file:
+                self._refuse_cut_off(file)
                 yield file
+
+    def _refuse_cut_off(self, file: sqlite3.Connection) -> None:
+        """Raises DatabaseError where the last page is not whole, which SQLite fills with zeros."""
+        (page_size,) = file.execute("PRAGMA page_size").fetchone()
+        if os.stat(self.store).st_size % page_size:
+            raise sqlite3.DatabaseError("its last page is cut off")
 
 
 def _connected(file: str, how: str):
