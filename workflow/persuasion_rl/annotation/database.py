@@ -1,4 +1,4 @@
-"""How a store of people's answers is opened: a SQLite file that is written by one way and read by another.
+"""How a store of people's answers, a SQLite file, is opened: to be written, or to be read without any change.
 
 To write (`Store`), the file is opened in WAL mode with synchronous=FULL: what is committed outlives a kill and a power
 cut, and readers need not wait for writers.
@@ -13,7 +13,8 @@ beside a closed store and leaves them there, and it cannot read such a store in 
 
 The latter two check that the file is as it was before, and else begin again.
 
-A store of an earlier version may lack tables, and columns that may be empty: what it has is read. It is not written to.
+A store of an earlier version may lack tables, and columns that may be empty. What it has is read. A table that lacks
+columns is not written to.
 """
 
 import os
@@ -223,10 +224,10 @@ def _connected(file: str, how: str):
 def _state(file: str) -> tuple[int, ...] | None:
     """What differs once a file was written to; None of a file that is missing or empty."""
     try:
-        found = os.stat(file)
+        stat = os.stat(file)
     except (FileNotFoundError, NotADirectoryError):
         return None
-    return (found.st_mtime_ns, found.st_size, found.st_ino) if found.st_size else None
+    return (stat.st_mtime_ns, stat.st_size, stat.st_ino) if stat.st_size else None
 
 
 def _rows(file: sqlite3.Connection, path: Path, table: str, kind: type[Row]) -> list[Row]:
