@@ -24,7 +24,7 @@ from random import Random
 import psutil
 import yaml
 
-from persuasion_rl.training.checkpoints import LOCK
+from persuasion_rl.runtime.lock import LOCK
 from running import copy_project
 
 CONFIG = "tests/tiny.yaml"
