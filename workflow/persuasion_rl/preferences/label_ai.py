@@ -17,7 +17,7 @@ from persuasion_rl.judges.base import (
     Judged,
     judge_both_orders,
 )
-from persuasion_rl.judges.make import make_judge
+from persuasion_rl.judges.make import JudgeSettings, make_judge
 from persuasion_rl.runtime.command import note, stage
 
 OPPOSITE = {FIRST: SECOND, SECOND: FIRST, TIE: TIE, NONE: NONE}
@@ -47,15 +47,7 @@ def label_ai(
     labels: Path,
     judge: str,
     noise: float,
-    seed: int,
-    threads: int,
-    base: Path | None = None,
-    delta_adapter: Path | None = None,
-    delta_pairs: Path | None = None,
-    sides: Path | None = None,
-    device: str = "auto",
-    llm: str | None = None,
-    asking: str | None = None,
+    settings: JudgeSettings,
 ) -> dict[str, int]:
     """Let a judge label a pool in both orders; a share `noise` of its decided verdicts is turned round.
 
@@ -69,18 +61,7 @@ def label_ai(
         asking: further keys of these, and "cache": the file that keeps the answers (llm.sqlite, in this folder).
     """
     rows = list(read_jsonl(responses))
-    chosen = make_judge(
-        judge,
-        base=base,
-        delta_adapter=delta_adapter,
-        device=device,
-        threads=threads,
-        seed=seed,
-        delta_pairs=delta_pairs,
-        sides=sides,
-        llm=llm,
-        asking=asking,
-    )
+    chosen = make_judge(judge, settings)
     judged = judge_both_orders(chosen, [as_comparison(row) for row in rows])
     name = chosen.name
     labeler = name if noise == 0 else f"{name}, {noise:.0%} of its verdicts turned round"
@@ -89,7 +70,7 @@ def label_ai(
         if found.failure is not None:
             labelled.append({"excluded": found.failure, "metadata": row["metadata"]})
             continue
-        turned = keyed_number("label noise", seed, *which_pair(row)) < noise
+        turned = keyed_number("label noise", settings.seed, *which_pair(row)) < noise
         verdict = OPPOSITE[found.verdict] if turned else found.verdict
         votes = _votes(name, found)
         labelled.append({**row, "verdict": verdict, "labeler": labeler, "votes": votes})
