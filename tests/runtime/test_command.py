@@ -44,6 +44,42 @@ def trainer(*, train: Path, beta: float = 0.1, **recipe) -> None:
     CALLS.append(locals())
 
 
+@dataclass(frozen=True)
+class Limits:
+    """How a response ends. A second sentence of the same paragraph.
+
+    A second paragraph.
+    """
+
+    max_new_tokens: int
+    temperature: float = 1.0
+    stops: list[str] = field(default_factory=lambda: ["\n"])
+    adapters: dict[str, Path] = field(default_factory=dict)
+
+    def __post_init__(self):
+        if self.max_new_tokens < 1:
+            raise UserError(f"max_new_tokens: {self.max_new_tokens}; at least 1")
+
+
+@dataclass(frozen=True)
+class Server:
+    address: str = "here"
+    retries: int | None = None
+
+
+def sampler(
+    *,
+    output: Path,
+    limits: Limits,
+    server: Server = Server("elsewhere", 3),
+    seed: int = 1,
+    **recipe,
+) -> Limits:
+    """A stage with groups beside plain flags and a recipe; that it returns one is no flag."""
+    CALLS.append(locals())
+    return limits
+
+
 def failing(*, kind: str) -> None:
     raise {"user": UserError("the key is wrong"), "bug": ValueError("a bug")}[kind]
 
@@ -86,10 +122,10 @@ def test_wrong_arguments_end_with_a_usage_error(monkeypatch, capsys, words, says
 
 
 @dataclass(frozen=True)
-class Server:
-    """A server."""
+class Api:
+    """An API."""
 
-    PREFIX: ClassVar[str] = "server_"
+    PREFIX: ClassVar[str] = "api_"
 
     temperature: int | float | None = 0
     limit: int | None = None
@@ -102,7 +138,7 @@ class Judging:
 
     seed: int
     base: Path | None = None
-    server: Server = field(default_factory=Server)
+    api: Api = field(default_factory=Api)
 
 
 def judged(*, output: Path, judging: Judging) -> None:
@@ -111,24 +147,43 @@ def judged(*, output: Path, judging: Judging) -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "server"),
+    ("words", "api"),
     [
-        ("", Server()),
-        ("--server_temperature 0.5 --server_limit 3", Server(0.5, 3)),
-        ("--server_temperature none --server_prices a=1 b=.5", Server(None, None, {"a": 1.0, "b": 0.5})),
+        ("", Api()),
+        ("--api_temperature 0.5 --api_limit 3", Api(0.5, 3)),
+        ("--api_temperature none --api_prices a=1 b=.5", Api(None, None, {"a": 1.0, "b": 0.5})),
     ],
 )  # fmt: skip
-def test_a_dataclass_is_a_group_of_flags_and_may_hold_another(monkeypatch, words, server):
+def test_a_dataclass_is_a_group_of_flags_and_may_hold_another(monkeypatch, words, api):
     got = call(monkeypatch, f"--output o --seed 1 {words}", judged)
-    assert got == {"output": Path("o"), "judging": Judging(1, None, server)}
+    assert got == {"output": Path("o"), "judging": Judging(1, None, api)}
 
 
 def test_a_number_stays_of_the_kind_that_the_configuration_has(monkeypatch):
     """0 and 0.0 are two requests to whoever digests them."""
     for value in (0, 0.0, 1, 0.7):
-        words = f"--output o --seed 1 {flags({'server_temperature': value})}"
-        found = call(monkeypatch, words, judged)["judging"].server.temperature
+        words = f"--output o --seed 1 {flags({'api_temperature': value})}"
+        found = call(monkeypatch, words, judged)["judging"].api.temperature
         assert found == value and type(found) is type(value)
+
+
+def test_a_group_is_its_object_beside_plain_flags_and_a_recipe(monkeypatch):
+    words = (
+        "--max_new_tokens 7 --output o --stops a b --beta 0.1 --adapters x=y/z --retries 5"
+        " --temperature 0.5 --seed 2"
+    )
+    assert call(monkeypatch, words, sampler) == {
+        "output": Path("o"), "seed": 2, "recipe": {"beta": 0.1}, "server": Server("elsewhere", 5),
+        "limits": Limits(7, 0.5, ["a", "b"], {"x": Path("y/z")}),
+    }  # fmt: skip
+
+
+def test_what_a_group_is_not_told_is_as_its_parameter_or_its_fields_have_it(monkeypatch):
+    assert call(monkeypatch, "--max_new_tokens 7 --output o", sampler) == {
+        "output": Path("o"), "seed": 1, "recipe": {}, "limits": Limits(7), "server": Server("elsewhere", 3),
+    }  # fmt: skip
+    none = call(monkeypatch, "--max_new_tokens 7 --output o --stops", sampler)
+    assert none["limits"].stops == []
 
 
 @pytest.mark.parametrize(
@@ -136,8 +191,8 @@ def test_a_number_stays_of_the_kind_that_the_configuration_has(monkeypatch):
     [
         ("--output o", "the following arguments are required: --seed"),
         ("--output o --seed none", "--seed: invalid int value: 'none'"),
-        ("--output o --seed 1 --server_limit x", "--server_limit: invalid int value: 'x'"),
-        ("--output o --seed 1 --server_temperature x", "invalid int or float value: 'x'"),
+        ("--output o --seed 1 --api_limit x", "--api_limit: invalid int value: 'x'"),
+        ("--output o --seed 1 --api_temperature x", "invalid int or float value: 'x'"),
         ("--output o --seed 1 --limit 3", "unknown argument: --limit"),
     ],
 )
@@ -145,6 +200,43 @@ def test_wrong_arguments_of_a_group_end_with_a_usage_error(monkeypatch, capsys, 
     with pytest.raises(SystemExit):
         call(monkeypatch, words, judged)
     assert says in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        ("--output o", "required: --max_new_tokens"),
+        ("--max_new_tokens many --output o", "--max_new_tokens: invalid int value: 'many'"),
+        ("--max_new_tokens 7 --output o --adapters x", "expected KEY=VALUE, got 'x'"),
+    ],
+)
+def test_wrong_flags_of_a_group_end_with_a_usage_error(monkeypatch, capsys, words, says):
+    with pytest.raises(SystemExit) as stopped:
+        call(monkeypatch, words, sampler)
+    assert stopped.value.code == 2 and says in capsys.readouterr().err
+
+
+def test_what_a_group_itself_refuses_is_one_line(monkeypatch):
+    with pytest.raises(SystemExit) as stopped:
+        call(monkeypatch, "--max_new_tokens 0 --output o", sampler)
+    assert stopped.value.code == "error: max_new_tokens: 0; at least 1" and not CALLS
+
+
+def test_help_shows_a_group_under_its_name_and_what_it_is(monkeypatch, capsys):
+    with pytest.raises(SystemExit):
+        call(monkeypatch, "--help", sampler)
+    plain, group = capsys.readouterr().out.split("Limits:")
+    assert "--output" in plain and "--seed" in plain
+    group, server = group.split("Server:")
+    assert (
+        group.split("\n")[1].strip()
+        == "How a response ends. A second sentence of the same paragraph."
+    )
+    assert "second paragraph" not in group
+    assert [word for word in group.split() if word.startswith("--")] == [
+        "--max_new_tokens", "--temperature", "--stops", "--adapters",
+    ]  # fmt: skip
+    assert "--address" in server and "--retries" in server
 
 
 def test_a_recipe_takes_the_trainers_own_names(monkeypatch):
@@ -304,7 +396,7 @@ def test_a_stage_ends_with_the_workflow_that_runs_it():
     stage = subprocess.Popen([sys.executable, "-c", WAITS], env=known, stdout=subprocess.PIPE)
     try:
         assert stage.stdout.readline() == b"runs\n"
-        time.sleep(2 * command.LOOKS_EVERY_S)
+        time.sleep(2 * command.POLL_S)
         assert stage.poll() is None
         workflow.kill()  # a zombie, until it is waited for
         assert stage.wait(timeout=20) == -signal.SIGTERM
