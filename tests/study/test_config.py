@@ -230,7 +230,7 @@ MISTAKES = [
     ("data.temperature", 1, "data.temperature: unknown key", ["did you mean sampling.temperature or llm.temperature?"]),
     ("llm.api_key", "s3cret", "llm.api_key: looks like a key", ["environment only"]),
     ("data.max_tokens", 512.5, "data.max_tokens: 512.5 ", ["integer"]),
-    ("data.max_tokens", "512", "data.max_tokens: '512' ", ["integer"]),
+    ("data.max_tokens", "512", "data.max_tokens: '512' ", ["must be an integer (in quotes it is text)"]),
     ("data.max_tokens", True, "data.max_tokens: True ", ["integer"]),
     ("data.use_p4g", 1, "data.use_p4g: 1 ", ["true or false or null"]),
     ("data.official_split", 0, "data.official_split: 0 ", ["auto, False"]),

@@ -24,12 +24,11 @@ def load_config(given: dict[str, Any], file: Path | None = None) -> Config:
 
     Raises:
         UserError: an unknown key, a wrong type or value, an impossible plan, a broken lineage. One line: the key, the value,
-            what is allowed.
+            what is allowed. It does not name the study's file.
     """
     if file is not None and file.suffix in (".yaml", ".yml") and file.is_file():
-        _keys_of(
-            file
-        )  # of a key that stands there twice Snakemake takes the last one, without a word
+        # Snakemake takes the last of two keys of one name, without a word.
+        _keys_of(file)
     study = _extended(deepcopy(given), file, above=[])
     for section in ("llm", "sampling"):
         _refuse_keys(section, study.get(section))
@@ -276,4 +275,6 @@ def _hint(mistake: dict[str, Any]) -> str:
         float(mistake["input"])
     except ValueError:
         return ""
-    return " (YAML reads 1e-4 as text: write 1.0e-4)"
+    if "e" in mistake["input"].lower():
+        return " (YAML reads 1e-4 as text: write 1.0e-4)"
+    return " (in quotes it is text)"
