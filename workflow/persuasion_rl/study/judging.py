@@ -1,9 +1,10 @@
 """Who labels and who compares, as keys of the configuration: labels, the language model that judges, the evaluation."""
 
 import os
+import re
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator
+from pydantic import AfterValidator, Field, WithJsonSchema, field_validator
 
 from persuasion_rl.study.section import (
     AS_GIVEN,
@@ -21,6 +22,18 @@ from persuasion_rl.study.section import (
 )
 
 JudgeName = Literal["truth", "delta", "length", "interplay", "llm"]
+
+
+def _player_name(name: str) -> str:
+    if not re.fullmatch(r"[\w.-]+", name):
+        raise ValueError(f"{name!r} is no name of a player: letters, digits, _, - and .")
+    return name
+
+
+PlayerName = Annotated[
+    str, AfterValidator(_player_name), WithJsonSchema({"type": "string", "pattern": r"^[\w.-]+$"})
+]
+"""It names files, and stands in comparisons beside a colon."""
 
 
 class AiLabels(Section):
@@ -149,7 +162,7 @@ class Evaluation(Section):
         min_length=2,
         description="Models that are compared, and `human`, the human winning reply.",
     )
-    other_players: dict[str, OtherPlayer] = Field(
+    other_players: dict[PlayerName, OtherPlayer] = Field(
         {},
         description="Players that are no model of the lineage, by their names. Each has one of model, source and"
         " endpoint.",

@@ -24,12 +24,11 @@ def load_config(given: dict[str, Any], file: Path | None = None) -> Config:
 
     Raises:
         UserError: an unknown key, a wrong type or value, an impossible plan, a broken lineage. One line: the key, the value,
-            what is allowed.
+            what is allowed. It does not name the study's file.
     """
     if file is not None and file.suffix in (".yaml", ".yml") and file.is_file():
-        _keys_of(
-            file
-        )  # of a key that stands there twice Snakemake takes the last one, without a word
+        # Snakemake takes the last of two keys of one name, without a word.
+        _keys_of(file)
     study = _extended(deepcopy(given), file, above=[])
     for section in ("llm", "sampling"):
         _refuse_keys(section, study.get(section))
@@ -87,7 +86,7 @@ def _refuse_keys(section: str, settings: Any) -> None:
         named = any(word in str(name).lower() for word in words)
         if named or (isinstance(value, str) and LOOKS_LIKE_A_KEY.search(value)):
             raise UserError(
-                f"{section}.{name}: looks like a key; keys come from the environment only (OPENAI_API_KEY or"
+                f"{_joined([section, str(name)])}: looks like a key; keys come from the environment only (OPENAI_API_KEY or"
                 " ANTHROPIC_API_KEY), since a study's configuration is kept with its results"
             )
 
@@ -187,16 +186,23 @@ def message(error: ValidationError) -> str:
     """The first mistake in one line: the key, the value, what is allowed. Unknown keys explain others, and come first."""
     mistakes = error.errors(include_url=False)
     unknown = ("extra_forbidden", "invalid_key")
-    first = min(mistakes, key=lambda mistake: (mistake["type"] not in unknown, len(mistake["loc"])))
+    first = min(
+        mistakes,
+        key=lambda mistake: (
+            mistake["type"] not in unknown,
+            len(mistake["loc"]),
+            mistake["type"] == "missing",
+        ),
+    )
     path = [str(part) for part in first["loc"] if part != "[key]"]
     if first["type"] in unknown:
         return _unknown_key(path)
     if first["type"] == "missing":
-        return f"{'.'.join(path[:-1]) or 'the configuration'}: the key {path[-1]!r} is missing"
+        return f"{_joined(path[:-1]) or 'the configuration'}: the key {path[-1]!r} is missing"
     if first["type"] == "value_error":
-        return f"{'.'.join(path)}: {first['ctx']['error']}"
+        return f"{_joined(path)}: {first['ctx']['error']}"
     allowed = f"{_allowed(first)}{' or null' if _may_be_null(path) else ''}{_hint(first)}"
-    return f"{'.'.join(path)}: {_short(first['input'])} {allowed}"
+    return f"{_joined(path)}: {_short(first['input'])} {allowed}"
 
 
 def _short(value: Any) -> str:
@@ -204,17 +210,22 @@ def _short(value: Any) -> str:
     return text if len(text) <= 200 else f"{text[:197]}..."
 
 
+def _joined(path: list[str]) -> str:
+    """The path of a key; one that would break the line is quoted."""
+    return ".".join(part if part.isprintable() else repr(part) for part in path)
+
+
 def _unknown_key(path: list[str]) -> str:
     *above, name = path
     section = section_at(Config, above)
     if issubclass(section, Recipe) and name in NEVER_SET:
-        return f"{'.'.join(path)}: {NEVER_SET[name]}"
+        return f"{_joined(path)}: {NEVER_SET[name]}"
     allowed = sorted(section.model_fields)
     close = difflib.get_close_matches(name, allowed, 1)
     elsewhere = [key for key, _ in keys_of(Config) if key.split(".")[-1] == name]
     meant = close or (elsewhere if len(elsewhere) <= 3 else [])
     hint = f" (did you mean {' or '.join(meant)}?)" if meant else ""
-    return f"{'.'.join(path)}: unknown key{hint}; allowed here: {', '.join(allowed)}"
+    return f"{_joined(path)}: unknown key{hint}; allowed here: {', '.join(allowed)}"
 
 
 def _may_be_null(path: list[str]) -> bool:
@@ -264,4 +275,6 @@ def _hint(mistake: dict[str, Any]) -> str:
         float(mistake["input"])
     except ValueError:
         return ""
-    return " (YAML reads 1e-4 as text: write 1.0e-4)"
+    if "e" in mistake["input"].lower():
+        return " (YAML reads 1e-4 as text: write 1.0e-4)"
+    return " (in quotes it is text)"
