@@ -603,10 +603,12 @@ def embedding_files():
         *MODEL_FILES,
         "modules.json",
         "sentence_bert_config.json",
-        "1_Pooling/config.json",
+        "config_sentence_transformers.json",
     )
     files = [f"{name}/{file}" for file in named] if name else []
-    return [file for file in files if os.path.isfile(file)]
+    # What its modules need, whichever they are.
+    further = sorted(map(str, Path(name).glob("[0-9]_*/*"))) if name else []
+    return [file for file in [*files, *further] if os.path.isfile(file)]
 
 
 def comparisons_of(scope):
