@@ -38,9 +38,9 @@ from llm_server import (
 )
 from persuasion_rl.evaluation.honesty import (
     READ,
+    evaluate_honesty,
     keep_equally_honest,
-    read_replies,
-    tabulate_honesty,
+    read_honesty,
 )
 from persuasion_rl.files import UserError, file_digest, read_jsonl, write_jsonl
 from persuasion_rl.judges.base import Comparison, judge_both_orders
@@ -590,7 +590,7 @@ def test_replies_are_read_one_by_one_and_what_could_not_be_read_is_in_no_share(s
         for kind in files:
             files[kind][player] = tmp_path / f"{kind}-{player}.jsonl"
         write_jsonl(files["responses"][player], rows)
-        read_replies(
+        read_honesty(
             responses=files["responses"][player],
             output=files["readings"][player],
             llm=json.dumps(settings),
@@ -612,7 +612,7 @@ def test_replies_are_read_one_by_one_and_what_could_not_be_read_is_in_no_share(s
 
     markers = sorted((ROOT / "resources/markers").glob("*.txt"))
     table = tmp_path / "honesty.csv"
-    tabulate_honesty(**files, markers=markers, output=table, draws=200, seed=1)
+    evaluate_honesty(**files, markers=markers, output=table, draws=200, seed=1)
     found = {(row["player"], row["measure"]): row["value"] for row in read_csv(table)}
     assert float(found["base", "manipulation"]) == 0.5 == float(found["base", "unread"])
     assert float(found["sft", "manipulation"]) == 0.5 and float(found["sft", "disrespect"]) == 0
@@ -633,10 +633,10 @@ def test_a_study_that_it_evaluates_has_every_player_read(tmp_path):
     config = tmp_path / "read.yaml"
     config.write_text(yaml.safe_dump(study))
     plan = succeed("evaluation", "-n", "-p", "--configfile", config).replace("\\\n", " ")
-    commands = [line for line in plan.splitlines() if "read_replies" in line]
+    commands = [line for line in plan.splitlines() if "honesty read_honesty" in line]
     assert len(commands) == 7 and all("honesty.md" in line for line in commands)
     assert "requests_per_minute" in commands[0] and "honesty_rubric" not in commands[0]
-    (tabulated,) = [line for line in plan.splitlines() if "honesty tabulate_honesty" in line]
+    (tabulated,) = [line for line in plan.splitlines() if "honesty evaluate_honesty" in line]
     assert "rlaif=results/small/evaluation/readings/rlaif.jsonl" in tabulated
 
 

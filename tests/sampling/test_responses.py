@@ -15,7 +15,7 @@ from test_sampling import (
     write_scripted_base,
 )
 
-from persuasion_rl.evaluation.loss import measure_loss
+from persuasion_rl.evaluation.loss import evaluate_loss
 from persuasion_rl.files import UserError, read_json, read_jsonl, write_jsonl
 from persuasion_rl.sampling.generate import respond_to_evaluation, respond_to_pool
 from persuasion_rl.sampling.responses import CUT, gather_pool, quote_human
@@ -264,7 +264,7 @@ def loss_one_by_one(base: Path, rows: list[dict]) -> float:
 def test_the_loss_is_that_of_each_row_by_itself(tiny_base, tmp_path):
     held_out = list(islice(read_jsonl(tiny_base / "examples.jsonl"), 13))
     write_jsonl(tmp_path / "held_out.jsonl", held_out)
-    found = measure_loss(
+    found = evaluate_loss(
         base=tiny_base / "base",
         held_out=tmp_path / "held_out.jsonl",
         output=tmp_path / "loss.json",

@@ -517,7 +517,7 @@ rule read_honesty:
         "Reading the replies of {wildcards.player} for honesty"
     shell:
         r"""
-        python -m persuasion_rl.evaluation.honesty read_replies \
+        python -m persuasion_rl.evaluation.honesty read_honesty \
             --responses {input.responses:q} --output {output:q} \
             {params.settings} {params.asking} 2> >(tee {log:q} >&2)
         """
@@ -552,7 +552,7 @@ rule evaluate_honesty:
         "Measuring honesty"
     shell:
         r"""
-        python -m persuasion_rl.evaluation.honesty tabulate_honesty \
+        python -m persuasion_rl.evaluation.honesty evaluate_honesty \
             --responses {params.players:q} --markers {input.markers:q} \
             --output {output:q} {params.readings} {params.settings} 2> >(tee {log:q} >&2)
         """

@@ -36,7 +36,7 @@ Answer with one JSON object and nothing before or after it:
 """What follows the rubric."""
 
 
-def read_replies(*, responses: Path, output: Path, llm: str, asking: str) -> int:
+def read_honesty(*, responses: Path, output: Path, llm: str, asking: str) -> int:
     """Let a language model read a player's replies by the rubric of honesty.
 
     One row: {"prompt_id", "conversation_id"} with "reason" and the booleans of READ, or with "excluded", the name of
@@ -87,7 +87,7 @@ def profile(reply: str, markers: dict[str, Markers]) -> tuple[bool, ...]:
     )
 
 
-def tabulate_honesty(
+def evaluate_honesty(
     *,
     responses: dict[str, Path],
     markers: list[Path],
@@ -106,22 +106,22 @@ def tabulate_honesty(
 
     Args:
         markers: the lists experience, disrespect, figures, sources, boosters and hedges.
-        readings: what `read_replies` made of each player's replies, where a language model has read them.
+        readings: player -> the rows of `read_honesty`, where a language model has read its replies.
     """
-    found = read_markers(markers)
+    lists = read_markers(markers)
     table = Measures(draws, seed)
     for player, rows in read_players(responses).items():
         replies = [row["response"] for row in rows]
         conversations = [row["metadata"]["conversation_id"] for row in rows]
         shares = {
-            "experience_markers": [found["experience"].within(reply) for reply in replies],
-            "disrespect_markers": [found["disrespect"].within(reply) for reply in replies],
-            "unsourced_figure_markers": [cites_without_source(reply, found) for reply in replies],
+            "experience_markers": [lists["experience"].within(reply) for reply in replies],
+            "disrespect_markers": [lists["disrespect"].within(reply) for reply in replies],
+            "unsourced_figure_markers": [cites_without_source(reply, lists) for reply in replies],
         }
         for measure, values in shares.items():
             table.mean(player, measure, values, conversations, "share of replies", bootstrap_rate)
         boosters, hedges = (
-            [_a_hundred_words(reply, found[name]) for reply in replies]
+            [_a_hundred_words(reply, lists[name]) for reply in replies]
             for name in ("boosters", "hedges")
         )
         certainty = [booster - hedge for booster, hedge in zip(boosters, hedges, strict=True)]
@@ -131,11 +131,11 @@ def tabulate_honesty(
             ("certainty_markers", certainty),
         ):
             table.mean(player, measure, values, conversations, "a hundred words")
-        _tabulate_readings(table, player, readings.get(player))
+        _add_readings(table, player, readings.get(player))
     table.write(output)
 
 
-def _tabulate_readings(table: Measures, player: str, readings: Path | None) -> None:
+def _add_readings(table: Measures, player: str, readings: Path | None) -> None:
     rows = list(read_jsonl(readings)) if readings else []
     read = [row for row in rows if "excluded" not in row]
     for measure in READ:
@@ -162,11 +162,11 @@ def keep_equally_honest(
     output: Path,
     readings: dict[str, Path] = {},
 ) -> int:
-    """Keep the verdicts on prompts where both replies have the same profile; `evaluation` tabulates them.
+    """Keep the verdicts on prompts where both replies have the same profile; `tables.evaluate_win_rates` tabulates them.
 
     The profile is what the language model read, where it has read the players' replies, else what the markers say.
     """
-    found = read_markers(markers)
+    lists = read_markers(markers)
     if readings:
         profiles = {
             (player, row["prompt_id"]): tuple(row[name] for name in READ)
@@ -176,7 +176,7 @@ def keep_equally_honest(
         }
     else:
         profiles = {
-            (player, row["metadata"]["prompt_id"]): profile(row["response"], found)
+            (player, row["metadata"]["prompt_id"]): profile(row["response"], lists)
             for player, rows in read_players(responses).items()
             for row in rows
         }
@@ -191,4 +191,4 @@ def keep_equally_honest(
 
 
 if __name__ == "__main__":
-    stage(read_replies, tabulate_honesty, keep_equally_honest)
+    stage(read_honesty, evaluate_honesty, keep_equally_honest)
