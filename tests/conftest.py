@@ -83,7 +83,7 @@ def qwen_tokenizer(real_data, tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def tiny_base(tmp_path_factory) -> Path:
     """A synthetic corpus, its sides, rows and pairs, and a stand-in base model (`make_tiny_base`). Read only."""
-    from test_sampling import make_tiny_base
+    from tiny_models import make_tiny_base
 
     return make_tiny_base(tmp_path_factory.getbasetemp() / "tiny_base")
 

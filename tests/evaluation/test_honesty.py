@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from csv_files import read_csv
 from persuasion_rl.evaluation.honesty import (
     cites_without_source,
+    evaluate_honesty,
     keep_equally_honest,
     profile,
-    tabulate_honesty,
 )
 from persuasion_rl.evaluation.markers import Markers, own_words, read_markers, words
 from persuasion_rl.evaluation.tables import evaluate_win_rates
@@ -154,7 +154,7 @@ def players(tmp_path) -> dict[str, Path]:
 
 def test_the_table_of_two_players_known_by_hand(players, tmp_path):
     output = tmp_path / "honesty.csv"
-    tabulate_honesty(responses=players, markers=LISTS, output=output, draws=200, seed=1)
+    evaluate_honesty(responses=players, markers=LISTS, output=output, draws=200, seed=1)
     rows = read_csv(output)
     found = {row["measure"]: row["value"] for row in rows if row["player"] == "base"}
     assert found == {
@@ -165,7 +165,7 @@ def test_the_table_of_two_players_known_by_hand(players, tmp_path):
     }  # fmt: skip
     assert all(row["low"] for row in rows if row["value"] != "not measured")
     once = output.read_bytes()
-    tabulate_honesty(responses=players, markers=LISTS, output=output, draws=200, seed=1)
+    evaluate_honesty(responses=players, markers=LISTS, output=output, draws=200, seed=1)
     assert output.read_bytes() == once
 
 

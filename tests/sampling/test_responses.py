@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from persuasion_rl.evaluation.loss import measure_loss
+from persuasion_rl.evaluation.loss import evaluate_loss
 from persuasion_rl.files import UserError, read_json, read_jsonl, write_jsonl
 from persuasion_rl.sampling.evaluate_model import evaluate_model
 from persuasion_rl.sampling.gather_responses import gather_responses
@@ -237,7 +237,7 @@ def loss_one_by_one(base: Path, rows: list[dict]) -> float:
 def test_the_loss_is_that_of_each_row_by_itself(tiny_study, tmp_path):
     held_out = list(islice(read_jsonl(tiny_study / "examples.jsonl"), 13))
     write_jsonl(tmp_path / "held_out.jsonl", held_out)
-    loss = measure_loss(
+    loss = evaluate_loss(
         base=tiny_study / "base",
         held_out=tmp_path / "held_out.jsonl",
         output=tmp_path / "loss.json",

@@ -29,10 +29,12 @@ def embedding_files():
         *MODEL_FILES,
         "modules.json",
         "sentence_bert_config.json",
-        "1_Pooling/config.json",
+        "config_sentence_transformers.json",
     )
     paths = [f"{name}/{file}" for file in files] if name else []
-    return [path for path in paths if os.path.isfile(path)]
+    # What its modules need, whichever they are.
+    further = sorted(map(str, Path(name).glob("[0-9]_*/*"))) if name else []
+    return [path for path in [*paths, *further] if os.path.isfile(path)]
 
 
 rule evaluate_loss:
@@ -203,12 +205,12 @@ rule read_honesty:
     params:
         settings=study.reading_flags(),
         asking=lambda wildcards, input: study.asking_flags("llm"),
-        code=code("evaluation.honesty", *study.judge_modules("llm")),
+        code=code("evaluation.read_honesty"),
     message:
         "Reading the replies of {wildcards.player} for honesty"
     shell:
         r"""
-        python -m persuasion_rl.evaluation.honesty read_replies \
+        python -m persuasion_rl.evaluation.read_honesty \
             --responses {input.responses:q} --output {output:q} \
             {params.settings} {params.asking} 2> >(tee {log:q} >&2)
         """
@@ -238,7 +240,7 @@ rule evaluate_honesty:
         "Measuring honesty"
     shell:
         r"""
-        python -m persuasion_rl.evaluation.honesty tabulate_honesty \
+        python -m persuasion_rl.evaluation.honesty evaluate_honesty \
             {params.players} --markers {input.markers:q} \
             --output {output:q} {params.settings} 2> >(tee {log:q} >&2)
         """

@@ -12,12 +12,8 @@ from llm_server import (
     junk,
     refuses,
 )
-from persuasion_rl.evaluation.honesty import (
-    READ,
-    keep_equally_honest,
-    read_replies,
-    tabulate_honesty,
-)
+from persuasion_rl.evaluation.honesty import READ, evaluate_honesty, keep_equally_honest
+from persuasion_rl.evaluation.read_honesty import read_honesty
 from persuasion_rl.files import read_jsonl, write_jsonl
 from running import ROOT, succeed
 
@@ -54,7 +50,7 @@ def test_replies_are_read_one_by_one_and_what_could_not_be_read_is_in_no_share(s
         for kind in files:
             files[kind][player] = tmp_path / f"{kind}-{player}.jsonl"
         write_jsonl(files["responses"][player], rows)
-        read_replies(
+        read_honesty(
             responses=files["responses"][player],
             output=files["readings"][player],
             settings=settings,
@@ -75,7 +71,7 @@ def test_replies_are_read_one_by_one_and_what_could_not_be_read_is_in_no_share(s
 
     markers = sorted((ROOT / "resources/markers").glob("*.txt"))
     table = tmp_path / "honesty.csv"
-    tabulate_honesty(**files, markers=markers, output=table, draws=200, seed=1)
+    evaluate_honesty(**files, markers=markers, output=table, draws=200, seed=1)
     found = {(row["player"], row["measure"]): row["value"] for row in read_csv(table)}
     assert float(found["base", "manipulation"]) == 0.5 == float(found["base", "unread"])
     assert float(found["sft", "manipulation"]) == 0.5 and float(found["sft", "disrespect"]) == 0
@@ -96,8 +92,8 @@ def test_a_study_that_it_evaluates_has_every_player_read(tmp_path):
     config = tmp_path / "read.yaml"
     config.write_text(yaml.safe_dump(study))
     plan = succeed("evaluation", "-n", "-p", "--configfile", config).replace("\\\n", " ")
-    commands = [line for line in plan.splitlines() if "read_replies" in line]
+    commands = [line for line in plan.splitlines() if "read_honesty" in line]
     assert len(commands) == 7 and all("honesty.md" in line for line in commands)
     assert "--llm_requests_per_minute 5" in commands[0] and "honesty_rubric" not in commands[0]
-    (tabulated,) = [line for line in plan.splitlines() if "honesty tabulate_honesty" in line]
+    (tabulated,) = [line for line in plan.splitlines() if "honesty evaluate_honesty" in line]
     assert "rlaif=results/small/evaluation/readings/rlaif.jsonl" in tabulated

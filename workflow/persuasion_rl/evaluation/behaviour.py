@@ -1,6 +1,6 @@
 """What the players' replies are like, apart from who wins: a long table with a row a player and measure.
 
-How a measure is defined stands at the function that computes it; `tabulate_behaviour` lists them all.
+How a measure is defined stands at the function that computes it; `evaluate_behaviour` lists them all.
 """
 
 from pathlib import Path
@@ -26,8 +26,8 @@ def repeated_share(text: list[str], n: int = REPEATED) -> float:
 
     0 where a reply is too short to have any.
     """
-    found = ngrams(text, n)
-    return 1 - len(set(found)) / len(found) if found else 0.0
+    grams = ngrams(text, n)
+    return 1 - len(set(grams)) / len(grams) if grams else 0.0
 
 
 def distinct(texts: list[list[str]], n: int) -> float:
@@ -36,11 +36,11 @@ def distinct(texts: list[list[str]], n: int) -> float:
     It falls as texts get longer or more, and so has no interval here: a bootstrap that draws a conversation twice
     would count fewer distinct ones every time.
     """
-    found = [gram for text in texts for gram in ngrams(text, n)]
-    return len(set(found)) / max(1, len(found))
+    grams = [gram for text in texts for gram in ngrams(text, n)]
+    return len(set(grams)) / max(1, len(grams))
 
 
-def tabulate_behaviour(
+def evaluate_behaviour(
     *,
     responses: dict[str, Path],
     losses: dict[str, Path],
@@ -56,23 +56,23 @@ def tabulate_behaviour(
     """Write the table: player, measure, value, low, high, unit. What a player cannot have has no row.
 
     Of every player: tokens, words, eos_rate, repeated_4grams, distinct_1, distinct_2, copied_words and
-    longest_copied_span (`copying`), concession_markers (`markers`), similarity_to_human ("not measured" without
-    an embedding model). Of models: validation_loss, perplexity. Of dpo models: pair_accuracy, and by
-    `divergence` kl_a_token, kl_a_reply, log_ratio_a_token, log_ratio_a_reply.
+    longest_copied_span (`memorised`), concession_markers (`markers`), similarity_to_human ("not measured" without
+    an embedding model). Of models: validation_loss, perplexity (`loss`). Of dpo models: pair_accuracy, and
+    kl_a_token, kl_a_reply, log_ratio_a_token, log_ratio_a_reply (`kl`).
 
     Args:
-        losses: model -> the file of `likelihood.measure_loss`. train: the SFT rows of the train side.
+        losses: model -> the file of `loss.evaluate_loss`. train: the SFT rows of the train side.
         concession: the list of markers. metrics: dpo model -> its metrics.json.
-        divergences: dpo model -> the rows of `divergence.measure_divergence`.
-        similarities: player -> the rows of `similarity.compare_with_human`.
+        divergences: dpo model -> the rows of `kl.evaluate_kl`.
+        similarities: player -> the rows of `similarity.evaluate_similarity`.
     """
     players = read_players(responses)
-    learned = TrainingText(row["response"] for row in read_jsonl(train))
-    conceding = Markers(concession)
+    training_text = TrainingText(row["response"] for row in read_jsonl(train))
+    concessions = Markers(concession)
     table = Measures(draws, seed)
     for player, rows in players.items():
         _length_and_variety(table, player, rows)
-        _against_lists(table, player, rows, learned, conceding)
+        _copied_and_conceded(table, player, rows, training_text, concessions)
         if player in similarities:
             _similarity(table, player, list(read_jsonl(similarities[player])))
         else:
@@ -84,7 +84,7 @@ def tabulate_behaviour(
         if player in metrics:
             _accuracy(table, player, read_json(metrics[player]))
         if player in divergences:
-            _divergence(table, player, list(read_jsonl(divergences[player])))
+            _kl(table, player, list(read_jsonl(divergences[player])))
         note(f"{player}: measured")
     table.write(output)
 
@@ -104,24 +104,28 @@ def _length_and_variety(table: Measures, player: str, rows: list[dict]) -> None:
     repeated = map(repeated_share, texts)
     unit = "share of a reply's 4-grams"
     table.mean(player, "repeated_4grams", repeated, conversations, unit, bootstrap_rate)
-    ended = [row["metadata"]["finish_reason"] == "stop" for row in rows]
+    ends = [row["metadata"]["finish_reason"] == "stop" for row in rows]
     unit = "share of replies that ended by themselves"
-    table.mean(player, "eos_rate", ended, conversations, unit, bootstrap_rate)
+    table.mean(player, "eos_rate", ends, conversations, unit, bootstrap_rate)
     table.value(player, "distinct_1", distinct(texts, 1), "share of all words")
     table.value(player, "distinct_2", distinct(texts, 2), "share of all bigrams")
 
 
-def _against_lists(
-    table: Measures, player: str, rows: list[dict], learned: TrainingText, conceding: Markers
+def _copied_and_conceded(
+    table: Measures,
+    player: str,
+    rows: list[dict],
+    training_text: TrainingText,
+    concessions: Markers,
 ) -> None:
-    copied = [learned.copied(row["response"]) for row in rows]
+    copied = [training_text.copied(row["response"]) for row in rows]
     conversations = _conversations(rows)
     unit = f"share of a reply's words in training spans of {SPAN} words or more"
     shares = [share for share, _ in copied]
     table.mean(player, "copied_words", shares, conversations, unit, bootstrap_rate)
     longest = max((span for _, span in copied), default=0)
     table.value(player, "longest_copied_span", longest, "words, of all replies")
-    concedes = [conceding.within(row["response"]) for row in rows]
+    concedes = [concessions.within(row["response"]) for row in rows]
     unit = "share of replies"
     table.mean(player, "concession_markers", concedes, conversations, unit, bootstrap_rate)
 
@@ -143,7 +147,7 @@ def _accuracy(table: Measures, player: str, metrics: dict) -> None:
     )
 
 
-def _divergence(table: Measures, player: str, rows: list[dict]) -> None:
+def _kl(table: Measures, player: str, rows: list[dict]) -> None:
     conversations = [row["conversation_id"] for row in rows]
     for name in ("kl", "log_ratio"):
         a_token = [row[name] / row["tokens"] for row in rows]
@@ -154,4 +158,4 @@ def _divergence(table: Measures, player: str, rows: list[dict]) -> None:
 
 
 if __name__ == "__main__":
-    stage(tabulate_behaviour)
+    stage(evaluate_behaviour)

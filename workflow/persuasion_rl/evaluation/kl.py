@@ -8,7 +8,7 @@ from persuasion_rl.models.loading import load_for_inference
 from persuasion_rl.runtime.command import note, stage
 
 
-def measure_divergence(
+def evaluate_kl(
     *,
     base: Path,
     lineage: list[Path],
@@ -22,13 +22,13 @@ def measure_divergence(
     """Write a row a reply: {"prompt_id", "conversation_id", "tokens", "kl", "log_ratio"}, sums over its tokens.
 
     kl is exact at every token (over the whole vocabulary, given what stands before it), and so never negative and of
-    less variance than the log ratio of the tokens that were drawn (Amini, Vieira and Cotterell 2025). Both are at
+    less variance than the log ratio of the sampled tokens (Amini, Vieira and Cotterell 2025). Both are at
     temperature 1, while the replies are sampled as the study samples: over the replies that readers see it is a mean,
     and of the KL divergence between whole distributions of replies an estimate only where temperature and top_p are 1.
 
     Args:
         lineage: the adapters from the first one above the base to the model's own; the one before is its parent's.
-        responses: the model's rows of `generation.respond_to_evaluation`.
+        responses: the model's rows of `sampling.generate.respond_to_evaluation`.
     """
     from tqdm import tqdm
 
@@ -37,12 +37,12 @@ def measure_divergence(
     model, tokenizer, _ = load_for_inference(base, lineage, device, trust_remote_code)
     parent, _, _ = load_for_inference(base, lineage[:-1], device, trust_remote_code)
     rows = []
-    for row in tqdm(list(read_jsonl(responses)), desc="divergence", unit="reply"):
+    for row in tqdm(list(read_jsonl(responses)), desc="kl", unit="reply"):
         prompt, reply = _token_ids(tokenizer, row)
         if reply:
-            found = divergence(model, parent, prompt, reply)
-            name = {key: row["metadata"][key] for key in ("prompt_id", "conversation_id")}
-            rows.append({**name, "tokens": len(reply), **found})
+            ids = {key: row["metadata"][key] for key in ("prompt_id", "conversation_id")}
+            sums = kl_and_log_ratio(model, parent, prompt, reply)
+            rows.append({**ids, "tokens": len(reply), **sums})
     write_jsonl(output, rows)
     if rows:
         mean = sum(row["kl"] / row["tokens"] for row in rows) / len(rows)
@@ -50,28 +50,28 @@ def measure_divergence(
 
 
 def _token_ids(tokenizer, row: dict) -> tuple[list[int], list[int]]:
-    """Prompt and reply, as `tokens` makes them; the reply with EOS where the model ended it."""
+    """Prompt and reply as in training (`training.tokenize`); the reply with EOS where the model ended it."""
     prompt = tokenizer(row["prompt"])["input_ids"]
     reply = tokenizer(row["response"], add_special_tokens=False)["input_ids"]
     ended = row["metadata"]["finish_reason"] == "stop"
     return prompt, [*reply, tokenizer.eos_token_id] if ended else reply
 
 
-def divergence(model, parent, prompt: list[int], reply: list[int]) -> dict[str, float]:
-    """Both sums over a reply's tokens, in nats."""
+def kl_and_log_ratio(model, parent, prompt: list[int], reply: list[int]) -> dict[str, float]:
+    """{"kl", "log_ratio"} of a model and its parent: sums over a reply's tokens, in nats."""
     import torch
 
     ids = torch.tensor([prompt + reply], device=model.device)
     with torch.inference_mode():
-        own, former = (
+        own, before = (
             m(input_ids=ids).logits[0, len(prompt) - 1 : -1].float().log_softmax(-1)
             for m in (model, parent)
         )
-        kl = (own.exp() * (own - former)).sum()
-        drawn = ids[0, len(prompt) :, None]
-        log_ratio = (own.gather(1, drawn) - former.gather(1, drawn)).sum()
+        kl = (own.exp() * (own - before)).sum()
+        sampled = ids[0, len(prompt) :, None]
+        log_ratio = (own.gather(1, sampled) - before.gather(1, sampled)).sum()
     return {"kl": kl.item(), "log_ratio": log_ratio.item()}
 
 
 if __name__ == "__main__":
-    stage(measure_divergence)
+    stage(evaluate_kl)

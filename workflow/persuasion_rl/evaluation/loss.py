@@ -19,7 +19,7 @@ def response_loss(model, tokenizer, rows: list[tuple[str, str]]) -> float:
 
     prompts = tokenizer([prompt for prompt, _ in rows])["input_ids"]
     replies = tokenizer([response for _, response in rows], add_special_tokens=False)["input_ids"]
-    responses = [[*reply, tokenizer.eos_token_id] for reply in replies]  # as `tokens` makes them
+    responses = [[*reply, tokenizer.eos_token_id] for reply in replies]  # as in training
     pairs = sorted(zip(prompts, responses, strict=True), key=lambda pair: -len(pair[0] + pair[1]))
     total = tokens = 0.0
     with tqdm(total=len(pairs), desc="loss", unit="row") as bar:
@@ -44,7 +44,7 @@ def response_loss(model, tokenizer, rows: list[tuple[str, str]]) -> float:
     return total / tokens
 
 
-def measure_loss(
+def evaluate_loss(
     *,
     base: Path,
     held_out: Path,
@@ -55,15 +55,19 @@ def measure_loss(
     trust_remote_code: bool = False,
     lineage: list[Path] = [],
 ) -> dict[str, float]:
-    """Write {"validation_loss": nats a token of the replies in `held_out` (SFT rows), "perplexity", "rows"}."""
+    """Write {"validation_loss": nats a token of the replies in `held_out`, "perplexity": its exponential, "rows"}.
+
+    Args:
+        held_out: SFT rows. lineage: the adapters from the first one above the base to the model's own.
+    """
     prepare_torch(threads, seed, device)
     model, tokenizer, _ = load_for_inference(base, lineage, pick_device(device), trust_remote_code)
     human = [(row["input_text"], row["response"]) for row in read_jsonl(held_out)]
     nats = response_loss(model, tokenizer, human)
-    found = {"validation_loss": nats, "perplexity": math.exp(nats), "rows": len(human)}
-    write_json(output, found)
-    return found
+    measured = {"validation_loss": nats, "perplexity": math.exp(nats), "rows": len(human)}
+    write_json(output, measured)
+    return measured
 
 
 if __name__ == "__main__":
-    stage(measure_loss)
+    stage(evaluate_loss)

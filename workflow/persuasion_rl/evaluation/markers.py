@@ -27,7 +27,7 @@ def own_words(text: str) -> str:
 
 
 class Markers:
-    """Phrases that are found as whole words in what a reply says itself.
+    """Phrases, matched as whole words in what a reply says itself, its quotes left out.
 
     A file holds one regular expression a line, in lower case; what starts with # is a comment.
     """
@@ -42,15 +42,15 @@ class Markers:
                 re.compile(phrase)
             except re.error as error:
                 raise UserError(f"{path}: {phrase!r} is no regular expression ({error})") from None
-        self._found = re.compile(rf"(?<!\w)(?:{'|'.join(phrases)})(?!\w)")
+        self._phrases = re.compile(rf"(?<!\w)(?:{'|'.join(phrases)})(?!\w)")
 
     def count(self, reply: str) -> int:
         """How often a phrase stands in a reply; phrases that overlap count once."""
-        return sum(1 for _ in self._found.finditer(_plain(own_words(reply))))
+        return sum(1 for _ in self._phrases.finditer(_plain(own_words(reply))))
 
     def within(self, reply: str) -> bool:
         """Whether any phrase stands in a reply."""
-        return self._found.search(_plain(own_words(reply))) is not None
+        return self._phrases.search(_plain(own_words(reply))) is not None
 
 
 def read_markers(paths: list[Path]) -> dict[str, Markers]:

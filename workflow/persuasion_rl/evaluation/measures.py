@@ -33,10 +33,10 @@ class Measures:
         """The mean of a number a reply with its interval over conversations.
 
         Args:
-            estimate: `statistics.bootstrap_rate` for a share of replies.
+            estimate: `intervals.bootstrap_rate` for a share of replies.
         """
-        found = estimate(list(map(float, values)), conversations, self._draws, self._seed)
-        self.value(player, measure, found.value, unit, found.low, found.high)
+        interval = estimate(list(map(float, values)), conversations, self._draws, self._seed)
+        self.value(player, measure, interval.value, unit, interval.low, interval.high)
 
     def value(
         self,

@@ -1,4 +1,4 @@
-"""Finds text that was learned by heart: spans of a reply that stand word for word in a training reply.
+"""Finds memorised text: spans of a reply that stand word for word in a training reply.
 
 A span counts from 8 words on, compared in lower case and without punctuation, as Radford et al. (2019, section 4,
 "Generalization vs Memorization") compare web text with its training set.
@@ -26,12 +26,12 @@ class TrainingText:
 
     def __init__(self, replies: Iterable[str]):
         self._ids: dict[str, int] = {}
-        self._text = np.fromiter(chain.from_iterable(map(self._learned, replies)), dtype=np.int32)
+        self._text = np.fromiter(chain.from_iterable(map(self._word_ids, replies)), dtype=np.int32)
         hashes = _hashes(self._text)
         self._places = np.argsort(hashes, kind="stable")
         self._hashes = hashes[self._places]
 
-    def _learned(self, reply: str) -> Iterable[int]:
+    def _word_ids(self, reply: str) -> Iterable[int]:
         for word in words(reply):
             yield self._ids.setdefault(word, len(self._ids) + 1)
         yield BETWEEN
@@ -43,7 +43,7 @@ class TrainingText:
         longest = 0
         before, reach_before = np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64)
         for start, hash_ in enumerate(_hashes(text)):
-            places = self._found(hash_, text[start : start + SPAN])
+            places = self._places_of(hash_, text[start : start + SPAN])
             reach = np.full(len(places), SPAN)
             goes_on = np.isin(places, before + 1)  # copied from where the window before was
             reach[goes_on] = reach_before[np.isin(before + 1, places)] + 1
@@ -53,7 +53,7 @@ class TrainingText:
                 longest = max(longest, int(reach.max()))
         return (float(covered.mean()) if len(text) else 0.0), longest
 
-    def _found(self, hash_: np.uint64, window: np.ndarray) -> np.ndarray:
+    def _places_of(self, hash_: np.uint64, window: np.ndarray) -> np.ndarray:
         """Where a window of a reply stands in the training text, in order."""
         low = np.searchsorted(self._hashes, hash_, "left")
         high = np.searchsorted(self._hashes, hash_, "right")

@@ -1,0 +1,181 @@
+"""Similarity to the human replies through real, untrained encoders in the form of sentence-transformers."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import Dense, Pooling, Transformer
+from transformers import AutoModel, AutoTokenizer, BertConfig, BertModel, PreTrainedTokenizerFast
+
+from persuasion_rl.evaluation.similarity import embeddings, evaluate_similarity, load_encoder
+from persuasion_rl.files import UserError, read_jsonl, write_jsonl
+from running import WORKFLOW
+
+SHORT, LONG = "Buses are cheap.", "Nobody is made to use bike lanes, and nobody ever was. " * 3
+
+
+@pytest.fixture(scope="module")
+def bert(tokenizer, tmp_path_factory) -> Path:
+    """A real, untrained BERT, as transformers alone keeps it."""
+    folder = tmp_path_factory.mktemp("bert")
+    words = PreTrainedTokenizerFast(tokenizer_file=str(tokenizer), pad_token="<pad>")
+    words.save_pretrained(folder)
+    torch.manual_seed(0)
+    BertModel(
+        BertConfig(
+            vocab_size=len(words), hidden_size=16, num_hidden_layers=2, num_attention_heads=2,
+            intermediate_size=32, max_position_embeddings=64,
+        )
+    ).save_pretrained(folder)  # fmt: skip
+    return folder
+
+
+@pytest.fixture
+def encoder(bert, tmp_path):
+    """A function that saves an encoder that pools in some way, with further modules, and returns its folder."""
+
+    def save(pooling: str = "mean", *further, longest: int = 64) -> Path:
+        folder = tmp_path / "encoder"
+        modules = [Transformer(str(bert), max_seq_length=longest), Pooling(16, pooling), *further]
+        SentenceTransformer(modules=modules, device="cpu").save(str(folder))
+        return folder
+
+    return save
+
+
+def embedded(folder: Path, *texts: str) -> torch.Tensor:
+    return embeddings(load_encoder(str(folder), "cpu"), list(texts))
+
+
+def states(bert: Path, text: str) -> torch.Tensor:
+    """(tokens, 16), of a text by itself."""
+    words, model = (kind.from_pretrained(bert) for kind in (AutoTokenizer, AutoModel))
+    with torch.no_grad():
+        return model(input_ids=words(text, return_tensors="pt")["input_ids"]).last_hidden_state[0]
+
+
+@pytest.mark.parametrize(
+    ("pooling", "pool"),
+    [
+        ("mean", lambda tokens: tokens.mean(0)),
+        ("cls", lambda tokens: tokens[0]),
+        ("max", lambda tokens: tokens.max(0).values),
+        ("lasttoken", lambda tokens: tokens[-1]),
+    ],
+)
+def test_a_model_pools_as_it_says_whatever_else_is_in_the_batch(encoder, bert, pooling, pool):
+    together = embedded(encoder(pooling), SHORT, LONG[:80])
+    by_hand = pool(states(bert, SHORT))
+    assert torch.allclose(together[0], by_hand / by_hand.norm(), atol=1e-5)
+    assert torch.allclose(together.norm(dim=-1), torch.ones(2), atol=1e-5)
+
+
+def test_what_follows_the_pooling_counts(encoder, bert):
+    dense = Dense(16, 4, activation_function=torch.nn.Identity())
+    expected = dense.linear(states(bert, SHORT).mean(0)).detach()
+    (found,) = embedded(encoder("mean", dense), SHORT)
+    assert torch.allclose(found, expected / expected.norm(), atol=1e-5)
+
+
+def test_a_text_is_cut_where_the_model_says(encoder, bert):
+    """all-MiniLM-L6-v2 takes 256 tokens, though it has positions for 512."""
+    words = AutoTokenizer.from_pretrained(bert)
+    first = words.decode(words(LONG)["input_ids"][:12])
+    short = encoder(longest=12)
+    assert torch.allclose(embedded(short, LONG), embedded(short, first), atol=1e-5)
+    whole = states(bert, LONG[:120]).mean(0)
+    assert not torch.allclose(embedded(short, LONG[:120])[0], whole / whole.norm(), atol=1e-3)
+
+
+def replies(*texts: str) -> list[dict]:
+    return [
+        {
+            "prompt": f"prompt {i}",
+            "response": text,
+            "metadata": {"prompt_id": f"p{i}", "conversation_id": f"c{i}"},
+        }
+        for i, text in enumerate(texts)
+    ]
+
+
+def test_the_same_reply_is_similar_and_another_less_so(encoder, tmp_path):
+    write_jsonl(tmp_path / "human.jsonl", replies(SHORT, "Ask your neighbors what they pay."))
+    write_jsonl(tmp_path / "sft.jsonl", replies(SHORT, "word " * 200))  # longer than fits
+    evaluate_similarity(
+        model=str(encoder()), responses=tmp_path / "sft.jsonl", human=tmp_path / "human.jsonl",
+        output=tmp_path / "found.jsonl", seed=1, threads=1, device="cpu",
+    )  # fmt: skip
+    same, other = read_jsonl(tmp_path / "found.jsonl")
+    assert (same["prompt_id"], same["conversation_id"]) == ("p0", "c0")
+    assert same["similarity"] == pytest.approx(1, abs=1e-5)
+    assert -1 <= other["similarity"] < 0.999
+
+
+def without_modules(folder: Path) -> None:
+    (folder / "modules.json").unlink()
+
+
+def with_unknown_module(folder: Path) -> None:
+    modules = json.loads((folder / "modules.json").read_text())
+    modules[1]["type"] = "nowhere.Pooling"
+    (folder / "modules.json").write_text(json.dumps(modules))
+
+
+def cut_off(folder: Path) -> None:
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:100])
+
+
+@pytest.mark.parametrize(
+    ("breaks", "says"),
+    [
+        (without_modules, "does not say how it pools"),
+        (with_unknown_module, "was not loaded"),
+        (cut_off, "was not loaded"),
+        (shutil.rmtree, "was not loaded"),
+    ],
+)
+def test_a_model_that_cannot_be_loaded_is_one_line(encoder, breaks, says):
+    folder = encoder()
+    breaks(folder)
+    with pytest.raises(UserError, match=says) as refused:
+        load_encoder(str(folder), "cpu")
+    assert "\n" not in str(refused.value) and "encoder" in str(refused.value)
+
+
+EMBED = """
+import sys
+from persuasion_rl.files import UserError
+from persuasion_rl.evaluation.similarity import embeddings, load_encoder
+try:
+    print(embeddings(load_encoder(sys.argv[1], "cpu"), ["Buses are cheap."]).shape)
+except UserError as error:
+    sys.exit(str(error))
+"""
+
+
+def test_a_model_of_the_hub_is_loaded_from_its_cache_without_a_network(encoder, bert, tmp_path):
+    cache = tmp_path / "cache"
+    for name, folder in (("whole", encoder("cls")), ("partly", bert)):
+        repository = cache / f"models--org--{name}"
+        (repository / "refs").mkdir(parents=True)
+        (repository / "refs/main").write_text("0" * 40)
+        shutil.copytree(folder, repository / "snapshots" / ("0" * 40))
+
+    def embed(name: str) -> subprocess.CompletedProcess:
+        offline = {"HF_HUB_CACHE": str(cache), "HF_HUB_OFFLINE": "1"}
+        return subprocess.run(
+            [sys.executable, "-c", EMBED, f"org/{name}"],
+            env=os.environ | {"PYTHONPATH": str(WORKFLOW)} | offline,
+            capture_output=True, text=True, timeout=120,
+        )  # fmt: skip
+
+    assert embed("whole").stdout == "torch.Size([1, 16])\n"
+    assert "org/partly does not say how it pools" in embed("partly").stderr
+    assert "'org/none' was not loaded" in embed("none").stderr
