@@ -2,6 +2,7 @@
 
 Keyword parameters become `--name value` flags of their annotated types; those with a default may be left out. A
 parameter whose type is a dataclass is a group of flags: each of its fields is a flag, and the function gets the object.
+Where the dataclass has a PREFIX its flags begin with it, and a field that is itself a dataclass is a group too.
 A `**recipe` parameter takes every further `--name value` pair, so that a trainer's own argument names can be used as
 they are.
 """
@@ -129,7 +130,16 @@ def _add_group(parser: argparse.ArgumentParser, group: type, optional: bool) -> 
     )
     hints = typing.get_type_hints(group)
     for name, field in inspect.signature(group).parameters.items():
-        _add_flag(section, name, hints[name], optional or field.default is not field.empty)
+        has_default = optional or field.default is not field.empty
+        if dataclasses.is_dataclass(hints[name]):
+            _add_group(parser, hints[name], has_default)
+        else:
+            _add_flag(section, _flag(group, name), hints[name], has_default)
+
+
+def _flag(group: type, field: str) -> str:
+    """The name of the flag of a group's field."""
+    return getattr(group, "PREFIX", "") + field
 
 
 def _add_flag(parser: argparse._ActionsContainer, name: str, hint: Any, optional: bool) -> None:
@@ -141,24 +151,43 @@ def _add_flag(parser: argparse._ActionsContainer, name: str, hint: Any, optional
 
 def _arguments(function: Callable, flags: dict[str, Any]) -> dict[str, Any]:
     """The arguments of a function, from the values of its flags: those of a group are put together as its object."""
-    arguments = dict(flags)
+    rest = dict(flags)
     hints = typing.get_type_hints(function)
-    for name, parameter in inspect.signature(function).parameters.items():
-        group = hints.get(name)
-        if dataclasses.is_dataclass(group):
-            fields = inspect.signature(group).parameters
-            values = {field: arguments.pop(field) for field in fields if field in arguments}
-            if parameter.default is parameter.empty:
-                arguments[name] = group(**values)
-            else:
-                arguments[name] = dataclasses.replace(parameter.default, **values)
-    return arguments
+    groups = {
+        name: _group(hints[name], rest, parameter.default)
+        for name, parameter in inspect.signature(function).parameters.items()
+        if dataclasses.is_dataclass(hints.get(name))
+    }
+    return rest | groups
+
+
+def _group(group: type, flags: dict[str, Any], default: Any) -> Any:
+    """The object of a group, of flags that are taken out of `flags`; what no flag says is as in `default`, an object of
+    the group if there is one."""
+    hints = typing.get_type_hints(group)
+    values = {}
+    for name, field in inspect.signature(group).parameters.items():
+        if dataclasses.is_dataclass(hints[name]):
+            values[name] = _group(hints[name], flags, getattr(default, name, field.default))
+        elif (flag := _flag(group, name)) in flags:
+            values[name] = flags.pop(flag)
+    return (
+        dataclasses.replace(default, **values)
+        if dataclasses.is_dataclass(default)
+        else group(**values)
+    )
 
 
 def _reading(hint: Any) -> dict[str, Any]:
-    """How argparse reads a type: list[T] takes several values, dict[str, T] several KEY=VALUE pairs."""
+    """How argparse reads a type: list[T] takes several values, dict[str, T] several KEY=VALUE pairs.
+
+    A number that may be None is None where the flag says "none".
+    """
     if isinstance(hint, types.UnionType):
-        hint = next(part for part in typing.get_args(hint) if part is not type(None))
+        parts = [part for part in typing.get_args(hint) if part is not type(None)]
+        if {*parts} <= {int, float}:
+            return {"type": _number(parts, may_be_none=type(None) in typing.get_args(hint))}
+        hint = parts[0]
     origin = typing.get_origin(hint)
     if origin is list:
         return {"nargs": "*", "type": typing.get_args(hint)[0]}
@@ -168,6 +197,21 @@ def _reading(hint: Any) -> dict[str, Any]:
     if hint is bool:
         return {"type": _boolean}
     return {"type": hint}
+
+
+def _number(kinds: list[type], may_be_none: bool) -> Callable[[str], int | float | None]:
+    """A reader of numbers, of the first kind that a text can be."""
+
+    def read(text: str) -> int | float | None:
+        if may_be_none and text == "none":
+            return None
+        for kind in kinds:
+            with suppress(ValueError):
+                return kind(text)
+        raise ValueError
+
+    read.__name__ = " or ".join(kind.__name__ for kind in kinds)  # argparse quotes it
+    return read
 
 
 class _Pairs(argparse.Action):
