@@ -80,6 +80,20 @@ def sampler(
     return limits
 
 
+@dataclass(frozen=True)
+class Judge:
+    """Who judges."""
+
+    PREFIX = "judge_"
+    name: str
+    budget: int | float | None = 5
+    server: Server = Server()
+
+
+def judging(*, judge: Judge, seed: int) -> None:
+    CALLS.append(locals())
+
+
 def failing(*, kind: str) -> None:
     raise {"user": UserError("the key is wrong"), "bug": ValueError("a bug")}[kind]
 
@@ -184,6 +198,20 @@ def test_what_a_group_is_not_told_is_as_its_parameter_or_its_fields_have_it(monk
     }  # fmt: skip
     none = call(monkeypatch, "--max_new_tokens 7 --output o --stops", sampler)
     assert none["limits"].stops == []
+
+
+@pytest.mark.parametrize(
+    ("words", "judge"),
+    [
+        ("", Judge("x")),
+        ("--judge_budget 2", Judge("x", 2)),
+        ("--judge_budget 2.5 --retries none", Judge("x", 2.5)),
+        ("--judge_budget none --address there", Judge("x", None, Server("there"))),
+    ],
+)
+def test_a_group_may_have_a_prefix_and_hold_another_group(monkeypatch, words, judge):
+    got = call(monkeypatch, f"--judge_name x --seed 1 {words}", judging)
+    assert got == {"judge": judge, "seed": 1}
 
 
 @pytest.mark.parametrize(
