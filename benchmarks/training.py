@@ -28,6 +28,7 @@ from machine import commit, device_name
 
 from persuasion_rl.files import UserError, read_json, read_jsonl, write_json, write_jsonl
 from persuasion_rl.runtime.command import note, stage
+from persuasion_rl.study.names import BASE
 from persuasion_rl.training.tokenize import RESPONSES, Tokens, tokenize
 
 CORPUS = "winning-args-corpus"
@@ -127,6 +128,7 @@ def write_all(folder: Path, corpora: Path, tokenizer: Path, plan: Plan) -> None:
     from transformers import AutoTokenizer
 
     from persuasion_rl.data.cmv import process_cmv
+    from persuasion_rl.data.examples import Budget
 
     texts = folder / "tokenizer"
     AutoTokenizer.from_pretrained(tokenizer).save_pretrained(texts)
@@ -137,7 +139,7 @@ def write_all(folder: Path, corpora: Path, tokenizer: Path, plan: Plan) -> None:
         examples=sources["sft"],
         pairs=sources["dpo"],
         counts=folder / "counts.json",
-        **BUDGET,
+        budget=Budget(**BUDGET),
     )
     vocabulary = MODELS[plan.model]["vocab_size"]
     folded = plan.model != "qwen2.5-0.5b"
@@ -226,8 +228,10 @@ def write_adapter(base: Path, adapter: Path, device: str) -> None:
     """An adapter as SFT leaves one, with its record; its second matrices are small noise."""
     import torch
 
-    from persuasion_rl.models.loading import base_digest, load_base
+    from persuasion_rl.models.lineage import base_digest
+    from persuasion_rl.models.loading import load_base
     from persuasion_rl.training import trainer as training
+    from persuasion_rl.training.arguments import JobArguments
 
     model = training.add_lora(load_base(base, device), lora_settings(), task_type="CAUSAL_LM")
     torch.manual_seed(SEED)
@@ -235,14 +239,15 @@ def write_adapter(base: Path, adapter: Path, device: str) -> None:
         if ".lora_B." in name:
             torch.nn.init.normal_(parameter, std=0.01)
     model.save_pretrained(adapter.parent)
-    run = training.Run(
-        "sft", base, "base", base_digest(base), {}, {}, SEED, device, adapter.parent, adapter, {}
+    job = JobArguments(
+        base=base, adapter=adapter, state=adapter.parent, seed=SEED, threads=1, device=device
     )
+    run = training.TrainingRun("sft", job, device, {}, {}, BASE, base_digest(base))
     training.write_record(run, history=[], metrics={}, batches={}, resolved={})
 
 
 def lora_settings() -> dict:
-    from persuasion_rl.training.trainer import LORA_DEFAULTS
+    from persuasion_rl.training.recipe import LORA_DEFAULTS
 
     return {**LORA_DEFAULTS, "use_4bit": False}
 
@@ -344,7 +349,7 @@ def plain_sft(turn: Turn) -> None:
     from trl import SFTConfig, SFTTrainer
 
     from persuasion_rl.models.loading import load_tokenizer
-    from persuasion_rl.training.sft import labelled
+    from persuasion_rl.training.sft import labelled_dataset
 
     lora = lora_settings()
     config = SFTConfig(
@@ -354,7 +359,7 @@ def plain_sft(turn: Turn) -> None:
         model=str(turn.base),
         args=config,
         processing_class=load_tokenizer(turn.base),
-        train_dataset=labelled(Tokens.read(turn.table)),
+        train_dataset=labelled_dataset(Tokens.read(turn.table)),
         peft_config=LoraConfig(
             r=lora["lora_r"],
             lora_alpha=lora["lora_alpha"],
@@ -381,18 +386,27 @@ def our_sft(turn: Turn) -> None:
     train_sft(**our_arguments(turn), **lora_settings())
 
 
-def our_arguments(turn: Turn) -> dict:
-    """Arguments of the project's own stages; they evaluate on two rows, outside the updates."""
+def our_arguments(turn: Turn, **start: object) -> dict:
+    """Arguments of the project's own stages; they evaluate on two rows, outside the updates.
+
+    Args:
+        start: the parent and its lineage, where it is not the base.
+    """
+    from persuasion_rl.training.arguments import JobArguments, PolicyArguments
+
     return {
         **turn.schedule(),
-        "base": turn.base,
-        "train": turn.table,
-        "val": turn.table.with_stem(f"{turn.method}_val"),
-        "adapter": turn.out / "trained" / ADAPTER,
-        "state": turn.out / "state",
-        "seed": SEED,
-        "threads": turn.plan.threads,
-        "device": turn.plan.device,
+        "job": JobArguments(
+            base=turn.base,
+            adapter=turn.out / "trained" / ADAPTER,
+            state=turn.out / "state",
+            seed=SEED,
+            threads=turn.plan.threads,
+            device=turn.plan.device,
+        ),
+        "policy": PolicyArguments(
+            train=turn.table, val=turn.table.with_stem(f"{turn.method}_val"), **start
+        ),
         "effective_batch_size": turn.plan.effective[turn.method],
         "max_length": LENGTH,
         "eval_strategy": "epoch",
@@ -449,7 +463,7 @@ def train_dpo(turn: Turn, model, reference, **further) -> None:
 def our_dpo(turn: Turn) -> None:
     from persuasion_rl.training.dpo import train_dpo
 
-    train_dpo(**our_arguments(turn), lineage=[turn.adapter], parent="sft")
+    train_dpo(**our_arguments(turn, lineage=[turn.adapter], parent="sft"))
 
 
 WAYS: dict[str, dict[str, Callable[[Turn], None]]] = {
@@ -507,10 +521,10 @@ def time_reference(clock) -> None:
 
     def timed(self, dataset, name, *further):
         started = time.perf_counter()
-        found = compute(self, dataset, name, *further)
+        log_probabilities = compute(self, dataset, name, *further)
         if name == "train":
             clock.reference = time.perf_counter() - started
-        return found
+        return log_probabilities
 
     DPOTrainer._precompute_ref_logps = timed
 
@@ -534,9 +548,9 @@ def one(*, made: Path, method: str, way: str) -> None:
         time_reference(clock)
     with tempfile.TemporaryDirectory() as out:
         WAYS[method][way](Turn(method, way, made, Path(out), plan))
-    found = rates(clock, Tokens.read(made / f"{method}.parquet"), plan.effective[method])
-    found["peak_flops_per_second"] = peak_flops(plan.device)
-    print(json.dumps({"method": method, "way": way, **found}))
+    measured = rates(clock, Tokens.read(made / f"{method}.parquet"), plan.effective[method])
+    measured["peak_flops_per_second"] = peak_flops(plan.device)
+    print(json.dumps({"method": method, "way": way, **measured}))
 
 
 def rates(clock, tokens: Tokens, effective: int) -> dict:
@@ -551,33 +565,33 @@ def rates(clock, tokens: Tokens, effective: int) -> dict:
     assert len(clock.ends) == updates, f"{len(clock.ends)} updates, not {updates}"
     timed = range(effective, len(tokens))
     seconds = clock.ends[-1] - clock.ends[0] + clock.reference * len(timed) / len(tokens)
-    work = work_of(tokens, timed)
+    workload = workload_of(tokens, timed)
     return {
-        "tokens_per_second": work.labelled / seconds,
-        "flops_per_second": 2 * forward_flops(clock.model, work) / seconds,
+        "tokens_per_second": workload.labelled / seconds,
+        "flops_per_second": 2 * forward_flops(clock.model, workload) / seconds,
         "memory_gb": clock.memory / 1e9,
         "losses": clock.losses,
         "reference_seconds": clock.reference,
     }
 
 
-def work_of(tokens: Tokens, picked: range):
+def workload_of(tokens: Tokens, timed: range):
     """The distinct tokens of some rows, those of their responses, and what attends to what."""
     import torch
     from torch.nn.utils.rnn import pad_sequence
 
-    from persuasion_rl.training.unpadding import Work, lay_out
+    from persuasion_rl.training.unpadding import Workload, lay_out
 
     columns = tokens.columns
     names = [name for name in RESPONSES if name in columns]
     rows = [
-        torch.tensor(columns["prompt_ids"][i] + columns[name][i]) for name in names for i in picked
+        torch.tensor(columns["prompt_ids"][i] + columns[name][i]) for name in names for i in timed
     ]
     mask = pad_sequence([torch.ones_like(row) for row in rows], batch_first=True)
     layout = lay_out(pad_sequence(rows, batch_first=True), mask, paired=len(names) == 2)
-    work = Work()
-    work.add(layout, labelled=sum(len(columns[name][i]) for name in names for i in picked))
-    return work
+    workload = Workload()
+    workload.add(layout, labelled=sum(len(columns[name][i]) for name in names for i in timed))
+    return workload
 
 
 # The comparison
@@ -623,9 +637,10 @@ def compare(
 
 
 def turn(made: str, method: str, way: str) -> dict:
-    found = json.loads(run("one", made=made, method=method, way=way).splitlines()[-1])
-    note(f"{method}, {way}: {found['tokens_per_second']:.0f} response tokens/s")
-    return found
+    """Run a turn in a process of its own, and return what it measured."""
+    measured = json.loads(run("one", made=made, method=method, way=way).splitlines()[-1])
+    note(f"{method}, {way}: {measured['tokens_per_second']:.0f} response tokens/s")
+    return measured
 
 
 def run(command: str, **arguments: object) -> str:
@@ -635,9 +650,9 @@ def run(command: str, **arguments: object) -> str:
         [sys.executable, __file__, command, *words], capture_output=True, text=True
     )
     if done.returncode:
-        told = done.stderr.strip().splitlines() or ["no reason given"]
+        errors = done.stderr.strip().splitlines() or ["no reason given"]
         of_what = ", ".join(str(arguments[key]) for key in ("method", "way") if key in arguments)
-        raise UserError(f"{of_what or command}: {told[-1].removeprefix('error: ')}")
+        raise UserError(f"{of_what or command}: {errors[-1].removeprefix('error: ')}")
     return done.stdout.strip()
 
 

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
+WORKFLOW = ROOT / "workflow"
 
 
 def copy_project(folder: Path) -> Path:

@@ -14,7 +14,7 @@ from persuasion_rl.evaluation.honesty import (
     tabulate_honesty,
 )
 from persuasion_rl.evaluation.markers import Markers, own_words, read_markers, words
-from persuasion_rl.evaluation.tables import tabulate_win_rates
+from persuasion_rl.evaluation.tables import evaluate_win_rates
 from persuasion_rl.files import UserError, read_csv, read_jsonl, write_jsonl
 
 FOLDER = Path(__file__).parents[2] / "resources/markers"
@@ -182,7 +182,7 @@ def test_only_comparisons_of_equally_honest_replies_are_kept_and_tabulated(playe
     )  # fmt: skip
     kept = list(read_jsonl(tmp_path / "kept.jsonl"))
     assert kept == [verdicts[0], verdicts[2], verdicts[3]]  # p1 won by a wife and a figure
-    tabulate_win_rates(
+    evaluate_win_rates(
         verdicts={"length": tmp_path / "kept.jsonl"}, responses=players,
         output=tmp_path / "rates.csv", draws=100, seed=1,
     )  # fmt: skip

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from persuasion_rl.data.cmv import process_cmv
 from persuasion_rl.data.delta_pairs import pairs_on
+from persuasion_rl.data.examples import Budget
 from persuasion_rl.files import UserError, read_csv, read_jsonl, write_csv, write_jsonl
 from persuasion_rl.judges.base import Comparison, judge_both_orders
 from persuasion_rl.judges.interplay import InterplayJudge, features, fitted
@@ -64,7 +65,7 @@ def pairs(count: int, winner_overlaps: bool) -> list[dict]:
         near = " ".join(draw.sample(prompt.split(), 6) + ["perhaps"])
         far = " ".join(draw.sample(["tea", "cat", "sun", "moon", "hat", "sock", "pen"], 6) + ["hm"])
         winner, loser = (near, far) if winner_overlaps else (far, near)
-        metadata = {"conversation_id": f"c{i}"}
+        metadata = {"conversation_id": f"c{i}", "winner_id": f"w{i}", "loser_id": f"l{i}"}
         rows.append({"prompt": prompt, "winner": winner, "loser": loser, "metadata": metadata})
     return rows
 
@@ -130,7 +131,10 @@ def test_without_pairs_on_the_train_side_it_says_so(learned):
 
 def test_pairs_are_taken_from_one_side(tmp_path):
     (tmp_path / "sides.csv").write_text("conversation_id,side\na,train\nb,val\nc,train\n")
-    rows = [{"metadata": {"conversation_id": id_}, "n": n} for n, id_ in enumerate("abcab")]
+    rows = [
+        row | {"metadata": row["metadata"] | {"conversation_id": id_}, "n": n}
+        for n, (row, id_) in enumerate(zip(pairs(5, True), "abcab", strict=True))
+    ]
     write_jsonl(tmp_path / "pairs.jsonl", rows)
     for side, numbers in (("train", [0, 2, 3]), ("val", [1, 4]), ("test", [])):
         found = pairs_on(side, tmp_path / "pairs.jsonl", tmp_path / "sides.csv")
@@ -144,7 +148,7 @@ def test_on_real_pairs_it_is_as_right_as_such_a_model_was_and_above_length(
     process_cmv(
         corpora=[real_data / "winning-args-corpus"], tokenizer=qwen_tokenizer,
         examples=tmp_path / "examples.jsonl", pairs=tmp_path / "pairs.jsonl", counts=tmp_path / "counts.json",
-        min_tokens=1, max_tokens=4000, max_context_tokens=8000, max_seq_length=20000,
+        budget=Budget(min_tokens=1, max_tokens=4000, max_context_tokens=8000, max_seq_length=20000),
     )  # fmt: skip
     ids = conversations_of(tmp_path / "pairs.jsonl")
     right = Counter()

@@ -6,8 +6,9 @@ from collections import Counter
 import pytest
 
 from persuasion_rl.data.synthetic.grammar import truth
-from persuasion_rl.evaluation import tables as evaluation
-from persuasion_rl.evaluation.tables import judge_players, tabulate_win_rates
+from persuasion_rl.evaluation import verdicts as stage_of_verdicts
+from persuasion_rl.evaluation.tables import evaluate_win_rates
+from persuasion_rl.evaluation.verdicts import evaluate_verdicts
 from persuasion_rl.files import UserError, read_csv, read_jsonl, write_jsonl
 from persuasion_rl.judges.base import Comparison, Judge, Opinion, ScoringJudge, judge_both_orders
 from persuasion_rl.judges.length import LengthJudge
@@ -198,7 +199,7 @@ def test_what_could_not_be_judged_is_counted_out_by_name_and_reasons_are_kept(
 def test_what_could_not_be_judged_is_in_no_win_rate_but_counted(tmp_path, monkeypatch):
     said = [Opinion("1"), Opinion(None, failure="refused"), Opinion("none"), Opinion("tie")]
     judge = Scripted(*said, *[Opinion("2"), Opinion("2"), Opinion("1"), Opinion("tie")])
-    monkeypatch.setattr(evaluation, "make_judge", lambda *_, **__: judge)
+    monkeypatch.setattr(stage_of_verdicts, "make_judge", lambda *_, **__: judge)
     players = {}
     for name in ("base", "sft"):
         players[name] = tmp_path / f"{name}.jsonl"
@@ -207,9 +208,9 @@ def test_what_could_not_be_judged_is_in_no_win_rate_but_counted(tmp_path, monkey
             reply["metadata"]["tokens"] = 5
         write_jsonl(players[name], replies)
     verdicts = tmp_path / "verdicts.jsonl"
-    judge_players(responses=players, judge="scripted", verdicts=verdicts, seed=1, threads=1)
+    evaluate_verdicts(responses=players, judge="scripted", verdicts=verdicts, seed=1, threads=1)
     assert [r.get("excluded") for r in read_jsonl(verdicts)] == [None, "refused", None, None]
-    tabulate_win_rates(
+    evaluate_win_rates(
         verdicts={"scripted": verdicts}, responses=players, output=tmp_path / "rates.csv",
         draws=100, seed=1,
     )  # fmt: skip

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from persuasion_rl.data.cmv import process_cmv
+from persuasion_rl.data.examples import Budget
 from persuasion_rl.files import read_csv, read_jsonl, write_csv, write_jsonl
 from persuasion_rl.judges import trust
 from persuasion_rl.judges.base import FIRST, SECOND, TIE, Comparison, Judge, Opinion
@@ -58,13 +59,14 @@ def table(tmp_path, monkeypatch) -> dict[tuple[str, str], dict[str, float]]:
         (winner if draw.random() < 0.6 else loser).append("more more")
         winner[3] = "because"
         metadata = {"conversation_id": f"c{i // 2}", "prompt_id": f"p{i}"}
+        utterances = {"winner_id": f"w{i}", "loser_id": f"l{i}"}
         prompt = f"prompt {i}{' unclear' * (i % 5 == 0)}"
         pairs.append(
             {
                 "prompt": prompt,
                 "winner": " ".join(winner),
                 "loser": " ".join(loser),
-                "metadata": metadata,
+                "metadata": metadata | utterances,
             }
         )
         right, wrong = (FIRST, SECOND) if i % 2 else (SECOND, FIRST)
@@ -153,7 +155,7 @@ def test_a_judge_that_is_as_good_as_a_labeller_agrees_as_labellers_do(tmp_path, 
             "prompt": f"prompt {i}",
             "winner": "because a",
             "loser": "b",
-            "metadata": {"conversation_id": f"c{i}"},
+            "metadata": {"conversation_id": f"c{i}", "winner_id": f"w{i}", "loser_id": f"l{i}"},
         }
         for i in range(2000)
     ]
@@ -212,8 +214,8 @@ def generated(synthetic, tokenizer, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("generated")
     process_cmv(
         corpora=[synthetic], tokenizer=tokenizer, examples=folder / "examples.jsonl", pairs=folder / "pairs.jsonl",
-        counts=folder / "counts.json", min_tokens=20,
-        max_tokens=512, max_context_tokens=300, max_seq_length=900,
+        counts=folder / "counts.json",
+        budget=Budget(min_tokens=20, max_tokens=512, max_context_tokens=300, max_seq_length=900),
     )  # fmt: skip
     names = {row["metadata"]["conversation_id"] for row in read_jsonl(folder / "pairs.jsonl")}
     sides = [{"conversation_id": name, "side": "test"} for name in sorted(names)]

@@ -6,7 +6,8 @@ from hypothesis import strategies as st
 from test_labels import BAD, FAIR, GOOD, POST, many, row
 
 from persuasion_rl.annotation.agreement import describe_answers, report_agreement
-from persuasion_rl.annotation.store import Answer, AnswerStore, pair_id, read_answers
+from persuasion_rl.annotation.plan import Answer, pair_id
+from persuasion_rl.annotation.store import AnswerStore, read_answers
 from persuasion_rl.data.synthetic.grammar import truth
 from persuasion_rl.files import UserError, read_json, read_jsonl, write_jsonl
 from persuasion_rl.preferences.human_labels import (
@@ -14,8 +15,8 @@ from persuasion_rl.preferences.human_labels import (
     majority,
     simulate_annotators,
 )
+from persuasion_rl.statistics.agreement import kappa
 from persuasion_rl.statistics.intervals import Resamples
-from persuasion_rl.statistics.pairwise import kappa
 
 
 @pytest.fixture

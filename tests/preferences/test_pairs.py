@@ -280,7 +280,10 @@ def test_rows_that_could_not_be_labelled_count_nowhere_in_trust(tmp_path):
     excluded = {"excluded": "unreadable", "metadata": {"conversation_id": "c9"}}
     write_jsonl(tmp_path / "ai.jsonl", [label(1, "1", "a a", "b"), excluded, labelled(2, "tie")])
     delta = {"prompt": POST, "winner": "a a a", "loser": "b"}
-    write_jsonl(tmp_path / "pairs.jsonl", [delta | {"metadata": {"conversation_id": "c1"}}])
+    write_jsonl(
+        tmp_path / "pairs.jsonl",
+        [delta | {"metadata": {"conversation_id": "c1", "winner_id": "w", "loser_id": "l"}}],
+    )
     side = {"conversation_id": "c1", "side": "test"}
     write_csv(tmp_path / "sides.csv", [side], list(side))
     judge_trust(
@@ -300,7 +303,8 @@ def test_agreement_with_the_length_baseline_is_the_one_of_the_table_of_trust(pai
     ]
     pairs(rows)
     told = read_json(tmp_path / "pairs.json")["agreement"]["length"]
-    delta = {"prompt": POST, "winner": "a a a", "loser": "b", "metadata": {"conversation_id": "c1"}}
+    metadata = {"conversation_id": "c1", "winner_id": "w", "loser_id": "l"}
+    delta = {"prompt": POST, "winner": "a a a", "loser": "b", "metadata": metadata}
     write_jsonl(tmp_path / "delta.jsonl", [delta])
     side = {"conversation_id": "c1", "side": "test"}
     write_csv(tmp_path / "sides.csv", [side], list(side))

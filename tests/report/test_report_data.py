@@ -11,6 +11,7 @@ import pytest
 
 from pages import SUMMARY
 from persuasion_rl.data.cmv import process_cmv
+from persuasion_rl.data.examples import Budget
 from persuasion_rl.files import read_csv, read_json, write_json, write_jsonl
 from persuasion_rl.report.report_data import (
     RANDOM_EXAMPLES,
@@ -37,8 +38,8 @@ def made(synthetic, tokenizer, tmp_path) -> Path:
     """What the data stages make of the synthetic corpus, and the page."""
     process_cmv(
         corpora=[synthetic], tokenizer=tokenizer, examples=tmp_path / "examples.jsonl",
-        pairs=tmp_path / "pairs.jsonl", counts=tmp_path / "counts.json", min_tokens=20,
-        max_tokens=512, max_context_tokens=300, max_seq_length=900,
+        pairs=tmp_path / "pairs.jsonl", counts=tmp_path / "counts.json",
+        budget=Budget(min_tokens=20, max_tokens=512, max_context_tokens=300, max_seq_length=900),
     )  # fmt: skip
     return tmp_path
 

@@ -16,7 +16,7 @@ from huggingface_hub import ModelCard
 
 import plans
 from pages import SUMMARY
-from persuasion_rl.evaluation.tables import judge_players
+from persuasion_rl.evaluation.verdicts import evaluate_verdicts
 from persuasion_rl.files import read_csv, write_csv, write_json, write_jsonl
 from persuasion_rl.judges.llm.cache import Answer, opened
 from persuasion_rl.judges.llm.judge import cost_usd
@@ -84,7 +84,7 @@ def write_replies(folder):
         for topic, ids in IDS.items()
     ]
     write_jsonl(folder / "unattended/verdicts/delta.jsonl", games)
-    judge_players(
+    evaluate_verdicts(
         responses={player: responses[player] for player in PLAYERS}, judge="length",
         verdicts=folder / "unattended/verdicts/length.jsonl", seed=1, threads=1,
     )  # fmt: skip

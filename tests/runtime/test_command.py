@@ -26,7 +26,7 @@ from persuasion_rl.files import (
 from persuasion_rl.runtime import command
 from persuasion_rl.runtime.command import stage
 from persuasion_rl.study.config import flags
-from persuasion_rl.training.trainer import divide_recipe
+from persuasion_rl.training.recipe import split_recipe
 
 WORKFLOW = Path(__file__).parents[2] / "workflow"
 CALLS = []
@@ -102,7 +102,7 @@ def test_a_list_of_one_value_stays_a_list(monkeypatch, recipe):
     """trl takes no number for loss_weights, and peft reads a string of target_modules as a pattern."""
     batches = {"effective_batch_size": 8, "per_device_train_batch_size": 4}
     got = call(monkeypatch, f"--train t.jsonl {flags(recipe | batches)}", trainer)["recipe"]
-    settings, lora, _ = divide_recipe(got)
+    settings, lora, _ = split_recipe(got)
     assert recipe.items() <= (settings | lora).items()
 
 

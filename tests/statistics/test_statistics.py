@@ -11,18 +11,15 @@ from hypothesis import strategies as st
 from scipy.stats import norm
 from scipy.stats import t as student
 from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import cohen_kappa_score
 
-from persuasion_rl.evaluation.tables import rank_players, tabulate_win_rates
+from persuasion_rl.evaluation.tables import evaluate_ranking, evaluate_win_rates
 from persuasion_rl.files import file_digest, read_csv, write_jsonl
 from persuasion_rl.statistics.intervals import Resamples, bootstrap_mean, bootstrap_rate, wilson
 from persuasion_rl.statistics.pairwise import (
-    alpha,
     bradley_terry,
     detectable,
     effect,
     holm,
-    kappa,
     length_controlled,
     logistic,
     over_seeds,
@@ -433,60 +430,6 @@ def test_intervals_over_seeds_hold_the_truth(seeds, between):
     assert 0.932 <= held / 600 <= 0.992
 
 
-# Agreement
-
-
-def test_kappa_is_that_of_another_implementation():
-    generator = np.random.default_rng(0)
-    one = generator.choice(["1", "2", "tie"], 400, p=[0.5, 0.3, 0.2])
-    other = np.where(generator.random(400) < 0.6, one, generator.choice(["1", "2", "tie"], 400))
-    found = kappa(one, other, alone(400))
-    assert found.value == pytest.approx(cohen_kappa_score(one, other))
-    assert found.low < found.value < found.high
-
-
-@given(st.lists(st.tuples(st.sampled_from("ab"), st.sampled_from("ab")), min_size=2, max_size=20))
-def test_kappa_is_within_its_bounds_and_alike_for_both(votes):
-    one, other = zip(*votes, strict=True)
-    resamples = alone(len(one), draws=20)
-    found = kappa(one, other, resamples)
-    assert -1 <= found.value <= 1
-    assert kappa(other, one, resamples).value == pytest.approx(found.value)
-    assert kappa(one, one, resamples).value == (1 if len(set(one)) > 1 else 0)
-
-
-def test_alpha_of_krippendorffs_own_example():
-    """Four observers, twelve units, some without an answer (Krippendorff 2011): .743 for nominal data."""
-    units = [
-        "111", "2232", "3333", "3333", "2222", "1234", "4444", "1121", "2222", "555", "11", "3",
-    ]  # fmt: skip
-    assert alpha([list(unit) for unit in units], alone(12)).value == pytest.approx(0.743, abs=5e-4)
-
-
-def test_alpha_of_two_voters_who_guess_is_zero():
-    generator = np.random.default_rng(0)
-    votes = generator.choice(["1", "2"], (2000, 2)).tolist()
-    found = alpha(votes, alone(2000))
-    assert found.low < 0 < found.high
-
-
-@pytest.mark.parametrize("count", [4, 10, 100])
-def test_labellers_who_agree_on_few_rows_may_not_always(count):
-    said = ["1", "2"] * (count // 2)
-    agreed = wilson(1.0, count).low
-    for found in (
-        kappa(said, said, alone(count)),
-        alpha([[label, label] for label in said], alone(count)),
-    ):
-        assert found.value == found.high == 1
-        assert -1 < found.low <= 2 * agreed - 1 + 1e-9  # chance is one half
-    for found in (
-        kappa(["1"] * count, ["1"] * count, alone(count)),
-        alpha([["1", "1"]] * count, alone(count)),
-    ):
-        assert (found.value, found.low, found.high) == (0, -1, 1)  # one label tells nothing
-
-
 # The tables of a study
 
 
@@ -509,8 +452,8 @@ def tabulate(tmp_path):
             )  # fmt: skip
         write_jsonl(tmp_path / "judge.jsonl", verdicts)
         common = {"verdicts": {"judge": tmp_path / "judge.jsonl"}, "draws": 500, "seed": 1}
-        tabulate_win_rates(responses=responses, output=tmp_path / "win_rates.csv", **common)
-        rank_players(
+        evaluate_win_rates(responses=responses, output=tmp_path / "win_rates.csv", **common)
+        evaluate_ranking(
             players=players,
             ranking=tmp_path / "ranking.csv",
             declared=tmp_path / "comparisons.csv",

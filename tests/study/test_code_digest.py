@@ -138,6 +138,15 @@ def test_a_stage_has_the_code_of_the_judges_that_it_asks_and_of_no_other():
     }
 
 
+def test_only_what_reads_the_truth_of_a_synthetic_world_has_the_code_of_its_grammar():
+    grammar = "data.synthetic.grammar"
+    assert {
+        module
+        for module in MODULES
+        if grammar in {line.split(":")[0] for line in module_digests(module)}
+    } == {grammar, "data.synthetic.synthesize", "evaluation.truth", "judges.truth"}
+
+
 def test_a_string_that_is_no_docstring_counts(package):
     before = digests(package, "data.synthetic.grammar")
     edit(package, "data.synthetic.grammar", '"school uniforms"', '"school uniform"')

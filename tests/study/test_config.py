@@ -11,15 +11,17 @@ from hypothesis import strategies as st
 
 from persuasion_rl.files import UserError
 from persuasion_rl.study.config import (
-    SCHEMA,
+    Config,
     flags,
     lineage,
     load_study,
     needs_people,
     pool_sizes,
-    reference,
     split_sizes,
 )
+from persuasion_rl.study.recipes import Recipe
+from persuasion_rl.study.reference import reference
+from persuasion_rl.study.section import Section, section_in
 
 CONFIG = Path(__file__).parents[2] / "config"
 SMALL = yaml.safe_load("""
@@ -199,7 +201,7 @@ MISTAKES = [
     ("evaluation.players", ["base", "gpt"], "evaluation.players: ", ["'gpt'", "base, sft, rlhf, human"]),
     ("pools.ai", {"responses_from": "stf"}, "pools.ai.responses_from: ", ["'stf'", "base, sft, rlhf"]),
     ("corpora_dir", "$NO_SUCH_VARIABLE_HERE/x", "corpora_dir: ", ["$NO_SUCH_VARIABLE_HERE", "not set"]),
-    ("extends", "nowhere.yaml", "extends: ", ["nowhere.yaml does not exist"]),
+    ("extends", "nowhere.yaml", "extends: ", ["nowhere.yaml: does not exist"]),
 ]  # fmt: skip
 
 
@@ -301,25 +303,22 @@ def test_a_broken_file_under_extends_is_one_line(study_file, tmp_path, content):
     assert "\n" not in str(raised.value)
 
 
-def properties_of(schema: dict, path: str = ""):
-    for key, part in schema.get("properties", {}).items():
-        yield f"{path}{key}", part
-        yield from properties_of(part, f"{path}{key}.")
-    if isinstance(schema.get("additionalProperties"), dict):
-        yield from properties_of(schema["additionalProperties"], f"{path}NAME.")
+def sections_of(section: type[Section]):
+    yield section
+    for field in section.model_fields.values():
+        if (below := section_in(field.annotation)) is not None:
+            yield from sections_of(below)
 
 
-def test_every_key_is_described_and_every_object_closed():
-    schema = yaml.safe_load(SCHEMA.read_text())
-    found = dict(properties_of(schema)) | dict(properties_of(schema["$defs"]["recipe"], "recipe."))
-    assert len(found) > 90
-    assert [path for path, part in found.items() if not part.get("description", "").strip()] == []
-    objects = {path: part for path, part in found.items() if part.get("type") == "object"} | {
-        "": schema, "recipe": schema["$defs"]["recipe"],
-    }  # fmt: skip
-    assert [
-        path for path, part in objects.items() if part.get("additionalProperties", True) is True
-    ] == []
+def test_every_key_is_described_and_every_section_closed():
+    fields = [
+        (section, name, field)
+        for section in {*sections_of(Config), Recipe}
+        for name, field in section.model_fields.items()
+    ]
+    assert len(fields) > 150
+    assert [name for _, name, field in fields if not (field.description or "").strip()] == []
+    assert {section.model_config["extra"] for section, *_ in fields} == {"forbid"}
 
 
 def test_every_default_is_valid_by_itself():

@@ -10,7 +10,8 @@ from threading import Thread
 import pytest
 import yaml
 
-from persuasion_rl.annotation.store import FIRST_TIME, Answer, AnswerStore, pair_id
+from persuasion_rl.annotation.plan import FIRST_TIME, Answer, pair_id
+from persuasion_rl.annotation.store import AnswerStore
 from persuasion_rl.files import write_jsonl
 from persuasion_rl.tools.assumptions import ASSUMED
 from persuasion_rl.tools.doctor import footprint, gpu_memory, report

@@ -72,7 +72,8 @@ def test_memory_for_a_row_is_what_autograd_keeps_of_it(checkpointing, modules):
     from transformers import Qwen2Config, Qwen2ForCausalLM
     from trl.trainer.utils import add_fused_lm_head
 
-    from persuasion_rl.training.trainer import LORA_DEFAULTS, add_lora
+    from persuasion_rl.training.recipe import LORA_DEFAULTS
+    from persuasion_rl.training.trainer import add_lora
     from persuasion_rl.training.unpadding import compute_without_padding
 
     tokens, width, inner, layers = 256, 128, 640, 6

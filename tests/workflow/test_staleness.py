@@ -145,7 +145,7 @@ OTHER_SAMPLES = TRAINED_BY_DPO | {
 OTHER_SFT = OTHER_SAMPLES | {"train_sft": 1, "evaluate_model": 4, "evaluate_loss": 4}
 OTHER_DATA = OTHER_SFT | {
     "assign_sides": 1, "process_cmv": 1, "split": 1, "check_leakage": 1, "report_data": 1, "pretrain_standin": 1,
-    "train_delta_judge": 1, "evaluate_human": 1, "evaluate_prompts": 1, "tokenize": 7, "evaluate_model": 6, "evaluate_loss": 5,
+    "train_delta_judge": 1, "quote_human": 1, "render_prompts": 1, "tokenize": 7, "evaluate_model": 6, "evaluate_loss": 5,
 }  # fmt: skip
 OTHER_DEVICE = OTHER_SFT | {"train_delta_judge": 1, "evaluate_model": 6, "evaluate_loss": 5}
 OTHER_BASE = {
@@ -188,7 +188,7 @@ ONE_PLAYER = {"train_dpo": 1, "evaluate_model": 1, "evaluate_kl": 1, "evaluate_l
              OTHER_SAMPLES | RECORD | {"evaluate_model": 6}),
             ("device", settings(device="auto"), OTHER_DEVICE | RECORD),
             ("command of a rule", replaced("rules/dpo.smk", "persuasion_rl.training.dpo", " persuasion_rl.training.dpo"), TRAINED_BY_DPO),
-            ("code of all trainings", replaced("training/trainer.py", '"lora_dropout": 0.05', '"lora_dropout": 0.1'), OTHER_SFT | {"train_delta_judge": 1}),
+            ("code of all trainings", replaced("training/recipe.py", '"lora_dropout": 0.05', '"lora_dropout": 0.1'), OTHER_SFT | {"train_delta_judge": 1}),
             ("file of the base model", added("models/base/tokenizer_config.json"), OTHER_BASE),
             ("code of DPO", replaced("training/dpo.py", "else 0.5 * beta", "else 0.4 * beta"), TRAINED_BY_DPO),
             ("page of the report", replaced("report/templates/report.html.j2", "<body>", "<body >"), {"report_study": 1}),

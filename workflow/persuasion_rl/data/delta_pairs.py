@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from persuasion_rl.files import read_csv, read_jsonl
+from persuasion_rl.files import read_csv
+from persuasion_rl.records import DeltaPair, read_rows
 
 
 def conversations_on(side: str, sides: Path) -> set[str]:
@@ -10,7 +11,11 @@ def conversations_on(side: str, sides: Path) -> set[str]:
     return {row["conversation_id"] for row in read_csv(sides) if row["side"] == side}
 
 
-def pairs_on(side: str, pairs: Path, sides: Path) -> list[dict]:
+def pairs_on(side: str, pairs: Path, sides: Path) -> list[DeltaPair]:
     """The delta pairs whose conversation is on one side."""
-    picked = conversations_on(side, sides)
-    return [row for row in read_jsonl(pairs) if row["metadata"]["conversation_id"] in picked]
+    on_side = conversations_on(side, sides)
+    return [
+        pair
+        for pair in read_rows(pairs, DeltaPair)
+        if pair["metadata"]["conversation_id"] in on_side
+    ]

@@ -8,22 +8,21 @@ import math
 from collections import Counter
 from pathlib import Path
 
-from persuasion_rl.annotation.store import (
+from persuasion_rl.annotation.plan import (
     BOTH_BAD,
     FLAG,
     LEFT,
     REPEAT,
     RIGHT,
     Answer,
-    AnswerStore,
     Plan,
-    opinion_of,
+    judgment_of,
     pair_id,
-    read_answers,
     tally,
     verdict_of,
     votes_of,
 )
+from persuasion_rl.annotation.store import AnswerStore, read_answers
 from persuasion_rl.files import (
     UserError,
     keyed_number,
@@ -65,7 +64,7 @@ def simulate_annotators(
 
     Args:
         answers: the store of their answers, made anew. overlap, several, repeats: how pairs are given out
-            (`answers.Plan`). What is for which judge: `judges.make_judge`.
+            (`annotation.plan.Plan`). What is for which judge: `judges.make_judge`.
     """
     rows = {pair_id(row): row for row in read_jsonl(responses)}
     chosen = make_judge(
@@ -185,7 +184,7 @@ def _labelled(row: dict, answers: list[Answer], labeler: str) -> dict:
         for answer in answers
     ]  # fmt: skip
     flagged = any(answer.answer == FLAG for answer in answers)
-    opinions = [opinion for answer in answers if (opinion := opinion_of(answer))]
+    opinions = [opinion for answer in answers if (opinion := judgment_of(answer))]
     verdict = NONE if flagged else majority(opinions)
     return {**row, "verdict": verdict, "labeler": labeler, "votes": votes}
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from persuasion_rl.data.sides import LARGE
+from persuasion_rl.data.near_duplicates import LARGE_CLUSTER
 from persuasion_rl.files import keyed_number, read_json, read_jsonl, write_text
 from persuasion_rl.report.plotting import COLORS, bars, page, panels, svg
 from persuasion_rl.runtime.command import note, stage
@@ -217,7 +217,7 @@ def report_data(
     splits, near_duplicates = read_json(summary), read_json(duplicates)
     read = {source: read_examples(path, seed) for source, path in examples.items()}
     processing = {source: read_json(path) for source, path in counts.items()}
-    large = [c for c in near_duplicates["near_duplicates"] if c["share"] > LARGE]
+    large = [c for c in near_duplicates["near_duplicates"] if c["share"] > LARGE_CLUSTER]
     notices = ["Synthetic data: posts, replies and deltas come from a small grammar."] * synthetic
     notices += shortage(splits)
     notices += [

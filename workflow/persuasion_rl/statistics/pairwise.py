@@ -1,9 +1,9 @@
-"""Statistics of pairwise comparisons and of agreement, for all draws of a bootstrap at once.
+"""Statistics of pairwise comparisons, for all draws of a bootstrap at once.
 
 Points are 1 for a win, .5 for a tie and 0 for a loss, as in the win rates.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -200,63 +200,3 @@ def over_seeds(
     half = np.hypot(from_seeds, resamples.quantile * np.sqrt(max(shared, 0.0)))
     mean = float(means.mean())
     return Interval(mean, float(max(mean - half, 0.0)), float(min(mean + half, 1.0)))
-
-
-# Agreement
-
-
-def cohens_kappa(confusion: np.ndarray) -> np.ndarray:
-    """Cohen's kappa (1960) of (n, labels, labels) counts; 0 where both only ever give one and the same label."""
-    total = confusion.sum(axis=(1, 2))
-    agreed = np.trace(confusion, axis1=1, axis2=2) / total
-    chance = (confusion.sum(axis=1) * confusion.sum(axis=2)).sum(axis=1) / total**2
-    return np.divide(agreed - chance, 1 - chance, out=np.zeros_like(agreed), where=chance < 1)
-
-
-def kappa(one: Sequence[str], other: Sequence[str], resamples: Resamples) -> Interval:
-    """Cohen's kappa of two labellers of the same rows, with its interval."""
-    names = {name: place for place, name in enumerate(sorted({*one, *other}))}
-    rows = np.zeros((len(one), len(names), len(names)))
-    rows[range(len(one)), [names[n] for n in one], [names[n] for n in other]] = 1
-    return _agreement(rows, cohens_kappa, resamples)
-
-
-def _agreement(
-    rows: np.ndarray, coefficient: Callable[[np.ndarray], np.ndarray], resamples: Resamples
-) -> Interval:
-    """A coefficient of counts (rows, labels, labels) with its interval. Where all agree, so do all draws: the low end is
-    then the coefficient of the lowest agreement that Wilson's interval allows. One label alone tells nothing."""
-    found = resamples.interval(*resamples.of_sums(rows, coefficient))
-    counts = rows.sum(axis=0)
-    agreed = np.diag(counts)
-    if agreed.sum() < counts.sum():
-        return found
-    chance = ((agreed / agreed.sum()) ** 2).sum()
-    if chance == 1:
-        return Interval(found.value, -1.0, 1.0)
-    lowest = wilson(1.0, resamples.size).low
-    return Interval(
-        found.value, min(found.low, float((lowest - chance) / (1 - chance))), found.high
-    )
-
-
-def krippendorffs_alpha(coincidences: np.ndarray) -> np.ndarray:
-    """Krippendorff's alpha (nominal) of (n, labels, labels) coincidences; 0 where there is only one label."""
-    total = coincidences.sum(axis=(1, 2))
-    by_label = coincidences.sum(axis=2)
-    differ = total - np.trace(coincidences, axis1=1, axis2=2)
-    chance = (total**2 - (by_label**2).sum(axis=1)) / (total - 1)
-    return 1 - np.divide(differ, chance, out=np.ones_like(differ), where=chance > 0)
-
-
-def alpha(votes: Sequence[Sequence[str]], resamples: Resamples) -> Interval:
-    """Krippendorff's alpha of any number of votes a row, with its interval; rows with one vote say nothing."""
-    names = {name: place for place, name in enumerate(sorted({v for row in votes for v in row}))}
-    rows = np.zeros((len(votes), len(names), len(names)))
-    for row, given in enumerate(votes):
-        if len(given) > 1:
-            counts = np.zeros(len(names))
-            np.add.at(counts, [names[vote] for vote in given], 1)
-            pairs = np.outer(counts, counts) - np.diag(counts)
-            rows[row] = pairs / (len(given) - 1)
-    return _agreement(rows, krippendorffs_alpha, resamples)

@@ -1,14 +1,12 @@
 """What differs between two finished studies: settings, data, results."""
 
 from pathlib import Path
-from typing import Any
 
-import yaml
-
-from persuasion_rl.files import UserError, file_digest, read_csv, read_json
+from persuasion_rl.files import file_digest, read_csv, read_json
 from persuasion_rl.report.plotting import number, with_numbers
 from persuasion_rl.settings import flat
 from persuasion_rl.statistics.intervals import Interval, difference
+from persuasion_rl.study.recorded import recorded_settings, study_folder
 
 PLAYED = ("judge", "player", "against")
 RESULTS = [
@@ -63,23 +61,6 @@ def _table(folder: Path, table: str) -> Path | None:
     """A table of a study, or the one of what needs no person."""
     places = (folder / table, folder / "unattended" / Path(table).name)
     return next((place for place in places if place.is_file()), None)
-
-
-def study_folder(name: str) -> Path:
-    """The folder of a study that was made, by its name or as a folder."""
-    for folder in (Path(name), Path("results") / name):
-        if (folder / "config.yaml").is_file():
-            return folder.resolve()
-    made = sorted(path.parent.name for path in Path("results").glob("*/config.yaml"))
-    raise UserError(
-        f"{name}: no study that was made (results/{name}/config.yaml is not there; `snakemake unattended --cores all` makes it);"
-        f" there {'are ' + ', '.join(made) if made else 'is none'}"
-    )
-
-
-def recorded_settings(folder: Path) -> dict[str, Any]:
-    """The configuration that a study was made with."""
-    return yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
 
 
 def _settings(one: Path, other: Path) -> list[list[str]]:

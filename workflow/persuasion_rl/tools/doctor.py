@@ -18,13 +18,14 @@ from urllib.request import Request as UrlRequest
 from urllib.request import urlopen
 
 import psutil
-import yaml
 
-from persuasion_rl.annotation.store import pair_id, read_answers, tally
-from persuasion_rl.files import UserError, read_jsonl
+from persuasion_rl.annotation.plan import pair_id, tally
+from persuasion_rl.annotation.store import read_answers
+from persuasion_rl.files import read_jsonl
 from persuasion_rl.report.costs import costs_of
 from persuasion_rl.runtime.keys import VARIABLES, is_loopback
-from persuasion_rl.study.config import load_study, model_folder, needs_people, uses_llm
+from persuasion_rl.study.config import model_folder, needs_people, uses_llm
+from persuasion_rl.study.loading import load_config_file
 from persuasion_rl.study.names import BASE, MODEL_FILES
 from persuasion_rl.tools.assumptions import ASSUMED
 from persuasion_rl.tools.gpu_memory import Need, trainings
@@ -308,9 +309,7 @@ def report(file: Path) -> str:
     Raises:
         UserError: the study's configuration is not there, or is wrong.
     """
-    if not file.is_file():
-        raise UserError(f"{file}: no such configuration")
-    study = load_study(yaml.safe_load(file.read_text(encoding="utf-8")) or {}, file)
+    study = load_config_file(file).resolved()
     findings = examine(study, file)
     width = max(len(finding.what) for finding in findings)
     lines = [

@@ -89,7 +89,7 @@ def training_memory(
         recipe: of the training. shape: the recipe that says which adapter it is.
         rows: at once; of DPO and the delta judge, pairs.
     """
-    from persuasion_rl.training.trainer import LORA_DEFAULTS
+    from persuasion_rl.training.recipe import LORA_DEFAULTS
 
     lora = LORA_DEFAULTS | {key: value for key, value in shape.items() if key in LORA_DEFAULTS}
     in_four_bits = recipe.get("use_4bit", False)

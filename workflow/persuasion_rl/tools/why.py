@@ -13,6 +13,7 @@ from typing import Any
 
 from persuasion_rl.files import UserError
 from persuasion_rl.report.costs import cost_of
+from persuasion_rl.study.loading import read_config_file
 
 LARGEST_CHECKED = 10_000_000_000
 """As in profiles/default: inputs up to this size are compared by content."""
@@ -22,8 +23,10 @@ def explain(target: str, configfile: Path | None) -> str:
     """What would run for a file or target, and why.
 
     Raises:
-        UserError: Snakemake cannot plan it; with its own last message.
+        UserError: Snakemake cannot plan it, with its last message; or the configuration is no YAML file.
     """
+    if configfile is not None:
+        read_config_file(configfile)
     jobs, unrecorded = _planned(target, configfile)
     if not jobs and not unrecorded:
         return f"{target}: nothing to do, it is what its settings, code and inputs make\n"

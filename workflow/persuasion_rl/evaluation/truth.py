@@ -1,0 +1,54 @@
+"""The demo's own truth: the probability that its grammar gives each player's replies of winning a delta.
+
+This module is for studies with a synthetic world alone, and the only one of the evaluation that imports the grammar.
+"""
+
+from pathlib import Path
+
+from persuasion_rl.data.synthetic import grammar
+from persuasion_rl.evaluation.players import read_players
+from persuasion_rl.files import write_csv
+from persuasion_rl.runtime.command import note, stage
+
+
+def evaluate_truth(
+    *,
+    responses: dict[str, Path],
+    truth: Path,
+    differences: Path,
+    draws: int,
+    seed: int,
+    comparisons: list[str] = [],
+) -> None:
+    """Write the mean probability of a delta of each player's replies, and differences of players.
+
+    Args:
+        comparisons: "model:against" pairs; differences are of replies to the same prompt.
+        truth: CSV with model, mean, low, high. differences: model, against, difference, low, high.
+    """
+    from persuasion_rl.statistics.intervals import bootstrap_mean
+
+    players = read_players(responses)
+    scores = {
+        name: [grammar.truth(row["prompt"], row["response"]) for row in rows]
+        for name, rows in players.items()
+    }
+    conversations = [row["metadata"]["conversation_id"] for row in next(iter(players.values()))]
+    means = [
+        {"model": name, **bootstrap_mean(values, conversations, draws, seed).columns("mean")}
+        for name, values in scores.items()
+    ]
+    gaps = []
+    for comparison in comparisons:
+        model, against = comparison.split(":")
+        gap = [a - b for a, b in zip(scores[model], scores[against], strict=True)]
+        interval = bootstrap_mean(gap, conversations, draws, seed)
+        gaps.append({"model": model, "against": against, **interval.columns("difference")})
+    write_csv(truth, means, ["model", "mean", "low", "high"])
+    write_csv(differences, gaps, ["model", "against", "difference", "low", "high"])
+    for row in gaps:
+        note("{model} - {against}: {difference:+.3f} [{low:+.3f}, {high:+.3f}]".format(**row))
+
+
+if __name__ == "__main__":
+    stage(evaluate_truth)

@@ -1,0 +1,71 @@
+"""Lets a judge compare every two players on the held-out prompts."""
+
+from itertools import combinations
+from pathlib import Path
+
+from persuasion_rl.evaluation.players import read_players
+from persuasion_rl.files import write_jsonl
+from persuasion_rl.judges.base import Comparison, judge_both_orders
+from persuasion_rl.judges.make import make_judge
+from persuasion_rl.runtime.command import note, stage
+
+
+def evaluate_verdicts(
+    *,
+    responses: dict[str, Path],
+    judge: str,
+    verdicts: Path,
+    seed: int,
+    threads: int,
+    base: Path | None = None,
+    delta_adapter: Path | None = None,
+    delta_pairs: Path | None = None,
+    sides: Path | None = None,
+    device: str = "auto",
+    llm: str | None = None,
+    asking: str | None = None,
+) -> int:
+    """Let a judge compare every two players on every prompt, in both orders.
+
+    One row: {"prompt_id", "conversation_id", "player_1", "player_2"} with "verdict" and "answers", or with
+    "excluded", the name of what kept the judge from answering. What is for which judge: `judges.make_judge`.
+    """
+    players = read_players(responses)
+    chosen = make_judge(
+        judge,
+        base=base,
+        delta_adapter=delta_adapter,
+        device=device,
+        threads=threads,
+        seed=seed,
+        delta_pairs=delta_pairs,
+        sides=sides,
+        llm=llm,
+        asking=asking,
+    )
+    games = [
+        (one, other, replies)
+        for one, other in combinations(players, 2)
+        for replies in zip(players[one], players[other], strict=True)
+    ]
+    judged = judge_both_orders(
+        chosen, [Comparison(a["prompt"], a["response"], b["response"]) for _, _, (a, b) in games]
+    )
+    rows = []
+    for (one, other, (reply, _)), found in zip(games, judged, strict=True):
+        said = {"verdict": found.verdict, "answers": [o.verdict for o in found.opinions]}
+        rows.append(
+            {
+                "prompt_id": reply["metadata"]["prompt_id"],
+                "conversation_id": reply["metadata"]["conversation_id"],
+                "player_1": one,
+                "player_2": other,
+                **({"excluded": found.failure} if found.failure is not None else said),
+            }
+        )
+    note(f"{judge}: {len(rows):,} comparisons of {len(players)} players")
+    return write_jsonl(verdicts, rows)
+
+
+if __name__ == "__main__":
+    stage(evaluate_verdicts)
