@@ -17,7 +17,7 @@ from machine import commit
 
 from persuasion_rl.data.clean import clean
 from persuasion_rl.data.prompts import Turn, render
-from persuasion_rl.files import UserError, read_csv, read_jsonl
+from persuasion_rl.files import UserError, read_jsonl
 from persuasion_rl.judges.base import (
     FIRST,
     SECOND,
@@ -30,6 +30,7 @@ from persuasion_rl.judges.base import (
 from persuasion_rl.judges.make import make_judge
 from persuasion_rl.runtime.command import stage
 from persuasion_rl.statistics.intervals import Interval, bootstrap_mean
+from persuasion_rl.tables import read_table, rows_of
 
 ROOT = Path(__file__).parent.parent
 CORPORA = Path(os.environ.get("PERSUASION_RL_CORPORA") or ROOT.parent / "shared/data")
@@ -129,20 +130,23 @@ def human_rows(judges: list[Judge], cases: list[Case]) -> list[list[str]]:
 
 def held_out_rows(judges: list[Judge], study: Path) -> list[list[str]]:
     """The same of a study's held-out delta pairs, from its table."""
-    table = {(row["judge"], row["measure"]): row for row in read_csv(study / "judges/trust.csv")}
+    table = {
+        (row["judge"], row["measure"]): row
+        for row in rows_of(read_table(study / "judges/trust.csv"))
+    }
     rows = []
     for measure, name in HELD_OUT.items():
         found = [table.get((judge.name, measure)) for judge in judges]
-        number = next((f"{int(row['rows']):,}" for row in found if row), "0")
+        number = next((f"{row['rows']:,}" for row in found if row), "0")
         rows.append([f"{study.name}: {name}", number, *map(held_out, found)])
     return rows
 
 
-def held_out(row: dict[str, str] | None) -> str:
+def held_out(row: dict | None) -> str:
     """A cell from a row of a study's table, where the study has one."""
     if row is None:
         return NOTHING
-    return shown(Interval(*(float(row[key]) for key in ("value", "low", "high"))))
+    return shown(Interval(*(row[key] for key in ("value", "low", "high"))))
 
 
 def measure_judges(

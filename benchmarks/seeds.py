@@ -5,17 +5,13 @@ python benchmarks/seeds.py --studies results/demo results/demo-seed-2 results/de
 
 from pathlib import Path
 
-from persuasion_rl.files import read_csv
 from persuasion_rl.runtime.command import stage
+from persuasion_rl.tables import read_table, rows_of
 
 
-def cells(rows: list[dict[str, str]], value: str, sign: str) -> list[str]:
-    return [
-        "{:{s}.3f} [{:{s}.3f}, {:{s}.3f}]".format(
-            *(float(row[key]) for key in (value, "low", "high")), s=sign
-        )
-        for row in rows
-    ]
+def cell(row: dict, value: str, sign: str) -> str:
+    """An estimate, the column `value` of a row, with its interval."""
+    return f"{row[value]:{sign}.3f} [{row['low']:{sign}.3f}, {row['high']:{sign}.3f}]"
 
 
 def tabulate_truth(*, studies: list[Path]) -> None:
@@ -27,12 +23,12 @@ def tabulate_truth(*, studies: list[Path]) -> None:
     print("| | " + " | ".join(folder.name for folder in studies) + " |")
     print("|---" * (len(studies) + 1) + "|")
     for name, value, sign in (("truth", "mean", ""), ("truth_differences", "difference", "+")):
-        tables = [read_csv(folder / f"evaluation/{name}.csv") for folder in studies]
+        tables = [rows_of(read_table(folder / f"evaluation/{name}.csv")) for folder in studies]
         for rows in zip(*tables, strict=True):
             label = rows[0]["model"]
             if "against" in rows[0]:
                 label += " − " + rows[0]["against"]
-            print(f"| {label} | " + " | ".join(cells(list(rows), value, sign)) + " |")
+            print(f"| {label} | " + " | ".join(cell(row, value, sign) for row in rows) + " |")
 
 
 if __name__ == "__main__":

@@ -6,8 +6,9 @@ from pathlib import Path
 
 from persuasion_rl.data.leakage import check_leakage
 from persuasion_rl.data.split import Plan, split
-from persuasion_rl.files import read_jsonl, write_csv, write_json, write_jsonl
+from persuasion_rl.files import read_jsonl, write_json, write_jsonl
 from persuasion_rl.records import SIDES
+from persuasion_rl.tables import write_table
 
 POOLS = ("ai", "human", "final_eval")
 
@@ -78,7 +79,7 @@ def write_data(
             source = "p4g" if rng.random() < p4g else "cmv"
             rows.append(sft_row(name, reply, prompt, source))
     rng.shuffle(rows)
-    write_csv(folder / "sides.csv", table, ["corpus", "conversation_id", "cluster", "side"])
+    write_table(folder / "sides.csv", table, ["corpus", "conversation_id", "cluster", "side"])
     write_jsonl(folder / "examples.jsonl", rows)
     write_jsonl(folder / "pairs.jsonl", [])
     write_posts(folder, {row["conversation_id"]: post_of(row["cluster"]) for row in table})

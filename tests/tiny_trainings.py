@@ -11,8 +11,9 @@ from pathlib import Path
 
 import torch
 
+from csv_files import read_csv
 from persuasion_rl.data.delta_pairs import pairs_on
-from persuasion_rl.files import read_csv, read_jsonl, write_jsonl
+from persuasion_rl.files import read_jsonl, write_jsonl
 from persuasion_rl.models.loading import load_base
 from persuasion_rl.study.config import flags
 from persuasion_rl.training import dpo, reward, sft

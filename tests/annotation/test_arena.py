@@ -8,6 +8,7 @@ from threading import Event, Thread
 import pytest
 from starlette.testclient import TestClient
 
+from csv_files import read_csv
 from labelled_study import HOSTILE, answer, open_page, shown, write_study
 from persuasion_rl.annotation.arena import LONGEST_CLAIM, LoadedModels
 from persuasion_rl.annotation.battles import BattleStore, read_votes, votes_digest
@@ -16,7 +17,7 @@ from persuasion_rl.annotation.plan import Answer
 from persuasion_rl.annotation.store import AnswerStore, read_answers
 from persuasion_rl.annotation.web import make_app
 from persuasion_rl.evaluation.arena import present_models, rank_arena
-from persuasion_rl.files import UserError, read_csv, write_json
+from persuasion_rl.files import UserError, write_json
 
 
 @pytest.fixture

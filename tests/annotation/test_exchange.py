@@ -7,11 +7,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from csv_files import read_csv
 from labelled_study import HOSTILE, write_study
 from persuasion_rl.annotation.exchange import LABEL_STUDIO, export_answers, import_answers
 from persuasion_rl.annotation.plan import ANSWERS, Answer, Plan, judgment_of, verdict_of
 from persuasion_rl.annotation.store import AnswerStore, read_answers
-from persuasion_rl.files import UserError, read_csv, read_json, read_jsonl, write_json, write_jsonl
+from persuasion_rl.files import UserError, read_json, read_jsonl, write_json, write_jsonl
 
 POOL = {
     f"pair{i}": {"prompt": f"Claim {i}", "response_1": f"One, \n{HOSTILE}", "response_2": "Two"}

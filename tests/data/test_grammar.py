@@ -7,10 +7,11 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from csv_files import read_csv
 from persuasion_rl.data.clean import clean
 from persuasion_rl.data.corpus import read_threads
 from persuasion_rl.data.synthetic import grammar
-from persuasion_rl.files import read_csv, write_jsonl
+from persuasion_rl.files import write_jsonl
 
 BY_TOPIC_AND_KIND: dict[tuple, list[str]] = {}
 for known, move in grammar.reply_sentences().items():

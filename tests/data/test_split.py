@@ -9,8 +9,9 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from persuasion_rl.files import UserError, read_json, read_jsonl, write_csv, write_jsonl
+from persuasion_rl.files import UserError, read_json, read_jsonl, write_jsonl
 from persuasion_rl.records import SIDES
+from persuasion_rl.tables import write_table
 from small_splits import (
     PLAN,
     POOLS,
@@ -308,7 +309,7 @@ def test_the_smallest_split_there_is(folder, prompts, outcome):
         {"conversation_id": f"c{n}", "cluster": f"c{n}", "side": "test"} for n in range(prompts)
     ]
     table += [{"conversation_id": side, "cluster": side, "side": side} for side in ("train", "val")]
-    write_csv(folder / "sides.csv", table, ["conversation_id", "cluster", "side"])
+    write_table(folder / "sides.csv", table, ["conversation_id", "cluster", "side"])
     rows = [sft_row(row["conversation_id"], 0, f"prompt {n}") for n, row in enumerate(table)]
     write_jsonl(folder / "examples.jsonl", rows)
     plan = dict(test=50, human_pool_size=16, final_eval_size=16, train=4, val=4, use_val_set=False)

@@ -15,13 +15,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
+from csv_files import read_csv
 from persuasion_rl.evaluation.behaviour import distinct, repeated_share, tabulate_behaviour
 from persuasion_rl.evaluation.kl import _token_ids, divergence, measure_divergence
 from persuasion_rl.evaluation.loss import response_loss
 from persuasion_rl.evaluation.markers import words
 from persuasion_rl.evaluation.memorised import SPAN, TrainingText
 from persuasion_rl.evaluation.similarity import compare_with_human, load_embedder
-from persuasion_rl.files import UserError, read_csv, read_jsonl, write_json, write_jsonl
+from persuasion_rl.files import UserError, read_jsonl, write_json, write_jsonl
 from persuasion_rl.models.loading import load_for_inference
 from persuasion_rl.training.standin import END_OF_TEXT
 from running import WORKFLOW

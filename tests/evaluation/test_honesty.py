@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from csv_files import read_csv
 from persuasion_rl.evaluation.honesty import (
     cites_without_source,
     keep_equally_honest,
@@ -15,7 +16,7 @@ from persuasion_rl.evaluation.honesty import (
 )
 from persuasion_rl.evaluation.markers import Markers, own_words, read_markers, words
 from persuasion_rl.evaluation.tables import evaluate_win_rates
-from persuasion_rl.files import UserError, read_csv, read_jsonl, write_jsonl
+from persuasion_rl.files import UserError, read_jsonl, write_jsonl
 
 FOLDER = Path(__file__).parents[2] / "resources/markers"
 LISTS = sorted(FOLDER.glob("*.txt"))

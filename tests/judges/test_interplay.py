@@ -9,13 +9,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from csv_files import read_csv
 from persuasion_rl.data.cmv import process_cmv
 from persuasion_rl.data.delta_pairs import pairs_on
 from persuasion_rl.data.examples import Budget
-from persuasion_rl.files import UserError, read_csv, read_jsonl, write_csv, write_jsonl
+from persuasion_rl.files import UserError, read_jsonl, write_jsonl
 from persuasion_rl.judges.base import Comparison, judge_both_orders
 from persuasion_rl.judges.interplay import InterplayJudge, features, fitted
 from persuasion_rl.judges.trust import judge_trust
+from persuasion_rl.tables import write_table
 
 WORDS = "the city should pay for buses because cars are loud and roads cost money".split()
 SHARED = {"seed": 1, "threads": 1, "draws": 500}
@@ -80,7 +82,7 @@ def learned(tmp_path):
             {"conversation_id": f"c{i}", "side": "train" if i % 3 else "test"}
             for i in range(len(rows))
         ]
-        write_csv(tmp_path / "sides.csv", sides, ["conversation_id", "side"])
+        write_table(tmp_path / "sides.csv", sides, ["conversation_id", "side"])
         return InterplayJudge(tmp_path / "pairs.jsonl", tmp_path / "sides.csv")
 
     return make
@@ -157,7 +159,7 @@ def test_on_real_pairs_it_is_as_right_as_such_a_model_was_and_above_length(
             {"conversation_id": id_, "side": "test" if i % 5 == fold else "train"}
             for i, id_ in enumerate(ids)
         ]
-        write_csv(tmp_path / "sides.csv", sides, ["conversation_id", "side"])
+        write_table(tmp_path / "sides.csv", sides, ["conversation_id", "side"])
         judge_trust(
             judges=["interplay", "length"], pairs=tmp_path / "pairs.jsonl", sides=tmp_path / "sides.csv",
             labels={}, output=tmp_path / "trust.csv", base=tmp_path, delta_adapter=tmp_path, **SHARED,

@@ -7,7 +7,8 @@ import sys
 
 import pytest
 
-from persuasion_rl.files import write_csv, write_jsonl
+from persuasion_rl.files import write_jsonl
+from persuasion_rl.tables import write_table
 from running import ROOT
 
 
@@ -73,11 +74,11 @@ UTTERANCES = {"winner_id": "w", "loser_id": "l"}
 def test_held_out_pairs_of_a_study_stand_beside_them(benchmark, tmp_path):
     row = {"judge": "length", "measure": "delta_pairs", "value": 0.63, "low": 0.6, "high": 0.66}
     study = tmp_path / "study"
-    write_csv(study / "judges/trust.csv", [row | {"rows": 1368}], [*row, "rows"])
+    write_table(study / "judges/trust.csv", [row | {"rows": 1368}], [*row, "rows"])
     metadata = {"conversation_id": "c"}
     pairs = [{"prompt": "a b", "winner": "a", "loser": "c d e", "metadata": metadata | UTTERANCES}]
     write_jsonl(study / "processed/delta_pairs.jsonl", pairs)
-    write_csv(study / "splits/sides.csv", [metadata | {"side": "train"}], [*metadata, "side"])
+    write_table(study / "splits/sides.csv", [metadata | {"side": "train"}], [*metadata, "side"])
     table = rows_of(benchmark(PAIRS, "--study", study))
     assert table["pairs"] == ["number", "length", "interplay"]
     assert table["study: held-out delta pairs"] == ["1,368", "0.630 [0.600, 0.660]", "–"]

@@ -5,11 +5,12 @@ from collections import Counter
 
 import pytest
 
+from csv_files import read_csv
 from persuasion_rl.data.synthetic.grammar import truth
 from persuasion_rl.evaluation import verdicts as stage_of_verdicts
 from persuasion_rl.evaluation.tables import evaluate_win_rates
 from persuasion_rl.evaluation.verdicts import evaluate_verdicts
-from persuasion_rl.files import UserError, read_csv, read_jsonl, write_jsonl
+from persuasion_rl.files import UserError, read_jsonl, write_jsonl
 from persuasion_rl.judges.base import Comparison, Judge, Opinion, ScoringJudge, judge_both_orders
 from persuasion_rl.judges.length import LengthJudge
 from persuasion_rl.judges.make import make_judge

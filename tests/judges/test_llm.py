@@ -22,6 +22,7 @@ pytest.importorskip("openai", reason="pip install -e '.[openai,anthropic]'")
 pytest.importorskip("anthropic", reason="pip install -e '.[openai,anthropic]'")
 
 import llm_server
+from csv_files import read_csv
 from llm_server import (
     MORE_WORDS_WIN,
     body,
@@ -41,7 +42,7 @@ from persuasion_rl.evaluation.honesty import (
     read_replies,
     tabulate_honesty,
 )
-from persuasion_rl.files import UserError, file_digest, read_csv, read_jsonl, write_jsonl
+from persuasion_rl.files import UserError, file_digest, read_jsonl, write_jsonl
 from persuasion_rl.judges.base import Comparison, judge_both_orders
 from persuasion_rl.judges.length import LengthJudge
 from persuasion_rl.judges.llm import judge as llm

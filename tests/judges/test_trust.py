@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from csv_files import read_csv
 from persuasion_rl.data.cmv import process_cmv
 from persuasion_rl.data.examples import Budget
-from persuasion_rl.files import read_csv, read_jsonl, write_csv, write_jsonl
+from persuasion_rl.files import read_jsonl, write_jsonl
 from persuasion_rl.judges import trust
 from persuasion_rl.judges.base import FIRST, SECOND, TIE, Comparison, Judge, Opinion
 from persuasion_rl.judges.length import LengthJudge
@@ -15,7 +16,7 @@ from persuasion_rl.judges.trust import judge_trust
 from persuasion_rl.judges.truth import TruthJudge
 from persuasion_rl.report.findings import findings
 from persuasion_rl.report.notices import warnings
-from persuasion_rl.report.plotting import with_numbers
+from persuasion_rl.tables import read_table, rows_of, write_table
 
 
 class Planted(Judge):
@@ -85,7 +86,7 @@ def table(tmp_path, monkeypatch) -> dict[tuple[str, str], dict[str, float]]:
     write_jsonl(tmp_path / "pairs.jsonl", pairs)
     write_jsonl(tmp_path / "human.jsonl", labels)
     sides = [{"conversation_id": f"c{i}", "side": "test"} for i in range(150)]
-    write_csv(tmp_path / "sides.csv", sides, list(sides[0]))
+    write_table(tmp_path / "sides.csv", sides, list(sides[0]))
     monkeypatch.setattr(trust, "make_judge", lambda name, **_: PLANTED[name])
     return measured(tmp_path, tmp_path / "trust.csv")
 
@@ -180,7 +181,7 @@ def test_a_judge_that_is_as_good_as_a_labeller_agrees_as_labellers_do(tmp_path, 
     write_jsonl(tmp_path / "pairs.jsonl", pairs)
     write_jsonl(tmp_path / "human.jsonl", labels)
     sides = [{"conversation_id": f"c{i}", "side": "test"} for i in range(2000)]
-    write_csv(tmp_path / "sides.csv", sides, list(sides[0]))
+    write_table(tmp_path / "sides.csv", sides, list(sides[0]))
 
     def peer(comparison: Comparison) -> str:
         return FIRST if ("because" in comparison.first) != noisy[comparison.prompt] else SECOND
@@ -219,7 +220,7 @@ def generated(synthetic, tokenizer, tmp_path_factory) -> Path:
     )  # fmt: skip
     names = {row["metadata"]["conversation_id"] for row in read_jsonl(folder / "pairs.jsonl")}
     sides = [{"conversation_id": name, "side": "test"} for name in sorted(names)]
-    write_csv(folder / "sides.csv", sides, list(sides[0]))
+    write_table(folder / "sides.csv", sides, list(sides[0]))
     return folder
 
 
@@ -234,7 +235,7 @@ def test_planted_judges_are_exposed_on_a_generated_study_in_the_words_of_its_rep
         judges=list(kinds), pairs=generated / "pairs.jsonl", sides=generated / "sides.csv", labels={},
         output=generated / "trust.csv", draws=500, seed=1, threads=1, base=generated, delta_adapter=generated,
     )  # fmt: skip
-    rows = with_numbers(read_csv(generated / "trust.csv"))
+    rows = rows_of(read_table(generated / "trust.csv"))
     judges = ["truth", "place", "longer", "length"]
     said = findings(
         judges=judges, ranked_by=[], labelled={}, differences=[], truth=[], ranking=[], declared=[], win_rates=[],

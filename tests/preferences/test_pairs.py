@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_labels import LeansToTheFirst, PrefersTheFirst
 
-from persuasion_rl.files import UserError, read_csv, read_json, read_jsonl, write_csv, write_jsonl
+from csv_files import read_csv
+from persuasion_rl.files import UserError, read_json, read_jsonl, write_jsonl
 from persuasion_rl.judges.base import Comparison, judge_both_orders
 from persuasion_rl.judges.length import LengthJudge
 from persuasion_rl.judges.trust import judge_trust
@@ -20,6 +21,7 @@ from persuasion_rl.preferences.pairs import (
 )
 from persuasion_rl.report.pool_labels import label_column
 from persuasion_rl.statistics.intervals import wilson
+from persuasion_rl.tables import write_table
 
 POST = "Poster: buses are slow."
 
@@ -285,7 +287,7 @@ def test_rows_that_could_not_be_labelled_count_nowhere_in_trust(tmp_path):
         [delta | {"metadata": {"conversation_id": "c1", "winner_id": "w", "loser_id": "l"}}],
     )
     side = {"conversation_id": "c1", "side": "test"}
-    write_csv(tmp_path / "sides.csv", [side], list(side))
+    write_table(tmp_path / "sides.csv", [side], list(side))
     judge_trust(
         judges=["length"], pairs=tmp_path / "pairs.jsonl", sides=tmp_path / "sides.csv",
         labels={"ai": tmp_path / "ai.jsonl"}, output=tmp_path / "trust.csv", draws=10, seed=1,
@@ -307,7 +309,7 @@ def test_agreement_with_the_length_baseline_is_the_one_of_the_table_of_trust(pai
     delta = {"prompt": POST, "winner": "a a a", "loser": "b", "metadata": metadata}
     write_jsonl(tmp_path / "delta.jsonl", [delta])
     side = {"conversation_id": "c1", "side": "test"}
-    write_csv(tmp_path / "sides.csv", [side], list(side))
+    write_table(tmp_path / "sides.csv", [side], list(side))
     judge_trust(
         judges=["length"], pairs=tmp_path / "delta.jsonl", sides=tmp_path / "sides.csv",
         labels={"ai": tmp_path / "labels.jsonl"}, output=tmp_path / "trust.csv", draws=2000, seed=1,

@@ -6,7 +6,8 @@ import subprocess
 import pytest
 import yaml
 
-from persuasion_rl.files import read_csv, write_json
+from csv_files import read_csv
+from persuasion_rl.files import write_json
 from persuasion_rl.report.compare_models import (
     MODEL_COLUMNS,
     Trained,

@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from csv_files import read_csv
 from pages import SUMMARY
 from persuasion_rl.data.cmv import process_cmv
 from persuasion_rl.data.examples import Budget
-from persuasion_rl.files import read_csv, read_json, write_json, write_jsonl
+from persuasion_rl.files import read_json, write_json, write_jsonl
 from persuasion_rl.report.report_data import (
     RANDOM_EXAMPLES,
     WHY,

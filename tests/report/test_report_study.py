@@ -17,11 +17,11 @@ from huggingface_hub import ModelCard
 import plans
 from pages import SUMMARY
 from persuasion_rl.evaluation.verdicts import evaluate_verdicts
-from persuasion_rl.files import read_csv, write_csv, write_json, write_jsonl
+from persuasion_rl.files import write_json, write_jsonl
 from persuasion_rl.judges.llm.cache import Answer, opened
 from persuasion_rl.judges.llm.judge import cost_usd
 from persuasion_rl.judges.trust import COLUMNS
-from persuasion_rl.report.plotting import with_numbers
+from persuasion_rl.tables import read_table, rows_of, write_table
 from running import copy_project, succeed
 
 PLAYERS = ["base", "base_chat", "base_length", "sft", "rlaif", "human"]
@@ -36,7 +36,7 @@ SHOWN = [*TOPICS[:5], "zoos", "coffee"]
 """The first prompts, as many as evaluation.sample_replies says, and those on which a model loses."""
 REPORT = "results/cmv/unattended/report.html"
 RULES = ("evaluate_win_rates evaluate_ranking evaluate_behaviour evaluate_honesty keep_equally_honest"
-         " evaluate_equal_honesty compare_models_unattended report_unattended").split()  # fmt: skip
+         " evaluate_equal_honesty compare_models report_study").split()  # fmt: skip
 
 
 def reply(player, number, topic):
@@ -99,7 +99,7 @@ def write_replies(folder):
          "conversations": 80, "shares_weights": "none"}
         for (judge, measure), value in shares.items()
     ]  # fmt: skip
-    write_csv(folder / "unattended/trust.csv", rows, COLUMNS)
+    write_table(folder / "unattended/trust.csv", rows, COLUMNS)
 
 
 def write_models(folder):
@@ -163,7 +163,7 @@ def test_what_waits_for_people_is_named_on_top_and_is_nowhere_else_in_the_report
 def test_the_report_is_made_from_the_inputs_of_its_rule_and_from_nothing_else(root, tmp_path):
     """By its command, in a folder that has these files only."""
     jobs = json.loads(plans.plan("config/config.yaml", root))
-    (job,) = (job for job in jobs if job["rule"] == "report_unattended")
+    (job,) = (job for job in jobs if REPORT in job["output"])
     for path in job["input"]:
         (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(root / path, tmp_path / path)
@@ -189,15 +189,15 @@ def test_the_report_tells_what_answers_of_language_models_cost(root):
     ]
     with opened(root / "results/cmv/state/llm.sqlite") as cache:
         cache.add(*answers)
-    page = make(root, "--forcerun", "report_unattended")
+    page = make(root, "--forcerun", "report_study")
     # 11,800 tokens in, 220 out
     assert re.search(told, page)[1] == "6, 0.0019 USD; of 3 no price is known"
 
 
 def test_a_model_card_says_what_it_is_for_its_risks_and_its_numbers(root):
     """In the Hub's format; of the published study, whose human branch waits."""
-    card = "results/cmv/unattended/models/rlaif.md"
-    succeed(card, "--cores", 1, "--allowed-rules", *RULES, "write_model_card_unattended", root=root)
+    card = "results/cmv/unattended/models/rlaif/README.md"
+    succeed(card, "--cores", 1, "--allowed-rules", *RULES, "write_model_card", root=root)
     text = (root / card).read_text()
     front = ModelCard(text).data
     assert front.base_model == "Qwen/Qwen2.5-0.5B-Instruct" and front.library_name == "peft"
@@ -211,7 +211,7 @@ def test_a_model_card_says_what_it_is_for_its_risks_and_its_numbers(root):
         assert said in flat
     assert "PersuasionForGood" not in text and "synthetic" not in text
     tables = root / "results/cmv/unattended"
-    declared = with_numbers(read_csv(tables / "comparisons.csv"))
+    declared = rows_of(read_table(tables / "comparisons.csv"))
     rows = [row for row in declared if row["player"] == "rlaif"]
     assert {row["judge"] for row in rows} == {"delta", "length", "interplay"}
     for row in rows:
@@ -219,7 +219,9 @@ def test_a_model_card_says_what_it_is_for_its_risks_and_its_numbers(root):
         rate = "{win_rate:.3f} [{low:.3f}, {high:.3f}]".format(**row)
         assert f"| {judge} | {row['against']} | {row['prompts']} | {rate} | " in text
     assert r"\* Judge delta made the AI labels: this model was trained on that" in flat
-    measured = with_numbers(read_csv(tables / "behaviour.csv") + read_csv(tables / "honesty.csv"))
+    measured = rows_of(read_table(tables / "behaviour.csv")) + rows_of(
+        read_table(tables / "honesty.csv")
+    )
     own = [row["measure"] for row in measured if row["player"] == "rlaif"]
     assert len(own) > 15 and all(f"| {measure} | " in text for measure in own)
     assert "- length: 0.600 [0.550, 0.650]" in text

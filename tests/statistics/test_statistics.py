@@ -12,8 +12,9 @@ from scipy.stats import norm
 from scipy.stats import t as student
 from sklearn.linear_model import LogisticRegression
 
+from csv_files import read_csv
 from persuasion_rl.evaluation.tables import evaluate_ranking, evaluate_win_rates
-from persuasion_rl.files import file_digest, read_csv, write_jsonl
+from persuasion_rl.files import file_digest, write_jsonl
 from persuasion_rl.statistics.intervals import Resamples, bootstrap_mean, bootstrap_rate, wilson
 from persuasion_rl.statistics.pairwise import (
     bradley_terry,

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from persuasion_rl.files import write_csv, write_json, write_jsonl
+from persuasion_rl.files import write_json, write_jsonl
 from persuasion_rl.statistics.intervals import Interval, difference, wilson
+from persuasion_rl.tables import write_table
 
-COMMAND = Path(sys.executable).parent / "persuasion-rl"
+COMMAND = [sys.executable, "-m", "persuasion_rl.tools.cli"]
 
 
 def study(folder: Path, seed: int, train: int, text: str, rlhf: float) -> None:
@@ -24,21 +25,21 @@ def study(folder: Path, seed: int, train: int, text: str, rlhf: float) -> None:
         {"judge": "delta", "player": player, "against": "base", "win_rate": rate, "low": rate - 0.05, "high": rate + 0.05}
         for player, rate in (("sft", 0.6), ("rlhf", rlhf))
     ]  # fmt: skip
-    write_csv(folder / "evaluation/comparisons.csv", rows, list(rows[0]))
+    write_table(folder / "evaluation/comparisons.csv", rows, list(rows[0]))
     equal = {
         "length_controlled": rlhf,
         "length_controlled_low": rlhf - 0.02,
         "length_controlled_high": rlhf + 0.02,
     }
     played = [row | equal | {"win_rate": 0.6, "low": 0.5, "high": 0.7} for row in rows[1:]]
-    write_csv(folder / "evaluation/win_rates.csv", played, list(played[0]))
-    write_csv(folder / "evaluation/equal_honesty.csv", rows, list(rows[0]))
+    write_table(folder / "evaluation/win_rates.csv", played, list(played[0]))
+    write_table(folder / "evaluation/equal_honesty.csv", rows, list(rows[0]))
     gap = {"model": "rlhf", "against": "sft", "difference": rlhf, "low": rlhf, "high": rlhf}
-    write_csv(folder / "evaluation/truth_differences.csv", [gap], list(gap))
+    write_table(folder / "evaluation/truth_differences.csv", [gap], list(gap))
 
 
 def compare(folder: Path, *words: str) -> subprocess.CompletedProcess:
-    return subprocess.run([COMMAND, "compare", *words], cwd=folder, capture_output=True, text=True)
+    return subprocess.run([*COMMAND, "compare", *words], cwd=folder, capture_output=True, text=True)
 
 
 @pytest.fixture
@@ -114,7 +115,7 @@ def test_the_difference_turned_round_is_its_negative():
 
 
 def written(results: Path, name: str, table: str, rows: list[dict]) -> None:
-    write_csv(results / "results" / name / table, rows, list(rows[0]))
+    write_table(results / "results" / name / table, rows, list(rows[0]))
 
 
 def test_rows_of_one_model_and_of_several_seeds_are_kept_apart(results):

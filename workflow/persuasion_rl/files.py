@@ -1,10 +1,9 @@
-"""Reading and writing the study's files: JSON lines, CSV tables, digests.
+"""Reading and writing the study's files: JSON, JSON lines, digests (tables: `tables`).
 
 Everything is written to a temporary name beside its target and renamed when whole, so that a file
 under its final name is always complete.
 """
 
-import csv
 import hashlib
 import json
 import os
@@ -75,18 +74,6 @@ def write_jsonl(path: Path, rows: Iterable[dict]) -> int:
     return lines.count
 
 
-def write_csv(path: Path, rows: list[dict], columns: list[str]) -> None:
-    """Write a table; floats are rounded to six digits so that tables read well."""
-    with written_whole(path) as part, part.open("w", encoding="utf-8", newline="") as lines:
-        table = csv.DictWriter(lines, columns, lineterminator="\n")
-        table.writeheader()
-        for row in rows:
-            # Plus zero, or there would be a -0.0.
-            table.writerow(
-                {k: round(v, 6) + 0.0 if isinstance(v, float) else v for k, v in row.items()}
-            )
-
-
 def read_json(path: Path) -> Any:
     try:
         return json.loads(Path(path).read_bytes())
@@ -116,11 +103,6 @@ def _loads(line: bytes) -> Any:
         return orjson.loads(line)
     except orjson.JSONDecodeError:
         return json.loads(line)
-
-
-def read_csv(path: Path) -> list[dict[str, str]]:
-    with Path(path).open(encoding="utf-8", newline="") as lines:
-        return list(csv.DictReader(lines))
 
 
 def text_digest(*parts: Any) -> str:

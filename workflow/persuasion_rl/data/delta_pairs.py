@@ -2,13 +2,14 @@
 
 from pathlib import Path
 
-from persuasion_rl.files import read_csv
 from persuasion_rl.records import DeltaPair, read_rows
+from persuasion_rl.tables import read_table
 
 
 def conversations_on(side: str, sides: Path) -> set[str]:
     """The conversations of a side (`sides.csv`)."""
-    return {row["conversation_id"] for row in read_csv(sides) if row["side"] == side}
+    table = read_table(sides)
+    return set(table.loc[table["side"] == side, "conversation_id"])
 
 
 def pairs_on(side: str, pairs: Path, sides: Path) -> list[DeltaPair]:

@@ -15,9 +15,10 @@ from persuasion_rl.data.near_duplicates import (
     NearDuplicateSettings,
     compared_text,
 )
-from persuasion_rl.files import UserError, read_csv, write_json
+from persuasion_rl.files import UserError, write_json
 from persuasion_rl.records import DeltaPair, PoolRow, SftRow, read_rows
 from persuasion_rl.runtime.command import note, stage
+from persuasion_rl.tables import read_table
 
 
 class Places:
@@ -56,11 +57,11 @@ def check_leakage(
     """
     places = Places()
     side_of, cluster_of = {}, {}
-    for line in read_csv(sides):
-        conversation = line["conversation_id"]
-        side_of[conversation], cluster_of[conversation] = line["side"], line["cluster"]
-        places.put("conversation", conversation, line["side"])
-        places.put("near-duplicate cluster", line["cluster"], line["side"])
+    table = read_table(sides)[["conversation_id", "cluster", "side"]]
+    for conversation, cluster, side in table.itertuples(index=False, name=None):
+        side_of[conversation], cluster_of[conversation] = side, cluster
+        places.put("conversation", conversation, side)
+        places.put("near-duplicate cluster", cluster, side)
     pool_of: dict[str, str] = {}
     rows = prompts = 0
     train_prompts = set()

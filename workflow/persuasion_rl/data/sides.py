@@ -17,9 +17,10 @@ from persuasion_rl.data.near_duplicates import (
     clusters,
     compared_text,
 )
-from persuasion_rl.files import text_digest, write_csv, write_json
+from persuasion_rl.files import text_digest, write_json
 from persuasion_rl.records import SIDES
 from persuasion_rl.runtime.command import note, stage
+from persuasion_rl.tables import write_table
 
 
 @dataclass(frozen=True)
@@ -131,7 +132,7 @@ def assign_sides(
         {"corpus": corpus_of[i], "conversation_id": i, "cluster": c, "side": side_of[c]}
         for i, c in cluster_of.items()
     ]
-    write_csv(output, rows, ["corpus", "conversation_id", "cluster", "side"])
+    write_table(output, rows, ["corpus", "conversation_id", "cluster", "side"])
     counts = {side: sum(row["side"] == side for row in rows) for side in SIDES}
     several = list(_clusters_of_several(members, posts))
     write_json(

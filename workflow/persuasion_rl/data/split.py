@@ -11,16 +11,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from persuasion_rl.files import (
-    UserError,
-    keyed_number,
-    read_csv,
-    text_digest,
-    write_json,
-    write_jsonl,
-)
+from persuasion_rl.files import UserError, keyed_number, text_digest, write_json, write_jsonl
 from persuasion_rl.records import SIDES, PoolRow, SftRow, read_rows
 from persuasion_rl.runtime.command import note, stage
+from persuasion_rl.tables import read_table
 
 HELD_OUT_POOLS = ("final_eval", "human")
 POOLS = ("ai", *HELD_OUT_POOLS)
@@ -246,10 +240,8 @@ def split(
         the summary: "scale" (the share of the plan that there is), "parts" (asked, used; of sides also
         the examples read and those available, with one row a prompt) and the two ratios of training rows to prompts.
     """
-    side_of, cluster_of = {}, {}
-    for line in read_csv(sides):
-        side_of[line["conversation_id"]] = line["side"]
-        cluster_of[line["conversation_id"]] = line["cluster"]
+    conversations = read_table(sides).set_index("conversation_id")
+    side_of, cluster_of = (conversations[name].to_dict() for name in ("side", "cluster"))
     by_side = read_examples(examples, side_of, cluster_of, seed)
     read = Counter({side: len(by_side[side]) for side in SIDES})
     taken = {example.prompt for example in by_side["train"]}

@@ -8,9 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from persuasion_rl.annotation.battles import VOTES, read_votes
-from persuasion_rl.files import read_json, text_digest, write_csv
+from persuasion_rl.files import read_json, text_digest
 from persuasion_rl.runtime.command import note, stage
 from persuasion_rl.study.names import BASE
+from persuasion_rl.tables import write_table
 
 PEOPLE = "people (arena)"
 """What people's votes are called among the judges."""
@@ -67,7 +68,7 @@ def rank_arena(
         for vote in votes
     ]
     ranking = [{"judge": PEOPLE, **row} for row in Games(rows, draws, seed).ranking(players)]
-    write_csv(output, ranking, RANKING)
+    write_table(output, ranking, RANKING)
     older = len(all_votes) - len(votes)
     note(
         f"arena: {len(votes):,} votes of {len({vote.voter for vote in votes})} people;"

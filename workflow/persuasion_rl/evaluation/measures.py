@@ -3,8 +3,8 @@
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from persuasion_rl.files import write_csv
 from persuasion_rl.statistics.intervals import Interval, bootstrap_mean
+from persuasion_rl.tables import write_table
 
 NOT_MEASURED = "not measured"
 COLUMNS = ["player", "measure", "value", "low", "high", "unit"]
@@ -51,4 +51,4 @@ class Measures:
         self.rows.append(dict(zip(COLUMNS, (player, measure, value, low, high, unit), strict=True)))
 
     def write(self, path: Path) -> None:
-        write_csv(path, self.rows, COLUMNS)
+        write_table(path, self.rows, COLUMNS)

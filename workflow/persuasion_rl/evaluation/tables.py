@@ -4,8 +4,9 @@ from pathlib import Path
 
 from persuasion_rl.evaluation.games import RANKING, Games
 from persuasion_rl.evaluation.players import read_players
-from persuasion_rl.files import read_jsonl, write_csv
+from persuasion_rl.files import read_jsonl
 from persuasion_rl.runtime.command import stage
+from persuasion_rl.tables import write_table
 
 DIFFERENCES = (0.02, 0.05, 0.1, 0.15, 0.2)
 """Differences from one half in the table of power."""
@@ -54,7 +55,7 @@ def evaluate_win_rates(
     for judge, path in verdicts.items():
         games = Games(list(read_jsonl(path)), draws, seed)
         table += [{"judge": judge, **row} for row in games.win_rates(lengths)]
-    write_csv(output, table, WIN_RATES)
+    write_table(output, table, WIN_RATES)
 
 
 def evaluate_ranking(
@@ -90,9 +91,9 @@ def evaluate_ranking(
         tests += [{"judge": judge, **row} for row in found]
         corrected = sum(row["seeds"] == 1 for row in found)
         reach += [{"judge": judge, **row} for row in games.reach(comparisons, corrected)]
-    write_csv(ranking, ranks_found, RANKING)
-    write_csv(declared, tests, DECLARED)
-    write_csv(power, power_table() + reach, POWER)
+    write_table(ranking, ranks_found, RANKING)
+    write_table(declared, tests, DECLARED)
+    write_table(power, power_table() + reach, POWER)
 
 
 def power_table() -> list[dict]:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from persuasion_rl.data.synthetic import grammar
 from persuasion_rl.evaluation.players import read_players
-from persuasion_rl.files import write_csv
 from persuasion_rl.runtime.command import note, stage
+from persuasion_rl.tables import write_table
 
 
 def evaluate_truth(
@@ -44,8 +44,8 @@ def evaluate_truth(
         gap = [a - b for a, b in zip(scores[model], scores[against], strict=True)]
         interval = bootstrap_mean(gap, conversations, draws, seed)
         gaps.append({"model": model, "against": against, **interval.columns("difference")})
-    write_csv(truth, means, ["model", "mean", "low", "high"])
-    write_csv(differences, gaps, ["model", "against", "difference", "low", "high"])
+    write_table(truth, means, ["model", "mean", "low", "high"])
+    write_table(differences, gaps, ["model", "against", "difference", "low", "high"])
     for row in gaps:
         note("{model} - {against}: {difference:+.3f} [{low:+.3f}, {high:+.3f}]".format(**row))
 

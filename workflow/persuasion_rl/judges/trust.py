@@ -5,7 +5,7 @@ from itertools import permutations
 from pathlib import Path
 
 from persuasion_rl.data.delta_pairs import pairs_on
-from persuasion_rl.files import read_jsonl, write_csv
+from persuasion_rl.files import read_jsonl
 from persuasion_rl.judges.base import (
     FIRST,
     NONE,
@@ -19,6 +19,7 @@ from persuasion_rl.judges.length import LengthJudge
 from persuasion_rl.judges.make import make_judge
 from persuasion_rl.runtime.command import note, stage
 from persuasion_rl.statistics.intervals import Interval
+from persuasion_rl.tables import write_table
 
 LIKE_LENGTH = 0.1
 """Pairs whose lengths differ by at most this share of the longer one count as of like length."""
@@ -108,7 +109,7 @@ def judge_trust(
                 table.on_labels(name, measure.removesuffix("_labels"), answered)
     for pool in labels:
         table.among_labellers(pool, sets[f"{pool}_labels"])
-    write_csv(output, table.rows, COLUMNS)
+    write_table(output, table.rows, COLUMNS)
 
 
 class Trust:

@@ -13,9 +13,10 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
-from persuasion_rl.files import read_json, write_csv
+from persuasion_rl.files import read_json
 from persuasion_rl.runtime.command import note, stage
 from persuasion_rl.settings import from_words
+from persuasion_rl.tables import write_table
 
 FROM_METRICS = (
     "train_rows",
@@ -76,8 +77,8 @@ def compare_models(
     }
     rows = model_rows(trained, from_words(common))
     spread = seed_rows(trained, rows)
-    write_csv(models, rows, MODEL_COLUMNS)
-    write_csv(seeds, spread, SEED_COLUMNS)
+    write_table(models, rows, MODEL_COLUMNS)
+    write_table(seeds, spread, SEED_COLUMNS)
     note(f"{models}: {len(rows)} models, {len(spread)} groups of several seeds")
 
 

@@ -63,18 +63,6 @@ def bars(title: str, rows: list[tuple[str, float]], label: str, color: str = COL
     return svg(figure)
 
 
-def with_numbers(rows: list[dict[str, str]]) -> list[dict]:
-    """Rows of a table with their numbers as numbers."""
-
-    def value(text: str):
-        try:
-            return float(text) if not text.isdigit() else int(text)
-        except ValueError:
-            return text
-
-    return [{key: value(text) for key, text in row.items()} for row in rows]
-
-
 def number(value: Any, digits: int | None = None) -> str:
     """A number as text, with three digits behind the point, of ten and more with one; a small one keeps two that count."""
     if isinstance(value, float):

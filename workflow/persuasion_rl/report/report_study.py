@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from persuasion_rl.evaluation.measures import NOT_MEASURED
-from persuasion_rl.files import read_csv, read_json, read_jsonl, write_text
+from persuasion_rl.files import read_json, read_jsonl, write_text
 from persuasion_rl.report.costs import api_cost, costs_of
 from persuasion_rl.report.figures import (
     honesty_figure,
@@ -24,12 +24,13 @@ from persuasion_rl.report.figures import (
 from persuasion_rl.report.findings import findings
 from persuasion_rl.report.judge_findings import BASELINES
 from persuasion_rl.report.notices import StudyFacts, notices, warnings
-from persuasion_rl.report.plotting import page, with_numbers
+from persuasion_rl.report.plotting import page
 from persuasion_rl.report.pool_labels import label_table
 from persuasion_rl.report.provenance import commit, made_from
 from persuasion_rl.report.report_data import funnel_figure, shortage
 from persuasion_rl.report.samples import samples
 from persuasion_rl.runtime.command import note, stage
+from persuasion_rl.tables import read_table, rows_of
 
 TEMPLATE = Path(__file__).with_name("templates") / "report.html.j2"
 LABELLERS = "labellers"
@@ -107,9 +108,9 @@ class Tables:
 
     @classmethod
     def read(cls, files: ReportFiles) -> "Tables":
-        rows = {name: with_numbers(read_csv(path)) for name, path in files.tables.items()}
-        votes = with_numbers(read_csv(files.arena)) if files.arena else []
-        trust = with_numbers(read_csv(files.trust))
+        rows = {name: rows_of(read_table(path)) for name, path in files.tables.items()}
+        votes = rows_of(read_table(files.arena)) if files.arena else []
+        trust = rows_of(read_table(files.trust))
         return cls(
             win_rates=rows["win_rates"],
             ranking=rows["ranking"] + votes,
@@ -119,8 +120,8 @@ class Tables:
             truth=rows.get("truth", []),
             differences=rows.get("truth_differences", []),
             trust=trust,
-            models=with_numbers(read_csv(files.models_table)),
-            seeds=with_numbers(read_csv(files.seeds_table)),
+            models=rows_of(read_table(files.models_table)),
+            seeds=rows_of(read_table(files.seeds_table)),
             behaviour=_by_measure(rows["behaviour"], "player"),
             honesty=_by_measure(rows["honesty"], "player"),
             trust_measures=_by_measure(trust, "judge"),

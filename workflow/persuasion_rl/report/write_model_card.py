@@ -5,10 +5,11 @@ from pathlib import Path
 
 from huggingface_hub import ModelCardData
 
-from persuasion_rl.files import read_csv, read_json, write_text
+from persuasion_rl.files import read_json, write_text
 from persuasion_rl.report.notices import StudyFacts, notices, warnings
-from persuasion_rl.report.plotting import page, with_numbers
+from persuasion_rl.report.plotting import page
 from persuasion_rl.runtime.command import stage
+from persuasion_rl.tables import read_table, rows_of
 
 TEMPLATE = Path(__file__).with_name("templates") / "model_card.md.j2"
 
@@ -39,9 +40,9 @@ def write_model_card(
         comparisons, behaviour, honesty, trust: tables of the evaluation. splits: the summary of `data.split`.
     """
     training = read_json(recipe)
-    declared = with_numbers(read_csv(comparisons))
-    trust_rows = with_numbers(read_csv(trust))
-    measures = with_numbers(read_csv(behaviour) + read_csv(honesty))
+    declared = rows_of(read_table(comparisons))
+    trust_rows = rows_of(read_table(trust))
+    measures = rows_of(read_table(behaviour)) + rows_of(read_table(honesty))
     own = [row for row in measures if row["player"] == model]
     judges = list(dict.fromkeys(row["judge"] for row in declared))
     front = ModelCardData(

@@ -2,11 +2,12 @@
 
 from pathlib import Path
 
-from persuasion_rl.files import file_digest, read_csv, read_json
-from persuasion_rl.report.plotting import number, with_numbers
+from persuasion_rl.files import file_digest, read_json
+from persuasion_rl.report.plotting import number
 from persuasion_rl.settings import flat
 from persuasion_rl.statistics.intervals import Interval, difference
 from persuasion_rl.study.recorded import recorded_settings, study_folder
+from persuasion_rl.tables import read_table, rows_of
 
 PLAYED = ("judge", "player", "against")
 RESULTS = [
@@ -159,7 +160,7 @@ def _estimates(path: Path, keys: tuple[str, ...], value: str) -> dict[tuple, Est
     """The numbers of a table by the keys of their rows, with their intervals where they have one."""
     prefix = f"{value}_" if value == "length_controlled" else ""
     estimates: dict[tuple, Estimate] = {}
-    for row in with_numbers(read_csv(path)):
+    for row in rows_of(read_table(path)):
         number, low, high = (row.get(name, "") for name in (value, f"{prefix}low", f"{prefix}high"))
         if isinstance(number, float | int):
             key = tuple(str(row.get(name, "")) for name in keys)

@@ -11,10 +11,11 @@ from pathlib import Path
 from persuasion_rl.data.clean import clean
 from persuasion_rl.data.cmv import replies
 from persuasion_rl.data.corpus import read_threads
+from persuasion_rl.data.delta_pairs import conversations_on
 from persuasion_rl.data.examples import CleanTexts, Counts
 from persuasion_rl.data.p4g import persuader_turns
 from persuasion_rl.data.prompts import Turn, render
-from persuasion_rl.files import UserError, read_csv, write_json
+from persuasion_rl.files import UserError, write_json
 from persuasion_rl.models.devices import prepare_torch
 from persuasion_rl.runtime.command import note, stage
 
@@ -29,7 +30,7 @@ CHAT_TEMPLATE = (
 
 def training_texts(corpora: list[Path], sides: Path) -> Iterator[tuple[str, str]]:
     """Prompt and response of every usable persuader's message on the train side, won or lost."""
-    train = {row["conversation_id"] for row in read_csv(sides) if row["side"] == "train"}
+    train = conversations_on("train", sides)
     uncounted: Counts = defaultdict(Counter)
     texts = CleanTexts(clean, Counter())
     seen: set[str] = set()
