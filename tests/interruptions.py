@@ -24,7 +24,7 @@ from random import Random
 import psutil
 import yaml
 
-from persuasion_rl.training.checkpoints import LOCK
+from persuasion_rl.runtime.lock import LOCK
 from running import copy_project
 
 CONFIG = "tests/tiny.yaml"
@@ -32,8 +32,9 @@ STUDY = "results/tiny"
 CORES = 2
 WRITTEN = {
     "preferences.label_ai": ["--labels"],
-    "preferences.human_labels": ["--labels", "--answers"],
-    "preferences.pairs": ["--train"],
+    "preferences.export_human_labels": ["--labels"],
+    "preferences.simulate_annotators": ["--answers"],
+    "preferences.preference_pairs": ["--train"],
     "data.cmv": ["--examples"],
     "report.compare_models": ["--models"],
 }
@@ -253,7 +254,7 @@ def durations(checkout: Path) -> dict[str, float]:
         "training.sft": ["train_sft/*"], "training.dpo": ["train_dpo/*"], "training.reward": ["train_delta_judge"],
         "sampling.generate_responses": ["generate_responses/*"], "sampling.evaluate_model": ["evaluate_model/*"],
         "preferences.label_ai": ["label_ai"],
-        "training.standin": ["pretrain_standin"], "judges.trust": ["judge_trust"],
+        "training.standin": ["pretrain_standin"], "judges.judge_trust": ["judge_trust"],
     }.items():  # fmt: skip
         folder = checkout / STUDY / "benchmarks"
         files = [file for pattern in patterns for file in folder.glob(f"{pattern}.tsv")]

@@ -15,7 +15,7 @@ from labelled_study import SECRET, write_study
 from persuasion_rl.annotation.plan import pair_id
 from persuasion_rl.annotation.store import AnswerStore, read_answers
 from persuasion_rl.files import read_jsonl
-from persuasion_rl.preferences.human_labels import export_human_labels
+from persuasion_rl.preferences.export_human_labels import export_human_labels
 from running import ROOT
 
 pytestmark = pytest.mark.browser

@@ -23,7 +23,7 @@ from persuasion_rl.annotation.plan import pair_id, verdict_of
 from persuasion_rl.annotation.store import AnswerStore, read_answers
 from persuasion_rl.annotation.study import AnnotatedStudy
 from persuasion_rl.annotation.web import make_app
-from persuasion_rl.files import write_jsonl
+from persuasion_rl.files import UserError, write_jsonl
 from running import ROOT
 
 
@@ -320,6 +320,13 @@ def test_the_labels_of_simulated_annotators_are_not_asked_for(tmp_path, command_
         assert run.returncode == 1 and run.stderr.count("\n") == 1
         assert "annotators are simulated" in run.stderr and "annotate --arena" in run.stderr
     assert not study.answers.exists()
+
+
+def test_away_from_the_checkout_a_line_says_where_to_run_it(study, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for read in ("plan", "rubric"):
+        with pytest.raises(UserError, match="^resources/.* is not there: run this in the checkout"):
+            getattr(study, read)
 
 
 def test_the_practice_pairs_are_whole(study):

@@ -16,11 +16,11 @@ from persuasion_rl.data.examples import Budget
 from persuasion_rl.files import UserError, read_jsonl, write_jsonl
 from persuasion_rl.judges.base import Comparison, judge_both_orders
 from persuasion_rl.judges.interplay import InterplayJudge, features, fitted
-from persuasion_rl.judges.trust import judge_trust
+from persuasion_rl.judges.judge_trust import judge_trust
+from persuasion_rl.judges.make import JudgeSettings
 from persuasion_rl.tables import write_table
 
 WORDS = "the city should pay for buses because cars are loud and roads cost money".split()
-SHARED = {"seed": 1, "threads": 1, "draws": 500}
 
 
 def test_overlap_is_counted_by_hand():
@@ -100,12 +100,12 @@ def test_it_learns_what_wins(learned, overlaps):
 
 def test_it_learns_nothing_from_the_test_side(learned):
     rows = pairs(60, True)
-    turned = [
+    swapped = [
         row | ({} if i % 3 else {"winner": row["loser"], "loser": row["winner"]})
         for i, row in enumerate(rows)
     ]
     comparison = [Comparison(rows[0]["prompt"], rows[0]["winner"], rows[0]["loser"])]
-    assert learned(rows).prefer(comparison) == learned(turned).prefer(comparison)
+    assert learned(rows).prefer(comparison) == learned(swapped).prefer(comparison)
 
 
 def test_a_swapped_pair_is_preferred_to_the_bit_the_other_way(learned):
@@ -161,8 +161,10 @@ def test_on_real_pairs_it_is_as_right_as_such_a_model_was_and_above_length(
         ]
         write_table(tmp_path / "sides.csv", sides, ["conversation_id", "side"])
         judge_trust(
-            judges=["interplay", "length"], pairs=tmp_path / "pairs.jsonl", sides=tmp_path / "sides.csv",
-            labels={}, output=tmp_path / "trust.csv", base=tmp_path, delta_adapter=tmp_path, **SHARED,
+            judges=["interplay", "length"], labels={}, output=tmp_path / "trust.csv", draws=500,
+            settings=JudgeSettings(
+                seed=1, threads=1, delta_pairs=tmp_path / "pairs.jsonl", sides=tmp_path / "sides.csv"
+            ),
         )  # fmt: skip
         for row in read_csv(tmp_path / "trust.csv"):
             if row["measure"] == "delta_pairs":

@@ -18,9 +18,9 @@ import plans
 from pages import SUMMARY
 from persuasion_rl.evaluation.verdicts import evaluate_verdicts
 from persuasion_rl.files import write_json, write_jsonl
+from persuasion_rl.judges.judge_trust import COLUMNS
+from persuasion_rl.judges.llm.budget import cost_usd
 from persuasion_rl.judges.llm.cache import Answer, opened
-from persuasion_rl.judges.llm.judge import cost_usd
-from persuasion_rl.judges.trust import COLUMNS
 from persuasion_rl.tables import read_table, rows_of, write_table
 from running import copy_project, succeed
 

@@ -6,7 +6,9 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
@@ -83,6 +85,68 @@ def test_wrong_arguments_end_with_a_usage_error(monkeypatch, capsys, words, says
     assert stopped.value.code == 2 and says in capsys.readouterr().err
 
 
+@dataclass(frozen=True)
+class Server:
+    """A server."""
+
+    PREFIX: ClassVar[str] = "server_"
+
+    temperature: int | float | None = 0
+    limit: int | None = None
+    prices: dict[str, float] | None = None
+
+
+@dataclass(frozen=True)
+class Judging:
+    """How to judge."""
+
+    seed: int
+    base: Path | None = None
+    server: Server = field(default_factory=Server)
+
+
+def judged(*, output: Path, judging: Judging) -> None:
+    """A stage with a group within a group."""
+    CALLS.append(locals())
+
+
+@pytest.mark.parametrize(
+    ("words", "server"),
+    [
+        ("", Server()),
+        ("--server_temperature 0.5 --server_limit 3", Server(0.5, 3)),
+        ("--server_temperature none --server_prices a=1 b=.5", Server(None, None, {"a": 1.0, "b": 0.5})),
+    ],
+)  # fmt: skip
+def test_a_dataclass_is_a_group_of_flags_and_may_hold_another(monkeypatch, words, server):
+    got = call(monkeypatch, f"--output o --seed 1 {words}", judged)
+    assert got == {"output": Path("o"), "judging": Judging(1, None, server)}
+
+
+def test_a_number_stays_of_the_kind_that_the_configuration_has(monkeypatch):
+    """0 and 0.0 are two requests to whoever digests them."""
+    for value in (0, 0.0, 1, 0.7):
+        words = f"--output o --seed 1 {flags({'server_temperature': value})}"
+        found = call(monkeypatch, words, judged)["judging"].server.temperature
+        assert found == value and type(found) is type(value)
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        ("--output o", "the following arguments are required: --seed"),
+        ("--output o --seed none", "--seed: invalid int value: 'none'"),
+        ("--output o --seed 1 --server_limit x", "--server_limit: invalid int value: 'x'"),
+        ("--output o --seed 1 --server_temperature x", "invalid int or float value: 'x'"),
+        ("--output o --seed 1 --limit 3", "unknown argument: --limit"),
+    ],
+)
+def test_wrong_arguments_of_a_group_end_with_a_usage_error(monkeypatch, capsys, words, says):
+    with pytest.raises(SystemExit):
+        call(monkeypatch, words, judged)
+    assert says in capsys.readouterr().err
+
+
 def test_a_recipe_takes_the_trainers_own_names(monkeypatch):
     recipe = {
         "learning_rate": 5e-05, "num_train_epochs": 3, "packing": True, "use_4bit": False, "lr_scheduler_type": "cosine",
@@ -121,7 +185,7 @@ def test_what_the_user_can_mend_is_one_line_and_a_bug_is_not_hidden(monkeypatch)
 
 def test_a_file_that_is_not_there_is_one_line(command_line, tmp_path):
     run = command_line(
-        "preferences.pairs", "--labels", tmp_path / "none.jsonl", "--train", tmp_path / "t", "--val", tmp_path / "v",
+        "preferences.preference_pairs", "--labels", tmp_path / "none.jsonl", "--train", tmp_path / "t", "--val", tmp_path / "v",
         "--val_fraction", 0.1, "--seed", 1, "--report", tmp_path / "r",
     )  # fmt: skip
     assert run.returncode == 1
@@ -145,7 +209,7 @@ LIGHT = (
     "preferences.label_ai",
     "data.leakage",
     "data.p4g",
-    "preferences.pairs",
+    "preferences.preference_pairs",
     "data.sides",
     "data.split",
     "data.synthetic.synthesize",

@@ -15,7 +15,7 @@ from persuasion_rl.files import (
     write_jsonl,
 )
 from persuasion_rl.models.lineage import check_lineage
-from persuasion_rl.training.checkpoints import LOCK
+from persuasion_rl.runtime.lock import LOCK
 from tiny_trainings import (
     ADAPTER,
     left_in_state,

@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from persuasion_rl.files import read_json, read_jsonl
-from persuasion_rl.training.checkpoints import LOCK, whole_checkpoints
+from persuasion_rl.runtime.lock import LOCK
+from persuasion_rl.training.checkpoints import whole_checkpoints
 from running import ROOT, succeed
 from tiny_trainings import ADAPTER, left_in_state, training_words, weights
 

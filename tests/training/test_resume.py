@@ -13,7 +13,13 @@ import pytest
 
 from persuasion_rl.files import file_digest, write_json
 from persuasion_rl.runtime.command import WORKFLOW
-from persuasion_rl.training.checkpoints import LOCK, MARK, last_checkpoint, whole_checkpoints
+from persuasion_rl.runtime.lock import LOCK
+from persuasion_rl.training.checkpoints import (
+    MARK,
+    last_checkpoint,
+    remove_checkpoints,
+    whole_checkpoints,
+)
 from running import ROOT
 from tiny_trainings import ADAPTER, left_in_state, training_words
 
@@ -46,6 +52,15 @@ def test_without_a_whole_checkpoint_a_training_begins_anew(tmp_path):
     assert last_checkpoint(tmp_path / "nothing") is None
     (tmp_path / "checkpoint-2").mkdir()
     assert last_checkpoint(tmp_path) is None
+
+
+def test_all_checkpoints_of_a_model_are_removed_and_the_lock_stays(tmp_path):
+    for name in ("former recipe", "own"):
+        make_whole(tmp_path / name / "checkpoint-2", weights="step 2")
+        (tmp_path / name / "batches.json").touch()
+    (tmp_path / LOCK).touch()
+    remove_checkpoints(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == [LOCK]
 
 
 # Whole trainings

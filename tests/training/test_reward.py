@@ -12,7 +12,7 @@ from persuasion_rl.judges.base import TIE, Comparison, judge_both_orders
 from persuasion_rl.judges.delta import DeltaJudge, load_scorer
 from persuasion_rl.models.lineage import base_digest, check_lineage
 from persuasion_rl.models.loading import load_base
-from persuasion_rl.training.checkpoints import LOCK
+from persuasion_rl.runtime.lock import LOCK
 from tiny_trainings import left_in_state, train_delta, weights
 
 

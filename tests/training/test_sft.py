@@ -9,7 +9,7 @@ import torch
 from persuasion_rl.files import UserError, file_digest, read_json, read_jsonl, write_jsonl
 from persuasion_rl.models.lineage import base_digest, check_lineage
 from persuasion_rl.models.loading import load_base, load_tokenizer
-from persuasion_rl.training.checkpoints import LOCK
+from persuasion_rl.runtime.lock import LOCK
 from tiny_trainings import (
     ADAPTER,
     SEED,

@@ -133,7 +133,14 @@ def test_interplay_gets_the_pairs_that_it_learns_from_wherever_it_judges(elsewhe
     files = f"--delta_pairs {folder}/processed/delta_pairs.jsonl --sides {folder}/splits/sides.csv"
     commands = re.split(r"(?=python -m persuasion_rl\.)", plan)
     told = {command.split()[2] for command in commands if files in command}
-    assert told == {f"persuasion_rl.{stage}" for stage in ("labels", "human_labels", "evaluation")}
+    assert told == {
+        f"persuasion_rl.{stage}"
+        for stage in (
+            "preferences.label_ai",
+            "preferences.simulate_annotators",
+            "evaluation.tables",
+        )
+    }
 
 
 def test_one_more_model_is_one_more_training(elsewhere):

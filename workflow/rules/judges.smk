@@ -77,10 +77,7 @@ rule train_delta_judge:
 
 rule judge_trust:
     input:
-        **judge_inputs("delta", *study.llm),
-        base=study.base_model,
-        pairs=study.path("processed/delta_pairs.jsonl"),
-        sides=study.path("splits/sides.csv"),
+        **judge_inputs("delta", "interplay", *study.llm),
         labels=declared(study.labels),
     output:
         reported(study.path("{folder,judges|unattended}/trust.csv"), "Judges"),
@@ -110,15 +107,14 @@ rule judge_trust:
         asking=lambda wildcards, input: study.asking_flags(*study.llm),
         draws=study.flags(draws="evaluation.bootstrap"),
         code=lambda wildcards: code(
-            "judges.trust",
+            "judges.judge_trust",
             *study.judge_modules(*study.trusted_judges(scope_of_job(wildcards))),
         ),
     message:
         "Measuring how far the judges can be trusted"
     shell:
         r"""
-        python -m persuasion_rl.judges.trust \
-            --pairs {input.pairs:q} --sides {input.sides:q} {params.labels} \
+        python -m persuasion_rl.judges.judge_trust {params.labels} \
             --output {output:q} {params.draws} --threads {threads} \
             {params.judges} {params.settings} {params.place} {params.asking} 2> >(tee {log:q} >&2)
         """

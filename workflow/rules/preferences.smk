@@ -182,12 +182,14 @@ rule simulate_annotators:
         ),
         judge=study.judge_flags(SIMULATED_JUDGE),
         place=judge_place,
-        code=code("preferences.human_labels", *study.judge_modules(SIMULATED_JUDGE)),
+        code=code(
+            "preferences.simulate_annotators", *study.judge_modules(SIMULATED_JUDGE)
+        ),
     message:
         "Simulating annotators for the human pool"
     shell:
         r"""
-        python -m persuasion_rl.preferences.human_labels simulate_annotators \
+        python -m persuasion_rl.preferences.simulate_annotators \
             --responses {input.responses:q} --answers {output:q} --threads {threads} \
             {params.settings} {params.judge} {params.place} 2> >(tee {log:q} >&2)
         """
@@ -215,12 +217,12 @@ rule export_human_labels:
         digest=digest_of_answers(labels_digest),
         settings=study.flags("labels.human.min_labels", "study"),
         labeler="simulated annotators" if SIMULATED else "people",
-        code=code("preferences.human_labels"),
+        code=code("preferences.export_human_labels"),
     message:
         "Joining answers with the responses that they were given for"
     shell:
         r"""
-        python -m persuasion_rl.preferences.human_labels export_human_labels \
+        python -m persuasion_rl.preferences.export_human_labels \
             --responses {input.responses:q} --answers {params.answers:q} \
             --labels {output:q} --labeler {params.labeler:q} {params.settings} 2> >(tee {log:q} >&2)
         """
@@ -277,12 +279,12 @@ rule preference_pairs:
         runtime=grows_with_attempt("10m"),
     params:
         settings=study.flags("seed", "labels.val_fraction"),
-        code=code("preferences.pairs"),
+        code=code("preferences.preference_pairs"),
     message:
         "Making chosen / rejected pairs of the {wildcards.pool} pool"
     shell:
         r"""
-        python -m persuasion_rl.preferences.pairs \
+        python -m persuasion_rl.preferences.preference_pairs \
             --labels {input:q} --train {output.train:q} --val {output.val:q} \
             --report {output.report:q} {params.settings} 2> >(tee {log:q} >&2)
         """

@@ -1,4 +1,4 @@
-"""How a store of people's answers is opened: a SQLite file that is written by one way and read by another.
+"""How a store of people's answers, a SQLite file, is opened: to be written, or to be read without any change.
 
 To write (`Store`), the file is opened in WAL mode with synchronous=FULL: what is committed outlives a kill and a power
 cut, and readers need not wait for writers.
@@ -13,7 +13,8 @@ beside a closed store and leaves them there, and it cannot read such a store in 
 
 The latter two check that the file is as it was before, and else begin again.
 
-A store of an earlier version may lack tables, and columns that may be empty: what it has is read. It is not written to.
+A store of an earlier version may lack tables, and columns that may be empty. What it has is read. A table that lacks
+columns is not written to.
 """
 
 import os
@@ -58,35 +59,36 @@ class Store:
 
     def __init__(self, path: Path):
         self._lock = Lock()
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = sqlite3.connect(
-            path, timeout=PATIENCE_S, isolation_level=None, check_same_thread=False
-        )
         try:
-            self._prepare(path)
-        except BaseException:
-            self._file.close()
-            raise
-
-    def _prepare(self, path: Path) -> None:
-        try:
-            _refuse_other_databases(self._file, path)
-            present = _columns(self._file, self.TABLE)
-            missing = {field.name for field in fields(self.ROW)} - present
-            if present and missing:
-                raise UserError(
-                    f"{path}: a store of an earlier version (its table {self.TABLE} has no column {min(missing)}), which is"
-                    " read but not written: `persuasion-rl export-answers`, move the file away, and"
-                    " `persuasion-rl import-answers`"
-                )
-            _write_ahead(self._file)
-            self._file.execute("PRAGMA synchronous = FULL")
-            self._file.executescript(self.SCHEMA)
-        except sqlite3.OperationalError as error:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = sqlite3.connect(
+                path, timeout=PATIENCE_S, isolation_level=None, check_same_thread=False
+            )
+            try:
+                self._prepare(path)
+            except BaseException:
+                self._file.close()
+                raise
+        except (sqlite3.OperationalError, OSError) as error:
             reason = "somebody else is writing, the disk is full, or it may not be written"
             raise UserError(f"{path}: the store cannot be opened ({error}): {reason}") from None
         except sqlite3.DatabaseError as error:
             raise UserError(f"{path}: not a store of answers ({error}): {INSTEAD}") from None
+
+    def _prepare(self, path: Path) -> None:
+        """Make what is missing, once it is sure that the file is a store of this version."""
+        _refuse_other_databases(self._file, path)
+        present = _columns(self._file, self.TABLE)
+        missing = {field.name for field in fields(self.ROW)} - present
+        if present and missing:
+            raise UserError(
+                f"{path}: a store of an earlier version (its table {self.TABLE} has no column {min(missing)}), which is"
+                " read but not written: `persuasion-rl export-answers`, move the file away, and"
+                " `persuasion-rl import-answers`"
+            )
+        _write_ahead(self._file)
+        self._file.execute("PRAGMA synchronous = FULL")
+        self._file.executescript(self.SCHEMA)
 
     def __enter__(self):
         return self
@@ -133,7 +135,7 @@ def read_table(path: Path, table: str, kind: type[Row]) -> list[Row]:
             try:
                 with files.opened() as file:
                     rows = _rows(file, path, table, kind)
-            except (sqlite3.Error, OSError):
+            except (sqlite3.Error, OSError, UserError):
                 if files.state() == before:
                     raise
             else:
@@ -205,7 +207,14 @@ class _Files:
                     yield file
         else:
             with _connected(self.store, "mode=ro&immutable=1") as file:
+                self._refuse_cut_off(file)
                 yield file
+
+    def _refuse_cut_off(self, file: sqlite3.Connection) -> None:
+        """Raises DatabaseError where the last page is not whole, which SQLite fills with zeros."""
+        (page_size,) = file.execute("PRAGMA page_size").fetchone()
+        if os.stat(self.store).st_size % page_size:
+            raise sqlite3.DatabaseError("its last page is cut off")
 
 
 def _connected(file: str, how: str):
@@ -215,10 +224,10 @@ def _connected(file: str, how: str):
 def _state(file: str) -> tuple[int, ...] | None:
     """What differs once a file was written to; None of a file that is missing or empty."""
     try:
-        found = os.stat(file)
+        stat = os.stat(file)
     except (FileNotFoundError, NotADirectoryError):
         return None
-    return (found.st_mtime_ns, found.st_size, found.st_ino) if found.st_size else None
+    return (stat.st_mtime_ns, stat.st_size, stat.st_ino) if stat.st_size else None
 
 
 def _rows(file: sqlite3.Connection, path: Path, table: str, kind: type[Row]) -> list[Row]:

@@ -10,7 +10,8 @@ from pathlib import Path
 from persuasion_rl.evaluation.markers import Markers, read_markers, words
 from persuasion_rl.evaluation.measures import NOT_MEASURED, Measures
 from persuasion_rl.evaluation.players import read_players
-from persuasion_rl.files import read_jsonl, write_jsonl
+from persuasion_rl.files import UserError, read_jsonl, write_jsonl
+from persuasion_rl.judges.llm.settings import LlmSettings
 from persuasion_rl.runtime.command import note, stage
 from persuasion_rl.statistics.intervals import bootstrap_rate
 
@@ -36,19 +37,20 @@ Answer with one JSON object and nothing before or after it:
 """What follows the rubric."""
 
 
-def read_replies(*, responses: Path, output: Path, llm: str, asking: str) -> int:
+def read_replies(*, responses: Path, output: Path, settings: LlmSettings) -> int:
     """Let a language model read a player's replies by the rubric of honesty.
 
     One row: {"prompt_id", "conversation_id"} with "reason" and the booleans of READ, or with "excluded", the name of
     what kept the model from answering.
 
-    Args:
-        llm, asking: what is asked, and how, as JSON: together they are `llm.Settings`.
+    Raises:
+        UserError: the settings name no model, or `asking.outcomes` could not ask.
     """
-    from persuasion_rl.judges.llm.judge import Settings, ask_about, outcomes
+    from persuasion_rl.judges.llm.asking import ask_about, outcomes
 
-    settings = Settings.read(llm, asking)
-    rubric = Path(settings.rubric).read_text(encoding="utf-8").rstrip() + TASK
+    if settings.model is None:
+        raise UserError("reading for honesty needs --llm_model")
+    rubric = settings.rubric.read_text(encoding="utf-8").rstrip() + TASK
     replies = list(read_jsonl(responses))
     found = outcomes(
         settings,
@@ -66,7 +68,7 @@ def read_replies(*, responses: Path, output: Path, llm: str, asking: str) -> int
         output,
         [
             {name: row["metadata"][name] for name in ("prompt_id", "conversation_id")}
-            | ({"excluded": one.failure} if one.said is None else one.said)
+            | ({"excluded": one.failure} if one.content is None else one.content)
             for row, one in zip(replies, found, strict=True)
         ],
     )

@@ -1,7 +1,8 @@
 """Turns a stage's function into its command line.
 
 Keyword parameters become `--name value` flags of their annotated types. A parameter whose type is a dataclass is a
-group of flags: its fields are the flags, and the function gets the object. A `**recipe` parameter takes every further
+group of flags: its fields are the flags, and the function gets the object. Where the dataclass has a PREFIX, its flags
+begin with it; a field that is itself a dataclass is a group too. A `**recipe` parameter takes every further
 `--name value` pair, so that a trainer's own argument names can be used as they are.
 """
 
@@ -124,15 +125,22 @@ def _add_group(parser: argparse.ArgumentParser, group: type) -> None:
     )
     hints = typing.get_type_hints(group)
     for field in dataclasses.fields(group):
+        if dataclasses.is_dataclass(hints[field.name]):
+            _add_group(parser, hints[field.name])
+            continue
         default = field.default
         if field.default_factory is not dataclasses.MISSING:
             default = field.default_factory()
         _add_flag(
             section,
-            field.name,
+            _flag(group, field),
             hints[field.name],
             inspect.Parameter.empty if default is dataclasses.MISSING else default,
         )
+
+
+def _flag(group: type, field: dataclasses.Field) -> str:
+    return getattr(group, "PREFIX", "") + field.name
 
 
 def _add_flag(parser: Any, name: str, hint: Any, default: Any) -> None:
@@ -147,15 +155,33 @@ def _grouped(function: Callable, values: dict[str, Any]) -> dict[str, Any]:
     arguments = {}
     for name, hint in typing.get_type_hints(function).items():
         if dataclasses.is_dataclass(hint):
-            fields = [field.name for field in dataclasses.fields(hint)]
-            arguments[name] = hint(**{field: values.pop(field) for field in fields})
+            arguments[name] = _group(hint, values)
     return values | arguments
 
 
+def _group(group: type, values: dict[str, Any]) -> Any:
+    """Values of flags as the object of a group; they are taken out of `values`."""
+    hints = typing.get_type_hints(group)
+    return group(
+        **{
+            field.name: _group(hints[field.name], values)
+            if dataclasses.is_dataclass(hints[field.name])
+            else values.pop(_flag(group, field))
+            for field in dataclasses.fields(group)
+        }
+    )
+
+
 def _reading(hint: Any) -> dict[str, Any]:
-    """How argparse reads a type: list[T] takes several values, dict[str, T] several key=value pairs."""
+    """How argparse reads a type: list[T] takes several values, dict[str, T] several key=value pairs.
+
+    A number that may be None is None where the flag says "none".
+    """
     if isinstance(hint, types.UnionType):
-        hint = next(part for part in typing.get_args(hint) if part is not type(None))
+        parts = [part for part in typing.get_args(hint) if part is not type(None)]
+        if {*parts} <= {int, float}:
+            return {"type": _number(parts, may_be_none=len(parts) < len(typing.get_args(hint)))}
+        hint = parts[0]
     origin = typing.get_origin(hint)
     if origin is list:
         return {"nargs": "*", "type": typing.get_args(hint)[0]}
@@ -180,6 +206,21 @@ class _Pairs(argparse.Action):
                 parser.error(f"{option_string}: expected KEY=VALUE, got {value!r}")
             pairs[key] = self.value_type(rest)
         setattr(namespace, self.dest, pairs)
+
+
+def _number(kinds: list[type], may_be_none: bool) -> Callable[[str], int | float | None]:
+    """A reader of numbers, of the first kind that a text can be."""
+
+    def read(text: str) -> int | float | None:
+        if may_be_none and text == "none":
+            return None
+        for kind in kinds:
+            with suppress(ValueError):
+                return kind(text)
+        raise ValueError
+
+    read.__name__ = " or ".join(kind.__name__ for kind in kinds)  # argparse quotes it
+    return read
 
 
 def _boolean(text: str) -> bool:

@@ -1,6 +1,5 @@
 """How the models of a study are compared: players and their replies, judges, what the study declares."""
 
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
@@ -183,14 +182,11 @@ class Evaluation(Lineage):
     def judge_flags(self, *judges: str | None) -> str:
         """What a job that judges is told besides its files; of the judge llm, what decides its answers."""
         settings = {"device": self.config.device, "seed": self.config.seed}
-        if "llm" in judges:
-            settings["llm"] = json.dumps(self._llm_answer(), sort_keys=True)
-        return flags(settings)
+        return flags(settings | (self._llm(LLM_ANSWER) if "llm" in judges else {}))
 
     def reading_flags(self) -> str:
         """What decides the answers where the language model reads for honesty."""
-        answer = self._llm_answer() | {"rubric": self.config.llm.honesty_rubric}
-        return flags({"llm": json.dumps(answer, sort_keys=True)})
+        return flags(self._llm(LLM_ANSWER, rubric=self.config.llm.honesty_rubric))
 
     def asking_flags(self, *judges: str | None) -> str:
         """How the judge llm is asked, where it is one of `judges`, and where its answers are kept.
@@ -199,15 +195,15 @@ class Evaluation(Lineage):
         """
         if "llm" not in judges:
             return ""
-        other = {*LLM_ANSWER, "honesty_rubric"}
-        asking = {
-            name: value for name, value in self.config.llm.resolved().items() if name not in other
-        }
-        asking["cache"] = self.llm_answers
-        return flags({"asking": json.dumps(asking, sort_keys=True)})
+        names = self.config.llm.resolved().keys() - {*LLM_ANSWER, "honesty_rubric"}
+        return flags(self._llm(names, cache=self.llm_answers))
 
-    def _llm_answer(self) -> dict[str, Any]:
-        return {name: self.setting(f"llm.{name}") for name in LLM_ANSWER}
+    def _llm(self, names: Iterable[str], **changes: Any) -> dict[str, Any]:
+        """Settings of the judge llm under the names of their flags."""
+        settings = {name: self.config.llm.resolved()[name] for name in names} | changes
+        if "temperature" in settings and settings["temperature"] is None:
+            settings["temperature"] = "none"  # a flag that is left out has its default
+        return {f"llm_{name}": value for name, value in settings.items()}
 
     @property
     def llm_answers(self) -> str:

@@ -22,4 +22,4 @@ JUDGE_MODULES = {
     "interplay": "judges.interplay",
     "llm": "judges.llm.judge",
 }
-"""The module of each judge."""
+"""The judges by their names in the configuration, and the module of each: a stage has the code of those that it asks."""

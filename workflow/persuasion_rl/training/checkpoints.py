@@ -1,89 +1,21 @@
-"""Checkpoints that outlive a killed training, and the lock that keeps two trainings of one model apart.
+"""Checkpoints that outlive a killed training.
 
 A checkpoint counts once it is marked as whole: a kill in the middle of a save leaves one without a mark, and
 the one before it is used. SIGTERM, a spot instance's notice, saves after the step that is running and ends.
 """
 
-import os
 import re
 import shutil
 import signal
-import socket
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from filelock import FileLock, Timeout, UnixFileLock
-
-from persuasion_rl.files import UserError, file_digest, read_json, write_json
-from persuasion_rl.runtime.command import is_main_process, note
+from persuasion_rl.files import file_digest, read_json, write_json
+from persuasion_rl.runtime.command import note
 
 MARK = "whole.json"
-LOCK = "lock"
-WAITS_S = 300
-"""How long another training of the model gets to save and to end."""
-
-
-@contextmanager
-def locked(state: Path) -> Iterator[None]:
-    """Lock a model's trainings for this process: while the block lasts, no other one of that model writes.
-
-    A stage ends a second after its workflow (`runtime.command`). So what holds the lock is in most cases a training that
-    saves its last step: this one waits for it, and then goes on from its last whole checkpoint. Where several processes
-    train together, the first holds the lock for all.
-
-    The lock is one of the kernel on the file `state`/lock (flock). It goes with its process, also when that is killed.
-    Processes on several machines see it where their file system shares such locks: NFS 4, which takes the lock from a
-    machine that is lost when its lease ends (about 90 s); Lustre mounted with `flock`; BeeGFS with global file locks.
-    With Lustre's `localflock` and BeeGFS's default it keeps processes of one machine apart, not those of two. Where
-    a file system has no such locks, filelock takes the existence of the file instead: what a killed process of this
-    machine left is then recognised by its number, but a file that another machine left must be removed by hand.
-    The file itself stays, because on NFS a process that waits could lock a removed file.
-
-    Args:
-        state: the folder with the checkpoints of all trainings of the model.
-
-    Raises:
-        UserError: another process holds the lock for WAITS_S.
-    """
-    if not is_main_process():
-        yield
-        return
-    state.mkdir(parents=True, exist_ok=True)
-    path = state / LOCK
-    lock = FileLock(path, poll_interval=0.2)
-    try:
-        lock.acquire(blocking=False)
-    except Timeout:
-        note(f"{_holder(path)} still trains this model: waiting for it to save and to end")
-        try:
-            lock.acquire(timeout=WAITS_S)
-        except Timeout:
-            raise UserError(
-                f"{path}: {_holder(path)} still trains this model after {WAITS_S} s; wait for its end or stop it,"
-                " then ask again"
-            ) from None
-    try:
-        if isinstance(lock, UnixFileLock):  # without such locks, filelock itself writes this
-            path.write_text(f"{os.getpid()}\n{socket.gethostname()}\n", encoding="utf-8")
-        yield
-    finally:
-        lock.release()
-
-
-def _holder(lock: Path) -> str:
-    """Who holds a lock, as its file has it: the process in the first line, the machine in the second."""
-    with suppress(OSError, ValueError):
-        process, host, *_ = lock.read_text(encoding="utf-8").splitlines()
-        return f"process {process} on {host}"
-    return "another process"
-
-
-def remove_checkpoints(state: Path) -> None:
-    """Remove all checkpoints of a model, those of former recipes too. The caller holds the lock, so none is in use."""
-    for entry in state.iterdir():
-        if entry.is_dir():
-            shutil.rmtree(entry)
+"""The file of a checkpoint with the digests of its others."""
+_NAME = re.compile(r"checkpoint-\d+").fullmatch
 
 
 def whole_checkpoints(folder: Path) -> Iterator[Path]:
@@ -95,10 +27,8 @@ def whole_checkpoints(folder: Path) -> Iterator[Path]:
             yield path
 
 
-_NAME = re.compile(r"checkpoint-\d+").fullmatch
-
-
 def _files_of(checkpoint: Path) -> dict[str, str]:
+    """The digests of a checkpoint's files, by their paths in it."""
     return {
         str(path.relative_to(checkpoint)): file_digest(path)
         for path in sorted(checkpoint.rglob("*"))
@@ -123,6 +53,13 @@ def last_checkpoint(folder: Path, clean: bool = True) -> str | None:
         return None
     note(f"going on from {whole[0]}")
     return str(whole[0])
+
+
+def remove_checkpoints(state: Path) -> None:
+    """Remove all checkpoints of a model, those of former recipes too. The caller holds the lock, so none is in use."""
+    for entry in state.iterdir():
+        if entry.is_dir():
+            shutil.rmtree(entry)
 
 
 def lacks_evaluation(checkpoint: Path, strategy: str) -> bool:

@@ -12,10 +12,10 @@ from persuasion_rl.models.devices import pick_device, prepare_torch
 from persuasion_rl.models.lineage import base_digest
 from persuasion_rl.models.loading import load_classifier, load_tokenizer
 from persuasion_rl.runtime.command import stage
+from persuasion_rl.runtime.lock import locked
 from persuasion_rl.study.names import BASE
 from persuasion_rl.training.arguments import JobArguments
 from persuasion_rl.training.assertions import assert_effective_batch, assert_trainable
-from persuasion_rl.training.checkpoints import locked
 from persuasion_rl.training.recipe import split_recipe
 from persuasion_rl.training.tokenize import Tokens
 

@@ -6,9 +6,9 @@ from persuasion_rl.models.devices import pick_device, prepare_torch
 from persuasion_rl.models.lineage import check_lineage
 from persuasion_rl.models.loading import load_base, load_tokenizer
 from persuasion_rl.runtime.command import stage
+from persuasion_rl.runtime.lock import locked
 from persuasion_rl.training.arguments import JobArguments, PolicyArguments
 from persuasion_rl.training.assertions import assert_batch, assert_effective_batch, assert_trainable
-from persuasion_rl.training.checkpoints import locked
 from persuasion_rl.training.recipe import split_recipe
 from persuasion_rl.training.tokenize import Tokens
 

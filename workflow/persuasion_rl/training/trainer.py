@@ -210,7 +210,7 @@ def train_and_write(
 
     Beside the adapter go adapter_config.json, history.jsonl (one logged step a row), metrics.json and
     recipe.json. The checkpoints are removed when all of it is written. With several processes each trains,
-    and the first writes. The caller holds the lock of the model's trainings (`checkpoints.locked`).
+    and the first writes. The caller holds the lock of the model's trainings (`runtime.lock.locked`).
 
     Args:
         workload: what the model counts of its work (`unpadding.compute_without_padding`).

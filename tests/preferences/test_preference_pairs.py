@@ -5,15 +5,14 @@ from collections import Counter
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from test_labels import LeansToTheFirst, PrefersTheFirst
 
 from csv_files import read_csv
 from persuasion_rl.files import UserError, read_json, read_jsonl, write_jsonl
-from persuasion_rl.judges.base import Comparison, judge_both_orders
+from persuasion_rl.judges.base import OPPOSITE, Comparison, judge_both_orders
+from persuasion_rl.judges.judge_trust import judge_trust
 from persuasion_rl.judges.length import LengthJudge
-from persuasion_rl.judges.trust import judge_trust
-from persuasion_rl.preferences.label_ai import OPPOSITE
-from persuasion_rl.preferences.pairs import (
+from persuasion_rl.judges.make import JudgeSettings
+from persuasion_rl.preferences.preference_pairs import (
     describe,
     preference_pairs,
     validation_conversations,
@@ -22,6 +21,7 @@ from persuasion_rl.preferences.pairs import (
 from persuasion_rl.report.pool_labels import label_column
 from persuasion_rl.statistics.intervals import wilson
 from persuasion_rl.tables import write_table
+from response_pairs import LeansToTheFirst, PrefersTheFirst
 
 POST = "Poster: buses are slow."
 
@@ -252,23 +252,22 @@ def test_a_preference_for_the_place_shows(judge, first_shown, flipped):
 
 @given(rows=st.lists(label_rows(), max_size=12))
 def test_which_response_a_row_has_first_says_nothing(rows):
-    """Turned round, with verdicts and orders of the votes, the labels are like they were."""
-    opposite = OPPOSITE | {"none": "none"}
-    turned = [
+    """Swapped, with verdicts and orders of the votes, the labels are like they were."""
+    swapped = [
         row
         | {"response_1": row["response_2"], "response_2": row["response_1"]}
-        | {"verdict": opposite[row["verdict"]]}
-        | {"votes": [_turned(vote, opposite) for vote in row["votes"]]}
+        | {"verdict": OPPOSITE[row["verdict"]]}
+        | {"votes": [_swapped(vote) for vote in row["votes"]]}
         for row in rows
     ]
-    before, after = describe(rows, [], 1), describe(turned, [], 1)
+    before, after = describe(rows, [], 1), describe(swapped, [], 1)
     assert before["verdicts"].get("1") == after["verdicts"].get("2")
     for name in ("labels", "flips", "first_shown"):
         assert before[name] == after[name]
 
 
-def _turned(vote, opposite):
-    return vote | {"order": vote["order"][::-1], "verdict": opposite[vote["verdict"]]}
+def _swapped(vote):
+    return vote | {"order": vote["order"][::-1], "verdict": OPPOSITE[vote["verdict"]]}
 
 
 def test_intervals_are_over_conversations():
@@ -289,9 +288,10 @@ def test_rows_that_could_not_be_labelled_count_nowhere_in_trust(tmp_path):
     side = {"conversation_id": "c1", "side": "test"}
     write_table(tmp_path / "sides.csv", [side], list(side))
     judge_trust(
-        judges=["length"], pairs=tmp_path / "pairs.jsonl", sides=tmp_path / "sides.csv",
-        labels={"ai": tmp_path / "ai.jsonl"}, output=tmp_path / "trust.csv", draws=10, seed=1,
-        threads=1, base=tmp_path, delta_adapter=tmp_path,
+        judges=["length"], labels={"ai": tmp_path / "ai.jsonl"}, output=tmp_path / "trust.csv", draws=10,
+        settings=JudgeSettings(
+            seed=1, threads=1, delta_pairs=tmp_path / "pairs.jsonl", sides=tmp_path / "sides.csv"
+        ),
     )  # fmt: skip
     rows = {row["measure"]: (row["rows"], row["value"]) for row in read_csv(tmp_path / "trust.csv")}
     assert rows["delta_pairs"] == rows["ai_labels"] == ("1", "1.0")
@@ -311,9 +311,10 @@ def test_agreement_with_the_length_baseline_is_the_one_of_the_table_of_trust(pai
     side = {"conversation_id": "c1", "side": "test"}
     write_table(tmp_path / "sides.csv", [side], list(side))
     judge_trust(
-        judges=["length"], pairs=tmp_path / "delta.jsonl", sides=tmp_path / "sides.csv",
-        labels={"ai": tmp_path / "labels.jsonl"}, output=tmp_path / "trust.csv", draws=2000, seed=1,
-        threads=1, base=tmp_path, delta_adapter=tmp_path,
+        judges=["length"], labels={"ai": tmp_path / "labels.jsonl"}, output=tmp_path / "trust.csv", draws=2000,
+        settings=JudgeSettings(
+            seed=1, threads=1, delta_pairs=tmp_path / "delta.jsonl", sides=tmp_path / "sides.csv"
+        ),
     )  # fmt: skip
     (row,) = [r for r in read_csv(tmp_path / "trust.csv") if r["measure"] == "ai_labels"]
     for name in ("value", "low", "high", "rows"):

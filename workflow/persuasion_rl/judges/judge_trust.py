@@ -5,7 +5,7 @@ from itertools import permutations
 from pathlib import Path
 
 from persuasion_rl.data.delta_pairs import pairs_on
-from persuasion_rl.files import read_jsonl
+from persuasion_rl.files import UserError
 from persuasion_rl.judges.base import (
     FIRST,
     NONE,
@@ -16,7 +16,8 @@ from persuasion_rl.judges.base import (
     judge_both_orders,
 )
 from persuasion_rl.judges.length import LengthJudge
-from persuasion_rl.judges.make import make_judge
+from persuasion_rl.judges.make import JudgeSettings, make_judge
+from persuasion_rl.records import DeltaPair, LabelRow, read_rows
 from persuasion_rl.runtime.command import note, stage
 from persuasion_rl.statistics.intervals import Interval
 from persuasion_rl.tables import write_table
@@ -28,29 +29,24 @@ COLUMNS = ["judge", "measure", "value", "low", "high", "rows", "conversations", 
 
 @dataclass(frozen=True)
 class Case:
-    """A comparison whose right answer is known, or was given by somebody: by one, or by several together."""
+    """A comparison with the verdict that is right, or that its label has.
+
+    labels: the verdicts of single labellers, where the case is a label's.
+    """
 
     comparison: Comparison
     expected: str
     conversation: str
-    given: tuple[str, ...] = ()
+    labels: tuple[str, ...] = ()
 
 
 def judge_trust(
     *,
     judges: list[str],
-    pairs: Path,
-    sides: Path,
     labels: dict[str, Path],
     output: Path,
     draws: int,
-    seed: int,
-    threads: int,
-    base: Path,
-    delta_adapter: Path,
-    device: str = "auto",
-    llm: str | None = None,
-    asking: str | None = None,
+    settings: JudgeSettings,
     shared: dict[str, str] = {},
 ) -> None:
     """Write how often each judge is right, how far it agrees with the labels, and what else sways it.
@@ -59,48 +55,35 @@ def judge_trust(
     with whose weights the judge's own begin, so that they may err alike). Measures:
 
     delta_pairs: share of test-side pairs where the judge prefers the reply with the delta; a tie or an abstention is
-    half right, so that a coin scores .5. like_length: the same on pairs of like length. above_length: what the share
-    has above the length baseline's on the same pairs, which are drawn together.
+    half right, so that a coin scores .5. like_length: that share on pairs of like length. above_length: the share less
+    the length baseline's on the same pairs, which are resampled together.
     flips: share of these pairs where its answer changes with the order. first_place: share of its decided answers, of
     both orders, for the response shown first. longer: share of its decided answers for the longer one.
-    {pool}_labels: agreement with the pool's decided labels. {pool}_kappa: Cohen's kappa with what single labellers
-    said, ties too; the judge "labellers" has that of every two of them.
+    {pool}_labels: agreement with the pool's decided labels. {pool}_kappa: Cohen's kappa with the verdicts of single
+    labellers, ties too; the judge "labellers" has that of every two of them.
 
     Pairs of which the judge gave no answer do not count.
 
     Args:
-        labels: pool -> label rows.
-        llm, asking: for the judge llm (`judges.make_judge`).
+        labels: pool -> label rows. settings: with the delta pairs, whose test side is judged, and the sides.
         shared: judge -> the players with which it shares weights, in words; none for a judge that is not named.
     """
-    held_out = pairs_on("test", pairs, sides)
+    if settings.delta_pairs is None or settings.sides is None:
+        raise UserError("judges are measured on delta pairs: --delta_pairs and --sides are needed")
+    held_out = pairs_on("test", settings.delta_pairs, settings.sides)
     sets = {"delta_pairs": [_delta_case(row) for row in held_out]}
     for pool, path in labels.items():
         sets[f"{pool}_labels"] = [_label_case(row) for row in _labelled(path)]
-    table = Trust(draws, seed, shared)
+    table = Trust(draws, settings.seed, shared)
     for name in judges:
-        judge = make_judge(
-            name,
-            base=base,
-            delta_adapter=delta_adapter,
-            device=device,
-            threads=threads,
-            seed=seed,
-            delta_pairs=pairs,
-            sides=sides,
-            llm=llm,
-            asking=asking,
+        judge = make_judge(name, settings)
+        # At once: a judge may say what all will cost.
+        judged = iter(
+            judge_both_orders(judge, [case.comparison for cases in sets.values() for case in cases])
         )
-        comparisons = [case.comparison for cases in sets.values() for case in cases]
-        # At once: a judge may tell what all will cost.
-        found = judge_both_orders(judge, comparisons)
         for measure, cases in sets.items():
-            judged, found = found[: len(cases)], found[len(cases) :]
-            answered = [
-                (case, said)
-                for case, said in zip(cases, judged, strict=True)
-                if said.failure is None
-            ]
+            of_set = [(case, next(judged)) for case in cases]
+            answered = [(case, both) for case, both in of_set if both.failure is None]
             if not answered:
                 note(f"{name}: no answer for {measure}")
             elif measure == "delta_pairs":
@@ -129,13 +112,13 @@ class Trust:
         self._rate(judge, "like_length", like)
         if judge != LengthJudge.name:
             self._above_length(judge, answered)
-        both = [
+        flips = [
             (one.verdict != other.verdict, case.conversation)
             for case, judged in answered
-            for one, other in [judged.opinions]
+            for one, other in [judged.judgments]
             if NONE not in (one.verdict, other.verdict)
         ]
-        self._rate(judge, "flips", both)
+        self._rate(judge, "flips", flips)
         self._rate(judge, "first_place", [vote for c, j in answered for vote in _for_first(c, j)])
         self._rate(judge, "longer", [vote for c, j in answered for vote in _for_longer(c, j)])
 
@@ -147,8 +130,8 @@ class Trust:
         conversations = [case.conversation for case, _ in answered]
         # As a rate, half of one plus the gap: where all gaps are alike, it is not certain either.
         rates = [(1 + gap) / 2 for gap in gaps]
-        found = bootstrap_rate(rates, conversations, self._draws, self._seed)
-        ends = (2 * end - 1 for end in (found.value, found.low, found.high))
+        rate = bootstrap_rate(rates, conversations, self._draws, self._seed)
+        ends = (2 * end - 1 for end in (rate.value, rate.low, rate.high))
         self._add(judge, "above_length", Interval(*ends), conversations)
 
     def on_labels(self, judge: str, pool: str, answered: list[tuple[Case, Judged]]) -> None:
@@ -160,43 +143,43 @@ class Trust:
             judge,
             pool,
             [
-                (said, judged.verdict, case.conversation)
+                (label, judged.verdict, case.conversation)
                 for case, judged in answered
-                for said in case.given
-                if NONE not in (said, judged.verdict)
+                for label in case.labels
+                if NONE not in (label, judged.verdict)
             ],
         )
 
     def among_labellers(self, pool: str, cases: list[Case]) -> None:
-        """Where several people, or simulated ones, labelled the same pairs: each of two may stand first."""
+        """Agreement among several people, or simulated ones, who labelled the same pairs: each of two may stand first."""
         self._kappa(
             "labellers",
             pool,
             [
                 (one, other, case.conversation)
                 for case in cases
-                for one, other in permutations(case.given, 2)
+                for one, other in permutations(case.labels, 2)
             ],
         )
 
-    def _kappa(self, judge: str, pool: str, said: list[tuple[str, str, str]]) -> None:
+    def _kappa(self, judge: str, pool: str, verdicts: list[tuple[str, str, str]]) -> None:
         from persuasion_rl.statistics.agreement import kappa
         from persuasion_rl.statistics.intervals import Resamples
 
-        if said:
-            ones, others, conversations = zip(*said, strict=True)
-            found = kappa(ones, others, Resamples(conversations, self._draws, self._seed))
-            self._add(judge, f"{pool}_kappa", found, conversations)
+        if verdicts:
+            ones, others, conversations = zip(*verdicts, strict=True)
+            interval = kappa(ones, others, Resamples(conversations, self._draws, self._seed))
+            self._add(judge, f"{pool}_kappa", interval, conversations)
 
     def _rate(self, judge: str, measure: str, points: list[tuple[float, str]]) -> None:
         from persuasion_rl.statistics.intervals import bootstrap_rate
 
         if points:
             values, conversations = zip(*points, strict=True)
-            found = bootstrap_rate(list(map(float, values)), conversations, self._draws, self._seed)
-            self._add(judge, measure, found, conversations)
+            rate = bootstrap_rate(list(map(float, values)), conversations, self._draws, self._seed)
+            self._add(judge, measure, rate, conversations)
 
-    def _add(self, judge: str, measure: str, interval, conversations) -> None:
+    def _add(self, judge: str, measure: str, interval: Interval, conversations) -> None:
         row = {
             "judge": judge,
             "measure": measure,
@@ -209,16 +192,18 @@ class Trust:
         note("{judge:>9} {measure:<13} {value:.3f} [{low:.3f}, {high:.3f}]".format(**row))
 
 
-def _labelled(path: Path) -> list[dict]:
-    return [row for row in read_jsonl(path) if "excluded" not in row]
+def _labelled(path: Path) -> list[LabelRow]:
+    return [row for row in read_rows(path, LabelRow) if "excluded" not in row]
 
 
-def _label_case(row: dict) -> Case:
+def _label_case(row: LabelRow) -> Case:
     comparison = Comparison(row["prompt"], row["response_1"], row["response_2"])
-    return Case(comparison, row["verdict"], row["metadata"]["conversation_id"], _opinions(row))
+    return Case(
+        comparison, row["verdict"], row["metadata"]["conversation_id"], _single_verdicts(row)
+    )
 
 
-def _delta_case(row: dict) -> Case:
+def _delta_case(row: DeltaPair) -> Case:
     """A pair with the winner shown first; judges are asked in both orders, so the place tells nothing."""
     comparison = Comparison(row["prompt"], row["winner"], row["loser"])
     return Case(comparison, FIRST, row["metadata"]["conversation_id"])
@@ -232,9 +217,9 @@ def _for_first(case: Case, judged: Judged) -> list[tuple[bool, str]]:
     """Whether each decided answer is for the response that was shown first."""
     shown_first = (FIRST, SECOND)  # as given, and swapped
     return [
-        (opinion.verdict == first, case.conversation)
-        for opinion, first in zip(judged.opinions, shown_first, strict=True)
-        if opinion.verdict in (FIRST, SECOND)
+        (judgment.verdict == first, case.conversation)
+        for judgment, first in zip(judged.judgments, shown_first, strict=True)
+        if judgment.verdict in (FIRST, SECOND)
     ]
 
 
@@ -242,17 +227,17 @@ def _for_longer(case: Case, judged: Judged) -> list[tuple[bool, str]]:
     """Whether each decided answer is for the response with more words; of as many there is none."""
     one, other = _words(case.comparison)
     return [
-        (opinion.verdict == (FIRST if one > other else SECOND), case.conversation)
-        for opinion in judged.opinions
-        if opinion.verdict in (FIRST, SECOND) and one != other
+        (judgment.verdict == (FIRST if one > other else SECOND), case.conversation)
+        for judgment in judged.judgments
+        if judgment.verdict in (FIRST, SECOND) and one != other
     ]
 
 
-def _opinions(row: dict) -> tuple[str, ...]:
-    """What each labeller said of a pair; of one alone it is the label, which a judge's two orders make together."""
-    said = {vote["labeler"]: vote["verdict"] for vote in row["votes"]}
-    given = said.values() if len(said) > 1 else [row["verdict"]]
-    return tuple(verdict for verdict in given if verdict != NONE)
+def _single_verdicts(row: LabelRow) -> tuple[str, ...]:
+    """Each labeller's verdict on a pair; of one alone it is the label, which a judge's two orders make together."""
+    by_labeler = {vote["labeler"]: vote["verdict"] for vote in row["votes"]}
+    verdicts = by_labeler.values() if len(by_labeler) > 1 else [row["verdict"]]
+    return tuple(verdict for verdict in verdicts if verdict != NONE)
 
 
 def _words(comparison: Comparison) -> tuple[int, int]:

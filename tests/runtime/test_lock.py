@@ -8,18 +8,17 @@ import sys
 import time
 from pathlib import Path
 
-import filelock
 import pytest
 
 from persuasion_rl.files import UserError
-from persuasion_rl.training import checkpoints
-from persuasion_rl.training.checkpoints import LOCK, locked, remove_checkpoints
+from persuasion_rl.runtime import lock
+from persuasion_rl.runtime.lock import LOCK, locked
 from running import ROOT
 
 HOLDER = """
 import fcntl, os, sys, time
 from pathlib import Path
-from persuasion_rl.training.checkpoints import locked
+from persuasion_rl.runtime.lock import locked
 folder, seconds = Path(sys.argv[1]), float(sys.argv[2])
 with locked(folder / "state"), (folder / "witness").open("a") as witness:
     try:  # the kernel knows who else is in here
@@ -61,7 +60,7 @@ def test_a_killed_holder_gives_the_lock_back_and_the_next_one_says_who_it_waits_
 
 
 def test_a_training_that_does_not_end_is_named_in_one_line(tmp_path, monkeypatch):
-    monkeypatch.setattr(checkpoints, "WAITS_S", 0.5)
+    monkeypatch.setattr(lock, "WAITS_S", 0.5)
     first = hold(tmp_path, 60)
     assert first.stdout.readline() == "holds\n"
     try:
@@ -97,29 +96,19 @@ def test_without_locks_of_the_kernel_the_file_is_the_lock(tmp_path, monkeypatch)
         raise OSError(38, "Function not implemented")
 
     monkeypatch.setattr("filelock._unix.fcntl.flock", missing)
-    monkeypatch.setattr(checkpoints, "WAITS_S", 0.5)
+    monkeypatch.setattr(lock, "WAITS_S", 0.5)
     ended = subprocess.Popen([sys.executable, "-c", ""])
     ended.wait()
-    lock = tmp_path / LOCK
+    file = tmp_path / LOCK
     with pytest.warns(UserWarning, match="falling back"), locked(tmp_path):
-        assert lock.read_text().startswith(f"{os.getpid()}\n")
-    assert not lock.exists()
-    lock.write_text(f"{ended.pid}\n{socket.gethostname()}\n")
+        assert file.read_text().startswith(f"{os.getpid()}\n")
+    assert not file.exists()
+    file.write_text(f"{ended.pid}\n{socket.gethostname()}\n")
     old = time.time() - 60
-    os.utime(lock, (old, old))
+    os.utime(file, (old, old))
     with pytest.warns(UserWarning), locked(tmp_path):
         pass
-    lock.write_text("77\nelsewhere\n")
-    os.utime(lock, (old, old))
+    file.write_text("77\nelsewhere\n")
+    os.utime(file, (old, old))
     with pytest.warns(UserWarning), pytest.raises(UserError, match="process 77 on elsewhere"), locked(tmp_path):  # fmt: skip
         pass
-
-
-def test_all_checkpoints_of_a_model_are_removed_and_the_lock_stays(tmp_path):
-    for name in ("former recipe", "own"):
-        (tmp_path / name / "checkpoint-2").mkdir(parents=True)
-        (tmp_path / name / "batches.json").touch()
-    with locked(tmp_path):
-        remove_checkpoints(tmp_path)
-        assert [path.name for path in tmp_path.iterdir()] == [LOCK]
-    assert filelock.FileLock(tmp_path / LOCK).acquire(timeout=0)

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
-from persuasion_rl.files import UserError, keyed_number, read_jsonl, write_json, write_jsonl
+from persuasion_rl.files import UserError, keyed_number, write_json, write_jsonl
 from persuasion_rl.judges.base import (
     FIRST,
     SECOND,
@@ -17,6 +17,7 @@ from persuasion_rl.judges.base import (
     judge_both_orders,
 )
 from persuasion_rl.judges.length import LengthJudge
+from persuasion_rl.records import LabelRow, PreferencePair, read_rows
 from persuasion_rl.runtime.command import note, stage
 from persuasion_rl.statistics.intervals import bootstrap_mean, bootstrap_rate
 
@@ -33,15 +34,18 @@ def preference_pairs(
 ) -> tuple[int, int]:
     """Write the decided labels as pairs; a share `val_fraction` of the conversations goes to `val`.
 
-    One row: {"prompt", "chosen", "rejected", "metadata": {..., "labeler"}}. `report` gets what
-    `describe` says of the labels, and how many pairs there are.
+    `report` gets what `describe` says of the labels, and how many pairs there are. Returns how many there are to train on,
+    and to validate.
+
+    Raises:
+        UserError: there is no pair to train on, or none to validate.
     """
-    rows = list(read_jsonl(labels))
+    rows = list(read_rows(labels, LabelRow))
     labelled = [row for row in rows if "excluded" not in row]
     excluded = _counted(row["excluded"] for row in rows if "excluded" in row)
     decided = [_pair(row) for row in labelled if row["verdict"] in (FIRST, SECOND)]
     pairs, duplicates = without_duplicates(decided)
-    parts: dict[Path, list[dict]] = {train: [], val: []}
+    parts: dict[Path, list[PreferencePair]] = {train: [], val: []}
     held_out = validation_conversations(map(_conversation, pairs), val_fraction, seed)
     for pair in pairs:
         parts[val if _conversation(pair) in held_out else train].append(pair)
@@ -54,14 +58,16 @@ def preference_pairs(
             )
     for path, part in parts.items():
         write_jsonl(path, part)
-    found = {
-        "excluded": excluded,
-        **describe(labelled, decided, seed),
-        "duplicates": duplicates,
-        "pairs": {"train": len(parts[train]), "val": len(parts[val])},
-        "mean_tokens": _mean_tokens(pairs),
-    }
-    write_json(report, found)
+    write_json(
+        report,
+        {
+            "excluded": excluded,
+            **describe(labelled, decided, seed),
+            "duplicates": duplicates,
+            "pairs": {"train": len(parts[train]), "val": len(parts[val])},
+            "mean_tokens": _mean_tokens(pairs),
+        },
+    )
     note(
         f"{len(labelled)} labels: {len(parts[train])} pairs to train on, {len(parts[val])} to validate;"
         f" duplicates dropped: {duplicates}"
@@ -70,13 +76,15 @@ def preference_pairs(
 
 
 def validation_conversations(ids: Iterable[str], fraction: float, seed: int) -> set[str]:
-    """The share `fraction` of some conversations, and one at least, drawn by their ids: a conversation more or
-    less changes the draw of few others."""
-    drawn = sorted(set(ids), key=lambda id_: keyed_number("pairs", seed, id_))
-    return set(drawn[: max(1, round(fraction * len(drawn)))])
+    """A random share `fraction` of some conversations, and one at least.
+
+    Each has a place of its own in a random order, by its id: a conversation more or less moves few others.
+    """
+    shuffled = sorted(set(ids), key=lambda id_: keyed_number("pairs", seed, id_))
+    return set(shuffled[: max(1, round(fraction * len(shuffled)))])
 
 
-def _pair(row: dict) -> dict:
+def _pair(row: LabelRow) -> PreferencePair:
     first, second = row["response_1"], row["response_2"]
     chosen, rejected = (first, second) if row["verdict"] == FIRST else (second, first)
     return {
@@ -87,7 +95,7 @@ def _pair(row: dict) -> dict:
     }
 
 
-def _conversation(row: dict) -> str:
+def _conversation(row: LabelRow | PreferencePair) -> str:
     return row["metadata"]["conversation_id"]
 
 
@@ -95,18 +103,20 @@ def _counted(names: Iterable[str]) -> dict[str, int]:
     return dict(sorted(Counter(names).items()))
 
 
-def without_duplicates(pairs: list[dict]) -> tuple[list[dict], dict[str, int]]:
-    """One pair for each prompt and two texts, the first one, and how many were dropped and why.
+def without_duplicates(
+    pairs: list[PreferencePair],
+) -> tuple[list[PreferencePair], dict[str, int]]:
+    """Keep one pair for each prompt and two texts, the first one; also how many were dropped and why.
 
-    "repeated": said the same once more. "contradictory": the other way round in another row; all of
-    these go, since nothing tells which row is right.
+    "repeated": a pair that an earlier row has too. "contradictory": another row prefers the other text; all of these
+    go, since nothing tells which row is right.
     """
-    same: dict[tuple[str, frozenset[str]], list[dict]] = {}
+    groups: dict[tuple[str, frozenset[str]], list[PreferencePair]] = {}
     for pair in pairs:
         texts = frozenset((pair["chosen"], pair["rejected"]))
-        same.setdefault((pair["prompt"], texts), []).append(pair)
+        groups.setdefault((pair["prompt"], texts), []).append(pair)
     kept, dropped = [], {"repeated": 0, "contradictory": 0}
-    for group in same.values():
+    for group in groups.values():
         if len({pair["chosen"] for pair in group}) > 1:
             dropped["contradictory"] += len(group)
         else:
@@ -115,8 +125,8 @@ def without_duplicates(pairs: list[dict]) -> tuple[list[dict], dict[str, int]]:
     return kept, dropped
 
 
-def describe(labelled: list[dict], decided: list[dict], seed: int) -> dict:
-    """What the labels of a pool are like; what cannot be measured is None.
+def describe(labelled: list[LabelRow], decided: list[PreferencePair], seed: int) -> dict:
+    """Measure what the labels of a pool are like; what cannot be measured is None.
 
     labels, verdicts: how many, and by verdict.
     flips: of the times that a judge was "asked" in both orders, how often its two answers differ.
@@ -149,26 +159,26 @@ def describe(labelled: list[dict], decided: list[dict], seed: int) -> dict:
     }
 
 
-def _flips(labelled: list[dict]) -> dict[str, int] | None:
+def _flips(labelled: list[LabelRow]) -> dict[str, int] | None:
     both = [answers for row in labelled for answers in _answers_in_both_orders(row["votes"])]
     flipped = sum(one != other for one, other in both)
     return {"asked": len(both), "flipped": flipped} if both else None
 
 
 def _answers_in_both_orders(votes: list[dict]) -> list[tuple[str, str]]:
-    """The two answers of each judge that gave one in both orders, told in terms of the pair as given."""
+    """The two answers of each judge that gave one in both orders, in terms of the pair as given."""
     answers: dict[str, dict[str, str]] = {}
     for vote in votes:
         if "order" in vote and vote["verdict"] in (FIRST, SECOND, TIE):
             answers.setdefault(vote["labeler"], {})[vote["order"]] = vote["verdict"]
-    return [(given["12"], given["21"]) for given in answers.values() if len(given) == 2]
+    return [(orders["12"], orders["21"]) for orders in answers.values() if len(orders) == 2]
 
 
-def _agreement(judge: Judge, decided: list[dict], seed: int) -> dict | None:
+def _agreement(judge: Judge, decided: list[PreferencePair], seed: int) -> dict | None:
     """How often a judge, asked in both orders, prefers the chosen response; a tie is half."""
-    asked = [Comparison(pair["prompt"], pair["chosen"], pair["rejected"]) for pair in decided]
+    comparisons = [Comparison(pair["prompt"], pair["chosen"], pair["rejected"]) for pair in decided]
     points = {FIRST: 1.0, SECOND: 0.0}
-    agreed = [points.get(judged.verdict, 0.5) for judged in judge_both_orders(judge, asked)]
+    agreed = [points.get(judged.verdict, 0.5) for judged in judge_both_orders(judge, comparisons)]
     return _mean(list(zip(agreed, map(_conversation, decided), strict=True)), seed, bootstrap_rate)
 
 
@@ -181,8 +191,8 @@ def _mean(values: list[tuple[float, str]], seed: int, estimate=bootstrap_mean) -
     return {**interval.columns("value"), "rows": len(values)}
 
 
-def _mean_tokens(pairs: list[dict]) -> float | None:
-    """The mean length of a pair, both responses, in tokens, where their metadata tell it."""
+def _mean_tokens(pairs: list[PreferencePair]) -> float | None:
+    """The mean length of a pair, both responses, in tokens, of the pairs whose metadata have it."""
     lengths = [sum(p["metadata"]["tokens"]) for p in pairs if "tokens" in p["metadata"]]
     return sum(lengths) / len(lengths) if lengths else None
 
