@@ -36,7 +36,7 @@ SHOWN = [*TOPICS[:5], "zoos", "coffee"]
 """The first prompts, as many as evaluation.sample_replies says, and those on which a model loses."""
 REPORT = "results/cmv/unattended/report.html"
 RULES = ("evaluate_win_rates evaluate_ranking evaluate_behaviour evaluate_honesty keep_equally_honest"
-         " evaluate_equal_honesty compare_models_unattended report_unattended").split()  # fmt: skip
+         " evaluate_equal_honesty compare_models report_study").split()  # fmt: skip
 
 
 def reply(player, number, topic):
@@ -163,7 +163,7 @@ def test_what_waits_for_people_is_named_on_top_and_is_nowhere_else_in_the_report
 def test_the_report_is_made_from_the_inputs_of_its_rule_and_from_nothing_else(root, tmp_path):
     """By its command, in a folder that has these files only."""
     jobs = json.loads(plans.plan("config/config.yaml", root))
-    (job,) = (job for job in jobs if job["rule"] == "report_unattended")
+    (job,) = (job for job in jobs if REPORT in job["output"])
     for path in job["input"]:
         (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(root / path, tmp_path / path)
@@ -189,15 +189,15 @@ def test_the_report_tells_what_answers_of_language_models_cost(root):
     ]
     with opened(root / "results/cmv/state/llm.sqlite") as cache:
         cache.add(*answers)
-    page = make(root, "--forcerun", "report_unattended")
+    page = make(root, "--forcerun", "report_study")
     # 11,800 tokens in, 220 out
     assert re.search(told, page)[1] == "6, 0.0019 USD; of 3 no price is known"
 
 
 def test_a_model_card_says_what_it_is_for_its_risks_and_its_numbers(root):
     """In the Hub's format; of the published study, whose human branch waits."""
-    card = "results/cmv/unattended/models/rlaif.md"
-    succeed(card, "--cores", 1, "--allowed-rules", *RULES, "write_model_card_unattended", root=root)
+    card = "results/cmv/unattended/models/rlaif/README.md"
+    succeed(card, "--cores", 1, "--allowed-rules", *RULES, "write_model_card", root=root)
     text = (root / card).read_text()
     front = ModelCard(text).data
     assert front.base_model == "Qwen/Qwen2.5-0.5B-Instruct" and front.library_name == "peft"

@@ -76,7 +76,7 @@ def test_what_is_missing_comes_first(elsewhere, command_line):
     assert report(file).splitlines()[-1].startswith("next: GPU: run on a machine with a GPU")
     run = command_line("tools.cli", "doctor", "--configfile", elsewhere / "nothing.yaml")
     assert run.returncode == 1 and run.stderr.splitlines() == [
-        f"error: {elsewhere / 'nothing.yaml'}: no such configuration"
+        f"error: {elsewhere / 'nothing.yaml'}: does not exist"
     ]
 
 
@@ -89,7 +89,7 @@ def test_a_folder_without_the_workflow_is_said_to_be_none(checkout, monkeypatch)
 
 def test_the_largest_rule_is_the_one_that_rules_ask_for():
     asked = re.findall(
-        r"mem_mb=growing\(([\d_]+)\)",
+        r"mem_mb=grows_with_attempt\(([\d_]+)\)",
         "".join(file.read_text() for file in (ROOT / "workflow/rules").glob("*.smk")),
     )
     assert max(int(amount) for amount in asked) == ASSUMED.largest_rule_gb * 1000

@@ -13,8 +13,6 @@ import pytest
 from running import ROOT, copy_project
 
 PACKAGE = ROOT / "workflow/persuasion_rl"
-SCHEMAS = ROOT / "workflow/schemas"
-"""Where the schema of configurations is a file: beside the package, of which it is no part."""
 
 
 @pytest.fixture(scope="module")
@@ -53,11 +51,11 @@ def test_a_wheel_has_every_file_of_the_package(installed):
         return {str(p.relative_to(folder)) for p in paths if "__pycache__" not in p.parts}
 
     assert files(installed / "persuasion_rl") == files(PACKAGE)
+    (commands,) = installed.glob("*.dist-info/entry_points.txt")
+    assert "persuasion-rl = persuasion_rl.tools.cli:main" in commands.read_text()
 
 
 def test_the_doctor_runs_where_there_is_a_configuration_and_no_checkout(installed, tmp_path):
-    if SCHEMAS.is_dir():
-        shutil.copytree(SCHEMAS, installed / "schemas")
     (tmp_path / "mine.yaml").write_text((ROOT / "config/demo.yaml").read_text())
     where = run(installed, tmp_path, "-c", "import persuasion_rl; print(persuasion_rl.__file__)")
     assert where.stdout.startswith(str(installed))

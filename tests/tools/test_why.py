@@ -129,7 +129,7 @@ def test_a_file_whose_run_was_cut_off_is_said_to_be(checkout):
     ids=["command", "inputs"],
 )
 def test_what_changed_in_a_rule_is_told(checkout, old, new, cause):
-    rules = checkout / "workflow/rules/corpora.smk"
+    rules = checkout / "workflow/rules/data.smk"
     assert old in rules.read_text()
     rules.write_text(rules.read_text().replace(old, new))
     told = why(checkout)

@@ -161,15 +161,20 @@ def seed_rows(trained: dict[str, Trained], rows: list[dict[str, Any]]) -> list[d
     groups: dict[str, dict[tuple[int, ...], dict]] = {}
     for row in rows:
         groups.setdefault(row["group"], {}).setdefault(seeds_behind(row["model"], origins), row)
-    return [_spread(list(runs.values())) for runs in groups.values() if len(runs) > 1]
+    return [
+        _spread(list(trainings.values())) for trainings in groups.values() if len(trainings) > 1
+    ]
 
 
-def _spread(runs: list[dict[str, Any]]) -> dict[str, Any]:
+def _spread(trainings: list[dict[str, Any]]) -> dict[str, Any]:
     """The row of a group: what its models share, then mean and standard deviation over them."""
-    row = {key: runs[0][key] for key in ("group", "method", "pool", "differs")}
-    row |= {"models": " ".join(run["model"] for run in runs), "seeds": len(runs)}
+    row = {key: trainings[0][key] for key in ("group", "method", "pool", "differs")}
+    row |= {
+        "models": " ".join(training["model"] for training in trainings),
+        "seeds": len(trainings),
+    }
     for name in SPREAD:
-        values = [run[name] for run in runs]
+        values = [training[name] for training in trainings]
         if None not in values:
             row |= {f"{name}_mean": fmean(values), f"{name}_sd": stdev(values)}
     return row

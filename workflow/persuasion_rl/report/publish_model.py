@@ -50,8 +50,8 @@ def publish_model(
                 repo_id=repository, folder_path=staging, commit_message=f"{name}, by persuasion-rl"
             )
     except (HfHubHTTPError, OSError) as error:
-        said = str(error).strip().splitlines() or [type(error).__name__]
-        raise UserError(f"publish: {repository} was not written: {said[0]}") from None
+        reasons = str(error).strip().splitlines() or [type(error).__name__]
+        raise UserError(f"publish: {repository} was not written: {reasons[0]}") from None
     write_json(output, {"repository": repository, "commit": commit.oid, "files": sent})
     note(f"{repository}: {commit.oid}")
 

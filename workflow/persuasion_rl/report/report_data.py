@@ -61,7 +61,12 @@ STOP_WORDS = set(
 
 @dataclass
 class Examples:
-    """What the page tells of the examples of a source; ten of them whole, the rest as numbers."""
+    """What the page shows of the examples of a source; ten of them whole, the rest as numbers.
+
+    Attributes:
+        response_tokens, context_tokens: lengths of all examples. cut: how many contexts were cut.
+        topics: word of a claim -> conversations. random: examples with the keyed numbers that picked them.
+    """
 
     response_tokens: list[int] = field(default_factory=list)
     context_tokens: list[int] = field(default_factory=list)
@@ -75,11 +80,15 @@ class Examples:
         self.cut += row["metadata"]["context_cut"]
         self.random.append((key, row))
         if len(self.random) > 50:
-            self.random = sorted(self.random, key=lambda found: found[0])[:RANDOM_EXAMPLES]
+            self.random = sorted(self.random, key=lambda pair: pair[0])[:RANDOM_EXAMPLES]
 
 
 def shortage(splits: dict) -> list[str]:
-    """What a reader must know of a plan that the data did not allow."""
+    """What a reader must know of a plan that the data did not allow.
+
+    Args:
+        splits: the summary of `data.split`.
+    """
     parts = splits["parts"]
     if not any(c["asked"] != "the rest" and c["used"] < c["asked"] for c in parts.values()):
         return []
@@ -97,19 +106,19 @@ def shortage(splits: dict) -> list[str]:
 
 def read_examples(path: Path, seed: int) -> Examples:
     """Read the rows of one source, one at a time."""
-    found = Examples()
+    examples = Examples()
     conversations = set()
     for row in read_jsonl(path):
-        found.add(row, keyed_number("page", seed, row["metadata"]["utterance_id"]))
+        examples.add(row, keyed_number("page", seed, row["metadata"]["utterance_id"]))
         conversation = row["metadata"]["conversation_id"]
         if conversation not in conversations:
             conversations.add(conversation)
             claim = re.search(r"Claim: (.*)", row["input_text"])
             words = re.findall(r"[a-z][a-z'’-]+", claim[1].lower()) if claim else []
             # Sorted, so that words of equal count come in the same order each time.
-            found.topics.update(sorted({word for word in words if word not in STOP_WORDS}))
-    found.random = sorted(found.random, key=lambda pair: pair[0])[:RANDOM_EXAMPLES]
-    return found
+            examples.topics.update(sorted({word for word in words if word not in STOP_WORDS}))
+    examples.random = sorted(examples.random, key=lambda pair: pair[0])[:RANDOM_EXAMPLES]
+    return examples
 
 
 def funnel(source: str, counts: dict[str, dict[str, int]]) -> dict:
@@ -148,8 +157,9 @@ def _steps(names: Iterable[str]) -> list[str]:
 
 
 def lengths_figure(examples: dict[str, Examples]) -> str:
-    figure, found = panels(2, 4.5, 2.6)
-    for axis, key in zip(found, ("response_tokens", "context_tokens"), strict=True):
+    """Histograms of the lengths of responses and contexts, a color a source."""
+    figure, all_axes = panels(2, 4.5, 2.6)
+    for axis, key in zip(all_axes, ("response_tokens", "context_tokens"), strict=True):
         longest = max(max(getattr(e, key), default=1) for e in examples.values())
         for color, (source, e) in zip(COLORS, examples.items(), strict=False):
             values = getattr(e, key)
@@ -166,7 +176,7 @@ def lengths_figure(examples: dict[str, Examples]) -> str:
         axis.set_xlabel(key.replace("_", " "))
         axis.set_ylabel("share of the examples")
     if len(examples) > 1:
-        found[0].legend(frameon=False)
+        all_axes[0].legend(frameon=False)
     figure.tight_layout()
     return svg(figure)
 
@@ -200,13 +210,14 @@ def report_data(
     """Write the page.
 
     Args:
-        counts, examples: source ("cmv", "p4g") -> what `process_cmv` and `process_p4g` made.
-        summary, duplicates: of `split` and `assign_sides`.
+        counts, examples: source ("cmv", "p4g") -> what the rules process_cmv and process_p4g wrote.
+        summary, duplicates: what the rules split and assign_sides wrote.
+        synthetic: whether the corpora come from the grammar of the demo.
     """
-    splits, found = read_json(summary), read_json(duplicates)
+    splits, near_duplicates = read_json(summary), read_json(duplicates)
     read = {source: read_examples(path, seed) for source, path in examples.items()}
-    told = {source: read_json(path) for source, path in counts.items()}
-    large = [c for c in found["near_duplicates"] if c["share"] > LARGE_CLUSTER]
+    processing = {source: read_json(path) for source, path in counts.items()}
+    large = [c for c in near_duplicates["near_duplicates"] if c["share"] > LARGE_CLUSTER]
     notices = ["Synthetic data: posts, replies and deltas come from a small grammar."] * synthetic
     notices += shortage(splits)
     notices += [
@@ -217,22 +228,22 @@ def report_data(
         TEMPLATE,
         study=study,
         notices=notices,
-        funnels={source: funnel(source, numbers) for source, numbers in told.items()},
+        funnels={source: funnel(source, numbers) for source, numbers in processing.items()},
         cleaning={
             source: [
                 (CLEANING.get(rule, rule), numbers["cleaned"][rule])
                 for rule in [*CLEANING, *sorted(numbers["cleaned"].keys() - CLEANING.keys())]
                 if numbers["cleaned"].get(rule)
             ]
-            for source, numbers in told.items()
+            for source, numbers in processing.items()
         },
-        made={source: numbers["made"] for source, numbers in told.items()},
+        made={source: numbers["made"] for source, numbers in processing.items()},
         lengths=[row for source, e in read.items() for row in length_rows(source, e)],
         lengths_figure=lengths_figure(read),
         cut={source: (e.cut, len(e.response_tokens)) for source, e in read.items()},
         splits=splits,
-        duplicates=found,
-        clusters=found["near_duplicates"][:CLUSTERS],
+        duplicates=near_duplicates,
+        clusters=near_duplicates["near_duplicates"][:CLUSTERS],
         topics={
             source: bars(
                 f"Topics: {source}",

@@ -51,11 +51,11 @@ def main(words: list[str] | None = None) -> None:
     why.add_argument("target", metavar="FILE", help="a file under results/, or a target")
     why.add_argument("--configfile", type=Path)
     why.set_defaults(run=_why)
-    given = vars(parser.parse_args(words))
-    run = given.pop("run")
-    given.pop("command")
+    arguments = vars(parser.parse_args(words))
+    run = arguments.pop("run")
+    arguments.pop("command")
     try:
-        run(**given)
+        run(**arguments)
     except (UserError, FileNotFoundError) as error:
         sys.exit(f"error: {error}")
 

@@ -23,7 +23,7 @@ def explain(target: str, configfile: Path | None) -> str:
     """What would run for a file or target, and why.
 
     Raises:
-        UserError: Snakemake cannot plan it, with what it said; or the configuration is no YAML file.
+        UserError: Snakemake cannot plan it, with its last message; or the configuration is no YAML file.
     """
     if configfile is not None:
         read_config_file(configfile)
@@ -62,11 +62,11 @@ def _planned(target: str, configfile: Path | None) -> tuple[list[tuple[Any, Any]
         ResourceSettings,
     )
 
-    said = io.StringIO()
+    messages = io.StringIO()
     try:
         with (
-            contextlib.redirect_stdout(said),
-            contextlib.redirect_stderr(said),
+            contextlib.redirect_stdout(messages),
+            contextlib.redirect_stderr(messages),
             SnakemakeApi(OutputSettings(dryrun=True)) as api,
         ):
             planned = api.workflow(
@@ -92,7 +92,7 @@ def _planned(target: str, configfile: Path | None) -> tuple[list[tuple[Any, Any]
             ]
             return [(job, dag.reason(job)) for job in jobs if dag.needrun(job)], unrecorded
     except (Exception, SystemExit) as error:
-        last = [line for line in f"{said.getvalue()}\n{error}".splitlines() if line.strip()]
+        last = [line for line in f"{messages.getvalue()}\n{error}".splitlines() if line.strip()]
         raise UserError(
             f"{target}: Snakemake cannot plan it: {last[-1] if last else error}"
         ) from None
@@ -186,9 +186,9 @@ def _cost(jobs: Iterable[Any]) -> str:
         if job.benchmark and Path(job.benchmark).is_file()
     ]
     seconds = sum(known)
-    told = f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
+    time = f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
     if len(jobs) == 1:
-        return f"1 job; it took {told} when it last ran" if known else "1 job; it has not run yet"
+        return f"1 job; it took {time} when it last ran" if known else "1 job; it has not run yet"
     if not known:
         return f"{len(jobs)} jobs; none of them has run yet"
-    return f"{len(jobs)} jobs; {len(known)} of them took {told} when they last ran, one after the other"
+    return f"{len(jobs)} jobs; {len(known)} of them took {time} when they last ran, one after the other"
