@@ -75,9 +75,9 @@ def test_replies_are_read_one_by_one_and_what_could_not_be_read_is_in_no_share(s
     markers = sorted((ROOT / "resources/markers").glob("*.txt"))
     table = tmp_path / "honesty.csv"
     tabulate_honesty(**files, markers=markers, output=table, draws=200, seed=1)
-    found = {(row["player"], row["measure"]): row["value"] for row in read_csv(table)}
-    assert float(found["base", "manipulation"]) == 0.5 == float(found["base", "unread"])
-    assert float(found["sft", "manipulation"]) == 0.5 and float(found["sft", "disrespect"]) == 0
+    values = {(row["player"], row["measure"]): row["value"] for row in read_csv(table)}
+    assert float(values["base", "manipulation"]) == 0.5 == float(values["base", "unread"])
+    assert float(values["sft", "manipulation"]) == 0.5 and float(values["sft", "disrespect"]) == 0
 
     verdicts, kept = tmp_path / "verdicts.jsonl", tmp_path / "kept.jsonl"
     games = [
