@@ -16,6 +16,7 @@ from persuasion_rl.files import read_csv, write_csv, write_json, write_jsonl
 from persuasion_rl.judges.judge_trust import COLUMNS
 from persuasion_rl.judges.llm.budget import cost_usd
 from persuasion_rl.judges.llm.cache import Answer, opened
+from persuasion_rl.judges.make import JudgeSettings
 from persuasion_rl.report.plotting import with_numbers
 from running import copy_project, succeed
 
@@ -81,7 +82,7 @@ def write_replies(folder):
     write_jsonl(folder / "unattended/verdicts/delta.jsonl", games)
     judge_players(
         responses={player: responses[player] for player in PLAYERS}, judge="length",
-        verdicts=folder / "unattended/verdicts/length.jsonl", seed=1, threads=1,
+        verdicts=folder / "unattended/verdicts/length.jsonl", settings=JudgeSettings(seed=1, threads=1),
     )  # fmt: skip
     write_jsonl(folder / "unattended/verdicts/interplay.jsonl", games)
     shares = {

@@ -136,6 +136,7 @@ def test_interplay_gets_the_pairs_that_it_learns_from_wherever_it_judges(elsewhe
     assert told == {
         f"persuasion_rl.{stage}"
         for stage in (
+            "judges.judge_trust",
             "preferences.label_ai",
             "preferences.simulate_annotators",
             "evaluation.tables",

@@ -155,7 +155,7 @@ def test_retry_after_is_a_number_or_a_date(headers, seconds):
         (status(401, "authentication_error", f"bad key {KEY}"), "does not accept the key in"),
         (status(403, "permission_error"), "does not accept the key in"),
         (status(402, "billing_error"), "gives no more credit"),
-        (status(404, "not_found_error", f"model not judged, {KEY}"), "has no model 'tiny'"),
+        (status(404, "not_found_error", f"model not found, {KEY}"), "has no model 'tiny'"),
     ],
 )
 def test_what_would_fail_for_all_stops_in_one_line(
