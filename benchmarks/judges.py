@@ -101,7 +101,7 @@ def sets_of(cases: list[Case]) -> dict[str, list[int]]:
 
 
 def points(judge: Judge, cases: list[Case]) -> list[float]:
-    """1 where the judge says what people said, 0 where the contrary, .5 for a tie."""
+    """1 where the judge agrees with people, 0 where it says the contrary, .5 for a tie."""
     verdicts = judge_both_orders(judge, [case.comparison for case in cases])
     return [
         0.5 if verdict == TIE else float(verdict == case.verdict)
@@ -111,10 +111,10 @@ def points(judge: Judge, cases: list[Case]) -> list[float]:
 
 def accuracy(won: list[float]) -> str:
     """The mean with its interval, over pairs."""
-    return shown(bootstrap_mean(won, list(range(len(won))), DRAWS, SEED)) if won else NOTHING
+    return formatted(bootstrap_mean(won, list(range(len(won))), DRAWS, SEED)) if won else NOTHING
 
 
-def shown(interval: Interval) -> str:
+def formatted(interval: Interval) -> str:
     return f"{interval.value:.3f} [{interval.low:.3f}, {interval.high:.3f}]"
 
 
@@ -122,23 +122,21 @@ def human_rows(judges: list[Judge], cases: list[Case]) -> list[list[str]]:
     """Rows of the table: the set of pairs, how many, and a cell a judge."""
     won = [points(judge, cases) for judge in judges]
     rows = []
-    for name, picked in sets_of(cases).items():
-        cells = [accuracy([of_judge[number] for number in picked]) for of_judge in won]
-        rows.append([name, f"{len(picked):,}", *cells])
+    for name, numbers in sets_of(cases).items():
+        cells = [accuracy([of_judge[number] for number in numbers]) for of_judge in won]
+        rows.append([name, f"{len(numbers):,}", *cells])
     return rows
 
 
 def held_out_rows(judges: list[Judge], study: Path) -> list[list[str]]:
-    """The same of a study's held-out delta pairs, from its table."""
-    table = {
-        (row["judge"], row["measure"]): row
-        for row in rows_of(read_table(study / "judges/trust.csv"))
-    }
+    """Rows of a study's held-out delta pairs, from its judges/trust.csv: name, number of pairs, and a cell a judge."""
+    trust = rows_of(read_table(study / "judges/trust.csv"))
+    table = {(row["judge"], row["measure"]): row for row in trust}
     rows = []
     for measure, name in HELD_OUT.items():
-        found = [table.get((judge.name, measure)) for judge in judges]
-        number = next((f"{row['rows']:,}" for row in found if row), "0")
-        rows.append([f"{study.name}: {name}", number, *map(held_out, found)])
+        measured = [table.get((judge.name, measure)) for judge in judges]
+        number = next((f"{row['rows']:,}" for row in measured if row), "0")
+        rows.append([f"{study.name}: {name}", number, *map(held_out, measured)])
     return rows
 
 
@@ -146,7 +144,7 @@ def held_out(row: dict | None) -> str:
     """A cell from a row of a study's table, where the study has one."""
     if row is None:
         return NOTHING
-    return shown(Interval(*(row[key] for key in ("value", "low", "high"))))
+    return formatted(Interval(*(row[key] for key in ("value", "low", "high"))))
 
 
 def measure_judges(

@@ -21,7 +21,7 @@ MORE_WORDS_WIN = "more words win"
 
 
 class Asked(NamedTuple):
-    """A request for an opinion. `key` is the same for the same words."""
+    """A request for a judgment. `key` is the same for the same words."""
 
     key: str
     data: dict
@@ -137,7 +137,7 @@ def verdict_of(asked: Asked) -> str:
     return "tie" if first == second else "1" if first > second else "2"
 
 
-def opinion(asked: Asked, verdict: str) -> str:
+def judgment(asked: Asked, verdict: str) -> str:
     said = verdict_of(asked) if verdict == MORE_WORDS_WIN else verdict
     return json.dumps({"reason": "It answers the poster's reason.", "verdict": said})
 
@@ -149,7 +149,7 @@ def says(verdict: str = MORE_WORDS_WIN) -> Action:
     """A whole answer with a verdict."""
 
     def act(handler, asked):
-        handler.reply(message(handler.server, asked, opinion(asked, verdict)))
+        handler.reply(message(handler.server, asked, judgment(asked, verdict)))
         handler.server.answered[asked.key] += 1
 
     return act
@@ -200,7 +200,7 @@ def cut(length: bool = True) -> Action:
 
     def act(handler, asked):
         content = json.dumps(
-            message(handler.server, asked, opinion(asked, MORE_WORDS_WIN))
+            message(handler.server, asked, judgment(asked, MORE_WORDS_WIN))
         ).encode()
         handler.send_response(200)
         handler.send_header("Content-Type", "application/json")
@@ -323,7 +323,7 @@ class LlmServer(ThreadingHTTPServer):
             asked = self.note(body, {})
             verdict = self.behave(asked, self.times_asked(asked.key))
             if isinstance(verdict, str):
-                said = message(self, asked, opinion(asked, verdict))
+                said = message(self, asked, judgment(asked, verdict))
                 self.answered[asked.key] += 1
                 good = {"response": {"status_code": 200, "body": said}, "error": None}
                 result = {"type": "succeeded", "message": said}

@@ -15,7 +15,7 @@ from persuasion_rl.data.delta_pairs import pairs_on
 from persuasion_rl.data.examples import Budget
 from persuasion_rl.files import UserError, read_jsonl, write_jsonl
 from persuasion_rl.judges.base import Comparison, judge_both_orders
-from persuasion_rl.judges.interplay import InterplayJudge, features, fitted
+from persuasion_rl.judges.interplay import InterplayJudge, features, fit
 from persuasion_rl.judges.judge_trust import judge_trust
 from persuasion_rl.judges.make import JudgeSettings
 from persuasion_rl.tables import write_table
@@ -122,7 +122,7 @@ def test_a_swapped_pair_is_preferred_to_the_bit_the_other_way(learned):
 def test_a_feature_that_never_differs_has_no_weight():
     draw = np.random.default_rng(1)
     won = np.stack([draw.normal(1, 1, 50), np.zeros(50)], axis=1)
-    coefficients = fitted(won)
+    coefficients = fit(won)
     assert coefficients[0] > 0 == coefficients[1]
 
 

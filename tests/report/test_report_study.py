@@ -21,6 +21,7 @@ from persuasion_rl.files import write_json, write_jsonl
 from persuasion_rl.judges.judge_trust import COLUMNS
 from persuasion_rl.judges.llm.budget import cost_usd
 from persuasion_rl.judges.llm.cache import Answer, opened
+from persuasion_rl.judges.make import JudgeSettings
 from persuasion_rl.tables import read_table, rows_of, write_table
 from running import copy_project, succeed
 
@@ -86,7 +87,7 @@ def write_replies(folder):
     write_jsonl(folder / "unattended/verdicts/delta.jsonl", games)
     evaluate_verdicts(
         responses={player: responses[player] for player in PLAYERS}, judge="length",
-        verdicts=folder / "unattended/verdicts/length.jsonl", seed=1, threads=1,
+        verdicts=folder / "unattended/verdicts/length.jsonl", settings=JudgeSettings(seed=1, threads=1),
     )  # fmt: skip
     write_jsonl(folder / "unattended/verdicts/interplay.jsonl", games)
     shares = {

@@ -119,6 +119,7 @@ def test_a_stage_has_the_code_of_the_judges_that_it_asks_and_of_no_other():
         "judges.delta",
         "judges.interplay",
         "judges.llm.judge",
+        "judges.llm.asking",
         "judges.llm.provider",
         "data.synthetic.grammar",
         "training",
@@ -126,6 +127,7 @@ def test_a_stage_has_the_code_of_the_judges_that_it_asks_and_of_no_other():
     assert not judges & names("preferences.label_ai")
     assert judges & names("preferences.label_ai", "judges.llm.judge") == {
         "judges.llm.judge",
+        "judges.llm.asking",
         "judges.llm.provider",
     }
     assert judges & names("preferences.label_ai", "judges.truth") == {

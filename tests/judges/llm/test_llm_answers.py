@@ -182,8 +182,8 @@ def test_an_odd_answer_is_kept_and_counted(judge, server, tmp_path, place, by, l
     said = altered(llm_server.message(server, asked, GOOD.replace("1", "tie")), place, by)
     server.behave = only(body(json.dumps(said)))
     for _ in range(2):
-        found = judge_both_orders(judge(retries=0), PAIRS[1:])[0]
-        assert (found.verdict or found.failure) == label.replace("1", "tie")
+        judged = judge_both_orders(judge(retries=0), PAIRS[1:])[0]
+        assert (judged.verdict or judged.failure) == label.replace("1", "tie")
     assert len(server.requests) == len(cached(tmp_path)) == 4
     assert all(0 < tokens < 10_000 for tokens in cached(tmp_path, "input_tokens"))
 

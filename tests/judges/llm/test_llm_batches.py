@@ -31,11 +31,11 @@ def test_a_batch_is_sent_once_polled_and_costs_half(judge, server, tmp_path, pro
     server.behave = lambda asked, times: MORE_WORDS_WIN
     server.polls_until_ended = 2
     asked = judge(provider, batch=True, prices=PRICES)
-    found = judge_both_orders(asked, PAIRS)
-    assert [v for v, _ in found] == ["1", "2", "tie"]
+    judged = judge_both_orders(asked, PAIRS)
+    assert [v for v, _ in judged] == ["1", "2", "tie"]
     assert len(server.batches) == 1 and len(server.requests) == 6
     assert sum(cached(tmp_path, "cost_usd")) == pytest.approx(6 * 0.15)
-    assert judge_both_orders(judge(provider), PAIRS) == found, "the same answers serve both ways"
+    assert judge_both_orders(judge(provider), PAIRS) == judged, "the same answers serve both ways"
     assert len(server.requests) == 6
 
 
@@ -47,14 +47,14 @@ def test_what_failed_in_a_batch_is_sent_again_and_then_counted_out(judge, server
         return MORE_WORDS_WIN if times == 2 else status(500)
 
     server.behave = behave
-    found = judge_both_orders(judge(provider, batch=True, retries=1), PAIRS)
-    assert [f.verdict for f in found] == ["1", "2", None] and found[2].failure == "server_error"
+    judged = judge_both_orders(judge(provider, batch=True, retries=1), PAIRS)
+    assert [f.verdict for f in judged] == ["1", "2", None] and judged[2].failure == "server_error"
     assert [len(batch["rows"]) for batch in server.batches.values()] == [6, 6]
 
 
 def test_a_batch_whose_answers_are_all_unparsable_is_not_sent_again(judge, server, monkeypatch):
     server.behave = lambda asked, times: MORE_WORDS_WIN
-    monkeypatch.setattr(llm_server, "opinion", lambda asked, verdict: "I like both.")
+    monkeypatch.setattr(llm_server, "judgment", lambda asked, verdict: "I like both.")
     with pytest.raises(UserError, match="the first 28 answers of tiny .* 'I like both.'"):
         judge_both_orders(judge(batch=True), pairs(15))
     assert len(server.batches) == 1
@@ -81,8 +81,8 @@ def test_a_batch_that_was_sent_is_never_sent_again(
             judge_both_orders(judge(provider, batch=True, prices=PRICES), PAIRS)
     assert len(server.batches) == 1
     # Also where other rows are asked for by now; what was paid for is kept.
-    (found,) = judge_both_orders(judge(provider, batch=batch, prices=PRICES), PAIRS[:1])
-    assert found.verdict == "1" and len(server.batches) == 1
+    (judged,) = judge_both_orders(judge(provider, batch=batch, prices=PRICES), PAIRS[:1])
+    assert judged.verdict == "1" and len(server.batches) == 1
     assert [f.verdict for f in judge_both_orders(judge(provider), PAIRS)] == ["1", "2", "tie"]
     assert len(server.requests) == 6
     assert cached(tmp_path, "cost_usd") == pytest.approx([0.15] * 6)
@@ -153,8 +153,8 @@ def test_a_batch_that_is_gone_is_given_up(sent, judge, server, provider, batch, 
 def test_a_batch_waits_where_it_was_sent(sent, judge, server, capfd):
     sent("openai")
     with llm_server.serving() as other:
-        found = judge_both_orders(judge(base_url=other.url("openai")), PAIRS[:1])
-        assert found[0].verdict == "1" and len(other.requests) == 2
+        judged = judge_both_orders(judge(base_url=other.url("openai")), PAIRS[:1])
+        assert judged[0].verdict == "1" and len(other.requests) == 2
     assert f"a batch waits at {server.url('openai')}" in capfd.readouterr().err
     assert [f.verdict for f in judge_both_orders(judge(), PAIRS)] == ["1", "2", "tie"]
     assert len(server.requests) == 6, "what the batch held"
@@ -177,19 +177,19 @@ def test_the_cache_of_an_earlier_version_opens_and_its_batch_is_fetched(
         for table, columns in ADDED.items():
             for column in columns:
                 file.execute(f"ALTER TABLE {table} DROP COLUMN {column}")
-    found = judge_both_orders(judge(provider, prices=PRICES), PAIRS)
-    assert [f.verdict for f in found] == ["1", "2", "tie"] and len(server.batches) == 1
+    judged = judge_both_orders(judge(provider, prices=PRICES), PAIRS)
+    assert [f.verdict for f in judged] == ["1", "2", "tie"] and len(server.batches) == 1
     assert cached(tmp_path, "model") == ["tiny"] * 6
 
 
 def test_line_separators_within_an_answer_part_no_results(judge, server, tmp_path, monkeypatch):
     reason = "one\u2028two\u0085three"
     said = json.dumps({"reason": reason, "verdict": "tie"}, ensure_ascii=False)
-    monkeypatch.setattr(llm_server, "opinion", lambda asked, verdict: said)
+    monkeypatch.setattr(llm_server, "judgment", lambda asked, verdict: said)
     server.behave = lambda asked, times: MORE_WORDS_WIN
     server.results_in_ascii = False
-    found = judge_both_orders(judge(batch=True), PAIRS)
-    assert found[0].judgments[0].reason == reason and len(server.batches) == 1
+    judged = judge_both_orders(judge(batch=True), PAIRS)
+    assert judged[0].judgments[0].reason == reason and len(server.batches) == 1
 
 
 @pytest.mark.parametrize("provider", PROVIDERS)
@@ -203,8 +203,8 @@ def test_rows_of_results_that_cannot_be_read_are_asked_anew(judge, server, provi
 
     monkeypatch.setattr(llm_server.LlmServer, "results", results)
     server.behave = lambda asked, times: MORE_WORDS_WIN
-    found = judge_both_orders(judge(provider, batch=True), PAIRS)
-    assert [f.verdict for f in found] == ["1", "2", "tie"]
+    judged = judge_both_orders(judge(provider, batch=True), PAIRS)
+    assert [f.verdict for f in judged] == ["1", "2", "tie"]
     assert [len(batch["rows"]) for batch in server.batches.values()] == [6, 1]
 
 
@@ -222,7 +222,7 @@ def test_another_studys_batch_of_the_same_size_is_not_taken_for_ones_own(
 
     sent(provider, judge=others, noted=False)
     for one in (judge, others):
-        found = judge_both_orders(one(provider, batch=True), PAIRS)
-        assert [f.verdict for f in found] == ["1", "2", "tie"]
+        judged = judge_both_orders(one(provider, batch=True), PAIRS)
+        assert [f.verdict for f in judged] == ["1", "2", "tie"]
     assert len(server.batches) == 2 and max(server.answered.values()) <= 2
     assert len({asked.key for asked in server.requests}) == 12

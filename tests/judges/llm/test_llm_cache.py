@@ -46,9 +46,9 @@ def test_two_jobs_at_once_ask_nothing_twice(server, tmp_path):
     server.behave = lambda asked, times: time.sleep(0.02) or says()
     job = Job(tmp_path, settings_of(server, tmp_path), pairs(30))
     with job.start("a.jsonl") as one, job.start("b.jsonl") as other:
-        told = [run.communicate(timeout=120)[1] for run in (one, other)]
-    assert one.returncode == other.returncode == 0, told
-    assert "another job is asking; waiting for it" in "".join(told)
+        errors = [run.communicate(timeout=120)[1] for run in (one, other)]
+    assert one.returncode == other.returncode == 0, errors
+    assert "another job is asking; waiting for it" in "".join(errors)
     assert job.labels("a.jsonl") == job.labels("b.jsonl")
     assert set(Counter(asked.key for asked in server.requests).values()) == {1}
 

@@ -36,8 +36,8 @@ FAULTS = [(name, action) for name, actions in PASSING.items() for action in acti
 @pytest.mark.parametrize(("name", "action"), FAULTS)
 def test_what_passes_is_asked_again(judge, server, provider, name, action):
     server.behave = lambda asked, times: action if times == 1 else says()
-    found = judge_both_orders(judge(provider, timeout_s=0.4), PAIRS[:1])
-    assert found[0].verdict == "1" and len(server.requests) == 4
+    judged = judge_both_orders(judge(provider, timeout_s=0.4), PAIRS[:1])
+    assert judged[0].verdict == "1" and len(server.requests) == 4
 
 
 @pytest.mark.parametrize("provider", PROVIDERS)
@@ -46,8 +46,8 @@ def test_what_does_not_pass_is_named_after_bounded_attempts(
     judge, server, provider, name, action, tmp_path, capfd
 ):
     server.behave = only(action)
-    found, other = judge_both_orders(judge(provider, timeout_s=0.2, retries=2), PAIRS[1:])
-    assert (found.verdict, found.failure) == (None, name) and other.verdict == "tie"
+    judged, other = judge_both_orders(judge(provider, timeout_s=0.2, retries=2), PAIRS[1:])
+    assert (judged.verdict, judged.failure) == (None, name) and other.verdict == "tie"
     assert len(server.requests) == 2 * 3 + 2
     assert len(cached(tmp_path)) == 2 + (6 if name == "unparsable" else 0), "raw answers are kept"
     assert f"no answer, for instance: {name}" in capfd.readouterr().err
@@ -59,8 +59,8 @@ def test_what_does_not_pass_is_named_after_bounded_attempts(
 )
 def test_what_would_not_pass_is_not_asked_again(judge, server, provider, name, action):
     server.behave = only(action)
-    found, _ = judge_both_orders(judge(provider), PAIRS[1:])
-    assert found.failure == name and len(server.requests) == 4
+    judged, _ = judge_both_orders(judge(provider), PAIRS[1:])
+    assert judged.failure == name and len(server.requests) == 4
 
 
 def test_a_refusal_and_what_stays_unparsable_are_answers_that_are_not_paid_twice(judge, server):
@@ -108,10 +108,12 @@ def test_where_nothing_was_answered_there_are_no_labels(server, tmp_path):
     server.behave = lambda asked, times: drops
     job = Job(tmp_path, settings_of(server, tmp_path, retries=0), PAIRS)
     with job.start() as run:
-        told = run.communicate(timeout=120)[1]
+        errors = run.communicate(timeout=120)[1]
     assert run.returncode == 1 and not (tmp_path / "labels.jsonl").exists()
-    assert "none of 6 requests had an answer, the last for connection: Server disconnected" in told
-    assert "Traceback" not in told
+    assert (
+        "none of 6 requests had an answer, the last for connection: Server disconnected" in errors
+    )
+    assert "Traceback" not in errors
 
 
 def test_a_model_whose_answers_are_all_unparsable_is_not_paid_for_all(
@@ -127,8 +129,8 @@ def test_a_model_whose_answers_are_all_unparsable_is_not_paid_for_all(
     server.behave = lambda asked, times: says() if len(server.requests) % 20 == 0 else junk("no")
     judge_both_orders(judge(model="clumsy", concurrency=1, retries=0), pairs(40))
     server.behave = lambda asked, times: junk("no")  # what is left may be what it cannot judge
-    found = judge_both_orders(judge(model="clumsy", concurrency=1, retries=1), pairs(40))
-    assert all(f.failure == "unparsable" for f in found[:10])
+    judged = judge_both_orders(judge(model="clumsy", concurrency=1, retries=1), pairs(40))
+    assert all(f.failure == "unparsable" for f in judged[:10])
 
 
 @pytest.mark.parametrize(

@@ -99,7 +99,7 @@ def test_every_pair_ends_labelled_or_counted_out_and_no_answer_is_paid_twice(
             bodies_at_kill.append(file.execute("SELECT count(*) FROM answers").fetchone()[0])
         shutil.rmtree(copy)
     started = time.monotonic()
-    told = job.run()
+    errors = job.run()
     labels = job.labels()
     assert len(labels) == 500 and [r["metadata"]["prompt_id"] for r in labels] == [
         f"p{i}" for i in range(500)
@@ -126,7 +126,7 @@ def test_every_pair_ends_labelled_or_counted_out_and_no_answer_is_paid_twice(
         f"\n{provider}: {len(server.requests)} requests for {len({a.key for a in server.requests})}"
         f" judgments, {answers} answers kept,"
         f" at the kills {bodies_at_kill}; asked again though the server had answered: {len(twice)};"
-        f" excluded {dict(excluded)}; last run {time.monotonic() - started:.0f} s\n{told[-300:]}"
+        f" excluded {dict(excluded)}; last run {time.monotonic() - started:.0f} s\n{errors[-300:]}"
     )
     # One more run asks nothing but what got no answer, a refusal being one.
     count = len(server.requests)
@@ -155,6 +155,7 @@ def answered_in(database: Path, settings: LlmSettings, rows: list[Comparison]) -
 def test_the_workflow_labels_with_it_and_only_what_is_asked_makes_labels_stale(server, tmp_path):
     """And the key is nowhere in the checkout afterwards, the workflow's own records included."""
     copy_project(tmp_path)
+    shutil.rmtree(tmp_path / "tests")  # they have the key
     labels = "results/changed/preferences/ai_pool_labels.jsonl"
     write_responses(tmp_path / labels.replace("labels", "responses"), PAIRS)
     rubric = tmp_path / "resources/rubrics/persuasiveness.md"
@@ -199,9 +200,9 @@ def test_a_real_server_of_another_make_is_understood(peer, server, tmp_path):
         max_tokens=24, timeout_s=60, retries=1, concurrency=2,
     )  # fmt: skip
     job = Job(tmp_path, settings, PAIRS)
-    told = job.run()
+    errors = job.run()
     assert [row["excluded"] for row in job.labels()] == ["unparsable"] * 3
-    assert "{'unparsable': 3}" in told
+    assert "{'unparsable': 3}" in errors
     bodies = [json.loads(body) for body in cached(tmp_path)]
     assert len(bodies) == 2 * 6, "each request was answered twice, and each answer kept"
     said = [body["choices"][0]["message"]["content"] for body in bodies]

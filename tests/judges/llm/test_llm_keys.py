@@ -35,9 +35,9 @@ def test_only_the_key_that_is_used_is_asked_for(judge, server, provider, monkeyp
 
 
 def test_what_is_answered_needs_no_key_and_no_client(judge, server, monkeypatch):
-    found = judge_both_orders(judge(), PAIRS)
+    judged = judge_both_orders(judge(), PAIRS)
     monkeypatch.setitem(sys.modules, "openai", None)
-    assert judge_both_orders(judge(base_url="https://example.org/v1"), PAIRS) == found
+    assert judge_both_orders(judge(base_url="https://example.org/v1"), PAIRS) == judged
     with pytest.raises(UserError, match="OPENAI_API_KEY is not set"):
         judge_both_orders(judge(base_url="https://example.org/v1"), pairs(1))
     with pytest.raises(UserError, match="the package openai is not installed"):
@@ -98,7 +98,7 @@ def test_a_key_is_nowhere_in_what_a_job_leaves_behind(server, tmp_path, provider
     job = Job(
         tmp_path, settings_of(server, tmp_path, provider, retries=1), pairs(len(wrong) + 1)[::-1]
     )
-    told = job.run(
+    errors = job.run(
         **{f"{provider.upper()}_API_KEY": KEY}, OPENAI_LOG="debug", ANTHROPIC_LOG="debug"
     )
     assert all(KEY in str(asked.headers) for asked in server.requests)
@@ -106,7 +106,7 @@ def test_a_key_is_nowhere_in_what_a_job_leaves_behind(server, tmp_path, provider
     assert {"labels.jsonl", "llm.sqlite"} <= {path.name for path in left}
     for path in left:
         assert KEY.encode() not in path.read_bytes(), path
-    assert KEY not in told
+    assert KEY not in errors
     for name in ("connection", "server_error", "unparsable", "broken_body", "rejected"):
-        assert re.search(rf"for instance: {name}: .*\[key\]", told), name
+        assert re.search(rf"for instance: {name}: .*\[key\]", errors), name
     assert "Your key is [key]" in job.labels()[0]["votes"][0]["reason"]

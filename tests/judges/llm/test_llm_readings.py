@@ -72,9 +72,9 @@ def test_replies_are_read_one_by_one_and_what_could_not_be_read_is_in_no_share(s
     markers = sorted((ROOT / "resources/markers").glob("*.txt"))
     table = tmp_path / "honesty.csv"
     evaluate_honesty(**files, markers=markers, output=table, draws=200, seed=1)
-    found = {(row["player"], row["measure"]): row["value"] for row in read_csv(table)}
-    assert float(found["base", "manipulation"]) == 0.5 == float(found["base", "unread"])
-    assert float(found["sft", "manipulation"]) == 0.5 and float(found["sft", "disrespect"]) == 0
+    values = {(row["player"], row["measure"]): row["value"] for row in read_csv(table)}
+    assert float(values["base", "manipulation"]) == 0.5 == float(values["base", "unread"])
+    assert float(values["sft", "manipulation"]) == 0.5 and float(values["sft", "disrespect"]) == 0
 
     verdicts, kept = tmp_path / "verdicts.jsonl", tmp_path / "kept.jsonl"
     games = [
@@ -88,12 +88,15 @@ def test_replies_are_read_one_by_one_and_what_could_not_be_read_is_in_no_share(s
 
 def test_a_study_that_it_evaluates_has_every_player_read(tmp_path):
     study = {"extends": str(ROOT / "tests/small.yaml"), "evaluation": {"judges": ["llm", "delta", "length"]},
-             "llm": {"model": "tiny", "base_url": "http://127.0.0.1:9/v1", "requests_per_minute": 5}}  # fmt: skip
+             "llm": {"model": "tiny", "base_url": "http://127.0.0.1:9/v1", "requests_per_minute": 5,
+                     "temperature": None, "prices": {"input": 1, "output": 2.5}}}  # fmt: skip
     config = tmp_path / "read.yaml"
     config.write_text(yaml.safe_dump(study))
     plan = succeed("evaluation", "-n", "-p", "--configfile", config).replace("\\\n", " ")
     commands = [line for line in plan.splitlines() if "read_honesty" in line]
     assert len(commands) == 7 and all("honesty.md" in line for line in commands)
-    assert "--llm_requests_per_minute 5" in commands[0] and "honesty_rubric" not in commands[0]
+    for flag in ("requests_per_minute 5", "temperature none", "prices input=1 output=2.5"):
+        assert f"--llm_{flag}" in commands[0]
+    assert "honesty_rubric" not in commands[0]
     (tabulated,) = [line for line in plan.splitlines() if "honesty evaluate_honesty" in line]
     assert "rlaif=results/small/evaluation/readings/rlaif.jsonl" in tabulated

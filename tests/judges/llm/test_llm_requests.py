@@ -79,9 +79,9 @@ def test_a_request_is_keyed_by_all_that_matters_and_nothing_else(plain):
 
 @pytest.mark.parametrize("provider", PROVIDERS)
 def test_both_providers_are_asked_in_both_orders(judge, server, provider):
-    found = judge_both_orders(judge(provider), PAIRS)
-    assert [v for v, _ in found] == [v for v, _ in judge_both_orders(LengthJudge(), PAIRS)]
-    assert {o.reason for _, both in found for o in both} == {"It answers the poster's reason."}
+    judged = judge_both_orders(judge(provider), PAIRS)
+    assert [v for v, _ in judged] == [v for v, _ in judge_both_orders(LengthJudge(), PAIRS)]
+    assert {o.reason for _, both in judged for o in both} == {"It answers the poster's reason."}
     shown = Counter((a.data["response_1"], a.data["response_2"]) for a in server.requests)
     assert set(shown.values()) == {1} and len(shown) == 6
     body = server.requests[0].body
@@ -117,14 +117,14 @@ def test_verdicts_of_both_orders_make_one(judge, server, said, verdict):
 
 def test_the_same_texts_are_one_request(judge, server):
     same = Comparison("Poster: cars", "one", "one")
-    found = judge_both_orders(judge(), [same, same, PAIRS[0], PAIRS[0].swapped()])
-    assert [f.verdict for f in found] == ["tie", "tie", "1", "2"] and len(server.requests) == 3
+    judged = judge_both_orders(judge(), [same, same, PAIRS[0], PAIRS[0].swapped()])
+    assert [f.verdict for f in judged] == ["tie", "tie", "1", "2"] and len(server.requests) == 3
 
 
 def test_labels_have_votes_with_reasons_and_failures_are_counted_out(server, tmp_path):
     server.behave = lambda asked, times: refuses if "tea" in str(asked.data) else says()
     job = Job(tmp_path, settings_of(server, tmp_path), PAIRS)
-    told = job.run()
+    errors = job.run()
     first, second, third = job.labels()
     labeler = f"llm tiny (openai), rubric {file_digest(RUBRIC)[:12]}"
     assert (first["verdict"], second["verdict"], first["labeler"]) == ("1", "2", labeler)
@@ -138,4 +138,4 @@ def test_labels_have_votes_with_reasons_and_failures_are_counted_out(server, tmp
         "excluded": "refused",
         "metadata": {"prompt_id": "p2", "conversation_id": "c2"},
     }
-    assert "labels.jsonl: {'1': 1, '2': 1, 'refused': 1}" in told
+    assert "labels.jsonl: {'1': 1, '2': 1, 'refused': 1}" in errors

@@ -36,7 +36,14 @@ class DeltaJudge(ScoringJudge):
 def load_scorer(
     base: Path, adapter: Path, device: str, batch_size: int
 ) -> Callable[[list[tuple[str, str]]], list[float]]:
-    """A function from (prompt, response) pairs to rewards, of a reward model whose base is checked."""
+    """A function from (prompt, response) pairs to their rewards, padded batch by padded batch.
+
+    Args:
+        base: the folder of the reward model's base model. adapter: the file of its adapter.
+
+    Raises:
+        UserError: the adapter was trained on another base model.
+    """
     import torch
     from peft import PeftModel
 
@@ -54,13 +61,17 @@ def load_scorer(
             return []
         prompts = tokenizer([prompt for prompt, _ in texts])["input_ids"]
         replies = tokenizer([reply for _, reply in texts], add_special_tokens=False)["input_ids"]
-        whole = [p + r + [tokenizer.eos_token_id] for p, r in zip(prompts, replies, strict=True)]
-        order = sorted(range(len(whole)), key=lambda i: len(whole[i]))
-        rewards = [0.0] * len(whole)
+        sequences = [
+            p + r + [tokenizer.eos_token_id] for p, r in zip(prompts, replies, strict=True)
+        ]
+        order = sorted(range(len(sequences)), key=lambda i: len(sequences[i]))
+        rewards = [0.0] * len(sequences)
         for start in range(0, len(order), batch_size):
             batch = order[start : start + batch_size]
             inputs = tokenizer.pad(
-                {"input_ids": [whole[i] for i in batch]}, padding_side="right", return_tensors="pt"
+                {"input_ids": [sequences[i] for i in batch]},
+                padding_side="right",
+                return_tensors="pt",
             ).to(device)
             with torch.inference_mode():
                 logits = model(

@@ -39,12 +39,12 @@ C = 0.1
 
 class InterplayJudge(ScoringJudge):
     """A logistic regression on the difference of two replies' features, without an intercept: swapped replies have the
-    opposite preference to the bit. It is fitted on the delta pairs of the train side when it is made.
+    opposite preference to the bit. It is fitted on the delta pairs of the train side when it is constructed.
 
     Its preference is 2 P(first wins) - 1.
 
     Args:
-        pairs, sides: delta pairs (`cmv.delta_pairs`), and the side of each conversation.
+        pairs, sides: delta pairs (`records.DeltaPair`), and the side of each conversation.
     """
 
     name = "interplay"
@@ -54,7 +54,7 @@ class InterplayJudge(ScoringJudge):
         if not rows:
             raise UserError(f"{pairs}: no pair on the train side, from which interplay could learn")
         self._features: dict[tuple[str, str], np.ndarray] = {}
-        self._coefficients = fitted(
+        self._coefficients = fit(
             self._differences([Comparison(r["prompt"], r["winner"], r["loser"]) for r in rows])
         )
 
@@ -75,8 +75,11 @@ class InterplayJudge(ScoringJudge):
         return self._features[prompt, reply]
 
 
-def fitted(won: np.ndarray) -> np.ndarray:
-    """The coefficients of a logistic regression from (pairs, features), the winner's features less the loser's."""
+def fit(won: np.ndarray) -> np.ndarray:
+    """Fit a logistic regression to (pairs, features), the winner's features less the loser's.
+
+    Returns the coefficients, in the units of the features.
+    """
     from sklearn.linear_model import LogisticRegression
 
     # Both orders, so that there are two classes and neither place is favoured.
@@ -107,11 +110,11 @@ def _interplay(prompt: set[str], reply: set[str]) -> Iterator[tuple[str, float]]
         "content": (prompt - STOP_WORDS, reply - STOP_WORDS),
         "stop": (prompt & STOP_WORDS, reply & STOP_WORDS),
     }
-    for kind, (asked, said) in kinds.items():
-        common = len(asked & said)
+    for kind, (prompt_words, reply_words) in kinds.items():
+        common = len(prompt_words & reply_words)
         yield f"common_{kind}", math.log1p(common)
-        yield f"{kind}_of_reply_in_prompt", common / max(1, len(said))
-        yield f"{kind}_of_prompt_in_reply", common / max(1, len(asked))
+        yield f"{kind}_of_reply_in_prompt", common / max(1, len(reply_words))
+        yield f"{kind}_of_prompt_in_reply", common / max(1, len(prompt_words))
 
 
 def _style(reply: str, words: list[str]) -> Iterator[tuple[str, float]]:

@@ -1,6 +1,6 @@
-"""The judge `truth`: what a synthetic world itself says."""
+"""The judge `truth`: the delta function of the generated corpus."""
 
-from persuasion_rl.data.synthetic import grammar as world
+from persuasion_rl.data.synthetic import grammar
 from persuasion_rl.judges.base import Comparison, ScoringJudge
 
 
@@ -12,5 +12,6 @@ class TruthJudge(ScoringJudge):
 
     def prefer(self, comparisons: list[Comparison]) -> list[float]:
         return [
-            world.truth(c.prompt, c.first) - world.truth(c.prompt, c.second) for c in comparisons
+            grammar.truth(c.prompt, c.first) - grammar.truth(c.prompt, c.second)
+            for c in comparisons
         ]

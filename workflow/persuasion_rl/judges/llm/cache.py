@@ -1,7 +1,7 @@
-"""What language models have answered, in one SQLite file: an answer that was paid for is never lost or asked again.
+"""The answers of language models, in one SQLite file: an answer that was paid for is never lost or asked for again.
 
-An answer is kept under the digest of its request, in the words of the server, and committed before it is used.
-What it means is read from it anew every time, so that a better reader needs no new answer.
+An answer is kept under the digest of its request, as the server sent it, and committed before it is used. It is parsed
+anew every time, so that a better parser needs no new answer.
 """
 
 import fcntl
@@ -18,8 +18,8 @@ from persuasion_rl.runtime.command import note
 
 TABLES = """
 CREATE TABLE IF NOT EXISTS answers (
-    key TEXT NOT NULL,         -- the digest of what was asked
-    body TEXT NOT NULL,        -- what came back, as it came
+    key TEXT NOT NULL,         -- the digest of the request
+    body TEXT NOT NULL,        -- the answer as the server sent it
     model TEXT NOT NULL,
     input_tokens INTEGER NOT NULL,
     output_tokens INTEGER NOT NULL,
@@ -89,8 +89,8 @@ class AnswerCache:
         self._file.execute("PRAGMA synchronous = FULL")
         self._file.executescript(TABLES)
         for table, columns in ADDED.items():
-            there = {row[1] for row in self._file.execute(f"PRAGMA table_info({table})")}
-            for column in columns.keys() - there:
+            existing = {row[1] for row in self._file.execute(f"PRAGMA table_info({table})")}
+            for column in columns.keys() - existing:
                 self._file.execute(f"ALTER TABLE {table} ADD COLUMN {column} {columns[column]}")
 
     def close(self) -> None:
