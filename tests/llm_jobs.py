@@ -10,7 +10,7 @@ from pathlib import Path
 from persuasion_rl.files import read_jsonl, write_jsonl
 from persuasion_rl.judges.base import Comparison
 from persuasion_rl.judges.llm.settings import LlmSettings
-from persuasion_rl.study.config import flags
+from persuasion_rl.study.flags import flags
 
 ROOT = Path(__file__).parents[1]
 RUBRIC = ROOT / "resources/rubrics/persuasiveness.md"

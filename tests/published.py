@@ -2,7 +2,7 @@
 
 import yaml
 
-from persuasion_rl.study.config import load_study
+from persuasion_rl.study.study import Study
 from running import ROOT
 
 PUBLISHED = ROOT / "config/config.yaml"
@@ -16,6 +16,6 @@ PUBLISHED_SIZE = {
 KEYS = {name: f"planted-{name}" for name in ("WANDB_API_KEY", "OPENAI_API_KEY", "HF_TOKEN")}
 
 
-def published(**changes):
+def published(**changes) -> Study:
     """The published study, with other settings at the top level."""
-    return load_study(yaml.safe_load(PUBLISHED.read_text()) | changes, PUBLISHED)
+    return Study.read(yaml.safe_load(PUBLISHED.read_text()) | changes, PUBLISHED)

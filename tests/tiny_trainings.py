@@ -15,7 +15,7 @@ from csv_files import read_csv
 from persuasion_rl.data.delta_pairs import pairs_on
 from persuasion_rl.files import read_jsonl, write_jsonl
 from persuasion_rl.models.loading import load_base
-from persuasion_rl.study.config import flags
+from persuasion_rl.study.flags import flags
 from persuasion_rl.training import dpo, reward, sft
 from persuasion_rl.training.arguments import JobArguments, PolicyArguments
 from persuasion_rl.training.tokenize import tokenize

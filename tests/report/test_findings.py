@@ -1,14 +1,12 @@
 """What a reader is told: before any number, in sentences, and in figures."""
 
 import pytest
-import yaml
 
 from persuasion_rl.report.figures import honesty_figure, length_figure, lineage_figure, loss_figure
 from persuasion_rl.report.findings import findings
 from persuasion_rl.report.notices import PUBLISHED, StudyFacts, notices, warnings
 from persuasion_rl.report.plotting import number
-from persuasion_rl.study.config import load_study, pool_sizes, split_sizes
-from running import ROOT
+from published import published
 
 FULL_SIZE = {part: size for part, (_, size) in PUBLISHED.items() if not part.startswith("max_")}
 
@@ -57,13 +55,12 @@ def test_what_is_as_in_the_published_study_needs_no_notice():
 
 
 def test_what_is_smaller_than_in_the_published_study_is_told_with_both_sizes():
-    file = ROOT / "config/config.yaml"
-    study = load_study(yaml.safe_load(file.read_text()), file)
-    planned = split_sizes(study["data"]) | pool_sizes(study["data"])
-    planned["final_eval"] = study["data"]["final_eval_size"]
+    study = published()
+    planned = study.split_sizes() | study.pool_sizes()
+    planned["final_eval"] = study.config.data.final_eval_size
     limits = {
-        "max_context_tokens": study["data"]["max_context_tokens"],
-        "max_new_tokens": study["sampling"]["max_new_tokens"],
+        "max_context_tokens": study.config.data.max_context_tokens,
+        "max_new_tokens": study.config.sampling.max_new_tokens,
     }
     assert facts(**limits).scaled_down(splits(**planned)) == []
     assert facts(**limits).scaled_down(splits(**planned | {"human": 50})) == [

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 import plans
 from persuasion_rl.settings import as_words, from_words
-from persuasion_rl.study.config import flags, load_study
+from persuasion_rl.study.flags import flags
+from persuasion_rl.study.loading import load_config
 from running import ROOT
 
 NAMES = st.text(st.characters(codec="ascii", categories=["L", "N", "P", "S"]), min_size=1).filter(
@@ -34,7 +35,7 @@ def test_a_studys_record_is_its_configuration(name, tmp_path, monkeypatch):
         (tmp_path / corpus).mkdir()
     monkeypatch.setenv("PERSUASION_RL_CORPORA", str(tmp_path))
     file = ROOT / plans.STUDIES[name]
-    study = load_study(yaml.safe_load(file.read_text()), file)
+    study = load_config(yaml.safe_load(file.read_text()), file).resolved()
     words = flags({"settings": as_words(study), "output": str(tmp_path / "config.yaml")})
     command = f"{sys.executable} -m persuasion_rl.report.record_config {words}"
     subprocess.run(["bash", "-c", command], check=True)

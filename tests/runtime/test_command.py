@@ -25,7 +25,7 @@ from persuasion_rl.files import (
 )
 from persuasion_rl.runtime import command
 from persuasion_rl.runtime.command import stage
-from persuasion_rl.study.config import flags
+from persuasion_rl.study.flags import flags
 from persuasion_rl.training.recipe import split_recipe
 
 WORKFLOW = Path(__file__).parents[2] / "workflow"

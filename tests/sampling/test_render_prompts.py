@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from persuasion_rl.data.prompts import SYSTEM, TASKS, context_of, render
 from persuasion_rl.files import UserError, read_jsonl, write_jsonl
 from persuasion_rl.sampling.render_prompts import render_prompts
-from persuasion_rl.study.config import load_study
+from persuasion_rl.study.loading import load_config
 from tiny_models import sft_row
 
 TEMPLATE = (
@@ -95,7 +95,7 @@ STUDY = {
 
 def with_player(**player) -> dict:
     evaluation = {"players": ["base", "sft", "other"], "other_players": {"other": player}}
-    return load_study({**STUDY, "evaluation": evaluation})
+    return load_config({**STUDY, "evaluation": evaluation}).resolved()
 
 
 @pytest.mark.parametrize(

@@ -91,6 +91,16 @@ def test_models_by_method_and_by_who_labels_them(published, demo):
     assert published.pool_sizes() == {"ai": 8000, "human": 300}
 
 
+@pytest.mark.parametrize("examples", [30_000, 50_000, 100_000])
+def test_without_a_size_the_ai_pool_is_what_the_two_others_leave(examples):
+    study = study_of("config/config.yaml", data={"max_examples": examples})
+    sizes = study.split_sizes()
+    assert sum(sizes.values()) == examples
+    assert study.pool_sizes() == {"ai": sizes["val"] + sizes["test"] - 2_000, "human": 300}
+    alone = study_of("config/config.yaml", data={"max_examples": examples, "use_val_set": False})
+    assert alone.pool_sizes()["ai"] == sizes["test"] - 2_000
+
+
 def test_a_models_adapters_are_those_down_its_lineage(demo):
     folder = "results/demo/models/"
     adapters = [
@@ -170,7 +180,7 @@ def test_what_the_report_reads_lies_in_the_study_and_has_no_file_of_people_where
     assert not any("rlhf" in path or "human_pool" in path for path in paths("unattended"))
 
 
-def test_a_target_of_another_study_names_its_file(demo, monkeypatch):
+def test_a_target_of_another_study_names_its_file(demo, tmp_path, monkeypatch):
     monkeypatch.chdir(ROOT)
     with pytest.raises(
         UserError, match=r"is of study 'cmv', and 'demo' is loaded: .*config/config.yaml"
@@ -178,6 +188,11 @@ def test_a_target_of_another_study_names_its_file(demo, monkeypatch):
         demo.refuse_other_studies(["results/cmv/report.html"])
     with pytest.raises(UserError, match="no file in config/ has `study: nowhere`"):
         demo.refuse_other_studies(["results/nowhere/report.html"])
+    (broken := tmp_path / "config").mkdir()
+    (broken / "broken.yaml").write_text("study: [")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="no file in config/ has `study: cmv`"):
+        demo.refuse_other_studies(["results/cmv/report.html"])
     demo.refuse_other_studies(["all", "results/demo/report.html", "resources/models/x/config.json"])
 
 

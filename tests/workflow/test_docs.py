@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from persuasion_rl.study.config import load_study, pool_sizes, split_sizes
+from persuasion_rl.study.study import Study
 from persuasion_rl.tools.cli import main
 from persuasion_rl.tools.workload import estimates
 from running import ROOT, copy_project, succeed
@@ -339,7 +339,7 @@ def test_settings_that_are_shown_are_a_study(page, tmp_path, monkeypatch):
     monkeypatch.chdir(ROOT)
     for block in blocks(page, "yaml"):
         settings = {"extends": "config.yaml", "study": "shown"} | yaml.safe_load(block)
-        load_study(settings, ROOT / "config/shown.yaml")
+        Study.read(settings, ROOT / "config/shown.yaml")
 
 
 def test_the_picture_of_the_workflow_is_that_of_its_rules(checkout):
@@ -372,21 +372,25 @@ def test_the_picture_of_the_workflow_is_that_of_its_rules(checkout):
 def test_estimates_that_are_shown_are_the_doctors():
     def told(examples):
         settings = {"extends": "config.yaml", "study": "shown", "data": {"max_examples": examples}}
-        study = load_study(settings, ROOT / "config/shown.yaml")
-        return study["data"], estimates(study)
+        study = Study.read(settings, ROOT / "config/shown.yaml")
+        return study, estimates(study)
 
     rows = (ROOT / "docs/aws.md").read_text().splitlines()
     for stage, _, *hours in told(50_000)[1][1:]:
         assert f"| {stage} | {hours[0]} | {hours[1]} |" in rows
     rows = (ROOT / "docs/data.md").read_text().splitlines()
     for examples in (30_000, 50_000, 100_000):
-        data, estimated = told(examples)
-        sides, pools = split_sizes(data), pool_sizes(data)
+        study, estimated = told(examples)
+        sides, pools = study.split_sizes(), study.pool_sizes()
         cells = [
             f"{examples:,}",
             " / ".join(f"{sides[side]:,}" for side in ("train", "val", "test")),
         ]
-        cells += [f"{pools['ai']:,}", f"{pools['human']:,}", f"{data['final_eval_size']:,}"]
+        cells += [
+            f"{pools['ai']:,}",
+            f"{pools['human']:,}",
+            f"{study.config.data.final_eval_size:,}",
+        ]
         assert f"| {' | '.join([*cells, *estimated[-1][2:4]])} |" in rows
 
 

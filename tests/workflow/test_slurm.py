@@ -19,7 +19,7 @@ import pytest
 import yaml
 
 from persuasion_rl.runtime.leases import visible_devices
-from persuasion_rl.study.config import load_study
+from persuasion_rl.study.loading import load_config
 from running import copy_project
 
 pytestmark = pytest.mark.slurm
@@ -174,7 +174,7 @@ def checkout(tmp_path_factory):
     """The project with the tiny study, without the models that learn from people."""
     folder = copy_project(tmp_path_factory.mktemp("cluster") / "checkout")
     tiny = folder / "tests/tiny.yaml"
-    study = load_study(yaml.safe_load(tiny.read_text()), tiny)
+    study = load_config(yaml.safe_load(tiny.read_text()), tiny).resolved()
     study["models"] = {name: study["models"][name] for name in ("base", "sft", "rlaif")}
     (folder / CONFIG).write_text(yaml.safe_dump(study, sort_keys=False))
     return folder

@@ -25,7 +25,7 @@ from persuasion_rl.annotation.plan import Answer, Plan, pair_id
 from persuasion_rl.annotation.store import AnswerStore
 from persuasion_rl.evaluation.arena import present_models
 from persuasion_rl.files import read_json, read_jsonl, write_jsonl
-from persuasion_rl.study.config import load_study
+from persuasion_rl.study.loading import load_config
 from persuasion_rl.study.recorded import recorded_settings
 from running import ROOT, copy_project, planned, snakemake, succeed
 
@@ -315,7 +315,9 @@ def test_snakemakes_own_report_has_captions_and_categories(fresh):
 
 def test_the_recorded_configuration_is_the_resolved_one(small):
     given = yaml.safe_load(CONFIG.read_text())
-    assert yaml.safe_load((small / "config.yaml").read_text()) == load_study(given, CONFIG)
+    assert (
+        yaml.safe_load((small / "config.yaml").read_text()) == load_config(given, CONFIG).resolved()
+    )
 
 
 def test_variants_stand_side_by_side_and_seeds_have_a_spread(small):
@@ -452,7 +454,10 @@ def tokens(base, rows):
 
 
 def recipe_words(method, **changes):
-    recipe = load_study(yaml.safe_load(CONFIG.read_text()), CONFIG)["recipes"][method] | changes
+    recipe = (
+        load_config(yaml.safe_load(CONFIG.read_text()), CONFIG).resolved()["recipes"][method]
+        | changes
+    )
     words = []
     for name, value in recipe.items():
         words += [f"--{name}", *(value if isinstance(value, list) else [str(value)])]

@@ -13,7 +13,8 @@ from persuasion_rl.judges.llm.settings import LlmSettings
 from persuasion_rl.judges.make import JudgeSettings, make_judge
 from persuasion_rl.preferences.label_ai import label_ai
 from persuasion_rl.runtime.command import stage
-from persuasion_rl.study.config import flags, load_study
+from persuasion_rl.study.flags import flags
+from persuasion_rl.study.loading import load_config
 from running import ROOT
 
 
@@ -42,9 +43,9 @@ def study_of(**changes) -> dict:
     ],
 )
 def test_a_mistake_in_the_section_is_one_line_without_a_key(changes, line):
-    assert load_study(study_of())["llm"]["retries"] == 5
+    assert load_config(study_of()).resolved()["llm"]["retries"] == 5
     with pytest.raises(UserError) as refusal:
-        load_study(study_of(**changes))
+        load_config(study_of(**changes)).resolved()
     assert line in str(refusal.value) and "\n" not in str(refusal.value)
     assert KEY not in str(refusal.value)
 
@@ -53,19 +54,19 @@ def test_people_cannot_be_simulated_by_it(tmp_path):
     study = study_of()
     study["labels"]["human"]["judge"] = "llm"
     with pytest.raises(UserError, match="labels.human.judge: 'llm' must be one of"):
-        load_study(study)
+        load_config(study).resolved()
 
 
 def test_other_judges_need_nothing_of_it():
     study = study_of(model=None)
     study["labels"]["ai"]["judge"] = "truth"
-    assert load_study(study)["llm"]["model"] is None
+    assert load_config(study).resolved()["llm"]["model"] is None
     with pytest.raises(UserError, match="judge llm needs --llm_model"):
         make_judge("llm", JudgeSettings(seed=1, threads=1))
 
 
 def test_by_hand_a_model_is_enough_and_the_rest_is_as_in_the_configuration():
-    section = load_study(study_of(rubric="resources/rubrics/persuasiveness.md"))["llm"]
+    section = load_config(study_of(rubric="resources/rubrics/persuasiveness.md")).resolved()["llm"]
     del section["honesty_rubric"]
     paths = {"rubric": Path(section["rubric"]), "cache": Path("llm.sqlite")}
     assert vars(LlmSettings(model="tiny")) == section | paths

@@ -9,8 +9,7 @@ from typing import Any
 
 from persuasion_rl.data.prompts import TokenCounter, Turn, fit_contexts, read_chat_template, render
 from persuasion_rl.files import UserError
-from persuasion_rl.study.config import lineage, model_folder
-from persuasion_rl.study.names import BASE
+from persuasion_rl.study.recorded import recorded_base, recorded_lineage
 
 LONGEST_CLAIM = 4000
 """Characters of what a person writes."""
@@ -47,11 +46,10 @@ class LoadedModels:
 
     @cached_property
     def _base(self) -> Path:
-        source = self.settings["models"][BASE]["source"]
-        return self.folder / "models/base" if source == "standin" else Path(model_folder(source))
+        return recorded_base(self.folder, self.settings)
 
     def _adapters(self, model: str) -> list[Path]:
-        names = lineage(self.settings["models"], model)
+        names = recorded_lineage(self.settings, model)
         return [self.folder / f"models/{name}/adapter_model.safetensors" for name in names]
 
     @property

@@ -10,8 +10,7 @@ from persuasion_rl.annotation.plan import Plan, pair_id
 from persuasion_rl.data.prompts import Turn, context_of, read_chat_template, turns_of
 from persuasion_rl.files import UserError, keyed_number, read_json
 from persuasion_rl.records import PoolRow, ResponsePair, read_rows
-from persuasion_rl.study.config import base_folder
-from persuasion_rl.study.recorded import recorded_settings
+from persuasion_rl.study.recorded import recorded_base, recorded_settings
 
 PRACTICE_PAIRS = Path("resources/annotation/practice.json")
 """In the checkout, where persuasion-rl is run."""
@@ -95,7 +94,7 @@ class AnnotatedStudy:
     @cached_property
     def _chat_template(self) -> str | None:
         chat = self.settings["data"]["prompt_format"] == "chat"
-        return read_chat_template(Path(base_folder(self.settings))) if chat else None
+        return read_chat_template(recorded_base(self.folder, self.settings)) if chat else None
 
     def context(self, row: ResponsePair | PoolRow) -> str:
         """The conversation that a row's responses answer, without the marks of a prompt."""

@@ -10,23 +10,6 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
 
-from persuasion_rl.study.dicts import (  # noqa: F401  until all use them through Study
-    base_folder,
-    declared_comparisons,
-    flags,
-    lineage,
-    load_study,
-    model_behind,
-    model_folder,
-    needs_people,
-    pool_sizes,
-    pools_behind,
-    recipe_of,
-    refuse_other_studies,
-    seed_groups,
-    split_sizes,
-    uses_llm,
-)
 from persuasion_rl.study.judging import Evaluation, Labels, Llm
 from persuasion_rl.study.names import BASE
 from persuasion_rl.study.recipes import Model, ModelName, Recipes, Standin

@@ -6,6 +6,8 @@ from typing import Any
 import yaml
 
 from persuasion_rl.files import UserError
+from persuasion_rl.study.lineage import model_folder
+from persuasion_rl.study.names import BASE
 
 
 def study_folder(name: str) -> Path:
@@ -22,6 +24,23 @@ def study_folder(name: str) -> Path:
         f"{name}: no study that was made (results/{name}/config.yaml is not there; `snakemake unattended --cores all` makes it);"
         f" there {'are ' + ', '.join(names) if names else 'is none'}"
     )
+
+
+def recorded_base(folder: Path, settings: dict[str, Any]) -> Path:
+    """Where the base model of a study that was made is.
+
+    Args:
+        folder: results/{study}. settings: its recorded configuration.
+    """
+    source = settings["models"][BASE]["source"]
+    return folder / "models/base" if source == "standin" else Path(model_folder(source))
+
+
+def recorded_lineage(settings: dict[str, Any], model: str) -> list[str]:
+    """The trained models from the first one above the base down to `model` itself, of a recorded configuration."""
+    if model == BASE:
+        return []
+    return [*recorded_lineage(settings, settings["models"][model]["parent"]), model]
 
 
 def recorded_settings(folder: Path) -> dict[str, Any]:

@@ -4,6 +4,7 @@ Everything here follows from the configuration. Nothing is read but that, and no
 """
 
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -190,10 +191,17 @@ class Study(Evaluation):
             parts = Path(target).parts
             if len(parts) > 2 and parts[0] == "results" and parts[1] != self.name:
                 files = sorted(Path("config").glob("*.yaml"))
-                of_study = [f for f in files if read_config_file(f).get("study") == parts[1]]
+                file = next((file for file in files if _study_named_in(file) == parts[1]), None)
                 how = f"no file in config/ has `study: {parts[1]}`"
-                if of_study:
-                    how = f"add --configfile {of_study[0]}"
+                if file is not None:
+                    how = f"add --configfile {file}"
                 raise UserError(
                     f"{target} is of study {parts[1]!r}, and {self.name!r} is loaded: {how}"
                 )
+
+
+def _study_named_in(file: Path) -> str | None:
+    """The study that a configuration file names; None where it names none or cannot be read."""
+    with suppress(UserError):
+        return read_config_file(file).get("study")
+    return None

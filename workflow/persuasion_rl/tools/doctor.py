@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 from urllib.error import HTTPError
 from urllib.request import Request as UrlRequest
 from urllib.request import urlopen
@@ -24,9 +23,10 @@ from persuasion_rl.annotation.store import read_answers
 from persuasion_rl.files import read_jsonl
 from persuasion_rl.report.costs import costs_of
 from persuasion_rl.runtime.keys import VARIABLES, is_loopback
-from persuasion_rl.study.config import model_folder, needs_people, uses_llm
+from persuasion_rl.study.lineage import model_folder
 from persuasion_rl.study.loading import load_config_file
 from persuasion_rl.study.names import BASE, MODEL_FILES
+from persuasion_rl.study.study import Study
 from persuasion_rl.tools.assumptions import ASSUMED
 from persuasion_rl.tools.gpu_memory import Need, trainings
 from persuasion_rl.tools.model_size import QWEN, size_of
@@ -46,10 +46,10 @@ class Finding:
     todo: str = ""
 
 
-def examine(study: dict[str, Any], file: Path) -> list[Finding]:
+def examine(study: Study, file: Path) -> list[Finding]:
     """Look at this machine and at what a study needs of it."""
     return [
-        Finding("study", f"{study['study']} ({file})"),
+        Finding("study", f"{study.name} ({file})"),
         *_checkout(),
         *_machine(study),
         *_corpora(study, _naming(file)),
@@ -69,7 +69,7 @@ def _checkout() -> Iterator[Finding]:
         yield Finding("workflow", "not in this folder; the commands below are for its checkout")
 
 
-def _machine(study: dict[str, Any]) -> Iterator[Finding]:
+def _machine(study: Study) -> Iterator[Finding]:
     import torch
 
     version = ".".join(map(str, sys.version_info[:3]))
@@ -90,9 +90,9 @@ def _machine(study: dict[str, Any]) -> Iterator[Finding]:
     yield from gpu_memory(study, devices)
 
 
-def taking_turns(study: dict[str, Any], total: float) -> str:
+def taking_turns(study: Study, total: float) -> str:
     """What a machine with few GB of memory in all does: the largest rules then run alone."""
-    if total >= ASSUMED.largest_rule_gb or study["models"][BASE]["source"] == "standin":
+    if total >= ASSUMED.largest_rule_gb or study.models[BASE].source == "standin":
         return ""
     return (
         f"the largest rules ask for {ASSUMED.largest_rule_gb}: with `--resources {limit(total)}` nothing runs beside one that"
@@ -105,9 +105,9 @@ def limit(total: float) -> str:
     return f"mem_mb={max(1, round(total - ASSUMED.system_gb)) * 1000}"
 
 
-def footprint(study: dict[str, Any]) -> dict[str, float]:
+def footprint(study: Study) -> dict[str, float]:
     """About how many GB of disk a study takes by what takes them, at most: what is here already, too."""
-    if study["world"] is not None:
+    if study.synthetic:
         return {"all of it, synthetic": ASSUMED.synthetic_study_gb}
     # Twice: a large file is dealt into parts in the temporary folder while it is read.
     corpora = sum(
@@ -117,8 +117,8 @@ def footprint(study: dict[str, Any]) -> dict[str, float]:
     return {
         "corpora": corpora,
         "models from the Hub": ASSUMED.hub_model_gb * len(hub),
-        "rows": study["data"]["max_examples"] * ASSUMED.example_kb / 1e6,
-        "trained models": ASSUMED.trained_model_gb * len(study["models"]),
+        "rows": study.config.data.max_examples * ASSUMED.example_kb / 1e6,
+        "trained models": ASSUMED.trained_model_gb * len(study.models),
     }
 
 
@@ -132,9 +132,9 @@ def _gpus() -> list[tuple[str, float]]:
     return [(device.name, device.total_memory / 2**30) for device in devices]
 
 
-def _gpu(study: dict[str, Any], devices: list[tuple[str, float]]) -> Finding:
+def _gpu(study: Study, devices: list[tuple[str, float]]) -> Finding:
     """The GPU beside what the study wants of it."""
-    wanted = study["device"]
+    wanted = study.config.device
     if not devices:
         todo = "run on a machine with a GPU, or set `device: cpu`" if wanted == "cuda" else ""
         return Finding("GPU", f"none (device: {wanted})", todo)
@@ -148,9 +148,9 @@ def _gpu(study: dict[str, Any], devices: list[tuple[str, float]]) -> Finding:
     return Finding("GPU", f"{named}; {half}", todo)
 
 
-def gpu_memory(study: dict[str, Any], devices: list[tuple[str, float]]) -> Iterator[Finding]:
+def gpu_memory(study: Study, devices: list[tuple[str, float]]) -> Iterator[Finding]:
     """What each training takes of a GPU's memory, estimated, beside the GPUs that are here (GB)."""
-    if study["device"] == "cpu" or study["models"][BASE]["source"] == "standin":
+    if study.config.device == "cpu" or study.models[BASE].source == "standin":
         return
     size = size_of(study) or QWEN
     names: dict[tuple[str, str], list[str]] = {}
@@ -163,21 +163,21 @@ def gpu_memory(study: dict[str, Any], devices: list[tuple[str, float]]) -> Itera
         yield Finding("GPU memory", f"{', '.join(alike)}: {words}", todo)
 
 
-def _corpus_names(study: dict[str, Any]) -> list[str]:
-    data = study["data"]
-    return data["cmv_corpora"] + ([data["p4g_corpus"]] if data["use_p4g"] else [])
+def _corpus_names(study: Study) -> list[str]:
+    data = study.config.data
+    return data.cmv_corpora + ([data.p4g_corpus] if data.use_p4g else [])
 
 
-def _corpora(study: dict[str, Any], named: str) -> Iterator[Finding]:
+def _corpora(study: Study, named: str) -> Iterator[Finding]:
     """Corpora: here, made by the study, or to be downloaded."""
-    if study["world"] is not None:
+    if study.synthetic:
         yield Finding("corpora", "synthetic, made by the study")
         return
-    folder = Path(study["corpora_dir"] or "resources/corpora")
+    folder = Path(study.config.corpora_dir or "resources/corpora")
     for name in _corpus_names(study):
         if (folder / name / "utterances.jsonl").is_file():
             yield Finding(f"corpus {name}", f"in {folder}")
-        elif study["corpora_dir"]:
+        elif study.config.corpora_dir:
             todo = f"put it into {folder}, or leave corpora_dir out to download it"
             yield Finding(f"corpus {name}", f"not in {folder}", todo)
         else:
@@ -187,16 +187,16 @@ def _corpora(study: dict[str, Any], named: str) -> Iterator[Finding]:
             )
 
 
-def _sources(study: dict[str, Any]) -> list[str]:
+def _sources(study: Study) -> list[str]:
     """Models that are not made by the study: its base, other players."""
-    others = study["evaluation"]["other_players"].values()
-    named = [study["models"][BASE]["source"], *(o["source"] for o in others if "source" in o)]
+    others = study.other_players.values()
+    named = [study.models[BASE].source, *(other.source for other in others if other.source)]
     return [source for source in dict.fromkeys(named) if source != "standin"]
 
 
-def _models(study: dict[str, Any], named: str) -> Iterator[Finding]:
+def _models(study: Study, named: str) -> Iterator[Finding]:
     """Models from elsewhere: here, or to be downloaded."""
-    if study["models"][BASE]["source"] == "standin":
+    if study.models[BASE].source == "standin":
         yield Finding("base model", "a stand-in, made by the study")
     for source in _sources(study):
         folder = Path(model_folder(source))
@@ -206,7 +206,7 @@ def _models(study: dict[str, Any], named: str) -> Iterator[Finding]:
             hub = os.environ.get("HF_ENDPOINT", "https://huggingface.co")
             target = f"{folder}/config.json"
             yield _to_be_downloaded(f"model {source}", ASSUMED.hub_model_gb, hub, target, named)
-    if embedding := study["evaluation"]["embedding_model"]:
+    if embedding := study.config.evaluation.embedding_model:
         yield Finding("embedding model", embedding)
 
 
@@ -234,8 +234,8 @@ def _answers(address: str) -> bool:
     return True
 
 
-def _keys(study: dict[str, Any]) -> Iterator[Finding]:
-    mode = study["wandb"]["mode"]
+def _keys(study: Study) -> Iterator[Finding]:
+    mode = study.config.wandb.mode
     tracked = _is_set("WANDB_API_KEY")
     offline = ", so runs are kept offline" if mode == "online" and tracked == "not set" else ""
     yield Finding("W&B", f"{mode}; WANDB_API_KEY {tracked}{offline}")
@@ -250,54 +250,54 @@ def _keys(study: dict[str, Any]) -> Iterator[Finding]:
         )
 
 
-def _asked(study: dict[str, Any]) -> Iterator[tuple[str, str, str | None]]:
+def _asked(study: Study) -> Iterator[tuple[str, str, str | None]]:
     """Servers that a study asks: who they are to it, whose key they want, their address."""
-    if uses_llm(study):
-        yield "judge llm", study["llm"]["provider"], study["llm"]["base_url"]
-    if study["sampling"]["engine"] == "openai":
-        yield "engine openai", "openai", study["sampling"]["base_url"]
-    for name, other in study["evaluation"]["other_players"].items():
-        if "endpoint" in other:
-            yield f"player {name}", "openai", other["endpoint"]
+    if study.llm:
+        yield "judge llm", study.config.llm.provider, study.config.llm.base_url
+    if study.config.sampling.engine == "openai":
+        yield "engine openai", "openai", study.config.sampling.base_url
+    for name, other in study.other_players.items():
+        if other.endpoint:
+            yield f"player {name}", "openai", other.endpoint
 
 
 def _is_set(name: str) -> str:
     return "set" if os.environ.get(name) else "not set"
 
 
-def _have_labelled(study: dict[str, Any], results: Path) -> bool:
+def _have_labelled(study: Study, results: Path) -> bool:
     """Whether people have answered as many pairs of the human pool as its export asks for."""
     store = results / "state/human_answers.sqlite"
     if not store.is_file():
         return False
     pool = read_jsonl(results / "preferences/human_pool_responses.jsonl")
     answers = tally(map(pair_id, pool), read_answers(store))
-    return answers.answered >= answers.needed(study["labels"]["human"]["min_labels"])
+    return answers.answered >= answers.needed(study.config.labels.human.min_labels)
 
 
-def next_step(study: dict[str, Any], findings: list[Finding], file: Path) -> str:
+def next_step(study: Study, findings: list[Finding], file: Path) -> str:
     """The one thing to do next."""
     for finding in findings:
         if finding.todo:
             return f"{finding.what}: {finding.todo}"
-    results = Path("results", study["study"])
+    results = Path("results", study.name)
     named = _naming(file)
     total = psutil.virtual_memory().total / 2**30
     few = limit(total) if taking_turns(study, total) else ""
     cores = "--cores all" + (f" --resources {few}" if few else "")
     run, where = cores, ""
-    if study["models"][BASE]["source"] != "standin" and study["device"] != "cpu":
+    if study.models[BASE].source != "standin" and study.config.device != "cpu":
         here = any(f.what == "GPU" and not f.state.startswith("none") for f in findings)
         # A list on the command line takes the place of the profile's.
         run = "--profile aws-gpu" + (f" --resources gpu=1 {few}" if few and here else "")
         where = "" if here else ", on a machine with a GPU"
-    waiting = any(needs_people(study, model) for model in study["models"])
+    waiting = study.waits_for_people
     if not (results / "splits/summary.json").is_file():
         return f"the data and a page about it: `snakemake data {cores}{named}`"
     if waiting and not (results / "preferences/human_pool_responses.jsonl").is_file():
         return f"all that needs no person: `snakemake unattended {run}{named}`{where}"
     if waiting and not _have_labelled(study, results):
-        return f"label the human pool: `persuasion-rl annotate --study {study['study']}`"
+        return f"label the human pool: `persuasion-rl annotate --study {study.name}`"
     if not (results / "report.html").is_file():
         return f"the rest: `snakemake {run}{named}`{where}"
     return f"read {results / 'report.html'}; `snakemake -n{named}` tells what is stale"
@@ -309,7 +309,7 @@ def report(file: Path) -> str:
     Raises:
         UserError: the study's configuration is not there, or is wrong.
     """
-    study = load_config_file(file).resolved()
+    study = Study(load_config_file(file), file)
     findings = examine(study, file)
     width = max(len(finding.what) for finding in findings)
     lines = [
@@ -317,9 +317,9 @@ def report(file: Path) -> str:
         + (f"  -> {finding.todo}" if finding.todo else "")
         for finding in findings
     ]
-    if study["models"][BASE]["source"] != "standin":
+    if study.models[BASE].source != "standin":
         lines += ["", *_columns(estimates(study)), assumed(study)]
-    if costs := costs_of(Path("results", study["study"], "benchmarks")):
+    if costs := costs_of(Path("results", study.name, "benchmarks")):
         seconds = sum(cost.seconds for cost in costs)
         dearest = sorted(costs, key=lambda cost: cost.seconds, reverse=True)[:3]
         named = ", ".join(f"{cost.rule} {cost.seconds / 60:.1f}" for cost in dearest)

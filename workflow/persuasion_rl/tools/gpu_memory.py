@@ -4,8 +4,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from persuasion_rl.study.config import lineage, recipe_of
 from persuasion_rl.study.names import BASE
+from persuasion_rl.study.study import Study
 from persuasion_rl.tools.assumptions import ASSUMED
 from persuasion_rl.tools.model_size import Size
 
@@ -20,14 +20,14 @@ class Training:
     shape: dict[str, Any]
 
 
-def trainings(study: dict[str, Any]) -> Iterator[Training]:
+def trainings(study: Study) -> Iterator[Training]:
     """The trainings of a study, the delta judge's last; DPO goes on with its parent's adapter."""
-    for name, model in study["models"].items():
+    for name, model in study.models.items():
         if name != BASE:
-            first = next(iter(lineage(study["models"], name)))
-            shape = recipe_of(study, first)
-            yield Training(name, model["method"], recipe_of(study, name), shape)
-    reward = study["recipes"]["reward"]
+            first = next(study.config.lineage(name))
+            shape = study.recipe(first)
+            yield Training(name, model.method, study.recipe(name), shape)
+    reward = study.config.recipes.reward.settings()
     yield Training("delta judge", "reward", reward, reward)
 
 

@@ -2,10 +2,9 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from persuasion_rl.files import read_json
-from persuasion_rl.study.config import base_folder
+from persuasion_rl.study.study import Study
 
 
 @dataclass(frozen=True)
@@ -57,14 +56,14 @@ QWEN = Size(layers=24, width=896, inner=4864, queries=896, keys=128, vocab=151_9
 """Qwen2.5-0.5B."""
 
 
-def size_of(study: dict[str, Any]) -> Size | None:
+def size_of(study: Study) -> Size | None:
     """The size of a study's base model, by its config.json; None where it is not here, or of another form.
 
     Raises:
         UserError: the file was cut off.
     """
     try:
-        config = read_json(Path(base_folder(study), "config.json"))
+        config = read_json(Path(study.base_folder, "config.json"))
         heads, width = config["num_attention_heads"], config["hidden_size"]
         per_head = config.get("head_dim") or width // heads
         return Size(

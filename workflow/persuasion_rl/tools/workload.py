@@ -1,54 +1,50 @@
 """What a study would take on a GPU, in floating-point operations, hours and USD: estimated, not measured."""
 
-from typing import Any
-
-from persuasion_rl.study.config import pool_sizes, recipe_of, split_sizes
 from persuasion_rl.study.names import BASE, HUMAN
+from persuasion_rl.study.study import Study
 from persuasion_rl.tools.assumptions import ASSUMED
 from persuasion_rl.tools.model_size import QWEN, Size, size_of
 
 
-def workload(study: dict[str, Any]) -> dict[str, float]:
+def workload(study: Study) -> dict[str, float]:
     """FLOPs of what a study does with its models, by stage; at most, since pools may shrink."""
     size = size_of(study) or QWEN
-    pools = pool_sizes(study["data"])
-    longest = study["sampling"]["max_new_tokens"]
-    flops = {
-        f"train {name}": _training(study, name, size) for name in study["models"] if name != BASE
-    }
-    for pool in sorted({model.get("pool") for model in study["models"].values()} - {None}):
-        replies = study["pools"][pool]["responses"] * pools[pool]
+    pools = study.pool_sizes()
+    longest = study.config.sampling.max_new_tokens
+    flops = {f"train {name}": _training(study, name, size) for name in study.models if name != BASE}
+    for pool in sorted({model.pool for model in study.models.values()} - {None}):
+        replies = study.config.pools[pool].responses * pools[pool]
         flops[f"sample the {pool} pool"] = _sampling(size, pools[pool], replies, longest)
-    players = [player for player in study["evaluation"]["players"] if player != HUMAN]
-    replies = len(players) * study["data"]["final_eval_size"]
+    players = [player for player in study.config.evaluation.players if player != HUMAN]
+    replies = len(players) * study.config.data.final_eval_size
     flops["sample the evaluation"] = _sampling(size, replies, replies, longest)
     return flops | _judging(study, size, replies)
 
 
-def _training(study: dict[str, Any], name: str, size: Size) -> float:
+def _training(study: Study, name: str, size: Size) -> float:
     """FLOPs of a training: forward, and back through the activations; LoRA's own gradients are small."""
-    model, epochs = study["models"][name], recipe_of(study, name)["num_train_epochs"]
-    if model["method"] == "sft":
-        tokens = split_sizes(study["data"])["train"] * ASSUMED.row_tokens * epochs
+    model, epochs = study.models[name], study.recipe(name)["num_train_epochs"]
+    if model.method == "sft":
+        tokens = study.split_sizes()["train"] * ASSUMED.row_tokens * epochs
         return 2 * size.forward(tokens, ASSUMED.row_tokens, ASSUMED.supervised_share)
-    longest = study["sampling"]["max_new_tokens"]
+    longest = study.config.sampling.max_new_tokens
     length = ASSUMED.prompt_tokens + longest
-    tokens = pool_sizes(study["data"])[model["pool"]] * 2 * length * epochs
+    tokens = study.pool_sizes()[model.pool] * 2 * length * epochs
     reference = size.forward(tokens / epochs, length, longest / length)
     return 2 * size.forward(tokens, length, longest / length) + reference
 
 
-def _judging(study: dict[str, Any], size: Size, replies: int) -> dict[str, float]:
+def _judging(study: Study, size: Size, replies: int) -> dict[str, float]:
     """The delta judge, and what is measured of the models: each text is read once, without sampling."""
-    length = ASSUMED.prompt_tokens + study["sampling"]["max_new_tokens"]
+    length = ASSUMED.prompt_tokens + study.config.sampling.max_new_tokens
     # Its trust is measured in every study.
-    rows = 2 * ASSUMED.delta_pairs * study["recipes"]["reward"]["num_train_epochs"]
+    rows = 2 * ASSUMED.delta_pairs * study.config.recipes.reward.settings()["num_train_epochs"]
     training = 2 * size.forward(rows * ASSUMED.row_tokens, ASSUMED.row_tokens, 0.0)
     flops = {"train the delta judge": training}
-    if "delta" in (*study["evaluation"]["judges"], study["labels"]["ai"]["judge"]):
-        pool = study["pools"]["ai"]["responses"] * pool_sizes(study["data"])["ai"]
+    if "delta" in (*study.config.evaluation.judges, study.config.labels.ai.judge):
+        pool = study.config.pools["ai"].responses * study.pool_sizes()["ai"]
         flops["judge by delta"] = size.forward((pool + replies) * length, length, 0.0)
-    trained = len(study["models"]) * study["data"]["final_eval_size"]
+    trained = len(study.models) * study.config.data.final_eval_size
     flops["measure losses and KL"] = 3 * size.forward(trained * length, length)
     return flops
 
@@ -59,7 +55,7 @@ def _sampling(size: Size, prompts: float, replies: float, longest: int) -> float
     return start + size.forward(replies * longest, ASSUMED.prompt_tokens + longest)
 
 
-def estimates(study: dict[str, Any]) -> list[list[str]]:
+def estimates(study: Study) -> list[list[str]]:
     """Rows of stage, PFLOP, and hours on each GPU; the last one is all of them, with its price."""
     stages = workload(study)
     rows = [["estimate of", "PFLOP", *(gpu.name for gpu in ASSUMED.gpus)]]
@@ -72,7 +68,7 @@ def estimates(study: dict[str, Any]) -> list[list[str]]:
     return rows
 
 
-def assumed(study: dict[str, Any]) -> str:
+def assumed(study: Study) -> str:
     """What the estimates rest on, in a sentence."""
     size = "the base model's size by its config.json" if size_of(study) else "Qwen2.5-0.5B's size"
     return (
