@@ -14,10 +14,9 @@ import numpy as np
 from machine import commit
 
 from persuasion_rl.runtime.command import note, stage
+from persuasion_rl.statistics.agreement import kappa, krippendorffs_alpha
 from persuasion_rl.statistics.intervals import Resamples, bootstrap_rate
 from persuasion_rl.statistics.pairwise import (
-    alpha,
-    kappa,
     length_controlled,
     logistic,
     over_seeds,
@@ -111,7 +110,7 @@ def estimates(study: Study, draws: int, seed: int) -> dict[str, tuple]:
         "strength of the strongest": strengths[3],
         "win rate at equal length": length_controlled(points, study.longer, resamples),
         "Cohen's kappa": kappa(*verdicts.T, resamples),
-        "Krippendorff's alpha": alpha(verdicts.tolist(), resamples),
+        "Krippendorff's alpha": krippendorffs_alpha(verdicts.tolist(), resamples),
         f"win rate over {SEEDS} seeds": over_seeds(
             study.seeds, study.conversations, min(draws, 200), seed
         ),

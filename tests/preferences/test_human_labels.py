@@ -14,8 +14,8 @@ from persuasion_rl.preferences.human_labels import (
     majority,
     simulate_annotators,
 )
+from persuasion_rl.statistics.agreement import kappa
 from persuasion_rl.statistics.intervals import Resamples
-from persuasion_rl.statistics.pairwise import kappa
 
 
 @pytest.fixture

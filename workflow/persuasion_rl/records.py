@@ -135,7 +135,7 @@ def read_rows(path: Path, kind: type[Row]) -> Iterator[Row]:
     metadata = kind.__annotations__.get("metadata")
     inner = metadata.__required_keys__ if is_typeddict(metadata) else frozenset()
     for number, row in enumerate(read_jsonl(path), 1):
-        missing = kind.__required_keys__ - row.keys() or inner - row["metadata"].keys()
+        missing = kind.__required_keys__ - row.keys() or inner - row.get("metadata", {}).keys()
         if missing and "excluded" not in row:
             raise UserError(
                 f"{path}, line {number}: the key {min(missing)!r} is missing from a {kind.__name__}"

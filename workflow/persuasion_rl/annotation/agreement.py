@@ -6,8 +6,6 @@ from itertools import combinations
 from pathlib import Path
 from statistics import median
 
-import numpy as np
-
 from persuasion_rl.annotation.store import (
     FIRST_TIME,
     FLAG,
@@ -80,8 +78,8 @@ def _agreement(
     several: dict[str, list[tuple[str, str]]], conversations: dict[str, str], seed: int
 ) -> dict:
     """Of (annotator, opinion) of each pair that has more than one."""
+    from persuasion_rl.statistics.agreement import cohens_kappa, krippendorffs_alpha
     from persuasion_rl.statistics.intervals import bootstrap_rate
-    from persuasion_rl.statistics.pairwise import alpha
 
     if len(several) < LEAST:
         return {"agreement": None, "kappa": None, "alpha": None}
@@ -96,57 +94,8 @@ def _agreement(
     return {
         "agreement": _told(bootstrap_rate(points, names, DRAWS, seed), len(several)),
         "kappa": _told(cohens_kappa(list(several.values()), resamples), len(several)),
-        "alpha": _told(alpha(given, resamples), len(several)),
+        "alpha": _told(krippendorffs_alpha(given, resamples), len(several)),
     }
-
-
-def cohens_kappa(votes: Sequence[Sequence[tuple[str, str]]], resamples: Resamples) -> Interval:
-    """Cohen's kappa of annotators who answered the same pairs, with its interval; of more than two, Conger's (1980): what
-    every two of them say alike, beyond what they would by chance, if each gave the opinions that they give as often, but
-    without looking. Who is called what, and who comes first, makes no difference.
-
-    Args:
-        votes: (annotator, opinion) of each pair, at least two. resamples: of the pairs.
-    """
-    people = {name for row in votes for name, _ in row}
-    shares = {
-        key: place for place, key in enumerate(sorted({vote for row in votes for vote in row}))
-    }
-    twos = sorted({two for row in votes for two in combinations(sorted(name for name, _ in row), 2)})  # fmt: skip
-    places = {two: 1 + place for place, two in enumerate(twos)}
-    # A row: votes of two that are equal, how often each two met, how often each annotator had each opinion.
-    rows = np.zeros((len(votes), 1 + len(twos) + len(shares)))
-    for row, given in zip(rows, votes, strict=True):
-        for (one, said), (other, said_too) in combinations(sorted(given), 2):
-            row[0] += said == said_too
-            row[places[one, other]] += 1
-        for vote in given:
-            row[1 + len(twos) + shares[vote]] += 1
-    opinions = sorted({opinion for _, opinion in shares})
-
-    def coefficient(sums: np.ndarray) -> np.ndarray:
-        agreed, chance = _agreed_and_chance(sums)
-        return np.divide(agreed - chance, 1 - chance, out=np.zeros_like(agreed), where=chance < 1)
-
-    def _agreed_and_chance(sums: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        met, counts = sums[:, 1 : 1 + len(twos)], sums[:, 1 + len(twos) :]
-        total = np.maximum(met.sum(axis=1), 1)
-        own = {}
-        for name in people:
-            had = np.stack([counts[:, shares[name, o]] if (name, o) in shares else np.zeros(len(sums)) for o in opinions], axis=1)  # fmt: skip
-            own[name] = had / np.maximum(had.sum(axis=1, keepdims=True), 1)
-        by_chance = np.stack([(own[one] * own[other]).sum(axis=1) for one, other in twos], axis=1)
-        return sums[:, 0] / total, (met * by_chance).sum(axis=1) / total
-
-    found = resamples.interval(*resamples.of_sums(rows, coefficient))
-    agreed, chance = (float(one[0]) for one in _agreed_and_chance(rows.sum(axis=0)[None]))
-    if agreed < 1:
-        return found
-    # Where all agree, so do all draws; one opinion alone tells nothing.
-    if chance == 1:
-        return Interval(found.value, -1.0, 1.0)
-    lowest = (wilson(1.0, resamples.size).low - chance) / (1 - chance)
-    return Interval(found.value, min(found.low, float(lowest)), found.high)
 
 
 def _consistency(answers: Sequence[Answer]) -> dict | None:

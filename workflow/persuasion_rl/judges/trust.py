@@ -180,8 +180,8 @@ class Trust:
         )
 
     def _kappa(self, judge: str, pool: str, said: list[tuple[str, str, str]]) -> None:
+        from persuasion_rl.statistics.agreement import kappa
         from persuasion_rl.statistics.intervals import Resamples
-        from persuasion_rl.statistics.pairwise import kappa
 
         if said:
             ones, others, conversations = zip(*said, strict=True)
