@@ -72,7 +72,7 @@ rule explore_data:
         mem_mb=growing(4_000),
         runtime=growing("30m"),
     params:
-        code=code("files"),  # what it imports; Snakemake compares the notebook itself by time
+        code=code("tools.results"),  # what it imports; Snakemake compares the notebook itself by time
     message:
         "Running the exploratory notebook"
     notebook:
