@@ -1,6 +1,7 @@
 """The results of a study as data frames, and the notebook that uses them by hand."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from conftest import WORKFLOW
+from conftest import PROJECT, WORKFLOW
 from csv_files import read_csv
 from persuasion_rl import load_study
 from persuasion_rl.files import UserError, write_jsonl, write_text
@@ -26,9 +27,8 @@ def study(tmp_path, monkeypatch) -> Path:
     ]
     write_table(folder / "evaluation/ranking.csv", ranking, list(ranking[0]))
     write_table(folder / "unattended/ranking.csv", ranking[:1], list(ranking[0]))
-    write_table(
-        folder / "judges/trust.csv", [{"judge": "length", "value": 0.6}], ["judge", "value"]
-    )
+    trust = {"judge": "length", "measure": "delta_pairs", "value": 0.6}
+    write_table(folder / "judges/trust.csv", [trust], list(trust))
     for player in ("7", "nan"):
         rows = [{"prompt": "p", "response": player, "metadata": {"prompt_id": "1", "tokens": 3}}]
         write_jsonl(folder / f"evaluation/responses/{player}.jsonl", rows)
@@ -99,6 +99,25 @@ def test_importing_the_package_imports_nothing_heavy():
         capture_output=True, text=True,
     )  # fmt: skip
     assert run.stdout.startswith("set() <function load_study"), run.stdout + run.stderr
+
+
+def test_the_example_of_the_guide_runs(study):
+    comparison = {"judge": "length", "player": "nan", "against": "7", "p": 0.5}
+    write_table(study / "unattended/comparisons.csv", [comparison], list(comparison))
+    truths = [{"model": "7", "mean": 0.25}, {"model": "nan", "mean": 0.5}]
+    write_table(study / "evaluation/truth.csv", truths, list(truths[0]))
+    verdict = {"prompt_id": "1", "player_1": "nan", "player_2": "7", "verdict": "1"}
+    write_jsonl(study / "evaluation/verdicts/length.jsonl", [verdict])
+    write_text(study / "config.yaml", "seed: 3\n")
+    study.rename(study.with_name("demo"))
+    guide = (PROJECT / "docs/evaluation.md").read_text(encoding="utf-8")
+    example = re.search(r"^```python\n(.*?)^```$", guide, re.M | re.S).group(1)
+    *lines, last = example.strip().splitlines()
+    names: dict = {}
+    exec("\n".join(lines), names)
+    assert eval(last, names) == 3
+    joined = eval(lines[-1], names)
+    assert joined[["judge", "model", "mean"]].values.tolist() == [["length", "nan", 0.5]]
 
 
 @pytest.mark.skipif(
