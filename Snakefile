@@ -17,27 +17,18 @@ report: "workflow/report/workflow.rst"
 
 
 include: "workflow/rules/common.smk"
-include: "workflow/rules/corpora.smk"
-include: "workflow/rules/base_model.smk"
 include: "workflow/rules/data.smk"
-include: "workflow/rules/tokens.smk"
-include: "workflow/rules/sft.smk"
+include: "workflow/rules/training.smk"
 include: "workflow/rules/judges.smk"
+include: "workflow/rules/replies.smk"
 include: "workflow/rules/preferences.smk"
-include: "workflow/rules/dpo.smk"
-include: "workflow/rules/evaluation.smk"
+include: "workflow/rules/measures.smk"
+include: "workflow/rules/comparison.smk"
 include: "workflow/rules/report.smk"
 
 
-# Where jobs run on this machine, a GPU or a key that the study needs and that is missing is said before the first of
-# them; jobs of a cluster look for themselves.
 onstart:
-    jobs = list(workflow.dag.needrun_jobs())
-    if workflow.non_local_exec:
-        refuse_to_lose_answers(jobs, workflow.storage_settings)
-    else:
-        refuse_without_gpu(jobs)
-        refuse_without_key(jobs)
+    preflight.check(study, workflow)
 
 
 # On a cluster these run where Snakemake does: downloads need a network, which compute nodes often have not, and what is
@@ -62,13 +53,17 @@ localrules:
     publish,
 
 
+# The pages of what can be had now: without the human branch where that waits for people.
+UNATTENDED = "unattended/" if study.waits_for_people else ""
+
+
 rule all:
     default_target: True
     input:
-        rules.report_study.output.report,
+        study.path("report.html"),
         rules.report_data.output,
         rules.record_config.output,
-        expand(study("models/{model}/README.md"), model=trained_models()),
+        expand(study.path("models/{model}/README.md"), model=study.trained()),
 
 
 rule data:
@@ -79,25 +74,27 @@ rule data:
 
 rule sft:
     input:
-        expand(ADAPTER, model=trained_models(method="sft")),
+        study.models_adapters("sft"),
 
 
 rule preferences:
     input:
         expand(
-            study("preferences/{pool}_{part}.jsonl"), pool=POOLS, part=["train", "val"]
+            study.path("preferences/{pool}_{part}.jsonl"),
+            pool=study.learned_pools,
+            part=["train", "val"],
         ),
 
 
 rule dpo:
     input:
-        expand(ADAPTER, model=trained_models(method="dpo")),
+        study.models_adapters("dpo"),
 
 
 rule evaluation:
     input:
-        evaluation_tables("evaluation"),
-        rules.judge_trust.output,
+        list(study.tables("evaluation").values()),
+        study.trust_table("evaluation"),
 
 
 rule report:
@@ -107,22 +104,18 @@ rule report:
 
 rule unattended:
     input:
-        rules.report_unattended.output if WAITS_FOR_PEOPLE else rules.all.input,
+        study.path(f"{UNATTENDED}report.html"),
         rules.report_data.output,
         rules.record_config.output,
         # What people label (`persuasion-rl annotate`) and argue with.
-        study("preferences/human_pool_responses.jsonl") if WAITS_FOR_PEOPLE else [],
+        study.path("preferences/human_pool_responses.jsonl") if UNATTENDED else [],
         expand(
-            study(
-                "unattended/models/{model}.md"
-                if WAITS_FOR_PEOPLE
-                else "models/{model}/README.md"
-            ),
-            model=trained_models(unattended=True),
+            study.path(f"{UNATTENDED}models/{{model}}/README.md"),
+            model=study.trained(scope="unattended"),
         ),
 
 
 # Never part of another target: it sends models away.
 rule publish:
     input:
-        expand(study("published/{model}.json"), model=trained_models()),
+        expand(study.path("published/{model}.json"), model=study.trained()),

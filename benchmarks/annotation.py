@@ -65,23 +65,27 @@ def fields(text: str) -> dict[str, str]:
 
 
 def answer_all(name: str, answers: int) -> tuple[list[tuple[int, str]], list[float]]:
-    """What somebody answered (number of the showing, and side), practice apart, and how long each round trip took, in seconds."""
-    said, seconds = [], []
+    """Answer what one person is shown.
+
+    Returns:
+        Number of the showing and side of each answer, practice apart; and the seconds of each round trip.
+    """
+    sides, seconds = [], []
     with httpx.Client(base_url=ADDRESS, follow_redirects=True, timeout=60) as page:
         page.post("/name", data={"name": name})
         page.get("/pair")
-        while len(said) < answers:
+        while len(sides) < answers:
             text = page.get("/pair").text
             if "showing" not in (shown := fields(text)):
                 break
-            side = "left" if len(said) % 2 else "right"
+            side = "left" if len(sides) % 2 else "right"
             started = time.perf_counter()
             response = page.post("/pair", data={**shown, "answer": side})
             seconds.append(time.perf_counter() - started)
             response.raise_for_status()
             if "It does not count." not in text:
-                said.append((int(shown["showing"]), side))
-    return said, seconds
+                sides.append((int(shown["showing"]), side))
+    return sides, seconds
 
 
 def main() -> None:
@@ -108,21 +112,21 @@ def main() -> None:
         plan = AnnotatedStudy(study).plan
         with AnswerStore(study / "state/human_answers.sqlite") as store:
             kept = [(a.annotator, a.pair, a.kind, a.answer) for a in store.answers()]
-            told = [(name, store.showing(number), side) for name, (all_, _) in zip(names, done, strict=True)
-                    for number, side in all_]  # fmt: skip
+            sent = [(name, store.showing(number), side) for name, (sides, _) in zip(names, done, strict=True)
+                    for number, side in sides]  # fmt: skip
     kept = [one for one in kept if one[2] != "practice"]
-    said = [(name, showing.pair, showing.kind, side) for name, showing, side in told]
+    sent = [(name, showing.pair, showing.kind, side) for name, showing, side in sent]
     seconds = np.concatenate([taken for _, taken in done])
-    lost = len(set(said) - set(kept))
-    given = Counter(pair for _, pair, kind, _ in kept if kind == "first")
-    doubled = sum(max(0, given[pair] - wanted) for pair, wanted in plan.in_order)
+    lost = len(set(sent) - set(kept))
+    people_on = Counter(pair for _, pair, kind, _ in kept if kind == "first")
+    doubled = sum(max(0, people_on[pair] - wanted) for pair, wanted in plan.in_order)
     middle, high = np.quantile(seconds, [0.5, 0.95])
     print(f"{device_name('cpu', 2)}, commit {commit()}\n")
     print(
-        f"{asked.people} people at once, {len(said):,} answers (and {len(plan.practice)} for practice each), {wall:.1f} s:"
+        f"{asked.people} people at once, {len(sent):,} answers (and {len(plan.practice)} for practice each), {wall:.1f} s:"
     )
     print(
-        f"{lost} lost, {doubled} more than a pair was to get, {len(kept) - len(said)} that nobody gave"
+        f"{lost} lost, {doubled} more than a pair was to get, {len(kept) - len(sent)} that nobody gave"
     )
     print(
         f"round trip of an answer, with the next page: median {middle:.3f} s, 95th percentile {high:.3f} s"

@@ -16,7 +16,7 @@ def print_costs(*, study: Path) -> None:
     Args:
         study: results/{study}.
     """
-    found = costs_of(study)
+    found = costs_of(study / "benchmarks")
     if not found:
         raise UserError(f"{study}: no benchmark file of Snakemake; run the study first")
     print("| rule | seconds | peak memory (MB) |\n|---|---:|---:|")

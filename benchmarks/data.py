@@ -99,7 +99,9 @@ META = {
 
 def _english(rng: random.Random, characters: int) -> str:
     """A long text of the words of the embedded study's grammar, in Zipf's frequencies, in sentences."""
-    source = (Path(__file__).parent.parent / "workflow/persuasion_rl/world.py").read_text()
+    source = (
+        Path(__file__).parent.parent / "workflow/persuasion_rl/data/synthetic/grammar.py"
+    ).read_text()
     words = sorted(set(re.findall(r"[a-z]{2,}", source)), key=lambda word: (len(word), word))
     weights = [1 / (rank + 1) for rank in range(len(words))]
     parts, length = [], 0

@@ -1,4 +1,4 @@
-"""Times three ways to draw samples, in turns in one process: one prompt at a time, plain padded batches, and ours.
+"""Times three ways to sample responses, in turns in one process: one prompt at a time, plain padded batches, and ours.
 
 python benchmarks/generation.py --study results/demo    # its model sft, on the prompts of its AI pool
 python benchmarks/generation.py --study results/demo --shape qwen2.5-0.5b --tokenizer FOLDER
@@ -71,8 +71,9 @@ def compare(
         batch_size: of the plain batches and of ours.
     """
     from persuasion_rl.models.devices import peak_flops, pick_device, prepare_torch
-    from persuasion_rl.sampling.engine import Settings, make_engine
-    from persuasion_rl.sampling.noise import Limits, Request
+    from persuasion_rl.sampling.engine import SamplingSettings
+    from persuasion_rl.sampling.make import make_engine
+    from persuasion_rl.sampling.request import Request
 
     if max_new_tokens is None:
         max_new_tokens = recorded_settings(study)["sampling"]["max_new_tokens"]
@@ -88,12 +89,20 @@ def compare(
         base, lineage = study / "models/base", [study / f"models/{model}/adapter_model.safetensors"]
         if shape:
             base, lineage = random_model(Path(folder), shape, tokenizer), []
-        limits = Limits(temperature, top_p, max_new_tokens)
         engine = make_engine(
-            "transformers",
-            Settings(base, lineage, model, limits, SEED, batch_size, device),
+            SamplingSettings(
+                model=model,
+                temperature=temperature,
+                top_p=top_p,
+                max_new_tokens=max_new_tokens,
+                seed=SEED,
+                base=base,
+                lineage=lineage,
+                batch_size=batch_size,
+                device=device,
+            )
         )
-        llm, texts = engine._load()
+        llm, texts = engine.load()
         sampling = dict(
             do_sample=True, temperature=temperature, top_p=top_p, max_new_tokens=max_new_tokens
         )
@@ -102,9 +111,11 @@ def compare(
             "plain batches": lambda some: in_batches(llm, texts, some, batch_size, sampling),
             "ours": lambda some: our_samples(engine, some),
         }
-        for draw in ways.values():  # the first call of anything is slow
-            draw(requests[:4])
-        turns = [timed(way, draw, requests) for _ in range(rounds) for way, draw in ways.items()]
+        for sample in ways.values():  # the first call of anything is slow
+            sample(requests[:4])
+        turns = [
+            timed(way, sample, requests) for _ in range(rounds) for way, sample in ways.items()
+        ]
         limit = Limit(llm, texts, requests, peak_flops(device), bandwidth(device))
     what = f"random weights of the shape {shape}" if shape else f"the model {model} of {study.name}"
     print(
@@ -132,27 +143,28 @@ def random_model(folder: Path, shape: str, tokenizer: Path | None) -> Path:
 
 def in_batches(llm, texts, requests, size: int, sampling: dict) -> list[int]:
     """Tokens of each response, by `generate` with its own sampling, in the order of the requests."""
-    found = []
-    ends = llm.generation_config.eos_token_id
+    tokens = []
+    end_tokens = llm.generation_config.eos_token_id
     for start in range(0, len(requests), size):
         batch = [request.prompt for request in requests[start : start + size]]
         inputs = texts(batch, return_tensors="pt", padding=True, padding_side="left").to(llm.device)
         output = llm.generate(**inputs, **sampling)[:, inputs["input_ids"].shape[1] :]
         texts.batch_decode(output, skip_special_tokens=True)
         for ids in output.tolist():
-            end = next((place for place, token in enumerate(ids) if token in ends), len(ids) - 1)
-            found.append(end + 1)
-    return found
+            last = len(ids) - 1
+            end = next((place for place, token in enumerate(ids) if token in end_tokens), last)
+            tokens.append(end + 1)
+    return tokens
 
 
 def our_samples(engine, requests) -> list[int]:
-    found = {request: sample.tokens for request, sample in engine.draw(requests)}
-    return [found[request] for request in requests]
+    tokens = {request: sample.tokens for request, sample in engine.sample(requests)}
+    return [tokens[request] for request in requests]
 
 
-def timed(way: str, draw: Callable, requests: list) -> Turn:
+def timed(way: str, sample: Callable, requests: list) -> Turn:
     started = time.perf_counter()
-    tokens = draw(requests)
+    tokens = sample(requests)
     turn = Turn(way, time.perf_counter() - started, tokens)
     note(f"{way}: {turn.responses_per_second:.2f} responses/s")
     return turn

@@ -18,6 +18,7 @@ from machine import commit
 from persuasion_rl.data.clean import clean
 from persuasion_rl.data.prompts import Turn, render
 from persuasion_rl.files import UserError, read_jsonl
+from persuasion_rl.judges import judge_trust
 from persuasion_rl.judges.base import (
     FIRST,
     SECOND,
@@ -25,9 +26,8 @@ from persuasion_rl.judges.base import (
     Comparison,
     Judge,
     judge_both_orders,
-    trust,
 )
-from persuasion_rl.judges.make import make_judge
+from persuasion_rl.judges.make import JudgeSettings, make_judge
 from persuasion_rl.runtime.command import stage
 from persuasion_rl.statistics.intervals import Interval, bootstrap_mean
 from persuasion_rl.tables import read_table, rows_of
@@ -42,9 +42,9 @@ DRAWS = 2000
 SEED = 1
 HELD_OUT = {
     "delta_pairs": "held-out delta pairs",
-    "like_length": f"of these, within {trust.LIKE_LENGTH:.0%} in words",
+    "like_length": f"of these, within {judge_trust.LIKE_LENGTH:.0%} in words",
 }
-"""The measures of `trust.judge_trust` that have no labels of the study's own making."""
+"""The measures of `judge_trust` that have no labels of the study's own making."""
 HOW_TO_READ = """\
 A tie is half right: a coin scores .5. Intervals are 95%, over pairs; an argument recurs in many of
 them, and they come from few topics, so that the intervals are too narrow, all the more for other topics.
@@ -166,16 +166,23 @@ def measure_judges(
             accuracy on held-out delta pairs.
     """
     cases = read_cases(pairs)
-    judges = [make_judge("length")]
+    settings = JudgeSettings(
+        seed=SEED,
+        threads=threads,
+        device=device,
+        base=base,
+        delta_adapter=delta,
+        delta_pairs=study / "processed/delta_pairs.jsonl" if study else None,
+        sides=study / "splits/sides.csv" if study else None,
+    )
+    names = ["length"]
     if study:
-        learned = {"delta_pairs": "processed/delta_pairs.jsonl", "sides": "splits/sides.csv"}
-        files = {name: study / file for name, file in learned.items()}
-        judges.append(make_judge("interplay", **files))
+        names.append("interplay")
     if base or delta:
         if not (base and delta):
             raise UserError("the delta judge needs --base and --delta")
-        of_delta = {"device": device, "threads": threads, "seed": SEED}
-        judges.append(make_judge("delta", base=base, delta_adapter=delta, **of_delta))
+        names.append("delta")
+    judges = [make_judge(name, settings) for name in names]
     rows = human_rows(judges, cases) + (held_out_rows(judges, study) if study else [])
     print(f"{date.today()}, commit {commit()}\n")
     print("| pairs | number | " + " | ".join(judge.name for judge in judges) + " |")

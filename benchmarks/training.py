@@ -11,94 +11,30 @@ same order. README.md beside this file tells what is measured, and has results.
 
 import json
 import os
-import random
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator
 from datetime import date
 from importlib.metadata import version
 from pathlib import Path
 
 from machine import commit, device_name
+from training_material import SEED, Plan, plan_for, workload_of, write_all
+from training_ways import WAYS, Turn, our_sft
 
-from persuasion_rl.files import UserError, read_json, read_jsonl, write_json, write_jsonl
+from persuasion_rl.files import UserError, read_json
 from persuasion_rl.runtime.command import note, stage
-from persuasion_rl.training.tokenize import RESPONSES, Tokens, tokenize
+from persuasion_rl.training.tokenize import Tokens
 
-CORPUS = "winning-args-corpus"
-BUDGET = dict(min_tokens=20, max_tokens=1024, max_context_tokens=700, max_seq_length=1024)
-LENGTH = BUDGET["max_seq_length"]
-SEED = 1
-LEARNING_RATE = {"sft": 1e-4, "dpo": 5e-5}
-"""Those of config/config.yaml, held constant here."""
-ADAPTER = "adapter_model.safetensors"
 AIMS = {("sft", "predecessor"): 4, ("sft", "plain trl"): 1.5, ("dpo", "second model"): 2.5}
 """How many times as fast as another way ours is meant to be."""
 TOLERANCE = {"cpu": 1e-3, "cuda": 5e-2}
 """By how much losses of plain trl and ours may differ: in float32, and in bfloat16, whose log-probabilities of
 whole responses are off by more (`dpo.assert_start`)."""
-
-MODELS = {
-    "qwen2.5-0.5b": dict(
-        vocab_size=151_936, hidden_size=896, num_hidden_layers=24, num_attention_heads=14,
-        num_key_value_heads=2, intermediate_size=4864,
-    ),
-    "small": dict(
-        vocab_size=8192, hidden_size=256, num_hidden_layers=6, num_attention_heads=8,
-        num_key_value_heads=2, intermediate_size=1024,
-    ),
-    "tiny": dict(
-        vocab_size=256, hidden_size=32, num_hidden_layers=2, num_attention_heads=4,
-        num_key_value_heads=2, intermediate_size=64,
-    ),
-}  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What a comparison trains on.
-
-    Attributes:
-        model: one of MODELS.
-        rows: by method, SFT rows and pairs of an epoch. effective: by method, those of an update.
-        at_once: by method and way, the rows (or pairs) that go through the model at once; ours finds its own.
-    """
-
-    device: str
-    threads: int
-    model: str
-    rows: dict[str, int]
-    effective: dict[str, int]
-    at_once: dict[str, dict[str, int]]
-
-
-def plan_for(device: str, threads: int, model: str, rows: int) -> Plan:
-    """The usual plan of a device; `model` and `rows` change it where they are not empty or 0."""
-    from persuasion_rl.models.devices import pick_device
-
-    device = pick_device(device)
-    cuda = device == "cuda"
-    model = model or ("qwen2.5-0.5b" if cuda else "small")
-    if model not in MODELS:
-        raise UserError(f"--model: {model!r} is none of {', '.join(MODELS)}")
-    usual = {"sft": 512, "dpo": 512} if cuda else {"sft": 48, "dpo": 24}
-    effective = {"sft": 64, "dpo": 16} if cuda else {"sft": 16, "dpo": 8}
-    return Plan(
-        device=device,
-        threads=threads,
-        model=model,
-        rows={method: (rows or usual[method]) // size * size for method, size in effective.items()},
-        effective=effective,
-        at_once={
-            "sft": {"predecessor": 4 if cuda else 2, "plain trl": 8},
-            "dpo": {"second model": 2, "plain trl": 4},
-        },
-    )
 
 
 # What is trained on and from, made once
@@ -121,341 +57,6 @@ def make(
 
     prepare_torch(threads, SEED, device)
     write_all(made, corpora, tokenizer, plan_for(device, threads, model, rows))
-
-
-def write_all(folder: Path, corpora: Path, tokenizer: Path, plan: Plan) -> None:
-    from transformers import AutoTokenizer
-
-    from persuasion_rl.data.cmv import process_cmv
-
-    texts = folder / "tokenizer"
-    AutoTokenizer.from_pretrained(tokenizer).save_pretrained(texts)
-    sources = {"sft": folder / "examples.jsonl", "dpo": folder / "pairs.jsonl"}
-    process_cmv(
-        corpora=[corpora / CORPUS],
-        tokenizer=texts / "tokenizer.json",
-        examples=sources["sft"],
-        pairs=sources["dpo"],
-        counts=folder / "counts.json",
-        **BUDGET,
-    )
-    vocabulary = MODELS[plan.model]["vocab_size"]
-    folded = plan.model != "qwen2.5-0.5b"
-    for method, source in sources.items():
-        rows = list(read_jsonl(source))
-        random.Random(SEED).shuffle(rows)
-        size = plan.effective[method]
-        plan.rows[method] = min(plan.rows[method], len(rows) // size * size)
-        if plan.rows[method] < 2 * size:
-            raise UserError(
-                f"{method}: {plan.rows[method]} rows are fewer than two updates of {size}"
-            )
-        for name, count in ((method, plan.rows[method]), (f"{method}_val", 2)):
-            write_jsonl(folder / f"{name}.jsonl", rows[:count])
-            table = folder / f"{name}.parquet"
-            tokenize(rows=folder / f"{name}.jsonl", base=texts, output=table)
-            if folded:
-                fold(table, vocabulary)
-    base = folder / "base"
-    if folded:
-        numbered_tokenizer(vocabulary).save_pretrained(base)
-    else:
-        AutoTokenizer.from_pretrained(texts).save_pretrained(base)
-    write_base(base, plan)
-    write_adapter(base, folder / "adapter" / ADAPTER, plan.device)
-    write_json(folder / "plan.json", asdict(plan))
-
-
-def fold(table: Path, vocabulary: int) -> None:
-    """Take a table's token ids modulo a smaller vocabulary, whose last two are kept for padding and EOS."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    read = pq.read_table(table)
-    columns = read.to_pydict()
-    for name in ("prompt_ids", *RESPONSES):
-        if name in columns:
-            ends = [] if name == "prompt_ids" else [vocabulary - 1]
-            columns[name] = [
-                [id_ % (vocabulary - 2) for id_ in ids[: len(ids) - len(ends)]] + ends
-                for ids in columns[name]
-            ]
-    pq.write_table(pa.table(columns, schema=read.schema), table)
-
-
-def numbered_tokenizer(vocabulary: int):
-    """A tokenizer whose tokens are numbers, with padding and EOS as `fold` leaves them."""
-    from tokenizers import Tokenizer, models
-    from transformers import PreTrainedTokenizerFast
-
-    words = {str(number): number for number in range(vocabulary - 2)}
-    words |= {"<pad>": vocabulary - 2, "<eos>": vocabulary - 1}
-    return PreTrainedTokenizerFast(
-        tokenizer_object=Tokenizer(models.WordLevel(words, unk_token="0")),
-        eos_token="<eos>",
-        pad_token="<pad>",
-    )
-
-
-def write_base(base: Path, plan: Plan) -> None:
-    """A model of random weights beside its tokenizer."""
-    import torch
-    from transformers import AutoModelForCausalLM, Qwen2Config, set_seed
-
-    from persuasion_rl.models.devices import pick_dtype
-    from persuasion_rl.models.loading import load_tokenizer
-
-    tokenizer = load_tokenizer(base)
-    config = Qwen2Config(
-        **MODELS[plan.model],
-        max_position_embeddings=32_768,
-        rope_parameters={"rope_type": "default", "rope_theta": 1e6},
-        rms_norm_eps=1e-6,
-        tie_word_embeddings=True,
-        bos_token_id=None,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-    )
-    set_seed(SEED)
-    with torch.device(plan.device):
-        model = AutoModelForCausalLM.from_config(config)
-    model.to(pick_dtype(plan.device)).save_pretrained(base)
-
-
-def write_adapter(base: Path, adapter: Path, device: str) -> None:
-    """An adapter as SFT leaves one, with its record; its second matrices are small noise."""
-    import torch
-
-    from persuasion_rl.models.loading import base_digest, load_base
-    from persuasion_rl.training import trainer as training
-
-    model = training.add_lora(load_base(base, device), lora_settings(), task_type="CAUSAL_LM")
-    torch.manual_seed(SEED)
-    for name, parameter in model.named_parameters():
-        if ".lora_B." in name:
-            torch.nn.init.normal_(parameter, std=0.01)
-    model.save_pretrained(adapter.parent)
-    run = training.Run(
-        "sft", base, "base", base_digest(base), {}, {}, SEED, device, adapter.parent, adapter, {}
-    )
-    training.write_record(run, history=[], metrics={}, batches={}, resolved={})
-
-
-def lora_settings() -> dict:
-    from persuasion_rl.training.trainer import LORA_DEFAULTS
-
-    return {**LORA_DEFAULTS, "use_4bit": False}
-
-
-# The ways
-
-
-@dataclass
-class Turn:
-    """One training of a comparison: what `make` wrote, its plan, and a folder for what it writes itself."""
-
-    method: str
-    way: str
-    made: Path
-    out: Path
-    plan: Plan
-
-    @property
-    def base(self) -> Path:
-        return self.made / "base"
-
-    @property
-    def adapter(self) -> Path:
-        return self.made / "adapter" / ADAPTER
-
-    @property
-    def table(self) -> Path:
-        return self.made / f"{self.method}.parquet"
-
-    @property
-    def is_cuda(self) -> bool:
-        return self.plan.device == "cuda"
-
-    def schedule(self) -> dict:
-        """What every way has in common, in the trainers' own argument names."""
-        return {
-            "num_train_epochs": 1,
-            "learning_rate": LEARNING_RATE[self.method],
-            "lr_scheduler_type": "constant",
-            "train_sampling_strategy": "sequential",  # `make` shuffled the rows
-            "logging_steps": 1,
-        }
-
-    def arguments(self, **further) -> dict:
-        """The schedule with what decides batches, for the ways that are not ours."""
-        rows = self.plan.at_once[self.method][self.way]
-        return {
-            **self.schedule(),
-            "output_dir": str(self.out),
-            "seed": SEED,
-            "use_cpu": not self.is_cuda,
-            "per_device_train_batch_size": rows,
-            "gradient_accumulation_steps": self.plan.effective[self.method] // rows,
-            "save_strategy": "no",
-            "report_to": [],
-            **further,
-        }
-
-
-def predecessor_sft(turn: Turn) -> None:
-    """transformers' Trainer: every row padded to the full length, a loss on all its tokens."""
-    import torch
-    from datasets import Dataset
-    from transformers import AutoModelForCausalLM, Trainer, TrainingArguments
-
-    from persuasion_rl.training.trainer import add_lora
-
-    tokens = Tokens.read(turn.table)
-    model = AutoModelForCausalLM.from_pretrained(
-        turn.base, dtype=torch.float16 if turn.is_cuda else torch.float32
-    )
-    pad = model.config.pad_token_id
-    model = add_lora(model, lora_settings(), task_type="CAUSAL_LM")
-    model.enable_input_require_grads()
-
-    def collate(rows: list[dict]) -> dict:
-        lengths = [len(row["input_ids"]) for row in rows]
-        ids = torch.tensor([row["input_ids"] + [pad] * (LENGTH - len(row["input_ids"])) for row in rows])  # fmt: skip
-        mask = (torch.arange(LENGTH) < torch.tensor(lengths)[:, None]).long()
-        return {
-            "input_ids": ids,
-            "attention_mask": mask,
-            "labels": ids.masked_fill(mask == 0, -100),
-        }
-
-    columns = tokens.columns
-    rows = [p + r for p, r in zip(columns["prompt_ids"], columns["response_ids"], strict=True)]
-    Trainer(
-        model=model,
-        args=TrainingArguments(**turn.arguments(gradient_checkpointing=True, fp16=turn.is_cuda)),
-        data_collator=collate,
-        train_dataset=Dataset.from_dict({"input_ids": rows}),
-    ).train()
-
-
-def plain_sft(turn: Turn) -> None:
-    """trl's SFTTrainer as it comes: it loads the model itself and checkpoints gradients."""
-    from peft import LoraConfig
-    from trl import SFTConfig, SFTTrainer
-
-    from persuasion_rl.models.loading import load_tokenizer
-    from persuasion_rl.training.sft import labelled
-
-    lora = lora_settings()
-    config = SFTConfig(
-        **turn.arguments(dataset_kwargs={"skip_prepare_dataset": True}), **precision(turn)
-    )
-    SFTTrainer(
-        model=str(turn.base),
-        args=config,
-        processing_class=load_tokenizer(turn.base),
-        train_dataset=labelled(Tokens.read(turn.table)),
-        peft_config=LoraConfig(
-            r=lora["lora_r"],
-            lora_alpha=lora["lora_alpha"],
-            lora_dropout=lora["lora_dropout"],
-            target_modules=lora["lora_target_modules"],
-            task_type="CAUSAL_LM",
-        ),
-    ).train()
-
-
-def precision(turn: Turn) -> dict:
-    """trl's default where the device has it: bfloat16 on a GPU, and never on a CPU here."""
-    import torch
-
-    from persuasion_rl.models.devices import pick_dtype
-
-    dtype = pick_dtype(turn.plan.device)
-    return {"bf16": dtype == torch.bfloat16, "fp16": dtype == torch.float16}
-
-
-def our_sft(turn: Turn) -> None:
-    from persuasion_rl.training.sft import train_sft
-
-    train_sft(**our_arguments(turn), **lora_settings())
-
-
-def our_arguments(turn: Turn) -> dict:
-    """Arguments of the project's own stages; they evaluate on two rows, outside the updates."""
-    return {
-        **turn.schedule(),
-        "base": turn.base,
-        "train": turn.table,
-        "val": turn.table.with_stem(f"{turn.method}_val"),
-        "adapter": turn.out / "trained" / ADAPTER,
-        "state": turn.out / "state",
-        "seed": SEED,
-        "threads": turn.plan.threads,
-        "device": turn.plan.device,
-        "effective_batch_size": turn.plan.effective[turn.method],
-        "max_length": LENGTH,
-        "eval_strategy": "epoch",
-    }
-
-
-def second_model_dpo(turn: Turn) -> None:
-    """trl's DPOTrainer with the reference as a second whole model."""
-    import torch
-    from peft import PeftModel
-    from transformers import AutoModelForCausalLM
-
-    dtype = torch.float16 if turn.is_cuda else torch.float32
-
-    def load(**further):
-        model = AutoModelForCausalLM.from_pretrained(turn.base, dtype=dtype)
-        return PeftModel.from_pretrained(model, turn.adapter.parent, **further)
-
-    train_dpo(turn, load(is_trainable=True), load().merge_and_unload(), fp16=turn.is_cuda, bf16=False)  # fmt: skip
-
-
-def plain_dpo(turn: Turn) -> None:
-    """trl's DPOTrainer as it comes, going on from an adapter."""
-    from peft import PeftModel
-
-    from persuasion_rl.models.loading import load_base
-
-    model = load_base(turn.base, turn.plan.device)
-    model = PeftModel.from_pretrained(model, turn.adapter.parent, is_trainable=True)
-    train_dpo(turn, model, None, **precision(turn))
-
-
-def train_dpo(turn: Turn, model, reference, **further) -> None:
-    from datasets import Dataset
-    from trl import DPOConfig, DPOTrainer
-
-    from persuasion_rl.models.loading import load_tokenizer
-
-    class Tokenized(DPOTrainer):
-        def _prepare_dataset(self, dataset, *_):
-            return dataset
-
-    columns = Tokens.read(turn.table).columns
-    names = ("prompt_ids", "chosen_ids", "rejected_ids")
-    Tokenized(
-        model=model,
-        ref_model=reference,
-        args=DPOConfig(**turn.arguments(**further)),
-        processing_class=load_tokenizer(turn.base),
-        train_dataset=Dataset.from_dict({name: columns[name] for name in names}),
-    ).train()
-
-
-def our_dpo(turn: Turn) -> None:
-    from persuasion_rl.training.dpo import train_dpo
-
-    train_dpo(**our_arguments(turn), lineage=[turn.adapter], parent="sft")
-
-
-WAYS: dict[str, dict[str, Callable[[Turn], None]]] = {
-    "sft": {"predecessor": predecessor_sft, "plain trl": plain_sft, "ours": our_sft},
-    "dpo": {"second model": second_model_dpo, "plain trl": plain_dpo, "ours": our_dpo},
-}
 
 
 # One turn, measured
@@ -507,10 +108,10 @@ def time_reference(clock) -> None:
 
     def timed(self, dataset, name, *further):
         started = time.perf_counter()
-        found = compute(self, dataset, name, *further)
+        log_probabilities = compute(self, dataset, name, *further)
         if name == "train":
             clock.reference = time.perf_counter() - started
-        return found
+        return log_probabilities
 
     DPOTrainer._precompute_ref_logps = timed
 
@@ -534,9 +135,9 @@ def one(*, made: Path, method: str, way: str) -> None:
         time_reference(clock)
     with tempfile.TemporaryDirectory() as out:
         WAYS[method][way](Turn(method, way, made, Path(out), plan))
-    found = rates(clock, Tokens.read(made / f"{method}.parquet"), plan.effective[method])
-    found["peak_flops_per_second"] = peak_flops(plan.device)
-    print(json.dumps({"method": method, "way": way, **found}))
+    measured = rates(clock, Tokens.read(made / f"{method}.parquet"), plan.effective[method])
+    measured["peak_flops_per_second"] = peak_flops(plan.device)
+    print(json.dumps({"method": method, "way": way, **measured}))
 
 
 def rates(clock, tokens: Tokens, effective: int) -> dict:
@@ -551,33 +152,14 @@ def rates(clock, tokens: Tokens, effective: int) -> dict:
     assert len(clock.ends) == updates, f"{len(clock.ends)} updates, not {updates}"
     timed = range(effective, len(tokens))
     seconds = clock.ends[-1] - clock.ends[0] + clock.reference * len(timed) / len(tokens)
-    work = work_of(tokens, timed)
+    workload = workload_of(tokens, timed)
     return {
-        "tokens_per_second": work.labelled / seconds,
-        "flops_per_second": 2 * forward_flops(clock.model, work) / seconds,
+        "tokens_per_second": workload.labelled / seconds,
+        "flops_per_second": 2 * forward_flops(clock.model, workload) / seconds,
         "memory_gb": clock.memory / 1e9,
         "losses": clock.losses,
         "reference_seconds": clock.reference,
     }
-
-
-def work_of(tokens: Tokens, picked: range):
-    """The distinct tokens of some rows, those of their responses, and what attends to what."""
-    import torch
-    from torch.nn.utils.rnn import pad_sequence
-
-    from persuasion_rl.training.unpadding import Work, lay_out
-
-    columns = tokens.columns
-    names = [name for name in RESPONSES if name in columns]
-    rows = [
-        torch.tensor(columns["prompt_ids"][i] + columns[name][i]) for name in names for i in picked
-    ]
-    mask = pad_sequence([torch.ones_like(row) for row in rows], batch_first=True)
-    layout = lay_out(pad_sequence(rows, batch_first=True), mask, paired=len(names) == 2)
-    work = Work()
-    work.add(layout, labelled=sum(len(columns[name][i]) for name in names for i in picked))
-    return work
 
 
 # The comparison
@@ -623,9 +205,10 @@ def compare(
 
 
 def turn(made: str, method: str, way: str) -> dict:
-    found = json.loads(run("one", made=made, method=method, way=way).splitlines()[-1])
-    note(f"{method}, {way}: {found['tokens_per_second']:.0f} response tokens/s")
-    return found
+    """Run a turn in a process of its own, and return what it measured."""
+    measured = json.loads(run("one", made=made, method=method, way=way).splitlines()[-1])
+    note(f"{method}, {way}: {measured['tokens_per_second']:.0f} response tokens/s")
+    return measured
 
 
 def run(command: str, **arguments: object) -> str:
@@ -635,9 +218,9 @@ def run(command: str, **arguments: object) -> str:
         [sys.executable, __file__, command, *words], capture_output=True, text=True
     )
     if done.returncode:
-        told = done.stderr.strip().splitlines() or ["no reason given"]
+        errors = done.stderr.strip().splitlines() or ["no reason given"]
         of_what = ", ".join(str(arguments[key]) for key in ("method", "way") if key in arguments)
-        raise UserError(f"{of_what or command}: {told[-1].removeprefix('error: ')}")
+        raise UserError(f"{of_what or command}: {errors[-1].removeprefix('error: ')}")
     return done.stdout.strip()
 
 

@@ -14,8 +14,8 @@ from pathlib import Path
 import hypothesis
 import pytest
 
-PROJECT = Path(__file__).parent.parent
-WORKFLOW = PROJECT / "workflow"
+from running import ROOT, WORKFLOW
+
 if find_spec("persuasion_rl") is None:
     sys.path.insert(0, str(WORKFLOW))
 
@@ -34,7 +34,7 @@ hypothesis.settings.load_profile("project")
 def real_data() -> Path:
     """The folder of real corpora beside the project, or the one that the environment names."""
     named = os.environ.get("PERSUASION_RL_CORPORA")
-    folder = Path(named) if named else PROJECT.parent / "shared" / "data"
+    folder = Path(named) if named else ROOT.parent / "shared" / "data"
     if not (folder / "winning-args-corpus" / "utterances.jsonl").is_file():
         pytest.skip(f"no real corpora in {folder}; name their folder in PERSUASION_RL_CORPORA")
     return folder
@@ -43,10 +43,10 @@ def real_data() -> Path:
 @pytest.fixture(scope="session")
 def synthetic(tmp_path_factory) -> Path:
     """A synthetic ChangeMyView of 60 threads. Read only."""
-    from persuasion_rl.data.synthetic.synthesize import synthesize
+    from persuasion_rl.data.synthetic.synthesize import synthesize_corpus
 
     folder = tmp_path_factory.mktemp("corpora") / "synthetic-changemyview"
-    synthesize(corpus=folder, seed=1, threads=60, replies=4)
+    synthesize_corpus(corpus=folder, seed=1, threads=60, replies=4)
     return folder
 
 
@@ -78,6 +78,60 @@ def qwen_tokenizer(real_data, tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("qwen") / "tokenizer.json"
     transformers.AutoTokenizer.from_pretrained(folder).backend_tokenizer.save(str(path))
     return path
+
+
+@pytest.fixture(scope="session")
+def tiny_base(tmp_path_factory) -> Path:
+    """A synthetic corpus, its sides, rows and pairs, and a stand-in base model (`make_tiny_base`). Read only."""
+    from tiny_models import make_tiny_base
+
+    return make_tiny_base(tmp_path_factory.getbasetemp() / "tiny_base")
+
+
+@pytest.fixture(scope="session")
+def tiny_rows(tiny_base, tmp_path_factory):
+    """The rows that tiny trainings learn from. Read only."""
+    from tiny_trainings import write_rows
+
+    return write_rows(tiny_base, tmp_path_factory.mktemp("rows"))
+
+
+@pytest.fixture(scope="session")
+def tiny_tokenizer(tiny_rows):
+    """The tokenizer of the tiny base model, loaded."""
+    from persuasion_rl.models.loading import load_tokenizer
+
+    return load_tokenizer(tiny_rows.base)
+
+
+@pytest.fixture(scope="session")
+def tiny_sft(tiny_rows, tmp_path_factory) -> Path:
+    """The adapter of a tiny SFT. Read only."""
+    from tiny_trainings import ADAPTER, train_sft
+
+    folder = tmp_path_factory.mktemp("sft")
+    train_sft(tiny_rows, folder)
+    return folder / ADAPTER
+
+
+@pytest.fixture(scope="session")
+def tiny_dpo(tiny_rows, tiny_sft, tmp_path_factory) -> Path:
+    """The adapter of a tiny DPO that goes on from `tiny_sft`. Read only."""
+    from tiny_trainings import ADAPTER, train_dpo
+
+    folder = tmp_path_factory.mktemp("dpo")
+    train_dpo(tiny_rows, folder, tiny_sft)
+    return folder / ADAPTER
+
+
+@pytest.fixture(scope="session")
+def tiny_delta(tiny_rows, tmp_path_factory) -> Path:
+    """The adapter of a tiny delta judge. Read only."""
+    from tiny_trainings import ADAPTER, train_delta
+
+    folder = tmp_path_factory.mktemp("delta")
+    train_delta(tiny_rows, folder)
+    return folder / ADAPTER
 
 
 @pytest.fixture
@@ -134,7 +188,8 @@ def peer(tmp_path):
     for name in ("fastapi", "uvicorn"):
         pytest.importorskip(name, reason="pip install 'transformers[serving]'")
     import httpx
-    from test_sampling import make_tiny_base
+
+    from tiny_models import make_tiny_base
 
     base = make_tiny_base(tmp_path / "tiny") / "base"
     (tmp_path / "hub").mkdir()

@@ -24,6 +24,7 @@ from random import Random
 import psutil
 import yaml
 
+from persuasion_rl.runtime.lock import LOCK
 from running import copy_project
 
 CONFIG = "tests/tiny.yaml"
@@ -31,16 +32,18 @@ STUDY = "results/tiny"
 CORES = 2
 WRITTEN = {
     "preferences.label_ai": ["--labels"],
-    "preferences.human_labels": ["--labels", "--answers"],
-    "preferences.pairs": ["--train"],
+    "preferences.export_human_labels": ["--labels"],
+    "preferences.simulate_annotators": ["--answers"],
+    "preferences.preference_pairs": ["--train"],
     "data.cmv": ["--examples"],
-    "report.models_table": ["--models"],
+    "report.compare_models": ["--models"],
 }
 """The flags of modules that name an output and are not --output."""
 LOOKS_EVERY_S = 0.2
 KINDS = {
     "training.sft": "trainer", "training.dpo": "trainer", "training.reward": "trainer",
-    "sampling.generate": "sampler", "preferences.label_ai": "labeller", "snakemake": "snakemake",
+    "sampling.generate_responses": "sampler", "sampling.evaluate_model": "sampler",
+    "preferences.label_ai": "labeller", "snakemake": "snakemake",
 }  # fmt: skip
 """What is to be hit, by the module that runs; others may be hit, too."""
 BEGUN = (0.4, 0.95)
@@ -67,8 +70,6 @@ class Story:
     """The same of jobs whose end Snakemake had not recorded when it was killed, so that it cannot know of it."""
     doubled: set[str] = field(default_factory=set)
     """What two processes wrote at the same time."""
-    holders: dict[str, set[int]] = field(default_factory=lambda: defaultdict(set))
-    """The processes that were seen to hold the folder of a training."""
 
     def hit(self) -> set[str]:
         return {KINDS[name] for name in self.killed if name in KINDS}
@@ -220,13 +221,17 @@ def module_of(process: psutil.Process) -> str | None:
 
 
 def look(checkout: Path, story: Story) -> None:
-    """Note what two processes write: files that both have open, the output of both, a training's folder."""
+    """Note what two processes write: files that both have open, the output of both.
+
+    The lock of a model's trainings is no such file, and a training that waits for it writes no output: that the lock keeps
+    them apart is in test_lock.py.
+    """
     files: Counter[str] = Counter()
     outputs: Counter[str] = Counter()
-    trainings = defaultdict(set)
     for process in stages(checkout):
         try:
             opened = [f.path for f in process.open_files() if f.mode not in ("r", "a+")]
+            opened = [path for path in opened if Path(path).name != LOCK]
             # A file that is being written has its writer's number in its name, until it is whole.
             whole = {re.sub(r"/\.([^/]+)\.\d+\.part$", r"/\1", path) for path in opened}
             files.update({path for path in whole if path.startswith(f"{checkout / STUDY}/")})
@@ -235,20 +240,9 @@ def look(checkout: Path, story: Story) -> None:
         except (psutil.NoSuchProcess, psutil.AccessDenied):
             continue
         arguments = dict(pairwise(words))
-        if "--adapter" in arguments:
-            # One that waits for the other to save and to end has not held the folder yet.
-            trainings[arguments["--state"]].add(process.pid)
-        elif alive:
+        if alive and "--adapter" not in arguments:
             flags = ("--output", *WRITTEN.get(module_of(process), ()))
             outputs.update({arguments[flag] for flag in flags if flag in arguments})
-    for state, running in trainings.items():
-        for lock in (checkout / state).glob("*/lock.json"):
-            try:
-                story.holders[state].add(json.loads(lock.read_text())["pid"])
-            except (OSError, ValueError):  # just being written or removed
-                continue
-        if len(running & story.holders[state]) > 1:
-            story.doubled.add(state)
     story.doubled |= {path for path, count in (files + outputs).items() if count > 1}
     time.sleep(LOOKS_EVERY_S)
 
@@ -258,8 +252,9 @@ def durations(checkout: Path) -> dict[str, float]:
     found = {}
     for module, patterns in {
         "training.sft": ["train_sft/*"], "training.dpo": ["train_dpo/*"], "training.reward": ["train_delta_judge"],
-        "sampling.generate": ["generate_responses/*", "evaluate_model/*"], "preferences.label_ai": ["label_ai"],
-        "training.standin": ["pretrain_standin"], "judges.trust": ["judge_trust"],
+        "sampling.generate_responses": ["generate_responses/*"], "sampling.evaluate_model": ["evaluate_model/*"],
+        "preferences.label_ai": ["label_ai"],
+        "training.standin": ["pretrain_standin"], "judges.judge_trust": ["judge_trust"],
     }.items():  # fmt: skip
         folder = checkout / STUDY / "benchmarks"
         files = [file for pattern in patterns for file in folder.glob(f"{pattern}.tsv")]

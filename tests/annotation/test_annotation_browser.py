@@ -10,12 +10,13 @@ from contextlib import contextmanager
 from urllib.request import urlopen
 
 import pytest
-from test_annotation import SECRET, write_study
 
-from conftest import WORKFLOW
-from persuasion_rl.annotation.store import AnswerStore, pair_id, read_answers
+from labelled_study import SECRET, write_study
+from persuasion_rl.annotation.plan import pair_id
+from persuasion_rl.annotation.store import AnswerStore, read_answers
 from persuasion_rl.files import read_jsonl
-from persuasion_rl.preferences.human_labels import export_human_labels
+from persuasion_rl.preferences.export_human_labels import export_human_labels
+from running import ROOT
 
 pytestmark = pytest.mark.browser
 KEYS = {"left": "1", "right": "2", "tie": "0", "both_bad": "b", "skip": "s"}
@@ -43,8 +44,8 @@ def served(study, port):
         words = ["annotate", "--study", str(study.folder), "--port", str(port)]
         process = subprocess.Popen(
             [sys.executable, "-m", "persuasion_rl.tools.cli", *words],
-            env=os.environ | {"PYTHONPATH": str(WORKFLOW)},
-            cwd=WORKFLOW.parent,
+            env=os.environ | {"PYTHONPATH": str(ROOT / "workflow")},
+            cwd=ROOT,
         )
         running.append(process)
         for _ in range(100):

@@ -7,6 +7,7 @@ utterances. Lengths are in tokens of Qwen2.5, limits those of the published stud
 import json
 import re
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,14 +16,15 @@ from persuasion_rl.data.clean import RULES, clean, clean_post
 from persuasion_rl.data.cmv import process_cmv
 from persuasion_rl.data.corpus import read_threads
 from persuasion_rl.data.deltas import awards
+from persuasion_rl.data.examples import Budget
 from persuasion_rl.data.leakage import check_leakage
 from persuasion_rl.data.p4g import process_p4g, selected
 from persuasion_rl.data.prompts import TokenCounter
-from persuasion_rl.data.sides import assign_sides
-from persuasion_rl.data.split import split
+from persuasion_rl.data.sides import Shares, assign_sides
+from persuasion_rl.data.split import Plan, split
 from persuasion_rl.files import read_json, read_jsonl, write_json, write_jsonl
 
-LIMITS = dict(min_tokens=20, max_tokens=1024, max_context_tokens=700, max_seq_length=1024)
+LIMITS = Budget(min_tokens=20, max_tokens=1024, max_context_tokens=700, max_seq_length=1024)
 CMV, P4G = "winning-args-corpus", "persuasionforgood-corpus"
 MAY_NOT_BE_LEFT = {
     "a delta mark": r"[∆Δ]|!\s?delta\b",
@@ -54,7 +56,7 @@ def funnel(real_data, qwen_tokenizer, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("real") / "processed"
     process_cmv(
         corpora=[real_data / CMV], tokenizer=qwen_tokenizer, examples=folder / "cmv_examples.jsonl",
-        pairs=folder / "delta_pairs.jsonl", counts=folder / "cmv_counts.json", **LIMITS,
+        pairs=folder / "delta_pairs.jsonl", counts=folder / "cmv_counts.json", budget=LIMITS,
     )  # fmt: skip
     return folder
 
@@ -64,7 +66,7 @@ def dialogues(real_data, qwen_tokenizer, funnel) -> Path:
     """The same folder with what process_p4g made of PersuasionForGood."""
     process_p4g(
         corpus=real_data / P4G, tokenizer=qwen_tokenizer, examples=funnel / "p4g_examples.jsonl",
-        counts=funnel / "p4g_counts.json", seed=1, **LIMITS,
+        counts=funnel / "p4g_counts.json", seed=1, budget=LIMITS,
     )  # fmt: skip
     return funnel
 
@@ -265,7 +267,7 @@ def test_rows_in_the_models_own_template_fit_too(real_data, qwen_tokenizer, tmp_
     tokenizer.write_bytes(qwen_tokenizer.read_bytes())
     told = process_cmv(
         corpora=[real_data / CMV], tokenizer=tokenizer, examples=tmp_path / "examples.jsonl",
-        pairs=tmp_path / "pairs.jsonl", counts=tmp_path / "counts.json", prompt_format="chat", **LIMITS,
+        pairs=tmp_path / "pairs.jsonl", counts=tmp_path / "counts.json", budget=replace(LIMITS, prompt_format="chat"),
     )  # fmt: skip
     rows = list(read_jsonl(tmp_path / "examples.jsonl"))
     # The template's tags are a few tokens less than the plain ones.
@@ -332,7 +334,7 @@ def sides(real_data, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("sides")
     assign_sides(
         corpora=[real_data / CMV, real_data / P4G], output=folder / "sides.csv",
-        duplicates=folder / "duplicates.json", seed=1, train=0.6, val=0.15, test=0.25,
+        duplicates=folder / "duplicates.json", seed=1, shares=Shares(0.6, 0.15, 0.25),
     )  # fmt: skip
     return folder
 
@@ -347,14 +349,16 @@ def test_no_post_is_a_near_duplicate_and_the_hold_out_is_not_kept(sides):
     }
 
 
-def make_splits(real_data, sides: Path, processed: Path, folder: Path, **settings) -> dict:
+def make_splits(
+    real_data, sides: Path, processed: Path, folder: Path, examples: list[Path], **plan
+) -> dict:
     """Split and check; the summary of the split."""
     sft = {side: folder / f"sft_{side}.jsonl" for side in ("train", "val", "test")}
     pools = {pool: folder / f"{pool}.jsonl" for pool in ("ai", "human", "final_eval")}
     summary = split(
         sides=sides / "sides.csv", **{f"sft_{side}": path for side, path in sft.items()},
         ai_pool=pools["ai"], human_pool=pools["human"], final_eval=pools["final_eval"],
-        summary=folder / "summary.json", seed=1, use_val_set=True, **settings,
+        summary=folder / "summary.json", seed=1, examples=examples, plan=Plan(use_val_set=True, **plan),
     )  # fmt: skip
     compared = check_leakage(
         corpora=[real_data / CMV], sides=sides / "sides.csv", sft=sft, pools=pools,
@@ -413,7 +417,7 @@ def test_a_thread_that_stands_in_both_corpora_counts_once(real_data, qwen_tokeni
         process_cmv(
             corpora=[tmp_path / corpus for corpus in corpora], tokenizer=qwen_tokenizer,
             examples=tmp_path / "examples.jsonl", pairs=tmp_path / "pairs.jsonl",
-            counts=tmp_path / "counts.json", **LIMITS,
+            counts=tmp_path / "counts.json", budget=LIMITS,
         )  # fmt: skip
         ids = [row["metadata"]["utterance_id"] for row in read_jsonl(tmp_path / "examples.jsonl")]
         assert len(ids) == len(set(ids))

@@ -8,20 +8,21 @@ from collections import Counter
 import pytest
 
 from persuasion_rl.data.corpus import digests_record
-from persuasion_rl.data.sides import (
+from persuasion_rl.data.near_duplicates import (
     BANDS,
+    DEFAULTS,
     MISSED,
     MOST_ROWS,
-    NEAR_DUPLICATE,
-    SIDES,
-    NearDuplicates,
-    assign_sides,
+    NearDuplicateIndex,
+    NearDuplicateSettings,
     clusters,
     jaccard,
     rows_of_a_band,
     shingles,
 )
+from persuasion_rl.data.sides import Shares, assign_sides
 from persuasion_rl.files import UserError, read_json, write_json
+from persuasion_rl.records import SIDES
 
 
 def mutated_texts(seed: int) -> dict[str, str]:
@@ -45,7 +46,7 @@ def mutated_texts(seed: int) -> dict[str, str]:
 
 
 def near(a: str, b: str) -> bool:
-    return jaccard(shingles(a), shingles(b)) >= NEAR_DUPLICATE
+    return jaccard(shingles(a), shingles(b)) >= DEFAULTS.near_duplicate
 
 
 def partition(cluster_of: dict[str, str]) -> set[frozenset[str]]:
@@ -63,7 +64,7 @@ SEEDS = range(60)
 def test_the_index_finds_exactly_what_brute_force_finds(words, threshold):
     near_pairs = 0
     for seed in SEEDS:
-        index = NearDuplicates(words, threshold)
+        index = NearDuplicateIndex(NearDuplicateSettings(words, threshold))
         added = {}
         for name, text in mutated_texts(seed).items():
             found = index.add(name, text)
@@ -80,7 +81,7 @@ def test_of_pairs_at_the_threshold_hardly_any_is_missed():
     rng = random.Random(1)
     found = 0
     for _pair in range(2_000):
-        index = NearDuplicates()
+        index = NearDuplicateIndex()
         words = [f"{rng.random()}".replace(".", "") for _ in range(14)]  # ten shingles
         index.add("whole", " ".join(words))
         found += index.add("eight", " ".join(words[:12])) == ["whole"]
@@ -100,7 +101,11 @@ def test_bands_are_as_long_as_they_may_be(threshold):
 
 def test_only_equal_posts_are_near_duplicates_at_a_threshold_of_one():
     posts = {"a": "Cats are better.", "b": "cats are BETTER", "c": "Cats are much better."}
-    assert clusters(posts, threshold=1.0) == {"a": "a", "b": "a", "c": "c"}
+    assert clusters(posts, NearDuplicateSettings(near_duplicate=1.0)) == {
+        "a": "a",
+        "b": "a",
+        "c": "c",
+    }
 
 
 def test_clusters_are_the_connected_components():
@@ -120,7 +125,7 @@ def test_clusters_are_the_connected_components():
 def test_the_threshold_itself_is_a_near_duplicate():
     words = [f"w{i}" for i in range(14)]  # ten shingles
     whole, eight, seven = (" ".join(words[:count]) for count in (14, 12, 11))
-    assert jaccard(shingles(whole), shingles(eight)) == NEAR_DUPLICATE
+    assert jaccard(shingles(whole), shingles(eight)) == DEFAULTS.near_duplicate
     assert clusters({"a": whole, "b": eight})["b"] == "a"
     assert clusters({"a": whole, "c": seven})["c"] == "c"
 
@@ -159,10 +164,10 @@ def reposted(synthetic, write_corpus):
 
 
 def sides(corpora, output, seed=1, shares=(0.8, 0.1, 0.1), official_split="false", **settings):
-    """The table of sides by conversation; what was found of duplicates lies beside it."""
+    """The table of sides by conversation; the clusters of near-duplicates lie beside it."""
     assign_sides(
         corpora=corpora, output=output, duplicates=output.with_suffix(".json"), seed=seed,
-        train=shares[0], val=shares[1], test=shares[2], official_split=official_split, **settings,
+        shares=Shares(*shares), official_split=official_split, settings=NearDuplicateSettings(**settings),
     )  # fmt: skip
     with output.open() as table:
         return {row["conversation_id"]: row for row in csv.DictReader(table)}

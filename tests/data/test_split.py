@@ -1,131 +1,33 @@
-"""The split and its check: sides and pools have nothing in common, and a planted leak is found."""
+"""The split: sides and pools have nothing in common, and sizes are exact or all smaller in proportion."""
 
-import json
-import random
 import tempfile
 from collections import Counter
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from persuasion_rl.data.leakage import check_leakage
-from persuasion_rl.data.split import split
-from persuasion_rl.files import UserError, read_json, read_jsonl, write_json, write_jsonl
+from persuasion_rl.files import UserError, read_json, read_jsonl, write_jsonl
+from persuasion_rl.records import SIDES
 from persuasion_rl.tables import write_table
-
-SFT = ("train", "val", "test")
-POOLS = ("ai", "human", "final_eval")
-PLAN = dict(
-    train=100,
-    val=20,
-    test=40,
-    use_val_set=True,
-    ai_pool_size=25,
-    human_pool_size=8,
-    final_eval_size=12,
+from small_splits import (
+    PLAN,
+    POOLS,
+    check,
+    run,
+    sft_row,
+    sides_of,
+    sizes_written,
+    write_data,
+    written,
 )
+
 SIZES = {
     "train": "train", "val": "val", "test": "test",
     "ai": "ai_pool_size", "human": "human_pool_size", "final_eval": "final_eval_size",
 }  # fmt: skip
-
-
-def sft_row(
-    conversation: str, number: int, prompt: str, source: str = "cmv", response: str = "Yes."
-) -> dict:
-    return {
-        "input_text": prompt,
-        "full_text": prompt + response,
-        "response": response,
-        "metadata": {
-            "source": source,
-            "conversation_id": conversation,
-            "utterance_id": f"{conversation}-{number}",
-        },
-    }
-
-
-def post_of(cluster: str) -> dict:
-    """A post that is that of all of its cluster and of no other."""
-    rng = random.Random(cluster)
-    words = " ".join(f"w{rng.randrange(10**6)}" for _ in range(12))
-    return {"op-title": f"CMV: {cluster}", "op-text-body": words, "op-userID": "op"}
-
-
-def write_posts(folder: Path, metas: dict[str, dict]) -> None:
-    """The corpus `x`: of each conversation only its post."""
-    posts = [
-        {"id": c, "conversation_id": c, "speaker": "op", "text": "", "reply-to": None}
-        for c in metas
-    ]
-    write_jsonl(folder / "x" / "utterances.jsonl", posts)
-    write_json(folder / "x" / "conversations.json", metas)
-
-
-def write_data(
-    folder: Path, seed: int, conversations: int = 120, p4g: float = 0.25, alone: float = 0.7
-) -> None:
-    """Conversations in clusters on sides, with several replies each, some of them to the same prompt."""
-    rng = random.Random(seed)
-    table, rows = [], []
-    cluster, side = "", ""
-    for number in range(conversations):
-        name = f"c{number}"
-        if number == 0 or rng.random() < alone:
-            cluster, side = name, rng.choices(SFT, (0.5, 0.2, 0.3))[0]
-        table.append({"corpus": "x", "conversation_id": name, "cluster": cluster, "side": side})
-        for reply in range(rng.randrange(5)):
-            prompt = f"prompt {name} {rng.randrange(3)}"
-            if rng.random() < 0.2:
-                prompt = f"a prompt of many conversations {rng.randrange(40)}"
-            source = "p4g" if rng.random() < p4g else "cmv"
-            rows.append(sft_row(name, reply, prompt, source))
-    rng.shuffle(rows)
-    write_table(folder / "sides.csv", table, ["corpus", "conversation_id", "cluster", "side"])
-    write_jsonl(folder / "examples.jsonl", rows)
-    write_jsonl(folder / "pairs.jsonl", [])
-    write_posts(folder, {row["conversation_id"]: post_of(row["cluster"]) for row in table})
-
-
-def run(folder: Path, out: str = "out", seed: int = 1, **plan) -> dict:
-    out_folder = folder / out
-    return split(
-        sides=folder / "sides.csv",
-        **{f"sft_{side}": out_folder / f"sft_{side}.jsonl" for side in SFT},
-        ai_pool=out_folder / "ai.jsonl", human_pool=out_folder / "human.jsonl",
-        final_eval=out_folder / "final_eval.jsonl", summary=out_folder / "summary.json",
-        **(PLAN | {"seed": seed, "examples": [folder / "examples.jsonl"]} | plan),
-    )  # fmt: skip
-
-
-def check(folder: Path, **settings) -> dict[str, int]:
-    out_folder = folder / "out"
-    return check_leakage(
-        corpora=[folder / "x"],
-        sides=folder / "sides.csv",
-        sft={side: out_folder / f"sft_{side}.jsonl" for side in SFT},
-        pools={pool: out_folder / f"{pool}.jsonl" for pool in POOLS},
-        pairs=folder / "pairs.jsonl",
-        output=out_folder / "leakage.json",
-        **settings,
-    )
-
-
-def made(folder: Path, name: str) -> list[dict]:
-    return list(read_jsonl(folder / "out" / f"{name}.jsonl"))
-
-
-def sides_of(folder: Path) -> tuple[dict[str, str], dict[str, str]]:
-    lines = [line.split(",") for line in (folder / "sides.csv").read_text().splitlines()[1:]]
-    return {c: side for _, c, _, side in lines}, {c: cluster for _, c, cluster, _ in lines}
-
-
-def sizes_made(folder: Path) -> dict[str, int]:
-    return {
-        part: len(made(folder, f"sft_{part}" if part in SFT else part)) for part in (*SFT, *POOLS)
-    }
 
 
 PLANS = st.fixed_dictionaries(
@@ -165,8 +67,8 @@ def test_whatever_the_plan_sides_and_pools_have_nothing_in_common(seed, plan):
         side_of, cluster_of = sides_of(folder)
         clusters_of_pool = {}
         prompts_of_side = {}
-        for side in SFT:
-            rows = made(folder, f"sft_{side}")
+        for side in SIDES:
+            rows = written(folder, f"sft_{side}")
             assert {side_of[row["metadata"]["conversation_id"]] for row in rows} == {side}
             prompts_of_side[side] = [row["input_text"] for row in rows]
         assert not set(prompts_of_side["val"]) & set(prompts_of_side["train"])
@@ -177,7 +79,7 @@ def test_whatever_the_plan_sides_and_pools_have_nothing_in_common(seed, plan):
         for side in ("val", "test"):
             assert len(prompts_of_side[side]) == len(set(prompts_of_side[side]))
         for pool in POOLS:
-            rows = made(folder, pool)
+            rows = written(folder, pool)
             val_too = pool == "ai" and plan["use_val_set"]
             held_out = {*prompts_of_side["test"], *(prompts_of_side["val"] if val_too else ())}
             if pool != "ai" or plan["ai_pool_size"] is None:
@@ -191,11 +93,11 @@ def test_whatever_the_plan_sides_and_pools_have_nothing_in_common(seed, plan):
         counts = Counter(cluster for clusters in clusters_of_pool.values() for cluster in clusters)
         assert set(counts.values()) == {1}
         compared = check(folder)
-        used = sizes_made(folder)
+        used = sizes_written(folder)
         assert {part: summary["parts"][part]["used"] for part in used} == used
         assert compared == {
             "conversations": 120,
-            "sft_rows": sum(used[side] for side in SFT),
+            "sft_rows": sum(used[side] for side in SIDES),
             "prompts": sum(used[pool] for pool in POOLS),
         }
 
@@ -250,12 +152,12 @@ def test_where_there_is_enough_every_size_is_exact(seed, share, plan):
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         write_data(folder, seed, conversations=300, p4g=0, alone=0.2)
-        there = {
+        available = {
             side: numbers["available"]
             for side, numbers in run(folder, "all", train=1, val=1, test=3, human_pool_size=1, final_eval_size=1, ai_pool_size=1)["parts"].items()
-            if side in SFT
+            if side in SIDES
         }  # fmt: skip
-        plan = plan | {side: int(share * count) for side, count in there.items()}
+        plan = plan | {side: int(share * count) for side, count in available.items()}
         plan |= {
             "pool_source": "cmv",
             "human_pool_size": 5,
@@ -266,15 +168,8 @@ def test_where_there_is_enough_every_size_is_exact(seed, share, plan):
         asked = {part: plan[key] for part, key in SIZES.items()}
         rest = plan["test"] - plan["test"] // 2 + plan["val"] * plan["use_val_set"]
         asked["ai"] = plan["ai_pool_size"] or rest
-        assert sizes_made(folder) == asked
+        assert sizes_written(folder) == asked
         assert summary["scale"] == 1
-
-
-@pytest.fixture
-def folder(tmp_path):
-    write_data(tmp_path, seed=5)
-    run(tmp_path)
-    return tmp_path
 
 
 def test_the_outcome_depends_on_the_seed_and_not_on_the_order_of_the_rows(folder):
@@ -282,7 +177,7 @@ def test_the_outcome_depends_on_the_seed_and_not_on_the_order_of_the_rows(folder
     write_jsonl(folder / "examples.jsonl", reversed(rows))
     run(folder, "turned")
     run(folder, "other", seed=2)
-    names = [f"sft_{side}.jsonl" for side in SFT] + [f"{pool}.jsonl" for pool in POOLS]
+    names = [f"sft_{side}.jsonl" for side in SIDES] + [f"{pool}.jsonl" for pool in POOLS]
     for name in [*names, "summary.json"]:
         assert (folder / "out" / name).read_bytes() == (folder / "turned" / name).read_bytes()
     for name in ("sft_train.jsonl", "final_eval.jsonl"):
@@ -293,10 +188,10 @@ def test_a_row_of_a_pool_names_its_prompt_and_conversation(folder):
     by_prompt = {
         row["input_text"]: row["metadata"]
         for side in ("val", "test")
-        for row in made(folder, f"sft_{side}")
+        for row in written(folder, f"sft_{side}")
     }
     for pool in POOLS:
-        rows = made(folder, pool)
+        rows = written(folder, pool)
         assert len({row["metadata"]["prompt_id"] for row in rows}) == len(rows)
         for row in rows:
             origin = by_prompt[row["prompt"]]
@@ -308,14 +203,14 @@ def test_the_summary_tells_the_plan_from_what_the_data_allowed(folder, capsys):
     """The training rows are too few: of all parts there is the share that there is of them."""
     side_of, _ = sides_of(folder)
     rows = list(read_jsonl(folder / "examples.jsonl"))
-    there = Counter(side_of[row["metadata"]["conversation_id"]] for row in rows)
-    prompts = {side: set() for side in SFT}
+    examples = Counter(side_of[row["metadata"]["conversation_id"]] for row in rows)
+    prompts = {side: set() for side in SIDES}
     for row in rows:
         prompts[side_of[row["metadata"]["conversation_id"]]].add(row["input_text"])
     test = len(prompts["test"] - prompts["train"])
     val = len(prompts["val"] - prompts["train"] - prompts["test"])
-    assert test < there["test"] and val < there["val"]
-    train = there["train"]
+    assert test < examples["test"] and val < examples["val"]
+    train = examples["train"]
     run(folder, train=2 * train)
     summary = read_json(folder / "out" / "summary.json")
     assert summary == {
@@ -323,8 +218,8 @@ def test_the_summary_tells_the_plan_from_what_the_data_allowed(folder, capsys):
         "scale": 0.5,
         "parts": {
             "train": {"asked": 2 * train, "used": train, "examples": train, "available": train},
-            "val": {"asked": 20, "used": 10, "examples": there["val"], "available": val},
-            "test": {"asked": 40, "used": 20, "examples": there["test"], "available": test},
+            "val": {"asked": 20, "used": 10, "examples": examples["val"], "available": val},
+            "test": {"asked": 40, "used": 20, "examples": examples["test"], "available": test},
             "ai": {"asked": 25, "used": 12},
             "final_eval": {"asked": 12, "used": 6},
             "human": {"asked": 8, "used": 4},
@@ -332,7 +227,7 @@ def test_the_summary_tells_the_plan_from_what_the_data_allowed(folder, capsys):
         "sft_to_rlaif": round(train / 12, 2),
         "sft_to_rlhf": round(train / 4, 2),
     }
-    assert sizes_made(folder) == {part: n["used"] for part, n in summary["parts"].items()}
+    assert sizes_written(folder) == {part: n["used"] for part, n in summary["parts"].items()}
     assert (
         f"the data is too small for the plan; all parts shrink in proportion: train {train} of"
         f" {2 * train}, val 10 of 20, test 20 of 40" in capsys.readouterr().err
@@ -342,21 +237,23 @@ def test_the_summary_tells_the_plan_from_what_the_data_allowed(folder, capsys):
 def test_without_a_size_the_ai_pool_is_the_rest(folder):
     summary = run(folder, ai_pool_size=None)
     assert summary["parts"]["ai"]["asked"] == "the rest"
-    taken = {row["prompt"] for pool in ("human", "final_eval") for row in made(folder, pool)}
+    taken = {row["prompt"] for pool in ("human", "final_eval") for row in written(folder, pool)}
     rest = [
         row["input_text"]
         for side in ("val", "test")
-        for row in made(folder, f"sft_{side}")
+        for row in written(folder, f"sft_{side}")
         if row["metadata"]["source"] == "cmv" and row["input_text"] not in taken
     ]
-    assert Counter(rest) == Counter(row["prompt"] for row in made(folder, "ai"))
+    assert Counter(rest) == Counter(row["prompt"] for row in written(folder, "ai"))
     run(folder, ai_pool_size=None, use_val_set=False)
-    sides = [sides_of(folder)[0][row["metadata"]["conversation_id"]] for row in made(folder, "ai")]
+    sides = [
+        sides_of(folder)[0][row["metadata"]["conversation_id"]] for row in written(folder, "ai")
+    ]
     assert set(sides) == {"test"} and len(sides) < len(rest)
 
 
 def test_the_training_side_may_have_several_rows_of_a_prompt(folder):
-    prompts = [row["input_text"] for row in made(folder, "sft_train")]
+    prompts = [row["input_text"] for row in written(folder, "sft_train")]
     assert len(prompts) > len(set(prompts))
 
 
@@ -365,13 +262,13 @@ def test_rows_of_two_files_are_split_together_and_are_written_as_they_were(folde
     for source in ("cmv", "p4g"):
         path = folder / f"{source}.jsonl"
         write_jsonl(path, [row for row in rows if row["metadata"]["source"] == source])
-    run(folder, "two", examples=[folder / "cmv.jsonl", folder / "p4g.jsonl"])
+    run(folder, "two", examples=["cmv.jsonl", "p4g.jsonl"])
     for path in (folder / "out").glob("*.jsonl"):
         assert path.read_bytes() == (folder / "two" / path.name).read_bytes()
-    for side in SFT:
-        written = made(folder, f"sft_{side}")
-        assert all(row in rows for row in written)
-        assert {row["metadata"]["source"] for row in written} == {"cmv", "p4g"}
+    for side in SIDES:
+        of_side = written(folder, f"sft_{side}")
+        assert all(row in rows for row in of_side)
+        assert {row["metadata"]["source"] for row in of_side} == {"cmv", "p4g"}
 
 
 def test_an_empty_response_is_refused(folder):
@@ -421,7 +318,7 @@ def test_the_smallest_split_there_is(folder, prompts, outcome):
             run(folder, "new", ai_pool_size=None, **plan)
     else:
         run(folder, ai_pool_size=None, **plan)
-        assert sizes_made(folder) == {
+        assert sizes_written(folder) == {
             "train": 1, "val": 1, "test": min(prompts, 8), "human": outcome, "final_eval": outcome,
             "ai": min(prompts, 8) - 2 * outcome,
         }  # fmt: skip
@@ -430,214 +327,15 @@ def test_the_smallest_split_there_is(folder, prompts, outcome):
 def test_the_pools_can_hold_the_prompts_of_the_other_source(folder):
     run(folder, pool_source="p4g", ai_pool_size=6, human_pool_size=2, final_eval_size=4)
     for pool, size in (("ai", 6), ("human", 2), ("final_eval", 4)):
-        rows = made(folder, pool)
+        rows = written(folder, pool)
         assert {row["metadata"]["source"] for row in rows} == {"p4g"} and len(rows) == size
-
-
-def change(folder, name, row):
-    path = folder / "out" / f"{name}.jsonl"
-    write_jsonl(path, [*read_jsonl(path), row])
-
-
-def conversation_on(folder, side):
-    return next(c for c, s in sides_of(folder)[0].items() if s == side)
-
-
-def pool_row(conversation, prompt="another prompt"):
-    return {
-        "prompt": prompt,
-        "metadata": {"conversation_id": conversation, "prompt_id": "x", "source": "cmv"},
-    }
-
-
-def add_conversation(folder, name, cluster, side, post=None):
-    """A conversation more in the table of sides, and in the corpus."""
-    with (folder / "sides.csv").open("a") as table:
-        table.write(f"x,{name},{cluster},{side}\n")
-    metas = {i: e for i, e in read_json(folder / "x" / "conversations.json").items()}
-    write_posts(folder, metas | {name: post or post_of(name)})
-    return name
-
-
-def twin_of(folder, name):
-    """Let a new conversation on the same side be a near-duplicate of the first one of a file."""
-    conversation = made(folder, name)[0]["metadata"]["conversation_id"]
-    side_of, cluster_of = sides_of(folder)
-    cluster = cluster_of[conversation]
-    return add_conversation(folder, "twin", cluster, side_of[conversation], post_of(cluster))
-
-
-def secret_twin(folder, name, side):
-    """The same, but the table of sides does not know that both are of one cluster."""
-    conversation = made(folder, name)[0]["metadata"]["conversation_id"]
-    return add_conversation(
-        folder, "twin", "twin", side, post_of(sides_of(folder)[1][conversation])
-    )
-
-
-def one_cluster_on_two_sides(folder):
-    cluster = sides_of(folder)[1][conversation_on(folder, "train")]
-    add_conversation(folder, "twin", cluster, "test")
-
-
-def a_conversation_in_two_sft_files(folder):
-    change(folder, "sft_train", made(folder, "sft_test")[0])
-
-
-def a_twin_in_another_sft_file(folder):
-    change(folder, "sft_train", sft_row(twin_of(folder, "sft_val"), 0, "another prompt"))
-
-
-def a_row_in_the_file_of_another_side(folder):
-    """Its conversation stands in no other file, since the plan left it out."""
-    add_conversation(folder, "left_out", "left_out", "test")
-    change(folder, "sft_train", sft_row("left_out", 0, "another prompt"))
-
-
-def near_duplicate_posts_on_two_sides(folder):
-    """No row is of the twin."""
-    secret_twin(folder, "sft_test", "train")
-
-
-def near_duplicate_posts_in_two_pools(folder):
-    change(folder, "ai", pool_row(secret_twin(folder, "human", "test")))
-
-
-def an_utterance_on_two_sides(folder):
-    """As a comment of two threads would be."""
-    row = made(folder, "sft_test")[0]
-    metadata = row["metadata"] | {"conversation_id": conversation_on(folder, "train")}
-    change(folder, "sft_train", row | {"metadata": metadata, "input_text": "another prompt"})
-
-
-def a_prompt_in_two_pools(folder):
-    row = made(folder, "human")[0]
-    other = add_conversation(folder, "other", "other", "test")
-    change(folder, "ai", pool_row(other, prompt=row["prompt"]))
-
-
-def one_conversation_on_two_sides(folder):
-    with (folder / "sides.csv").open("a") as table:
-        table.write(f"x,{conversation_on(folder, 'train')},another,test\n")
-
-
-def a_conversation_in_two_pools(folder):
-    change(folder, "ai", made(folder, "final_eval")[0])
-
-
-def a_twin_in_another_pool(folder):
-    change(folder, "ai", pool_row(twin_of(folder, "human")))
-
-
-def a_training_conversation_in_a_pool(folder):
-    change(folder, "ai", pool_row(conversation_on(folder, "train")))
-
-
-def a_validation_conversation_in_the_final_evaluation(folder):
-    change(folder, "final_eval", pool_row(conversation_on(folder, "val")))
-
-
-def a_validation_conversation_in_the_human_pool(folder):
-    change(folder, "human", pool_row(conversation_on(folder, "val")))
-
-
-def a_pools_prompt_in_the_training_rows(folder):
-    prompt = made(folder, "final_eval")[0]["prompt"]
-    change(folder, "sft_train", sft_row(conversation_on(folder, "train"), 9, prompt))
-
-
-def a_row_without_a_side(folder):
-    change(folder, "sft_train", sft_row("c_unknown", 0, "another prompt"))
-
-
-def a_prompt_without_a_side(folder):
-    change(folder, "ai", pool_row("c_unknown"))
-
-
-LEAKS = {
-    one_cluster_on_two_sides: "leak: near-duplicate cluster",
-    one_conversation_on_two_sides: "leak: conversation",
-    near_duplicate_posts_on_two_sides: "are near-duplicates, and stand in test and in train",
-    near_duplicate_posts_in_two_pools: "are near-duplicates, and stand in the pool ai and in the pool human",
-    a_conversation_in_two_sft_files: "is on the side test",
-    a_twin_in_another_sft_file: "is on the side val",
-    a_row_in_the_file_of_another_side: "is on the side test",
-    an_utterance_on_two_sides: "leak: utterance",
-    a_conversation_in_two_pools: "leak: conversation in a pool",
-    a_twin_in_another_pool: "leak: near-duplicate cluster in a pool",
-    a_prompt_in_two_pools: "leak: prompt",
-    a_training_conversation_in_a_pool: "is in the training data",
-    a_validation_conversation_in_the_final_evaluation: "is not on the test side",
-    a_validation_conversation_in_the_human_pool: "is not on the test side",
-    a_pools_prompt_in_the_training_rows: "is in the training data",
-    a_row_without_a_side: "c_unknown is on the side None",
-    a_prompt_without_a_side: "c_unknown has no side",
-}
-
-
-@pytest.mark.parametrize("plant", LEAKS, ids=lambda plant: plant.__name__)
-def test_a_planted_leak_is_found(folder, plant):
-    check(folder)
-    (folder / "out" / "leakage.json").unlink()
-    plant(folder)
-    with pytest.raises(UserError) as raised:
-        check(folder)
-    assert LEAKS[plant] in str(raised.value) and "\n" not in str(raised.value)
-    assert not (folder / "out" / "leakage.json").exists()
-
-
-def test_a_twin_on_its_own_side_is_no_leak(folder):
-    """It would be with what the table says of clusters only: here the posts are compared."""
-    secret_twin(folder, "sft_test", "test")
-    assert check(folder)["conversations"] == 121
-
-
-def test_posts_are_compared_as_the_study_says(folder):
-    near_duplicate_posts_on_two_sides(folder)
-    metas = read_json(folder / "x" / "conversations.json")
-    metas["twin"]["op-text-body"] += " and some words more that the first one did not have"
-    write_posts(folder, metas)
-    check(folder)
-    with pytest.raises(UserError, match="near-duplicates"):
-        check(folder, near_duplicate=0.4)
-
-
-def test_a_delta_pair_without_a_side_is_found(folder):
-    def pair(conversation):
-        return {
-            "prompt": "p",
-            "winner": "w",
-            "loser": "l",
-            "metadata": {"conversation_id": conversation},
-        }
-
-    write_jsonl(folder / "pairs.jsonl", [pair("c0"), pair("c1")])
-    counts = check(folder)
-    assert counts["conversations"] == 120
-    assert read_json(folder / "out" / "leakage.json")["leaks"] == 0
-    write_jsonl(folder / "pairs.jsonl", [pair("c0"), pair("c_unknown")])
-    with pytest.raises(UserError, match="c_unknown has no side"):
-        check(folder)
-
-
-def test_a_leak_ends_the_command_with_one_line(folder, command_line):
-    a_conversation_in_two_pools(folder)
-    run_ = command_line(
-        "data.leakage", "--corpora", folder / "x", "--sides", folder / "sides.csv",
-        "--sft", *(f"{side}={folder}/out/sft_{side}.jsonl" for side in SFT),
-        "--pools", *(f"{pool}={folder}/out/{pool}.jsonl" for pool in POOLS),
-        "--pairs", folder / "pairs.jsonl",
-        "--output", folder / "leakage.json",
-    )  # fmt: skip
-    assert run_.returncode == 1
-    assert run_.stderr.startswith("error: leak: ") and run_.stderr.count("\n") == 1
 
 
 def test_a_cut_off_examples_file_ends_the_command_with_one_line(folder, command_line):
     examples = folder / "examples.jsonl"
     examples.write_text(examples.read_text()[:-30])
-    plan = [word for name, value in PLAN.items() for word in (f"--{name}", json.dumps(value))]
-    outputs = [f"sft_{side}" for side in SFT] + ["ai_pool", "human_pool", "final_eval", "summary"]
+    plan = [word for name, value in asdict(PLAN).items() for word in (f"--{name}", str(value))]
+    outputs = [f"sft_{side}" for side in SIDES] + ["ai_pool", "human_pool", "final_eval", "summary"]
     run_ = command_line(
         "data.split", "--examples", examples, "--sides", folder / "sides.csv", "--seed", 1, *plan,
         *(word for name in outputs for word in (f"--{name}", folder / "new" / name)),

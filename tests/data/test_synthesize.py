@@ -10,9 +10,15 @@ import pytest
 from persuasion_rl.data.clean import clean
 from persuasion_rl.data.corpus import Conversation, read_threads
 from persuasion_rl.data.deltas import won_and_lost
-from persuasion_rl.data.sides import NEAR_DUPLICATE, clusters, compared_text, jaccard, shingles
-from persuasion_rl.data.synthetic import grammar as world
-from persuasion_rl.data.synthetic.synthesize import synthesize
+from persuasion_rl.data.near_duplicates import (
+    DEFAULTS,
+    clusters,
+    compared_text,
+    jaccard,
+    shingles,
+)
+from persuasion_rl.data.synthetic import grammar
+from persuasion_rl.data.synthetic.synthesize import synthesize_corpus
 
 FILES = ("conversations.json", "corpus.json", "index.json", "speakers.json", "utterances.jsonl")
 
@@ -24,7 +30,7 @@ def read(folder: Path) -> dict[str, Conversation]:
 @pytest.fixture(scope="module")
 def large(tmp_path_factory):
     folder = tmp_path_factory.mktemp("large")
-    synthesize(corpus=folder, seed=2, threads=1200, replies=4)
+    synthesize_corpus(corpus=folder, seed=2, threads=1200, replies=4)
     return read(folder)
 
 
@@ -40,7 +46,7 @@ def conversations(synthetic):
 
 def test_a_seed_gives_the_same_files_and_another_seed_others(synthetic, tmp_path):
     for folder, seed in (("again", 1), ("other", 2)):
-        synthesize(corpus=tmp_path / folder, seed=seed, threads=60, replies=4)
+        synthesize_corpus(corpus=tmp_path / folder, seed=seed, threads=60, replies=4)
     assert sorted(path.name for path in (tmp_path / "again").iterdir()) == sorted(FILES)
     for name in FILES:
         assert (tmp_path / "again" / name).read_bytes() == (synthetic / name).read_bytes()
@@ -50,13 +56,13 @@ def test_a_seed_gives_the_same_files_and_another_seed_others(synthetic, tmp_path
 
 
 def test_a_larger_corpus_begins_with_the_smaller_one(utterances, tmp_path):
-    synthesize(corpus=tmp_path, seed=1, threads=20, replies=4)
+    synthesize_corpus(corpus=tmp_path, seed=1, threads=20, replies=4)
     fewer = [json.loads(line) for line in (tmp_path / "utterances.jsonl").read_text().splitlines()]
     assert fewer == utterances[: len(fewer)]
 
 
 def test_it_counts_what_it_wrote(tmp_path):
-    counts = synthesize(corpus=tmp_path, seed=3, threads=25, replies=3)
+    counts = synthesize_corpus(corpus=tmp_path, seed=3, threads=25, replies=3)
     threads = read(tmp_path)
     assert counts["threads"] == len(threads) == 25
     assert counts["utterances"] == sum(len(thread.utterances) for thread in threads.values())
@@ -138,7 +144,7 @@ def test_the_deltas_that_are_found_are_those_that_were_awarded(synthetic):
 
 def test_no_two_posts_are_near_duplicates_by_brute_force(large):
     sets = [shingles(compared_text("x", thread)) for thread in list(large.values())[:300]]
-    assert max(jaccard(a, b) for a, b in combinations(sets, 2)) < NEAR_DUPLICATE
+    assert max(jaccard(a, b) for a, b in combinations(sets, 2)) < DEFAULTS.near_duplicate
 
 
 def test_no_two_posts_of_a_full_size_corpus_are_near_duplicates(large):
@@ -149,13 +155,13 @@ def test_no_two_posts_of_a_full_size_corpus_are_near_duplicates(large):
 
 def test_all_topics_and_claims_occur(large):
     titles = {thread.meta["op-title"].lower() for thread in large.values()}
-    assert {topic for topic in world.TOPICS if any(topic in title for title in titles)} == set(
-        world.TOPICS
+    assert {topic for topic in grammar.TOPICS if any(topic in title for title in titles)} == set(
+        grammar.TOPICS
     )
     assert titles == {
-        "cmv: " + world.sentence(claim, topic=topic).lower()
-        for claim in world.CLAIMS
-        for topic in world.TOPICS
+        "cmv: " + grammar.sentence(claim, topic=topic).lower()
+        for claim in grammar.CLAIMS
+        for topic in grammar.TOPICS
     }
 
 
@@ -171,6 +177,6 @@ def test_a_reply_that_quotes_the_post_wins_as_often_as_its_own_words_deserve(lar
             if u.reply_to == thread.id and u.meta["success"] is not None and u.text != "[deleted]":
                 quotes = u.text.startswith("&gt;")
                 awarded[quotes] += u.id in thanked
-                expected[quotes] += world.truth(clean(thread.body), clean(u.text))
+                expected[quotes] += grammar.truth(clean(thread.body), clean(u.text))
     assert 1.0 < awarded[False] / expected[False] < 1.3
     assert 0.9 < awarded[True] / expected[True] < 1.5

@@ -5,20 +5,14 @@ from pathlib import Path
 
 import pytest
 from replies import player_rows
-from test_sampling import write_scripted_base
-from test_training import (  # noqa: F401
-    files,
-    log_probability,
-    sft,
-    tiny_base,
-    train_dpo,
-)
 
 from persuasion_rl.evaluation.kl import _token_ids, evaluate_kl, kl_and_log_ratio
 from persuasion_rl.evaluation.loss import response_loss
 from persuasion_rl.files import read_jsonl, write_jsonl
 from persuasion_rl.models.loading import load_for_inference
 from persuasion_rl.training.standin import END_OF_TEXT
+from tiny_models import write_scripted_base
+from tiny_trainings import log_probability
 
 PARENT = {"": {"A": 0.5, "B": 0.25, END_OF_TEXT: 0.25}, "A": {END_OF_TEXT: 1.0}}
 CHILD = {"": {"A": 0.8, "B": 0.1, END_OF_TEXT: 0.1}, "A": {"A": 0.5, END_OF_TEXT: 0.5}}
@@ -62,30 +56,22 @@ def test_a_model_does_not_diverge_from_itself(scripted):
     assert kl_and_log_ratio(child, child, prompt, reply) == {"kl": 0.0, "log_ratio": 0.0}
 
 
-@pytest.fixture(scope="module")
-def dpo(files, sft, tmp_path_factory) -> Path:  # noqa: F811
-    """A DPO adapter on the SFT one."""
-    folder = tmp_path_factory.mktemp("dpo")
-    train_dpo(files, folder, sft)
-    return folder / "adapter_model.safetensors"
-
-
-def test_a_trained_model_diverges_from_its_parent(files, sft, dpo, tmp_path):  # noqa: F811
-    held_out = list(read_jsonl(files.sft_val))[:4]
+def test_a_trained_model_diverges_from_its_parent(tiny_rows, tiny_sft, tiny_dpo, tmp_path):
+    held_out = list(read_jsonl(tiny_rows.sft_val))[:4]
     rows = player_rows([row["response"] for row in held_out], cut=(0,))
     for row, from_ in zip(rows, held_out, strict=True):
         row["prompt"] = from_["input_text"]
     rows += [{**rows[0], "response": ""}]  # cut before it began: no token to measure
     write_jsonl(tmp_path / "rows.jsonl", rows)
     evaluate_kl(
-        base=files.base, lineage=[sft, dpo], responses=tmp_path / "rows.jsonl",
+        base=tiny_rows.base, lineage=[tiny_sft, tiny_dpo], responses=tmp_path / "rows.jsonl",
         output=tmp_path / "found.jsonl", seed=1, threads=1, device="cpu",
     )  # fmt: skip
     found = list(read_jsonl(tmp_path / "found.jsonl"))
     assert len(found) == 4
     assert all(row["kl"] > 1e-5 * row["tokens"] for row in found)
-    model, tokenizer, _ = load_for_inference(files.base, [sft, dpo], "cpu")
-    parent, _, _ = load_for_inference(files.base, [sft], "cpu")
+    model, tokenizer, _ = load_for_inference(tiny_rows.base, [tiny_sft, tiny_dpo], "cpu")
+    parent, _, _ = load_for_inference(tiny_rows.base, [tiny_sft], "cpu")
     lengths = [len(tokenizer(row["response"])["input_ids"]) for row in held_out]
     assert [row["tokens"] for row in found] == [lengths[0], *(n + 1 for n in lengths[1:])]
     ended = held_out[1]

@@ -13,9 +13,9 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Dense, Pooling, Transformer
 from transformers import AutoModel, AutoTokenizer, BertConfig, BertModel, PreTrainedTokenizerFast
 
-from conftest import WORKFLOW
 from persuasion_rl.evaluation.similarity import embeddings, evaluate_similarity, load_encoder
 from persuasion_rl.files import UserError, read_jsonl, write_jsonl
+from running import WORKFLOW
 
 SHORT, LONG = "Buses are cheap.", "Nobody is made to use bike lanes, and nobody ever was. " * 3
 

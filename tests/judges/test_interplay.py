@@ -12,14 +12,15 @@ from hypothesis import strategies as st
 from csv_files import read_csv
 from persuasion_rl.data.cmv import process_cmv
 from persuasion_rl.data.delta_pairs import pairs_on
+from persuasion_rl.data.examples import Budget
 from persuasion_rl.files import UserError, read_jsonl, write_jsonl
 from persuasion_rl.judges.base import Comparison, judge_both_orders
 from persuasion_rl.judges.interplay import InterplayJudge, features, fitted
-from persuasion_rl.judges.trust import judge_trust
+from persuasion_rl.judges.judge_trust import judge_trust
+from persuasion_rl.judges.make import JudgeSettings
 from persuasion_rl.tables import write_table
 
 WORDS = "the city should pay for buses because cars are loud and roads cost money".split()
-SHARED = {"seed": 1, "threads": 1, "draws": 500}
 
 
 def test_overlap_is_counted_by_hand():
@@ -66,7 +67,7 @@ def pairs(count: int, winner_overlaps: bool) -> list[dict]:
         near = " ".join(draw.sample(prompt.split(), 6) + ["perhaps"])
         far = " ".join(draw.sample(["tea", "cat", "sun", "moon", "hat", "sock", "pen"], 6) + ["hm"])
         winner, loser = (near, far) if winner_overlaps else (far, near)
-        metadata = {"conversation_id": f"c{i}"}
+        metadata = {"conversation_id": f"c{i}", "winner_id": f"w{i}", "loser_id": f"l{i}"}
         rows.append({"prompt": prompt, "winner": winner, "loser": loser, "metadata": metadata})
     return rows
 
@@ -99,12 +100,12 @@ def test_it_learns_what_wins(learned, overlaps):
 
 def test_it_learns_nothing_from_the_test_side(learned):
     rows = pairs(60, True)
-    turned = [
+    swapped = [
         row | ({} if i % 3 else {"winner": row["loser"], "loser": row["winner"]})
         for i, row in enumerate(rows)
     ]
     comparison = [Comparison(rows[0]["prompt"], rows[0]["winner"], rows[0]["loser"])]
-    assert learned(rows).prefer(comparison) == learned(turned).prefer(comparison)
+    assert learned(rows).prefer(comparison) == learned(swapped).prefer(comparison)
 
 
 def test_a_swapped_pair_is_preferred_to_the_bit_the_other_way(learned):
@@ -132,7 +133,10 @@ def test_without_pairs_on_the_train_side_it_says_so(learned):
 
 def test_pairs_are_taken_from_one_side(tmp_path):
     (tmp_path / "sides.csv").write_text("conversation_id,side\na,train\nb,val\nc,train\n")
-    rows = [{"metadata": {"conversation_id": id_}, "n": n} for n, id_ in enumerate("abcab")]
+    rows = [
+        row | {"metadata": row["metadata"] | {"conversation_id": id_}, "n": n}
+        for n, (row, id_) in enumerate(zip(pairs(5, True), "abcab", strict=True))
+    ]
     write_jsonl(tmp_path / "pairs.jsonl", rows)
     for side, numbers in (("train", [0, 2, 3]), ("val", [1, 4]), ("test", [])):
         found = pairs_on(side, tmp_path / "pairs.jsonl", tmp_path / "sides.csv")
@@ -146,7 +150,7 @@ def test_on_real_pairs_it_is_as_right_as_such_a_model_was_and_above_length(
     process_cmv(
         corpora=[real_data / "winning-args-corpus"], tokenizer=qwen_tokenizer,
         examples=tmp_path / "examples.jsonl", pairs=tmp_path / "pairs.jsonl", counts=tmp_path / "counts.json",
-        min_tokens=1, max_tokens=4000, max_context_tokens=8000, max_seq_length=20000,
+        budget=Budget(min_tokens=1, max_tokens=4000, max_context_tokens=8000, max_seq_length=20000),
     )  # fmt: skip
     ids = conversations_of(tmp_path / "pairs.jsonl")
     right = Counter()
@@ -157,8 +161,10 @@ def test_on_real_pairs_it_is_as_right_as_such_a_model_was_and_above_length(
         ]
         write_table(tmp_path / "sides.csv", sides, ["conversation_id", "side"])
         judge_trust(
-            judges=["interplay", "length"], pairs=tmp_path / "pairs.jsonl", sides=tmp_path / "sides.csv",
-            labels={}, output=tmp_path / "trust.csv", base=tmp_path, delta_adapter=tmp_path, **SHARED,
+            judges=["interplay", "length"], labels={}, output=tmp_path / "trust.csv", draws=500,
+            settings=JudgeSettings(
+                seed=1, threads=1, delta_pairs=tmp_path / "pairs.jsonl", sides=tmp_path / "sides.csv"
+            ),
         )  # fmt: skip
         for row in read_csv(tmp_path / "trust.csv"):
             if row["measure"] == "delta_pairs":

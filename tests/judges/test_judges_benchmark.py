@@ -6,7 +6,6 @@ import subprocess
 import sys
 
 import pytest
-from test_training import delta, files, tiny_base  # noqa: F401
 
 from persuasion_rl.files import write_jsonl
 from persuasion_rl.tables import write_table
@@ -69,12 +68,15 @@ def test_the_length_baseline_is_right_as_often_as_counted_by_hand(benchmark):
     }
 
 
+UTTERANCES = {"winner_id": "w", "loser_id": "l"}
+
+
 def test_held_out_pairs_of_a_study_stand_beside_them(benchmark, tmp_path):
     row = {"judge": "length", "measure": "delta_pairs", "value": 0.63, "low": 0.6, "high": 0.66}
     study = tmp_path / "study"
     write_table(study / "judges/trust.csv", [row | {"rows": 1368}], [*row, "rows"])
     metadata = {"conversation_id": "c"}
-    pairs = [{"prompt": "a b", "winner": "a", "loser": "c d e", "metadata": metadata}]
+    pairs = [{"prompt": "a b", "winner": "a", "loser": "c d e", "metadata": metadata | UTTERANCES}]
     write_jsonl(study / "processed/delta_pairs.jsonl", pairs)
     write_table(study / "splits/sides.csv", [metadata | {"side": "train"}], [*metadata, "side"])
     table = rows_of(benchmark(PAIRS, "--study", study))
@@ -100,8 +102,8 @@ def test_a_mistake_is_one_line(benchmark, rows, words, line):
 
 
 @pytest.mark.slow
-def test_a_trained_delta_judge_stands_beside_the_baseline(benchmark, files, delta):  # noqa: F811
-    words = ("--base", files.base, "--delta", delta, "--device", "cpu", "--threads", 1)
+def test_a_trained_delta_judge_stands_beside_the_baseline(benchmark, tiny_rows, tiny_delta):
+    words = ("--base", tiny_rows.base, "--delta", tiny_delta, "--device", "cpu", "--threads", 1)
     table = rows_of(benchmark(PAIRS * 4, *words))
     assert table["pairs"] == ["number", "length", "delta"]
     for count, length, of_delta in (table["all pairs"], table["ban cars"]):

@@ -7,13 +7,16 @@ import pytest
 
 from csv_files import read_csv
 from persuasion_rl.data.cmv import process_cmv
+from persuasion_rl.data.examples import Budget
 from persuasion_rl.files import read_jsonl, write_jsonl
-from persuasion_rl.judges import trust
-from persuasion_rl.judges.base import FIRST, SECOND, TIE, Comparison, Judge, Opinion
+from persuasion_rl.judges import judge_trust as trust
+from persuasion_rl.judges.base import FIRST, OPPOSITE, SECOND, TIE, Comparison, Judge, Judgment
+from persuasion_rl.judges.judge_trust import judge_trust
 from persuasion_rl.judges.length import LengthJudge
-from persuasion_rl.judges.trust import judge_trust
+from persuasion_rl.judges.make import JudgeSettings
 from persuasion_rl.judges.truth import TruthJudge
-from persuasion_rl.report.findings import findings, warnings
+from persuasion_rl.report.findings import findings
+from persuasion_rl.report.notices import warnings
 from persuasion_rl.tables import read_table, rows_of, write_table
 
 
@@ -25,8 +28,8 @@ class Planted(Judge):
     def __init__(self, says):
         self._says = says
 
-    def opinions(self, comparisons: list[Comparison]) -> list[Opinion]:
-        return [Opinion(self._says(comparison)) for comparison in comparisons]
+    def judge(self, comparisons: list[Comparison]) -> list[Judgment]:
+        return [Judgment(self._says(comparison)) for comparison in comparisons]
 
 
 def reader(comparison: Comparison) -> str:
@@ -58,13 +61,14 @@ def table(tmp_path, monkeypatch) -> dict[tuple[str, str], dict[str, float]]:
         (winner if draw.random() < 0.6 else loser).append("more more")
         winner[3] = "because"
         metadata = {"conversation_id": f"c{i // 2}", "prompt_id": f"p{i}"}
+        utterances = {"winner_id": f"w{i}", "loser_id": f"l{i}"}
         prompt = f"prompt {i}{' unclear' * (i % 5 == 0)}"
         pairs.append(
             {
                 "prompt": prompt,
                 "winner": " ".join(winner),
                 "loser": " ".join(loser),
-                "metadata": metadata,
+                "metadata": metadata | utterances,
             }
         )
         right, wrong = (FIRST, SECOND) if i % 2 else (SECOND, FIRST)
@@ -76,6 +80,7 @@ def table(tmp_path, monkeypatch) -> dict[tuple[str, str], dict[str, float]]:
                 "response_2": " ".join(loser if right == FIRST else winner),
                 "metadata": metadata,
                 "verdict": draw.choice([right, right, right, TIE]),
+                "labeler": "people",
                 "votes": [{"labeler": f"a{n}", "verdict": vote} for n, vote in enumerate(votes)],
             }
         )
@@ -84,15 +89,21 @@ def table(tmp_path, monkeypatch) -> dict[tuple[str, str], dict[str, float]]:
     write_jsonl(tmp_path / "human.jsonl", labels)
     sides = [{"conversation_id": f"c{i}", "side": "test"} for i in range(150)]
     write_table(tmp_path / "sides.csv", sides, list(sides[0]))
-    monkeypatch.setattr(trust, "make_judge", lambda name, **_: PLANTED[name])
+    monkeypatch.setattr(trust, "make_judge", lambda name, settings: PLANTED[name])
     return measured(tmp_path, tmp_path / "trust.csv")
+
+
+def settings_of(folder: Path) -> JudgeSettings:
+    """Settings with the delta pairs of a folder."""
+    return JudgeSettings(
+        seed=1, threads=1, delta_pairs=folder / "pairs.jsonl", sides=folder / "sides.csv"
+    )
 
 
 def measured(folder: Path, output: Path, **more) -> dict[tuple[str, str], dict[str, float]]:
     judge_trust(
-        judges=list(PLANTED), pairs=folder / "pairs.jsonl", sides=folder / "sides.csv",
-        labels={"human": folder / "human.jsonl"}, output=output, draws=500, seed=1, threads=1,
-        base=folder, delta_adapter=folder, **more,
+        judges=list(PLANTED), labels={"human": folder / "human.jsonl"}, output=output, draws=500,
+        settings=settings_of(folder), **more,
     )  # fmt: skip
     return {
         (row["judge"], row["measure"]): {key: float(row[key]) for key in ("value", "low", "high")}
@@ -153,14 +164,14 @@ def test_a_judge_that_is_as_good_as_a_labeller_agrees_as_labellers_do(tmp_path, 
             "prompt": f"prompt {i}",
             "winner": "because a",
             "loser": "b",
-            "metadata": {"conversation_id": f"c{i}"},
+            "metadata": {"conversation_id": f"c{i}", "winner_id": f"w{i}", "loser_id": f"l{i}"},
         }
         for i in range(2000)
     ]
     noisy = {row["prompt"]: draw.random() < 0.25 for row in pairs}
     labels = [
         {
-            "prompt": row["prompt"], "response_1": "because a", "response_2": "b", "verdict": FIRST,
+            "prompt": row["prompt"], "response_1": "because a", "response_2": "b", "verdict": FIRST, "labeler": "people",
             "metadata": row["metadata"],
             "votes": [
                 {"labeler": f"a{n}", "verdict": SECOND if draw.random() < 0.25 else FIRST} for n in range(3)
@@ -171,10 +182,9 @@ def test_a_judge_that_is_as_good_as_a_labeller_agrees_as_labellers_do(tmp_path, 
     for label in labels:  # half of the pairs the other way round
         if draw.random() < 0.5:
             label["response_1"], label["response_2"] = label["response_2"], label["response_1"]
-            turned = {FIRST: SECOND, SECOND: FIRST}
-            label["verdict"] = turned[label["verdict"]]
+            label["verdict"] = OPPOSITE[label["verdict"]]
             for vote in label["votes"]:
-                vote["verdict"] = turned[vote["verdict"]]
+                vote["verdict"] = OPPOSITE[vote["verdict"]]
     write_jsonl(tmp_path / "pairs.jsonl", pairs)
     write_jsonl(tmp_path / "human.jsonl", labels)
     sides = [{"conversation_id": f"c{i}", "side": "test"} for i in range(2000)]
@@ -212,8 +222,8 @@ def generated(synthetic, tokenizer, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("generated")
     process_cmv(
         corpora=[synthetic], tokenizer=tokenizer, examples=folder / "examples.jsonl", pairs=folder / "pairs.jsonl",
-        counts=folder / "counts.json", min_tokens=20,
-        max_tokens=512, max_context_tokens=300, max_seq_length=900,
+        counts=folder / "counts.json",
+        budget=Budget(min_tokens=20, max_tokens=512, max_context_tokens=300, max_seq_length=900),
     )  # fmt: skip
     names = {row["metadata"]["conversation_id"] for row in read_jsonl(folder / "pairs.jsonl")}
     sides = [{"conversation_id": name, "side": "test"} for name in sorted(names)]
@@ -227,10 +237,9 @@ def test_planted_judges_are_exposed_on_a_generated_study_in_the_words_of_its_rep
     """One that looks at the place and one that looks at the length, beside the delta function itself."""
     kinds = {"truth": TruthJudge(), "length": LengthJudge()}
     kinds |= {"place": PLANTED["first place"], "longer": Planted(longer)}
-    monkeypatch.setattr(trust, "make_judge", lambda name, **_: kinds[name])
+    monkeypatch.setattr(trust, "make_judge", lambda name, settings: kinds[name])
     judge_trust(
-        judges=list(kinds), pairs=generated / "pairs.jsonl", sides=generated / "sides.csv", labels={},
-        output=generated / "trust.csv", draws=500, seed=1, threads=1, base=generated, delta_adapter=generated,
+        judges=list(kinds), labels={}, output=generated / "trust.csv", draws=500, settings=settings_of(generated),
     )  # fmt: skip
     rows = rows_of(read_table(generated / "trust.csv"))
     judges = ["truth", "place", "longer", "length"]

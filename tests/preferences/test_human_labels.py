@@ -3,19 +3,17 @@
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_labels import BAD, FAIR, GOOD, POST, many, row
 
 from persuasion_rl.annotation.agreement import describe_answers, report_agreement
-from persuasion_rl.annotation.store import Answer, AnswerStore, pair_id, read_answers
+from persuasion_rl.annotation.plan import Answer, pair_id
+from persuasion_rl.annotation.store import AnswerStore, read_answers
 from persuasion_rl.data.synthetic.grammar import truth
 from persuasion_rl.files import UserError, read_json, read_jsonl, write_jsonl
-from persuasion_rl.preferences.human_labels import (
-    export_human_labels,
-    majority,
-    simulate_annotators,
-)
+from persuasion_rl.preferences.export_human_labels import export_human_labels, majority
+from persuasion_rl.preferences.simulate_annotators import simulate_annotators
 from persuasion_rl.statistics.agreement import kappa
 from persuasion_rl.statistics.intervals import Resamples
+from response_pairs import BAD, FAIR, GOOD, POST, SETTINGS, many, row
 
 
 @pytest.fixture
@@ -44,12 +42,14 @@ def said(given, answer, annotator="anna", left=1, kind="first", **further):
 def simulate(tmp_path, export):
     """A function that lets simulated annotators answer rows, and returns the labels."""
 
-    def run(rows, **settings):
+    def run(rows, **changes):
         write_jsonl(tmp_path / "responses.jsonl", rows)
-        given = dict(judge="truth", annotators=3, noise=0.3, tie_margin=0.1, seed=1, threads=1,
-                     overlap=1.0, several=3, repeats=0.0) | settings  # fmt: skip
+        arguments = dict(judge="truth", annotators=3, noise=0.3, tie_margin=0.1, settings=SETTINGS,
+                         overlap=1.0, several=3, repeats=0.0) | changes  # fmt: skip
         simulate_annotators(
-            responses=tmp_path / "responses.jsonl", answers=tmp_path / "simulated.sqlite", **given
+            responses=tmp_path / "responses.jsonl",
+            answers=tmp_path / "simulated.sqlite",
+            **arguments,
         )
         return export(rows, store="simulated.sqlite")
 
@@ -259,10 +259,10 @@ def test_repeats_of_pairs_that_are_in_the_pool_no_more_are_not_counted():
     assert (found["value"], found["rows"]) == (1.0, 1)
 
 
-def test_the_module_offers_its_functions_on_the_command_line(tmp_path, command_line):
+def test_exporting_is_a_command_whose_refusal_is_one_line(tmp_path, command_line):
     write_jsonl(tmp_path / "responses.jsonl", [row(1, GOOD, BAD)])
     wrong = command_line(
-        "preferences.human_labels", "export_human_labels", "--responses", tmp_path / "responses.jsonl",
+        "preferences.export_human_labels", "--responses", tmp_path / "responses.jsonl",
         "--answers", tmp_path / "nothing.sqlite", "--labels", tmp_path / "x.jsonl", "--min_labels", 1,
         "--study", "demo", "--labeler", "people",
     )  # fmt: skip

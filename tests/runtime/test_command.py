@@ -6,7 +6,9 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
@@ -24,7 +26,7 @@ from persuasion_rl.files import (
 from persuasion_rl.runtime import command
 from persuasion_rl.runtime.command import stage
 from persuasion_rl.study.config import flags
-from persuasion_rl.training.trainer import divide_recipe
+from persuasion_rl.training.recipe import split_recipe
 
 WORKFLOW = Path(__file__).parents[2] / "workflow"
 CALLS = []
@@ -39,6 +41,56 @@ def typed(
 
 
 def trainer(*, train: Path, beta: float = 0.1, **recipe) -> None:
+    CALLS.append(locals())
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How a response ends. A second sentence of the same paragraph.
+
+    A second paragraph.
+    """
+
+    max_new_tokens: int
+    temperature: float = 1.0
+    stops: list[str] = field(default_factory=lambda: ["\n"])
+    adapters: dict[str, Path] = field(default_factory=dict)
+
+    def __post_init__(self):
+        if self.max_new_tokens < 1:
+            raise UserError(f"max_new_tokens: {self.max_new_tokens}; at least 1")
+
+
+@dataclass(frozen=True)
+class Server:
+    address: str = "here"
+    retries: int | None = None
+
+
+def sampler(
+    *,
+    output: Path,
+    limits: Limits,
+    server: Server = Server("elsewhere", 3),
+    seed: int = 1,
+    **recipe,
+) -> Limits:
+    """A stage with groups beside plain flags and a recipe; that it returns one is no flag."""
+    CALLS.append(locals())
+    return limits
+
+
+@dataclass(frozen=True)
+class Judge:
+    """Who judges."""
+
+    PREFIX = "judge_"
+    name: str
+    budget: int | float | None = 5
+    server: Server = Server()
+
+
+def judging(*, judge: Judge, seed: int) -> None:
     CALLS.append(locals())
 
 
@@ -83,6 +135,138 @@ def test_wrong_arguments_end_with_a_usage_error(monkeypatch, capsys, words, says
     assert stopped.value.code == 2 and says in capsys.readouterr().err
 
 
+@dataclass(frozen=True)
+class Api:
+    """An API."""
+
+    PREFIX: ClassVar[str] = "api_"
+
+    temperature: int | float | None = 0
+    limit: int | None = None
+    prices: dict[str, float] | None = None
+
+
+@dataclass(frozen=True)
+class Judging:
+    """How to judge."""
+
+    seed: int
+    base: Path | None = None
+    api: Api = field(default_factory=Api)
+
+
+def judged(*, output: Path, judging: Judging) -> None:
+    """A stage with a group within a group."""
+    CALLS.append(locals())
+
+
+@pytest.mark.parametrize(
+    ("words", "api"),
+    [
+        ("", Api()),
+        ("--api_temperature 0.5 --api_limit 3", Api(0.5, 3)),
+        ("--api_temperature none --api_prices a=1 b=.5", Api(None, None, {"a": 1.0, "b": 0.5})),
+    ],
+)  # fmt: skip
+def test_a_dataclass_is_a_group_of_flags_and_may_hold_another(monkeypatch, words, api):
+    got = call(monkeypatch, f"--output o --seed 1 {words}", judged)
+    assert got == {"output": Path("o"), "judging": Judging(1, None, api)}
+
+
+def test_a_number_stays_of_the_kind_that_the_configuration_has(monkeypatch):
+    """0 and 0.0 are two requests to whoever digests them."""
+    for value in (0, 0.0, 1, 0.7):
+        words = f"--output o --seed 1 {flags({'api_temperature': value})}"
+        found = call(monkeypatch, words, judged)["judging"].api.temperature
+        assert found == value and type(found) is type(value)
+
+
+def test_a_group_is_its_object_beside_plain_flags_and_a_recipe(monkeypatch):
+    words = (
+        "--max_new_tokens 7 --output o --stops a b --beta 0.1 --adapters x=y/z --retries 5"
+        " --temperature 0.5 --seed 2"
+    )
+    assert call(monkeypatch, words, sampler) == {
+        "output": Path("o"), "seed": 2, "recipe": {"beta": 0.1}, "server": Server("elsewhere", 5),
+        "limits": Limits(7, 0.5, ["a", "b"], {"x": Path("y/z")}),
+    }  # fmt: skip
+
+
+def test_what_a_group_is_not_told_is_as_its_parameter_or_its_fields_have_it(monkeypatch):
+    assert call(monkeypatch, "--max_new_tokens 7 --output o", sampler) == {
+        "output": Path("o"), "seed": 1, "recipe": {}, "limits": Limits(7), "server": Server("elsewhere", 3),
+    }  # fmt: skip
+    none = call(monkeypatch, "--max_new_tokens 7 --output o --stops", sampler)
+    assert none["limits"].stops == []
+
+
+@pytest.mark.parametrize(
+    ("words", "judge"),
+    [
+        ("", Judge("x")),
+        ("--judge_budget 2", Judge("x", 2)),
+        ("--judge_budget 2.5 --retries none", Judge("x", 2.5)),
+        ("--judge_budget none --address there", Judge("x", None, Server("there"))),
+    ],
+)
+def test_a_group_may_have_a_prefix_and_hold_another_group(monkeypatch, words, judge):
+    got = call(monkeypatch, f"--judge_name x --seed 1 {words}", judging)
+    assert got == {"judge": judge, "seed": 1}
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        ("--output o", "the following arguments are required: --seed"),
+        ("--output o --seed none", "--seed: invalid int value: 'none'"),
+        ("--output o --seed 1 --api_limit x", "--api_limit: invalid int value: 'x'"),
+        ("--output o --seed 1 --api_temperature x", "invalid int or float value: 'x'"),
+        ("--output o --seed 1 --limit 3", "unknown argument: --limit"),
+    ],
+)
+def test_wrong_arguments_of_a_group_end_with_a_usage_error(monkeypatch, capsys, words, says):
+    with pytest.raises(SystemExit):
+        call(monkeypatch, words, judged)
+    assert says in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        ("--output o", "required: --max_new_tokens"),
+        ("--max_new_tokens many --output o", "--max_new_tokens: invalid int value: 'many'"),
+        ("--max_new_tokens 7 --output o --adapters x", "expected KEY=VALUE, got 'x'"),
+    ],
+)
+def test_wrong_flags_of_a_group_end_with_a_usage_error(monkeypatch, capsys, words, says):
+    with pytest.raises(SystemExit) as stopped:
+        call(monkeypatch, words, sampler)
+    assert stopped.value.code == 2 and says in capsys.readouterr().err
+
+
+def test_what_a_group_itself_refuses_is_one_line(monkeypatch):
+    with pytest.raises(SystemExit) as stopped:
+        call(monkeypatch, "--max_new_tokens 0 --output o", sampler)
+    assert stopped.value.code == "error: max_new_tokens: 0; at least 1" and not CALLS
+
+
+def test_help_shows_a_group_under_its_name_and_what_it_is(monkeypatch, capsys):
+    with pytest.raises(SystemExit):
+        call(monkeypatch, "--help", sampler)
+    plain, group = capsys.readouterr().out.split("Limits:")
+    assert "--output" in plain and "--seed" in plain
+    group, server = group.split("Server:")
+    assert (
+        group.split("\n")[1].strip()
+        == "How a response ends. A second sentence of the same paragraph."
+    )
+    assert "second paragraph" not in group
+    assert [word for word in group.split() if word.startswith("--")] == [
+        "--max_new_tokens", "--temperature", "--stops", "--adapters",
+    ]  # fmt: skip
+    assert "--address" in server and "--retries" in server
+
+
 def test_a_recipe_takes_the_trainers_own_names(monkeypatch):
     recipe = {
         "learning_rate": 5e-05, "num_train_epochs": 3, "packing": True, "use_4bit": False, "lr_scheduler_type": "cosine",
@@ -100,7 +284,7 @@ def test_a_list_of_one_value_stays_a_list(monkeypatch, recipe):
     """trl takes no number for loss_weights, and peft reads a string of target_modules as a pattern."""
     batches = {"effective_batch_size": 8, "per_device_train_batch_size": 4}
     got = call(monkeypatch, f"--train t.jsonl {flags(recipe | batches)}", trainer)["recipe"]
-    settings, lora, _ = divide_recipe(got)
+    settings, lora, _ = split_recipe(got)
     assert recipe.items() <= (settings | lora).items()
 
 
@@ -121,7 +305,7 @@ def test_what_the_user_can_mend_is_one_line_and_a_bug_is_not_hidden(monkeypatch)
 
 def test_a_file_that_is_not_there_is_one_line(command_line, tmp_path):
     run = command_line(
-        "preferences.pairs", "--labels", tmp_path / "none.jsonl", "--train", tmp_path / "t", "--val", tmp_path / "v",
+        "preferences.preference_pairs", "--labels", tmp_path / "none.jsonl", "--train", tmp_path / "t", "--val", tmp_path / "v",
         "--val_fraction", 0.1, "--seed", 1, "--report", tmp_path / "r",
     )  # fmt: skip
     assert run.returncode == 1
@@ -145,7 +329,7 @@ LIGHT = (
     "preferences.label_ai",
     "data.leakage",
     "data.p4g",
-    "preferences.pairs",
+    "preferences.preference_pairs",
     "data.sides",
     "data.split",
     "data.synthetic.synthesize",
@@ -240,7 +424,7 @@ def test_a_stage_ends_with_the_workflow_that_runs_it():
     stage = subprocess.Popen([sys.executable, "-c", WAITS], env=known, stdout=subprocess.PIPE)
     try:
         assert stage.stdout.readline() == b"runs\n"
-        time.sleep(2 * command.LOOKS_EVERY_S)
+        time.sleep(2 * command.POLL_S)
         assert stage.poll() is None
         workflow.kill()  # a zombie, until it is waited for
         assert stage.wait(timeout=20) == -signal.SIGTERM

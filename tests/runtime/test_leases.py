@@ -9,9 +9,9 @@ from itertools import pairwise
 
 import pytest
 
-from conftest import WORKFLOW
 from persuasion_rl.models.devices import prepare_torch
 from persuasion_rl.runtime import leases
+from running import WORKFLOW
 
 JOB = """
 import sys, time

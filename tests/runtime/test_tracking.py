@@ -8,13 +8,9 @@ import time
 from pathlib import Path
 
 import pytest
-from test_training import (
-    files,  # noqa: F401
-    tiny_base,  # noqa: F401
-    train_sft,
-)
 
 from running import ROOT, succeed
+from tiny_trainings import train_sft
 
 SCRIPT = """
 import sys
@@ -25,7 +21,7 @@ end_tracking()
 
 
 def track(mode: str, folder: Path, **environment: str) -> tuple[str, str]:
-    """What a training would report to, and what it tells."""
+    """What a training would report to, and what it notes."""
     clean = {key: value for key, value in os.environ.items() if not key.startswith("WANDB")}
     run = subprocess.run(
         [sys.executable, "-c", SCRIPT, mode, folder],
@@ -52,8 +48,8 @@ def test_off_imports_nothing(tmp_path):
 
 @pytest.mark.slow
 def test_online_without_a_key_is_offline_and_asks_nothing(tmp_path):
-    found, told = track("online", tmp_path)
-    assert found == "['wandb']" and "no WANDB_API_KEY" in told
+    reports_to, notes = track("online", tmp_path)
+    assert reports_to == "['wandb']" and "no WANDB_API_KEY" in notes
     assert list(tmp_path.glob("wandb/offline-run-*/run-*.wandb"))
 
 
@@ -62,14 +58,14 @@ def test_a_server_that_never_answers_is_not_waited_for(tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"http://127.0.0.1:{silent.getsockname()[1]}"
         started = time.monotonic()
-        found, told = track("online", tmp_path, WANDB_API_KEY="a" * 40, WANDB_BASE_URL=url)
+        reports_to, notes = track("online", tmp_path, WANDB_API_KEY="a" * 40, WANDB_BASE_URL=url)
     assert time.monotonic() - started < 120
-    assert found == "['wandb']" and "the online run did not start" in told
+    assert reports_to == "['wandb']" and "the online run did not start" in notes
     assert list(tmp_path.glob("wandb/offline-run-*/run-*.wandb"))
 
 
 @pytest.mark.slow
-def test_a_training_reports_under_its_name(files, tmp_path):  # noqa: F811
+def test_a_training_reports_under_its_name(tiny_rows, tmp_path):
     folder = tmp_path / "wandb"
     tracking = {
         "mode": "offline",
@@ -77,7 +73,7 @@ def test_a_training_reports_under_its_name(files, tmp_path):  # noqa: F811
         "name": "qwen-sft-baseline",
         "folder": str(folder),
     }
-    train_sft(files, tmp_path, tracking=tracking)
+    train_sft(tiny_rows, tmp_path, tracking=tracking)
     (run,) = folder.glob("wandb/offline-run-*/run-*.wandb")
     written = run.read_bytes()
     for word in (b"qwen-sft-baseline", b"learning_rate", b"tokens_per_second", b"grad_norm"):

@@ -4,12 +4,12 @@ import shlex
 
 import pytest
 import yaml
-from test_engines import asked_for, said, start  # noqa: F401
-from test_sampling import TROUBLE, write_scripted_base
 
+from completions_server import asked_for, completion
 from persuasion_rl.data.prompts import TASKS, render
 from persuasion_rl.files import read_jsonl, write_json, write_jsonl
 from running import copy_project, snakemake, succeed
+from tiny_models import TROUBLE, sft_row, write_scripted_base
 
 STUDY = "results/guests"
 CONFIG = "config/guests.yaml"
@@ -33,7 +33,7 @@ def root(tmp_path, neighbour):
         for i, context in enumerate(CONTEXTS)
     ]
     write_jsonl(root / STUDY / "preferences/final_eval_prompts.jsonl", prompts)
-    replies = [{"input_text": row["prompt"], "response": "They are useful."} for row in prompts]
+    replies = [sft_row(row["prompt"], "They are useful.") for row in prompts]
     write_jsonl(root / STUDY / "splits/sft_test.jsonl", replies)
     write_json(root / STUDY / "splits/leakage.json", {})
     return root
@@ -62,10 +62,12 @@ def responses(player):
     return f"{STUDY}/evaluation/responses/{player}.jsonl"
 
 
-def test_a_served_model_and_one_from_a_folder_answer_the_held_out_prompts(root, neighbour, start):  # noqa: F811
-    server = start(lambda body, times: said(f"Think of {asked_for(body)[12:16]}."))
+def test_a_served_model_and_one_from_a_folder_answer_the_held_out_prompts(
+    root, neighbour, start_server
+):
+    server = start_server(lambda body, times: completion(f"Think of {asked_for(body)[12:16]}."))
     write_study(root, neighbour, server.url)
-    rules = ["--allowed-rules", "evaluate_prompts", "evaluate_model"]
+    rules = ["--allowed-rules", "render_prompts", "evaluate_model"]
     players = ("oracle", "neighbour")
     succeed(*map(responses, players), "--cores", 1, "--configfile", CONFIG, *rules, root=root)
     oracle, own = (list(read_jsonl(root / responses(player))) for player in players)
@@ -79,8 +81,8 @@ def test_a_served_model_and_one_from_a_folder_answer_the_held_out_prompts(root, 
         assert asked_for(body) == f"{context}\n\n{TASKS['cmv']}"
 
 
-def test_a_served_model_needs_no_gpu_here(root, neighbour, start):  # noqa: F811
-    server = start(lambda body, times: said("Think."))
+def test_a_served_model_needs_no_gpu_here(root, neighbour, start_server):
+    server = start_server(lambda body, times: completion("Think."))
     write_study(root, neighbour, server.url)
     words = ["--cores", 1, "--configfile", CONFIG, "--config", "device=cuda"]
     succeed(responses("oracle"), *words, root=root)

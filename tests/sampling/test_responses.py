@@ -7,55 +7,44 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_sampling import (
-    SEED,
-    TROUBLE,
-    make_tiny_base,
-    pool_rows,
-    write_scripted_base,
-)
 
 from persuasion_rl.evaluation.loss import evaluate_loss
 from persuasion_rl.files import UserError, read_json, read_jsonl, write_jsonl
-from persuasion_rl.sampling.generate import respond_to_evaluation, respond_to_pool
-from persuasion_rl.sampling.responses import CUT, gather_pool, quote_human
+from persuasion_rl.sampling.evaluate_model import evaluate_model
+from persuasion_rl.sampling.gather_responses import gather_responses
+from persuasion_rl.sampling.generate_responses import generate_responses
+from persuasion_rl.sampling.quote_human import quote_human
+from persuasion_rl.sampling.request import CUT, Limits
+from tiny_models import SEED, pool_rows, sampling_settings, sft_row, write_scripted_base
 
-SAMPLING = dict(
-    seed=SEED,
-    threads=1,
-    temperature=1.0,
-    top_p=1.0,
-    max_new_tokens=4,
-    batch_size=16,
-    model="base",
-    device="cpu",
-)
+LIMITS = Limits(1.0, 1.0, max_new_tokens=4)
 
 
-@pytest.fixture(scope="module")
-def troubled_base(tmp_path_factory) -> Path:
-    return write_scripted_base(tmp_path_factory.mktemp("troubled"), TROUBLE)
-
-
-@pytest.fixture(scope="module")
-def tiny_base(tmp_path_factory) -> Path:
-    return make_tiny_base(tmp_path_factory.getbasetemp() / "tiny_base")
-
-
-def respond(base: Path, folder: Path, pool: list[dict], **changed) -> tuple[list[dict], list[dict]]:
-    """The rows of a shard, and what is gathered from it."""
-    write_jsonl(folder / "prompts.jsonl", pool)
-    settings = SAMPLING | dict(start=0, rows=len(pool), responses=2, redraws=0) | changed
-    shard = folder / f"shard_{settings['start']}_{settings['rows']}.jsonl"
-    respond_to_pool(
-        base=base,
+def sample_shard(
+    base: Path, folder: Path, start: int, rows: int, responses: int = 2, redraws: int = 0
+) -> list[dict]:
+    """A shard of the pool in the folder."""
+    shard = folder / f"shard_{start}_{rows}.jsonl"
+    generate_responses(
+        sampling=sampling_settings(base, LIMITS),
         prompts=folder / "prompts.jsonl",
         output=shard,
         state=folder / "state",
-        **settings,
+        start=start,
+        rows=rows,
+        responses=responses,
+        redraws=redraws,
     )
-    gather_pool(shards=[shard], output=folder / "pool.jsonl", counts=folder / "counts.json")
-    return list(read_jsonl(shard)), list(read_jsonl(folder / "pool.jsonl"))
+    return list(read_jsonl(shard))
+
+
+def respond(base: Path, folder: Path, pool: list[dict], **changed) -> tuple[list[dict], list[dict]]:
+    """The rows of a shard with the whole pool, and what is gathered from it."""
+    write_jsonl(folder / "prompts.jsonl", pool)
+    rows = sample_shard(base, folder, 0, len(pool), **changed)
+    shard = folder / f"shard_0_{len(pool)}.jsonl"
+    gather_responses(shards=[shard], output=folder / "pool.jsonl", counts=folder / "counts.json")
+    return rows, list(read_jsonl(folder / "pool.jsonl"))
 
 
 def short_pool(count: int) -> list[dict]:
@@ -80,13 +69,12 @@ def test_what_cannot_be_used_is_counted_out_by_reason(troubled_base, tmp_path):
             expected["cut" if first_fault == "CCCC" else "empty"] += 1
     assert len(expected) == 4 and min(expected.values()) >= 10
     assert read_json(tmp_path / "counts.json") == expected
-    found = [(row["prompt"], row["response_1"], row["response_2"]) for row in gathered]
-    assert found == pairs
+    assert [(row["prompt"], row["response_1"], row["response_2"]) for row in gathered] == pairs
     for row in gathered:
-        told = row["metadata"]
-        assert told["tokens"] == [2, 2] and told["finish_reasons"] == ["stop", "stop"]
-        assert told["samples"] == [1, 2] and told["draws"] == [1, 1]
-        assert told["engine"] == "transformers" and told["reproducible"] is True
+        metadata = row["metadata"]
+        assert metadata["tokens"] == [2, 2] and metadata["finish_reasons"] == ["stop", "stop"]
+        assert metadata["samples"] == [1, 2] and metadata["draws"] == [1, 1]
+        assert metadata["engine"] == "transformers" and metadata["reproducible"] is True
 
 
 def test_faulty_responses_are_drawn_again_within_bounds(troubled_base, tmp_path):
@@ -129,10 +117,10 @@ def test_every_pair_of_more_than_two_responses_is_a_row(tmp_path):
     sizes = Counter()
     for row in shard:
         distinct = len({response["text"] for response in row["responses"]})
-        found = pairs.get(row["metadata"]["prompt_id"], [])
-        assert len(found) == distinct * (distinct - 1) // 2
-        sizes[len(found)] += 1
-        for pair in found:
+        own_pairs = pairs.get(row["metadata"]["prompt_id"], [])
+        assert len(own_pairs) == distinct * (distinct - 1) // 2
+        sizes[len(own_pairs)] += 1
+        for pair in own_pairs:
             one, other = pair["metadata"]["samples"]
             assert one < other
             assert pair["response_1"] == row["responses"][one - 1]["text"]
@@ -147,29 +135,14 @@ def test_shards_of_another_size_make_the_same_pool_and_draw_nothing_again(tmp_pa
     before = kept.read_text()
     parts = []
     for start in (0, 13, 26):
-        shard = tmp_path / f"part_{start}.jsonl"
-        respond_to_pool(
-            base=troubled_base,
-            prompts=tmp_path / "prompts.jsonl",
-            output=shard,
-            state=tmp_path / "state",
-            **SAMPLING | dict(start=start, rows=13, responses=2, redraws=1),
-        )
-        parts += read_jsonl(shard)
+        parts += sample_shard(troubled_base, tmp_path, start, 13, redraws=1)
     assert parts == whole
     assert list((tmp_path / "state").rglob("*.jsonl")) == [kept] and kept.read_text() == before
 
 
 def test_a_shard_beyond_the_data_is_empty(troubled_base, tmp_path):
     write_jsonl(tmp_path / "prompts.jsonl", short_pool(3))
-    respond_to_pool(
-        base=troubled_base,
-        prompts=tmp_path / "prompts.jsonl",
-        output=tmp_path / "shard.jsonl",
-        state=tmp_path / "state",
-        **SAMPLING | dict(start=10, rows=5, responses=2, redraws=0),
-    )
-    assert list(read_jsonl(tmp_path / "shard.jsonl")) == []
+    assert sample_shard(troubled_base, tmp_path, 10, 5) == []
 
 
 def response(text: str, finish_reason: str = "stop") -> dict:
@@ -189,7 +162,7 @@ def test_gathering_keeps_the_order_of_shards(tmp_path):
     write_jsonl(shards[0], rows[:4])
     write_jsonl(shards[1], rows[4:])
     output, counts = tmp_path / "pool.jsonl", tmp_path / "counts.json"
-    returned = gather_pool(shards=shards, output=output, counts=counts)
+    returned = gather_responses(shards=shards, output=output, counts=counts)
     assert [row["metadata"]["prompt_id"] for row in read_jsonl(output)] == [0, 2, 3]
     assert returned == read_json(counts) == {
         "made": 3, "cut": 1, "identical": 1, "empty": 1, "content_filter": 1
@@ -201,7 +174,7 @@ def test_a_pool_without_any_pair_is_refused_in_one_line(tmp_path):
     write_jsonl(tmp_path / "shard.jsonl", [row])
     output = tmp_path / "pool.jsonl"
     with pytest.raises(UserError, match="no usable pair") as refusal:
-        gather_pool(
+        gather_responses(
             shards=[tmp_path / "shard.jsonl"], output=output, counts=tmp_path / "counts.json"
         )
     assert "\n" not in str(refusal.value)
@@ -211,14 +184,13 @@ def test_a_pool_without_any_pair_is_refused_in_one_line(tmp_path):
 # The evaluation
 
 
-def evaluate(base: Path, folder: Path, pool: list[dict], **changed) -> list[dict]:
+def evaluate(base: Path, folder: Path, pool: list[dict]) -> list[dict]:
     write_jsonl(folder / "prompts.jsonl", pool)
-    respond_to_evaluation(
-        base=base,
+    evaluate_model(
+        sampling=sampling_settings(base, LIMITS),
         prompts=folder / "prompts.jsonl",
         output=folder / "responses.jsonl",
         state=folder / "evaluation_state",
-        **SAMPLING | changed,
     )
     return list(read_jsonl(folder / "responses.jsonl"))
 
@@ -227,8 +199,9 @@ def test_the_evaluation_samples_once_and_draws_nothing_again(troubled_base, tmp_
     pool = short_pool(120)
     rows = evaluate(troubled_base, tmp_path, pool)
     assert [row["prompt"] for row in rows] == [row["prompt"] for row in pool]
-    told = [row["metadata"] for row in rows]
-    assert [one["prompt_id"] for one in told] == [row["metadata"]["prompt_id"] for row in pool]
+    assert [row["metadata"]["prompt_id"] for row in rows] == [
+        row["metadata"]["prompt_id"] for row in pool
+    ]
     cut = [row for row in rows if row["metadata"]["finish_reason"] == CUT]
     assert cut and all(row["metadata"]["tokens"] == 4 and row["response"] for row in cut)
     assert any(row["response"] == "" for row in rows)
@@ -261,29 +234,26 @@ def loss_one_by_one(base: Path, rows: list[dict]) -> float:
 
 
 @pytest.mark.slow
-def test_the_loss_is_that_of_each_row_by_itself(tiny_base, tmp_path):
-    held_out = list(islice(read_jsonl(tiny_base / "examples.jsonl"), 13))
+def test_the_loss_is_that_of_each_row_by_itself(tiny_study, tmp_path):
+    held_out = list(islice(read_jsonl(tiny_study / "examples.jsonl"), 13))
     write_jsonl(tmp_path / "held_out.jsonl", held_out)
-    found = evaluate_loss(
-        base=tiny_base / "base",
+    loss = evaluate_loss(
+        base=tiny_study / "base",
         held_out=tmp_path / "held_out.jsonl",
         output=tmp_path / "loss.json",
         seed=SEED,
         threads=1,
         device="cpu",
     )
-    expected = loss_one_by_one(tiny_base / "base", held_out)
-    assert read_json(tmp_path / "loss.json") == found
-    assert found["rows"] == 13
-    assert abs(found["validation_loss"] - expected) < 1e-4
-    assert math.isclose(found["perplexity"], math.exp(expected), rel_tol=1e-3)
+    expected = loss_one_by_one(tiny_study / "base", held_out)
+    assert read_json(tmp_path / "loss.json") == loss
+    assert loss["rows"] == 13
+    assert abs(loss["validation_loss"] - expected) < 1e-4
+    assert math.isclose(loss["perplexity"], math.exp(expected), rel_tol=1e-3)
 
 
 def test_the_human_player_quotes_the_reply_to_each_prompt(tmp_path):
-    held_out = [
-        {"input_text": f"prompt {i}", "response": f"reply {i}", "metadata": {"response_tokens": i}}
-        for i in range(5)
-    ]
+    held_out = [sft_row(f"prompt {i}", f"reply {i}", tokens=i) for i in range(5)]
     write_jsonl(tmp_path / "held_out.jsonl", held_out)
     write_jsonl(tmp_path / "prompts.jsonl", pool_rows(["prompt 3", "prompt 1"]))
     output = tmp_path / "human.jsonl"
@@ -299,6 +269,7 @@ def test_the_human_player_quotes_the_reply_to_each_prompt(tmp_path):
     assert rows[0]["metadata"] == {
         "prompt_id": "cmv-0",
         "conversation_id": "t3_0",
+        "source": "cmv",
         "finish_reason": "stop",
         "tokens": 3,
     }

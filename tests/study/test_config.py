@@ -1,25 +1,19 @@
-"""Configuration: what loads, what each mistake says, and what a study takes from another one."""
+"""The configuration's model: defaults, types, what fits together, and what each mistake says."""
 
-import shlex
 from copy import deepcopy
 from pathlib import Path
 
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
+from jsonschema import Draft7Validator
 
 from persuasion_rl.files import UserError
-from persuasion_rl.study.config import (
-    SCHEMA,
-    flags,
-    lineage,
-    load_study,
-    needs_people,
-    pool_sizes,
-    reference,
-    split_sizes,
-)
+from persuasion_rl.study.config import Config
+from persuasion_rl.study.loading import load_config
+from persuasion_rl.study.reference import README, SCHEMA, json_schema, readme
+from persuasion_rl.study.section import keys_of, section_in
 
 CONFIG = Path(__file__).parents[2] / "config"
 SMALL = yaml.safe_load("""
@@ -46,55 +40,46 @@ def changed(path: str, value) -> dict:
     return study
 
 
+def mistake(study: dict) -> str:
+    """What is said of a study that is refused: one line."""
+    with pytest.raises(UserError) as refusal:
+        load_config(study)
+    assert "\n" not in str(refusal.value)
+    return str(refusal.value)
+
+
+def published() -> dict:
+    return yaml.safe_load((CONFIG / "config.yaml").read_text())
+
+
 @pytest.mark.parametrize("name", ["config.yaml", "demo.yaml"])
 def test_the_studies_that_come_with_the_project_load(name):
-    study = load_study(yaml.safe_load((CONFIG / name).read_text()), CONFIG / name)
-    assert set(study["models"]) == {"base", "sft", "rlaif", "rlhf", "rlaif_rlhf"}
-    assert (
-        study["trust_remote_code"] is False and study["wandb"]["project"] == "persuasion-rl-cs230"
-    )
-    assert (study["world"] is None) == (name == "config.yaml")
-
-
-def test_the_example_of_variants_adds_two_seeds_and_a_beta():
-    path = CONFIG / "seeds-and-betas.yaml"
-    models = load_study(yaml.safe_load(path.read_text()), path)["models"]
-    assert {name: models[name].get("seed") for name in ("sft", "sft_s2", "sft_s3")} == {
-        "sft": None, "sft_s2": 2, "sft_s3": 3,
-    }  # fmt: skip
-    assert models["rlaif_b5"] == models["rlaif"] | {"recipe": {"beta": 0.5}}
-
-
-def test_the_study_of_real_corpora_needs_their_folder(monkeypatch, tmp_path):
-    given = yaml.safe_load((CONFIG / "real-small.yaml").read_text())
-    monkeypatch.delenv("PERSUASION_RL_CORPORA", raising=False)
-    with pytest.raises(UserError, match=r"corpora_dir: .*\$PERSUASION_RL_CORPORA.* is not set"):
-        load_study(given)
-    monkeypatch.setenv("PERSUASION_RL_CORPORA", str(tmp_path))
-    with pytest.raises(UserError, match="corpora_dir: there is no folder winning-args-corpus in"):
-        load_study(given)
-    for name in ("winning-args-corpus", "persuasionforgood-corpus"):
-        (tmp_path / name).mkdir()
-    assert load_study(given)["corpora_dir"] == str(tmp_path)
+    config = load_config(yaml.safe_load((CONFIG / name).read_text()), CONFIG / name)
+    assert set(config.models) == {"base", "sft", "rlaif", "rlhf", "rlaif_rlhf"}
+    assert config.trust_remote_code is False and config.wandb.project == "persuasion-rl-cs230"
+    assert (config.world is None) == (name == "config.yaml")
 
 
 def test_the_published_study_has_its_sizes():
-    study = load_study(yaml.safe_load((CONFIG / "config.yaml").read_text()))
-    assert split_sizes(study["data"]) == {"train": 40_000, "val": 5_000, "test": 5_000}
-    assert pool_sizes(study["data"]) == {"ai": 8_000, "human": 300}
-    assert study["data"]["final_eval_size"] == 1_700
-    assert study["data"]["cmv_corpora"] == ["winning-args-corpus", "subreddit-changemyview"]
+    config = load_config(published())
+    assert (config.data.human_pool_size, config.data.final_eval_size) == (300, 1_700)
+    assert config.data.cmv_corpora == ["winning-args-corpus", "subreddit-changemyview"]
+    assert config.recipe_of("rlhf") == config.recipes.dpo.settings() | {
+        "learning_rate": 2.0e-5, "num_train_epochs": 3, "effective_batch_size": 16,
+    }  # fmt: skip
 
 
-@pytest.mark.parametrize("examples", [30_000, 50_000, 100_000])
-def test_the_number_of_examples_is_one_key(examples):
-    """Without a size of its own the AI pool is what the two other pools leave of validation and test."""
-    data = load_study(changed("data.max_examples", examples))["data"]
-    sizes = {side: int(examples * share) for side, share in data["split"].items()}
-    assert split_sizes(data) == sizes
-    assert pool_sizes(data) == {"ai": sizes["val"] + sizes["test"] - 2_000, "human": 300}
-    data = load_study(changed("data", {"max_examples": examples, "use_val_set": False}))["data"]
-    assert pool_sizes(data)["ai"] == sizes["test"] - 2_000
+def test_the_study_of_real_corpora_needs_their_folder(monkeypatch, tmp_path):
+    study = yaml.safe_load((CONFIG / "real-small.yaml").read_text())
+    monkeypatch.delenv("PERSUASION_RL_CORPORA", raising=False)
+    assert mistake(study).startswith(
+        "corpora_dir: the environment variable in '$PERSUASION_RL_CORPORA' is not set"
+    )
+    monkeypatch.setenv("PERSUASION_RL_CORPORA", str(tmp_path))
+    assert mistake(study).startswith("corpora_dir: there is no folder winning-args-corpus in")
+    for name in ("winning-args-corpus", "persuasionforgood-corpus"):
+        (tmp_path / name).mkdir()
+    assert load_config(study).corpora_dir == str(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -104,31 +89,70 @@ def test_the_number_of_examples_is_one_key(examples):
         ("data.use_cmv", False, (False, True), "p4g"),
         ("data.use_p4g", True, (True, True), "cmv"),
         ("data.pool_source", "cmv", (True, False), "cmv"),
+        ("data", {"use_p4g": True, "pool_source": "p4g"}, (True, True), "p4g"),
     ],
 )
 def test_each_choice_of_sources_is_one_key(key, value, used, pool_source):
-    data = load_study(changed(key, value))["data"]
-    assert (data["use_cmv"], data["use_p4g"]) == used
-    assert data["pool_source"] == pool_source
-
-
-def test_the_pools_of_both_sources_may_be_of_either():
-    data = load_study(changed("data", {"use_p4g": True, "pool_source": "p4g"}))["data"]
-    assert data["pool_source"] == "p4g"
+    data = load_config(changed(key, value)).data
+    assert (data.use_cmv, data.use_p4g) == used
+    assert data.pool_source == pool_source
 
 
 def test_defaults_are_filled_in_and_the_input_is_left_alone():
-    given = deepcopy(SMALL)
-    study = load_study(given)
-    assert given == SMALL
-    assert study["seed"] == 1 and study["device"] == "auto"
-    assert study["data"]["split"] == {"train": 0.8, "val": 0.1, "test": 0.1}
-    assert study["pools"]["human"] == {
+    study = deepcopy(SMALL)
+    config = load_config(study)
+    assert study == SMALL
+    assert config.seed == 1 and config.device == "auto" and config.llm.temperature == 0
+    assert config.data.split.resolved() == {"train": 0.8, "val": 0.1, "test": 0.1}
+    assert config.pools["human"] == config.pools.human
+    assert config.pools.human.resolved() == {
         "responses_from": "sft",
         "responses": 2,
         "shard_rows": 1000,
     }
-    assert study["models"]["sft"] == {"parent": "base", "method": "sft"}
+
+
+def test_what_may_be_missing_and_is_stays_missing():
+    """A recipe's keys are a trainer's arguments, which has defaults of its own."""
+    config = load_config(changed("models.sft.recipe", {"lora_r": 4}))
+    assert config.models["sft"].resolved() == {
+        "parent": "base",
+        "method": "sft",
+        "recipe": {"lora_r": 4},
+    }
+    assert config.models["sft"].seed is None and config.models["rlhf"].recipe is None
+    assert config.recipes.sft.settings() == {"effective_batch_size": 64, "max_length": 1024}
+    assert config.recipe_of("sft") == {
+        "lora_r": 4,
+        "effective_batch_size": 64,
+        "max_length": 1024,
+    }
+
+
+def test_a_resolved_study_is_a_study_and_resolves_to_itself():
+    resolved = load_config({"study": "x", "models": published()["models"]}).resolved()
+    assert load_config(deepcopy(resolved)).resolved() == resolved
+
+
+@pytest.mark.parametrize(
+    "key, value", [("sampling.temperature", 1), ("labels.ai.noise", 0), ("labels.human.overlap", 1)]
+)
+def test_a_number_stays_as_it_was_written(key, value):
+    """It is a flag of a command, and 1 and 1.0 are two commands."""
+    section = load_config(changed(key, value)).resolved()
+    for name in key.split("."):
+        section = section[name]
+    assert section == value and type(section) is int
+
+
+def test_a_whole_float_is_an_integer():
+    max_tokens = load_config(changed("data.max_tokens", 512.0)).data.max_tokens
+    assert max_tokens == 512 and type(max_tokens) is int
+
+
+@pytest.mark.parametrize("value", [False, "off"])
+def test_a_bare_off_is_a_mode_of_wandb(value):
+    assert load_config(changed("wandb.mode", value)).wandb.mode == "off"
 
 
 MISTAKES = [
@@ -136,10 +160,10 @@ MISTAKES = [
     ("study", ..., "the configuration: ", ["'study' is missing"]),
     ("study", "a/b", "study: 'a/b' ", ["A-Za-z0-9_-"]),
     ("seed", -1, "seed: -1 ", ["at least 0"]),
-    ("seed", "one", "seed: 'one' ", ["integer"]),
+    ("seed", "one", "seed: 'one' must be an integer", []),
     ("device", "gpu", "device: 'gpu' ", ["auto, cpu, cuda"]),
     ("sead", 3, "sead: unknown key", ["seed", "study"]),
-    ("data.max_tokns", 3, "data.max_tokns: unknown key", ["max_tokens"]),
+    ("data.max_tokns", 3, "data.max_tokns: unknown key", ["did you mean max_tokens?", "allowed here: ai_pool_size, "]),
     ("data.use_cmv", "yes please", "data.use_cmv: 'yes please' ", ["boolean"]),
     ("data.cmv_corpora", [], "data.cmv_corpora: [] ", ["at least 1"]),
     ("data.cmv_corpora", "winning-args-corpus", "data.cmv_corpora: 'winning-args-corpus' ", ["array"]),
@@ -199,7 +223,29 @@ MISTAKES = [
     ("evaluation.players", ["base", "gpt"], "evaluation.players: ", ["'gpt'", "base, sft, rlhf, human"]),
     ("pools.ai", {"responses_from": "stf"}, "pools.ai.responses_from: ", ["'stf'", "base, sft, rlhf"]),
     ("corpora_dir", "$NO_SUCH_VARIABLE_HERE/x", "corpora_dir: ", ["$NO_SUCH_VARIABLE_HERE", "not set"]),
-    ("extends", "nowhere.yaml", "extends: ", ["nowhere.yaml does not exist"]),
+    ("models.Sft", {"parent": "base", "method": "sft"}, "models.Sft: 'Sft' is no name of a model", ["small letter"]),
+    ("models.human", {"parent": "base", "method": "sft"}, "models.human: 'human' is no name", ["human is people"]),
+    ("evaluation.other_players", {"a:b": {"model": "base"}}, "evaluation.other_players.a:b: 'a:b' is no name of a player", []),
+    ("data", {"a\nb": 1}, "data.'a\\nb': unknown key", []),
+    ("data.temperature", 1, "data.temperature: unknown key", ["did you mean sampling.temperature or llm.temperature?"]),
+    ("llm.api_key", "s3cret", "llm.api_key: looks like a key", ["environment only"]),
+    ("data.max_tokens", 512.5, "data.max_tokens: 512.5 ", ["integer"]),
+    ("data.max_tokens", "512", "data.max_tokens: '512' ", ["must be an integer (in quotes it is text)"]),
+    ("data.max_tokens", True, "data.max_tokens: True ", ["integer"]),
+    ("data.use_p4g", 1, "data.use_p4g: 1 ", ["true or false or null"]),
+    ("data.official_split", 0, "data.official_split: 0 ", ["auto, False"]),
+    ("sampling.temperature", float("inf"), "sampling.temperature: inf ", ["finite"]),
+    ("sampling.temperature", True, "sampling.temperature: True ", ["number"]),
+    ("evaluation.players", ["base", "sft", "base"], "evaluation.players: 'base' stands there twice", []),
+    ("recipes.sft.learning_rate", None, "recipes.sft.learning_rate: None ", ["must be a number"]),
+    ("recipes.dpo.packing", True, "recipes.dpo.packing: rows are computed without padding", []),
+    ("models.sft.recipe", {"padding_free": True}, "models.sft.recipe.padding_free: rows are computed", []),
+    ("recipes.sft.beta", 0.1, "recipes.sft.beta: it means something for dpo only", []),
+    ("recipes.dpo.lora_r", 4, "recipes.dpo.lora_r: a dpo model keeps the shape of its parent's adapter", []),
+    ("models.rlhf.recipe", {"lora_r": 4}, "models.rlhf.recipe.lora_r: a dpo model keeps the shape", []),
+    ("recipes.dpo.label_smoothing", 0.1, "recipes.dpo.label_smoothing: trl ignores it", ["loss_type: [robust]"]),
+    ("recipes.dpo.loss_weights", [1, 2], "recipes.dpo.loss_weights: 1 losses need as many weights", []),
+    ("recipes.sft.max_length", 512, "recipes.sft: max_length 512 ", ["at least data.max_seq_length 1024"]),
 ]  # fmt: skip
 
 
@@ -207,25 +253,63 @@ MISTAKES = [
     "path, value, begins, says", MISTAKES, ids=[f"{m[0]}={m[1]}" for m in MISTAKES]
 )
 def test_a_mistake_is_one_line_with_key_value_and_what_is_allowed(path, value, begins, says):
-    load_study(deepcopy(SMALL))
-    with pytest.raises(UserError) as raised:
-        load_study(changed(path, value))
-    message = str(raised.value)
+    message = mistake(changed(path, value))
     assert message.startswith(begins), message
     assert all(part in message for part in says), message
-    assert "\n" not in message
+
+
+def test_unknown_keys_are_told_first():
+    study = changed("data.max_tokns", 3) | {"seed": "one"}
+    assert mistake(study).startswith("data.max_tokns: unknown key")
 
 
 def test_the_hint_about_numbers_comes_only_where_it_fits():
-    with pytest.raises(UserError) as raised:
-        load_study(changed("seed", "one"))
-    assert "1e-4" not in str(raised.value)
+    assert "1e-4" not in mistake(changed("seed", "one"))
+
+
+def test_a_value_of_any_length_is_cut():
+    assert len(mistake(changed("seed", "x" * 10_000))) < 300
+
+
+KEYS = {
+    path.replace("models.NAME", "models.rlhf").replace("NAME", "other"): field
+    for path, field in keys_of(Config)
+}
+LEAVES = sorted(path for path, field in KEYS.items() if not section_in(field.annotation))
+WORDS = st.sampled_from(["1e-4", "yes", "true", "12", "base", "$X", "a\nb", "", "\ud800", "off"])
+SCALARS = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5) | WORDS
+VALUES = st.recursive(
+    SCALARS,
+    lambda part: (
+        st.lists(part, max_size=3)
+        | st.dictionaries(st.text(max_size=3) | st.integers() | st.booleans(), part, max_size=2)
+    ),
+    max_leaves=5,
+)
+VALIDATOR = Draft7Validator(yaml.safe_load(json_schema()))
+
+
+@given(st.sampled_from(sorted(KEYS)), VALUES)
+def test_any_value_of_any_key_is_taken_or_refused_in_one_line(path, value):
+    try:
+        load_config(changed(path, value)).resolved()
+    except UserError as error:
+        assert len(str(error).splitlines()) == 1, str(error)
+        str(error).encode()
+
+
+@given(st.sampled_from(LEAVES), SCALARS | st.just([[]]) | st.just({"x": 1}))
+def test_what_the_schema_of_editors_refuses_is_refused_with_the_key(path, value):
+    assume((path, value) != ("wandb.mode", False))  # a bare off, for YAML 1.1
+    study = changed(path, value)
+    if next(VALIDATOR.iter_errors(study), None):
+        assert mistake(study).startswith(path)
 
 
 def test_truth_is_allowed_in_a_synthetic_world():
     study = changed("evaluation.judges", ["truth", "length"])
     study["world"] = {"threads": 50, "replies": 3}
-    assert load_study(study)["evaluation"]["judges"] == ["truth", "length"]
+    assert load_config(study).evaluation.judges == ["truth", "length"]
 
 
 def test_one_judge_at_least_labels_nothing():
@@ -234,195 +318,32 @@ def test_one_judge_at_least_labels_nothing():
         "ai": {"judge": "length"},
         "human": {"source": "simulated", "judge": "delta"},
     }
-    assert load_study(study)  # no model learns from AI labels
+    assert load_config(study)  # no model learns from AI labels
     study["models"]["rlaif"] = {"parent": "sft", "method": "dpo", "pool": "ai"}
-    with pytest.raises(UserError, match="evaluation.judges: models learn from labels of every one"):
-        load_study(study)
+    assert mistake(study).startswith(
+        "evaluation.judges: models learn from labels of every one of them (delta, length)"
+    )
     study["evaluation"]["judges"] = ["delta", "length", "interplay"]
-    assert load_study(study)
+    assert load_config(study)
 
 
-@pytest.fixture
-def study_file(tmp_path):
-    def write(name: str, **study) -> Path:
-        (tmp_path / name).write_text(yaml.safe_dump(study))
-        return tmp_path / name
-
-    return write
-
-
-def load(file: Path) -> dict:
-    return load_study(yaml.safe_load(file.read_text()), file)
-
-
-def test_a_study_lies_over_the_one_that_it_extends(study_file):
-    study_file("low.yaml", **changed("seed", 3), data={"max_tokens": 500, "max_seq_length": 900})
-    study_file(
-        "mid.yaml", extends="low.yaml", data={"max_tokens": 600}, recipes={"sft": {"lora_r": 4}}
-    )
-    top = study_file(
-        "top.yaml", extends="mid.yaml", study="top", evaluation={"players": ["sft", "rlhf"]},
-        models={"sft": {"recipe": {"lora_r": 2}}}, data={"min_tokens": 7},
-    )  # fmt: skip
-    study = load(top)
-    assert study["study"] == "top" and study["seed"] == 3
-    assert [study["data"][key] for key in ("min_tokens", "max_tokens", "max_seq_length")] == [
-        7,
-        600,
-        900,
-    ]
-    assert study["evaluation"]["players"] == ["sft", "rlhf"], "lists are replaced, not joined"
-    assert study["models"]["sft"] == {"parent": "base", "method": "sft", "recipe": {"lora_r": 2}}
-    assert study["models"]["rlhf"] == SMALL["models"]["rlhf"]
-    assert "extends" not in study
-
-
-def test_a_study_that_stands_alone_gets_no_key_of_another(study_file):
-    study_file("config.yaml", **changed("seed", 77), sampling={"top_p": 0.5})
-    study = load(study_file("alone.yaml", **SMALL))
-    assert study["seed"] == 1 and study["sampling"]["top_p"] == 0.9
-    assert study == load_study(deepcopy(SMALL))
-
-
-@pytest.mark.parametrize("name", ["self.yaml", "low.yaml"])
-def test_studies_that_extend_each_other_are_refused(study_file, name):
-    study_file("low.yaml", **changed("extends", "self.yaml"))
-    file = study_file("self.yaml", **changed("extends", name))
-    with pytest.raises(UserError, match="extends itself") as raised:
-        load(file)
-    assert "\n" not in str(raised.value)
-
-
-@pytest.mark.parametrize("content", ["", "- a list", "study: [unclosed", "data: 5"])
-def test_a_broken_file_under_extends_is_one_line(study_file, tmp_path, content):
-    (tmp_path / "low.yaml").write_text(content)
-    with pytest.raises(UserError) as raised:
-        load(study_file("top.yaml", extends="low.yaml", data={"min_tokens": 7}))
-    assert "\n" not in str(raised.value)
-
-
-def properties_of(schema: dict, path: str = ""):
-    for key, part in schema.get("properties", {}).items():
-        yield f"{path}{key}", part
-        yield from properties_of(part, f"{path}{key}.")
-    if isinstance(schema.get("additionalProperties"), dict):
-        yield from properties_of(schema["additionalProperties"], f"{path}NAME.")
-
-
-def test_every_key_is_described_and_every_object_closed():
-    schema = yaml.safe_load(SCHEMA.read_text())
-    found = dict(properties_of(schema)) | dict(properties_of(schema["$defs"]["recipe"], "recipe."))
-    assert len(found) > 90
-    assert [path for path, part in found.items() if not part.get("description", "").strip()] == []
-    objects = {path: part for path, part in found.items() if part.get("type") == "object"} | {
-        "": schema, "recipe": schema["$defs"]["recipe"],
-    }  # fmt: skip
-    assert [
-        path for path, part in objects.items() if part.get("additionalProperties", True) is True
-    ] == []
-
-
-def test_every_default_is_valid_by_itself():
-    study = load_study(
-        {
-            "study": "x",
-            "models": load_study(yaml.safe_load((CONFIG / "config.yaml").read_text()))["models"],
-        }
-    )
-    assert load_study(deepcopy(study)) == study
-
-
-def test_the_reference_in_the_readme_is_that_of_the_schema():
-    assert reference() in (CONFIG / "README.md").read_text(encoding="utf-8")
-
-
-def test_the_lineage_begins_above_the_base():
-    models = load_study(yaml.safe_load((CONFIG / "config.yaml").read_text()))["models"]
-    assert list(lineage(models, "rlaif_rlhf")) == ["sft", "rlaif", "rlaif_rlhf"]
-    assert list(lineage(models, "sft")) == ["sft"] and list(lineage(models, "base")) == []
-
-
-def test_only_a_lineage_with_answers_of_people_needs_people():
-    study = load_study(yaml.safe_load((CONFIG / "config.yaml").read_text()))
-    assert {m for m in study["models"] if needs_people(study, m)} == {"rlhf", "rlaif_rlhf"}
-    study["models"]["longer"] = {"parent": "rlhf", "method": "dpo", "pool": "ai"}
-    assert needs_people(study, "longer")
-    study["labels"]["human"]["source"] = "simulated"
-    assert not any(needs_people(study, model) for model in study["models"])
-
-
-NAMES = st.sampled_from(["beta", "max_length", "loss_type", "use_4bit", "study", "learning_rate"])
-SCALARS = st.none() | st.booleans() | st.integers() | st.floats(0, 1) | st.text(max_size=8)
-VALUES = SCALARS | st.lists(SCALARS.filter(lambda value: value is not None), min_size=1, max_size=3)
-
-
-@given(st.dictionaries(NAMES, VALUES))
-def test_flags_are_canonical_and_survive_a_shell(settings):
-    text = flags(settings)
-    assert text == flags(dict(reversed(settings.items())))
-    expected = []
-    for name in sorted(settings):
-        value = settings[name]
-        if value is not None:
-            expected.append(f"--{name}")
-            for item in value if isinstance(value, list) else [value]:
-                expected.append(str(item).lower() if isinstance(item, bool) else str(item))
-    assert shlex.split(text) == expected
-
-
-def test_flags_by_example():
-    settings = {
-        "use_4bit": False,
-        "beta": 0.1,
-        "adapter": None,
-        "run": "it's $HOME",
-        "loss_type": ["sft", "ipo"],
+def test_every_key_is_described_and_every_section_closed():
+    assert len(KEYS) > 200
+    assert [path for path, field in KEYS.items() if not (field.description or "").strip()] == []
+    sections = [section_in(field.annotation) for field in KEYS.values()]
+    assert {section.model_config["extra"] for section in [Config, *filter(None, sections)]} == {
+        "forbid"
     }
-    assert (
-        flags(settings)
-        == "--beta 0.1 --loss_type sft ipo --run 'it'\"'\"'s $HOME' --use_4bit false"
-    )
-    assert flags({"beta": 0.1}) != flags({"beta": 0.2})
-    assert flags({}) == ""
 
 
-@pytest.mark.parametrize(
-    "key, value, line",
-    [
-        ("recipes.sft.beta", 0.1, "recipes.sft.beta: it means something for dpo only"),
-        (
-            "recipes.dpo.lora_r",
-            4,
-            "recipes.dpo.lora_r: a dpo model keeps the shape of its parent's",
-        ),
-        ("models.rlaif.recipe", {"lora_r": 4}, "models.rlaif.recipe.lora_r: a dpo model keeps"),
-        (
-            "recipes.dpo.label_smoothing",
-            0.1,
-            "label_smoothing: trl ignores it with the loss sigmoid",
-        ),
-        (
-            "recipes.dpo.padding_free",
-            True,
-            "recipes.dpo.padding_free: rows are computed without padding anyway",
-        ),
-        ("recipes.sft.packing", True, "recipes.sft.packing: rows are computed without padding"),
-        (
-            "recipes.dpo.loss_weights",
-            [1.0],
-            "recipes.dpo.loss_weights: 2 losses need as many weights",
-        ),
-    ],
-)
-def test_a_recipe_that_a_trainer_would_ignore_or_refuse_is_refused_with_the_reason(
-    key, value, line
-):
-    study = yaml.safe_load((CONFIG / "demo.yaml").read_text())
-    *above, last = key.split(".")
-    part = study
-    for name in above:
-        part = part[name]
-    part[last] = value
-    with pytest.raises(UserError) as refusal:
-        load_study(study)
-    assert line in str(refusal.value) and "\n" not in str(refusal.value)
+def test_the_list_of_keys_and_the_schema_of_editors_are_those_of_the_model():
+    """`python -m persuasion_rl.study.reference` writes both."""
+    assert README.read_text(encoding="utf-8") == readme()
+    assert SCHEMA.read_text(encoding="utf-8") == json_schema()
+
+
+@pytest.mark.parametrize("file", sorted(CONFIG.glob("*.yaml")), ids=lambda file: file.name)
+def test_editors_find_the_schema_of_a_study_and_no_mistake(file):
+    first = file.read_text().splitlines()[0]
+    assert (CONFIG / first.removeprefix("# yaml-language-server: $schema=")).resolve() == SCHEMA
+    assert list(VALIDATOR.iter_errors(yaml.safe_load(file.read_text()))) == []

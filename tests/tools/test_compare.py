@@ -10,7 +10,7 @@ from persuasion_rl.files import write_json, write_jsonl
 from persuasion_rl.statistics.intervals import Interval, difference, wilson
 from persuasion_rl.tables import write_table
 
-COMMAND = Path(sys.executable).parent / "persuasion-rl"
+COMMAND = [sys.executable, "-m", "persuasion_rl.tools.cli"]
 
 
 def study(folder: Path, seed: int, train: int, text: str, rlhf: float) -> None:
@@ -39,7 +39,7 @@ def study(folder: Path, seed: int, train: int, text: str, rlhf: float) -> None:
 
 
 def compare(folder: Path, *words: str) -> subprocess.CompletedProcess:
-    return subprocess.run([COMMAND, "compare", *words], cwd=folder, capture_output=True, text=True)
+    return subprocess.run([*COMMAND, "compare", *words], cwd=folder, capture_output=True, text=True)
 
 
 @pytest.fixture

@@ -38,6 +38,11 @@ def test_the_setting_that_changed_is_told_with_both_values():
     ]
 
 
+def test_of_settings_in_pairs_those_that_changed_are_told():
+    before, now = (f"'--settings data.max_tokens={n} seed=1 --output a'" for n in (256, 512))
+    assert differences({before}, {now}) == ["settings data.max_tokens: 256 -> 512"]
+
+
 def test_code_and_settings_are_told_apart():
     assert differences({CODE, FLAGS}, {CODE.replace("29c8", "0"), FLAGS.replace("0.001", "1")}) == [
         "code of sft changed",
@@ -124,7 +129,7 @@ def test_a_file_whose_run_was_cut_off_is_said_to_be(checkout):
     ids=["command", "inputs"],
 )
 def test_what_changed_in_a_rule_is_told(checkout, old, new, cause):
-    rules = checkout / "workflow/rules/corpora.smk"
+    rules = checkout / "workflow/rules/data.smk"
     assert old in rules.read_text()
     rules.write_text(rules.read_text().replace(old, new))
     told = why(checkout)

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from persuasion_rl.files import UserError, read_json
-from persuasion_rl.training.batches import divide, fitting_batches
+from persuasion_rl.training.batches import candidate_rows, fitting_batches
 from running import ROOT
 
 CHILD = """
@@ -29,12 +29,12 @@ compute_without_padding(model)
 lora = {"lora_r": 8, "lora_alpha": 8, "lora_dropout": 0.0, "lora_target_modules": ["q_proj"], "use_4bit": False}
 model = training.add_lora(model, lora, task_type="CAUSAL_LM")
 rows = lambda n: [[1 + i % 400 for i in range(512)]] * n
-training._try_step(model, rows(1), "cpu", False)
+training.try_step(model, rows(1), "cpu", False)
 held = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
 room = int(sys.argv[1]) * 2**20
 resource.setrlimit(resource.RLIMIT_AS, (held + room, resource.RLIM_INFINITY))
 batches = fitting_batches(
-    lambda n, checkpointing: training._try_step(model, rows(n), "cpu", checkpointing),
+    lambda n, checkpointing: training.try_step(model, rows(n), "cpu", checkpointing),
     effective=24, wanted=None, gradient_checkpointing=False, device="cpu", remembered=Path(sys.argv[2]),
 )
 print(batches.rows, batches.accumulation, batches.gradient_checkpointing)
@@ -45,13 +45,13 @@ print(batches.rows, batches.accumulation, batches.gradient_checkpointing)
 def test_an_updates_share_divides_by_what_a_device_takes(effective, processes, at_most):
     if effective % processes:
         with pytest.raises(UserError, match=f"{effective} is not a multiple of the {processes}"):
-            divide(effective, processes, at_most)
+            candidate_rows(effective, processes, at_most)
         return
-    found = divide(effective, processes, at_most)
-    assert found == sorted(found, reverse=True) and found[-1] == 1
+    candidates = candidate_rows(effective, processes, at_most)
+    assert candidates == sorted(candidates, reverse=True) and candidates[-1] == 1
     for rows in range(1, effective + 1):
         fits = rows <= at_most and (effective // processes) % rows == 0
-        assert (rows in found) == fits
+        assert (rows in candidates) == fits
 
 
 def batches(tmp_path, attempt=None, **changed):
@@ -77,8 +77,8 @@ def fails_above(limit: int, checkpointed: int = 10**9):
 
 @pytest.mark.slow
 def test_what_the_recipe_says_is_the_most_and_nothing_is_tried(tmp_path):
-    found = batches(tmp_path, fails_above(0), wanted=12)
-    assert (found.rows, found.accumulation) == (8, 8)
+    of_recipe = batches(tmp_path, fails_above(0), wanted=12)
+    assert (of_recipe.rows, of_recipe.accumulation) == (8, 8)
 
 
 @pytest.mark.slow
@@ -91,8 +91,8 @@ def test_what_was_found_is_kept_for_a_training_that_goes_on(tmp_path):
 @pytest.mark.slow
 def test_gradients_are_checkpointed_only_where_not_one_row_fits(tmp_path):
     assert batches(tmp_path, fails_above(1)).gradient_checkpointing is False
-    found = batches(tmp_path, fails_above(0, 2), remembered=tmp_path / "other.json")
-    assert (found.rows, found.gradient_checkpointing) == (2, True)
+    checkpointed = batches(tmp_path, fails_above(0, 2), remembered=tmp_path / "other.json")
+    assert (checkpointed.rows, checkpointed.gradient_checkpointing) == (2, True)
     with pytest.raises(UserError, match="not one row fits, even with gradient checkpointing"):
         batches(tmp_path, fails_above(0, 0), remembered=tmp_path / "third.json")
 

@@ -9,44 +9,29 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_training import (
-    ADAPTER,
-    COMMON,
-    DPO,
-    SFT,
-    files,  # noqa: F401
-    sft,  # noqa: F401
-    tiny_base,  # noqa: F401
-    weights,
-)
 
 from persuasion_rl.files import read_json, read_jsonl
-from persuasion_rl.study.config import flags
+from persuasion_rl.runtime.lock import LOCK
 from persuasion_rl.training.checkpoints import whole_checkpoints
 from running import ROOT, succeed
+from tiny_trainings import ADAPTER, left_in_state, training_words, weights
 
-NO_DROPOUT = {"lora_dropout": 0.0, "max_steps": 4, "eval_steps": 2, "save_steps": 2}
+NO_DROPOUT = {"max_steps": 4, "eval_steps": 2, "save_steps": 2}
 
 
-def command(method, folder: Path, files, sft, processes: int, **changed) -> list[str]:  # noqa: F811
+def command(method, folder: Path, tiny_rows, tiny_sft, processes: int, **changed) -> list[str]:
     """A training as the workflow launches it, on the CPU."""
     launch = [sys.executable, "-m"]
     if processes > 1:  # as rules/common.smk has it
         launch += ["accelerate.commands.launch", "--multi_gpu", "--num_processes", processes]
         launch += ["--num_machines", 1, "--mixed_precision", "no", "--dynamo_backend", "no"]
         launch += ["--main_process_port", 0, "--module"]
-    launch.append(f"persuasion_rl.{method}")
-    words = ["--base", files.base, "--adapter", folder / ADAPTER, "--state", folder / "state"]
-    for part in ("train", "val"):
-        words += [f"--{part}", files.tokens(getattr(files, f"{method}_{part}"))]
-    words += ["--lineage", sft, "--parent", "sft"] if method == "dpo" else []
-    recipe = (SFT if method == "sft" else DPO) | NO_DROPOUT
-    if method == "dpo":
-        recipe = {key: value for key, value in recipe.items() if not key.startswith("lora_")}
-    return [str(word) for word in [*launch, *words, *flags(COMMON | recipe | changed).split()]]
+    recipe = NO_DROPOUT | ({"lora_dropout": 0.0} if method == "sft" else {}) | changed
+    return [*map(str, launch), *training_words(method, tiny_rows, folder, tiny_sft, **recipe)]
 
 
 def run(words: list[str]) -> str:
+    """Run a training to its end, and return what it says."""
     done = subprocess.run(
         words,
         env=os.environ | {"PYTHONPATH": str(ROOT / "workflow")},
@@ -61,12 +46,12 @@ def run(words: list[str]) -> str:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("method", ["sft", "dpo"])
-def test_two_processes_train_as_one(method, files, sft, tmp_path):  # noqa: F811
+def test_two_processes_train_as_one(method, tiny_rows, tiny_sft, tmp_path):
     one, two = tmp_path / "one", tmp_path / "two"
-    run(command(method, one, files, sft, 1))
-    told = run(command(method, two, files, sft, 2))
-    assert "8 rows, 4 at once x 1 x 2 process(es)" in told
-    assert told.count("checked: ") == 2  # the second process checks too, and is silent
+    run(command(method, one, tiny_rows, tiny_sft, 1))
+    log = run(command(method, two, tiny_rows, tiny_sft, 2))
+    assert "8 rows, 4 at once x 1 x 2 process(es)" in log
+    assert log.count("checked: ") == 2  # the second process checks too, and is silent
     records = [read_json(folder / "recipe.json") for folder in (one, two)]
     assert [r["batches"]["processes"] for r in records] == [1, 2]
     assert [r["batches"]["accumulation"] for r in records] == [2, 1]
@@ -81,27 +66,26 @@ def test_two_processes_train_as_one(method, files, sft, tmp_path):  # noqa: F811
     assert metrics[0][exact] == pytest.approx(metrics[1][exact], rel=1e-3)
     for name, tensor in weights(one / ADAPTER).items():
         torch.testing.assert_close(weights(two / ADAPTER)[name], tensor, rtol=1e-2, atol=1e-4)
-    assert list((two / "state").iterdir()) == []
+    assert left_in_state(two) == [LOCK]
 
 
 @pytest.mark.slow
-def test_two_processes_save_at_a_notice_and_go_on(files, sft, tmp_path):  # noqa: F811
+def test_two_processes_save_at_a_notice_and_go_on(tiny_rows, tiny_sft, tmp_path):
     folder = tmp_path / "two"
-    words = command("sft", folder, files, sft, 2, max_steps=60)
+    words = command("sft", folder, tiny_rows, tiny_sft, 2, max_steps=60)
     folder.mkdir()
-    with (folder / "told.txt").open("w") as told:
+    log = folder / "log.txt"
+    with log.open("w") as output:
         process = subprocess.Popen(
-            words, env=os.environ | {"PYTHONPATH": str(ROOT / "workflow")}, stderr=told
+            words, env=os.environ | {"PYTHONPATH": str(ROOT / "workflow")}, stderr=output
         )
     until = time.monotonic() + 120
     while not any(True for state in (folder / "state").glob("*") for _ in whole_checkpoints(state)):
-        assert process.poll() is None and time.monotonic() < until, (
-            folder / "told.txt"
-        ).read_text()
+        assert process.poll() is None and time.monotonic() < until, log.read_text()
         time.sleep(0.05)
     process.send_signal(signal.SIGTERM)
     assert process.wait(timeout=30) != 0
-    assert "goes on from its last checkpoint" in (folder / "told.txt").read_text()
+    assert "goes on from its last checkpoint" in log.read_text()
     assert "going on from" in run(words)
     steps = [row["step"] for row in read_jsonl(folder / "history.jsonl") if "loss" in row]
     assert steps == list(range(1, 61))

@@ -6,35 +6,23 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
 
-import psutil
 import pytest
-from test_training import (
-    ADAPTER,
-    COMMON,
-    DPO,
-    SFT,
-    files,  # noqa: F401
-    sft,  # noqa: F401
-    tiny_base,  # noqa: F401
-)
 
-from persuasion_rl.files import UserError, file_digest, write_json
-from persuasion_rl.study.config import flags
-from persuasion_rl.training import checkpoints
+from persuasion_rl.files import file_digest, write_json
+from persuasion_rl.runtime.command import WORKFLOW
+from persuasion_rl.runtime.lock import LOCK
 from persuasion_rl.training.checkpoints import (
-    LOCK,
     MARK,
-    alone,
-    forget,
     last_checkpoint,
+    remove_checkpoints,
     whole_checkpoints,
 )
+from running import ROOT
+from tiny_trainings import ADAPTER, left_in_state, training_words
 
-ROOT = Path(__file__).parents[2]
 STEPS = {"max_steps": 10, "eval_steps": 2, "save_steps": 2}
 WAIT_S = 90
 
@@ -66,145 +54,13 @@ def test_without_a_whole_checkpoint_a_training_begins_anew(tmp_path):
     assert last_checkpoint(tmp_path) is None
 
 
-# The lock
-
-
-def test_a_lock_whose_process_is_gone_is_taken_over(tmp_path):
-    gone = subprocess.Popen([sys.executable, "-c", ""])
-    gone.wait()
-    holder = {"host": socket.gethostname(), "pid": gone.pid, "started": time.time()}
-    write_json(tmp_path / LOCK, holder)
-    with alone(tmp_path):
-        assert json.loads((tmp_path / LOCK).read_text())["pid"] == os.getpid()
-    assert not (tmp_path / LOCK).exists()
-
-
-def test_a_process_that_has_the_number_of_a_dead_one_is_left_alone(tmp_path):
-    other = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
-    try:
-        started = psutil.Process(other.pid).create_time() - 100
-        holder = {"host": socket.gethostname(), "pid": other.pid, "started": started}
-        write_json(tmp_path / LOCK, holder)
-        with alone(tmp_path):
-            assert other.poll() is None
-    finally:
-        other.kill()
-        other.wait()
-
-
-def test_a_training_on_another_machine_is_named(tmp_path):
-    lock = tmp_path / LOCK
-    write_json(lock, {"host": "elsewhere", "pid": 77, "started": 1.0})
-    renewed = threading.Timer(2, os.utime, args=[lock])
-    renewed.start()
-    with pytest.raises(UserError, match="elsewhere .process 77"), alone(tmp_path):
-        pass
-    assert lock.exists()
-
-
-def test_a_lock_that_another_machine_no_longer_renews_is_taken_over(tmp_path, monkeypatch):
-    monkeypatch.setattr(checkpoints, "GONE_AFTER_S", 2)
-    write_json(tmp_path / LOCK, {"host": "elsewhere", "pid": 77, "started": 1.0})
-    with alone(tmp_path):
-        assert json.loads((tmp_path / LOCK).read_text())["pid"] == os.getpid()
-
-
-def test_a_lock_is_renewed_while_it_is_held(tmp_path, monkeypatch):
-    monkeypatch.setattr(checkpoints, "RENEWS_EVERY_S", 0.1)
-    with alone(tmp_path):
-        lock = tmp_path / LOCK
-        os.utime(lock, (1, 1))
-        until = time.monotonic() + 5
-        while lock.stat().st_mtime == 1 and time.monotonic() < until:
-            time.sleep(0.05)
-        assert lock.stat().st_mtime > 1
-
-
-HOLDER = """
-import fcntl, os, sys, time
-from pathlib import Path
-from persuasion_rl.training import checkpoints
-folder, hold, renews = Path(sys.argv[1]), float(sys.argv[2]), float(sys.argv[3])
-checkpoints.RENEWS_EVERY_S = renews
-with checkpoints.alone(folder / "state"), (folder / "witness").open("a") as witness:
-    until = time.monotonic() + 0.5
-    while True:
-        try:  # the kernel knows who else is in here
-            fcntl.flock(witness, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            break
-        except BlockingIOError:  # at first perhaps a process that was ended, whose last thread has not let go of its files
-            if time.monotonic() > until:
-                (folder / f"two at once {os.getpid()}").touch()
-                break
-            time.sleep(0.01)
-    print("holds", flush=True)
-    time.sleep(hold)
-print("released", flush=True)
-"""
-
-
-def hold(folder: Path, seconds: float = 0, renews: float = 5) -> subprocess.Popen:
-    """A process that holds the lock of a folder for some seconds."""
-    return subprocess.Popen(
-        [sys.executable, "-c", HOLDER, str(folder), str(seconds), str(renews)],
-        env=os.environ | {"PYTHONPATH": str(ROOT / "workflow")},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
-def test_of_many_that_wait_for_a_holder_one_goes_on_at_a_time(tmp_path):
-    first = hold(tmp_path, 60)
-    assert first.stdout.readline() == "holds\n"
-    waiting = [hold(tmp_path, 1) for _ in range(6)]
-    codes = {process.wait(timeout=60) for process in waiting}
-    assert first.wait(timeout=5) == -signal.SIGTERM
-    # A later one asks an earlier one to end; nobody fails for another reason.
-    assert 0 in codes and codes <= {0, -signal.SIGTERM}, [p.stderr.read() for p in waiting]
-    assert list(tmp_path.glob("two at once*")) == []
-    assert not (tmp_path / "state" / LOCK).exists()
-
-
-def test_a_suspended_process_whose_lock_was_taken_ends_and_leaves_the_lock(tmp_path):
-    suspended = hold(tmp_path, 60, renews=0.2)
-    assert suspended.stdout.readline() == "holds\n"
-    suspended.send_signal(signal.SIGSTOP)
-    lock = tmp_path / "state" / LOCK
-    write_json(lock, {"host": "elsewhere", "pid": 77, "started": 1.0})
-    elsewhere = lock.read_bytes()
-    os.utime(lock, (1, 1))
-    suspended.send_signal(signal.SIGCONT)
-    assert suspended.wait(timeout=20) == 1
-    assert "was taken by another process" in suspended.stderr.read()
-    assert suspended.stdout.read() == ""
-    assert (lock.read_bytes(), lock.stat().st_mtime) == (elsewhere, 1)
-
-
-def test_former_checkpoints_go_but_not_those_of_a_training_that_runs(tmp_path):
-    for name in ("former", "killed", "elsewhere", "running", "own"):
+def test_all_checkpoints_of_a_model_are_removed_and_the_lock_stays(tmp_path):
+    for name in ("former recipe", "own"):
         make_whole(tmp_path / name / "checkpoint-2", weights="step 2")
-    here = {
-        "host": socket.gethostname(),
-        "pid": os.getpid(),
-        "started": psutil.Process().create_time(),
-    }
-    other = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
-    try:
-        started = psutil.Process(other.pid).create_time()
-        write_json(tmp_path / "killed" / LOCK, here | {"pid": other.pid, "started": started - 100})
-        write_json(tmp_path / "running" / LOCK, here | {"pid": other.pid, "started": started})
-        write_json(tmp_path / "elsewhere" / LOCK, here | {"host": "elsewhere"})
-        with alone(tmp_path / "own"):
-            (tmp_path / "own/final").mkdir()
-            (tmp_path / "own/batches.json").touch()
-            forget(tmp_path)
-            assert {path.name for path in tmp_path.iterdir()} == {"running", "elsewhere", "own"}
-            assert [path.name for path in (tmp_path / "own").iterdir()] == [LOCK]
-        assert {path.name for path in tmp_path.iterdir()} == {"running", "elsewhere"}
-    finally:
-        other.kill()
-        other.wait()
+        (tmp_path / name / "batches.json").touch()
+    (tmp_path / LOCK).touch()
+    remove_checkpoints(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == [LOCK]
 
 
 # Whole trainings
@@ -213,28 +69,27 @@ def test_former_checkpoints_go_but_not_those_of_a_training_that_runs(tmp_path):
 class Training:
     """A training as the workflow runs it, in a process of its own."""
 
-    def __init__(self, module: str, folder: Path, words: list):
+    def __init__(self, folder: Path, words: list[str]):
         self.folder = folder
-        self.command = [sys.executable, "-m", f"persuasion_rl.{module}", *map(str, words)]
+        self.command = [sys.executable, "-m", *words]
+        self.log_file = folder / "log.txt"
 
-    def start(self) -> subprocess.Popen:
+    def start(self, **environment: str) -> subprocess.Popen:
         self.folder.mkdir(exist_ok=True)
-        with self.told_file.open("w") as told:
+        with self.log_file.open("w") as log:
             return subprocess.Popen(
-                self.command, env=os.environ | {"PYTHONPATH": str(ROOT / "workflow")}, stderr=told
+                self.command,
+                env=os.environ | {"PYTHONPATH": str(ROOT / "workflow")} | environment,
+                stderr=log,
             )
 
     @property
-    def told_file(self) -> Path:
-        return self.folder / "told.txt"
-
-    @property
-    def told(self) -> str:
-        """What the last process of this training said."""
-        return self.told_file.read_text()
+    def log(self) -> str:
+        """What the last process of this training noted."""
+        return self.log_file.read_text()
 
     def run(self) -> None:
-        assert self.start().wait(timeout=200) == 0, self.told[-3000:]
+        assert self.start().wait(timeout=200) == 0, self.log[-3000:]
 
     def checkpoints(self) -> list[Path]:
         folders = [path for path in (self.folder / "state").glob("*") if path.is_dir()]
@@ -243,9 +98,7 @@ class Training:
     def wait_for_checkpoint(self, process: subprocess.Popen) -> None:
         until = time.monotonic() + WAIT_S
         while not self.checkpoints():
-            assert process.poll() is None and time.monotonic() < until, process.stderr.read()[
-                -3000:
-            ]
+            assert process.poll() is None and time.monotonic() < until, self.log[-3000:]
             time.sleep(0.05)
 
     @property
@@ -262,19 +115,13 @@ class Training:
 
 
 @pytest.fixture(params=["sft", "dpo"])
-def training(request, files, sft, tmp_path):  # noqa: F811
+def training(request, tiny_rows, tiny_sft, tmp_path):
     """A function that makes the same training in a folder of its own."""
-    method = request.param
-    recipe = (SFT if method == "sft" else DPO) | STEPS
 
     def make(name: str, **changed) -> Training:
-        folder = tmp_path / name
-        words = ["--base", files.base, "--adapter", folder / ADAPTER, "--state", folder / "state"]
-        for part in ("train", "val"):
-            words += [f"--{part}", files.tokens(getattr(files, f"{method}_{part}"))]
-        words += ["--lineage", sft, "--parent", "sft"] if method == "dpo" else []
-        words += flags(COMMON | recipe | changed).split()
-        return Training(method, folder, words)
+        recipe = STEPS | changed
+        words = training_words(request.param, tiny_rows, tmp_path / name, tiny_sft, **recipe)
+        return Training(tmp_path / name, words)
 
     return make
 
@@ -292,9 +139,9 @@ def test_a_training_that_is_killed_ends_as_if_it_had_not_been(training):
     damaged = next(latest.glob("*.safetensors"))
     damaged.write_bytes(damaged.read_bytes()[:-10])
     broken.run()
-    assert "was cut off and is removed" in broken.told
+    assert "was cut off and is removed" in broken.log
     assert broken.adapter == whole.adapter
-    assert list((broken.folder / "state").iterdir()) == []
+    assert left_in_state(broken.folder) == [LOCK]
 
 
 @pytest.mark.slow
@@ -305,25 +152,37 @@ def test_a_notice_saves_at_once_and_a_rerun_goes_on(training):
     process = noticed.start()
     noticed.wait_for_checkpoint(process)
     process.send_signal(signal.SIGTERM)
-    assert process.wait(timeout=30) == 128 + signal.SIGTERM, noticed.told[-3000:]
-    assert "goes on from its last checkpoint" in noticed.told
-    assert "Traceback" not in noticed.told
+    assert process.wait(timeout=30) == 128 + signal.SIGTERM, noticed.log[-3000:]
+    assert "goes on from its last checkpoint" in noticed.log
+    assert "Traceback" not in noticed.log
     noticed.run()
-    assert "going on from" in noticed.told
+    assert "going on from" in noticed.log
     assert noticed.adapter == whole.adapter
     assert noticed.eval_losses == whole.eval_losses
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("training", ["sft"], indirect=True)
-def test_a_training_that_outlived_its_workflow_is_never_doubled(training):
-    doubled = training("doubled", max_steps=200)
-    first = doubled.start()
-    doubled.wait_for_checkpoint(first)
-    doubled.run()
-    assert first.wait(timeout=5) == 128 + signal.SIGTERM
-    assert "still trains this model" in doubled.told and "going on from" in doubled.told
-    steps = [row["step"] for row in doubled.history if "loss" in row]
+def test_a_training_that_outlived_its_workflow_is_waited_for(training):
+    """It saves and ends a second after its workflow, here a process that sleeps; the next one goes on from there."""
+    outlived, following = (
+        training("twice", max_steps=200, eval_steps=20, save_steps=20) for _ in range(2)
+    )
+    following.log_file = outlived.folder / "log of the second.txt"
+    workflow = subprocess.Popen(["sleep", "600"])
+    first = outlived.start(**{WORKFLOW: str(workflow.pid)})
+    outlived.wait_for_checkpoint(first)
+    second = following.start()
+    waits = f"process {first.pid} on {socket.gethostname()} still trains this model"
+    while waits not in following.log:
+        assert first.poll() is None and second.poll() is None, outlived.log[-3000:] + following.log
+        time.sleep(0.05)
+    workflow.kill()
+    workflow.wait()
+    assert first.wait(timeout=60) == 128 + signal.SIGTERM
+    assert second.wait(timeout=200) == 0, following.log[-3000:]
+    assert "going on from" in following.log
+    steps = [row["step"] for row in outlived.history if "loss" in row]
     assert steps == list(range(1, 201))
 
 
@@ -337,11 +196,11 @@ def test_a_training_that_saves_often_keeps_few_checkpoints(training, limit):
     process = many.start()
     until = time.monotonic() + WAIT_S
     while process.poll() is None:
-        there = {path.name for path in many.folder.glob("state/*/checkpoint-*")}
-        seen, most = seen | there, max(most, len(there))
-        assert time.monotonic() < until, many.told[-3000:]
+        kept = {path.name for path in many.folder.glob("state/*/checkpoint-*")}
+        seen, most = seen | kept, max(most, len(kept))
+        assert time.monotonic() < until, many.log[-3000:]
         time.sleep(0.01)
-    assert process.returncode == 0, many.told[-3000:]
+    assert process.returncode == 0, many.log[-3000:]
     assert len(seen) > limit + 1, "it saved oftener than it may keep"
     assert limit <= most <= limit + 1
-    assert list((many.folder / "state").iterdir()) == []
+    assert left_in_state(many.folder) == [LOCK]

@@ -7,11 +7,10 @@ import subprocess
 import sys
 
 import pytest
-from test_sampling import pool_rows
-from test_training import files, sft, tiny_base  # noqa: F401
 
-from conftest import PROJECT, WORKFLOW
 from persuasion_rl.files import write_jsonl, write_text
+from running import ROOT, WORKFLOW
+from tiny_models import pool_rows
 
 
 @pytest.fixture
@@ -34,7 +33,7 @@ def tokenizer_folder(tokenizer, tmp_path):
 def printed(benchmark: str, *words: str) -> str:
     """What a benchmark prints."""
     done = subprocess.run(
-        [sys.executable, PROJECT / f"benchmarks/{benchmark}.py", *words],
+        [sys.executable, ROOT / f"benchmarks/{benchmark}.py", *words],
         env=os.environ | {"PYTHONPATH": str(WORKFLOW)},
         capture_output=True,
         text=True,
@@ -88,9 +87,9 @@ def test_coverage_is_counted_of_every_interval():
 
 
 @pytest.mark.slow
-def test_generation_is_timed_in_three_ways_within_the_studys_limit(files, sft, tmp_path):  # noqa: F811
-    shutil.copytree(files.base, tmp_path / "models/base")
-    shutil.copytree(sft.parent, tmp_path / "models/sft")
+def test_generation_is_timed_in_three_ways_within_the_studys_limit(tiny_rows, tiny_sft, tmp_path):
+    shutil.copytree(tiny_rows.base, tmp_path / "models/base")
+    shutil.copytree(tiny_sft.parent, tmp_path / "models/sft")
     write_text(tmp_path / "config.yaml", "sampling: {max_new_tokens: 7}\n")
     pool = pool_rows(["Hello", "Hello!", "No"])
     write_jsonl(tmp_path / "preferences/ai_pool_prompts.jsonl", pool)

@@ -20,7 +20,7 @@ import yaml
 
 from persuasion_rl.study.config import load_study, pool_sizes, split_sizes
 from persuasion_rl.tools.cli import main
-from persuasion_rl.tools.doctor import estimates
+from persuasion_rl.tools.workload import estimates
 from running import ROOT, copy_project, succeed
 
 PAGES = [
@@ -37,7 +37,7 @@ RUN = {
     "persuasion-rl why results/cmv/report.html": "jobs; none of them has run yet$",
     "persuasion-rl why results/demo/report.html --configfile config/demo.yaml": "jobs; none of them has run yet$",
     "python -c 'import torch; print(torch.version.cuda, torch.cuda.is_available())'": r"^\S+ (True|False)$",
-    "python -m persuasion_rl.study.config": "^- `recipes.dpo`: ",
+    "python -m persuasion_rl.study.reference": "^config/README.md$",
     "python -m persuasion_rl.training.sft --help": "--adapter ADAPTER",
     "python benchmarks/judges.py --help": "--delta DELTA",
     "snakemake --profile aws-gpu -n": r"^train_dpo +3$",
@@ -73,8 +73,8 @@ RUN_ON_A_STUDY = {
 RUN_BY = {
     "make clean*": "test_docs.py::test_make_clean_leaves_the_state_of_a_study",
     "persuasion-rl annotate*": "test_annotation_browser.py::served",
-    "persuasion-rl export-answers *": "test_answer_files.py::test_people_fill_in_a_table_and_bring_it_back",
-    "persuasion-rl import-answers *": "test_answer_files.py::test_people_fill_in_a_table_and_bring_it_back",
+    "persuasion-rl export-answers *": "test_exchange.py::test_people_fill_in_a_table_and_bring_it_back",
+    "persuasion-rl import-answers *": "test_exchange.py::test_people_fill_in_a_table_and_bring_it_back",
     "python benchmarks/coverage.py*": "test_benchmarks.py::test_coverage_is_counted_of_every_interval",
     "python benchmarks/data.py *": "test_benchmarks.py::test_the_data_stages_are_timed_on_a_corpus_of_any_size",
     "python benchmarks/generation.py *": "test_benchmarks.py::test_generation_is_timed_in_three_ways_within_the_studys_limit",

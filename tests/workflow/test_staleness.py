@@ -5,7 +5,6 @@ files, and Snakemake's record of them, without a training (`--touch`). That a st
 """
 
 import os
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -14,38 +13,33 @@ from random import Random
 import pytest
 import yaml
 
-from running import copy_project, planned, succeed
+from running import copy_project, finished_study, planned, succeed
 
 CONFIG = "tests/small.yaml"
 STUDY = "results/small"
-LARGE = ("utterances.jsonl", "model.safetensors")
-"""Files that are larger than those whose content Snakemake compares when nothing is set."""
+PUBLISHED = "config/config.yaml"
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory):
+def finished(tmp_path_factory):
     """A checkout with a study of which nothing is to be done."""
-    root = copy_project(tmp_path_factory.mktemp("made") / "checkout")
-    summary = succeed("all", "explore_data", "--summary", "--configfile", CONFIG, root=root)
-    for file in re.findall(rf"^{STUDY}/\S+", summary, flags=re.M):
-        path = root / file
-        if file.endswith("figures"):
-            path.mkdir(parents=True)
-        else:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(f"{file}\n")
-            if path.name in LARGE:
-                os.truncate(path, 2_000_000)
-    succeed("all", "explore_data", "--touch", "--forceall", "--configfile", CONFIG, root=root)
+    folder = tmp_path_factory.mktemp("finished") / "checkout"
+    root = finished_study(folder, CONFIG, "all", "explore_data")
     # Gathered, and gone: that a setting of theirs is seen all the same is in the table, "setting of sampling".
     assert not (root / STUDY / "preferences/shards").exists()
     return root
 
 
+@pytest.fixture(scope="module")
+def without_world(tmp_path_factory):
+    """A checkout with the published study, which has no synthetic world, and of which nothing is to be done."""
+    return finished_study(tmp_path_factory.mktemp("published") / "checkout", PUBLISHED, "all")
+
+
 @pytest.fixture
-def checkout(made, tmp_path):
+def checkout(finished, tmp_path):
     """A copy, to change things in."""
-    subprocess.run(["cp", "-a", made, tmp_path / "checkout"], check=True)
+    subprocess.run(["cp", "-a", finished, tmp_path / "checkout"], check=True)
     return tmp_path / "checkout"
 
 
@@ -62,6 +56,20 @@ def replaced(name: str, old: str, new: str):
         text = path.read_text()
         assert old in text
         path.write_text(text.replace(old, new))
+
+    return change
+
+
+def edited(*patterns: str):
+    """A change of the code of modules (patterns below the package), as another message or another constant is one."""
+
+    def change(root: Path) -> None:
+        modules = [
+            path for pattern in patterns for path in (root / "workflow/persuasion_rl").glob(pattern)
+        ]
+        assert len(modules) >= len(patterns)
+        for path in modules:
+            path.write_text(path.read_text() + '\nEDITED = "another value"\n')
 
     return change
 
@@ -97,15 +105,15 @@ def deleted(name: str):
 def ordered_anew(root: Path) -> None:
     """Settings from the last one to the first, at every level but that of the models, which tables list as they stand."""
 
-    def turned(value):
+    def reordered(value):
         if not isinstance(value, dict):
             return value
         return {
-            key: value[key] if key == "models" else turned(value[key]) for key in reversed(value)
+            key: value[key] if key == "models" else reordered(value[key]) for key in reversed(value)
         }
 
     path = root / "config/demo.yaml"
-    path.write_text(yaml.safe_dump(turned(yaml.safe_load(path.read_text())), sort_keys=False))
+    path.write_text(yaml.safe_dump(reordered(yaml.safe_load(path.read_text())), sort_keys=False))
 
 
 def another_environment(root: Path) -> None:
@@ -145,7 +153,7 @@ OTHER_SAMPLES = TRAINED_BY_DPO | {
 OTHER_SFT = OTHER_SAMPLES | {"train_sft": 1, "evaluate_model": 4, "evaluate_loss": 4}
 OTHER_DATA = OTHER_SFT | {
     "assign_sides": 1, "process_cmv": 1, "split": 1, "check_leakage": 1, "report_data": 1, "pretrain_standin": 1,
-    "train_delta_judge": 1, "evaluate_human": 1, "evaluate_prompts": 1, "tokenize": 7, "evaluate_model": 6, "evaluate_loss": 5,
+    "train_delta_judge": 1, "quote_human": 1, "render_prompts": 1, "tokenize": 7, "evaluate_model": 6, "evaluate_loss": 5,
 }  # fmt: skip
 OTHER_DEVICE = OTHER_SFT | {"train_delta_judge": 1, "evaluate_model": 6, "evaluate_loss": 5}
 OTHER_BASE = {
@@ -157,6 +165,11 @@ RECORD = {"record_config": 1}
 ONE_MODEL = {"train_dpo": 1, "compare_models": 1, "write_model_card": 1, "report_study": 1}
 HUMAN_BRANCH = {"train_dpo": 4, "evaluate_model": 2, "evaluate_kl": 2, "evaluate_loss": 2}
 ONE_PLAYER = {"train_dpo": 1, "evaluate_model": 1, "evaluate_kl": 1, "evaluate_loss": 1}
+
+
+NOT_YET = pytest.mark.xfail(
+    reason="evaluation/tables.py and honesty.py still import these for all studies"
+)
 
 
 @pytest.mark.parametrize(
@@ -176,6 +189,10 @@ ONE_PLAYER = {"train_dpo": 1, "evaluate_model": 1, "evaluate_kl": 1, "evaluate_l
             ("keys in another order", ordered_anew, {}),
             ("deleted file between others", deleted("preferences/ai_train.jsonl"), {}),
             ("environment file", another_environment, {}),
+            ("message of a stage's end", edited("runtime/command.py"), {}),
+            ("message about waiting", edited("runtime/leases.py"), {}),
+            ("time-out of W&B", edited("runtime/tracking.py"), {}),
+            ("message about the configuration", edited("study/config.py"), {}),
             ("W&B mode", settings(wandb={"mode": "offline"}), RECORD),
             ("batch size of sampling", settings(sampling={"batch_size": 16}), RECORD),
             ("retries of downloads", settings(downloads={"retries": 9}), RECORD),
@@ -187,8 +204,13 @@ ONE_PLAYER = {"train_dpo": 1, "evaluate_model": 1, "evaluate_kl": 1, "evaluate_l
             ("two values swapped", settings(sampling={"temperature": 0.9, "top_p": 0.7}),
              OTHER_SAMPLES | RECORD | {"evaluate_model": 6}),
             ("device", settings(device="auto"), OTHER_DEVICE | RECORD),
+            ("code of an engine that the study does not use",
+             replaced("sampling/server.py", "(1, 4, 16, 60)", "(1, 4, 16)"), {}),
+            ("code of the study's engine", replaced("sampling/local.py", "SHARE = 0.25", "SHARE = 0.5"),
+             OTHER_SAMPLES | {"evaluate_model": 6}),
+            ("code of SFT", edited("training/sft.py"), OTHER_SFT),
             ("command of a rule", replaced("rules/dpo.smk", "persuasion_rl.training.dpo", " persuasion_rl.training.dpo"), TRAINED_BY_DPO),
-            ("code of all trainings", replaced("training/trainer.py", '"lora_dropout": 0.05', '"lora_dropout": 0.1'), OTHER_SFT | {"train_delta_judge": 1}),
+            ("code of all trainings", replaced("training/recipe.py", '"lora_dropout": 0.05', '"lora_dropout": 0.1'), OTHER_SFT | {"train_delta_judge": 1}),
             ("file of the base model", added("models/base/tokenizer_config.json"), OTHER_BASE),
             ("code of DPO", replaced("training/dpo.py", "else 0.5 * beta", "else 0.4 * beta"), TRAINED_BY_DPO),
             ("page of the report", replaced("report/templates/report.html.j2", "<body>", "<body >"), {"report_study": 1}),
@@ -205,6 +227,18 @@ ONE_PLAYER = {"train_dpo": 1, "evaluate_model": 1, "evaluate_kl": 1, "evaluate_l
 def test_a_change_makes_again_what_depends_on_it(checkout, change, expected):
     change(checkout)
     assert stale(checkout) == expected
+
+
+@NOT_YET
+def test_the_client_of_language_models_is_no_code_of_a_study_that_asks_none(checkout):
+    edited("judges/llm/*.py")(checkout)
+    assert stale(checkout) == {}
+
+
+@NOT_YET
+def test_the_grammar_is_no_code_of_a_study_without_a_synthetic_world(without_world):
+    edited("data/synthetic/grammar.py")(without_world)
+    assert stale(without_world, config=PUBLISHED) == {}
 
 
 def test_a_change_that_is_known_to_change_no_result_is_accepted(checkout):
@@ -229,7 +263,7 @@ def test_a_notebook_goes_by_its_time_and_what_it_imports_by_its_code(checkout):
     assert stale(checkout, *only, target=table) == {"explore_data": 1}
 
 
-def test_every_param_is_of_a_kind_that_snakemake_compares(made):
+def test_every_param_is_of_a_kind_that_snakemake_compares(finished):
     """It leaves out what it cannot write down, a Path for one, and of a dict the order of keys counts."""
     script = (
         "from persuasion_rl.tools.why import _planned\n"
@@ -238,8 +272,8 @@ def test_every_param_is_of_a_kind_that_snakemake_compares(made):
     )
     run = subprocess.run(
         [sys.executable, "-c", script],
-        cwd=made,
-        env=os.environ | {"PYTHONPATH": str(made / "workflow")},
+        cwd=finished,
+        env=os.environ | {"PYTHONPATH": str(finished / "workflow")},
         capture_output=True,
         text=True,
     )
@@ -256,9 +290,9 @@ def test_what_reads_a_file_that_came_back_the_same_is_left_alone(tmp_path):
     corpus, sides = "corpora/synthetic-changemyview/utterances.jsonl", "splits/sides.csv"
     corpus, sides = (f"results/tiny/{name}" for name in (corpus, sides))
     succeed(sides, "--cores", 1, *config, root=root)
-    made = (root / corpus).stat().st_mtime_ns
+    before = (root / corpus).stat().st_mtime_ns
     succeed(corpus, "--forcerun", "synthesize_corpus", "--cores", 1, *config, root=root)
-    assert (root / corpus).stat().st_mtime_ns > (root / sides).stat().st_mtime_ns > made
+    assert (root / corpus).stat().st_mtime_ns > (root / sides).stat().st_mtime_ns > before
     assert stale(root, target=sides, config="tests/tiny.yaml") == {}
 
 
@@ -271,5 +305,5 @@ def test_what_reads_a_file_that_came_back_the_same_is_left_alone(tmp_path):
     ],
     ids=["threads", "GPUs", "profile"],
 )
-def test_where_and_how_fast_a_study_runs_makes_nothing_again(made, words):
-    assert stale(made, *words) == {}
+def test_where_and_how_fast_a_study_runs_makes_nothing_again(finished, words):
+    assert stale(finished, *words) == {}

@@ -19,12 +19,14 @@ import yaml
 from scipy.stats import kendalltau
 from test_docs import RUN_ON_A_STUDY, run_as_typed
 
-from persuasion_rl.annotation.arena import Speakers, claim_turns
-from persuasion_rl.annotation.battles import BattleStore, present_models
-from persuasion_rl.annotation.store import Answer, AnswerStore, Plan, pair_id
+from persuasion_rl.annotation.arena import LoadedModels, claim_turns
+from persuasion_rl.annotation.battles import BattleStore
+from persuasion_rl.annotation.plan import Answer, Plan, pair_id
+from persuasion_rl.annotation.store import AnswerStore
+from persuasion_rl.evaluation.arena import present_models
 from persuasion_rl.files import read_json, read_jsonl, write_jsonl
 from persuasion_rl.study.config import load_study
-from persuasion_rl.tools.compare import recorded_settings
+from persuasion_rl.study.recorded import recorded_settings
 from running import ROOT, copy_project, planned, snakemake, succeed
 
 pytestmark = pytest.mark.slow
@@ -201,7 +203,7 @@ def test_every_training_checked_its_start(small):
     for model in MODELS:
         method = "sft" if model == "sft" else "dpo"
         log = (small / f"logs/train_{method}/{model}.log").read_text()
-        assert "supervised stretches are whole responses that end with EOS" in log
+        assert "supervised spans are whole responses that end with EOS" in log
         if method == "dpo":
             assert "rewards 0 and 0, sigmoid term 0.6931" in log
 
@@ -229,11 +231,13 @@ def report_command(root):
     page = "results/small/report.html"
     words = (page, "-n", "-p", "--forcerun", "report_study", "--configfile", "tests/small.yaml")
     plan = succeed(*words, root=root)
-    (command,) = re.findall(r"python -m persuasion_rl\.report (.*?) 2>", plan.replace("\\\n", " "))
+    (command,) = re.findall(
+        r"python -m persuasion_rl\.report\.report_study (.*?) 2>", plan.replace("\\\n", " ")
+    )
     return [
         sys.executable,
         "-m",
-        "persuasion_rl.report.study_page",
+        "persuasion_rl.report.report_study",
         *shlex.split(command),
     ], root / page
 
@@ -355,7 +359,7 @@ def test_a_model_is_looked_at_alone_and_its_replies_are_those_of_the_evaluation(
     config = fresh / "tests/few.yaml"
     config.write_text(yaml.safe_dump({"extends": "small.yaml", "evaluation": {"num_samples": 3}}))
     target = "results/small/look/rlaif.md"
-    assert stale(fresh, config="tests/few.yaml", target=target) == {"look_at_model"}
+    assert stale(fresh, config="tests/few.yaml", target=target) == {"preview_model"}
     succeed(target, "--cores", 1, "--configfile", "tests/few.yaml", root=fresh)
     looked = list(read_jsonl(study / "look/rlaif.jsonl"))
     assert looked == list(read_jsonl(study / "evaluation/responses/rlaif.jsonl"))[:3]
@@ -417,7 +421,7 @@ def measured(small, tmp_path_factory):
             "--temperature 0.7 --top_p 0.9 --max_new_tokens 128 --batch_size 64 --seed 1".split()
         )
         run_stage(
-            *("generation", "respond_to_evaluation", "--base", small / "models/base"),
+            *("sampling.evaluate_model", "--base", small / "models/base"),
             *("--lineage", *lineage, "--prompts", small / "preferences/final_eval_prompts.jsonl"),
             *("--output", folder / "broken.jsonl", "--state", folder / "state", "--model", name),
             *("--threads", 2, *sampling),
@@ -549,7 +553,7 @@ def test_an_adapter_whose_parent_changed_is_refused(small, tmp_path):
     shutil.copy(models / "rlhf/adapter_model.safetensors", models / "sft/adapter_model.safetensors")
     run = subprocess.run(
         [
-            *(sys.executable, "-m", "persuasion_rl.sampling.generate", "respond_to_evaluation"),
+            *(sys.executable, "-m", "persuasion_rl.sampling.evaluate_model"),
             *("--base", models / "base", "--lineage"),
             *(models / f"{name}/adapter_model.safetensors" for name in ("sft", "rlaif")),
             *("--prompts", small / "preferences/final_eval_prompts.jsonl"),
@@ -628,7 +632,7 @@ def test_new_answers_make_exactly_the_rlhf_branch_stale(people):
     assert stale(people, "tests/people.yaml", target="dpo") == set()
     assert stale(people, "tests/people.yaml", target=agreement) == {"report_agreement"}
     with AnswerStore(store) as answers:
-        undoable = [n for n, _ in answers.given("simulated_1", plan) if n]
+        undoable = [n for n, _ in answers.own_answers("simulated_1", plan) if n]
         firsts = [s for n in undoable if (s := answers.showing(n)).kind == "first"]
         assert answers.undo(firsts[-1])
     plan = succeed("dpo", "-n", "--configfile", "tests/people.yaml", root=people)
@@ -658,10 +662,10 @@ def test_votes_in_the_arena_make_their_ranking_and_the_report_stale(fresh):
 
 
 def test_the_arena_and_the_chat_speak_with_the_studys_models(small):
-    speakers = Speakers(small, recorded_settings(small))
-    assert set(speakers.names) == {"base", *MODELS}
+    loaded = LoadedModels(small, recorded_settings(small))
+    assert set(loaded.names) == {"base", *MODELS}
     view = "We should get rid of bike lanes\nSo much waste is burnt because of them."
-    context, models, replies, digests = speakers.battle(claim_turns(view))
+    context, models, replies, digests = loaded.battle(claim_turns(view))
     there = present_models(sorted(small.glob("models/*/recipe.json")))
     assert digests == [there[model] for model in models], "as the ranking finds them"
     assert context.startswith("Claim: We should get rid of bike lanes\nPoster: ")

@@ -1,37 +1,63 @@
 """The rows that stages hand on, as JSON lines: the first file to open.
 
 A row is a plain dict at run time. Its type here says which keys it has, and `read_rows` refuses a file whose rows lack
-one, with file and line. `metadata` goes along from stage to stage and grows.
+one, with file and line. Other keys may stand beside them: `metadata` goes along from stage to stage and grows.
+
+    corpora -> SftRow, DeltaPair -> PoolRow -> SampledRow -> ResponsePair -> LabelRow -> PreferencePair
+                                            -> ReplyRow -> VerdictRow
+
+Lengths in tokens are by the base model's tokenizer, or as a server counts them.
 """
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal, NotRequired, TypedDict, TypeVar, is_typeddict
+from typing import Literal, NotRequired, TypedDict, TypeVar
 
 from persuasion_rl.files import UserError, read_jsonl
 
+SIDES = ("train", "val", "test")
+"""What `splits/sides.csv` divides the conversations into, by cluster of near-duplicate posts."""
+Source = Literal["cmv", "p4g"]
+"""ChangeMyView or PersuasionForGood."""
 Verdict = Literal["1", "2", "tie", "none"]
 """Which response is more persuasive; "none" where nobody can or would say."""
 
 
 class SftMetadata(TypedDict):
-    """Where an example is from. Token counts are the base model's tokenizer's, EOS not counted."""
+    """Where an example is from, and its lengths in tokens."""
 
-    source: Literal["cmv", "p4g"]
+    source: Source
     conversation_id: str
     utterance_id: str
+    reply_to: str
+    """The utterance that it answers."""
     response_tokens: int
+    """The end-of-text token counts too."""
     context_tokens: int
+    """The claim, the post and the comments, without what the prompt format puts around them."""
     context_cut: bool
+    """Whether the middle of the context was left out, to fit the budget."""
+    donation: NotRequired[float | None]
+    """Dollars that the persuadee gave; of p4g only."""
 
 
 class SftRow(TypedDict):
     """A prompt and a reply that changed a mind (processed/*_examples.jsonl, splits/sft_*.jsonl)."""
 
     input_text: str
+    """The prompt, up to where the response begins."""
     full_text: str
+    """The prompt and the response."""
     response: str
     metadata: SftMetadata
+
+
+class DeltaPairMetadata(TypedDict):
+    """The utterances of the two replies, and their thread."""
+
+    conversation_id: str
+    winner_id: str
+    loser_id: str
 
 
 class DeltaPair(TypedDict):
@@ -40,21 +66,21 @@ class DeltaPair(TypedDict):
     prompt: str
     winner: str
     loser: str
-    metadata: dict[str, Any]
+    metadata: DeltaPairMetadata
 
 
 class PoolMetadata(TypedDict):
-    """Which prompt it is."""
+    """Which prompt it is: `prompt_id` names the reply that won beneath it, as source-utterance."""
 
     prompt_id: str
     conversation_id: str
-    source: Literal["cmv", "p4g"]
+    source: Source
 
 
 class PoolRow(TypedDict):
     """A prompt of a pool or of the final evaluation (preferences/*_prompts.jsonl).
 
-    `asked` is what a player gets instead that wants another format (evaluation/prompts/*.jsonl).
+    `asked` is what a player gets instead that wants another format or a length (evaluation/prompts/*.jsonl).
     """
 
     prompt: str
@@ -62,12 +88,44 @@ class PoolRow(TypedDict):
     metadata: PoolMetadata
 
 
+class SampledResponse(TypedDict):
+    """A sampled response, usable or not."""
+
+    text: str
+    tokens: int
+    """The end-of-text token counts too."""
+    finish_reason: str
+    """"stop", "length" where the limit cut it, or what a server said ended it."""
+    draws: int
+    """How often it was sampled: 1, or more where earlier samples were of no use."""
+
+
+class SampledMetadata(PoolMetadata, total=False):
+    """Which prompt it is, and what sampled the responses to it."""
+
+    model_digest: str
+    """Of the base model and its adapters (lineage)."""
+    engine: str
+    reproducible: bool
+    """Whether the engine gives the same responses again."""
+
+
 class SampledRow(TypedDict):
-    """A prompt with its sampled responses, usable or not (a shard of a pool)."""
+    """A prompt with its sampled responses, usable or not (preferences/shards/*.jsonl)."""
 
     prompt: str
-    responses: list[dict[str, Any]]
-    metadata: dict[str, Any]
+    responses: list[SampledResponse]
+    metadata: SampledMetadata
+
+
+class PairMetadata(SampledMetadata, total=False):
+    """Which prompt it is, what sampled the responses, and of the two: `SampledResponse` says what each is."""
+
+    samples: list[int]
+    """Their numbers among the prompt's responses, from 1."""
+    tokens: list[int]
+    draws: list[int]
+    finish_reasons: list[str]
 
 
 class ResponsePair(TypedDict):
@@ -76,19 +134,38 @@ class ResponsePair(TypedDict):
     prompt: str
     response_1: str
     response_2: str
-    metadata: dict[str, Any]
+    metadata: PairMetadata
+
+
+class Vote(TypedDict):
+    """One answer on a pair, of a judge or an annotator."""
+
+    labeler: str
+    order: NotRequired[Literal["12", "21"]]
+    """Which response was shown first."""
+    verdict: str
+    """Of the responses as the row numbers them; of an annotator, "both_bad" and the like too."""
+    answer: NotRequired[str]
+    """An annotator's, of the pair as it was shown: "left", "right", ..."""
+    confidence: NotRequired[int]
+    """1 (a guess) to 3 (sure)."""
+    reason: NotRequired[str]
 
 
 class LabelRow(ResponsePair):
-    """A response pair with its verdict (preferences/*_pool_labels.jsonl).
-
-    A pair that could not be labelled is a row of `excluded`, the reason, and `metadata` alone.
-    """
+    """A response pair with its verdict (preferences/*_pool_labels.jsonl)."""
 
     verdict: Verdict
     labeler: str
-    votes: list[dict[str, Any]]
+    votes: list[Vote]
     excluded: NotRequired[str]
+    """The reason why a pair could not be labelled: its row has this and `metadata` alone."""
+
+
+class LabelledMetadata(PairMetadata, total=False):
+    """That of the label row, and who labelled it."""
+
+    labeler: str
 
 
 class PreferencePair(TypedDict):
@@ -97,7 +174,15 @@ class PreferencePair(TypedDict):
     prompt: str
     chosen: str
     rejected: str
-    metadata: dict[str, Any]
+    metadata: LabelledMetadata
+
+
+class ReplyMetadata(SampledMetadata, total=False):
+    """Which prompt it is, what sampled the reply (unless a person wrote it), its tokens, and what ended it."""
+
+    finish_reason: str
+    tokens: int
+    """The end-of-text token counts too."""
 
 
 class ReplyRow(TypedDict):
@@ -105,38 +190,47 @@ class ReplyRow(TypedDict):
 
     prompt: str
     response: str
-    metadata: dict[str, Any]
+    metadata: ReplyMetadata
 
 
 class VerdictRow(TypedDict):
-    """A judge's verdict on two players' replies to a prompt (evaluation/verdicts/*.jsonl).
-
-    Without a verdict, `excluded` names what kept the judge from answering.
-    """
+    """A judge's verdict on two players' replies to a prompt (evaluation/verdicts/*.jsonl)."""
 
     prompt_id: str
     conversation_id: str
     player_1: str
     player_2: str
     verdict: NotRequired[Verdict]
+    """"1" is for player_1."""
     answers: NotRequired[list[Verdict]]
+    """In both orders, of the players as they are numbered here."""
     excluded: NotRequired[str]
+    """What kept the judge from answering: then there is no verdict."""
 
 
 Row = TypeVar("Row")
+CHECKED_METADATA = (SftMetadata, DeltaPairMetadata, PoolMetadata)
+"""Metadata whose keys `read_rows` checks; of later rows a part is enough, as people's replies and labels have it."""
 
 
 def read_rows(path: Path, kind: type[Row]) -> Iterator[Row]:
     """Yield the rows of a JSON-lines file.
 
     Raises:
-        UserError: a row lacks a key of its kind, or of its metadata, or the file is no JSON lines; with file and line.
+        UserError: the file is no JSON lines, or a row lacks a key of its kind or of its metadata; with file and line.
+            A label row that is `excluded` may lack the keys of a label.
     """
+    expected = kind.__required_keys__
     metadata = kind.__annotations__.get("metadata")
-    inner = metadata.__required_keys__ if is_typeddict(metadata) else frozenset()
+    inner = metadata.__required_keys__ if metadata in CHECKED_METADATA else frozenset()
     for number, row in enumerate(read_jsonl(path), 1):
-        missing = kind.__required_keys__ - row.keys() or inner - row.get("metadata", {}).keys()
-        if missing and "excluded" not in row:
+        missing = expected - row.keys()
+        if kind is LabelRow and "excluded" in row:
+            missing &= {"metadata"}
+        if not missing and inner:
+            keys = row["metadata"].keys() if isinstance(row["metadata"], dict) else set()
+            missing = {f"metadata.{key}" for key in inner - keys}
+        if missing:
             raise UserError(
                 f"{path}, line {number}: the key {min(missing)!r} is missing from a {kind.__name__}"
             )

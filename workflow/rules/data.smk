@@ -1,56 +1,146 @@
 """
-From raw corpora to examples, delta pairs, SFT rows and the prompts of the three pools.
+From corpora to examples, delta pairs, SFT rows and the prompts of the three pools.
 
-NEEDS   the corpora, splits/sides.csv, the base model's tokenizer
-MAKES   processed/{source}_examples.jsonl, processed/delta_pairs.jsonl, splits/sft_{side}.jsonl,
+NEEDS   a network (or corpora_dir), or nothing at all (world); the base model's tokenizer
+MAKES   resources/corpora/{corpus}/ or results/{study}/corpora/{corpus}/, splits/sides.csv, splits/near_duplicates.json,
+        processed/{source}_examples.jsonl, processed/delta_pairs.jsonl, splits/sft_{side}.jsonl,
         preferences/{pool}_pool_prompts.jsonl, preferences/final_eval_prompts.jsonl
-STEPS   process_cmv      replies that won a delta, cleaned, within the token budget; delta pairs
-        process_p4g      the persuader's turns
-        split            SFT rows by side, prompts by pool
-        check_leakage    fails where a conversation or a near-duplicate stands in two places
+STEPS   synthesize_corpus   a synthetic ChangeMyView with a known delta function
+        fetch_corpus        ConvoKit's download
+        assign_sides        train, val or test by cluster of near-duplicate posts
+        process_cmv         replies that won a delta, cleaned, within the token budget; delta pairs
+        process_p4g         the persuader's turns
+        split               SFT rows by side, prompts by pool
+        check_leakage       fails where a conversation or a near-duplicate stands in two places
 """
 
-BUDGET = flags(
-    {
-        key: DATA[key]
-        for key in (
-            "max_context_tokens",
-            "max_seq_length",
-            "max_tokens",
-            "min_tokens",
-            "prompt_format",
-        )
-    }
+EXAMPLE_BUDGET = study.flags(
+    "data.max_context_tokens",
+    "data.max_seq_length",
+    "data.max_tokens",
+    "data.min_tokens",
+    "data.prompt_format",
 )
-EXAMPLES = [
-    study(f"processed/{source}_examples.jsonl")
-    for source, used in (("cmv", DATA["use_cmv"]), ("p4g", DATA["use_p4g"]))
-    if used
-]
+
+
+rule synthesize_corpus:
+    output:
+        conversations=study.path("corpora/{corpus}/conversations.json"),
+        utterances=study.path("corpora/{corpus}/utterances.jsonl"),
+        speakers=study.path("corpora/{corpus}/speakers.json"),
+        corpus=study.path("corpora/{corpus}/corpus.json"),
+        index=study.path("corpora/{corpus}/index.json"),
+    log:
+        study.path("logs/synthesize_corpus/{corpus}.log"),
+    benchmark:
+        study.path("benchmarks/synthesize_corpus/{corpus}.tsv")
+    wildcard_constraints:
+        corpus=one_of(study.config.data.cmv_corpora if study.synthetic else []),
+    conda:
+        "../../envs/persuasion-rl.yaml"
+    resources:
+        mem_mb=grows_with_attempt(2_000),
+        runtime=grows_with_attempt("10m"),
+    params:
+        folder=subpath(output.conversations, parent=True),
+        settings=study.flags("world.*", "seed") if study.synthetic else "",
+        code=code("data.synthetic.synthesize"),
+    message:
+        "Writing a synthetic ChangeMyView"
+    shell:
+        r"""
+        python -m persuasion_rl.data.synthetic.synthesize \
+            --corpus {params.folder:q} {params.settings} 2> >(tee {log:q} >&2)
+        """
+
+
+rule fetch_corpus:
+    output:
+        conversations="resources/corpora/{corpus}/conversations.json",
+        utterances="resources/corpora/{corpus}/utterances.jsonl",
+    log:
+        "resources/corpora/{corpus}.log",
+    benchmark:
+        "resources/corpora/{corpus}.tsv"
+    # It tries again itself (downloads.retries).
+    retries: 0
+    conda:
+        "../../envs/persuasion-rl.yaml"
+    resources:
+        mem_mb=grows_with_attempt(4_000),
+        runtime=grows_with_attempt("4h"),
+    params:
+        folder=subpath(output.conversations, parent=True),
+        name="{corpus}",
+        settings=lambda wildcards, input: study.flags("downloads.*"),
+    message:
+        "Downloading {wildcards.corpus}"
+    shell:
+        r"""
+        python -m persuasion_rl.data.fetch fetch_corpus \
+            --name {params.name:q} --output {params.folder:q} \
+            {params.settings} 2> >(tee {log:q} >&2)
+        """
+
+
+rule assign_sides:
+    input:
+        corpora=study.corpus_files("conversations.json", "utterances.jsonl"),
+    output:
+        sides=study.path("splits/sides.csv"),
+        duplicates=study.path("splits/near_duplicates.json"),
+    log:
+        study.path("logs/assign_sides.log"),
+    benchmark:
+        study.path("benchmarks/assign_sides.tsv")
+    conda:
+        "../../envs/persuasion-rl.yaml"
+    resources:
+        mem_mb=grows_with_attempt(8_000),
+        runtime=grows_with_attempt("2h"),
+    params:
+        folders=corpus_folders,
+        settings=study.flags(
+            "data.split.*",
+            "data.near_duplicate",
+            "data.official_split",
+            "data.shingle_words",
+            "seed",
+        ),
+        code=code("data.sides"),
+    message:
+        "Assigning conversations to train, val and test"
+    shell:
+        r"""
+        python -m persuasion_rl.data.sides \
+            --corpora {params.folders:q} \
+            --output {output.sides:q} --duplicates {output.duplicates:q} \
+            {params.settings} 2> >(tee {log:q} >&2)
+        """
 
 
 rule process_cmv:
     input:
-        corpora=[f"{folder}/utterances.jsonl" for folder in CMV_CORPORA],
-        conversations=[f"{folder}/conversations.json" for folder in CMV_CORPORA],
-        tokenizer=f"{BASE_FOLDER}/tokenizer.json",
-        tokenizer_config=f"{BASE_FOLDER}/tokenizer_config.json",
+        corpora=[f"{folder}/utterances.jsonl" for folder in study.cmv_corpora],
+        conversations=[f"{folder}/conversations.json" for folder in study.cmv_corpora],
+        tokenizer=f"{study.base_folder}/tokenizer.json",
+        tokenizer_config=f"{study.base_folder}/tokenizer_config.json",
     output:
-        examples=study("processed/cmv_examples.jsonl"),
-        pairs=study("processed/delta_pairs.jsonl"),
-        counts=study("processed/cmv_counts.json"),
+        examples=study.path("processed/cmv_examples.jsonl"),
+        pairs=study.path("processed/delta_pairs.jsonl"),
+        counts=study.path("processed/cmv_counts.json"),
     log:
-        study("logs/process_cmv.log"),
+        study.path("logs/process_cmv.log"),
     benchmark:
-        study("benchmarks/process_cmv.tsv")
+        study.path("benchmarks/process_cmv.tsv")
     conda:
         "../../envs/persuasion-rl.yaml"
     resources:
-        mem_mb=growing(8_000),
-        runtime=growing("4h"),
+        mem_mb=grows_with_attempt(8_000),
+        runtime=grows_with_attempt("4h"),
     params:
-        folders=lambda wildcards, input: folders_of(input.corpora),
-        budget=BUDGET,
+        folders=corpus_folders,
+        budget=EXAMPLE_BUDGET,
         code=code("data.cmv"),
     message:
         "Making examples from ChangeMyView"
@@ -65,31 +155,29 @@ rule process_cmv:
 
 rule process_p4g:
     input:
-        corpora=[f"{folder}/utterances.jsonl" for folder in P4G_CORPORA],
-        conversations=[f"{folder}/conversations.json" for folder in P4G_CORPORA],
-        tokenizer=f"{BASE_FOLDER}/tokenizer.json",
-        tokenizer_config=f"{BASE_FOLDER}/tokenizer_config.json",
+        corpora=[f"{folder}/utterances.jsonl" for folder in study.p4g_corpora],
+        conversations=[f"{folder}/conversations.json" for folder in study.p4g_corpora],
+        tokenizer=f"{study.base_folder}/tokenizer.json",
+        tokenizer_config=f"{study.base_folder}/tokenizer_config.json",
     output:
-        examples=study("processed/p4g_examples.jsonl"),
-        counts=study("processed/p4g_counts.json"),
+        examples=study.path("processed/p4g_examples.jsonl"),
+        counts=study.path("processed/p4g_counts.json"),
     log:
-        study("logs/process_p4g.log"),
+        study.path("logs/process_p4g.log"),
     benchmark:
-        study("benchmarks/process_p4g.tsv")
+        study.path("benchmarks/process_p4g.tsv")
     conda:
         "../../envs/persuasion-rl.yaml"
     resources:
-        mem_mb=growing(2_000),
-        runtime=growing("1h"),
+        mem_mb=grows_with_attempt(2_000),
+        runtime=grows_with_attempt("1h"),
     params:
-        folders=lambda wildcards, input: folders_of(input.corpora),
-        budget=BUDGET,
-        settings=flags(
-            {
-                "donation_weighted": DATA["p4g_donation_weighted"],
-                "max_examples": DATA["max_p4g_examples"],
-                "seed": STUDY["seed"],
-            }
+        folders=corpus_folders,
+        budget=EXAMPLE_BUDGET,
+        settings=study.flags(
+            "seed",
+            donation_weighted="data.p4g_donation_weighted",
+            max_examples="data.max_p4g_examples",
         ),
         code=code("data.p4g"),
     message:
@@ -105,40 +193,35 @@ rule process_p4g:
 
 rule split:
     input:
-        examples=EXAMPLES,
-        sides=study("splits/sides.csv"),
+        examples=list(study.examples().values()),
+        sides=study.path("splits/sides.csv"),
     output:
-        train=study("splits/sft_train.jsonl"),
-        val=study("splits/sft_val.jsonl"),
-        test=study("splits/sft_test.jsonl"),
-        ai=study("preferences/ai_pool_prompts.jsonl"),
-        human=study("preferences/human_pool_prompts.jsonl"),
-        final_eval=study("preferences/final_eval_prompts.jsonl"),
-        summary=study("splits/summary.json"),
+        train=study.path("splits/sft_train.jsonl"),
+        val=study.path("splits/sft_val.jsonl"),
+        test=study.path("splits/sft_test.jsonl"),
+        ai=study.path("preferences/ai_pool_prompts.jsonl"),
+        human=study.path("preferences/human_pool_prompts.jsonl"),
+        final_eval=study.path("preferences/final_eval_prompts.jsonl"),
+        summary=study.path("splits/summary.json"),
     log:
-        study("logs/split.log"),
+        study.path("logs/split.log"),
     benchmark:
-        study("benchmarks/split.tsv")
+        study.path("benchmarks/split.tsv")
     conda:
         "../../envs/persuasion-rl.yaml"
     resources:
-        mem_mb=growing(4_000),
-        runtime=growing("30m"),
+        mem_mb=grows_with_attempt(4_000),
+        runtime=grows_with_attempt("30m"),
     params:
-        plan=flags(
-            split_sizes(DATA)
-            | {
-                key: DATA[key]
-                for key in (
-                    "ai_pool_size",
-                    "final_eval_size",
-                    "human_pool_size",
-                    "on_shortage",
-                    "pool_source",
-                    "use_val_set",
-                )
-            }
-            | {"seed": STUDY["seed"]}
+        sizes=flags(study.split_sizes()),
+        settings=study.flags(
+            "data.ai_pool_size",
+            "data.final_eval_size",
+            "data.human_pool_size",
+            "data.on_shortage",
+            "data.pool_source",
+            "data.use_val_set",
+            "seed",
         ),
         code=code("data.split"),
     message:
@@ -150,37 +233,37 @@ rule split:
             --sft_train {output.train:q} --sft_val {output.val:q} --sft_test {output.test:q} \
             --ai_pool {output.ai:q} --human_pool {output.human:q} \
             --final_eval {output.final_eval:q} --summary {output.summary:q} \
-            {params.plan} 2> >(tee {log:q} >&2)
+            {params.sizes} {params.settings} 2> >(tee {log:q} >&2)
         """
 
 
 rule check_leakage:
     input:
-        corpora=CORPUS_FILES,
-        sides=study("splits/sides.csv"),
-        train=study("splits/sft_train.jsonl"),
-        val=study("splits/sft_val.jsonl"),
-        test=study("splits/sft_test.jsonl"),
-        ai=study("preferences/ai_pool_prompts.jsonl"),
-        human=study("preferences/human_pool_prompts.jsonl"),
-        final_eval=study("preferences/final_eval_prompts.jsonl"),
-        pairs=study("processed/delta_pairs.jsonl"),
+        corpora=study.corpus_files("conversations.json", "utterances.jsonl"),
+        sides=study.path("splits/sides.csv"),
+        train=study.path("splits/sft_train.jsonl"),
+        val=study.path("splits/sft_val.jsonl"),
+        test=study.path("splits/sft_test.jsonl"),
+        ai=study.path("preferences/ai_pool_prompts.jsonl"),
+        human=study.path("preferences/human_pool_prompts.jsonl"),
+        final_eval=study.path("preferences/final_eval_prompts.jsonl"),
+        pairs=study.path("processed/delta_pairs.jsonl"),
     output:
-        study("splits/leakage.json"),
+        study.path("splits/leakage.json"),
     log:
-        study("logs/check_leakage.log"),
+        study.path("logs/check_leakage.log"),
     benchmark:
-        study("benchmarks/check_leakage.tsv")
+        study.path("benchmarks/check_leakage.tsv")
     # What leaks leaks the second time too.
     retries: 0
     conda:
         "../../envs/persuasion-rl.yaml"
     resources:
-        mem_mb=growing(8_000),
-        runtime=growing("2h"),
+        mem_mb=grows_with_attempt(8_000),
+        runtime=grows_with_attempt("2h"),
     params:
-        folders=lambda wildcards, input: folders_of(input.corpora),
-        settings=flags({key: DATA[key] for key in ("near_duplicate", "shingle_words")}),
+        folders=corpus_folders,
+        settings=study.flags("data.near_duplicate", "data.shingle_words"),
         code=code("data.leakage"),
     message:
         "Checking that nothing leaks between sides and pools"

@@ -1,49 +1,65 @@
 """
 The judges: the reward model that learns from deltas, and how far each judge can be trusted.
 
-NEEDS   the base model, tokens/delta_pairs.parquet, processed/delta_pairs.jsonl, splits/sides.csv, the
-        pools' labels
-MAKES   judges/delta/: adapter_model.safetensors, adapter_config.json, metrics.json, history.jsonl,
-        recipe.json; judges/trust.csv
+NEEDS   the base model, tokens/delta_pairs.parquet, processed/delta_pairs.jsonl, splits/sides.csv, the pools' labels
+MAKES   judges/delta/: adapter_model.safetensors, adapter_config.json, metrics.json, history.jsonl, recipe.json;
+        judges/trust.csv (unattended/trust.csv without people's labels)
 STEPS   train_delta_judge   a reward model on delta / no-delta pairs: train side, chosen on val
         judge_trust         accuracy on test-side pairs, agreement with the labels
-        judge_trust_unattended   the same without people's labels
 """
+
+
+def judge_inputs(*judges):
+    """What some judges read. A rubric is a file of the checkout, wherever the study's files are."""
+    files = study.judge_files(*judges)
+    if "rubric" in files:
+        files["rubric"] = local(files["rubric"])
+    return files
+
+
+def judge_place(wildcards, input):
+    """Where the files of judges are; not compared, since they are inputs."""
+    files = {
+        name: input.get(name) for name in ("delta_adapter", "delta_pairs", "sides")
+    }
+    base = input.get("judge_base")
+    return flags(files | {"base": folder_of(base) if base else None})
+
+
+def judging_time(judge, runtime, attempt):
+    """How long judging may take: a batch of the judge llm a day, and asking it as long as limits demand.
+
+    That is the most that profiles/slurm/partitions.yaml has; other times grow with the attempt.
+    """
+    if judge == "llm":
+        return "48h"
+    return grows_with_attempt(runtime)(None, attempt)
 
 
 rule train_delta_judge:
     input:
-        base=BASE_MODEL,
-        pairs=tokens("delta_pairs"),
-        sides=study("splits/sides.csv"),
-        checked=study("splits/leakage.json"),
+        base=study.base_model,
+        pairs=study.tokens("delta_pairs"),
+        sides=study.path("splits/sides.csv"),
+        checked=study.path("splits/leakage.json"),
     output:
-        adapter=DELTA_ADAPTER,
-        config=study("judges/delta/adapter_config.json"),
-        metrics=study("judges/delta/metrics.json"),
-        history=study("judges/delta/history.jsonl"),
-        recipe=study("judges/delta/recipe.json"),
+        **study.delta_judge(),
     log:
-        study("logs/train_delta_judge.log"),
+        study.path("logs/train_delta_judge.log"),
     benchmark:
-        study("benchmarks/train_delta_judge.tsv")
+        study.path("benchmarks/train_delta_judge.tsv")
     conda:
         "../../envs/persuasion-rl.yaml"
     threads: 1
     resources:
-        gpu=GPU,
-        mem_mb=growing(12_000),
-        runtime=growing("8h"),
+        gpu=study.gpu,
+        mem_mb=grows_with_attempt(12_000),
+        runtime=grows_with_attempt("8h"),
     params:
-        base=base_of,
-        state=study("state/trainings/delta_judge"),
-        recipe=flags(STUDY["recipes"]["reward"]),
-        settings=flags(
-            {
-                **MODEL_SETTINGS,
-                "seed": STUDY["seed"],
-            }
-        ),
+        base=place_of_base,
+        state=study.path("state/trainings/delta_judge"),
+        recipe=flags(study.config.recipes.reward.settings()),
+        settings=study.flags("device", "seed", "trust_remote_code"),
         tracking=tracking,
         launch=launcher,
         code=code("training.reward"),
@@ -61,75 +77,44 @@ rule train_delta_judge:
 
 rule judge_trust:
     input:
-        base=BASE_MODEL,
-        delta=delta_judge_for(["delta"]),
-        rubric=rubric_for(LLM),
-        pairs=study("processed/delta_pairs.jsonl"),
-        sides=study("splits/sides.csv"),
-        labels=expand(
-            study("preferences/{pool}_pool_labels.jsonl"),
-            pool=labelled_pools("evaluation"),
-        ),
+        **judge_inputs("delta", "interplay", *study.llm),
+        labels=declared(study.labels),
     output:
-        shown(trust_table("evaluation"), "Judges"),
+        reported(study.path("{folder,judges|unattended}/trust.csv"), "Judges"),
     log:
-        study("logs/judge_trust.log"),
+        study.path("logs/judge_trust/{folder}.log"),
     benchmark:
-        study("benchmarks/judge_trust.tsv")
+        study.path("benchmarks/judge_trust/{folder}.tsv")
     conda:
         "../../envs/persuasion-rl.yaml"
     threads: 1
     resources:
-        gpu=GPU,
-        mem_mb=growing(8_000),
-        runtime=lambda wildcards, attempt: judging_time(LLM, "2h", attempt),
-    params:
-        judges=trust_flags("evaluation"),
-        labels=lambda wildcards, input: pairs_of(
-            input.labels, labelled_pools("evaluation")
+        gpu=study.gpu,
+        mem_mb=grows_with_attempt(8_000),
+        runtime=lambda wildcards, attempt: judging_time(
+            *(study.llm or [None]), "2h", attempt
         ),
-        settings=judge_flags(["delta", *LLM]),
+    params:
+        judges=lambda wildcards: flags(
+            {
+                "judges": study.trusted_judges(scope_of_job(wildcards)),
+                "shared": study.shared_weights(scope_of_job(wildcards)),
+            }
+        ),
+        labels=named_inputs(labels=study.labels),
+        settings=study.judge_flags("delta", *study.llm),
         place=judge_place,
-        asking=lambda wildcards, input: asking(LLM),
-        draws=STUDY["evaluation"]["bootstrap"],
-        code=code("judges.trust", *judge_modules(*trusted_judges("evaluation"))),
+        asking=lambda wildcards, input: study.asking_flags(*study.llm),
+        draws=study.flags(draws="evaluation.bootstrap"),
+        code=lambda wildcards: code(
+            "judges.judge_trust",
+            *study.judge_modules(*study.trusted_judges(scope_of_job(wildcards))),
+        ),
     message:
         "Measuring how far the judges can be trusted"
     shell:
         r"""
-        python -m persuasion_rl.judges.trust \
-            --pairs {input.pairs:q} --sides {input.sides:q} --labels {params.labels:q} \
-            --output {output:q} --draws {params.draws} --threads {threads} \
+        python -m persuasion_rl.judges.judge_trust {params.labels} \
+            --output {output:q} {params.draws} --threads {threads} \
             {params.judges} {params.settings} {params.place} {params.asking} 2> >(tee {log:q} >&2)
         """
-
-
-use rule judge_trust as judge_trust_unattended with:
-    input:
-        base=BASE_MODEL,
-        delta=delta_judge_for(["delta"]),
-        rubric=rubric_for(LLM),
-        pairs=study("processed/delta_pairs.jsonl"),
-        sides=study("splits/sides.csv"),
-        labels=expand(
-            study("preferences/{pool}_pool_labels.jsonl"),
-            pool=labelled_pools("unattended"),
-        ),
-    output:
-        shown(trust_table("unattended"), "Judges"),
-    log:
-        study("logs/judge_trust_unattended.log"),
-    benchmark:
-        study("benchmarks/judge_trust_unattended.tsv")
-    params:
-        judges=trust_flags("unattended"),
-        labels=lambda wildcards, input: pairs_of(
-            input.labels, labelled_pools("unattended")
-        ),
-        settings=judge_flags(["delta", *LLM]),
-        place=judge_place,
-        asking=lambda wildcards, input: asking(LLM),
-        draws=STUDY["evaluation"]["bootstrap"],
-        code=code("judges.trust", *judge_modules(*trusted_judges("unattended"))),
-    message:
-        "Measuring how far the judges can be trusted, without people's labels"

@@ -10,55 +10,80 @@ STEPS   generate_responses       two sampled responses a prompt or more, a shard
         simulate_annotators      answers of simulated annotators (labels.human.source: simulated)
         export_human_labels      the human pool, by answers: people's in state/, or simulated ones
         report_agreement         how far annotators agree with each other and with themselves
-        preference_pairs         decided labels as pairs, a share of the conversations to validate; what
-                                 the labels are like
+        preference_pairs         decided labels as pairs, a share of the conversations to validate; what the labels are
+                                 like
 """
+
+from persuasion_rl.annotation.store import answers_digest, labels_digest
+
+AI_JUDGE = study.label_judge("ai")
+SIMULATED = study.config.labels.human.source == "simulated"
+SIMULATED_JUDGE = study.config.labels.human.judge
+# People's answers outlive every clean-up and are no input: a digest of what is read of them is what makes a file stale.
+HUMAN_ANSWERS = study.path("state/human_answers.sqlite")
+SIMULATED_ANSWERS = study.path("preferences/simulated_answers.sqlite")
+
+
+def responding_model(wildcards):
+    """The model whose responses a pool compares."""
+    return study.config.pools[wildcards.pool].responses_from
+
+
+def answer_store(wildcards, input):
+    """Where the answers are."""
+    return input.simulated if SIMULATED else HUMAN_ANSWERS
+
+
+def digest_of_answers(digest):
+    """A digest of people's answers; None where annotators are simulated."""
+    return None if SIMULATED else or_exit(digest, Path(HUMAN_ANSWERS), prefix="error: ")
 
 
 rule generate_responses:
     input:
-        base=BASE_MODEL,
-        lineage=lambda wildcards: adapters_of(
-            STUDY["pools"][wildcards.pool]["responses_from"]
-        ),
-        parts=lambda wildcards: parts_of(
-            lineage(MODELS, STUDY["pools"][wildcards.pool]["responses_from"])
-        ),
-        prompts=study("preferences/{pool}_pool_prompts.jsonl"),
-        checked=study("splits/leakage.json"),
+        base=study.base_model,
+        lineage=lambda wildcards: study.adapters(responding_model(wildcards)),
+        parts=lambda wildcards: study.adapter_parts(responding_model(wildcards)),
+        prompts=study.path("preferences/{pool}_pool_prompts.jsonl"),
+        checked=study.path("splits/leakage.json"),
     output:
         # Gathered and gone. Its samples stay in state/: made again, a shard draws nothing.
-        temp(study("preferences/shards/{pool}_{rows}_{start}.jsonl")),
+        temp(study.path("preferences/shards/{pool}_{rows}_{start}.jsonl")),
     log:
-        study("logs/generate_responses/{pool}_{rows}_{start}.log"),
+        study.path("logs/generate_responses/{pool}_{rows}_{start}.log"),
     benchmark:
-        study("benchmarks/generate_responses/{pool}_{rows}_{start}.tsv")
+        study.path("benchmarks/generate_responses/{pool}_{rows}_{start}.tsv")
     wildcard_constraints:
-        pool=one_of(ALL_POOLS),
+        pool=one_of(POOLS),
         rows=r"\d+",
         start=r"\d+",
     conda:
         SAMPLING_ENVIRONMENT
     threads: 1
     resources:
-        gpu=SAMPLING_GPU,
-        mem_mb=growing(8_000),
-        runtime=growing("4h"),
+        gpu=study.engine_gpu(study.config.sampling.engine),
+        mem_mb=grows_with_attempt(8_000),
+        runtime=grows_with_attempt("4h"),
     params:
-        base=base_of,
-        settings=lambda wildcards: sampling_flags(
-            model=STUDY["pools"][wildcards.pool]["responses_from"],
-            responses=STUDY["pools"][wildcards.pool]["responses"],
-            redraws=STUDY["sampling"]["redraws"],
+        base=place_of_base,
+        settings=lambda wildcards: study.sampling_flags(
+            model=responding_model(wildcards),
+            responses=study.config.pools[wildcards.pool].responses,
+            redraws=study.config.sampling.redraws,
         ),
-        how=sampling_speed,
-        state=study("state/samples"),
-        code=code("sampling.generate"),
+        how=lambda wildcards, input: study.flags(
+            "sampling.batch_size", "sampling.base_url"
+        ),
+        state=study.path("state/samples"),
+        code=code(
+            "sampling.generate_responses",
+            study.engine_module(study.config.sampling.engine),
+        ),
     message:
         "Sampling responses for the {wildcards.pool} pool, rows from {wildcards.start}"
     shell:
         r"""
-        python -m persuasion_rl.sampling.generate respond_to_pool \
+        python -m persuasion_rl.sampling.generate_responses \
             --base {params.base:q} --lineage {input.lineage:q} \
             --prompts {input.prompts:q} --output {output:q} \
             --start {wildcards.start} --rows {wildcards.rows} --state {params.state:q} \
@@ -68,28 +93,28 @@ rule generate_responses:
 
 rule gather_responses:
     input:
-        shards=lambda wildcards: shards(wildcards.pool),
+        shards=lambda wildcards: study.shards(wildcards.pool),
     output:
-        responses=study("preferences/{pool}_pool_responses.jsonl"),
-        counts=study("preferences/{pool}_pool_counts.json"),
+        responses=study.path("preferences/{pool}_pool_responses.jsonl"),
+        counts=study.path("preferences/{pool}_pool_counts.json"),
     log:
-        study("logs/gather_responses/{pool}.log"),
+        study.path("logs/gather_responses/{pool}.log"),
     benchmark:
-        study("benchmarks/gather_responses/{pool}.tsv")
+        study.path("benchmarks/gather_responses/{pool}.tsv")
     wildcard_constraints:
-        pool=one_of(ALL_POOLS),
+        pool=one_of(POOLS),
     conda:
         "../../envs/persuasion-rl.yaml"
     resources:
-        mem_mb=growing(2_000),
-        runtime=growing("10m"),
+        mem_mb=grows_with_attempt(2_000),
+        runtime=grows_with_attempt("10m"),
     params:
-        code=code("sampling.responses"),
+        code=code("sampling.gather_responses"),
     message:
         "Gathering the responses of the {wildcards.pool} pool"
     shell:
         r"""
-        python -m persuasion_rl.sampling.responses gather_pool \
+        python -m persuasion_rl.sampling.gather_responses \
             --shards {input.shards:q} --output {output.responses:q} \
             --counts {output.counts:q} 2> >(tee {log:q} >&2)
         """
@@ -97,31 +122,27 @@ rule gather_responses:
 
 rule label_ai:
     input:
-        responses=study("preferences/ai_pool_responses.jsonl"),
-        delta=delta_judge_for([label_judge("ai")]),
-        interplay=interplay_judge_for([label_judge("ai")]),
-        rubric=rubric_for([label_judge("ai")]),
+        **judge_inputs(AI_JUDGE),
+        responses=study.path("preferences/ai_pool_responses.jsonl"),
     output:
-        study("preferences/ai_pool_labels.jsonl"),
+        study.path("preferences/ai_pool_labels.jsonl"),
     log:
-        study("logs/label_ai.log"),
+        study.path("logs/label_ai.log"),
     benchmark:
-        study("benchmarks/label_ai.tsv")
+        study.path("benchmarks/label_ai.tsv")
     conda:
         "../../envs/persuasion-rl.yaml"
     threads: 1
     resources:
-        gpu=GPU if label_judge("ai") == "delta" else 0,
-        mem_mb=growing(8_000),
-        runtime=lambda wildcards, attempt: judging_time(
-            [label_judge("ai")], "4h", attempt
-        ),
+        gpu=study.gpu if AI_JUDGE == "delta" else 0,
+        mem_mb=grows_with_attempt(8_000),
+        runtime=lambda wildcards, attempt: judging_time(AI_JUDGE, "4h", attempt),
     params:
-        settings=flags({key: STUDY["labels"]["ai"][key] for key in ("judge", "noise")}),
-        judge=judge_flags([label_judge("ai")]),
+        settings=study.flags("labels.ai.*"),
+        judge=study.judge_flags(AI_JUDGE),
         place=judge_place,
-        asking=lambda wildcards, input: asking([label_judge("ai")]),
-        code=code("preferences.label_ai", *judge_modules(label_judge("ai"))),
+        asking=lambda wildcards, input: study.asking_flags(AI_JUDGE),
+        code=code("preferences.label_ai", *study.judge_modules(AI_JUDGE)),
     message:
         "Labelling the AI pool"
     shell:
@@ -134,37 +155,41 @@ rule label_ai:
 
 rule simulate_annotators:
     input:
-        responses=study("preferences/human_pool_responses.jsonl"),
-        delta=delta_judge_for([label_judge(HUMAN)]),
-        interplay=interplay_judge_for([label_judge(HUMAN)]),
+        **judge_inputs(SIMULATED_JUDGE),
+        responses=study.path("preferences/human_pool_responses.jsonl"),
     output:
-        study("preferences/simulated_answers.sqlite"),
+        SIMULATED_ANSWERS,
     log:
-        study("logs/simulate_annotators.log"),
+        study.path("logs/simulate_annotators.log"),
     benchmark:
-        study("benchmarks/simulate_annotators.tsv")
+        study.path("benchmarks/simulate_annotators.tsv")
     conda:
         "../../envs/persuasion-rl.yaml"
     threads: 1
     resources:
-        gpu=GPU if label_judge(HUMAN) == "delta" else 0,
-        mem_mb=growing(8_000),
-        runtime=growing("1h"),
+        gpu=study.gpu if SIMULATED_JUDGE == "delta" else 0,
+        mem_mb=grows_with_attempt(8_000),
+        runtime=grows_with_attempt("1h"),
     params:
-        settings=flags(
-            {
-                key: STUDY["labels"]["human"][key]
-                for key in ("annotators", "judge", "noise", "tie_margin", *GIVING)
-            }
+        settings=study.flags(
+            "labels.human.annotators",
+            "labels.human.judge",
+            "labels.human.noise",
+            "labels.human.tie_margin",
+            "labels.human.overlap",
+            "labels.human.several",
+            "labels.human.repeats",
         ),
-        judge=judge_flags([label_judge(HUMAN)]),
+        judge=study.judge_flags(SIMULATED_JUDGE),
         place=judge_place,
-        code=code("preferences.human_labels", *judge_modules(label_judge(HUMAN))),
+        code=code(
+            "preferences.simulate_annotators", *study.judge_modules(SIMULATED_JUDGE)
+        ),
     message:
         "Simulating annotators for the human pool"
     shell:
         r"""
-        python -m persuasion_rl.preferences.human_labels simulate_annotators \
+        python -m persuasion_rl.preferences.simulate_annotators \
             --responses {input.responses:q} --answers {output:q} --threads {threads} \
             {params.settings} {params.judge} {params.place} 2> >(tee {log:q} >&2)
         """
@@ -172,68 +197,57 @@ rule simulate_annotators:
 
 rule export_human_labels:
     input:
-        responses=study("preferences/human_pool_responses.jsonl"),
-        simulated=SIMULATED_ANSWERS if SIMULATED_PEOPLE else [],
+        responses=study.path("preferences/human_pool_responses.jsonl"),
+        simulated=SIMULATED_ANSWERS if SIMULATED else [],
     output:
-        study("preferences/human_pool_labels.jsonl"),
+        study.path("preferences/human_pool_labels.jsonl"),
     log:
-        study("logs/export_human_labels.log"),
+        study.path("logs/export_human_labels.log"),
     benchmark:
-        study("benchmarks/export_human_labels.tsv")
+        study.path("benchmarks/export_human_labels.tsv")
     # Where labels are missing, people give them.
     retries: 0
     conda:
         "../../envs/persuasion-rl.yaml"
     resources:
-        mem_mb=growing(2_000),
-        runtime=growing("10m"),
+        mem_mb=grows_with_attempt(2_000),
+        runtime=grows_with_attempt("10m"),
     params:
-        answers=lambda wildcards, input: (
-            input.simulated if SIMULATED_PEOPLE else HUMAN_ANSWERS
-        ),
-        # People's answers outlive every clean-up and are no input: a digest of those that labels are made of is what
-        # makes this stale.
-        digest=None if SIMULATED_PEOPLE else labels_digest(Path(HUMAN_ANSWERS)),
-        settings=flags(
-            {
-                "min_labels": STUDY["labels"]["human"]["min_labels"],
-                "study": NAME,
-                "labeler": "simulated annotators" if SIMULATED_PEOPLE else "people",
-            }
-        ),
-        code=code("preferences.human_labels"),
+        answers=answer_store,
+        digest=digest_of_answers(labels_digest),
+        settings=study.flags("labels.human.min_labels", "study"),
+        labeler="simulated annotators" if SIMULATED else "people",
+        code=code("preferences.export_human_labels"),
     message:
         "Joining answers with the responses that they were given for"
     shell:
         r"""
-        python -m persuasion_rl.preferences.human_labels export_human_labels \
+        python -m persuasion_rl.preferences.export_human_labels \
             --responses {input.responses:q} --answers {params.answers:q} \
-            --labels {output:q} {params.settings} 2> >(tee {log:q} >&2)
+            --labels {output:q} --labeler {params.labeler:q} {params.settings} 2> >(tee {log:q} >&2)
         """
 
 
 rule report_agreement:
     input:
-        responses=study("preferences/human_pool_responses.jsonl"),
-        simulated=SIMULATED_ANSWERS if SIMULATED_PEOPLE else [],
+        responses=study.path("preferences/human_pool_responses.jsonl"),
+        simulated=SIMULATED_ANSWERS if SIMULATED else [],
     output:
-        study("preferences/human_answers.json"),
+        study.path("preferences/human_answers.json"),
     log:
-        study("logs/report_agreement.log"),
+        study.path("logs/report_agreement.log"),
     benchmark:
-        study("benchmarks/report_agreement.tsv")
+        study.path("benchmarks/report_agreement.tsv")
     conda:
         "../../envs/persuasion-rl.yaml"
     resources:
-        mem_mb=growing(2_000),
-        runtime=growing("10m"),
+        mem_mb=grows_with_attempt(2_000),
+        runtime=grows_with_attempt("10m"),
     params:
-        answers=lambda wildcards, input: (
-            input.simulated if SIMULATED_PEOPLE else HUMAN_ANSWERS
-        ),
+        answers=answer_store,
         # Of repeats and skips too, which make no label: a rule of its own, so that they train nothing anew.
-        digest=None if SIMULATED_PEOPLE else answers_digest(Path(HUMAN_ANSWERS)),
-        seed=STUDY["seed"],
+        digest=digest_of_answers(answers_digest),
+        settings=study.flags("seed"),
         code=code("annotation.agreement"),
     message:
         "Measuring how far annotators agree"
@@ -241,38 +255,36 @@ rule report_agreement:
         r"""
         python -m persuasion_rl.annotation.agreement \
             --responses {input.responses:q} --answers {params.answers:q} \
-            --output {output:q} --seed {params.seed} 2> >(tee {log:q} >&2)
+            --output {output:q} {params.settings} 2> >(tee {log:q} >&2)
         """
 
 
 rule preference_pairs:
     input:
-        study("preferences/{pool}_pool_labels.jsonl"),
+        study.path("preferences/{pool}_pool_labels.jsonl"),
     output:
-        train=study("preferences/{pool}_train.jsonl"),
-        val=study("preferences/{pool}_val.jsonl"),
-        report=study("preferences/{pool}_pairs.json"),
+        train=study.path("preferences/{pool}_train.jsonl"),
+        val=study.path("preferences/{pool}_val.jsonl"),
+        report=study.path("preferences/{pool}_pairs.json"),
     log:
-        study("logs/preference_pairs/{pool}.log"),
+        study.path("logs/preference_pairs/{pool}.log"),
     benchmark:
-        study("benchmarks/preference_pairs/{pool}.tsv")
+        study.path("benchmarks/preference_pairs/{pool}.tsv")
     wildcard_constraints:
-        pool=one_of(ALL_POOLS),
+        pool=one_of(POOLS),
     conda:
         "../../envs/persuasion-rl.yaml"
     resources:
-        mem_mb=growing(2_000),
-        runtime=growing("10m"),
+        mem_mb=grows_with_attempt(2_000),
+        runtime=grows_with_attempt("10m"),
     params:
-        settings=flags(
-            {"seed": STUDY["seed"], "val_fraction": STUDY["labels"]["val_fraction"]}
-        ),
-        code=code("preferences.pairs"),
+        settings=study.flags("seed", "labels.val_fraction"),
+        code=code("preferences.preference_pairs"),
     message:
         "Making chosen / rejected pairs of the {wildcards.pool} pool"
     shell:
         r"""
-        python -m persuasion_rl.preferences.pairs \
+        python -m persuasion_rl.preferences.preference_pairs \
             --labels {input:q} --train {output.train:q} --val {output.val:q} \
             --report {output.report:q} {params.settings} 2> >(tee {log:q} >&2)
         """

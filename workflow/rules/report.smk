@@ -1,76 +1,80 @@
 """
 What people read: the report, the model cards, the resolved configuration.
 
-NEEDS   the tables and verdicts of the evaluation, judges/trust.csv, histories and metrics of all trainings, the
-        splits
-MAKES   report.html and figures/ (unattended/report.html marks the human branch as pending), data_report.html,
-        models.csv and seeds.csv (unattended/ without the human branch), models/{model}/README.md
-        (unattended/models/{model}.md), config.yaml
+NEEDS   the tables and verdicts of the evaluation, judges/trust.csv, histories and metrics of all trainings, the splits
+MAKES   data_report.html, models.csv and seeds.csv, report.html and figures/, models/{model}/README.md, config.yaml. Under
+        unattended/ all but the first and the last of them without the human branch, which the report marks as pending
 STEPS   report_data         the data: funnel, lengths, duplicates, topics, splits, random examples
         explore_data        the exploratory notebook, executed
         compare_models      trained models side by side, and the spread over seeds
-        compare_models_unattended   the same of what needs no person
         report_study        the study on one page: tables, figures, replies side by side
-        report_unattended   the same of what needs no person
         write_model_card    a model card
-        write_model_card_unattended   the same of what needs no person
         publish_model       a model on the Hub, where somebody asks for it (target publish); published/{model}.json
         record_config       the configuration that the study was run with: a record, not an input
 """
 
+from persuasion_rl.settings import as_words
+
+BRANCH = "{branch,(unattended/)?}"
+"""Of a path: nothing, or the folder of what needs no person."""
+
+
+def report_files(scope):
+    """What the report is made from: name of an input, and of a flag -> a file, or files by their names."""
+    return study.report_files(scope) | {"arena": arena_table(scope)}
+
 
 rule report_data:
     input:
-        counts=[study(f"processed/{source}_counts.json") for source in SOURCES],
-        examples=EXAMPLES,
-        summary=study("splits/summary.json"),
-        duplicates=study("splits/near_duplicates.json"),
+        counts=declared(study.example_counts),
+        examples=declared(study.examples),
+        summary=study.path("splits/summary.json"),
+        duplicates=study.path("splits/near_duplicates.json"),
     output:
-        shown(study("data_report.html"), "Study"),
+        reported(study.path("data_report.html"), "Study"),
     log:
-        study("logs/report_data.log"),
+        study.path("logs/report_data.log"),
     benchmark:
-        study("benchmarks/report_data.tsv")
+        study.path("benchmarks/report_data.tsv")
     conda:
         "../../envs/persuasion-rl.yaml"
     resources:
-        mem_mb=growing(4_000),
-        runtime=growing("30m"),
+        mem_mb=grows_with_attempt(4_000),
+        runtime=grows_with_attempt("30m"),
     params:
-        counts=lambda wildcards, input: pairs_of(input.counts, SOURCES),
-        examples=lambda wildcards, input: pairs_of(input.examples, SOURCES),
-        settings=flags({"study": NAME, "synthetic": SYNTHETIC, "seed": STUDY["seed"]}),
-        code=code("report.data_page"),
+        sources=named_inputs(counts=study.example_counts, examples=study.examples),
+        synthetic=flags({"synthetic": study.synthetic}),
+        settings=study.flags("study", "seed"),
+        code=code("report.report_data"),
         template=templates("data_report.html", "style.html"),
     message:
         "Writing the page about the data"
     shell:
         r"""
-        python -m persuasion_rl.report.data_page \
-            --counts {params.counts:q} --examples {params.examples:q} \
+        python -m persuasion_rl.report.report_data {params.sources} \
             --summary {input.summary:q} --duplicates {input.duplicates:q} --output {output:q} \
-            {params.settings} 2> >(tee {log:q} >&2)
+            {params.synthetic} {params.settings} 2> >(tee {log:q} >&2)
         """
 
 
 rule explore_data:
     input:
-        pairs=study("processed/delta_pairs.jsonl"),
-        train=study("splits/sft_train.jsonl"),
-        val=study("splits/sft_val.jsonl"),
-        test=study("splits/sft_test.jsonl"),
+        pairs=study.path("processed/delta_pairs.jsonl"),
+        train=study.path("splits/sft_train.jsonl"),
+        val=study.path("splits/sft_val.jsonl"),
+        test=study.path("splits/sft_test.jsonl"),
     output:
-        lengths=study("exploration/lengths.svg"),
-        sides=study("exploration/sides.csv"),
+        lengths=study.path("exploration/lengths.svg"),
+        sides=study.path("exploration/sides.csv"),
     log:
-        notebook=study("exploration/explore_data.ipynb"),
+        notebook=study.path("exploration/explore_data.ipynb"),
     benchmark:
-        study("benchmarks/explore_data.tsv")
+        study.path("benchmarks/explore_data.tsv")
     conda:
         "../../envs/notebook.yaml"
     resources:
-        mem_mb=growing(4_000),
-        runtime=growing("30m"),
+        mem_mb=grows_with_attempt(4_000),
+        runtime=grows_with_attempt("30m"),
     params:
         code=code("tools.results"),  # what it imports; Snakemake compares the notebook itself by time
     message:
@@ -81,137 +85,95 @@ rule explore_data:
 
 rule compare_models:
     input:
-        **compared_files("evaluation"),
+        metrics=declared(study.metrics),
+        recipes=declared(study.recipes),
     output:
-        **{
-            name: shown(path, "Models")
-            for name, path in model_tables("evaluation").items()
-        },
+        models=reported(study.path(f"{BRANCH}models.csv"), "Models"),
+        seeds=reported(study.path(f"{BRANCH}seeds.csv"), "Models"),
     log:
-        study("logs/compare_models.log"),
+        study.path("logs/{branch}compare_models.log"),
     benchmark:
-        study("benchmarks/compare_models.tsv")
+        study.path("benchmarks/{branch}compare_models.tsv")
     conda:
         "../../envs/persuasion-rl.yaml"
     resources:
-        mem_mb=growing(500),
-        runtime=growing("10m"),
+        mem_mb=grows_with_attempt(500),
+        runtime=grows_with_attempt("10m"),
     params:
-        metrics=lambda wildcards, input: pairs_of(
-            input.metrics, reported_models("evaluation")
-        ),
-        recipes=lambda wildcards, input: pairs_of(
-            input.recipes, reported_models("evaluation")
-        ),
-        settings=comparison_flags("evaluation"),
-        code=code("report.models_table"),
+        models=named_inputs(metrics=study.metrics, recipes=study.recipes),
+        settings=lambda wildcards: flags(study.comparison(scope_of_job(wildcards))),
+        code=code("report.compare_models"),
     message:
         "Comparing the trained models"
     shell:
         r"""
-        python -m persuasion_rl.report.models_table \
-            --metrics {params.metrics:q} --recipes {params.recipes:q} \
+        python -m persuasion_rl.report.compare_models {params.models} \
             --models {output.models:q} --seeds {output.seeds:q} \
             {params.settings} 2> >(tee {log:q} >&2)
         """
 
 
-use rule compare_models as compare_models_unattended with:
-    input:
-        **compared_files("unattended"),
-    output:
-        **{
-            name: shown(path, "Models")
-            for name, path in model_tables("unattended").items()
-        },
-    log:
-        study("logs/compare_models_unattended.log"),
-    benchmark:
-        study("benchmarks/compare_models_unattended.tsv")
-    params:
-        metrics=lambda wildcards, input: pairs_of(
-            input.metrics, reported_models("unattended")
-        ),
-        recipes=lambda wildcards, input: pairs_of(
-            input.recipes, reported_models("unattended")
-        ),
-        settings=comparison_flags("unattended"),
-        code=code("report.models_table"),
-    message:
-        "Comparing the trained models that need no person"
-
-
 rule report_study:
     input:
-        **report_inputs("evaluation"),
+        unpack(lambda wildcards: as_inputs(report_files(scope_of_job(wildcards)))),
     output:
-        report=shown(study("report.html"), "Study"),
-        figures=shown_figures(study("figures")),
+        report=reported(study.path(f"{BRANCH}report.html"), "Study"),
+        figures=reported_figures(study.path(f"{BRANCH}figures")),
     log:
-        study("logs/report_study.log"),
+        study.path("logs/{branch}report_study.log"),
     benchmark:
-        study("benchmarks/report_study.tsv")
+        study.path("benchmarks/{branch}report_study.tsv")
     conda:
         "../../envs/persuasion-rl.yaml"
     resources:
-        mem_mb=growing(2_000),
-        runtime=growing("30m"),
+        mem_mb=grows_with_attempt(2_000),
+        runtime=grows_with_attempt("30m"),
     params:
-        settings=report_flags("evaluation"),
-        code=code("report.study_page"),
+        files=lambda wildcards, input: as_flags(
+            input, report_files(scope_of_job(wildcards))
+        ),
+        settings=lambda wildcards: flags(study.report_settings(scope_of_job(wildcards))),
+        code=code("report.report_study"),
         template=templates("report.html", "style.html"),
     message:
         "Writing the report"
     shell:
         r"""
-        python -m persuasion_rl.report.study_page \
-            {params.settings} --output {output.report:q} --figures {output.figures:q} 2> >(tee {log:q} >&2)
+        python -m persuasion_rl.report.report_study \
+            {params.files} {params.settings} \
+            --output {output.report:q} --figures {output.figures:q} 2> >(tee {log:q} >&2)
         """
-
-
-use rule report_study as report_unattended with:
-    input:
-        **report_inputs("unattended"),
-    output:
-        report=shown(study("unattended/report.html"), "Study"),
-        figures=shown_figures(study("unattended/figures")),
-    log:
-        study("logs/report_unattended.log"),
-    benchmark:
-        study("benchmarks/report_unattended.tsv")
-    params:
-        settings=report_flags("unattended"),
-        code=code("report.study_page"),
-        template=templates("report.html", "style.html"),
-    message:
-        "Writing the report of what needs no person"
 
 
 rule write_model_card:
     input:
-        **card_inputs("evaluation"),
+        unpack(
+            lambda wildcards: study.card_files(
+                wildcards.model, scope_of_job(wildcards)
+            )
+        ),
     output:
-        study("models/{model}/README.md"),
+        study.path(f"{BRANCH}models/{{model}}/README.md"),
     log:
-        study("logs/write_model_card/{model}.log"),
+        study.path("logs/{branch}write_model_card/{model}.log"),
     benchmark:
-        study("benchmarks/write_model_card/{model}.tsv")
+        study.path("benchmarks/{branch}write_model_card/{model}.tsv")
     wildcard_constraints:
-        model=one_of(trained_models()),
+        model=one_of(study.trained()),
     conda:
         "../../envs/persuasion-rl.yaml"
     resources:
-        mem_mb=growing(500),
-        runtime=growing("10m"),
+        mem_mb=grows_with_attempt(500),
+        runtime=grows_with_attempt("10m"),
     params:
-        settings=lambda wildcards: card_flags(wildcards.model),
-        code=code("report.model_card"),
+        settings=lambda wildcards: flags(study.card_settings(wildcards.model)),
+        code=code("report.write_model_card"),
         template=templates("model_card.md"),
     message:
         "Writing the model card of {wildcards.model}"
     shell:
         r"""
-        python -m persuasion_rl.report.model_card \
+        python -m persuasion_rl.report.write_model_card \
             --metrics {input.metrics:q} --recipe {input.recipe:q} \
             --comparisons {input.comparisons:q} --behaviour {input.behaviour:q} \
             --honesty {input.honesty:q} --trust {input.trust:q} --splits {input.splits:q} --output {output:q} \
@@ -219,67 +181,56 @@ rule write_model_card:
         """
 
 
-use rule write_model_card as write_model_card_unattended with:
-    input:
-        **card_inputs("unattended"),
-    output:
-        study("unattended/models/{model}.md"),
-    log:
-        study("logs/write_model_card_unattended/{model}.log"),
-    benchmark:
-        study("benchmarks/write_model_card_unattended/{model}.tsv")
-
-
 rule publish_model:
     input:
-        weights=ADAPTER,
-        settings=study("models/{model}/adapter_config.json"),
-        recipe=study("models/{model}/recipe.json"),
-        card=study("models/{model}/README.md"),
+        weights=study.path("models/{model}/adapter_model.safetensors"),
+        settings=study.path("models/{model}/adapter_config.json"),
+        recipe=study.path("models/{model}/recipe.json"),
+        card=study.path("models/{model}/README.md"),
     output:
-        study("published/{model}.json"),
+        study.path("published/{model}.json"),
     log:
-        study("logs/publish_model/{model}.log"),
+        study.path("logs/publish_model/{model}.log"),
     benchmark:
-        study("benchmarks/publish_model/{model}.tsv")
+        study.path("benchmarks/publish_model/{model}.tsv")
     wildcard_constraints:
-        model=one_of(trained_models()),
+        model=one_of(study.trained()),
     localrule: True
     conda:
         "../../envs/persuasion-rl.yaml"
     resources:
-        mem_mb=growing(1_000),
-        runtime=growing("1h"),
+        mem_mb=grows_with_attempt(1_000),
+        runtime=grows_with_attempt("1h"),
     params:
         folder=lambda wildcards, input: os.path.dirname(input.weights),
-        settings=lambda wildcards: publish_flags(wildcards.model),
+        settings=lambda wildcards: flags(study.publication(wildcards.model)),
     message:
         "Putting {wildcards.model} on the Hugging Face Hub"
     shell:
         r"""
-        python -m persuasion_rl.report.publish \
+        python -m persuasion_rl.report.publish_model \
             --folder {params.folder:q} --output {output:q} {params.settings} 2> >(tee {log:q} >&2)
         """
 
 
 rule record_config:
     output:
-        study("config.yaml"),
+        study.path("config.yaml"),
     log:
-        study("logs/record_config.log"),
+        study.path("logs/record_config.log"),
     benchmark:
-        study("benchmarks/record_config.tsv")
+        study.path("benchmarks/record_config.tsv")
     conda:
         "../../envs/persuasion-rl.yaml"
     resources:
-        mem_mb=growing(500),
-        runtime=growing("10m"),
+        mem_mb=grows_with_attempt(500),
+        runtime=grows_with_attempt("10m"),
     params:
-        config=json.dumps(STUDY, sort_keys=True),
+        settings=flags({"settings": as_words(study.config.resolved())}),
     message:
         "Recording the resolved configuration"
     shell:
         r"""
-        python -m persuasion_rl.report.record \
-            --config {params.config:q} --output {output:q} 2> >(tee {log:q} >&2)
+        python -m persuasion_rl.report.record_config \
+            --output {output:q} {params.settings} 2> >(tee {log:q} >&2)
         """

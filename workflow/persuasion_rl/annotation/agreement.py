@@ -6,118 +6,131 @@ from itertools import combinations
 from pathlib import Path
 from statistics import median
 
-from persuasion_rl.annotation.store import (
+from persuasion_rl.annotation.plan import (
     FIRST_TIME,
     FLAG,
     PRACTICE,
     REPEAT,
     SKIP,
     Answer,
-    opinion_of,
+    judgment_of,
     pair_id,
-    read_answers,
     tally,
 )
-from persuasion_rl.files import read_jsonl, write_json
+from persuasion_rl.annotation.store import read_answers
+from persuasion_rl.files import write_json
+from persuasion_rl.records import ResponsePair, read_rows
 from persuasion_rl.runtime.command import stage
 from persuasion_rl.statistics.intervals import Interval, Resamples, wilson
 
 DRAWS = 2000
 """Bootstrap draws for the intervals."""
 LEAST = 10
-"""Pairs that several people have answered, below which their agreement is not told."""
+"""Pairs that several people have answered, below which their agreement is not measured."""
 
 
-def describe_answers(rows: Sequence[dict], answers: Sequence[Answer], seed: int) -> dict:
+def describe_answers(rows: Sequence[ResponsePair], answers: Sequence[Answer], seed: int) -> dict:
     """What the answers to a pool are like; what cannot be measured is None.
 
-    pairs, answered, flagged: pairs of the pool, those that somebody has judged, those left out as unsafe.
-    other_pairs: answers to pairs that are not in the pool, because its responses changed since.
-    annotators: name -> answers, skips, flags, median seconds an answer.
-    agreement, kappa, alpha: of people who answered the same pair: the share of equal opinions, Cohen's kappa
-    (`cohens_kappa`), Krippendorff's alpha. consistency: the share of hidden repeats with the same verdict as before.
-    The latter four are {"value", "low", "high", "rows"} with a 95% interval over conversations (consistency: Wilson's).
+    Returns:
+        pairs, answered, flagged: pairs of the pool, those that somebody has judged, those left out as unsafe.
+        other_pairs: answers to pairs that are not in the pool, because its responses changed since.
+        annotators: name -> answers, skips, flags, median seconds an answer.
+        agreement, kappa, alpha: of people who answered the same pair: the share of equal judgments, Cohen's kappa
+        (`statistics.agreement.cohens_kappa`), Krippendorff's alpha.
+        consistency: the share of hidden repeats with the same judgment as before.
+        The latter four are {"value", "low", "high", "rows"} with a 95% interval over conversations (consistency: Wilson's).
     """
     pool = {pair_id(row): row for row in rows}
-    own = [a for a in answers if a.pair in pool and a.kind != PRACTICE]
-    first = [a for a in own if a.kind == FIRST_TIME]
-    counted = tally(pool, first)
-    votes: dict[str, list[tuple[str, str]]] = {}
+    to_pool = [a for a in answers if a.pair in pool and a.kind != PRACTICE]
+    first = [a for a in to_pool if a.kind == FIRST_TIME]
+    counts = tally(pool, first)
+    judgments: dict[str, list[tuple[str, str]]] = {}
     for answer in first:
-        if opinion := opinion_of(answer):
-            votes.setdefault(answer.pair, []).append((answer.annotator, opinion))
-    several = {pair: given for pair, given in votes.items() if len(given) > 1}
-    conversations = {pair: pool[pair]["metadata"]["conversation_id"] for pair in several}
+        if judgment := judgment_of(answer):
+            judgments.setdefault(answer.pair, []).append((answer.annotator, judgment))
+    shared = {pair: by_people for pair, by_people in judgments.items() if len(by_people) > 1}
+    conversations = [pool[pair]["metadata"]["conversation_id"] for pair in shared]
     return {
         "pairs": len(pool),
-        "answered": counted.answered,
-        "flagged": counted.flagged,
+        "answered": counts.answered,
+        "flagged": counts.flagged,
         "other_pairs": sum(a.kind == FIRST_TIME and a.pair not in pool for a in answers),
-        "annotators": _annotators(own),
-        **_agreement(several, conversations, seed),
-        "consistency": _consistency(own),
+        "annotators": _annotators(to_pool),
+        **_agreement(list(shared.values()), conversations, seed),
+        "consistency": _consistency(to_pool),
     }
 
 
 def _annotators(answers: list[Answer]) -> dict[str, dict]:
-    found = {}
+    rows = {}
     for name in sorted({answer.annotator for answer in answers}):
         own = [answer for answer in answers if answer.annotator == name]
         seconds = [answer.seconds for answer in own if answer.seconds is not None]
-        said = Counter(answer.answer for answer in own)
-        found[name] = {
+        counts = Counter(answer.answer for answer in own)
+        rows[name] = {
             "answers": len(own),
-            "skips": said[SKIP],
-            "flags": said[FLAG],
+            "skips": counts[SKIP],
+            "flags": counts[FLAG],
             "median_seconds": round(median(seconds), 1) if seconds else None,
         }
-    return found
+    return rows
 
 
 def _agreement(
-    several: dict[str, list[tuple[str, str]]], conversations: dict[str, str], seed: int
-) -> dict:
-    """Of (annotator, opinion) of each pair that has more than one."""
+    judgments: list[list[tuple[str, str]]], conversations: list[str], seed: int
+) -> dict[str, dict | None]:
+    """Agreement of several people on pairs.
+
+    Args:
+        judgments: (annotator, judgment) of each pair, at least two.
+        conversations: of each pair.
+    """
     from persuasion_rl.statistics.agreement import cohens_kappa, krippendorffs_alpha
     from persuasion_rl.statistics.intervals import bootstrap_rate
 
-    if len(several) < LEAST:
+    if len(judgments) < LEAST:
         return {"agreement": None, "kappa": None, "alpha": None}
-    given = [[opinion for _, opinion in votes] for votes in several.values()]
-    same = [
-        (conversations[pair], float(one == other))
-        for pair, opinions in zip(several, given, strict=True)
-        for one, other in combinations(opinions, 2)
+    labels = [[label for _, label in by_people] for by_people in judgments]
+    equal = [
+        (conversation, float(one == other))
+        for conversation, pair_labels in zip(conversations, labels, strict=True)
+        for one, other in combinations(pair_labels, 2)
     ]
-    names, points = zip(*same, strict=True)
-    resamples = Resamples([conversations[pair] for pair in several], DRAWS, seed)
+    names, points = zip(*equal, strict=True)
+    resamples = Resamples(conversations, DRAWS, seed)
     return {
-        "agreement": _told(bootstrap_rate(points, names, DRAWS, seed), len(several)),
-        "kappa": _told(cohens_kappa(list(several.values()), resamples), len(several)),
-        "alpha": _told(krippendorffs_alpha(given, resamples), len(several)),
+        "agreement": _columns(bootstrap_rate(points, names, DRAWS, seed), len(labels)),
+        "kappa": _columns(cohens_kappa(judgments, resamples), len(labels)),
+        "alpha": _columns(krippendorffs_alpha(labels, resamples), len(labels)),
     }
 
 
 def _consistency(answers: Sequence[Answer]) -> dict | None:
-    """Of repeats: how often an annotator said the same of a pair once more."""
-    before = {(a.annotator, a.pair): opinion_of(a) for a in answers if a.kind == FIRST_TIME}
+    """The share of repeats whose judgment is the annotator's first one of that pair; None without repeats."""
+    first = {(a.annotator, a.pair): judgment_of(a) for a in answers if a.kind == FIRST_TIME}
     again = [
-        (before.get((a.annotator, a.pair)), opinion_of(a)) for a in answers if a.kind == REPEAT
+        (first.get((a.annotator, a.pair)), judgment_of(a)) for a in answers if a.kind == REPEAT
     ]
-    decided = [(one, other) for one, other in again if one and other]
-    if not decided:
+    judged = [(one, other) for one, other in again if one and other]
+    if not judged:
         return None
-    same = sum(one == other for one, other in decided)
-    return _told(wilson(same / len(decided), len(decided)), len(decided))
+    equal = sum(one == other for one, other in judged)
+    return _columns(wilson(equal / len(judged), len(judged)), len(judged))
 
 
-def _told(interval: Interval, rows: int) -> dict:
+def _columns(interval: Interval, rows: int) -> dict:
     return {**interval.columns("value"), "rows": rows}
 
 
 def report_agreement(*, responses: Path, answers: Path, output: Path, seed: int) -> None:
-    """Write what the answers in a store are like (`describe_answers`) as JSON."""
-    write_json(output, describe_answers(list(read_jsonl(responses)), read_answers(answers), seed))
+    """Write what the answers in a store are like (`describe_answers`) as JSON.
+
+    Args:
+        responses: the pool. answers: the store.
+    """
+    rows = list(read_rows(responses, ResponsePair))
+    write_json(output, describe_answers(rows, read_answers(answers), seed))
 
 
 if __name__ == "__main__":

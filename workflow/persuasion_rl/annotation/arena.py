@@ -19,7 +19,11 @@ TITLE = 120
 
 
 def claim_turns(text: str) -> list[Turn]:
-    """What a person wrote, as a post: its first line is the claim."""
+    """What a person wrote, as a post: its first line is the claim.
+
+    Raises:
+        UserError: an empty text, or one longer than LONGEST_CLAIM.
+    """
     text = text.strip()
     if not text or len(text) > LONGEST_CLAIM:
         raise UserError(f"a view has 1 to {LONGEST_CLAIM:,} characters")
@@ -28,11 +32,12 @@ def claim_turns(text: str) -> list[Turn]:
     return [Turn("Claim", title), Turn("Poster", text, is_post=True)]
 
 
-class Speakers:
-    """The models of a study that are there, each loaded when it first speaks. One speaks at a time.
+class LoadedModels:
+    """The models of a study whose weights are there. Each is loaded when it first replies; one replies at a time.
 
     Args:
-        folder: results/{study}. settings: the study's recorded configuration.
+        folder: results/{study}.
+        settings: the study's recorded configuration.
     """
 
     def __init__(self, folder: Path, settings: dict[str, Any]):
@@ -65,10 +70,10 @@ class Speakers:
         """
         limit = self.settings["data"]["max_context_tokens"]
         counter = TokenCounter(self._base / "tokenizer.json")
-        (found,) = fit_contexts([turns], counter, limit)
-        if found is None:
+        (context,) = fit_contexts([turns], counter, limit)
+        if context is None:
             raise UserError(f"that is over the {limit:,} tokens of a context: write less")
-        return found.text
+        return context.text
 
     def reply(self, model: str, context: str) -> str:
         """A new reply of a model, drawn as the pools' are."""
@@ -77,30 +82,31 @@ class Speakers:
         prompt = render(context, "cmv", form, template)
         with self._lock:
             engine = self._engine(model)
-            from persuasion_rl.sampling.noise import Request
+            from persuasion_rl.sampling.request import Request
 
-            ((_, sample),) = engine.draw([Request(token_hex(8), prompt, 1)])
+            ((_, sample),) = engine.sample([Request(token_hex(8), prompt, 1)])
         return sample.text.strip()
 
     def _engine(self, model: str):
         if model not in self._engines:
             from persuasion_rl.models.devices import prepare_torch
-            from persuasion_rl.sampling.engine import Settings, make_engine
-            from persuasion_rl.sampling.noise import Limits
+            from persuasion_rl.sampling.engine import SamplingSettings
+            from persuasion_rl.sampling.make import make_engine
 
-            told = self.settings["sampling"]
-            prepare_torch(1, self.settings["seed"], self.settings["device"])
-            limits = Limits(*(told[key] for key in ("temperature", "top_p", "max_new_tokens")))
-            served = told["engine"] == "openai"
+            study, sampling = self.settings, self.settings["sampling"]
+            prepare_torch(1, study["seed"], study["device"])
+            served = sampling["engine"] == "openai"
             self._engines[model] = make_engine(
-                "openai" if served else "transformers",
-                Settings(
-                    self._base, self._adapters(model), model, limits, self.settings["seed"],
-                    device=self.settings["device"],
-                    trust_remote_code=self.settings["trust_remote_code"],
-                    base_url=told["base_url"] if served else None,
-                ),
-            )  # fmt: skip
+                SamplingSettings(
+                    model=model,
+                    base=self._base,
+                    lineage=self._adapters(model),
+                    engine="openai" if served else "transformers",
+                    base_url=sampling["base_url"] if served else None,
+                    **{key: sampling[key] for key in ("temperature", "top_p", "max_new_tokens")},
+                    **{key: study[key] for key in ("seed", "device", "trust_remote_code")},
+                )
+            )
         return self._engines[model]
 
     def battle(self, turns: list[Turn]) -> tuple[str, list[str], list[str], list[str]]:
@@ -117,23 +123,24 @@ class Speakers:
         return context, models, replies, [self._engines[model].settings.digest for model in models]
 
 
-def chat(speakers: Speakers, model: str) -> None:
+def chat(models: LoadedModels, model: str) -> None:
     """A conversation with a model in the terminal, until an empty line."""
-    if model not in speakers.names:
-        there = ", ".join(speakers.names) or "none yet"
-        raise UserError(f"no model {model!r}; there are: {there}")
+    if model not in models.names:
+        names = ", ".join(models.names) or "none yet"
+        raise UserError(f"no model {model!r}; there are: {names}")
     print(
         "Say what you think and why; an empty line ends it. The model is made to persuade and may make things up."
     )
     turns: list[Turn] = []
-    while text := _asked():
+    while text := _read_line():
         turns += claim_turns(text) if not turns else [Turn("Poster", text)]
-        reply = speakers.reply(model, speakers.context(turns))
+        reply = models.reply(model, models.context(turns))
         print(f"\n{model}: {reply}\n", flush=True)
         turns.append(Turn("Persuader", reply))
 
 
-def _asked() -> str:
+def _read_line() -> str:
+    """A line that somebody types; "" at its end."""
     try:
         return input("you: ").strip()
     except (EOFError, KeyboardInterrupt):

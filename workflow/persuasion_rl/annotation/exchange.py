@@ -1,7 +1,7 @@
 """Answers of people as files: JSON lines and CSV to read and to fill in elsewhere, and tasks of Label Studio.
 
 A file has a row for every answer, and for every pair that nobody has answered one without an annotator, so that what is
-exported can be filled in and imported. "answer" is told of the responses as the row has them: "1", "2", "tie", "both_bad",
+exported can be filled in and imported. "answer" names the responses as the row has them: "1", "2", "tie", "both_bad",
 "skip" or "flag"; left_response is the one that stood on the left.
 """
 
@@ -13,19 +13,21 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from persuasion_rl.annotation.store import (
+from persuasion_rl.annotation.plan import (
     ANSWERS,
     FIRST_TIME,
     LEFT,
     PRACTICE,
     REPEAT,
     RIGHT,
+    SKIP,
     Answer,
-    AnswerStore,
     Plan,
     check_answer,
 )
+from persuasion_rl.annotation.store import AnswerStore
 from persuasion_rl.files import UserError, read_json, read_jsonl, write_jsonl, write_text
+from persuasion_rl.records import ResponsePair
 
 COLUMNS = (
     *("pair_id", "prompt", "response_1", "response_2", "annotator", "kind", "left_response"),
@@ -58,20 +60,30 @@ LABEL_STUDIO = """<View>
 """The labelling interface that the tasks are for."""
 
 
-def export_answers(pool: dict[str, dict], answers: Iterable[Answer], plan: Plan, file: Path) -> int:
-    """Write pairs and answers as .jsonl, .csv or .json (tasks of Label Studio, with the interface beside them in .xml);
-    the number of rows.
+def export_answers(
+    pool: dict[str, ResponsePair], answers: Iterable[Answer], plan: Plan, file: Path
+) -> int:
+    """Write pairs and answers as .jsonl, .csv or .json (tasks of Label Studio, with the interface beside them in .xml).
 
     Args:
         pool: pair id -> response row. Answers to pairs that are in it no more are written without texts.
+
+    Returns:
+        The number of rows, or tasks.
+
+    Raises:
+        UserError: a file name that ends otherwise.
     """
-    given = [answer for answer in answers if answer.kind != PRACTICE]
+    exported = [answer for answer in answers if answer.kind != PRACTICE]
     if file.suffix == ".json":
-        tasks = list(_tasks(pool, given, plan))
+        tasks = list(_tasks(pool, exported, plan))
         write_text(file, json.dumps(tasks, indent=2, ensure_ascii=False) + "\n")
         write_text(file.with_suffix(".xml"), LABEL_STUDIO)
         return len(tasks)
-    rows = [*map(_row, given), *({"pair_id": p} for p in pool.keys() - {a.pair for a in given})]
+    rows = [
+        *map(_row, exported),
+        *({"pair_id": p} for p in pool.keys() - {a.pair for a in exported}),
+    ]
     order = {pair: number for number, pair in enumerate(pool)}
     rows.sort(key=lambda row: order.get(row["pair_id"], len(order)))
     texts = ("prompt", "response_1", "response_2")
@@ -94,17 +106,18 @@ def export_answers(pool: dict[str, dict], answers: Iterable[Answer], plan: Plan,
 
 
 def _row(answer: Answer) -> dict:
-    told = {key: getattr(answer, key) for key in COLUMNS if hasattr(answer, key)}
-    return told | {"pair_id": answer.pair, "answer": _of_response(answer)}
+    values = {key: getattr(answer, key) for key in COLUMNS if hasattr(answer, key)}
+    return values | {"pair_id": answer.pair, "answer": _of_response(answer)}
 
 
 def _of_response(answer: Answer) -> str:
+    """An answer as files have it: of the response, not of the side."""
     if answer.answer not in (LEFT, RIGHT):
         return answer.answer
     return str(answer.left_response if answer.answer == LEFT else 3 - answer.left_response)
 
 
-def _tasks(pool: dict[str, dict], answers: list[Answer], plan: Plan) -> Iterator[dict]:
+def _tasks(pool: dict[str, ResponsePair], answers: list[Answer], plan: Plan) -> Iterator[dict]:
     """Tasks of Label Studio. There a pair has one order for all annotators, drawn for each pair, and one answer of each, so
     that repeats, whose sides are changed, are not in them."""
     for pair, row in pool.items():
@@ -121,13 +134,14 @@ def _tasks(pool: dict[str, dict], answers: list[Answer], plan: Plan) -> Iterator
 
 
 def _annotation(answer: Answer, left: int) -> dict:
-    said = _of_response(answer)
-    if said in ("1", "2"):
-        value = {"selected": LEFT if int(said) == left else RIGHT}
+    """An answer as Label Studio has it; `left` is the response on the left of its task."""
+    choice = _of_response(answer)
+    if choice in ("1", "2"):
+        value = {"selected": LEFT if int(choice) == left else RIGHT}
         # A Pairwise tag names itself (label-studio-sdk: PairwiseTag.label).
         result = [{"from_name": "better", "to_name": "better", "type": "pairwise", "value": value}]
     else:
-        value = {"choices": [said]}
+        value = {"choices": [choice]}
         result = [{"from_name": "otherwise", "to_name": "left", "type": "choices", "value": value}]
     if answer.confidence:
         value = {"choices": [str(answer.confidence)]}
@@ -140,10 +154,13 @@ def _annotation(answer: Answer, left: int) -> dict:
     return {"completed_by": {"email": answer.annotator}, "result": result}
 
 
-def import_answers(pool: dict[str, dict], store: AnswerStore, file: Path) -> tuple[int, int]:
-    """Add the answers of a file; how many were new, and how many were there already (the first answer stands).
+def import_answers(
+    pool: dict[str, ResponsePair], store: AnswerStore, file: Path
+) -> tuple[int, int]:
+    """Add the answers of a file. All rows are read before the first is kept, and an answer that was there stands.
 
-    All rows are read before the first is kept.
+    Returns:
+        How many answers were new, and how many the file has.
 
     Raises:
         UserError: a row that is no answer, by its number, or a pair that is not in the pool.
@@ -151,13 +168,13 @@ def import_answers(pool: dict[str, dict], store: AnswerStore, file: Path) -> tup
     readers = {".jsonl": _from_jsonl, ".csv": _from_csv, ".json": _from_label_studio}
     if file.suffix not in readers:
         raise UserError(f"{file}: .jsonl, .csv, or .json of Label Studio can be read")
-    found = []
+    answers = []
     for place, row in readers[file.suffix](file):
         try:
-            found.append(_answer(row, pool))
+            answers.append(_answer(row, pool))
         except UserError as error:
             raise UserError(f"{file}, {place}: {error}") from None
-    return store.add_all(found), len(found)
+    return store.add_all(answers), len(answers)
 
 
 def _from_jsonl(file: Path) -> Iterator[tuple[str, dict]]:
@@ -204,33 +221,38 @@ def _from_label_studio(file: Path) -> Iterator[tuple[str, dict]]:
 
 
 def _annotated(annotation: dict, left_response: int) -> dict | None:
-    """What somebody said of a task; None where nothing was chosen."""
+    """Somebody's answer to a task, as a row; None where nothing was chosen."""
     by = annotation.get("completed_by")
     who = by.get("email") or by.get("id") if isinstance(by, dict) else by
-    said = {part["from_name"]: part["value"] for part in annotation["result"]}
-    answer = "skip" if annotation.get("was_cancelled") else _chosen(said, left_response)
+    values = {part["from_name"]: part["value"] for part in annotation["result"]}
+    answer = SKIP if annotation.get("was_cancelled") else _chosen(values, left_response)
     if answer is None:
         return None
     return {
         "annotator": who if isinstance(who, str) else f"label studio {who}",
         "answer": answer,
-        "confidence": said.get("confidence", {}).get("choices", [None])[0],
-        "reason": "\n".join(said.get("reason", {}).get("text", [])) or None,
+        "confidence": values.get("confidence", {}).get("choices", [None])[0],
+        "reason": "\n".join(values.get("reason", {}).get("text", [])) or None,
     }
 
 
-def _chosen(said: dict[str, dict], left: int) -> str | None:
-    if choices := said.get("otherwise", {}).get("choices"):
+def _chosen(values: dict[str, dict], left: int) -> str | None:
+    """The answer in the values of a task's controls; None where nothing was chosen."""
+    if choices := values.get("otherwise", {}).get("choices"):
         return choices[0]
-    side = said.get("better", {}).get("selected")
+    side = values.get("better", {}).get("selected")
     if side not in (LEFT, RIGHT) or left not in (1, 2):
         return None
     return str(left if side == LEFT else 3 - left)
 
 
-def _answer(row: dict[str, Any], pool: dict[str, dict]) -> Answer:
-    """Raises UserError where a row is no answer."""
-    pair, said, kind = (
+def _answer(row: dict[str, Any], pool: dict[str, ResponsePair]) -> Answer:
+    """A row of a file as an answer.
+
+    Raises:
+        UserError: the row is no answer, or is to a pair that is not in the pool.
+    """
+    pair, choice, kind = (
         str(row.get("pair_id")),
         str(row.get("answer")),
         row.get("kind") or FIRST_TIME,
@@ -242,18 +264,18 @@ def _answer(row: dict[str, Any], pool: dict[str, dict]) -> Answer:
     if kind not in (FIRST_TIME, REPEAT):
         raise UserError(f"kind {kind!r}; allowed: {FIRST_TIME}, {REPEAT}")
     left = _number(row, "left_response", whole=True) or 1
-    if said in ("1", "2"):
-        said = LEFT if int(said) == left else RIGHT
-    elif said in (LEFT, RIGHT) or said not in ANSWERS:
+    if choice in ("1", "2"):
+        choice = LEFT if int(choice) == left else RIGHT
+    elif choice in (LEFT, RIGHT) or choice not in ANSWERS:
         allowed = ", ".join(["1", "2", *(a for a in ANSWERS if a not in (LEFT, RIGHT))])
-        raise UserError(f"answer {said!r}; allowed: {allowed}")
+        raise UserError(f"answer {choice!r}; allowed: {allowed}")
     reason = row.get("reason")
     answer = Answer(
         annotator=str(row["annotator"]).strip(),
         pair=pair,
         kind=kind,
         left_response=left,
-        answer=said,
+        answer=choice,
         confidence=_number(row, "confidence", whole=True),
         reason=str(reason).replace("\r\n", "\n") if reason else None,
         seconds=_number(row, "seconds"),
@@ -264,14 +286,18 @@ def _answer(row: dict[str, Any], pool: dict[str, dict]) -> Answer:
 
 
 def _number(row: dict[str, Any], key: str, whole: bool = False) -> Any:
-    """A field as a number that is not negative, None where it is empty."""
-    told = row.get(key)
-    if told in (None, ""):
+    """A field as a number that is not negative; None where it is empty.
+
+    Raises:
+        UserError: it is no such number.
+    """
+    value = row.get(key)
+    if value in (None, ""):
         return None
     try:
-        number = float(told)
+        number = float(value)
     except (TypeError, ValueError):
         number = math.nan
     if not 0 <= number < math.inf or (whole and number != int(number)):
-        raise UserError(f"{key} {told!r} is not a {'whole ' if whole else ''}number")
+        raise UserError(f"{key} {value!r} is not a {'whole ' if whole else ''}number")
     return int(number) if whole else number

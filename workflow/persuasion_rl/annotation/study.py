@@ -6,16 +6,18 @@ from pathlib import Path
 from textwrap import shorten
 from typing import Any
 
-from persuasion_rl.annotation.store import Plan, pair_id
+from persuasion_rl.annotation.plan import Plan, pair_id
 from persuasion_rl.data.prompts import Turn, context_of, read_chat_template, turns_of
-from persuasion_rl.files import UserError, keyed_number, read_json, read_jsonl
+from persuasion_rl.files import UserError, keyed_number, read_json
+from persuasion_rl.records import PoolRow, ResponsePair, read_rows
 from persuasion_rl.study.config import base_folder
-from persuasion_rl.tools.compare import recorded_settings
+from persuasion_rl.study.recorded import recorded_settings
 
-PRACTICE_PAIRS = Path(__file__).parents[3] / "resources/annotation/practice.json"
+PRACTICE_PAIRS = Path("resources/annotation/practice.json")
+"""In the checkout, where persuasion-rl is run."""
 CLAIMS = 8
 """Claims that the arena offers."""
-LONGEST_SHOWN = 120
+LONGEST_CLAIM_LINE = 120
 """Characters of such a claim."""
 
 
@@ -28,20 +30,20 @@ class AnnotatedStudy:
     """
 
     folder: Path
-    _made: tuple = field(init=False, repr=False)
+    _state: tuple = field(init=False, repr=False)
 
     def __post_init__(self):
-        self._made = self._as_made()
+        self._state = self._file_state()
 
-    def _as_made(self) -> tuple:
-        """What changes when the pool or the configuration is made anew."""
+    def _file_state(self) -> tuple:
+        """What differs once the pool or the configuration was made anew."""
         files = (self._responses, self.folder / "config.yaml")
-        found = [file.stat() if file.is_file() else None for file in files]
-        return tuple(one and (one.st_mtime_ns, one.st_size, one.st_ino) for one in found)
+        stats = [file.stat() if file.is_file() else None for file in files]
+        return tuple(stat and (stat.st_mtime_ns, stat.st_size, stat.st_ino) for stat in stats)
 
     def current(self) -> "AnnotatedStudy":
         """The study as it is now: itself, or read anew where it was made anew."""
-        return self if self._made == self._as_made() else AnnotatedStudy(self.folder)
+        return self if self._state == self._file_state() else AnnotatedStudy(self.folder)
 
     @property
     def _responses(self) -> Path:
@@ -53,13 +55,17 @@ class AnnotatedStudy:
         return recorded_settings(self.folder)
 
     @cached_property
-    def pool(self) -> dict[str, dict]:
-        """The human pool's pairs by their digests."""
+    def pool(self) -> dict[str, ResponsePair]:
+        """The human pool's pairs by their digests.
+
+        Raises:
+            UserError: the pool is not made yet, or its file is broken.
+        """
         if not self._responses.is_file():
             raise UserError(
                 f"{self._responses} is not there: run `snakemake unattended --cores all` for this study first"
             )
-        return {pair_id(row): row for row in read_jsonl(self._responses)}
+        return {pair_id(row): row for row in read_rows(self._responses, ResponsePair)}
 
     def refuse_if_simulated(self) -> None:
         """Raises UserError where nobody's labels would be used."""
@@ -71,46 +77,68 @@ class AnnotatedStudy:
 
     @cached_property
     def practice(self) -> dict[str, dict]:
-        """Pairs with what we would say, by their digests."""
+        """Practice pairs by their digests, each with the answer that we would give ("expected") and why ("feedback").
+
+        Raises:
+            UserError: this is not run in the checkout.
+        """
+        _refuse_elsewhere(PRACTICE_PAIRS)
         return {pair_id(row): row for row in read_json(PRACTICE_PAIRS)}
 
     @cached_property
     def plan(self) -> Plan:
+        """Whom the pairs of the pool are given to."""
         human = self.settings["labels"]["human"]
-        giving = (human[key] for key in ("overlap", "several", "repeats"))
-        return Plan(list(self.pool), self.settings["seed"], *giving, practice=tuple(self.practice))
+        shares = (human[key] for key in ("overlap", "several", "repeats"))
+        return Plan(list(self.pool), self.settings["seed"], *shares, practice=tuple(self.practice))
 
     @cached_property
     def _chat_template(self) -> str | None:
         chat = self.settings["data"]["prompt_format"] == "chat"
         return read_chat_template(Path(base_folder(self.settings))) if chat else None
 
-    def context(self, row: dict) -> str:
-        """What a row's responses answer."""
+    def context(self, row: ResponsePair | PoolRow) -> str:
+        """The conversation that a row's responses answer, without the marks of a prompt."""
         source, form = row["metadata"]["source"], self.settings["data"]["prompt_format"]
         return context_of(row["prompt"], source, form, self._chat_template)
 
     @cached_property
     def rubric(self) -> str:
-        """What people judge by, which is what a language model is told, without how it is to answer."""
-        text = Path(self.settings["llm"]["rubric"]).read_text(encoding="utf-8")
+        """What people judge by: the rubric of the judge llm, without how that is to write its answer.
+
+        Raises:
+            UserError: this is not run in the checkout.
+        """
+        path = Path(self.settings["llm"]["rubric"])
+        _refuse_elsewhere(path)
+        text = path.read_text(encoding="utf-8")
         return text.split("\nYour verdict:")[0].strip()
 
     @cached_property
     def claims(self) -> dict[str, list[Turn]]:
-        """Claims of the held-out prompts to be picked in the arena, with their turns."""
+        """Claims of the held-out prompts that are offered in the arena: first line -> turns."""
         path = self.folder / "preferences/final_eval_prompts.jsonl"
-        rows = list(read_jsonl(path)) if path.is_file() else []
-        found = {}
+        rows = list(read_rows(path, PoolRow)) if path.is_file() else []
+        claims = {}
         for row in sorted(rows, key=lambda row: keyed_number("claims", row["prompt"])):
             turns = turns_of(self.context(row))
             if len(turns) == 2:
-                found.setdefault(shorten(turns[0].text, LONGEST_SHOWN, placeholder=" ..."), turns)
-            if len(found) == CLAIMS:
+                claims.setdefault(
+                    shorten(turns[0].text, LONGEST_CLAIM_LINE, placeholder=" ..."), turns
+                )
+            if len(claims) == CLAIMS:
                 break
-        return found
+        return claims
 
     @property
     def answers(self) -> Path:
-        """The store."""
+        """The file of people's answers and votes."""
         return self.folder / "state/human_answers.sqlite"
+
+
+def _refuse_elsewhere(path: Path) -> None:
+    """Raises UserError where a file of the checkout is not found from the current folder."""
+    if not path.is_file():
+        raise UserError(
+            f"{path} is not there: run this in the checkout, the folder with the Snakefile"
+        )

@@ -44,7 +44,7 @@ BLANK_LINES = re.compile(r"\n\s*\n\s*")
 
 
 def clean(text: str, counts: Counter | None = None) -> str:
-    """The text as a model may see it. `counts` gets the number of texts that each rule changed."""
+    """The text as a model may see it; `counts` (rule -> texts that it changed) is added to."""
     for rule, (hints, apply) in RULES.items():
         if not any(hint in text for hint in hints):
             continue
@@ -56,7 +56,7 @@ def clean(text: str, counts: Counter | None = None) -> str:
 
 
 def clean_post(text: str, counts: Counter | None = None) -> str:
-    """A post as a model may see it: as `clean` does, and without what the poster added later.
+    """A post as a model may see it: cleaned as other texts are, and without what the poster added later.
 
     What stands below an EDIT or UPDATE line often repeats the arguments that won. Where such lines come
     before the post itself (fewer than 50 words of it above them), only they go.
@@ -94,11 +94,16 @@ RULES = {
 
 
 def is_bot(speaker: str) -> bool:
+    """Whether a user's name is that of a known bot, or looks like a bot's."""
     return bool(BOTS.fullmatch(speaker) or CAPITAL_BOT.fullmatch(speaker))
 
 
 def unusable(speaker: str, text: str | None, distinguished: str | None = None) -> str | None:
-    """Why a comment may not be used at all, or None."""
+    """Why a comment may not be used at all ("missing", "deleted", "bot", "moderator"), or None where it may.
+
+    Args:
+        distinguished: Reddit's mark of who speaks in office.
+    """
     if text is None:
         return "missing"
     if text.strip().lower() in GONE:

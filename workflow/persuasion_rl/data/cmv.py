@@ -2,7 +2,7 @@
 
 Where a corpus marks its comments (`success` of `winning-args-corpus`), a reply changed a mind when it is
 marked 1 and its speaker is not the original poster: the mark stands on the whole thread of comments, the
-poster's own among them. Elsewhere (`subreddit-changemyview`) the deltas are found, see `deltas.py`.
+poster's own among them. Elsewhere (`subreddit-changemyview`) `deltas.py` looks for the deltas.
 """
 
 import math
@@ -15,15 +15,24 @@ from pathlib import Path
 from persuasion_rl.data.clean import clean, clean_post, unusable
 from persuasion_rl.data.corpus import Conversation, Utterance, read_threads
 from persuasion_rl.data.deltas import DELETED, award_ids, awards, won_and_lost
-from persuasion_rl.data.examples import BATCH, Budget, CleanTexts, Counts, Draft, RowMaker
+from persuasion_rl.data.examples import (
+    BATCH,
+    Budget,
+    CleanTexts,
+    Counts,
+    Draft,
+    RowMaker,
+    note_counts,
+)
 from persuasion_rl.data.prompts import Turn
 from persuasion_rl.files import UserError, write_json, written_lines
+from persuasion_rl.records import DeltaPair, SftRow
 from persuasion_rl.runtime.command import note, stage
 
 
 @dataclass
 class Reply:
-    """A persuader's reply that may be used: its context, its cleaned text, and whether it won a delta."""
+    """A persuader's reply that may be used: the turns above it, its cleaned text, and whether it won a delta (1 or 0)."""
 
     turns: list[Turn]
     text: str
@@ -31,6 +40,7 @@ class Reply:
     utterance: Utterance
 
     def draft(self) -> Draft:
+        """The reply as `RowMaker` takes it."""
         return Draft(
             self.turns,
             self.text,
@@ -43,7 +53,7 @@ class Reply:
 
 
 def labels_of(conversation: Conversation) -> dict[str, int]:
-    """1 for the comments that won and 0 for those that lost, by the corpus' marks or by the deltas found."""
+    """Comment id -> 1 where it won and 0 where it lost, by the corpus' marks or else by the thread's deltas."""
     utterances = conversation.utterances.values()
     if any("success" in utterance.meta for utterance in utterances):
         return {
@@ -57,10 +67,11 @@ def labels_of(conversation: Conversation) -> dict[str, int]:
 def replies(
     conversation: Conversation, counts: Counts, seen: set[str] | None = None
 ) -> Iterator[Reply]:
-    """The usable replies of persuaders in a thread that won or lost, in its order.
+    """Yield the usable replies of persuaders in a thread that won or lost, in its order.
 
-    `counts` gets, for "won" and "lost", why others were left out; `seen` holds the comments that another
-    corpus gave already, and gets this thread's.
+    Args:
+        counts: gets, for "won" and "lost", why others were left out.
+        seen: the comments of the corpora before this one, which are left out; gets this thread's.
     """
     labels = labels_of(conversation)
     if not labels:
@@ -71,12 +82,12 @@ def replies(
     awarded = award_ids(conversation)
     for id_, success in labels.items():
         utterance = conversation.utterances[id_]
-        of = counts["won" if success else "lost"]
-        of["labelled"] += 1
-        why = _why_not(conversation, utterance, texts, awarded, seen)
+        reasons = counts["won" if success else "lost"]
+        reasons["labelled"] += 1
+        reason = _why_not(conversation, utterance, texts, awarded, seen)
         seen.add(id_)
-        if why is not None:
-            of[why] += 1
+        if reason is not None:
+            reasons[reason] += 1
             continue
         turns = _turns(conversation, utterance, post, texts)
         yield Reply(turns, texts[utterance.text], success, utterance)
@@ -96,8 +107,8 @@ def _why_not(
         return "post_deleted"
     if reply.speaker == conversation.poster:
         return "posters_own"
-    if why := unusable(reply.speaker, reply.text, reply.meta.get("distinguished")):
-        return why
+    if reason := unusable(reply.speaker, reply.text, reply.meta.get("distinguished")):
+        return reason
     if awards(reply.text):
         return "awards_a_delta_itself"
     chain = conversation.chain_to(reply)
@@ -137,12 +148,16 @@ def _turns(
 
 def _usable(comment: Utterance, texts: CleanTexts) -> bool:
     """Whether a comment may stand in a context: it can be read, and cleaning leaves something of it."""
-    why_not = unusable(comment.speaker, comment.text, comment.meta.get("distinguished"))
-    return why_not is None and texts[comment.text] != ""
+    reason = unusable(comment.speaker, comment.text, comment.meta.get("distinguished"))
+    return reason is None and texts[comment.text] != ""
 
 
 def threads(corpora: list[Path], counts: Counts) -> Iterator[Conversation]:
-    """The conversations of several ChangeMyView corpora, counted."""
+    """Yield the conversations of several ChangeMyView corpora, and count them.
+
+    Raises:
+        UserError: a conversation has no title.
+    """
     for folder in corpora:
         for conversation in read_threads(folder):
             if conversation.title is None:
@@ -164,14 +179,17 @@ def _needed(thread: list[Reply], counts: Counts) -> list[Reply]:
     return needed
 
 
-def delta_pairs(made: list[tuple[Reply, dict]]) -> Iterator[dict]:
-    """Pairs of a winning and a losing reply of two persuaders to the same comment, each reply once.
+def delta_pairs(thread: list[tuple[Reply, SftRow]]) -> Iterator[DeltaPair]:
+    """Yield pairs of a winning and a losing reply of two persuaders to the same comment, each reply once.
 
-    `made` holds a thread's replies that fit the budget, with their rows. Each winner takes, of the losers
-    that are left, the one that is most like it in length and in the time it took to answer.
+    Each winner takes, of the losers that are left, the one that is most like it in length and in the time it took
+    to answer.
+
+    Args:
+        thread: a thread's replies that fit the budget, with their rows.
     """
-    by_parent: dict[str, list[tuple[Reply, dict]]] = defaultdict(list)
-    for reply, row in made:
+    by_parent: dict[str, list[tuple[Reply, SftRow]]] = defaultdict(list)
+    for reply, row in thread:
         by_parent[reply.utterance.reply_to].append((reply, row))
     for group in by_parent.values():
         losers = [reply for reply, _ in group if not reply.success]
@@ -194,17 +212,17 @@ def delta_pairs(made: list[tuple[Reply, dict]]) -> Iterator[dict]:
 
 
 def _unlikeness(one: Reply, other: Reply) -> float:
-    """The distance of two replies in log length and in days, of equal weight."""
+    """The distance of two replies: in log length, and in days where both have a time, of equal weight."""
     length = abs(math.log(len(one.text) / len(other.text)))
     times = (one.utterance.timestamp, other.utterance.timestamp)
     return length if None in times else length + abs(float(times[0]) - float(times[1])) / 86_400
 
 
-def _batches(found: Iterable[list[Reply]]) -> Iterator[list[list[Reply]]]:
-    """The threads' replies in batches of about `BATCH` replies, no thread divided."""
+def _batches(replies_of_threads: Iterable[list[Reply]]) -> Iterator[list[list[Reply]]]:
+    """Yield the threads in batches of about `BATCH` replies, no thread divided."""
     batch: list[list[Reply]] = []
     size = 0
-    for thread in found:
+    for thread in replies_of_threads:
         batch.append(thread)
         size += len(thread)
         if size >= BATCH:
@@ -220,46 +238,46 @@ def process_cmv(
     examples: Path,
     pairs: Path,
     counts: Path,
-    min_tokens: int,
-    max_tokens: int,
-    max_context_tokens: int,
-    max_seq_length: int,
-    prompt_format: str = "plain",
-) -> dict[str, dict[str, int]]:
+    budget: Budget,
+) -> Counts:
     """Write SFT rows of winning replies (`examples`), delta pairs (`pairs`) and what became of all (`counts`).
-
-    Lengths are in tokens of `tokenizer` (a tokenizer.json). One row:
-    {"input_text", "full_text", "response", "metadata": {"source": "cmv", "conversation_id",
-    "utterance_id", "reply_to", "response_tokens", "context_tokens", "context_cut"}}.
 
     Counts are grouped: "read"; "won" and "lost" (labelled, each reason for leaving out, kept); "made"; and
     "cleaned", the number of texts that each cleaning rule changed.
+
+    Args:
+        corpora: folders; a comment that is in several counts as the first one's.
+        tokenizer: the base model's tokenizer.json.
+
+    Raises:
+        UserError: no winning reply is usable.
     """
-    budget = Budget(min_tokens, max_tokens, max_context_tokens, max_seq_length)
-    maker = RowMaker("cmv", tokenizer, budget, prompt_format)
-    told: Counts = defaultdict(Counter)
+    maker = RowMaker("cmv", tokenizer, budget)
+    tally: Counts = defaultdict(Counter)
     seen: set[str] = set()
-    found = (_needed(list(replies(thread, told, seen)), told) for thread in threads(corpora, told))
+    usable = (
+        _needed(list(replies(thread, tally, seen)), tally) for thread in threads(corpora, tally)
+    )
     with (
         written_lines(examples) as example_lines,
         written_lines(pairs) as pair_lines,
         ThreadPoolExecutor(1) as pool,
     ):
 
-        def write(batch: list[list[Reply]], rows: Iterator[dict | str]) -> None:
+        def write(batch: list[list[Reply]], rows: Iterator[SftRow | str]) -> None:
             for thread in batch:
-                made = _kept([(reply, next(rows)) for reply in thread], told)
-                for reply, row in made:
+                kept = _kept([(reply, next(rows)) for reply in thread], tally)
+                for reply, row in kept:
                     if reply.success:
                         example_lines.write(row)
-                for pair in delta_pairs(made):
+                for pair in delta_pairs(kept):
                     pair_lines.write(pair)
-            told["made"] |= {"examples": example_lines.count, "delta_pairs": pair_lines.count}
-            note(_progress(told))
+            tally["made"] |= {"examples": example_lines.count, "delta_pairs": pair_lines.count}
+            note(_progress(tally))
 
         # While a batch is counted (the tokenizer runs without Python's lock), the next one is read.
         waiting: deque[tuple[list[list[Reply]], Future]] = deque()
-        for batch in _batches(found):
+        for batch in _batches(usable):
             drafts = [reply.draft() for thread in batch for reply in thread]
             waiting.append((batch, pool.submit(maker.rows, drafts)))
             if len(waiting) > 1:
@@ -269,17 +287,16 @@ def process_cmv(
             write(last, iter(rows.result()))
         if not example_lines.count:
             raise UserError(f"no usable winning reply in {', '.join(map(str, corpora))}")
-    write_json(counts, told)
-    for group, numbers in told.items():
-        note(f"{group}: " + ", ".join(f"{name} {count:,}" for name, count in numbers.items()))
-    return told
+    write_json(counts, tally)
+    note_counts(tally)
+    return tally
 
 
-def _kept(thread: list[tuple[Reply, dict | str]], counts: Counts) -> list[tuple[Reply, dict]]:
-    """The replies that have a row, all counted."""
+def _kept(thread: list[tuple[Reply, SftRow | str]], counts: Counts) -> list[tuple[Reply, SftRow]]:
+    """The replies that have a row and not a reason why there is none; all are counted."""
     for reply, row in thread:
-        of = counts["won" if reply.success else "lost"]
-        of["kept" if isinstance(row, dict) else row] += 1
+        reasons = counts["won" if reply.success else "lost"]
+        reasons["kept" if isinstance(row, dict) else row] += 1
         if isinstance(row, dict) and reply.success:
             counts["made"]["contexts_cut"] += row["metadata"]["context_cut"]
     return [(reply, row) for reply, row in thread if isinstance(row, dict)]

@@ -29,6 +29,8 @@ PART_BYTES = 512 * 2**20
 
 @dataclass(slots=True)
 class Utterance:
+    """A comment or a turn; `timestamp` is in seconds since 1970 where the corpus has one."""
+
     id: str
     conversation_id: str
     speaker: str
@@ -83,23 +85,23 @@ def digests_record(folder: Path) -> Path:
 
 def difference(folder: Path, recorded: dict[str, dict]) -> str | None:
     """The first recorded file that the folder does not have as it was, in words."""
-    for name, first in recorded.items():
+    for name, before in recorded.items():
         path = folder / name
         if not path.is_file():
             return f"{name} is missing"
-        if (size := path.stat().st_size) != first["bytes"]:
-            return f"{name} has {size:,} bytes, not {first['bytes']:,}"
-        if (digest := file_digest(path)) != first["sha256"]:
-            return f"{name} has SHA-256 {digest[:12]}..., not {first['sha256'][:12]}..."
+        if (size := path.stat().st_size) != before["bytes"]:
+            return f"{name} has {size:,} bytes, not {before['bytes']:,}"
+        if (digest := file_digest(path)) != before["sha256"]:
+            return f"{name} has SHA-256 {digest[:12]}..., not {before['sha256'][:12]}..."
     return None
 
 
 def check_digests(folder: Path) -> None:
     """Refuse a fetched corpus whose files are not those of its download; others have no record beside them."""
     record = digests_record(folder)
-    if record.exists() and (found := difference(folder, read_json(record))):
+    if record.exists() and (changed := difference(folder, read_json(record))):
         raise UserError(
-            f"{folder}: {found}: not the file that was downloaded (recorded in {record}); delete the folder"
+            f"{folder}: {changed}: not the file that was downloaded (recorded in {record}); delete the folder"
             " and fetch it again"
         )
 
@@ -115,7 +117,7 @@ def read_threads(folder: Path) -> Iterator[Conversation]:
             a conversation has no root or no utterances. The message names the file and the line.
     """
     metas = _conversation_metas(folder)
-    without = set(metas)
+    without_utterances = set(metas)
     for utterances in _parts(folder / "utterances.jsonl"):
         threads: dict[str, dict[str, Utterance]] = defaultdict(dict)
         for utterance in utterances:
@@ -123,12 +125,12 @@ def read_threads(folder: Path) -> Iterator[Conversation]:
         for id_ in list(threads):
             conversation = Conversation(id_, metas.get(id_, {}), threads.pop(id_))
             _refuse_other_than_one_root(conversation, folder)
-            without.discard(id_)
+            without_utterances.discard(id_)
             yield conversation
-    if without:
+    if without_utterances:
         raise UserError(
-            f"{folder / 'utterances.jsonl'}: no utterance of {len(without):,} conversations of"
-            f" conversations.json ({min(without)}, ...); was it cut off?"
+            f"{folder / 'utterances.jsonl'}: no utterance of {len(without_utterances):,} conversations of"
+            f" conversations.json ({min(without_utterances)}, ...); was it cut off?"
         )
 
 

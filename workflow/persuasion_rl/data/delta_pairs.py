@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from persuasion_rl.files import read_jsonl
+from persuasion_rl.records import DeltaPair, read_rows
 from persuasion_rl.tables import read_table
 
 
@@ -12,7 +12,11 @@ def conversations_on(side: str, sides: Path) -> set[str]:
     return set(table.loc[table["side"] == side, "conversation_id"])
 
 
-def pairs_on(side: str, pairs: Path, sides: Path) -> list[dict]:
+def pairs_on(side: str, pairs: Path, sides: Path) -> list[DeltaPair]:
     """The delta pairs whose conversation is on one side."""
-    picked = conversations_on(side, sides)
-    return [row for row in read_jsonl(pairs) if row["metadata"]["conversation_id"] in picked]
+    on_side = conversations_on(side, sides)
+    return [
+        pair
+        for pair in read_rows(pairs, DeltaPair)
+        if pair["metadata"]["conversation_id"] in on_side
+    ]

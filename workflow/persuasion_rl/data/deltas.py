@@ -51,40 +51,40 @@ def award_ids(conversation: Conversation) -> set[str]:
     answers: dict[str | None, list[Utterance]] = defaultdict(list)
     for utterance in conversation.utterances.values():
         answers[utterance.reply_to].append(utterance)
-    found = set()
+    awarding = set()
     for utterance in conversation.utterances.values():
         if utterance.speaker != conversation.poster or utterance.reply_to is None:
             continue
-        bot = [
+        from_bot = [
             answer.text or ""
             for answer in answers[utterance.id]
             if answer.speaker.lower() == DELTA_BOT
         ]
-        if any(map(CONFIRMED.search, bot)) or (
-            awards(utterance.text or "") and not any(map(REFUSED.search, bot))
+        if any(map(CONFIRMED.search, from_bot)) or (
+            awards(utterance.text or "") and not any(map(REFUSED.search, from_bot))
         ):
-            found.add(utterance.id)
-    return found
+            awarding.add(utterance.id)
+    return awarding
 
 
 def won_and_lost(conversation: Conversation) -> dict[str, int]:
-    """1 for each comment that won the poster's delta, 0 for each reply that stands beside one and did not.
+    """Comment id -> 1 where it won the poster's delta, 0 where it stands beside a winner and did not.
 
     A reply lost when it answers the same comment as a winner, and nothing below it won a delta either.
     """
-    there = conversation.utterances
-    won = {there[id_].reply_to for id_ in award_ids(conversation)}
+    utterances = conversation.utterances
+    won = {utterances[id_].reply_to for id_ in award_ids(conversation)}
     winners = [
-        there[id_]
-        for id_ in sorted(won & there.keys())
-        if there[id_].reply_to is not None and there[id_].speaker != conversation.poster
+        utterances[id_]
+        for id_ in sorted(won & utterances.keys())
+        if utterances[id_].reply_to is not None and utterances[id_].speaker != conversation.poster
     ]
     led_to_a_delta = {
         above.id for winner in winners for above in conversation.chain_to(winner) or [winner]
     }
     answered = {winner.reply_to for winner in winners}
     labels = {winner.id: 1 for winner in winners}
-    for utterance in there.values():
+    for utterance in utterances.values():
         if (
             utterance.reply_to in answered
             and utterance.id not in led_to_a_delta

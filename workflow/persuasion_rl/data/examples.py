@@ -1,6 +1,7 @@
-"""What every source of examples shares: from contexts and responses to SFT rows, within the budget."""
+"""What both sources of examples share: from contexts and responses to SFT rows, within the budget."""
 
 from collections import Counter, defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,20 +13,28 @@ from persuasion_rl.data.prompts import (
     read_chat_template,
     render,
 )
+from persuasion_rl.records import SftRow, Source
+from persuasion_rl.runtime.command import note
 
 END_TOKENS = 1
 """The end-of-text token that closes a response counts towards its length."""
 BATCH = 1024
-"""Rows that are counted together: the tokenizer spreads a batch over the cores."""
+"""Responses that are counted together: the tokenizer spreads a batch over the cores."""
 
 Counts = defaultdict[str, Counter]
 """What became of what was read, by group ("read", "won", "lost", "cleaned", ...)."""
 
 
+def note_counts(counts: Counts) -> None:
+    """Print the counts, a line a group."""
+    for group, numbers in counts.items():
+        note(f"{group}: " + ", ".join(f"{name} {count:,}" for name, count in numbers.items()))
+
+
 class CleanTexts(dict):
     """Cleaned texts by raw text, each cleaned and counted once: a post is in many contexts."""
 
-    def __init__(self, clean, counts: Counter):
+    def __init__(self, clean: Callable[[str, Counter], str], counts: Counter):
         super().__init__()
         self._clean, self._counts = clean, counts
 
@@ -36,12 +45,17 @@ class CleanTexts(dict):
 
 @dataclass
 class Budget:
-    """Limits in tokens of the base model; `max_seq_length` is that of prompt and response together."""
+    """How long an example may be, in tokens of the base model, and the format of its prompt ("plain" or "chat").
+
+    `min_tokens` and `max_tokens` are limits of the response, its end-of-text token counted; `max_seq_length` is that
+    of prompt and response together.
+    """
 
     min_tokens: int
     max_tokens: int
     max_context_tokens: int
     max_seq_length: int
+    prompt_format: str = "plain"
 
 
 @dataclass
@@ -54,27 +68,30 @@ class Draft:
 
 
 class RowMaker:
-    """Renders and counts in batches, with the base model's tokenizer, template and end of text included."""
+    """Renders drafts and counts their tokens, in batches, with the base model's tokenizer and chat template.
 
-    def __init__(self, source: str, tokenizer: Path, budget: Budget, prompt_format: str):
+    Args:
+        tokenizer: a tokenizer.json; for the format "chat" the template is looked for beside it.
+    """
+
+    def __init__(self, source: Source, tokenizer: Path, budget: Budget):
         self.source = source
         self.counter = TokenCounter(tokenizer)
         self.budget = budget
-        self.prompt_format = prompt_format
         self.chat_template = (
-            read_chat_template(tokenizer.parent) if prompt_format == "chat" else None
+            read_chat_template(tokenizer.parent) if budget.prompt_format == "chat" else None
         )
 
-    def rows(self, drafts: list[Draft]) -> list[dict | str]:
-        """For each draft its SFT row, or why there is none.
+    def rows(self, drafts: list[Draft]) -> list[SftRow | str]:
+        """For each draft its SFT row, or the reason why there is none.
 
-        The context does not depend on the response: one that does not fit beside it is left out.
+        The context does not depend on the response: a row whose response does not fit beside it is left out.
         """
         contexts = fit_contexts(
             [draft.turns for draft in drafts], self.counter, self.budget.max_context_tokens
         )
         prompts = [
-            render(context.text, self.source, self.prompt_format, self.chat_template)
+            render(context.text, self.source, self.budget.prompt_format, self.chat_template)
             if context
             else ""
             for context in contexts
@@ -105,7 +122,7 @@ class RowMaker:
         prompt: str,
         prompt_tokens: int,
         response_tokens: int,
-    ) -> dict | str:
+    ) -> SftRow | str:
         budget = self.budget
         response_tokens += END_TOKENS
         if context is None:

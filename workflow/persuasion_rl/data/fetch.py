@@ -88,20 +88,24 @@ def _attempt(name: str, work: Path, timeout_s: float) -> None:
         start_new_session=True,  # Ctrl-C is this process's to answer
     ) as child:
         try:
-            said = child.stdout.readline()  # it begins: the time-out does not count its imports
+            output = child.stdout.readline()  # it begins: the time-out does not count its imports
             _watch(child, name, work, timeout_s)
-            said += child.stdout.read()
+            output += child.stdout.read()
         finally:
             child.kill()
     if status := child.returncode:
         kind = _FailedForGood if status == FINAL else _Failed
-        raise kind(said.strip() or f"the download ended with status {status}")
+        raise kind(output.strip() or f"the download ended with status {status}")
 
 
 def _watch(child: subprocess.Popen, name: str, work: Path, timeout_s: float) -> None:
-    """Tell how the work folder grows until the child ends; give up when it has not grown for a while."""
-    size = told = 0
-    grown_at = told_at = time.monotonic()
+    """Report how the work folder grows until the child ends.
+
+    Raises:
+        _Failed: it has not grown for `timeout_s` seconds.
+    """
+    size = reported = 0
+    grown_at = reported_at = time.monotonic()
     while True:
         try:
             child.wait(LOOK_S)
@@ -110,10 +114,10 @@ def _watch(child: subprocess.Popen, name: str, work: Path, timeout_s: float) -> 
             now, before, size = time.monotonic(), size, _bytes_in(work)
         if size != before:
             grown_at = now
-        if size != told and now - told_at >= PROGRESS_S:
-            rate = (size - told) / (now - told_at)
+        if size != reported and now - reported_at >= PROGRESS_S:
+            rate = (size - reported) / (now - reported_at)
             note(f"{name}: {size / 1e6:,.1f} MB written, {rate / 1e6:,.1f} MB/s")
-            told, told_at = size, now
+            reported, reported_at = size, now
         if now - grown_at >= timeout_s:
             raise _Failed(f"no data for {timeout_s:g} s")
 
@@ -159,8 +163,8 @@ def _reason(error: Exception) -> str:
         hints.append(error.url)
     while isinstance(inner := getattr(error, "reason", None) or (*error.args, None)[0], Exception):
         error = inner
-    said = " ".join(f"{type(error).__name__}: {error}".split())
-    return " ".join([said, *(f"({hint})" for hint in hints)])
+    message = " ".join(f"{type(error).__name__}: {error}".split())
+    return " ".join([message, *(f"({hint})" for hint in hints)])
 
 
 def _record_or_compare(folder: Path, record: Path) -> None:
@@ -171,9 +175,9 @@ def _record_or_compare(folder: Path, record: Path) -> None:
             record,
             {f.name: {"bytes": f.stat().st_size, "sha256": file_digest(f)} for f in files},
         )
-    elif found := difference(folder, read_json(record)):
+    elif changed := difference(folder, read_json(record)):
         raise UserError(
-            f"{folder.name} is not the same as at its first download: {found} (recorded in"
+            f"{folder.name} is not the same as at its first download: {changed} (recorded in"
             f" {record}); delete the record if the new one is to be trusted, and fetch again"
         )
 

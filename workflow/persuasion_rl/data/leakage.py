@@ -9,8 +9,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from persuasion_rl.data.corpus import read_threads
-from persuasion_rl.data.sides import NEAR_DUPLICATE, SHINGLE_WORDS, NearDuplicates, compared_text
-from persuasion_rl.files import UserError, read_jsonl, write_json
+from persuasion_rl.data.near_duplicates import (
+    DEFAULTS,
+    NearDuplicateIndex,
+    NearDuplicateSettings,
+    compared_text,
+)
+from persuasion_rl.files import UserError, write_json
+from persuasion_rl.records import DeltaPair, PoolRow, SftRow, read_rows
 from persuasion_rl.runtime.command import note, stage
 from persuasion_rl.tables import read_table
 
@@ -21,10 +27,15 @@ class Places:
     def __init__(self):
         self._place_of: dict[tuple[str, str], str] = {}
 
-    def put(self, kind: str, name: str, place: str, shown: str | None = None) -> None:
+    def put(self, kind: str, name: str, place: str, reported: str | None = None) -> None:
+        """Record that a thing stands in a place; `reported` is what an error calls it, where not `name`.
+
+        Raises:
+            UserError: it stands in another place too.
+        """
         other = self._place_of.setdefault((kind, name), place)
         if other != place:
-            raise UserError(f"leak: {kind} {shown or name} stands in {other} and in {place}")
+            raise UserError(f"leak: {kind} {reported or name} stands in {other} and in {place}")
 
 
 def check_leakage(
@@ -35,12 +46,13 @@ def check_leakage(
     pools: dict[str, Path],
     pairs: Path,
     output: Path,
-    shingle_words: int = SHINGLE_WORDS,
-    near_duplicate: float = NEAR_DUPLICATE,
+    settings: NearDuplicateSettings = DEFAULTS,
 ) -> dict[str, int]:
     """Raise UserError at the first leak; else write what was compared to `output`.
 
     Args:
+        corpora: their folders.
+        sides: the table of `assign_sides`.
         sft: side -> SFT rows. pools: pool -> prompts. pairs: delta pairs.
     """
     places = Places()
@@ -54,7 +66,7 @@ def check_leakage(
     rows = prompts = 0
     train_prompts = set()
     for side, path in sft.items():
-        for row in read_jsonl(path):
+        for row in read_rows(path, SftRow):
             rows += 1
             conversation = row["metadata"]["conversation_id"]
             utterance = f"{row['metadata']['source']}-{row['metadata']['utterance_id']}"
@@ -66,7 +78,7 @@ def check_leakage(
             if side == "train":
                 train_prompts.add(row["input_text"])
     for pool, path in pools.items():
-        for row in read_jsonl(path):
+        for row in read_rows(path, PoolRow):
             prompts += 1
             conversation = row["metadata"]["conversation_id"]
             if conversation not in side_of:
@@ -75,20 +87,20 @@ def check_leakage(
                 raise UserError(f"{path}: conversation {conversation} is in the training data")
             if pool != "ai" and side_of[conversation] != "test":
                 raise UserError(f"{path}: conversation {conversation} is not on the test side")
-            where = pool_of[conversation] = f"the pool {pool}"
-            places.put("conversation in a pool:", conversation, where)
-            places.put("near-duplicate cluster in a pool:", cluster_of[conversation], where)
-            places.put("prompt", row["prompt"], where, shown=row["metadata"]["prompt_id"])
-    for pair in read_jsonl(pairs):
+            place = pool_of[conversation] = f"the pool {pool}"
+            places.put("conversation in a pool:", conversation, place)
+            places.put("near-duplicate cluster in a pool:", cluster_of[conversation], place)
+            places.put("prompt", row["prompt"], place, reported=row["metadata"]["prompt_id"])
+    for pair in read_rows(pairs, DeltaPair):
         if pair["metadata"]["conversation_id"] not in side_of:
             raise UserError(f"{pairs}: {pair['metadata']['conversation_id']} has no side")
-    for one, other in _near_duplicates(corpora, shingle_words, near_duplicate):
+    for one, other in _near_duplicates(corpora, settings):
         for place_of in (side_of, pool_of):
-            places_found = {place_of[id_] for id_ in (one, other) if id_ in place_of}
-            if len(places_found) > 1:
+            both_places = {place_of[id_] for id_ in (one, other) if id_ in place_of}
+            if len(both_places) > 1:
                 raise UserError(
                     f"leak: the posts of conversations {one} and {other} are near-duplicates, and stand in"
-                    f" {' and in '.join(sorted(places_found))}"
+                    f" {' and in '.join(sorted(both_places))}"
                 )
     counts = {"conversations": len(side_of), "sft_rows": rows, "prompts": prompts}
     write_json(output, {"leaks": 0, "compared": counts})
@@ -97,10 +109,10 @@ def check_leakage(
 
 
 def _near_duplicates(
-    corpora: list[Path], words: int, threshold: float
+    corpora: list[Path], settings: NearDuplicateSettings
 ) -> Iterator[tuple[str, str]]:
     """Pairs of conversations whose posts are near-duplicates."""
-    index = NearDuplicates(words, threshold)
+    index = NearDuplicateIndex(settings)
     seen = set()
     for folder in corpora:
         for conversation in read_threads(folder):

@@ -11,10 +11,11 @@ from pathlib import Path
 
 from persuasion_rl.data.clean import clean
 from persuasion_rl.data.corpus import Conversation, Utterance, read_threads
-from persuasion_rl.data.examples import Budget, CleanTexts, Counts, Draft, RowMaker
+from persuasion_rl.data.examples import Budget, CleanTexts, Counts, Draft, RowMaker, note_counts
 from persuasion_rl.data.prompts import Turn
 from persuasion_rl.files import UserError, keyed_number, write_json, write_jsonl
-from persuasion_rl.runtime.command import note, stage
+from persuasion_rl.records import SftRow
+from persuasion_rl.runtime.command import stage
 
 CLAIM = Turn("Claim", "I do not plan to donate a part of my payment to Save the Children.")
 ROLES = {0: "Persuader", 1: "Persuadee"}
@@ -25,7 +26,11 @@ PAYMENT = 2.0
 def persuader_turns(
     conversation: Conversation, texts: CleanTexts
 ) -> Iterator[tuple[Utterance, list[Turn]]]:
-    """The persuader's utterances, each with the claim and the turns before it."""
+    """Yield the persuader's utterances, each with the claim and the turns before it.
+
+    Raises:
+        UserError: an utterance is of neither role.
+    """
     turns = [CLAIM]
     for utterance in conversation.utterances.values():
         role = utterance.meta.get("role")
@@ -40,7 +45,7 @@ def persuader_turns(
 
 
 def drafts(corpus: Path, counts: Counts) -> Iterator[Draft]:
-    """The persuader's turns that answer something, with the dialogue so far."""
+    """Yield the persuader's turns that answer something, with the dialogue so far; `counts` gets all."""
     texts = CleanTexts(clean, counts["cleaned"])
     for conversation in read_threads(corpus):
         counts["read"]["conversations"] += 1
@@ -59,18 +64,18 @@ def drafts(corpus: Path, counts: Counts) -> Iterator[Draft]:
             yield Draft(turns, texts[utterance.text], metadata)
 
 
-def selected(rows: list[dict], size: int, seed: int, by_donation: bool) -> list[dict]:
-    """`size` rows, each picked with a probability in proportion to its weight, without replacement.
+def selected(rows: list[SftRow], size: int, seed: int, by_donation: bool) -> list[SftRow]:
+    """`size` rows, each selected with a probability in proportion to its weight, without replacement.
 
     The weight is 1, or with `by_donation` what the persuadee gave (at most the payment), so that turns of
-    dialogues without a donation are never picked. Weighted sampling by sorting keys: Efraimidis and
+    dialogues without a donation are never selected. Weighted sampling by sorting keys: Efraimidis and
     Spirakis 2006, "Weighted random sampling with a reservoir".
     """
 
-    def weight(row: dict) -> float:
+    def weight(row: SftRow) -> float:
         return min(row["metadata"]["donation"] or 0, PAYMENT) if by_donation else 1.0
 
-    def key(row: dict) -> float:
+    def key(row: SftRow) -> float:
         number = keyed_number("p4g", seed, row["metadata"]["utterance_id"])
         return -math.log(1 - number) / weight(row)
 
@@ -83,39 +88,42 @@ def process_p4g(
     tokenizer: Path,
     examples: Path,
     counts: Path,
-    min_tokens: int,
-    max_tokens: int,
-    max_context_tokens: int,
-    max_seq_length: int,
+    budget: Budget,
     seed: int,
     max_examples: int | None = None,
     donation_weighted: bool = False,
-    prompt_format: str = "plain",
-) -> dict[str, dict[str, int]]:
-    """Write SFT rows of the persuader's turns, as `cmv.process_cmv` does, with "source": "p4g".
+) -> Counts:
+    """Write SFT rows of the persuader's turns (`examples`), and what became of all turns (`counts`).
 
-    Of more than `max_examples` rows, or with `donation_weighted`, those that `selected` picks.
+    Counts are grouped: "read"; "persuader" (labelled, each reason for leaving out, kept); "made"; and "cleaned", the
+    number of texts that each cleaning rule changed.
+
+    Args:
+        tokenizer: the base model's tokenizer.json.
+        max_examples: of more rows, only so many are kept, which depend on the seed (`selected`).
+        donation_weighted: keep rows in proportion to what the persuadee gave.
+
+    Raises:
+        UserError: no turn is usable.
     """
-    budget = Budget(min_tokens, max_tokens, max_context_tokens, max_seq_length)
-    maker = RowMaker("p4g", tokenizer, budget, prompt_format)
-    told: Counts = defaultdict(Counter)
-    found = maker.rows(list(drafts(corpus, told)))
-    told["persuader"] += Counter(row for row in found if isinstance(row, str))
-    rows = [row for row in found if isinstance(row, dict)]
+    maker = RowMaker("p4g", tokenizer, budget)
+    tally: Counts = defaultdict(Counter)
+    rows_or_reasons = maker.rows(list(drafts(corpus, tally)))
+    tally["persuader"] += Counter(row for row in rows_or_reasons if isinstance(row, str))
+    rows = [row for row in rows_or_reasons if isinstance(row, dict)]
     if donation_weighted or (max_examples is not None and len(rows) > max_examples):
         fitting = len(rows)
         rows = selected(rows, max_examples or fitting, seed, donation_weighted)
-        told["persuader"]["not_selected"] = fitting - len(rows)
+        tally["persuader"]["not_selected"] = fitting - len(rows)
     if not rows:
         raise UserError(f"no usable turn of a persuader in {corpus}")
-    told["persuader"]["kept"] = len(rows)
-    told["made"]["examples"] = len(rows)
-    told["made"]["contexts_cut"] = sum(row["metadata"]["context_cut"] for row in rows)
+    tally["persuader"]["kept"] = len(rows)
+    tally["made"]["examples"] = len(rows)
+    tally["made"]["contexts_cut"] = sum(row["metadata"]["context_cut"] for row in rows)
     write_jsonl(examples, rows)
-    write_json(counts, told)
-    for group, numbers in told.items():
-        note(f"{group}: " + ", ".join(f"{name} {count:,}" for name, count in numbers.items()))
-    return told
+    write_json(counts, tally)
+    note_counts(tally)
+    return tally
 
 
 if __name__ == "__main__":

@@ -69,6 +69,7 @@ class TokenCounter:
         return [sum(map(tokens.__getitem__, text)) for text in texts]
 
     def encode(self, texts: list[str]) -> list[Encoding]:
+        """The tokens of each text, with their places in it."""
         return self._tokenizer.encode_batch(texts, add_special_tokens=False)
 
     def _divides_at_lines(self) -> bool:
@@ -116,15 +117,15 @@ def fit_contexts(
     claim and the answered comment alone are too long.
     """
     wholes = [[f"{turn}\n" for turn in turns] for turns in threads]
-    found: list[Context | None] = [
+    contexts: list[Context | None] = [
         Context(whole, tokens, False)
         for whole, tokens in zip(wholes, counter.counts_of_lines(wholes), strict=True)
     ]
-    too_long = [number for number, context in enumerate(found) if context.tokens > max_tokens]
+    too_long = [number for number, context in enumerate(contexts) if context.tokens > max_tokens]
     cut = _cut([threads[number] for number in too_long], counter, max_tokens)
     for number, context in zip(too_long, cut, strict=True):
-        found[number] = context
-    return found
+        contexts[number] = context
+    return contexts
 
 
 def _cut(threads: list[list[Turn]], counter: TokenCounter, max_tokens: int) -> list[Context | None]:
@@ -134,7 +135,7 @@ def _cut(threads: list[list[Turn]], counter: TokenCounter, max_tokens: int) -> l
     kept_parts = [[f"{turn}\n" for turn in turns] for turns in kept]
     cuttable = [turns[1:] if turns[-1].is_post else turns[1:-1] for turns in threads]
     tokens_kept = counter.counts_of_lines(kept_parts)
-    found: list[Context | None] = [
+    contexts: list[Context | None] = [
         Context(parts, tokens, True) if tokens <= max_tokens and not turns[-1].is_post else None
         for parts, tokens, turns in zip(kept_parts, tokens_kept, threads, strict=True)
     ]
@@ -157,9 +158,9 @@ def _cut(threads: list[list[Turn]], counter: TokenCounter, max_tokens: int) -> l
         lengths = dict(zip(shorter, counter.counts_of_lines(list(shorter.values())), strict=True))
         for number, length in lengths.items():
             if length <= max_tokens:
-                found[number] = Context(shorter[number], length, True)
+                contexts[number] = Context(shorter[number], length, True)
         room = {number: room[number] - 8 for number in room if lengths[number] > max_tokens}
-    return found
+    return contexts
 
 
 def _without_middle(turns: list[Turn], encoding: Encoding, tokens: int) -> str:
@@ -175,23 +176,27 @@ def _without_middle(turns: list[Turn], encoding: Encoding, tokens: int) -> str:
     def place_in_text(number: int, place: int) -> int:
         return max(0, place - starts[number] - len(f"{turns[number].role}: "))
 
-    said = turns[first].text[: place_in_text(first, head_end)].rstrip()
-    rest = turns[last].text[place_in_text(last, tail_at) :].lstrip()
+    head = turns[first].text[: place_in_text(first, head_end)].rstrip()
+    tail = turns[last].text[place_in_text(last, tail_at) :].lstrip()
     lines = [str(turn) for turn in turns[:first]]
-    lines += [f"{turns[first].role}: {said}"] if said else []
-    if said and rest and first == last:
-        lines[-1] += f" [...] {rest}"
+    lines += [f"{turns[first].role}: {head}"] if head else []
+    if head and tail and first == last:
+        lines[-1] += f" [...] {tail}"
     else:
         lines[-1:] = [f"{line} [...]" for line in lines[-1:]]
-        whole = lines and rest == turns[last].text
+        whole = lines and tail == turns[last].text
         lines += (
-            [str(turns[last]) if whole else f"{turns[last].role}: [...] {rest}"] if rest else []
+            [str(turns[last]) if whole else f"{turns[last].role}: [...] {tail}"] if tail else []
         )
     return "".join(f"{line}\n" for line in [*lines, *turns[last + 1 :]])
 
 
 def read_chat_template(base: Path) -> str:
-    """The chat template of a model folder: a file of its own, or in the tokenizer's configuration."""
+    """The chat template of a model folder: a file of its own, or in the tokenizer's configuration.
+
+    Raises:
+        UserError: it has none.
+    """
     if (base / "chat_template.jinja").is_file():
         return (base / "chat_template.jinja").read_text(encoding="utf-8")
     config = base / "tokenizer_config.json"
@@ -202,7 +207,7 @@ def read_chat_template(base: Path) -> str:
 
 
 def messages(context: str, source: str, words: int | None = None) -> list[dict[str, str]]:
-    """The same as a conversation for a chat model."""
+    """A context and its task as the messages of a chat model: the system's and the user's; `words` as `render` has it."""
     return [
         {"role": "system", "content": SYSTEM},
         {"role": "user", "content": f"{context}\n\n{_task(source, words)}"},

@@ -6,7 +6,7 @@ from pathlib import Path
 from persuasion_rl.evaluation.players import read_players
 from persuasion_rl.files import write_jsonl
 from persuasion_rl.judges.base import Comparison, judge_both_orders
-from persuasion_rl.judges.make import make_judge
+from persuasion_rl.judges.make import JudgeSettings, make_judge
 from persuasion_rl.runtime.command import note, stage
 
 
@@ -15,34 +15,15 @@ def evaluate_verdicts(
     responses: dict[str, Path],
     judge: str,
     verdicts: Path,
-    seed: int,
-    threads: int,
-    base: Path | None = None,
-    delta_adapter: Path | None = None,
-    delta_pairs: Path | None = None,
-    sides: Path | None = None,
-    device: str = "auto",
-    llm: str | None = None,
-    asking: str | None = None,
+    settings: JudgeSettings,
 ) -> int:
     """Let a judge compare every two players on every prompt, in both orders.
 
     One row: {"prompt_id", "conversation_id", "player_1", "player_2"} with "verdict" and "answers", or with
-    "excluded", the name of what kept the judge from answering. What is for which judge: `judges.make_judge`.
+    "excluded", the name of what kept the judge from answering.
     """
     players = read_players(responses)
-    chosen = make_judge(
-        judge,
-        base=base,
-        delta_adapter=delta_adapter,
-        device=device,
-        threads=threads,
-        seed=seed,
-        delta_pairs=delta_pairs,
-        sides=sides,
-        llm=llm,
-        asking=asking,
-    )
+    chosen = make_judge(judge, settings)
     games = [
         (one, other, replies)
         for one, other in combinations(players, 2)
@@ -53,7 +34,7 @@ def evaluate_verdicts(
     )
     rows = []
     for (one, other, (reply, _)), found in zip(games, judged, strict=True):
-        said = {"verdict": found.verdict, "answers": [o.verdict for o in found.opinions]}
+        said = {"verdict": found.verdict, "answers": [o.verdict for o in found.judgments]}
         rows.append(
             {
                 "prompt_id": reply["metadata"]["prompt_id"],

@@ -1,6 +1,6 @@
 """Judges: given a prompt and two responses, which is more persuasive?
 
-A judge has an opinion of each comparison as shown: a verdict, an abstention, or the name of what kept it from
+A judge gives a judgment of each comparison as shown: a verdict, an abstention, or the name of what kept it from
 answering. A label asks in both orders: where the two verdicts disagree, it is a tie. Ties stay ties.
 """
 
@@ -10,50 +10,55 @@ from typing import NamedTuple
 
 FIRST, SECOND, TIE = "1", "2", "tie"
 NONE = "none"
-"""The verdict of who abstains."""
+"""The verdict of a judge that abstains."""
 POINTS = {FIRST: 1.0, SECOND: 0.0, TIE: 0.5}
 """What a verdict is worth to the first of two."""
+OPPOSITE = {FIRST: SECOND, SECOND: FIRST, TIE: TIE, NONE: NONE}
+"""The verdict on a comparison when its two responses change places."""
 
 
 @dataclass(frozen=True)
 class Comparison:
+    """A prompt and two responses to it, in the order in which a judge sees them."""
+
     prompt: str
     first: str
     second: str
 
     def swapped(self) -> "Comparison":
+        """The comparison with its responses in the other order."""
         return Comparison(self.prompt, self.second, self.first)
 
 
 @dataclass(frozen=True)
-class Opinion:
-    """What a judge says of a comparison: "1", "2", "tie" or "none", with its reason where it gives one.
+class Judgment:
+    """A judge's answer to a comparison: "1", "2", "tie" or "none", with its reason where it gives one.
 
-    Without a verdict, `failure` names what kept it from answering.
+    Without a verdict, `failure` names what kept the judge from answering.
     """
 
     verdict: str | None
     reason: str | None = None
     failure: str | None = None
 
-    def turned_round(self) -> "Opinion":
-        """The same, told of the swapped comparison."""
-        return replace(self, verdict={FIRST: SECOND, SECOND: FIRST}.get(self.verdict, self.verdict))
+    def swapped(self) -> "Judgment":
+        """This judgment in terms of the swapped comparison."""
+        return replace(self, verdict=OPPOSITE.get(self.verdict))
 
 
 class Judged(NamedTuple):
-    """A verdict and the two opinions that it comes from, told of the pair as given.
+    """The verdict on a pair, and the two judgments that it comes from, both in terms of the pair as given.
 
-    The second one was formed of the swapped pair, and its reason speaks of that.
+    The judge saw the pair swapped for the second judgment, and its reason speaks of that order.
     """
 
     verdict: str | None
-    opinions: list[Opinion]
+    judgments: list[Judgment]
 
     @property
     def failure(self) -> str | None:
         """Why there is no verdict, or None where there is one."""
-        return next((o.failure for o in self.opinions if o.failure is not None), None)
+        return next((j.failure for j in self.judgments if j.failure is not None), None)
 
 
 class Judge(ABC):
@@ -62,8 +67,8 @@ class Judge(ABC):
     name: str
 
     @abstractmethod
-    def opinions(self, comparisons: list[Comparison]) -> list[Opinion]:
-        """An opinion of each comparison, in their order."""
+    def judge(self, comparisons: list[Comparison]) -> list[Judgment]:
+        """A judgment of each comparison, in their order."""
 
 
 class ScoringJudge(Judge):
@@ -75,8 +80,8 @@ class ScoringJudge(Judge):
     def prefer(self, comparisons: list[Comparison]) -> list[float]:
         """How much the first response is preferred, in [-1, 1]; negative where the second one is."""
 
-    def opinions(self, comparisons: list[Comparison]) -> list[Opinion]:
-        return [Opinion(self._verdict(preference)) for preference in self.prefer(comparisons)]
+    def judge(self, comparisons: list[Comparison]) -> list[Judgment]:
+        return [Judgment(self._verdict(preference)) for preference in self.prefer(comparisons)]
 
     def _verdict(self, preference: float) -> str:
         if abs(preference) <= self.tie_margin:
@@ -85,17 +90,17 @@ class ScoringJudge(Judge):
 
 
 def judge_both_orders(judge: Judge, comparisons: list[Comparison]) -> list[Judged]:
-    """What a judge says of each pair, asked in both orders.
+    """Ask a judge about each pair in both orders.
 
     Verdicts that disagree make a tie; an abstention in either order makes "none", and a failure no verdict.
     """
-    found = judge.opinions(comparisons + [c.swapped() for c in comparisons])
-    forward, backward = found[: len(comparisons)], found[len(comparisons) :]
-    pairs = [[one, other.turned_round()] for one, other in zip(forward, backward, strict=True)]
-    return [Judged(_agreed([o.verdict for o in opinions]), opinions) for opinions in pairs]
+    judgments = judge.judge(comparisons + [c.swapped() for c in comparisons])
+    as_given, as_swapped = judgments[: len(comparisons)], judgments[len(comparisons) :]
+    pairs = [[one, other.swapped()] for one, other in zip(as_given, as_swapped, strict=True)]
+    return [Judged(_combined([j.verdict for j in pair]), pair) for pair in pairs]
 
 
-def _agreed(verdicts: list[str | None]) -> str | None:
+def _combined(verdicts: list[str | None]) -> str | None:
     for stronger in (None, NONE):
         if stronger in verdicts:
             return stronger

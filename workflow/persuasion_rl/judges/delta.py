@@ -6,7 +6,8 @@ from pathlib import Path
 
 from persuasion_rl.judges.base import Comparison, ScoringJudge
 from persuasion_rl.models.devices import pick_device
-from persuasion_rl.models.loading import check_lineage, load_classifier, load_tokenizer
+from persuasion_rl.models.lineage import check_lineage
+from persuasion_rl.models.loading import load_classifier, load_tokenizer
 
 
 class DeltaJudge(ScoringJudge):

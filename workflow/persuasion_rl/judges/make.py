@@ -1,54 +1,55 @@
-"""A judge by its name. Which module it is of is known when it is made: who names a judge runs no other judge's code."""
+"""Makes a judge by its name. Its module is loaded then, so that a stage runs, and digests, only the judges it asks."""
 
+from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
 
 from persuasion_rl.files import UserError
 from persuasion_rl.judges.base import Judge
+from persuasion_rl.judges.llm.settings import LlmSettings
 from persuasion_rl.models.devices import pick_device, prepare_torch
+from persuasion_rl.study.names import JUDGE_MODULES
 
 
-def make_judge(
-    name: str,
-    *,
-    base: Path | None = None,
-    delta_adapter: Path | None = None,
-    device: str = "auto",
-    threads: int = 1,
-    seed: int = 0,
-    delta_pairs: Path | None = None,
-    sides: Path | None = None,
-    llm: str | None = None,
-    asking: str | None = None,
-) -> Judge:
-    """A judge by its name in the config.
+@dataclass(frozen=True)
+class JudgeSettings:
+    """What the judges need. A judge reads its own settings alone.
 
-    Args:
-        base, delta_adapter, device, threads, seed: for the judge delta.
-        delta_pairs, sides: for the judge interplay, which learns from those of the train side.
-        llm, asking: for the judge llm, as JSON: what is asked, and how. Together they are `llm.Settings`, of which all
-            but the model has a default.
+    seed, threads, device, base, delta_adapter: the judge delta, a reward model (`base` is the folder of its base model).
+    delta_pairs, sides: the judge interplay learns from the delta pairs of the train side. llm: the judge llm.
     """
+
+    seed: int
+    threads: int
+    device: str = "auto"
+    base: Path | None = None
+    delta_adapter: Path | None = None
+    delta_pairs: Path | None = None
+    sides: Path | None = None
+    llm: LlmSettings = field(default_factory=LlmSettings)
+
+
+def make_judge(name: str, settings: JudgeSettings) -> Judge:
+    """Make a judge by its name in the configuration.
+
+    Raises:
+        UserError: there is no such judge, or it lacks a setting.
+    """
+    if name not in JUDGE_MODULES:
+        *others, last = JUDGE_MODULES
+        raise UserError(f"unknown judge {name!r}; there are {', '.join(others)} and {last}")
+    module = import_module(f"persuasion_rl.{JUDGE_MODULES[name]}")
     if name == "truth":
-        return _module("truth").TruthJudge()
+        return module.TruthJudge()
     if name == "length":
-        return _module("length").LengthJudge()
-    if name == "delta":
-        if base is None or delta_adapter is None:
-            raise UserError("judge delta needs --base and --delta_adapter")
-        prepare_torch(threads, seed, device)
-        return _module("delta").DeltaJudge(base, delta_adapter, pick_device(device))
+        return module.LengthJudge()
     if name == "interplay":
-        if delta_pairs is None or sides is None:
+        if settings.delta_pairs is None or settings.sides is None:
             raise UserError("judge interplay needs --delta_pairs and --sides")
-        return _module("interplay").InterplayJudge(delta_pairs, sides)
+        return module.InterplayJudge(settings.delta_pairs, settings.sides)
     if name == "llm":
-        if llm is None:
-            raise UserError('judge llm needs --llm, as \'{"model": "NAME"}\'')
-        module = _module("llm.judge")
-        return module.LlmJudge(module.Settings.read(llm, asking or "{}"))
-    raise UserError(f"unknown judge {name!r}; there are truth, delta, length, interplay and llm")
-
-
-def _module(name: str):
-    return import_module(f"persuasion_rl.judges.{name}")
+        return module.LlmJudge(settings.llm)
+    if settings.base is None or settings.delta_adapter is None:
+        raise UserError("judge delta needs --base and --delta_adapter")
+    prepare_torch(settings.threads, settings.seed, settings.device)
+    return module.DeltaJudge(settings.base, settings.delta_adapter, pick_device(settings.device))

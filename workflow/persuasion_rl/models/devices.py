@@ -8,10 +8,10 @@ from persuasion_rl.runtime.leases import lease_one
 
 
 def prepare_torch(threads: int, seed: int, device: str) -> None:
-    """Fix threads and seeds before anything is made; nothing here looks for a network.
+    """Fix threads and seeds, and take a device, before torch is used; no library looks for a network from here on.
 
     Fixed threads make a run on the CPU repeatable to the bit. The process gets a GPU of its own where there are any
-    (`leases`), and sees no other, since transformers' Trainer would spread each batch over them; with the device "cpu"
+    (`runtime.leases`), and sees no other, since transformers' Trainer would spread each batch over them; with the device "cpu"
     it sees none.
     """
     if device == "cpu":
@@ -31,9 +31,13 @@ def prepare_torch(threads: int, seed: int, device: str) -> None:
 
 
 def pick_device(wanted: str) -> str:
-    """ "cuda" or "cpu"; UserError where "cuda" is wanted and there is none.
+    """The device to use, "cuda" or "cpu". One of several processes (accelerate launch) gets the GPU of its number.
 
-    One of several processes (accelerate launch) gets the GPU of its number.
+    Args:
+        wanted: "auto", "cuda" or "cpu".
+
+    Raises:
+        UserError: "cuda" is wanted and there is none.
     """
     import torch
 
@@ -57,7 +61,7 @@ def pick_dtype(device: str):
 
 
 def peak_flops(device: str) -> float:
-    """Floating-point operations a second of a large matrix product, measured here and now."""
+    """Floating-point operations a second of a large matrix product, measured when it is called."""
     import time
 
     import torch

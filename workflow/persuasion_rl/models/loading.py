@@ -1,60 +1,13 @@
-"""Loads base models and adapters, and refuses a chain of adapters that does not fit together.
-
-Every adapter is complete on the base model. Its `recipe.json` holds the digests of the base and of the
-parent that it was trained from, and whoever loads it passes the files of its whole lineage.
-"""
+"""Loads base models, tokenizers and adapters."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 
-from persuasion_rl.files import UserError, file_digest, read_json, text_digest
+from persuasion_rl.files import UserError, text_digest
 from persuasion_rl.models.devices import pick_dtype
-
-WEIGHTS = "model.safetensors"
-ADAPTER = "adapter_model.safetensors"
-ADAPTER_CONFIG = "adapter_config.json"
-RECIPE = "recipe.json"
-LINEAGE_KEYS = ("base_digest", "parent", "parent_digest", "adapter_digest", "config_digest")
-
-
-def base_digest(base: Path) -> str:
-    """SHA-256 of the base model's weights."""
-    for name in ("config.json", WEIGHTS, "tokenizer.json"):
-        if not (base / name).is_file():
-            raise UserError(f"base model {base}: {name} is missing")
-    return file_digest(base / WEIGHTS)
-
-
-def check_lineage(base: Path, adapters: list[Path]) -> str:
-    """Check that each adapter was trained from the one before it and return the last one's digest.
-
-    Args:
-        adapters: the adapter files from the first one above the base to the model's own; may be empty.
-    """
-    digest = root = base_digest(base)
-    for adapter in adapters:
-        recipe = read_json(adapter.parent / RECIPE)
-        missing = [key for key in LINEAGE_KEYS if key not in recipe]
-        if missing:
-            raise UserError(f"{adapter.parent / RECIPE}: the key {missing[0]!r} is missing")
-        if recipe["base_digest"] != root:
-            raise UserError(f"{adapter}: was trained on another base model than {base}")
-        if recipe["parent_digest"] != digest:
-            raise UserError(
-                f"{adapter}: its parent {recipe['parent']} has changed since it was trained;"
-                " ask for the adapter again to train it from the parent that is there"
-            )
-        if recipe["adapter_digest"] != file_digest(adapter):
-            raise UserError(f"{adapter}: is not the file that its {RECIPE} describes")
-        if recipe["config_digest"] != file_digest(adapter.parent / ADAPTER_CONFIG):
-            raise UserError(
-                f"{adapter.parent / ADAPTER_CONFIG}: is not the file that {RECIPE} describes; its scale would"
-                " be another one"
-            )
-        digest = recipe["adapter_digest"]
-    return digest
+from persuasion_rl.models.lineage import check_lineage
 
 
 def load_tokenizer(base: Path, trust_remote_code: bool = False):
@@ -65,7 +18,7 @@ def load_tokenizer(base: Path, trust_remote_code: bool = False):
     """
     from transformers import AutoTokenizer
 
-    with _told_of_remote_code(base):
+    with _remote_code_named(base):
         tokenizer = AutoTokenizer.from_pretrained(base, trust_remote_code=trust_remote_code)
     if tokenizer.eos_token_id is None:
         raise UserError(
@@ -82,7 +35,7 @@ def load_base(base: Path, device: str, trust_remote_code: bool = False, use_4bit
     from transformers import AutoModelForCausalLM
 
     dtype = pick_dtype(device)
-    with _told_of_remote_code(base):
+    with _remote_code_named(base):
         model = AutoModelForCausalLM.from_pretrained(
             base,
             dtype=dtype,
@@ -124,7 +77,8 @@ def load_classifier(base: Path, device: str, pad_token_id: int, trust_remote_cod
 
 
 @contextmanager
-def _told_of_remote_code(base: Path) -> Iterator[None]:
+def _remote_code_named(base: Path) -> Iterator[None]:
+    """Turn transformers' refusal to run a model's own code into a UserError that names the setting."""
     try:
         yield
     except ValueError as error:

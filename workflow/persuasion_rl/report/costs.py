@@ -1,4 +1,7 @@
-"""What a study took: seconds and memory of its rules, from Snakemake's benchmark files, and what its API answers cost."""
+"""What a study took: seconds and memory of its rules, from Snakemake's benchmark files, and what its API answers cost.
+
+Neither is an input of any rule: both grow with every job, and a page that read them as inputs would never be up to date.
+"""
 
 import csv
 import sqlite3
@@ -15,10 +18,13 @@ class Cost:
     memory: float
 
 
-def costs_of(study: Path) -> list[Cost]:
-    """What each rule of results/{study} took when it last ran, by name; with a rule's wildcards in the name."""
-    folder = study / "benchmarks"
-    return [_cost(path, folder) for path in sorted(folder.rglob("*.tsv"))]
+def costs_of(benchmarks: Path) -> list[Cost]:
+    """What each rule of a study took when it last ran, by name; with a rule's wildcards in the name.
+
+    Args:
+        benchmarks: the folder of Snakemake's benchmark files; empty or absent where nothing has run, or ran elsewhere.
+    """
+    return [_cost(path, benchmarks) for path in sorted(benchmarks.rglob("*.tsv"))]
 
 
 def cost_of(path: Path) -> float:
@@ -26,13 +32,16 @@ def cost_of(path: Path) -> float:
     return float(_row(path)["s"])
 
 
-def api_cost(study: Path) -> tuple[int, int, float] | None:
+def api_cost(answers: Path) -> tuple[int, int, float] | None:
     """What the language models' answers cost that a study keeps: their number, how many of them have no known price, and
-    the sum of the others in USD. None where nothing was asked."""
-    path = study / "state/llm.sqlite"
-    if not path.is_file():
+    the sum of the others in USD. None where nothing was asked.
+
+    Args:
+        answers: the store of answers (state/llm.sqlite); it need not exist.
+    """
+    if not answers.is_file():
         return None
-    file = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)
+    file = sqlite3.connect(f"{answers.resolve().as_uri()}?mode=ro", uri=True)
     try:
         return file.execute(
             "SELECT count(*), count(*) - count(cost_usd), coalesce(sum(cost_usd), 0.0) FROM answers"

@@ -9,8 +9,8 @@ MEASURES = {"sft": "eval_loss", "dpo": "eval_reward_accuracy"}
 def ranking_figure(ranking: list[dict], judges: list[str]) -> str:
     """Strengths of the players, a panel a judge, in the first judge's order."""
     order = [row["player"] for row in ranking if row["judge"] == judges[0]]
-    figure, found = panels(len(judges), 2.3, 0.3 * len(order) + 0.9)
-    for place, (axis, judge) in enumerate(zip(found, judges, strict=True)):
+    figure, all_axes = panels(len(judges), 2.3, 0.3 * len(order) + 0.9)
+    for place, (axis, judge) in enumerate(zip(all_axes, judges, strict=True)):
         against = next(row["against"] for row in ranking if row["judge"] == judge)
         rows = {row["player"]: row for row in ranking if row["judge"] == judge}
         for position, player in enumerate(reversed(order)):
@@ -90,8 +90,8 @@ def lineage_figure(models: list[dict]) -> str:
 
 def length_figure(win_rates: list[dict], lengths: dict[str, float], judges: list[str]) -> str:
     """Each player's mean win rate against all others, plain and at equal length, over its mean length."""
-    figure, found = panels(len(judges), 2.4, 2.8)
-    for axis, judge in zip(found, judges, strict=True):
+    figure, all_axes = panels(len(judges), 2.4, 2.8)
+    for axis, judge in zip(all_axes, judges, strict=True):
         for place, (player, across) in enumerate(_spread_out(lengths).items()):
             plain, equal = (_mean_rate(win_rates, judge, player, name) for name in RATES)
             if plain is None:
@@ -107,8 +107,8 @@ def length_figure(win_rates: list[dict], lengths: dict[str, float], judges: list
         words = [f"{n:.0f}" for n in sorted(lengths.values())]
         axis.set_xticks(range(len(lengths)), words, rotation=45 if len(lengths) > 6 else 0)
         axis.set_xlabel("mean length (words), in order")
-    found[0].set_ylabel("mean win rate")
-    handles, names = found[0].get_legend_handles_labels()
+    all_axes[0].set_ylabel("mean win rate")
+    handles, names = all_axes[0].get_legend_handles_labels()
     figure.tight_layout()
     figure.legend(
         handles, names, loc="upper center", bbox_to_anchor=(0.5, 0), ncol=4, frameon=False
@@ -127,6 +127,11 @@ MARKERS = "os^DvPX*"
 
 
 def _mean_rate(win_rates: list[dict], judge: str, player: str, name: str) -> float | None:
+    """A player's mean win rate over all opponents; None where none is known.
+
+    Args:
+        name: the column of the rate, one of RATES.
+    """
     rows = [row for row in win_rates if row["judge"] == judge and row[name] != ""]
     rates = [row[name] for row in rows if row["player"] == player]
     rates += [1 - row[name] for row in rows if row["against"] == player]
@@ -158,8 +163,8 @@ def trust_figure(trust: list[dict], judges: list[str]) -> str:
 def honesty_figure(honesty: list[dict], players: list[str]) -> str:
     """What was measured of honesty, a panel a measure."""
     rows = [row for row in honesty if isinstance(row[players[0]]["low"], float | int)]
-    figure, found = panels(len(rows), 2.3, 0.26 * len(players) + 1.0)
-    for place, (axis, row) in enumerate(zip(found, rows, strict=True)):
+    figure, all_axes = panels(len(rows), 2.3, 0.26 * len(players) + 1.0)
+    for place, (axis, row) in enumerate(zip(all_axes, rows, strict=True)):
         for position, player in enumerate(reversed(players)):
             one = row[player]
             axis.plot([one["low"], one["high"]], [position] * 2, color=COLORS[0], lw=2)
@@ -174,6 +179,7 @@ def honesty_figure(honesty: list[dict], players: list[str]) -> str:
 
 
 def truth_figure(truth: list[dict]) -> str:
+    """The mean probability of a delta of each player's replies, as the grammar of the demo knows it."""
     figure, axis = axes(6.5, 0.38 * len(truth) + 0.7)
     for position, row in enumerate(reversed(truth)):
         axis.plot([row["low"], row["high"]], [position] * 2, color=COLORS[0], lw=2)
@@ -229,8 +235,8 @@ def variants_figure(models: list[dict]) -> str:
     if not compared:
         return ""
     most = max(map(len, compared.values()))
-    figure, found = panels(len(compared), 3.4, 0.26 * most + 0.9, across=2)
-    for axis, ((method, pool), rows) in zip(found, compared.items(), strict=True):
+    figure, all_axes = panels(len(compared), 3.4, 0.26 * most + 0.9, across=2)
+    for axis, ((method, pool), rows) in zip(all_axes, compared.items(), strict=True):
         _draw_models(axis, method, rows)
         axis.set_title(f"{method}, {pool} pool" if pool else method)
     figure.tight_layout()
@@ -259,15 +265,17 @@ def _draw_models(axis, method: str, rows: list[dict]) -> None:
 
 def loss_figure(histories: dict[str, list[list[dict]]]) -> str:
     """Losses over steps, a panel a group."""
-    figure, found = panels(len(histories), 2.3, 2.1)
-    for place, (axis, (name, runs)) in enumerate(zip(found, histories.items(), strict=True)):
-        for history in runs:
+    figure, all_axes = panels(len(histories), 2.3, 2.1)
+    for place, (axis, (name, trainings)) in enumerate(
+        zip(all_axes, histories.items(), strict=True)
+    ):
+        for history in trainings:
             _draw_losses(axis, history)
-        axis.set_title(name if len(runs) == 1 else f"{name}, {len(runs)} runs")
+        axis.set_title(name if len(trainings) == 1 else f"{name}, {len(trainings)} runs")
         axis.set_xlabel("step")
         if place % 3 == 0:
             axis.set_ylabel("loss (nats)")
-    lines = {line.get_label(): line for axis in found for line in axis.get_lines()}
+    lines = {line.get_label(): line for axis in all_axes for line in axis.get_lines()}
     figure.tight_layout()
     figure.legend(
         lines.values(), lines, loc="upper center", bbox_to_anchor=(0.5, 0), ncol=2, frameon=False

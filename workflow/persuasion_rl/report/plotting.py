@@ -17,8 +17,8 @@ def svg(figure) -> str:
     text = io.StringIO()
     figure.savefig(text, format="svg", bbox_inches="tight", metadata={"Date": None})
     pyplot.close(figure)
-    found = text.getvalue()
-    return found[found.index("<svg") :]
+    document = text.getvalue()
+    return document[document.index("<svg") :]
 
 
 def axes(width: float, height: float):
@@ -51,8 +51,10 @@ def panels(count: int, width: float, height: float, across: int = 3):
 def bars(title: str, rows: list[tuple[str, float]], label: str, color: str = COLORS[0]) -> str:
     """Horizontal bars, the first on top, each with its number."""
     figure, axis = axes(6.0, 0.24 * len(rows) + 0.7)
-    drawn = axis.barh(range(len(rows)), [value for _, value in rows][::-1], color=color, height=0.7)
-    axis.bar_label(drawn, [f"{value:,.0f}" for _, value in rows][::-1], padding=3)
+    patches = axis.barh(
+        range(len(rows)), [value for _, value in rows][::-1], color=color, height=0.7
+    )
+    axis.bar_label(patches, [f"{value:,.0f}" for _, value in rows][::-1], padding=3)
     axis.set_yticks(range(len(rows)), [name for name, _ in rows][::-1])
     axis.set_ylim(-0.6, len(rows) - 0.4)
     axis.set_title(title)

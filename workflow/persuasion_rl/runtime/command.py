@@ -1,8 +1,9 @@
 """Turns a stage's function into its command line.
 
-Keyword parameters become `--name value` flags of their annotated types. A parameter whose type is a dataclass is a
-group of flags: its fields are the flags, and the function gets the object. A `**recipe` parameter takes every further
-`--name value` pair, so that a trainer's own argument names can be used as they are.
+Keyword parameters become `--name value` flags of their annotated types; those with a default may be left out. A
+parameter whose type is a dataclass is a group of flags: each of its fields is a flag, with the PREFIX of the dataclass
+where it has one, and the function gets the object. A field that is itself a dataclass is a group too. A `**recipe`
+parameter takes every further `--name value` pair, so that a trainer's own argument names can be used as they are.
 """
 
 import argparse
@@ -26,14 +27,16 @@ import psutil
 from persuasion_rl.files import UserError
 
 WORKFLOW = "PERSUASION_RL_WORKFLOW"
-"""The variable with the process of the workflow that runs a stage; without it a stage runs by itself."""
-LOOKS_EVERY_S = 1
+"""The environment variable with the process id of the workflow that runs a stage; without it a stage runs by itself."""
+POLL_S = 1
+"""Seconds between two looks whether that process is still alive."""
 
 
 def stage(*functions: Callable) -> None:
-    """Run a stage with the arguments of the command line; a UserError ends in one line, exit 1.
+    """Run a stage with the arguments of the command line.
 
-    A module with several functions takes the name of the one to run as its first argument.
+    A module with several functions takes the name of the one to run as its first argument. A UserError, a missing file
+    and a full disk end in one line on standard error and exit status 1; other errors keep their trace.
     """
     if workflow := os.environ.get(WORKFLOW):
         _end_with(int(workflow))
@@ -52,7 +55,7 @@ def stage(*functions: Callable) -> None:
     if further and not recipe_allowed:
         parser.error(f"unknown argument: {further[0]}")
     try:
-        function(**_grouped(function, vars(known)), **_recipe(further))
+        function(**_arguments(function, vars(known)), **_recipe(further))
     except (UserError, FileNotFoundError) as error:
         sys.exit(f"error: {error}" if is_main_process() else 1)
     except Exception as error:
@@ -65,25 +68,25 @@ def stage(*functions: Callable) -> None:
 
 
 def _end_with(workflow: int) -> None:
-    """End by SIGTERM once the workflow is gone, killed say: what runs on would be in the way of the next one."""
+    """End this process by SIGTERM once its workflow is gone, so that it is not in the way of the next one."""
 
     def watch() -> None:
         with suppress(psutil.NoSuchProcess):
             process = psutil.Process(workflow)
             # is_running() knows a process by its start too: another may get its number.
             while process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
-                time.sleep(LOOKS_EVERY_S)
+                time.sleep(POLL_S)
         os.kill(os.getpid(), signal.SIGTERM)
 
     threading.Thread(target=watch, daemon=True).start()
 
 
 SIGNS_OF_A_FULL_DISK = ("No space left on device", "iostream error", "PytorchStreamWriter failed")
-"""The latter two are torch's."""
+"""Parts of messages; the latter two are torch's."""
 
 
 def is_disk_full(error: BaseException) -> bool:
-    """Whether a write failed for want of room; libraries hide the reason in texts and causes."""
+    """Whether a write failed because the disk is full; libraries hide that in messages and causes."""
     while error is not None:
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
             return True
@@ -99,6 +102,7 @@ def _program(function: Callable) -> str:
 
 
 def _parser(function: Callable) -> tuple[argparse.ArgumentParser, bool]:
+    """The command line of a function, and whether it takes further pairs (a recipe)."""
     parser = argparse.ArgumentParser(
         prog=_program(function),
         description=inspect.getdoc(function),
@@ -108,54 +112,78 @@ def _parser(function: Callable) -> tuple[argparse.ArgumentParser, bool]:
     recipe_allowed = False
     hints = typing.get_type_hints(function)
     for name, parameter in inspect.signature(function).parameters.items():
-        if parameter.kind is inspect.Parameter.VAR_KEYWORD:
+        optional = parameter.default is not parameter.empty
+        if parameter.kind is parameter.VAR_KEYWORD:
             recipe_allowed = True
         elif dataclasses.is_dataclass(hints[name]):
-            _add_group(parser, hints[name])
+            _add_group(parser, hints[name], optional)
         else:
-            _add_flag(parser, name, hints[name], parameter.default)
+            _add_flag(parser, name, hints[name], optional)
     return parser, recipe_allowed
 
 
-def _add_group(parser: argparse.ArgumentParser, group: type) -> None:
-    """The fields of a dataclass as flags, under the first line of its docstring."""
+def _add_group(parser: argparse.ArgumentParser, group: type, optional: bool) -> None:
+    """Add the fields of a dataclass as flags, under the first paragraph of its docstring."""
     section = parser.add_argument_group(
-        group.__name__, (inspect.getdoc(group) or "").split("\n")[0]
+        group.__name__, (inspect.getdoc(group) or "").split("\n\n")[0]
     )
     hints = typing.get_type_hints(group)
-    for field in dataclasses.fields(group):
-        default = field.default
-        if field.default_factory is not dataclasses.MISSING:
-            default = field.default_factory()
-        _add_flag(
-            section,
-            field.name,
-            hints[field.name],
-            inspect.Parameter.empty if default is dataclasses.MISSING else default,
-        )
+    for name, field in inspect.signature(group).parameters.items():
+        may_be_left_out = optional or field.default is not field.empty
+        if dataclasses.is_dataclass(hints[name]):
+            _add_group(parser, hints[name], may_be_left_out)
+        else:
+            _add_flag(section, _flag(group, name), hints[name], may_be_left_out)
 
 
-def _add_flag(parser: Any, name: str, hint: Any, default: Any) -> None:
-    required = default is inspect.Parameter.empty
+def _flag(group: type, field: str) -> str:
+    """The name of the flag of a group's field."""
+    return getattr(group, "PREFIX", "") + field
+
+
+def _add_flag(parser: argparse._ActionsContainer, name: str, hint: Any, optional: bool) -> None:
+    """Add a flag. One that is left out is not passed on: functions and dataclasses have their own defaults."""
     parser.add_argument(
-        f"--{name}", required=required, default=None if required else default, **_reading(hint)
+        f"--{name}", required=not optional, default=argparse.SUPPRESS, **_reading(hint)
     )
 
 
-def _grouped(function: Callable, values: dict[str, Any]) -> dict[str, Any]:
-    """Values of flags as the arguments of a function: those of a group as its object."""
-    arguments = {}
-    for name, hint in typing.get_type_hints(function).items():
-        if dataclasses.is_dataclass(hint):
-            fields = [field.name for field in dataclasses.fields(hint)]
-            arguments[name] = hint(**{field: values.pop(field) for field in fields})
-    return values | arguments
+def _arguments(function: Callable, flags: dict[str, Any]) -> dict[str, Any]:
+    """The arguments of a function, from the values of its flags: those of a group are put together as its object."""
+    arguments = dict(flags)
+    hints = typing.get_type_hints(function)
+    for name, parameter in inspect.signature(function).parameters.items():
+        if dataclasses.is_dataclass(hints.get(name)):
+            default = None if parameter.default is parameter.empty else parameter.default
+            arguments[name] = _object(hints[name], arguments, default)
+    return arguments
+
+
+def _object(group: type, flags: dict[str, Any], default: Any) -> Any:
+    """The object of a group, from the values of its flags, which are taken out of `flags`.
+
+    Args:
+        default: the object whose fields hold where a flag was left out; None for those of the dataclass.
+    """
+    hints, values = typing.get_type_hints(group), {}
+    for name in inspect.signature(group).parameters:
+        if dataclasses.is_dataclass(hints[name]):
+            values[name] = _object(hints[name], flags, getattr(default, name, None))
+        elif (flag := _flag(group, name)) in flags:
+            values[name] = flags.pop(flag)
+    return group(**values) if default is None else dataclasses.replace(default, **values)
 
 
 def _reading(hint: Any) -> dict[str, Any]:
-    """How argparse reads a type: list[T] takes several values, dict[str, T] several key=value pairs."""
+    """How argparse reads a type: list[T] takes several values, dict[str, T] several KEY=VALUE pairs.
+
+    A number that may be None is None where the flag says "none".
+    """
     if isinstance(hint, types.UnionType):
-        hint = next(part for part in typing.get_args(hint) if part is not type(None))
+        parts = [part for part in typing.get_args(hint) if part is not type(None)]
+        if {*parts} <= {int, float}:
+            return {"type": _number(parts, may_be_none=len(parts) < len(typing.get_args(hint)))}
+        hint = parts[0]
     origin = typing.get_origin(hint)
     if origin is list:
         return {"nargs": "*", "type": typing.get_args(hint)[0]}
@@ -168,18 +196,35 @@ def _reading(hint: Any) -> dict[str, Any]:
 
 
 class _Pairs(argparse.Action):
+    """Reads KEY=VALUE pairs into a dict."""
+
     def __init__(self, *args, value_type, **kwargs):
         super().__init__(*args, **kwargs)
         self.value_type = value_type
 
     def __call__(self, parser, namespace, values, option_string=None):
         pairs = {}
-        for value in values:
-            key, equals, rest = value.partition("=")
+        for pair in values:
+            key, equals, value = pair.partition("=")
             if not equals:
-                parser.error(f"{option_string}: expected KEY=VALUE, got {value!r}")
-            pairs[key] = self.value_type(rest)
+                parser.error(f"{option_string}: expected KEY=VALUE, got {pair!r}")
+            pairs[key] = self.value_type(value)
         setattr(namespace, self.dest, pairs)
+
+
+def _number(kinds: list[type], may_be_none: bool) -> Callable[[str], int | float | None]:
+    """A reader of numbers, of the first kind that a text can be."""
+
+    def read(text: str) -> int | float | None:
+        if may_be_none and text == "none":
+            return None
+        for kind in kinds:
+            with suppress(ValueError):
+                return kind(text)
+        raise ValueError
+
+    read.__name__ = " or ".join(kind.__name__ for kind in kinds)  # argparse quotes it
+    return read
 
 
 def _boolean(text: str) -> bool:
@@ -189,7 +234,7 @@ def _boolean(text: str) -> bool:
 
 
 def _recipe(words: list[str]) -> dict[str, Any]:
-    """`--name value ...` pairs, values read as JSON where they are JSON; several values make a list."""
+    """`--name value ...` pairs as a dict: values are read as JSON where they are JSON, and several make a list."""
     recipe: dict[str, Any] = {}
     name = None
     for word in words:
@@ -216,6 +261,6 @@ def is_main_process() -> bool:
 
 
 def note(text: str) -> None:
-    """A line of progress, on standard error, of the first process."""
+    """Print a line of progress on standard error, in the first process only."""
     if is_main_process():
         print(text, file=sys.stderr, flush=True)

@@ -14,10 +14,10 @@ import time
 from glob import glob
 from pathlib import Path
 
-WAITED_S = 60
-"""Seconds between two words about waiting."""
+NOTES_EVERY_S = 60
+"""Seconds between two messages about waiting."""
 _held: list[int] = []
-"""File descriptors of this process' leases: open as long as it lives."""
+"""Descriptors of the lock files that this process holds: open as long as it lives."""
 
 
 def visible_devices() -> list[str]:
@@ -25,13 +25,13 @@ def visible_devices() -> list[str]:
 
     CUDA counts these from 0, whatever the numbers of their files: a container may have /dev/nvidia3 alone.
     """
-    here = len(glob("/dev/nvidia[0-9]*"))
-    if not here:
+    count = len(glob("/dev/nvidia[0-9]*"))
+    if not count:
         return []
-    given = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if given is not None:
-        return [name.strip() for name in given.split(",") if name.strip()]
-    return [str(index) for index in range(here)]
+    allowed = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if allowed is not None:
+        return [name.strip() for name in allowed.split(",") if name.strip()]
+    return [str(index) for index in range(count)]
 
 
 def lease(count: int, devices: list[str], folder: Path | None = None) -> list[str]:
@@ -40,7 +40,11 @@ def lease(count: int, devices: list[str], folder: Path | None = None) -> list[st
     Leases are between the processes of a user on a machine, whatever study they are of.
 
     Args:
-        folder: where the locks are; the same for all that share the devices.
+        devices: as `visible_devices` names them.
+        folder: where the locks are; all that share the devices have the same folder.
+
+    Returns:
+        The devices that are held. SystemExit where fewer exist than are wanted.
     """
     folder = folder or Path(tempfile.gettempdir(), f"persuasion-rl-gpus-{os.getuid()}")
     folder.mkdir(mode=0o700, exist_ok=True)
@@ -48,27 +52,26 @@ def lease(count: int, devices: list[str], folder: Path | None = None) -> list[st
         sys.exit(
             f"error: {count} GPUs are asked for, and {len(devices)} are here: {', '.join(devices)}"
         )
-    told = time.monotonic() - WAITED_S
+    noted = time.monotonic() - NOTES_EVERY_S
     while True:
-        got = {}
+        locks: dict[str, int] = {}
         for device in devices:
-            if len(got) < count and (held := _try(folder / device)) is not None:
-                got[device] = held
-        if len(got) == count:
-            _held.extend(got.values())
-            return list(got)
-        for (
-            held
-        ) in got.values():  # all or none, so that two that want two each never wait for each other
-            os.close(held)
-        if time.monotonic() - told >= WAITED_S:
+            if len(locks) < count and (lock := _lock(folder / device)) is not None:
+                locks[device] = lock
+        if len(locks) == count:
+            _held.extend(locks.values())
+            return list(locks)
+        # All or none, so that two jobs that want two devices each never wait for each other.
+        for lock in locks.values():
+            os.close(lock)
+        if time.monotonic() - noted >= NOTES_EVERY_S:
             print(f"waiting for {count} of the GPUs {', '.join(devices)}", file=sys.stderr)
-            told = time.monotonic()
+            noted = time.monotonic()
         time.sleep(0.2)
 
 
-def _try(path: Path) -> int | None:
-    """An open, locked file, or None where somebody else holds it."""
+def _lock(path: Path) -> int | None:
+    """The descriptor of a file that is locked from now on, or None where another process holds it."""
     file = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -79,7 +82,7 @@ def _try(path: Path) -> int | None:
 
 
 def lease_one() -> None:
-    """Make one GPU of its own the only one that this process sees, where there are any. Again changes nothing.
+    """Make one GPU of its own the only one that this process sees, where there are any. A second call changes nothing.
 
     One of several processes of a training (accelerate launch) has its devices from the process that started it.
     """
@@ -90,7 +93,7 @@ def lease_one() -> None:
 
 
 def main() -> None:
-    """Become a command that has the devices; the locks stay with it."""
+    """Lease devices and become the command that uses them; the locks stay with it."""
     count, *command = sys.argv[1:]
     if devices := visible_devices():
         os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(lease(int(count), devices))

@@ -10,7 +10,7 @@ from typing import Any
 
 from persuasion_rl.runtime.command import is_main_process, note
 
-WAIT_S = 30
+WAITS_S = 30
 """How long the server may take to answer."""
 
 
@@ -21,7 +21,7 @@ def start_tracking(
     name: str | None = None,
     folder: str = ".",
 ) -> list[str]:
-    """Open a run and return what transformers' Trainer reports to.
+    """Open a run of Weights & Biases and return the value of transformers' `report_to`.
 
     Without a key, or where the server does not answer in time, an online run is an offline one: its files wait
     in `folder` for `wandb sync`.
@@ -29,6 +29,11 @@ def start_tracking(
     Args:
         config: what the run's page shows of its settings.
         mode: "off", "offline" or "online". The key is the environment's WANDB_API_KEY.
+        project, name: where the run is listed, and as what.
+        folder: for the run's files.
+
+    Returns:
+        ["wandb"], or [] where the training is not tracked.
     """
     if mode == "off" or not is_main_process():
         return []
@@ -41,7 +46,7 @@ def start_tracking(
     Path(folder).mkdir(parents=True, exist_ok=True)
     for attempt in dict.fromkeys((mode, "offline")):
         settings = wandb.Settings(
-            init_timeout=WAIT_S, login_timeout=WAIT_S, finish_timeout=2 * WAIT_S
+            init_timeout=WAITS_S, login_timeout=WAITS_S, finish_timeout=2 * WAITS_S
         )
         try:
             wandb.init(

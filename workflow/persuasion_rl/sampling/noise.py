@@ -1,13 +1,12 @@
-"""What a sample is, and the noise that makes it belong to its prompt, not to the batch that it is drawn in.
+"""The noise that makes a sample a function of its prompt, and not of the batch that it is sampled in.
 
 Each token of the vocabulary gets Gumbel noise that is a function of (study seed, model digest, prompt id, sample
-number, draw, step, token), and the largest sum of noise and log-probability wins: a sample of the distribution
+number, attempt, step, token), and the largest sum of noise and log-probability wins: a sample of the distribution
 (Maddison, Tarlow & Minka 2014). Batches, shards and order then leave the text as it is, except where the last
 bits of batched logits decide between two sums.
 """
 
 import hashlib
-from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
@@ -17,36 +16,10 @@ from transformers.generation.continuous_batching.cb_logits_processors import (
     ContinuousBatchingLogitsProcessor,
 )
 
+from persuasion_rl.sampling.request import Limits
+
 NUCLEUS = 64
 """Tokens that most nuclei lie within: a whole vocabulary takes long to sort on a CPU."""
-
-
-@dataclass(frozen=True)
-class Limits:
-    """How every pool and every evaluation samples."""
-
-    temperature: float
-    top_p: float
-    max_new_tokens: int
-
-
-@dataclass(frozen=True)
-class Request:
-    """A sample that is wanted: draw number `draw` of sample number `sample` of a prompt."""
-
-    prompt_id: str
-    prompt: str
-    sample: int
-    draw: int = 0
-
-
-@dataclass(frozen=True)
-class Sample:
-    text: str
-    tokens: int
-    """EOS among them. As a server counts them; if it does not, by the tokenizer, or for an endpoint words and marks."""
-    finish_reason: str
-    """`responses.STOPPED`, or what else ended it."""
 
 
 def step_seeds(steps: int, *key: object) -> np.ndarray:
@@ -70,13 +43,14 @@ def _shifted(numbers: torch.Tensor, by: int) -> torch.Tensor:
     return (numbers >> by) & ((1 << (64 - by)) - 1)
 
 
-def picked(
+def sample_tokens(
     logits: torch.Tensor, seeds: torch.Tensor, temperature: float, top_p: float
 ) -> torch.Tensor:
-    """The token that each row's seed picks from the tempered nucleus (Holtzman et al. 2020) of its logits.
+    """Sample a token for each row from the tempered nucleus (Holtzman et al. 2020) of its logits.
 
     Args:
-        logits: (rows, vocabulary). seeds: (rows,), int32.
+        logits: (rows, vocabulary).
+        seeds: (rows,), int32: a token is a function of its row's logits and seed.
     Returns:
         (rows, 1) token ids.
     """
@@ -101,16 +75,16 @@ def _largest(probabilities: torch.Tensor, top_p: float) -> tuple[torch.Tensor, t
 
 
 def _only(tokens: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
-    """Logits that leave one token of each row."""
+    """Logits of minus infinity but for one token of each row: tokens (rows, 1)."""
     return torch.full_like(logits, -torch.inf).scatter_(-1, tokens, 0.0)
 
 
 class KeyedSampling(LogitsProcessor):
-    """For `generate`: leaves only the token that each row's number picks.
+    """For `generate`: leaves each row only the token that is sampled with its seed.
 
     Args:
-        seeds: (rows, max_new_tokens) int32 numbers.
-        prompt_length: tokens of the left-padded prompts; the step is what lies beyond them.
+        seeds: (rows, max_new_tokens) int32, one a step.
+        prompt_length: tokens of the left-padded prompts; the step is the number of tokens after them.
     """
 
     def __init__(self, seeds: torch.Tensor, prompt_length: int, limits: Limits):
@@ -120,14 +94,16 @@ class KeyedSampling(LogitsProcessor):
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         seeds = self.seeds[:, input_ids.shape[1] - self.prompt_length]
-        return _only(picked(scores, seeds, self.limits.temperature, self.limits.top_p), scores)
+        return _only(
+            sample_tokens(scores, seeds, self.limits.temperature, self.limits.top_p), scores
+        )
 
 
 class KeyedContinuousSampling(ContinuousBatchingLogitsProcessor):
-    """The same for transformers' continuous batching, which knows a request by its id.
+    """For transformers' continuous batching: leaves each request only the token that is sampled with its seed.
 
     Args:
-        seeds: request id -> (tokens of its prompt, its max_new_tokens int32 numbers).
+        seeds: request id -> (number of tokens of its prompt, its (max_new_tokens,) int32 seeds).
     """
 
     supported_kwargs: ClassVar = {}
@@ -153,4 +129,6 @@ class KeyedContinuousSampling(ContinuousBatchingLogitsProcessor):
 
     def __call__(self, scores: torch.Tensor, tensor_arg: torch.Tensor) -> torch.Tensor:
         seeds = tensor_arg[: scores.shape[0]]
-        return _only(picked(scores, seeds, self.limits.temperature, self.limits.top_p), scores)
+        return _only(
+            sample_tokens(scores, seeds, self.limits.temperature, self.limits.top_p), scores
+        )

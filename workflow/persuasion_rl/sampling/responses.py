@@ -1,97 +1,80 @@
-"""What becomes of sampled responses: the pairs of a pool; and people's replies as a player of the evaluation."""
+"""Samples the responses to prompts, those with faults again, and keeps them."""
 
-from collections import Counter
-from collections.abc import Iterator
-from itertools import combinations
 from pathlib import Path
+from typing import Any
 
-from persuasion_rl.files import UserError, read_jsonl, write_json, write_jsonl
-from persuasion_rl.runtime.command import note, stage
-
-STOPPED, CUT = "stop", "length"
-"""Finish reasons: the model ended its response, or the limit cut it."""
-FILTERED, REFUSED, REJECTED = "content_filter", "refusal", "rejected"
-"""Of servers: a filter or the model kept the response back, or the request was not taken. There is no text then."""
-UNTOLD = "untold"
-"""Of a server that gives no finish reason."""
-
-
-def faults(responses: list[dict]) -> list[str | None]:
-    """What keeps each response of a prompt from being used: "cut", "empty", "identical" to one before, the finish
-    reason where it is another one, or None."""
-    found, seen = [], set()
-    for response in responses:
-        reason = response["finish_reason"]
-        if reason != STOPPED:
-            found.append("cut" if reason == CUT else reason)
-        elif not response["text"]:
-            found.append("empty")
-        else:
-            found.append("identical" if response["text"] in seen else None)
-            seen.add(response["text"])
-    return found
+from persuasion_rl.files import UserError
+from persuasion_rl.models.devices import prepare_torch
+from persuasion_rl.records import SampledResponse
+from persuasion_rl.sampling.engine import SamplingSettings
+from persuasion_rl.sampling.faults import faults_of
+from persuasion_rl.sampling.make import make_engine
+from persuasion_rl.sampling.request import REJECTED, Request, Sample
+from persuasion_rl.sampling.store import SampleStore
+from persuasion_rl.study.names import SERVED
 
 
-def outcome(responses: list[dict]) -> str:
-    """ "made" where a prompt has a pair of usable responses, else the first fault among them."""
-    found = faults(responses)
-    return "made" if found.count(None) > 1 else next(fault for fault in found if fault)
+def sample_responses(
+    sampling: SamplingSettings,
+    state: Path,
+    prompts: dict[str, str],
+    responses: int = 1,
+    redraws: int = 0,
+) -> tuple[dict[str, list[SampledResponse]], dict[str, Any]]:
+    """Sample `responses` responses to each prompt; one with a fault again, up to `redraws` times.
 
+    A request that a server rejected is not sent again.
 
-def gather_pool(*, shards: list[Path], output: Path, counts: Path) -> dict[str, int]:
-    """Write every pair of a prompt's usable responses (as Ouyang et al. 2022), in the shards' order.
-
-    One row: {"prompt", "response_1", "response_2", "metadata": {..., "samples": their numbers, "tokens", "draws",
-    "finish_reasons"}}. `counts` gets how many prompts have a pair, and of the others how many for each fault.
+    Args:
+        state: the folder that keeps samples (`SampleStore`).
+        prompts: prompt id -> text.
+    Returns:
+        prompt id -> its responses; and what rows tell of their origin: model_digest, engine, reproducible.
+    Raises:
+        UserError: a server rejected every request.
     """
-    prompts = [row for shard in shards for row in read_jsonl(shard)]
-    found = Counter(outcome(row["responses"]) for row in prompts)
-    if not found["made"]:
-        raise UserError(
-            f"{output}: no usable pair of responses among {len(prompts)} prompts: {dict(found)}"
-        )
-    pairs = write_jsonl(output, (pair for row in prompts for pair in _pairs(row)))
-    write_json(counts, dict(found))
-    note(f"{output.name}: {pairs:,} pairs; prompts: {dict(found)}")
-    return dict(found)
-
-
-def _pairs(row: dict) -> Iterator[dict]:
-    """The pool's rows of one prompt."""
-    found = faults(row["responses"])
-    usable = [
-        (number, response)
-        for number, (response, fault) in enumerate(zip(row["responses"], found, strict=True), 1)
-        if fault is None
+    prepare_torch(
+        sampling.threads, sampling.seed, "cpu" if sampling.engine in SERVED else sampling.device
+    )
+    engine = make_engine(sampling)
+    store = SampleStore(state, engine)
+    numbers = range(1, responses + 1)
+    requests = [
+        Request(prompt_id, prompt, number)
+        for prompt_id, prompt in prompts.items()
+        for number in numbers
     ]
-    for (one, first), (other, second) in combinations(usable, 2):
-        yield {
-            "prompt": row["prompt"],
-            "response_1": first["text"],
-            "response_2": second["text"],
-            "metadata": row["metadata"]
-            | {
-                "samples": [one, other],
-                "tokens": [first["tokens"], second["tokens"]],
-                "draws": [first["draws"], second["draws"]],
-                "finish_reasons": [first["finish_reason"], second["finish_reason"]],
-            },
+    sampled: dict[tuple[str, int], SampledResponse] = {}
+    by_prompt: dict[str, list[SampledResponse]] = {}
+    while requests:
+        for request, sample in _with_progress(store, requests):
+            sampled[request.prompt_id, request.sample_number] = _as_response(request, sample)
+        by_prompt = {
+            prompt_id: [sampled[prompt_id, number] for number in numbers] for prompt_id in prompts
         }
+        requests = [
+            Request(prompt_id, prompts[prompt_id], number, attempt=response["draws"])
+            for prompt_id, own in by_prompt.items()
+            for number, response, fault in zip(numbers, own, faults_of(own), strict=True)
+            if fault not in (None, REJECTED) and response["draws"] <= redraws
+        ]
+    if prompts and not store.kept:
+        raise UserError("the server rejected every request; what it said stands in the line above")
+    origin = {
+        "model_digest": engine.model_digest,
+        "engine": engine.name,
+        "reproducible": engine.reproducible,
+    }
+    return by_prompt, origin
 
 
-def quote_human(*, prompts: Path, held_out: Path, output: Path) -> int:
-    """The human winning reply to each prompt of the evaluation, as a player's responses."""
-    replies = {row["input_text"]: row for row in read_jsonl(held_out)}
-    rows = []
-    for row in read_jsonl(prompts):
-        reply = replies[row["prompt"]]
-        metadata = row["metadata"] | {
-            "finish_reason": "stop",
-            "tokens": reply["metadata"]["response_tokens"],
-        }
-        rows.append({"prompt": row["prompt"], "response": reply["response"], "metadata": metadata})
-    return write_jsonl(output, rows)
+def _as_response(request: Request, sample: Sample) -> SampledResponse:
+    return {**vars(sample), "draws": request.attempt + 1}
 
 
-if __name__ == "__main__":
-    stage(gather_pool, quote_human)
+def _with_progress(store: SampleStore, requests: list[Request]):
+    """The store's samples, with a progress bar on standard error."""
+    from tqdm import tqdm
+
+    label = "draws" if requests[0].attempt == 0 else "redraws"
+    return tqdm(store.sample(requests), total=len(requests), desc=label, unit="sample")

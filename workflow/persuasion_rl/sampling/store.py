@@ -1,4 +1,4 @@
-"""Samples that outlive a killed job, so that a rerun draws only what is missing."""
+"""Samples that outlive a killed job, so that a rerun samples only what is missing."""
 
 import json
 import os
@@ -7,44 +7,53 @@ from pathlib import Path
 
 from persuasion_rl.files import text_digest
 from persuasion_rl.sampling.engine import Engine
-from persuasion_rl.sampling.noise import Request, Sample
-from persuasion_rl.sampling.responses import REJECTED
+from persuasion_rl.sampling.request import REJECTED, Request, Sample
 from persuasion_rl.study.code import module_digests
+from persuasion_rl.study.names import ENGINE_MODULES
 
 
 class SampleStore:
-    """An engine's samples as JSON lines, in a folder of `state` named by all that they depend on: the engine and its
-    code, whether it is reproducible, the model, the seed, the limits. The server of the engine openai may move, for
-    the model is the study's; an endpoint at another address is another one.
+    """An engine's samples as JSON lines, in a folder of `state`.
 
-    Every process writes a file of its own and reads all that are there. So shards of any size share their samples,
+    The folder is named by all that the samples depend on: the engine, its code, whether it is reproducible, the model,
+    the seed, the limits. The server of the engine openai may move, since the model is the study's; an endpoint at
+    another address is another endpoint.
+
+    Every process writes a file of its own and reads all files of the folder. So shards of any size share their samples,
     no two jobs write to one file, and nothing follows a line that a kill cut off. A request that a server rejected
     is asked again by the next process: it has no sample, and the server may be mended.
     """
 
     def __init__(self, state: Path, engine: Engine):
-        s = engine.settings
-        server = {"openai": (s.model,), "endpoint": (s.model, s.base_url)}.get(engine.name)
-        code = module_digests("sampling.engine")
-        drawer = (engine.name, engine.reproducible, server, *code)
+        settings = engine.settings
+        server = {
+            "openai": (settings.model,),
+            "endpoint": (settings.model, settings.base_url),
+        }.get(engine.name)
+        code = module_digests(ENGINE_MODULES[engine.name])
         self._engine = engine
-        self._folder = state / text_digest(s.digest, s.seed, s.limits, *drawer)
-        there = sorted(self._folder.glob("*.jsonl"))
-        self.kept = {key: sample for file in there for key, sample in _lines(file)}
-        name = f"{len(there):05}-{os.uname().nodename}-{os.getpid()}.jsonl"
-        self._own = self._folder / name
+        self._folder = state / text_digest(
+            engine.model_digest, settings.seed, settings.limits, engine.name, engine.reproducible,
+            server, *code,
+        )  # fmt: skip
+        files = sorted(self._folder.glob("*.jsonl"))
+        self.kept = {key: sample for file in files for key, sample in _read_samples(file)}
+        self._own_file = self._folder / f"{len(files):05}-{os.uname().nodename}-{os.getpid()}.jsonl"
 
-    def draw(self, requests: list[Request]) -> Iterator[tuple[Request, Sample]]:
-        """Each request with its sample: those that are kept, then the others as they are drawn and kept."""
+    def sample(self, requests: list[Request]) -> Iterator[tuple[Request, Sample]]:
+        """Yield each request with its sample: first those that are kept, then new ones, which are kept from then on."""
         keys = {request: text_digest(*vars(request).values()) for request in requests}
-        there = {request: self.kept[key] for request, key in keys.items() if key in self.kept}
-        yield from there.items()
-        missing = [request for request in requests if request not in there]
+        missing = []
+        for request, key in keys.items():
+            if key in self.kept:
+                yield request, self.kept[key]
+            else:
+                missing.append(request)
         if not missing:
             return
         self._folder.mkdir(parents=True, exist_ok=True)
-        with self._own.open("a", encoding="utf-8") as lines:
-            for request, sample in self._engine.draw(missing):
+        with self._own_file.open("a", encoding="utf-8") as lines:
+            for request, sample in self._engine.sample(missing):
                 if sample.finish_reason != REJECTED:
                     self.kept[keys[request]] = sample
                     lines.write(json.dumps([keys[request], *vars(sample).values()]) + "\n")
@@ -52,7 +61,8 @@ class SampleStore:
                 yield request, sample
 
 
-def _lines(file: Path) -> Iterator[tuple[str, Sample]]:
+def _read_samples(file: Path) -> Iterator[tuple[str, Sample]]:
+    """The keys of requests and their samples; a line without its end is left out."""
     with file.open(encoding="utf-8") as lines:
         for line in lines:
             if line.endswith("\n"):

@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 PACKAGE = Path(__file__).parents[1]
-AROUND = ("runtime.", "study.")
-"""What is around a job and writes no artifact: rewording it must train nothing anew."""
+AROUND = ("runtime.", "study.", "judges.llm.settings")
+"""What is around a job and decides no artifact: rewording it must train nothing anew. The flags of the judge llm are such,
+since each of their values is a param."""
 KEPT = Path(".snakemake/code_digests.jsonl")
 """Digests of sources that were read before, since every start of Snakemake wants all of them."""
 

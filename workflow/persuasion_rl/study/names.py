@@ -6,5 +6,20 @@ HUMAN = "human"
 """The player of the evaluation that is the human winning reply, and the pool that people label."""
 MODEL_FILES = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
 """What a base model, or another model that plays, consists of."""
+ENGINE_MODULES = {
+    "transformers": "sampling.local",
+    "vllm": "sampling.vllm",
+    "openai": "sampling.server",
+    "endpoint": "sampling.server",
+}
+"""Engine -> its module. `endpoint` is the engine of players that are none of the study's models."""
 SERVED = ("openai", "endpoint")
 """Engines whose models another server has."""
+JUDGE_MODULES = {
+    "truth": "judges.truth",
+    "delta": "judges.delta",
+    "length": "judges.length",
+    "interplay": "judges.interplay",
+    "llm": "judges.llm.judge",
+}
+"""The judges by their names in the configuration, and the module of each: a stage has the code of those that it asks."""

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 from persuasion_rl.files import UserError
-from persuasion_rl.tools.compare import recorded_settings, study_folder
+from persuasion_rl.study.recorded import recorded_settings, study_folder
 
 
 def main(words: list[str] | None = None) -> None:
@@ -51,11 +51,11 @@ def main(words: list[str] | None = None) -> None:
     why.add_argument("target", metavar="FILE", help="a file under results/, or a target")
     why.add_argument("--configfile", type=Path)
     why.set_defaults(run=_why)
-    given = vars(parser.parse_args(words))
-    run = given.pop("run")
-    given.pop("command")
+    arguments = vars(parser.parse_args(words))
+    run = arguments.pop("run")
+    arguments.pop("command")
     try:
-        run(**given)
+        run(**arguments)
     except (UserError, FileNotFoundError) as error:
         sys.exit(f"error: {error}")
 
@@ -84,10 +84,10 @@ def _annotate(study: str, host: str, port: int, arena: bool) -> None:
 
 
 def _chat(study: str, model: str) -> None:
-    from persuasion_rl.annotation.arena import Speakers, chat
+    from persuasion_rl.annotation.arena import LoadedModels, chat
 
     folder = study_folder(study)
-    chat(Speakers(folder, recorded_settings(folder)), model)
+    chat(LoadedModels(folder, recorded_settings(folder)), model)
 
 
 def _export(study: str, file: Path) -> None:

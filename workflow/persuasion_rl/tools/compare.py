@@ -1,13 +1,12 @@
-"""What differs between two studies that were made: settings, data, results."""
+"""What differs between two finished studies: settings, data, results."""
 
 from pathlib import Path
-from typing import Any
 
-import yaml
-
-from persuasion_rl.files import UserError, file_digest, read_json
+from persuasion_rl.files import file_digest, read_json
 from persuasion_rl.report.plotting import number
+from persuasion_rl.settings import flat
 from persuasion_rl.statistics.intervals import Interval, difference
+from persuasion_rl.study.recorded import recorded_settings, study_folder
 from persuasion_rl.tables import read_table, rows_of
 
 PLAYED = ("judge", "player", "against")
@@ -65,68 +64,44 @@ def _table(folder: Path, table: str) -> Path | None:
     return next((place for place in places if place.is_file()), None)
 
 
-def study_folder(name: str) -> Path:
-    """The folder of a study that was made, by its name or as a folder."""
-    for folder in (Path(name), Path("results") / name):
-        if (folder / "config.yaml").is_file():
-            return folder.resolve()
-    made = sorted(path.parent.name for path in Path("results").glob("*/config.yaml"))
-    raise UserError(
-        f"{name}: no study that was made (results/{name}/config.yaml is not there; `snakemake unattended --cores all` makes it);"
-        f" there {'are ' + ', '.join(made) if made else 'is none'}"
-    )
-
-
-def recorded_settings(folder: Path) -> dict[str, Any]:
-    """The configuration that a study was made with."""
-    return yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
-
-
 def _settings(one: Path, other: Path) -> list[list[str]]:
-    flat = [dict(_flat(recorded_settings(folder))) for folder in (one, other)]
-    keys = list(dict.fromkeys([*flat[0], *flat[1]]))
+    """Rows of the settings that two studies differ in."""
+    recorded = [dict(flat(recorded_settings(folder))) for folder in (one, other)]
+    keys = list(dict.fromkeys([*recorded[0], *recorded[1]]))
     absent = "(none)"
     return [
-        [key, *(str(settings.get(key, absent)) for settings in flat)]
+        [key, *(str(settings.get(key, absent)) for settings in recorded)]
         for key in keys
-        if flat[0].get(key, absent) != flat[1].get(key, absent)
-    ]
-
-
-def _flat(value: Any, name: str = "") -> list[tuple[str, Any]]:
-    """Dotted keys and their values."""
-    if not isinstance(value, dict) or not value:
-        return [(name, value)]
-    return [
-        pair for key, inner in value.items() for pair in _flat(inner, f"{name}.{key}".strip("."))
+        if recorded[0].get(key, absent) != recorded[1].get(key, absent)
     ]
 
 
 def _data(one: Path, other: Path) -> list[list[str]]:
-    found = [_counted(folder) for folder in (one, other)]
+    """Rows of what the data of two studies differ in."""
+    facts = [_data_facts(folder) for folder in (one, other)]
     return [
-        [what, *(number(counts.get(what, "(none)")) for counts in found)]
-        for what in dict.fromkeys([*found[0], *found[1]])
-        if found[0].get(what) != found[1].get(what)
+        [what, *(number(values.get(what, "(none)")) for values in facts)]
+        for what in dict.fromkeys([*facts[0], *facts[1]])
+        if facts[0].get(what) != facts[1].get(what)
     ]
 
 
-def _counted(folder: Path) -> dict[str, int | str]:
+def _data_facts(folder: Path) -> dict[str, int | str]:
     """Sizes of the data, and digests of what all models answer."""
-    found: dict[str, int | str] = {}
+    facts: dict[str, int | str] = {}
     for path in sorted(folder.glob("processed/*_counts.json")):
-        counts = _flat(read_json(path))
-        found |= {f"{path.stem}.{key}": count for key, count in counts if count != {}}
+        counts = flat(read_json(path))
+        facts |= {f"{path.stem}.{key}": count for key, count in counts if count != {}}
     for path in sorted(folder.glob("splits/summary.json")):
         parts = read_json(path)["parts"]
-        found |= {f"splits.{name}": part["used"] for name, part in parts.items()}
+        facts |= {f"splits.{name}": part["used"] for name, part in parts.items()}
     for path in sorted(folder.glob("preferences/*_pairs.json")):
         pairs = read_json(path)["pairs"]
-        found |= {f"{path.stem}.{name}": count for name, count in pairs.items()}
+        facts |= {f"{path.stem}.{name}": count for name, count in pairs.items()}
     for name in ("splits/sft_train.jsonl", "preferences/final_eval_prompts.jsonl"):
         if (folder / name).is_file():
-            found[name] = f"SHA-256 {file_digest(folder / name)[:12]}"
-    return found
+            facts[name] = f"SHA-256 {file_digest(folder / name)[:12]}"
+    return facts
 
 
 def _compared(
@@ -135,17 +110,17 @@ def _compared(
     """The rows of a table whose difference does not hold zero, and how many others there are."""
     one, other = (_estimates(file, keys, value) for file in files)
     if {"player", "against"} <= {*keys} and value != "strength":
-        other = dict(_turned(key, row, one) for key, row in other.items())
+        other = dict(_swapped(key, row, one) for key, row in other.items())
     rows, alike = [], 0
     for key in one.keys() & other.keys():
-        found = _difference(one[key], other[key])
-        if found is None:
+        gap = _difference(one[key], other[key])
+        if gap is None:
             alike += 1
         else:
-            rows.append([*key, _told(one[key]), _told(other[key]), found])
+            rows.append([*key, _as_text(one[key]), _as_text(other[key]), gap])
     further = [f"{alike} more with zero in the interval"]
-    for name, there, elsewhere in ((names[0], one, other), (names[1], other, one)):
-        if alone := [key for key in there if key not in elsewhere]:
+    for name, own, others in ((names[0], one, other), (names[1], other, one)):
+        if alone := [key for key in own if key not in others]:
             further.append(f"{len(alone)} in {name} only")
     if "unattended" in {file.parent.name for file in files}:
         further.append("of what needs no person")
@@ -158,11 +133,15 @@ def _compared(
 Estimate = Interval | float
 
 
-def _turned(key: tuple, rate: Interval, there: dict) -> tuple[tuple, Interval]:
-    """A win rate as the other study has it, which may list the two players the other way round."""
+def _swapped(key: tuple, rate: Interval, rows: dict) -> tuple[tuple, Interval]:
+    """The key and the win rate of a row as the other study has them, which may list the two players in the other order.
+
+    Args:
+        rows: those of the other study.
+    """
     judge, player, against, *more = key
     back = (judge, against, player, *more)
-    if key in there or back not in there:
+    if key in rows or back not in rows:
         return key, rate
     return back, Interval(1 - rate.value, 1 - rate.high, 1 - rate.low)
 
@@ -170,25 +149,27 @@ def _turned(key: tuple, rate: Interval, there: dict) -> tuple[tuple, Interval]:
 def _difference(one: Estimate, other: Estimate) -> str | None:
     """The difference as text; None where its interval holds zero, or there is none."""
     if isinstance(one, Interval) and isinstance(other, Interval):
-        found = difference(one, other)
-        return None if found.low <= 0 <= found.high else _told(found, "+.3f")
+        gap = difference(one, other)
+        return None if gap.low <= 0 <= gap.high else _as_text(gap, "+.3f")
     values = [e.value if isinstance(e, Interval) else e for e in (one, other)]
-    gap = values[0] - values[1]
-    return f"{gap:+.3g} (no interval)" if gap else None
+    change = values[0] - values[1]
+    return f"{change:+.3g} (no interval)" if change else None
 
 
 def _estimates(path: Path, keys: tuple[str, ...], value: str) -> dict[tuple, Estimate]:
+    """The numbers of a table by the keys of their rows, with their intervals where they have one."""
     prefix = f"{value}_" if value == "length_controlled" else ""
-    found: dict[tuple, Estimate] = {}
+    estimates: dict[tuple, Estimate] = {}
     for row in rows_of(read_table(path)):
         number, low, high = (row.get(name, "") for name in (value, f"{prefix}low", f"{prefix}high"))
         if isinstance(number, float | int):
             key = tuple(str(row.get(name, "")) for name in keys)
-            found[key] = Interval(number, low, high) if isinstance(low, float | int) else number
-    return found
+            estimates[key] = Interval(number, low, high) if isinstance(low, float | int) else number
+    return estimates
 
 
-def _told(interval: Estimate, form: str = ".3f") -> str:
+def _as_text(interval: Estimate, form: str = ".3f") -> str:
+    """A number as text, with its interval if it has one."""
     if not isinstance(interval, Interval):
         return f"{interval:.4g}"
     return f"{interval.value:{form}} [{interval.low:{form}}, {interval.high:{form}}]"

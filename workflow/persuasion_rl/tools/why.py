@@ -13,6 +13,7 @@ from typing import Any
 
 from persuasion_rl.files import UserError
 from persuasion_rl.report.costs import cost_of
+from persuasion_rl.study.loading import read_config_file
 
 LARGEST_CHECKED = 10_000_000_000
 """As in profiles/default: inputs up to this size are compared by content."""
@@ -22,8 +23,10 @@ def explain(target: str, configfile: Path | None) -> str:
     """What would run for a file or target, and why.
 
     Raises:
-        UserError: Snakemake cannot plan it; with what it said.
+        UserError: Snakemake cannot plan it, with its last message; or the configuration is no YAML file.
     """
+    if configfile is not None:
+        read_config_file(configfile)
     jobs, unrecorded = _planned(target, configfile)
     if not jobs and not unrecorded:
         return f"{target}: nothing to do, it is what its settings, code and inputs make\n"
@@ -59,11 +62,11 @@ def _planned(target: str, configfile: Path | None) -> tuple[list[tuple[Any, Any]
         ResourceSettings,
     )
 
-    said = io.StringIO()
+    messages = io.StringIO()
     try:
         with (
-            contextlib.redirect_stdout(said),
-            contextlib.redirect_stderr(said),
+            contextlib.redirect_stdout(messages),
+            contextlib.redirect_stderr(messages),
             SnakemakeApi(OutputSettings(dryrun=True)) as api,
         ):
             planned = api.workflow(
@@ -89,7 +92,7 @@ def _planned(target: str, configfile: Path | None) -> tuple[list[tuple[Any, Any]
             ]
             return [(job, dag.reason(job)) for job in jobs if dag.needrun(job)], unrecorded
     except (Exception, SystemExit) as error:
-        last = [line for line in f"{said.getvalue()}\n{error}".splitlines() if line.strip()]
+        last = [line for line in f"{messages.getvalue()}\n{error}".splitlines() if line.strip()]
         raise UserError(
             f"{target}: Snakemake cannot plan it: {last[-1] if last else error}"
         ) from None
@@ -120,7 +123,7 @@ def differences(before: set[str], now: set[str]) -> list[str]:
     """
     old, new = [[ast.literal_eval(param) for param in sorted(params)] for params in (before, now)]
     modules = [_modules(params) for params in (old, new)]
-    said = [
+    lines = [
         f"code of {name} {_change(name in modules[0], name in modules[1])}"
         for name in sorted(modules[0].keys() | modules[1].keys())
         if modules[0].get(name) != modules[1].get(name)
@@ -129,8 +132,8 @@ def differences(before: set[str], now: set[str]) -> list[str]:
     for name in sorted(flags[0].keys() | flags[1].keys()):
         one, other = (values.get(name) for values in flags)
         if one != other:
-            said.append(f"{name}: {_shown(one)} -> {_shown(other)}")
-    return said or ["a setting that has no name changed"]
+            lines.append(f"{name}: {_shown(one)} -> {_shown(other)}")
+    return lines or ["a setting that has no name changed"]
 
 
 def _modules(params: list[Any]) -> dict[str, str]:
@@ -140,19 +143,25 @@ def _modules(params: list[Any]) -> dict[str, str]:
 
 
 def _flags(params: list[Any]) -> dict[str, str]:
-    """Flag -> its values, of params that are flags; any other text is under "setting"."""
-    found: dict[str, str] = {}
+    """Flag -> its values, of params that are flags; any other text is under "setting".
+
+    Of a flag that takes `KEY=VALUE` pairs each key is an entry of its own.
+    """
+    settings: dict[str, str] = {}
     for param in params:
         if isinstance(param, list):
             continue
-        name = "setting"
+        flag = "setting"
         for word in shlex.split(str(param)) if isinstance(param, str) else [str(param)]:
             if word.startswith("--"):
-                name = word[2:]
-                found.setdefault(name, "")
-            else:
-                found[name] = f"{found.get(name, '')} {word}".strip()
-    return found
+                flag = word[2:]
+                settings.setdefault(flag, "")
+                continue
+            key, equals, value = word.partition("=")
+            pair = equals and flag != "setting"
+            name, value = (f"{flag} {key}", value) if pair else (flag, word)
+            settings[name] = f"{settings.get(name, '')} {value}".strip()
+    return settings
 
 
 def _change(before: bool, now: bool) -> str:
@@ -177,9 +186,9 @@ def _cost(jobs: Iterable[Any]) -> str:
         if job.benchmark and Path(job.benchmark).is_file()
     ]
     seconds = sum(known)
-    told = f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
+    time = f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
     if len(jobs) == 1:
-        return f"1 job; it took {told} when it last ran" if known else "1 job; it has not run yet"
+        return f"1 job; it took {time} when it last ran" if known else "1 job; it has not run yet"
     if not known:
         return f"{len(jobs)} jobs; none of them has run yet"
-    return f"{len(jobs)} jobs; {len(known)} of them took {told} when they last ran, one after the other"
+    return f"{len(jobs)} jobs; {len(known)} of them took {time} when they last ran, one after the other"

@@ -23,7 +23,7 @@ class Batches:
     gradient_checkpointing: bool
 
 
-def divide(effective: int, processes: int, at_most: int) -> list[int]:
+def candidate_rows(effective: int, processes: int, at_most: int) -> list[int]:
     """The numbers of rows a device can take at once, the largest first: an update's share divides by them.
 
     Raises:
@@ -54,17 +54,17 @@ def fitting_batches(
         attempt: runs a step on the given number of the longest rows, with gradient checkpointing or without.
         wanted: `per_device_train_batch_size` where the recipe has it: then this is the most, and nothing is
             tried.
-        remembered: where what was found is kept, so that a training which goes on divides an update as before.
+        remembered: a file that keeps the result, so that a training which goes on divides an update as before.
     """
     from accelerate import PartialState
     from accelerate.utils import broadcast_object_list
 
     state = PartialState(cpu=device == "cpu")
-    found = read_json(remembered) if remembered.is_file() else None
-    if found:
-        wanted, gradient_checkpointing = found["rows"], found["gradient_checkpointing"]
+    if remembered.is_file():
+        batches = read_json(remembered)
+        wanted, gradient_checkpointing = batches["rows"], batches["gradient_checkpointing"]
     most = wanted or (CPU_ROWS if device == "cpu" else effective)
-    candidates = divide(effective, state.num_processes, most)
+    candidates = candidate_rows(effective, state.num_processes, most)
     rows = candidates[0]
     if wanted is None:
         fitting = _largest(attempt, candidates, gradient_checkpointing, device)
@@ -78,10 +78,10 @@ def fitting_batches(
                 " data.max_seq_length, or set use_4bit: true"
             )
         rows = fitting
-    every = [(rows, gradient_checkpointing)]
+    decision = [(rows, gradient_checkpointing)]
     if state.num_processes > 1:  # devices may differ; the first process decides
-        broadcast_object_list(every)
-    rows, gradient_checkpointing = every[0]
+        broadcast_object_list(decision)
+    rows, gradient_checkpointing = decision[0]
     if state.is_main_process:
         write_json(remembered, {"rows": rows, "gradient_checkpointing": gradient_checkpointing})
     accumulation = effective // (rows * state.num_processes)

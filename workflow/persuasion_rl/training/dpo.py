@@ -5,46 +5,36 @@ import os
 from pathlib import Path
 from typing import Any
 
-from persuasion_rl.files import check
+from persuasion_rl.files import UserError, check
 from persuasion_rl.models.devices import pick_device, prepare_torch
-from persuasion_rl.models.loading import check_lineage, load_base, load_tokenizer
+from persuasion_rl.models.lineage import check_lineage
+from persuasion_rl.models.loading import load_base, load_tokenizer
 from persuasion_rl.runtime.command import note, stage
+from persuasion_rl.runtime.lock import locked
 from persuasion_rl.statistics.intervals import wilson
+from persuasion_rl.training.arguments import JobArguments, PolicyArguments
+from persuasion_rl.training.assertions import assert_batch, assert_effective_batch, assert_trainable
+from persuasion_rl.training.recipe import split_recipe
 from persuasion_rl.training.tokenize import Tokens
 
 
-def train_dpo(
-    *,
-    base: Path,
-    lineage: list[Path],
-    parent: str,
-    train: Path,
-    val: Path,
-    adapter: Path,
-    state: Path,
-    seed: int,
-    threads: int,
-    device: str = "auto",
-    trust_remote_code: bool = False,
-    tracking: dict[str, str] = {},
-    **recipe: Any,
-) -> dict[str, float]:
-    """Continue the last adapter of `lineage` with trl's DPOTrainer and write it, complete, as `adapter`.
+def train_dpo(*, job: JobArguments, policy: PolicyArguments, **recipe: Any) -> dict[str, float]:
+    """Continue the parent's adapter with trl's DPOTrainer; write it, complete, with its records.
 
     The reference is a frozen copy of that adapter, and its log-probabilities are computed once, before the
-    training. What is written: see `training.train_and_write`.
+    training. What is written: see `trainer.train_and_write`.
 
     Args:
-        lineage: the adapters between the base and the parent, the parent's own last.
-        train, val: preference pairs as `tokens.tokenize` writes them.
-        tracking: see `tracking.start_tracking`.
         recipe: DPOConfig's own arguments and `effective_batch_size`; the adapter's shape is its parent's.
 
     Returns:
         validation loss before and after; reward accuracy with its interval (as many trials as
         conversations), and margin.
+
+    Raises:
+        UserError: the parent has no adapter.
     """
-    prepare_torch(threads, seed, device)
+    prepare_torch(job.threads, job.seed, job.device)
     from peft import PeftModel
     from trl import DPOConfig, DPOTrainer
 
@@ -56,51 +46,45 @@ def train_dpo(
         def _prepare_dataset(self, dataset, *_):
             return dataset
 
-    device = pick_device(device)
-    parent_digest = check_lineage(base, lineage)
-    settings, lora, batching = training.divide_recipe(recipe)
-    data = {"train": Tokens.read(train), "val": Tokens.read(val)}
-    for tokens in data.values():
-        tokens.refuse_long(settings["max_length"])
-    run = training.Run(
-        "dpo", base, parent, parent_digest, data, recipe, seed, device, state, adapter, tracking
-    )
-    tokenizer = load_tokenizer(base, trust_remote_code)
-    model = load_base(base, device, trust_remote_code, lora["use_4bit"])
-    work = compute_without_padding(model, paired=True)
-    model = PeftModel.from_pretrained(model, lineage[-1].parent, is_trainable=True)
-    training.assert_trainable(model)
-    batches = training.choose_batches(run, model, batching, data["train"])
-    trainer = TokenizedDPOTrainer(
-        model=model,
-        ref_model=None,
-        args=training.trainer_arguments(
-            DPOConfig, settings, run, batches, precompute_ref_log_probs=True
-        ),
-        processing_class=tokenizer,
-        train_dataset=pairs(data["train"], run.checkpoints / "train"),
-        eval_dataset=pairs(data["val"], run.checkpoints / "val"),
-    )
-    training.assert_effective_batch(trainer, batching["effective"])
-    assert_batch(trainer, tokenizer, data["train"])
-    assert_start(trainer, trainer.args.beta)
+    device = pick_device(job.device)
+    if not policy.lineage:
+        raise UserError("DPO goes on from its parent's adapter, and --lineage names none")
+    parent_digest = check_lineage(job.base, policy.lineage)
+    settings, lora, batching = split_recipe(recipe)
+    data = policy.read_tokens(settings["max_length"])
+    run = training.TrainingRun("dpo", job, device, data, recipe, policy.parent, parent_digest)
+    with locked(job.state):
+        tokenizer = load_tokenizer(job.base, job.trust_remote_code)
+        model = load_base(job.base, device, job.trust_remote_code, lora["use_4bit"])
+        workload = compute_without_padding(model, paired=True)
+        model = PeftModel.from_pretrained(model, policy.lineage[-1].parent, is_trainable=True)
+        assert_trainable(model)
 
-    def examine(trainer) -> dict[str, float]:
-        margins = reward_margins(trainer)
-        conversations = len(set(data["val"].columns["conversation_id"]))
-        right = sum(margin > 0 for margin in margins)
-        accuracy = wilson(right / len(margins), conversations)
-        return {
-            "eval_reward_accuracy": accuracy.value,
-            "eval_reward_accuracy_low": accuracy.low,
-            "eval_reward_accuracy_high": accuracy.high,
-            "eval_reward_margin": sum(margins) / len(margins),
-        }
-
-    return training.train_and_write(run, trainer, batches, work, ("eval_loss",), examine)
+        batches = training.choose_batches(run, model, batching)
+        trainer = TokenizedDPOTrainer(
+            model=model,
+            ref_model=None,
+            args=training.trainer_arguments(
+                DPOConfig, settings, run, batches, precompute_ref_log_probs=True
+            ),
+            processing_class=tokenizer,
+            train_dataset=preference_dataset(data["train"], run.checkpoints / "train"),
+            eval_dataset=preference_dataset(data["val"], run.checkpoints / "val"),
+        )
+        assert_effective_batch(trainer, batching["effective"])
+        assert_batch(trainer, tokenizer, data["train"])
+        assert_start(trainer, trainer.args.beta)
+        return training.train_and_write(
+            run,
+            trainer,
+            batches,
+            workload,
+            ("eval_loss",),
+            lambda trainer: rewards_on(data["val"], trainer),
+        )
 
 
-def pairs(tokens: Tokens, folder: Path):
+def preference_dataset(tokens: Tokens, folder: Path):
     """Preference pairs as trl's collator takes them, kept in `folder`.
 
     There trl keeps the reference's log-probabilities beside them, for all processes and for a training that
@@ -116,18 +100,6 @@ def pairs(tokens: Tokens, folder: Path):
             Dataset.from_dict({name: tokens.columns[name] for name in names}).save_to_disk(part)
             part.rename(folder)
     return load_from_disk(folder)
-
-
-def assert_batch(trainer, tokenizer, tokens: Tokens) -> None:
-    """Check what the trainer's own collator makes of the first batch."""
-    from persuasion_rl.training.trainer import assert_supervised, runs
-
-    batch = next(iter(trainer.get_train_dataloader()))
-    rows = zip(batch["input_ids"].tolist(), batch["completion_mask"].tolist(), strict=True)
-    stretches = [
-        stretch for ids, mask in rows for stretch in runs(ids, [bool(inside) for inside in mask])
-    ]
-    assert_supervised(stretches, tokenizer, tokens.responses())
 
 
 def assert_start(trainer, beta: float) -> None:
@@ -160,6 +132,20 @@ def assert_start(trainer, beta: float) -> None:
     check(abs(sigmoid - math.log(2)) <= tolerance, f"sigmoid term {sigmoid:.4f}, not ln 2")
 
 
+def rewards_on(val: Tokens, trainer) -> dict[str, float]:
+    """The accuracy of the implicit rewards on validation pairs, its interval, and the mean margin."""
+    margins = reward_margins(trainer)
+    conversations = len(set(val.columns["conversation_id"]))
+    right = sum(margin > 0 for margin in margins)
+    accuracy = wilson(right / len(margins), conversations)
+    return {
+        "eval_reward_accuracy": accuracy.value,
+        "eval_reward_accuracy_low": accuracy.low,
+        "eval_reward_accuracy_high": accuracy.high,
+        "eval_reward_margin": sum(margins) / len(margins),
+    }
+
+
 def reward_margins(trainer) -> list[float]:
     """For each validation pair, in order, the implicit reward of the chosen response minus the rejected one's.
 
@@ -171,8 +157,8 @@ def reward_margins(trainer) -> list[float]:
     margins: list[float] = []
     rows, size = trainer.eval_dataset, trainer.args.per_device_eval_batch_size
     for start in range(0, len(rows), size):
-        picked = range(start, min(start + size, len(rows)))
-        batch = trainer._prepare_inputs(trainer.data_collator([rows[i] for i in picked]))
+        some = [rows[i] for i in range(start, min(start + size, len(rows)))]
+        batch = trainer._prepare_inputs(trainer.data_collator(some))
         labels = batch["input_ids"].masked_fill(batch["completion_mask"] == 0, -100)
         with torch.no_grad(), trainer.compute_loss_context_manager():
             output = trainer.model(

@@ -1,4 +1,4 @@
-"""What a training tells of itself: speed, memory, work done; and it stops where a loss or a gradient is no number."""
+"""Measures a training while it runs: speed, memory, work done. Stops it where a loss or a gradient is not a number."""
 
 import math
 import os
@@ -9,12 +9,14 @@ import time
 from persuasion_rl.files import UserError, check
 from persuasion_rl.models.devices import peak_flops
 from persuasion_rl.training.checkpoints import EvaluationStopped
-from persuasion_rl.training.unpadding import Work
+from persuasion_rl.training.unpadding import Workload
 
 
-def forward_flops(model, work: Work) -> float:
-    """Floating-point operations of the forward passes of some work: two a weight and token, the head's where a
-    label is, and attention's two products (Kaplan et al. 2020, arXiv:2001.08361, without its embeddings).
+def forward_flops(model, workload: Workload) -> float:
+    """Floating-point operations of the forward passes of a workload.
+
+    Two for each weight and token, the head's only where a label is, and attention's two products (Kaplan et al. 2020,
+    arXiv:2001.08361, without its embeddings).
     """
     import torch
 
@@ -28,8 +30,14 @@ def forward_flops(model, work: Work) -> float:
     )
     head = base.get_output_embeddings()
     outputs = head.weight.shape[0] if head is not None else base.config.num_labels
-    attention = 4 * config.num_hidden_layers * config.num_attention_heads * width * work.attended
-    return 2 * weights * work.tokens + 2 * outputs * config.hidden_size * work.labelled + attention
+    attention = (
+        4 * config.num_hidden_layers * config.num_attention_heads * width * workload.attended
+    )
+    return (
+        2 * weights * workload.tokens
+        + 2 * outputs * config.hidden_size * workload.labelled
+        + attention
+    )
 
 
 class Meter:
@@ -39,12 +47,17 @@ class Meter:
     any of weights. What gradient checkpointing computes again is not counted.
     """
 
-    def __init__(self, model, work: Work, device: str, processes: int):
-        self._model, self._work, self._device, self._processes = model, work, device, processes
+    def __init__(self, model, workload: Workload, device: str, processes: int):
+        self._model, self._workload, self._device, self._processes = (
+            model,
+            workload,
+            device,
+            processes,
+        )
         self.peak = peak_flops(device)
         self._begun = time.perf_counter()
         self._busy = 0.0
-        self._seen = Work(**vars(work))
+        self._seen = Workload(**vars(workload))
 
     def step_begins(self) -> None:
         self._step = time.perf_counter()
@@ -55,8 +68,8 @@ class Meter:
     def read(self) -> dict[str, float]:
         """Since the last reading: tokens and labelled tokens a second of all processes, FLOP/s of this one and
         their share of a large matrix product's; memory at its peak (GB) and seconds since the start."""
-        done = Work(**{key: value - getattr(self._seen, key) for key, value in vars(self._work).items()})  # fmt: skip
-        busy, self._busy, self._seen = self._busy, 0.0, Work(**vars(self._work))
+        done = Workload(**{key: value - getattr(self._seen, key) for key, value in vars(self._workload).items()})  # fmt: skip
+        busy, self._busy, self._seen = self._busy, 0.0, Workload(**vars(self._workload))
         if not busy:
             return {}
         flops = 2 * forward_flops(self._model, done) / busy
@@ -99,7 +112,7 @@ def monitored(trainer_class: type) -> type:
             )
             loss = super().training_step(model, *args, **kwargs)
             if not math.isfinite(loss.item()):
-                raise UserError(no_number("loss", self.state.global_step))
+                raise UserError(not_a_number("loss", self.state.global_step))
             return loss
 
         def evaluate(self, *args, **kwargs) -> dict[str, float]:
@@ -120,19 +133,20 @@ def monitored(trainer_class: type) -> type:
     return Monitored
 
 
-def no_number(what: str, step: int) -> str:
+def not_a_number(what: str, step: int) -> str:
+    """The message of a training that stops at a loss or a gradient."""
     return (
         f"the {what} is not a number after step {step}; the checkpoint before it is kept. Lower"
         " learning_rate, or look for rows that are out of the ordinary"
     )
 
 
-def callback(meter: Meter):
-    """For a trainer: tells the meter of steps, and checks gradients before they change a weight."""
+def meter_callback(meter: Meter):
+    """A callback of a trainer: it times steps for the meter, and checks gradients before they change a weight."""
     import torch
     from transformers import TrainerCallback
 
-    class Watch(TrainerCallback):
+    class TimeAndCheck(TrainerCallback):
         def on_step_begin(self, args, state, control, **_):
             meter.step_begins()
 
@@ -141,9 +155,9 @@ def callback(meter: Meter):
                 return
             gradients = [p.grad for p in model.parameters() if p.grad is not None]
             if not torch.isfinite(torch.nn.utils.get_total_norm(gradients)):
-                raise UserError(no_number("gradient", state.global_step))
+                raise UserError(not_a_number("gradient", state.global_step))
 
         def on_step_end(self, args, state, control, **_):
             meter.step_ends()
 
-    return Watch()
+    return TimeAndCheck()

@@ -13,14 +13,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from persuasion_rl.files import UserError, file_digest, read_jsonl, written_whole
+from persuasion_rl.records import DeltaPair, PreferencePair, SftRow, read_rows
 from persuasion_rl.runtime.command import note, stage
 
 KINDS = {
-    "response": ("input_text", {"response": "response"}),
-    "chosen": ("prompt", {"chosen": "chosen", "rejected": "rejected"}),
-    "winner": ("prompt", {"winner": "chosen", "loser": "rejected"}),
+    SftRow: ("input_text", {"response": "response"}),
+    PreferencePair: ("prompt", {"chosen": "chosen", "rejected": "rejected"}),
+    DeltaPair: ("prompt", {"winner": "chosen", "loser": "rejected"}),
 }
-"""By a key that tells SFT rows, preference pairs and delta pairs apart: where the prompt is, and the responses."""
+"""By kind of row: the key of its prompt, and of each response with the name of its column. The first key of a response
+tells the kinds apart."""
 RESPONSES = ("response_ids", "chosen_ids", "rejected_ids")
 BATCH = 1000
 
@@ -40,22 +42,18 @@ def tokenize(*, rows: Path, base: Path, output: Path, trust_remote_code: bool = 
     from persuasion_rl.models.loading import load_tokenizer
 
     tokenizer = load_tokenizer(base, trust_remote_code)
-    read = list(read_jsonl(rows))
-    if not read:
-        raise UserError(f"{rows}: no rows")
-    kind = next((kind for kind in KINDS if kind in read[0]), None)
-    if kind is None:
-        raise UserError(f"{rows}, line 1: has none of the keys {', '.join(KINDS)}")
+    kind = kind_of(rows)
     prompt, responses = KINDS[kind]
-    for number, row in enumerate(read, 1):
+    texts = list(read_rows(rows, kind))
+    for number, row in enumerate(texts, 1):
         for key in responses:
             if not row[key].strip():
                 raise UserError(f"{rows}, line {number}: the {key} is empty")
-    columns = {"conversation_id": [row["metadata"]["conversation_id"] for row in read]}
-    columns["prompt_ids"] = list(_ids(tokenizer, [row[prompt] for row in read], True))
+    columns = {"conversation_id": [row["metadata"]["conversation_id"] for row in texts]}
+    columns["prompt_ids"] = list(_token_ids(tokenizer, [row[prompt] for row in texts], True))
     for key, name in responses.items():
-        ids = _ids(tokenizer, [row[key] for row in read], False)
-        columns[f"{name}_ids"] = [[*found, tokenizer.eos_token_id] for found in ids]
+        response_ids = _token_ids(tokenizer, [row[key] for row in texts], False)
+        columns[f"{name}_ids"] = [[*ids, tokenizer.eos_token_id] for ids in response_ids]
     source = {
         "file": rows.name,
         "digest": file_digest(rows),
@@ -69,10 +67,26 @@ def tokenize(*, rows: Path, base: Path, output: Path, trust_remote_code: bool = 
     ).replace_schema_metadata({"rows": json.dumps(source)})
     with written_whole(output) as part:
         pq.write_table(table, part, compression="zstd")
-    note(f"{output}: {len(read):,} rows")
+    note(f"{output}: {len(texts):,} rows")
 
 
-def _ids(tokenizer, texts: list[str], special: bool) -> Iterator[list[int]]:
+def kind_of(rows: Path) -> type[SftRow | PreferencePair | DeltaPair]:
+    """The kind of the rows of a file, as its first row shows it.
+
+    Raises:
+        UserError: the file is empty, or its first row is of no kind.
+    """
+    first = next(read_jsonl(rows), None)
+    if first is None:
+        raise UserError(f"{rows}: no rows")
+    marks = {next(iter(responses)): kind for kind, (_, responses) in KINDS.items()}
+    for mark, kind in marks.items():
+        if mark in first:
+            return kind
+    raise UserError(f"{rows}, line 1: has none of the keys {', '.join(marks)}")
+
+
+def _token_ids(tokenizer, texts: list[str], special: bool) -> Iterator[list[int]]:
     """Token ids of texts, a batch a call; special tokens (a BOS, where there is one) open the prompt only."""
     for start in range(0, len(texts), BATCH):
         batch = texts[start : start + BATCH]
@@ -94,6 +108,11 @@ class Tokens:
 
     @classmethod
     def read(cls, path: Path) -> "Tokens":
+        """Read a table.
+
+        Raises:
+            UserError: it is not one, or was cut off.
+        """
         try:
             table = pq.read_table(path)
         except pa.ArrowInvalid as error:
@@ -123,8 +142,8 @@ class Tokens:
         """Tokens of each row's prompt with the longest of its responses."""
         responses = [self.columns[name] for name in RESPONSES if name in self.columns]
         return [
-            len(prompt) + max(map(len, answers))
-            for prompt, *answers in zip(self.columns["prompt_ids"], *responses, strict=True)
+            len(prompt) + max(map(len, of_prompt))
+            for prompt, *of_prompt in zip(self.columns["prompt_ids"], *responses, strict=True)
         ]
 
     def longest(self, rows: int) -> list[list[int]]:
@@ -132,10 +151,10 @@ class Tokens:
         response, or all prompts with the chosen one and then all with the rejected one."""
         lengths = self.lengths()
         order = sorted(range(len(self)), key=lambda i: -lengths[i])
-        picked = (order * rows)[:rows]
+        longest = (order * rows)[:rows]
         prompts = self.columns["prompt_ids"]
         names = [name for name in RESPONSES if name in self.columns]
-        return [prompts[i] + self.columns[name][i] for name in names for i in picked]
+        return [prompts[i] + self.columns[name][i] for name in names for i in longest]
 
     def refuse_long(self, max_length: int) -> None:
         """UserError where a row is longer than `max_length` tokens: trl would cut it or drop it."""

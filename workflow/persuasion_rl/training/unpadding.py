@@ -127,8 +127,8 @@ def _has_flash() -> bool:
             for heads in (4, 2, 2)
         )
     key, value = key[layout.key_tokens], value[layout.key_tokens]
-    found = [attention(query, key, value, layout, None) for attention in (_flash, _one_by_one)]
-    if not torch.allclose(*found, atol=1e-2):
+    outputs = [attention(query, key, value, layout, None) for attention in (_flash, _one_by_one)]
+    if not torch.allclose(*outputs, atol=1e-2):
         note("FlashAttention gives other values than plain attention here, and is not used")
         return False
     return True
@@ -149,7 +149,7 @@ def _one_by_one(query, key, value, layout: Layout, scaling: float | None) -> tor
     stretches = zip(
         query.split(layout.queries), key.split(layout.keys), value.split(layout.keys), strict=True
     )
-    found = []
+    outputs = []
     for q, k, v in stretches:
         mask = None
         if len(q) != len(k):
@@ -160,16 +160,16 @@ def _one_by_one(query, key, value, layout: Layout, scaling: float | None) -> tor
         out = F.scaled_dot_product_attention(
             q, k, v, attn_mask=mask, is_causal=mask is None, scale=scaling
         )
-        found.append(out[0].transpose(0, 1))
-    return torch.cat(found)
+        outputs.append(out[0].transpose(0, 1))
+    return torch.cat(outputs)
 
 
 AttentionInterface.register(NAME, attend)
 
 
 @dataclass
-class Work:
-    """What a model was given to compute while it trained.
+class Workload:
+    """What a model computed while it trained.
 
     Attributes:
         tokens: that went through the layers. labelled: of them, that went through the head.
@@ -187,7 +187,7 @@ class Work:
             self.attended += queries * (2 * keys - queries + 1) // 2
 
 
-def compute_without_padding(model: PreTrainedModel, paired: bool = False) -> Work:
+def compute_without_padding(model: PreTrainedModel, paired: bool = False) -> Workload:
     """Make a model compute each token of a batch once. From then on it is for training and scoring only.
 
     Args:
@@ -197,7 +197,7 @@ def compute_without_padding(model: PreTrainedModel, paired: bool = False) -> Wor
     Returns:
         What it computes in training mode, counted from now on.
     """
-    work = Work()
+    workload = Workload()
     backbone = model.base_model
     backbone.config._attn_implementation = NAME
 
@@ -222,7 +222,7 @@ def compute_without_padding(model: PreTrainedModel, paired: bool = False) -> Wor
         layout = lay_out(input_ids, mask, paired)
         if model.training:
             wanted = kwargs.get("wanted")
-            work.add(layout, len(input_ids) if wanted is None else int(wanted.sum()))
+            workload.add(layout, len(input_ids) if wanted is None else int(wanted.sum()))
         return (), {
             **kwargs,
             "input_ids": input_ids.flatten()[layout.tokens][None],
@@ -243,8 +243,8 @@ def compute_without_padding(model: PreTrainedModel, paired: bool = False) -> Wor
         if "wanted" in kwargs:
             mask = kwargs["wanted"][:, :-1]
             for name in PER_TOKEN:
-                if (found := getattr(output, name)) is not None:
-                    output[name] = found.new_zeros(mask.shape).masked_scatter(mask, found)
+                if (values := getattr(output, name)) is not None:
+                    output[name] = values.new_zeros(mask.shape).masked_scatter(mask, values)
             output["label_mask"] = mask
         return output
 
@@ -252,4 +252,4 @@ def compute_without_padding(model: PreTrainedModel, paired: bool = False) -> Wor
     model.register_forward_hook(in_place, with_kwargs=True)
     backbone.register_forward_pre_hook(flatten, with_kwargs=True)
     backbone.register_forward_hook(put_back, with_kwargs=True)
-    return work
+    return workload

@@ -1,4 +1,4 @@
-"""The world of the embedded study: a small grammar of arguments, and the function that awards deltas.
+"""The grammar of the embedded study's arguments, and the function that awards deltas.
 
 Posters claim that some everyday thing does more harm than good and give reasons; persuaders answer with
 *moves*. Every sentence of a reply is one move, and the probability of a delta is a logistic function of
@@ -276,34 +276,34 @@ def reasons_of(topic: str) -> list[str]:
 
 
 def moves(text: str) -> list[Move]:
-    """The moves of a reply, one a sentence; quoted lines (`>`) are not the speaker's own words."""
+    """The moves of a reply, one a sentence, without quoted lines (`>`), which are not the speaker's own words."""
     own = " ".join(line for line in text.splitlines() if not line.lstrip().startswith(">"))
     return [reply_sentences().get(s.lower(), Move("unknown")) for s in _sentences(own)]
 
 
-def given(prompt: str) -> tuple[set[str], set[str]]:
+def topics_and_reasons(prompt: str) -> tuple[set[str], set[str]]:
     """The topics and the reasons that stand in a prompt in the poster's words."""
-    found = [
+    statements = [
         move for line in prompt.splitlines() for sentence in _sentences(line)
         if (move := poster_sentences().get(sentence.lower()))
     ]  # fmt: skip
-    return {move.topic for move in found}, {move.reason for move in found}
+    return {move.topic for move in statements}, {move.reason for move in statements}
 
 
 def truth(prompt: str, reply: str) -> float:
     """The probability that the poster of `prompt` awards `reply` a delta, in [0, 1]."""
-    topics, reasons = given(prompt)
-    made: set[str] = set()
+    topics, reasons = topics_and_reasons(prompt)
+    earlier: set[str] = set()
     score = BIAS
     for move in moves(reply):
         kind = _in_context(move, topics, reasons)
-        if kind == "answer" and any(m.startswith("answer") for m in made):
+        if kind == "answer" and any(key.startswith("answer") for key in earlier):
             key, kind = f"answer {move.reason}", "further_answer"
         else:
             key = f"{kind} {move.reason}" if kind == "answer" else kind
-        if key in made and WEIGHTS[kind] >= 0:
+        if key in earlier and WEIGHTS[kind] >= 0:
             kind = "repetition"
-        made.add(key)
+        earlier.add(key)
         score += WEIGHTS[kind]
     return 1 / (1 + math.exp(-score))
 
@@ -329,7 +329,7 @@ def sentence(template: str, **slots: str | int) -> str:
 
 @cache
 def poster_sentences() -> dict[str, Move]:
-    """Every statement of a reason, in lower case, with what it states."""
+    """Every statement of a reason, in lower case -> the topic and the reason that it states, as a move."""
     return {
         sentence(statement, topic=topic).lower(): Move("statement", topic, name)
         for topic in TOPICS
@@ -340,25 +340,25 @@ def poster_sentences() -> dict[str, Move]:
 
 @cache
 def reply_sentences() -> dict[str, Move]:
-    """Every sentence that a persuader can say, in lower case, with its move."""
-    known: dict[str, Move] = {}
+    """Every sentence that a persuader can say, in lower case -> its move."""
+    sentences: dict[str, Move] = {}
     for kind, phrases in (
         ("opening", OPENINGS),
         ("analogy", ANALOGIES),
         ("off_topic", OFF_TOPIC),
         ("insult", INSULTS),
     ):
-        known.update({phrase.lower(): Move(kind) for phrase in phrases})
+        sentences.update({phrase.lower(): Move(kind) for phrase in phrases})
     for topic in TOPICS:
         for template in QUESTIONS:
-            known[sentence(template, topic=topic).lower()] = Move("question", topic)
+            sentences[sentence(template, topic=topic).lower()] = Move("question", topic)
         for template, place, measure, percent in product(EVIDENCE, PLACES, MEASURES, PERCENTAGES):
             filled = sentence(template, topic=topic, place=place, measure=measure, percent=percent)
-            known[filled.lower()] = Move("evidence", topic)
+            sentences[filled.lower()] = Move("evidence", topic)
         for name, reason in REASONS.items():
             for template in reason.answers:
-                known[sentence(template, topic=topic).lower()] = Move("answer", topic, name)
+                sentences[sentence(template, topic=topic).lower()] = Move("answer", topic, name)
             for template in ACKNOWLEDGEMENTS:
                 filled = sentence(template, gist=reason.gist, topic=topic)
-                known[filled.lower()] = Move("acknowledge", topic, name)
-    return known
+                sentences[filled.lower()] = Move("acknowledge", topic, name)
+    return sentences

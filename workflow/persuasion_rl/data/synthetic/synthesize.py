@@ -1,4 +1,4 @@
-"""Writes a synthetic ChangeMyView, in ConvoKit's format, whose delta function is known (`world.py`).
+"""Writes a synthetic ChangeMyView, in ConvoKit's format, whose delta function is known (`grammar.py`).
 
 It has the traps of the real corpus, so that the cleaning has its real work: the poster's own replies
 carry `success`, posts get EDIT lines that announce the delta, comments are deleted, texts hold HTML
@@ -10,8 +10,8 @@ import random
 from pathlib import Path
 
 from persuasion_rl.data.clean import clean
-from persuasion_rl.data.sides import NearDuplicates, post_text
-from persuasion_rl.data.synthetic import grammar as world
+from persuasion_rl.data.near_duplicates import NearDuplicateIndex, post_text
+from persuasion_rl.data.synthetic import grammar
 from persuasion_rl.files import UserError, write_json, write_jsonl, write_text
 from persuasion_rl.runtime.command import note, stage
 
@@ -54,7 +54,7 @@ FOOTNOTE = (
 )
 
 
-def synthesize(*, corpus: Path, seed: int, threads: int, replies: int) -> dict[str, int]:
+def synthesize_corpus(*, corpus: Path, seed: int, threads: int, replies: int) -> dict[str, int]:
     """Write a corpus of `threads` threads with about `replies` root replies each into folder `corpus`.
 
     Every thread has at least one reply that won a delta and one that did not, like those of
@@ -62,12 +62,15 @@ def synthesize(*, corpus: Path, seed: int, threads: int, replies: int) -> dict[s
     of times that it was drawn again because it had no such pair or resembled an earlier post).
 
     Returns:
-        counts of threads, utterances, deltas and threads drawn again.
+        counts of "threads", "utterances", "deltas" and threads that were "drawn_again".
+
+    Raises:
+        UserError: the grammar cannot tell so many threads apart.
     """
     conversations: dict[str, dict] = {}
     utterances: list[dict] = []
     counts = {"threads": threads, "utterances": 0, "deltas": 0, "drawn_again": 0}
-    posts = NearDuplicates()
+    posts = NearDuplicateIndex()
     for number in range(threads):
         for attempt in range(200):
             thread = _Thread(random.Random(f"{seed} {number} {attempt}"), number, replies)
@@ -103,9 +106,9 @@ class _Thread:
         self.rng = rng
         self.id = f"t3_s{number:05d}"
         self.poster = f"poster_{number}"
-        self.topic = rng.choice(world.TOPICS)
-        self.reasons = rng.sample(world.reasons_of(self.topic), rng.choice((2, 2, 3)))
-        self.title = "CMV: " + world.sentence(rng.choice(world.CLAIMS), topic=self.topic)
+        self.topic = rng.choice(grammar.TOPICS)
+        self.reasons = rng.sample(grammar.reasons_of(self.topic), rng.choice((2, 2, 3)))
+        self.title = "CMV: " + grammar.sentence(rng.choice(grammar.CLAIMS), topic=self.topic)
         self.time = 1_356_998_400 + number * 40_000
         self.train = int(rng.random() < 0.8)
         self.pairs = 0
@@ -144,7 +147,7 @@ class _Thread:
             years=rng.choice((2, 5, 10, 20)),
             relative=rng.choice(RELATIVES),
             day=rng.choice(DAYS),
-            place=rng.choice(world.PLACES),
+            place=rng.choice(grammar.PLACES),
         )
         parts = [rng.choice(FRAMES).format(**slots)]
         parts += [self._statement(reason) for reason in self.reasons]
@@ -152,7 +155,9 @@ class _Thread:
         return " ".join(parts)
 
     def _statement(self, reason: str) -> str:
-        return world.sentence(self.rng.choice(world.REASONS[reason].statements), topic=self.topic)
+        return grammar.sentence(
+            self.rng.choice(grammar.REASONS[reason].statements), topic=self.topic
+        )
 
     def _argue(self) -> None:
         """A persuader replies to the post; the poster is won, objects and is answered, or says nothing."""
@@ -162,13 +167,13 @@ class _Thread:
         speaker = f"{manner}_{rng.randrange(400)}"
         path = [self._say(speaker, self._reply(manner, self.reasons), self.id, success=0)]
         heard = list(self.reasons)
-        won = rng.random() < world.truth(self.body, clean(path[0]["text"]))
+        won = rng.random() < grammar.truth(self.body, clean(path[0]["text"]))
         if not won and rng.random() < 0.25:
-            new = rng.choice([r for r in world.reasons_of(self.topic) if r not in heard])
+            new = rng.choice([r for r in grammar.reasons_of(self.topic) if r not in heard])
             objection = f"{rng.choice(OBJECTIONS)} {self._statement(new)}"
             path.append(self._say(self.poster, objection, path[-1]["id"], success=0))
             path.append(self._say(speaker, self._reply(manner, [new]), path[-1]["id"], success=0))
-            won = rng.random() < world.truth(objection, clean(path[-1]["text"]))
+            won = rng.random() < grammar.truth(objection, clean(path[-1]["text"]))
         if won:
             self.deltas += 1
             for utterance in path:
@@ -191,20 +196,22 @@ class _Thread:
     def _moves(self, chance: dict[str, float], reasons: list[str]) -> list[str]:
         rng, topic = self.rng, self.topic
         chosen = rng.sample(reasons, len(reasons))
-        others = [name for name in world.reasons_of(topic) if name not in self.reasons + reasons]
+        others = [name for name in grammar.reasons_of(topic) if name not in self.reasons + reasons]
 
         def happens(move: str) -> bool:
             return rng.random() < chance[move]
 
         def answer(reason: str) -> str:
-            return world.sentence(rng.choice(world.REASONS[reason].answers), topic=topic)
+            return grammar.sentence(rng.choice(grammar.REASONS[reason].answers), topic=topic)
 
         parts = []
         if happens("opening"):
-            parts.append(rng.choice(world.OPENINGS))
+            parts.append(rng.choice(grammar.OPENINGS))
         if happens("acknowledge"):
-            gist = world.REASONS[chosen[0]].gist
-            parts.append(world.sentence(rng.choice(world.ACKNOWLEDGEMENTS), gist=gist, topic=topic))
+            gist = grammar.REASONS[chosen[0]].gist
+            parts.append(
+                grammar.sentence(rng.choice(grammar.ACKNOWLEDGEMENTS), gist=gist, topic=topic)
+            )
         if happens("answer"):
             parts.append(answer(chosen[0]))
             if len(chosen) > 1 and happens("second"):
@@ -213,22 +220,22 @@ class _Thread:
             parts.append(answer(rng.choice(others)))
         if happens("evidence"):
             parts.append(
-                world.sentence(
-                    rng.choice(world.EVIDENCE),
+                grammar.sentence(
+                    rng.choice(grammar.EVIDENCE),
                     topic=topic,
-                    place=rng.choice(world.PLACES),
-                    measure=rng.choice(world.MEASURES),
-                    percent=rng.choice(world.PERCENTAGES),
+                    place=rng.choice(grammar.PLACES),
+                    measure=rng.choice(grammar.MEASURES),
+                    percent=rng.choice(grammar.PERCENTAGES),
                 )
             )
         if happens("analogy"):
-            parts.append(rng.choice(world.ANALOGIES))
+            parts.append(rng.choice(grammar.ANALOGIES))
         if happens("question"):
-            parts.append(world.sentence(rng.choice(world.QUESTIONS), topic=topic))
+            parts.append(grammar.sentence(rng.choice(grammar.QUESTIONS), topic=topic))
         if happens("off_topic"):
-            parts.append(rng.choice(world.OFF_TOPIC))
+            parts.append(rng.choice(grammar.OFF_TOPIC))
         if happens("insult"):
-            parts.append(rng.choice(world.INSULTS))
+            parts.append(rng.choice(grammar.INSULTS))
         return parts
 
     def _noise(self) -> None:
@@ -308,4 +315,4 @@ def _index(conversations: dict[str, dict], utterances: list[dict]) -> dict:
 
 
 if __name__ == "__main__":
-    stage(synthesize)
+    stage(synthesize_corpus)

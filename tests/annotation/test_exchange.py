@@ -1,0 +1,212 @@
+"""Answers leave and come back as files: JSON lines, CSV, Label Studio's tasks."""
+
+import csv
+from xml.etree import ElementTree
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from csv_files import read_csv
+from labelled_study import HOSTILE, write_study
+from persuasion_rl.annotation.exchange import LABEL_STUDIO, export_answers, import_answers
+from persuasion_rl.annotation.plan import ANSWERS, Answer, Plan, judgment_of, verdict_of
+from persuasion_rl.annotation.store import AnswerStore, read_answers
+from persuasion_rl.files import UserError, read_json, read_jsonl, write_json, write_jsonl
+
+POOL = {
+    f"pair{i}": {"prompt": f"Claim {i}", "response_1": f"One, \n{HOSTILE}", "response_2": "Two"}
+    for i in range(6)
+}
+PLAN = Plan(list(POOL), 1)
+NAMES = st.text(st.characters(categories=["L", "N", "P"]), min_size=1, max_size=20)
+REASONS = st.text(st.characters(codec="utf-8", categories=["L", "N", "P", "Zs"]), min_size=1).map(str.strip)  # fmt: skip
+
+
+@st.composite
+def some_answers(draw):
+    keys = draw(st.lists(st.tuples(NAMES, st.sampled_from(sorted(POOL)), st.sampled_from(["first", "repeat"])), unique=True, max_size=8))  # fmt: skip
+    return [
+        Answer(
+            annotator=name, pair=pair, kind=kind,
+            left_response=draw(st.sampled_from([1, 2])), answer=draw(st.sampled_from(ANSWERS)),
+            confidence=draw(st.sampled_from([None, 1, 2, 3])), reason=draw(REASONS) or None,
+            seconds=draw(st.sampled_from([None, 0.5])), answered_at=draw(st.sampled_from([None, 9.0])),
+        )
+        for name, pair, kind in keys
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "csv"])
+@settings(
+    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(answers=some_answers())
+def test_what_is_exported_and_imported_is_the_same(tmp_path_factory, suffix, answers):
+    folder = tmp_path_factory.mktemp("answers")
+    file = folder / f"pairs.{suffix}"
+    rows = export_answers(POOL, answers, PLAN, file)
+    assert rows == len(answers) + len(POOL.keys() - {a.pair for a in answers})
+    with AnswerStore(folder / "new.sqlite") as store:
+        assert import_answers(POOL, store, file) == (len(answers), len(answers))
+        assert import_answers(POOL, store, file) == (0, len(answers))
+    by = sorted(answers, key=lambda a: list(POOL).index(a.pair))
+    assert read_answers(folder / "new.sqlite") == by
+
+
+@settings(
+    max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(answers=some_answers())
+def test_label_studio_gets_and_gives_the_same_verdicts(tmp_path_factory, answers):
+    folder = tmp_path_factory.mktemp("answers")
+    export_answers(POOL, answers, PLAN, folder / "tasks.json")
+    with AnswerStore(folder / "new.sqlite") as store:
+        import_answers(POOL, store, folder / "tasks.json")
+    back = read_answers(folder / "new.sqlite")
+    first, again = (
+        {(a.annotator, a.pair): (judgment_of(a) or a.answer, a.confidence, a.reason) for a in some if a.kind == "first"}
+        for some in (answers, back)
+    )  # fmt: skip
+    assert first == again and len(back) == len(first)
+
+
+def test_the_tasks_fit_their_interface(tmp_path):
+    answers = [Answer("anna", "pair0", "first", 1, "left", 2, reason="Why."), Answer("ben", "pair0", "first", 2, "tie")]  # fmt: skip
+    export_answers(POOL, answers, PLAN, tmp_path / "tasks.json")
+    interface = ElementTree.fromstring((tmp_path / "tasks.xml").read_text())
+    assert (tmp_path / "tasks.xml").read_text() == LABEL_STUDIO
+    shown = {node.get("value")[1:] for node in interface.iter("Text")}
+    controls = {node.get("name"): node for node in interface.iter() if node.get("toName")}
+    for task in read_json(tmp_path / "tasks.json"):
+        assert shown <= task["data"].keys()
+        left = task["data"]["left_response"]
+        assert task["data"]["left"] == POOL[task["data"]["pair_id"]][f"response_{left}"]
+        for annotation in task["annotations"]:
+            for part in annotation["result"]:
+                control = controls[part["from_name"]]
+                assert control.tag.lower() == part["type"]
+                own = (
+                    [part["from_name"]]
+                    if control.tag == "Pairwise"
+                    else control.get("toName").split(",")
+                )
+                assert part["to_name"] in own
+
+
+def test_what_label_studio_adds_is_understood(tmp_path):
+    """As its export has it: ids, a number for who answered, a cancelled task, a task without an answer."""
+    export_answers(POOL, [], PLAN, tmp_path / "tasks.json")
+    tasks = read_json(tmp_path / "tasks.json")[:4]
+    chosen = {"id": "x", "from_name": "better", "to_name": "better", "type": "pairwise", "value": {"selected": "right"}}  # fmt: skip
+    tasks[0] |= {"id": 1, "annotations": [{"id": 3, "completed_by": 7, "was_cancelled": False, "result": [chosen], "lead_time": 4.2}]}  # fmt: skip
+    tasks[1]["annotations"] = [{"completed_by": {"id": 7, "email": "a@b.c"}, "was_cancelled": True, "result": []}]  # fmt: skip
+    tasks[2]["annotations"] = [{"completed_by": 7, "was_cancelled": False, "result": []}]
+    write_json(tmp_path / "export.json", tasks)
+    with AnswerStore(tmp_path / "new.sqlite") as store:
+        assert import_answers(POOL, store, tmp_path / "export.json") == (2, 2)
+    one, other = read_answers(tmp_path / "new.sqlite")
+    right = str(3 - tasks[0]["data"]["left_response"])
+    assert (one.annotator, one.pair, verdict_of(one)) == ("label studio 7", "pair0", right)
+    assert (other.annotator, other.answer) == ("a@b.c", "skip")
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"answer": "left"}, "line 2: answer 'left'; allowed: 1, 2, tie, both_bad, skip, flag"),
+        ({"answer": None}, "line 2: answer 'None'"),
+        ({"pair_id": "gone"}, "line 2: pair 'gone' is not in this study's pool"),
+        ({"pair_id": ["pair1"]}, "line 2: pair .* is not in this study's pool"),
+        ({"annotator": "a" * 99}, "line 2: a name has 1 to 60"),
+        ({"reason": "a" * 2001}, "line 2: a reason has 2,000"),
+        ({"confidence": "very"}, "line 2: confidence 'very' is not a whole number"),
+        ({"confidence": 1.5}, "line 2: confidence 1.5 is not a whole number"),
+        ({"confidence": 7}, "line 2: confidence 7; allowed: 1, 2, 3"),
+        ({"left_response": 3}, "line 2: a showing of kind 'first' with response 3 left"),
+        ({"seconds": "nan"}, "line 2: seconds 'nan' is not a number"),
+        ({"kind": "practice"}, "line 2: kind 'practice'; allowed: first, repeat"),
+    ],
+)
+def test_one_wrong_row_is_named_and_nothing_is_imported(tmp_path, changes, told):
+    good = {"pair_id": "pair1", "annotator": "anna", "answer": "1"}
+    write_jsonl(tmp_path / "a.jsonl", [good, good | {"annotator": "ben"} | changes])
+    with AnswerStore(tmp_path / "new.sqlite") as store:
+        with pytest.raises(UserError, match=told):
+            import_answers(POOL, store, tmp_path / "a.jsonl")
+        assert store.answers() == []
+
+
+HEADER = "pair_id,annotator,answer,reason\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ((HEADER + "pair1,Jos\u00e9,1,\n").encode("latin-1"), "a.csv: not UTF-8 text"),
+        ((HEADER + "pair1,anna,1,\n").replace(",", ";").encode(), "row 1: no column 'pair_id'; .* commas"),
+        (b"annotator,answer\nanna,1\n", "row 1: no column 'pair_id'"),
+        (b"", "row 1: no column 'pair_id'"),
+        ((HEADER + "pair1,anna,1,\npair1,ben,3,\n").encode(), "row 3: answer '3'"),
+        ((HEADER + "pair1,anna,1,\npair1,ben\n").encode(), "row 3: answer 'None'"),
+    ],
+)  # fmt: skip
+def test_a_table_that_another_program_wrote_otherwise_is_refused_in_words(tmp_path, text, told):
+    (tmp_path / "a.csv").write_bytes(text)
+    with AnswerStore(tmp_path / "new.sqlite") as store:
+        with pytest.raises(UserError, match=told):
+            import_answers(POOL, store, tmp_path / "a.csv")
+        assert store.answers() == []
+
+
+def test_a_table_may_begin_with_a_mark_and_end_its_lines_otherwise(tmp_path):
+    text = HEADER + 'pair1,Jos\u00e9,1,"one\ntwo"\n'
+    (tmp_path / "a.csv").write_bytes(text.replace("\n", "\r\n").encode("utf-8-sig"))
+    with AnswerStore(tmp_path / "new.sqlite") as store:
+        assert import_answers(POOL, store, tmp_path / "a.csv") == (1, 1)
+        (kept,) = store.answers()
+    assert (kept.annotator, kept.reason) == ("Jos\u00e9", "one\ntwo")
+
+
+@pytest.mark.parametrize(
+    ("tasks", "told"),
+    [
+        ({"data": {}}, "not a list of tasks"),
+        (["task"], "task 1: not as Label Studio exports"),
+        ([{"annotations": []}], "task 1: .*KeyError: 'data'"),
+        ([{"data": {"pair_id": "pair1", "left_response": 1}, "annotations": [{"completed_by": 1}]}], "task 1: .*'result'"),
+        ([{"data": {"pair_id": "pair1", "left_response": 1}, "annotations": [{"completed_by": 1, "result": ["x"]}]}], "task 1"),
+    ],
+)  # fmt: skip
+def test_what_is_no_export_of_label_studio_is_refused_in_words(tmp_path, tasks, told):
+    write_json(tmp_path / "export.json", tasks)
+    with AnswerStore(tmp_path / "new.sqlite") as store, pytest.raises(UserError, match=told):
+        import_answers(POOL, store, tmp_path / "export.json")
+
+
+def test_people_fill_in_a_table_and_bring_it_back(tmp_path, command_line):
+    study = write_study(tmp_path / "results/demo", pairs=4)
+    run = command_line(
+        "tools.cli", "export-answers", "--study", study.folder, tmp_path / "pairs.csv"
+    )
+    assert run.returncode == 0 and "4 rows" in run.stdout, run.stderr
+    rows = read_csv(tmp_path / "pairs.csv")
+    assert rows[0]["prompt"].startswith("Claim: CMV") and "[SYSTEM]" not in rows[0]["prompt"]
+    for row, answer in zip(rows[:3], ("1", "2", "tie"), strict=True):
+        row |= {"annotator": "Anna", "answer": answer}
+    with (tmp_path / "pairs.csv").open("w", newline="") as file:
+        table = csv.DictWriter(file, rows[0])
+        table.writeheader()
+        table.writerows(rows)
+    run = command_line(
+        "tools.cli", "import-answers", "--study", study.folder, tmp_path / "pairs.csv"
+    )
+    assert run.returncode == 0 and "3 answers, 3 of them new" in run.stdout, run.stderr
+    assert [verdict_of(a) for a in read_answers(study.answers)] == ["1", "2", "tie"]
+    command_line("tools.cli", "export-answers", "--study", study.folder, tmp_path / "all.jsonl")
+    assert [row["answer"] for row in read_jsonl(tmp_path / "all.jsonl")] == ["1", "2", "tie", None]
+    wrong = command_line(
+        "tools.cli", "export-answers", "--study", study.folder, tmp_path / "all.txt"
+    )
+    assert wrong.returncode == 1 and wrong.stderr.count("\n") == 1
+    assert "write .jsonl, .csv, or .json for Label Studio" in wrong.stderr

@@ -1,0 +1,83 @@
+"""Nobody gets in who should not: tokens, hosts, origins, sizes."""
+
+import re
+import socket
+
+import pytest
+from starlette.testclient import TestClient
+
+from labelled_study import open_page, shown, write_study
+from persuasion_rl.annotation.guard import LARGEST_REQUEST
+from persuasion_rl.annotation.store import read_answers
+from persuasion_rl.annotation.web import make_app, reachable_names, serve
+
+
+@pytest.fixture
+def study(tmp_path):
+    return write_study(tmp_path / "results/demo")
+
+
+def test_other_sites_and_large_requests_are_refused(study):
+    page = open_page(study)
+    fields, _ = shown(page)
+    said = {**fields, "answer": "left"}
+    before = read_answers(study.answers)
+    assert (
+        page.post("/pair", data=said, headers={"Origin": "http://evil.example"}).status_code == 403
+    )
+    null = page.post("/pair", data=said, headers={"Origin": "null"})
+    assert null.status_code == 403
+    assert page.get("/pair", headers={"Host": "evil.example"}).status_code == 403
+    large = {**said, "reason": "x" * LARGEST_REQUEST}
+    assert page.post("/pair", data=large).status_code == 413
+    chunks = (b"answer=left&reason=" + b"x" * 1024 for _ in range(LARGEST_REQUEST // 1024 + 1))
+    assert page.post("/pair", content=chunks).status_code == 400
+    assert page.post("/pair", content=b"answer=%ff").status_code == 400
+    assert read_answers(study.answers) == before
+    assert page.post("/pair", data=said, headers={"Origin": "http://127.0.0.1"}).status_code == 200
+
+
+def test_beyond_loopback_a_token_is_asked_for(study):
+    stranger = TestClient(make_app(study, "s3cret"), base_url="http://lab.example")
+    for path in ("/", "/pair", "/results", "/page.js", "/?token=wrong"):
+        assert stranger.get(path).status_code == 403
+    assert stranger.post("/name", data={"name": "eve"}).status_code == 403
+    friend = open_page(study, token="s3cret")
+    assert friend.get("/pair").status_code == 200
+    assert "s3cret" not in friend.get("/pair").text
+
+
+@pytest.mark.parametrize(("host", "open_to_all"), [("127.0.0.1", True), ("0.0.0.0", False)])
+def test_beyond_this_machine_a_token_is_drawn_and_asked_for(
+    study, monkeypatch, capsys, host, open_to_all
+):
+    """Served as the command does, up to the socket."""
+    served = []
+    monkeypatch.setattr("uvicorn.run", lambda app, **_: served.append(app))
+    for _ in range(2):
+        serve(study, host, 8000)
+    tokens = re.findall(r"\?token=(\S+)", capsys.readouterr().out)
+    assert (tokens == []) is open_to_all and (open_to_all or len(set(tokens)) == 2)
+    page = TestClient(served[0], base_url="http://127.0.0.1", follow_redirects=True)
+    assert (page.get("/").status_code == 200) is open_to_all
+    if not open_to_all:
+        assert page.get("/", params={"token": tokens[-1]}).status_code == 403
+        assert page.get("/", params={"token": tokens[0]}).status_code == 200
+
+
+def test_pages_on_two_ports_of_a_host_keep_cookies_of_their_own(study):
+    page = TestClient(make_app(study, "s3cret"), base_url="http://lab.example:7860")
+    welcome = page.get("/?token=s3cret", follow_redirects=False)
+    assert welcome.headers["set-cookie"].startswith("token_7860=s3cret")
+    # Strict cookies are not sent along a link from another site, such as a mail on the web.
+    assert "samesite=lax" in welcome.headers["set-cookie"].lower()
+    page.post("/name", data={"name": "anna"})
+    assert page.get("/pair").status_code == 200
+    assert page.get("http://lab.example:7861/pair").status_code == 403
+
+
+def test_an_address_that_listens_everywhere_is_told_by_names_that_reach_it():
+    assert reachable_names("127.0.0.1") == ["127.0.0.1"] and reachable_names("::1") == ["[::1]"]
+    found = reachable_names("0.0.0.0")
+    assert found[0] == socket.gethostname()
+    assert not {"0.0.0.0", "127.0.0.1", "[::1]"} & set(found)

@@ -1,0 +1,181 @@
+"""Of PersuasionForGood's dialogues: whose turns count, and which are taken where not all are."""
+
+import re
+import tempfile
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from persuasion_rl.data.p4g import process_p4g, selected
+from persuasion_rl.files import UserError, write_json, write_jsonl
+from small_corpora import WIDE, Processed, turn
+
+
+@pytest.fixture
+def make_p4g(tmp_path, tokenizer):
+    """A function that runs process_p4g on a corpus."""
+
+    def make(corpus, seed=1, budget=WIDE, **settings):
+        process_p4g(
+            corpus=corpus, tokenizer=tokenizer, examples=tmp_path / "p4g" / "examples.jsonl",
+            counts=tmp_path / "p4g" / "counts.json", budget=budget, seed=seed, **settings,
+        )  # fmt: skip
+        return Processed(tmp_path / "p4g")
+
+    return make
+
+
+def test_only_the_persuaders_turns_become_responses(write_corpus, make_p4g):
+    dialogue = [
+        turn(0, 0, "Hello!"),
+        turn(1, 1, "Hi."),
+        turn(2, 0, "Do you know Save the Children?"),
+        turn(3, 1, "No &amp; why?"),
+        turn(4, 1, "Tell me."),
+        turn(5, 0, "They help."),
+    ]
+    made = make_p4g(write_corpus(dialogue, {"d1": {"donation_ee": 0.5}}))
+    assert [row["response"] for row in made.rows] == [
+        "Do you know Save the Children?",
+        "They help.",
+    ]
+    prompt = made.by_id["d1-5"]["input_text"]
+    assert prompt.split("[CONTEXT]\n")[1].split("\n[TASK]")[0].splitlines()[1:] == [
+        "Persuader: Hello!",
+        "Persuadee: Hi.",
+        "Persuader: Do you know Save the Children?",
+        "Persuadee: No & why?",
+        "Persuadee: Tell me.",
+    ]
+    assert "persuader's next message" in prompt
+    assert made.by_id["d1-5"]["metadata"]["source"] == "p4g"
+    assert made.by_id["d1-5"]["metadata"]["donation"] == 0.5
+
+
+def test_the_role_is_that_of_the_utterance_and_not_of_the_speaker(write_corpus, make_p4g):
+    """One person may persuade in one dialogue and be persuaded in another."""
+    rows = [
+        turn(0, 0, "Hello!", "d1", "anna"), turn(1, 1, "Hi.", "d1", "ben"), turn(2, 0, "Give!", "d1", "anna"),
+        turn(0, 0, "Hey!", "d2", "ben"), turn(1, 1, "Ho.", "d2", "anna"), turn(2, 0, "Donate!", "d2", "ben"),
+    ]  # fmt: skip
+    made = make_p4g(write_corpus(rows, {"d1": {}, "d2": {}}))
+    assert [row["response"] for row in made.rows] == ["Give!", "Donate!"]
+
+
+@pytest.mark.parametrize("role", [None, 2, "persuader"])
+def test_an_unknown_role_is_named(write_corpus, make_p4g, role):
+    with pytest.raises(UserError, match=r"d1: utterance d1-1 has meta\.role"):
+        make_p4g(write_corpus([turn(0, 0, "Hello!"), turn(1, role, "Hi.")], {"d1": {}}))
+
+
+def test_all_persuaders_turns_are_counted(write_corpus, make_p4g):
+    dialogue = [turn(i, i % 2, "Yes. " * (1 + 20 * (i % 4 == 2))) for i in range(9)]
+    made = make_p4g(write_corpus(dialogue, {"d1": {}}), budget=replace(WIDE, min_tokens=20))
+    assert made.counts["persuader"] == {
+        "labelled": 5, "opens_the_dialogue": 1, "response_too_short": 2, "kept": 2,
+    }  # fmt: skip
+    assert made.counts["read"] == {"conversations": 1, "utterances": 9}
+    assert made.counts["made"]["examples"] == 2
+
+
+def test_of_too_many_dialogue_turns_a_seeded_part_is_taken(write_corpus, make_p4g):
+    dialogue = [turn(i, i % 2, f"This is turn {i}.") for i in range(41)]
+    corpus = write_corpus(dialogue, {"d1": {}})
+    everything = set(make_p4g(corpus).by_id)
+    made = [make_p4g(corpus, max_examples=5, seed=seed) for seed in (1, 1, 2)]
+    taken = [set(some.by_id) for some in made]
+    assert len(everything) == 20
+    assert all(len(some) == 5 and some < everything for some in taken)
+    assert taken[0] == taken[1] != taken[2]
+    assert made[0].counts["persuader"]["not_selected"] == 15
+    assert set(make_p4g(corpus, max_examples=20).by_id) == everything
+
+
+def donating(*donations: float | None) -> list[dict]:
+    return [
+        {"metadata": {"utterance_id": f"{number}", "donation": donation}}
+        for number, donation in enumerate(donations)
+    ]
+
+
+def picked(rows: list[dict], seed: int, by_donation: bool = True, size: int = 1) -> list[str]:
+    return [row["metadata"]["utterance_id"] for row in selected(rows, size, seed, by_donation)]
+
+
+def test_with_donations_as_weights_turns_are_picked_in_proportion_to_them():
+    rows = donating(2.0, 1.0, 0.5, 0.5)
+    first = Counter(picked(rows, seed)[0] for seed in range(4_000))
+    for id_, share in (("0", 1 / 2), ("1", 1 / 4), ("2", 1 / 8), ("3", 1 / 8)):
+        assert abs(first[id_] / 4_000 - share) < 0.03  # four standard errors
+    even = Counter(picked(rows, seed, by_donation=False)[0] for seed in range(4_000))
+    assert all(abs(count / 4_000 - 1 / 4) < 0.03 for count in even.values())
+
+
+def test_a_dialogue_without_a_donation_is_never_picked_by_weight():
+    rows = donating(0.0, None, float("nan"), 0.01, 5.0)
+    for seed in range(200):
+        assert sorted(picked(rows, seed, size=5)) == ["3", "4"]
+    assert sorted(picked(rows, 1, by_donation=False, size=5)) == ["0", "1", "2", "3", "4"]
+
+
+def test_more_than_the_payment_weighs_no_more_than_it():
+    """Some wrote down a donation that they could not make."""
+    rows = donating(1_000.0, 2.0)
+    first = Counter(picked(rows, seed)[0] for seed in range(2_000))
+    assert abs(first["0"] / 2_000 - 1 / 2) < 0.045
+
+
+def test_donations_as_weights_are_a_setting(write_corpus, make_p4g):
+    rows = [
+        turn(i, i % 2, f"This is turn {i} of {d}.", d) for d in ("d1", "d2", "d3") for i in range(9)
+    ]
+    donations = {"d1": {"donation_ee": 0.0}, "d2": {"donation_ee": 1.0}, "d3": {}}
+    corpus = write_corpus(rows, donations)
+    made = make_p4g(corpus, donation_weighted=True)
+    assert {row["metadata"]["conversation_id"] for row in made.rows} == {"d2"}
+    assert made.counts["persuader"] == {
+        "labelled": 15, "opens_the_dialogue": 3, "not_selected": 8, "kept": 4,
+    }  # fmt: skip
+    assert len(make_p4g(corpus, donation_weighted=True, max_examples=3).rows) == 3
+    assert len(make_p4g(corpus).rows) == 12
+
+
+@given(
+    turns=st.lists(st.tuples(st.integers(0, 1), st.text(max_size=20)), max_size=15),
+    answers=st.lists(st.integers(0, 16), min_size=15, max_size=15),
+)
+def test_whatever_the_dialogues_only_persuaders_turns_are_kept(tokenizer, turns, answers):
+    """The order is that of the file: what `reply-to` says, circles too, does not matter."""
+    rows = [turn(i, role, text) for i, (role, text) in enumerate(turns)]
+    for row, answered in zip(rows[1:], answers, strict=False):
+        row["reply-to"] = f"d1-{answered}"
+    rows += [turn(0, 1, "Hi.", "d2"), turn(1, 0, "Please give.", "d2")]
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        write_jsonl(folder / "corpus" / "utterances.jsonl", rows)
+        metas = {"d2": {}} | ({"d1": {}} if turns else {})
+        write_json(folder / "corpus" / "conversations.json", metas)
+        process_p4g(
+            corpus=folder / "corpus", tokenizer=tokenizer, examples=folder / "examples.jsonl",
+            counts=folder / "counts.json", seed=1, budget=WIDE,
+        )  # fmt: skip
+        made = Processed(folder)
+    persuaders = [row for row in rows if row["meta"]["role"] == 0]
+    assert made.counts["persuader"]["labelled"] == len(persuaders)
+    assert made.by_id.keys() <= {row["id"] for row in persuaders}
+    assert made.by_id["d2-1"]["input_text"].endswith(
+        "\nPersuadee: Hi.\n[TASK]\nWrite the persuader's next message.\n[RESPONSE]\n"
+    )
+    for row in made.rows:
+        if row["metadata"]["conversation_id"] == "d1":
+            before = int(row["metadata"]["utterance_id"][3:])
+            context = row["input_text"].split("[CONTEXT]\n")[1].split("\n[TASK]")[0]
+            roles = [("Persuader", "Persuadee")[role] for role, _ in turns[:before]]
+            shown = [
+                line.split(": ")[0] for line in context.split("\n") if re.match(r"\w+: ", line)
+            ]
+            assert [role for role in shown if role in ("Persuader", "Persuadee")] == roles

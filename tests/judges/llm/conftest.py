@@ -1,0 +1,32 @@
+"""What the tests of the judge llm share: a server on this machine, and a judge that asks it without waiting."""
+
+import pytest
+
+import llm_server
+from llm_jobs import settings_of
+from persuasion_rl.judges.llm import asking
+from persuasion_rl.judges.llm.judge import LlmJudge
+
+
+@pytest.fixture
+def server():
+    with llm_server.serving() as server:
+        yield server
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    """No waiting between attempts, and no key of the person who runs the tests."""
+    for package in ("openai", "anthropic"):
+        pytest.importorskip(package, reason="pip install -e '.[openai,anthropic]'")
+    monkeypatch.setattr(asking, "_exponential", lambda state: 0.02)
+    for name in ("OPENAI_API_KEY", "ANTHROPIC_API_KEY", "OPENAI_BASE_URL", "ANTHROPIC_BASE_URL"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def judge(server, tmp_path):
+    """A function that makes a judge of the server, whose answers lie in one place."""
+    return lambda provider="openai", **changes: LlmJudge(
+        settings_of(server, tmp_path, provider, **changes)
+    )

@@ -1,0 +1,91 @@
+"""What asking costs, and the limits that it keeps."""
+
+import re
+
+import pytest
+
+from llm_jobs import (
+    PAIRS,
+    PRICES,
+    cached,
+    pairs,
+)
+from llm_server import MORE_WORDS_WIN, junk, says
+from persuasion_rl.files import UserError
+from persuasion_rl.judges.base import judge_both_orders
+from persuasion_rl.report.costs import api_cost
+
+
+def test_the_estimate_comes_before_the_first_request_and_what_is_above_a_limit_is_not_begun(
+    judge, server, capfd
+):
+    judge_both_orders(judge(prices=PRICES), PAIRS[:1])
+    told = capfd.readouterr().err
+    assert re.search(r"2 requests to ask, 0 answered before; about [\d,]+ tokens in", told)
+    assert re.search(
+        r"at most 400 out, at most about \d+\.\d+ USD an attempt; up to 4 attempts", told
+    )
+    assert "answered 2, 0.6000 USD" in told
+    with pytest.raises(UserError) as stop:
+        judge_both_orders(judge(max_requests=5), PAIRS)
+    assert "4 requests to ask and 2 asked before are more than llm.max_requests 5" in str(
+        stop.value
+    )
+    with pytest.raises(
+        UserError, match=r"about [\d.]+ USD to spend and 0.6000 spent are more than"
+    ):
+        judge_both_orders(judge(prices=PRICES, max_cost_usd=9), PAIRS)
+    assert len(server.requests) == 2
+    # What is answered costs nothing, whatever the limits are.
+    judge_both_orders(judge(prices=PRICES, max_cost_usd=0.01, max_requests=1), PAIRS[:1])
+
+
+@pytest.mark.parametrize("batch", [False, True])
+def test_what_came_before_prices_were_known_counts_at_todays(judge, server, batch):
+    server.behave = lambda asked, times: MORE_WORDS_WIN
+    judge_both_orders(judge(batch=batch), PAIRS[:1])
+    spent = 0.3 if batch else 0.6
+    with pytest.raises(UserError, match=f"USD to spend and {spent:.4f} spent are more than"):
+        judge_both_orders(judge(prices=PRICES, max_cost_usd=spent), PAIRS)
+    assert len(server.requests) == 2
+
+
+@pytest.mark.parametrize("batch", [False, True])
+def test_the_cost_that_a_report_tells_is_that_of_all_answers_with_a_known_price(
+    judge, server, tmp_path, batch
+):
+    server.behave = lambda asked, times: MORE_WORDS_WIN
+    assert api_cost(tmp_path) is None, "nothing was asked"
+    judge_both_orders(judge(batch=batch), PAIRS[:1])
+    assert api_cost(tmp_path) == (2, 2, 0.0), "two answers, both without a price"
+    judge_both_orders(judge(batch=batch, prices=PRICES), PAIRS)
+    assert api_cost(tmp_path) == (6, 2, pytest.approx(0.6 if batch else 1.2))
+    server.counted |= {"input": 3000, "output": 50}
+    judge_both_orders(judge(model="other", batch=batch, prices=PRICES), PAIRS[:1])
+    assert api_cost(tmp_path) == (8, 2, pytest.approx(4.1 if batch else 8.2))
+
+
+@pytest.mark.parametrize("limit", ["max_requests", "max_cost_usd"])
+def test_asking_stops_where_a_limit_is_reached_and_keeps_the_answers(
+    judge, server, tmp_path, limit
+):
+    """The server's answers are dearer than the estimate, and every third one is no verdict."""
+    server.counted["input"] = 5000
+
+    def behave(asked, times):
+        return junk("no") if times == 1 and int(asked.key, 16) % 3 == 0 else says()
+
+    server.behave = behave
+    rows = pairs(20)
+    limits = {"max_requests": dict(max_requests=40), "max_cost_usd": dict(max_cost_usd=105)}[limit]
+    with pytest.raises(UserError, match=rf"stopped at .* before llm.{limit}.*kept in"):
+        judge_both_orders(judge(prices=PRICES, **limits), rows)
+    spent = sum(cached(tmp_path, "cost_usd"))
+    assert spent == pytest.approx(5.2 * len(server.requests)), "every answer is kept"
+    if limit == "max_requests":
+        assert len(server.requests) == 40
+    else:  # what is under way may turn out dearer than estimated
+        assert 100 < spent <= 105 + 4 * 5.2
+    server.behave = lambda asked, times: says()
+    assert all(f.failure is None for f in judge_both_orders(judge(prices=PRICES), rows))
+    assert max(server.answered.values()) == 1

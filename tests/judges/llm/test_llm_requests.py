@@ -1,0 +1,141 @@
+"""What the judge llm asks, of both providers, and what is one request."""
+
+import json
+from collections import Counter
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llm_jobs import (
+    KEY,
+    PAIRS,
+    PROVIDERS,
+    RUBRIC,
+    Job,
+    settings_of,
+)
+from llm_server import (
+    MORE_WORDS_WIN,
+    refuses,
+    says,
+)
+from persuasion_rl.files import file_digest
+from persuasion_rl.judges.base import Comparison, judge_both_orders
+from persuasion_rl.judges.length import LengthJudge
+from persuasion_rl.judges.llm.anthropic import Anthropic
+from persuasion_rl.judges.llm.judge import TASK, LlmJudge
+from persuasion_rl.judges.llm.openai import OpenAI
+from persuasion_rl.judges.llm.provider import Request
+from persuasion_rl.judges.llm.settings import LlmSettings
+
+CLIENTS = {"openai": OpenAI, "anthropic": Anthropic}
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory):
+    return settings_of(type("Nowhere", (), {"url": lambda *_: None}), tmp_path_factory.mktemp("x"))
+
+
+def word(settings: LlmSettings, rubric: str, comparison: Comparison) -> Request:
+    judge = LlmJudge(settings)
+    judge._rubric = rubric + TASK
+    return judge.request(comparison)
+
+
+@given(prompt=st.text(), first=st.text(), second=st.text())
+def test_texts_stay_inside_their_strings(plain, prompt, first, second):
+    """Whatever they say: the task is the same, and the data reads back as it was."""
+    asked = word(plain, "Judge.", Comparison(prompt, first, second))
+    data = json.loads(asked.user)
+    assert data == {"conversation": prompt, "response_1": first, "response_2": second}
+    assert asked.system == word(plain, "Judge.", Comparison("", "", "")).system
+
+
+def test_half_a_surrogate_pair_does_not_stop_a_job(judge, server):
+    broken = Comparison("Poster: \ud83d cars", "one \udc00 two", "one")
+    assert judge_both_orders(judge(), [broken])[0].verdict == "1"
+    assert server.requests[0].data["conversation"] == "Poster: ? cars"
+
+
+def test_a_request_is_keyed_by_all_that_matters_and_nothing_else(plain):
+    def key(settings=plain, rubric="Judge.", comparison=PAIRS[0]):
+        return word(settings, rubric, comparison).key
+
+    same = dict(retries=9, concurrency=1, base_url="http://localhost/v1", batch=True, timeout_s=1)
+    assert key() == key(replace(plain, **same))
+    others = [
+        key(replace(plain, model="other")),
+        key(replace(plain, provider="anthropic")),
+        key(replace(plain, max_tokens=100)),
+        key(replace(plain, temperature=None)),
+        key(rubric="Judge!"),
+        key(comparison=PAIRS[0].swapped()),
+        key(comparison=PAIRS[1]),
+    ]
+    assert len({key(), *others}) == 1 + len(others)
+
+
+@pytest.mark.parametrize("provider", PROVIDERS)
+def test_both_providers_are_asked_in_both_orders(judge, server, provider):
+    found = judge_both_orders(judge(provider), PAIRS)
+    assert [v for v, _ in found] == [v for v, _ in judge_both_orders(LengthJudge(), PAIRS)]
+    assert {o.reason for _, both in found for o in both} == {"It answers the poster's reason."}
+    shown = Counter((a.data["response_1"], a.data["response_2"]) for a in server.requests)
+    assert set(shown.values()) == {1} and len(shown) == 6
+    body = server.requests[0].body
+    assert body["temperature"] == 0 and body["max_tokens"] == 200 and body["model"] == "tiny"
+    system = body.get("system") or body["messages"][0]["content"]
+    assert system.startswith(RUBRIC.read_text().rstrip()) and "Poster" not in system
+    assert not {"response_format", "output_config"} & body.keys()
+
+
+@pytest.mark.parametrize("provider", PROVIDERS)
+def test_the_provider_itself_is_asked_for_the_schema(judge, server, provider, monkeypatch, capfd):
+    """Where there is no base_url. The clients' own variables lead nowhere."""
+    monkeypatch.setenv(f"{provider.upper()}_BASE_URL", "http://127.0.0.1:9/v1")
+    monkeypatch.setattr(CLIENTS[provider], "address", server.url(provider))
+    monkeypatch.setenv(f"{provider.upper()}_API_KEY", KEY)
+    judge_both_orders(judge(provider, base_url=None, temperature=None), PAIRS)
+    assert f"{provider.upper()}_BASE_URL is not looked at" in capfd.readouterr().err
+    body = server.requests[0].body
+    assert "temperature" not in body
+    form = body["response_format" if provider == "openai" else "output_config"]
+    assert '"abstain"' in json.dumps(form)
+    assert body["max_completion_tokens" if provider == "openai" else "max_tokens"] == 200
+
+
+@pytest.mark.parametrize(
+    ("said", "verdict"),
+    [("1", "tie"), ("tie", "tie"), ("abstain", "none"), (MORE_WORDS_WIN, "1")],
+)
+def test_verdicts_of_both_orders_make_one(judge, server, said, verdict):
+    server.behave = lambda asked, times: said
+    assert judge_both_orders(judge(), PAIRS[:1])[0].verdict == verdict
+
+
+def test_the_same_texts_are_one_request(judge, server):
+    same = Comparison("Poster: cars", "one", "one")
+    found = judge_both_orders(judge(), [same, same, PAIRS[0], PAIRS[0].swapped()])
+    assert [f.verdict for f in found] == ["tie", "tie", "1", "2"] and len(server.requests) == 3
+
+
+def test_labels_have_votes_with_reasons_and_failures_are_counted_out(server, tmp_path):
+    server.behave = lambda asked, times: refuses if "tea" in str(asked.data) else says()
+    job = Job(tmp_path, settings_of(server, tmp_path), PAIRS)
+    told = job.run()
+    first, second, third = job.labels()
+    labeler = f"llm tiny (openai), rubric {file_digest(RUBRIC)[:12]}"
+    assert (first["verdict"], second["verdict"], first["labeler"]) == ("1", "2", labeler)
+    assert first["votes"][1] == {
+        "labeler": labeler,
+        "order": "21",
+        "verdict": "1",
+        "reason": "It answers the poster's reason.",
+    }
+    assert third == {
+        "excluded": "refused",
+        "metadata": {"prompt_id": "p2", "conversation_id": "c2"},
+    }
+    assert "labels.jsonl: {'1': 1, '2': 1, 'refused': 1}" in told

@@ -1,0 +1,114 @@
+"""The settings of the judge llm, in the configuration and as flags: a mistake is one line."""
+
+import shlex
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from llm_jobs import KEY, PRICES, RUBRIC, as_flags
+from persuasion_rl.files import UserError, write_jsonl
+from persuasion_rl.judges.llm.settings import LlmSettings
+from persuasion_rl.judges.make import JudgeSettings, make_judge
+from persuasion_rl.preferences.label_ai import label_ai
+from persuasion_rl.runtime.command import stage
+from persuasion_rl.study.config import flags, load_study
+from running import ROOT
+
+
+def study_of(**changes) -> dict:
+    study = yaml.safe_load((ROOT / "config/demo.yaml").read_text())
+    study["labels"]["ai"] = {"judge": "llm"}
+    return study | {"llm": {"model": "tiny", "rubric": str(RUBRIC)} | changes}
+
+
+@pytest.mark.parametrize(
+    ("changes", "line"),
+    [
+        ({"api_key": KEY}, "llm.api_key: looks like a key; keys come from the environment only"),
+        ({"OPENAI_API_KEY": KEY}, "llm.OPENAI_API_KEY: looks like a key"),
+        ({"model": KEY}, "llm.model: looks like a key"),
+        ({"base_url": f"https://me:{KEY}@example.org/v1"}, "llm.base_url: looks like a key"),
+        ({"base_url": "https://example.org/v1?api_key=abc"}, "llm.base_url: looks like a key"),
+        ({"model": None}, "llm.model: the judge llm needs a model"),
+        ({"rubric": "nowhere.md"}, "llm.rubric: there is no file 'nowhere.md'"),
+        ({"max_cost_usd": 5}, "llm.prices: max_cost_usd needs what tiny costs"),
+        ({"prices": {"input": 1}}, "llm.prices: the key 'output' is missing"),
+        ({"provider": "google"}, "llm.provider: 'google' must be one of openai, anthropic"),
+        ({"base_url": "localhost:8000"}, "llm.base_url: 'localhost:8000' must match"),
+        ({"batch": True, "requests_per_minute": 5}, "llm.requests_per_minute: a batch is one"),
+        ({"top_p": 1}, "llm.top_p: unknown key"),
+    ],
+)
+def test_a_mistake_in_the_section_is_one_line_without_a_key(changes, line):
+    assert load_study(study_of())["llm"]["retries"] == 5
+    with pytest.raises(UserError) as refusal:
+        load_study(study_of(**changes))
+    assert line in str(refusal.value) and "\n" not in str(refusal.value)
+    assert KEY not in str(refusal.value)
+
+
+def test_people_cannot_be_simulated_by_it(tmp_path):
+    study = study_of()
+    study["labels"]["human"]["judge"] = "llm"
+    with pytest.raises(UserError, match="labels.human.judge: 'llm' must be one of"):
+        load_study(study)
+
+
+def test_other_judges_need_nothing_of_it():
+    study = study_of(model=None)
+    study["labels"]["ai"]["judge"] = "truth"
+    assert load_study(study)["llm"]["model"] is None
+    with pytest.raises(UserError, match="judge llm needs --llm_model"):
+        make_judge("llm", JudgeSettings(seed=1, threads=1))
+
+
+def test_by_hand_a_model_is_enough_and_the_rest_is_as_in_the_configuration():
+    section = load_study(study_of(rubric="resources/rubrics/persuasiveness.md"))["llm"]
+    del section["honesty_rubric"]
+    paths = {"rubric": Path(section["rubric"]), "cache": Path("llm.sqlite")}
+    assert vars(LlmSettings(model="tiny")) == section | paths
+
+
+def test_flags_give_back_the_settings_of_which_they_are_made(monkeypatch):
+    read = []
+
+    def reads(*, settings: JudgeSettings) -> None:
+        read.append(settings.llm)
+
+    for llm in (
+        LlmSettings(model="tiny"),
+        LlmSettings(model="a b", temperature=None, base_url="http://localhost/v1", batch=True),
+        LlmSettings(model="m", temperature=0.7, prices=PRICES, max_cost_usd=2.5, cache=Path("x y")),
+    ):
+        words = ["stage", "--seed", "1", "--threads", "1", *shlex.split(flags(as_flags(llm)))]
+        monkeypatch.setattr(sys, "argv", words)
+        stage(reads)
+        assert read.pop() == llm
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        ("", "judge llm needs --llm_model"),
+        ("--llm_model ''", "--llm_model must be a name, not ''"),
+        ("--llm_provider google", "--llm_provider must be openai or anthropic, not 'google'"),
+        ("--llm_max_tokens 5", "--llm_max_tokens must be 16 or more, not 5"),
+        ("--llm_temperature 3", "--llm_temperature must be from 0 to 2, not 3"),
+        ("--llm_timeout_s 0", "--llm_timeout_s must be above 0, not 0.0"),
+        ("--llm_base_url localhost:8000", "--llm_base_url must be an address as"),
+        ("--llm_max_cost_usd 5", "--llm_max_cost_usd needs --llm_prices"),
+        ("--llm_prices input=1", "--llm_prices must be input=USD output=USD"),
+        ("--llm_model m --llm_rubric nowhere.md", "nowhere.md"),
+    ],
+)
+def test_a_mistake_by_hand_is_one_line(words, line, tmp_path, monkeypatch):
+    write_jsonl(tmp_path / "responses.jsonl", [])
+    words = ["label_ai", "--responses", tmp_path / "responses.jsonl", *shlex.split(words)]
+    words += ["--labels", tmp_path / "labels.jsonl", "--judge", "llm", "--noise", 0, "--seed", 1]
+    monkeypatch.setattr(sys, "argv", [*map(str, words), "--threads", "1"])
+    with pytest.raises(SystemExit) as stop:
+        stage(label_ai)
+    assert stop.value.code.startswith("error: ") and line in stop.value.code
+    assert "\n" not in stop.value.code

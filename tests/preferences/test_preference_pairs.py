@@ -1,0 +1,331 @@
+"""Preference pairs: ties make none, none is there twice, a conversation has one side, the report counts."""
+
+from collections import Counter
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from csv_files import read_csv
+from persuasion_rl.files import UserError, read_json, read_jsonl, write_jsonl
+from persuasion_rl.judges.base import OPPOSITE, Comparison, judge_both_orders
+from persuasion_rl.judges.judge_trust import judge_trust
+from persuasion_rl.judges.length import LengthJudge
+from persuasion_rl.judges.make import JudgeSettings
+from persuasion_rl.preferences.preference_pairs import (
+    describe,
+    preference_pairs,
+    validation_conversations,
+    without_duplicates,
+)
+from persuasion_rl.report.pool_labels import label_column
+from persuasion_rl.statistics.intervals import wilson
+from persuasion_rl.tables import write_table
+from response_pairs import LeansToTheFirst, PrefersTheFirst
+
+POST = "Poster: buses are slow."
+
+
+def label(number: int, verdict: str, first: str, second: str, votes=(), prompt=POST, **metadata):
+    """A label row of the conversation c{number}; votes are (order, verdict), None for no order."""
+    return {
+        "prompt": prompt,
+        "response_1": first,
+        "response_2": second,
+        "metadata": {"prompt_id": f"p{number}", "conversation_id": f"c{number}"} | metadata,
+        "verdict": verdict,
+        "labeler": "someone",
+        "votes": [
+            {"labeler": "someone", "verdict": said} | ({"order": order} if order else {})
+            for order, said in votes
+        ],
+    }
+
+
+def labelled(number: int, verdict: str) -> dict:
+    return label(number, verdict, f"first {number}", f"second {number}")
+
+
+@pytest.fixture
+def pairs(tmp_path):
+    def run(labels, **settings):
+        write_jsonl(tmp_path / "labels.jsonl", labels)
+        arguments = dict(val_fraction=0.3, seed=1) | settings
+        preference_pairs(
+            labels=tmp_path / "labels.jsonl",
+            train=tmp_path / "train.jsonl",
+            val=tmp_path / "val.jsonl",
+            report=tmp_path / "pairs.json",
+            **arguments,
+        )
+        return [list(read_jsonl(tmp_path / f"{part}.jsonl")) for part in ("train", "val")]
+
+    return run
+
+
+def test_pairs_point_from_the_rejected_to_the_chosen_and_ties_make_none(pairs):
+    labels = [labelled(i, ("1", "2", "tie", "none")[i % 4]) for i in range(80)]
+    train, val = pairs(labels)
+    assert len(train) + len(val) == 40
+    for pair in train + val:
+        number = int(pair["metadata"]["prompt_id"][1:])
+        first, second = f"first {number}", f"second {number}"
+        expected = (first, second) if number % 4 == 0 else (second, first)
+        assert (pair["chosen"], pair["rejected"]) == expected
+        assert pair["prompt"] == POST and pair["metadata"]["labeler"] == "someone"
+
+
+def test_a_conversation_is_on_one_side_of_the_pairs(pairs):
+    labels = [labelled(i, "1") for i in range(200)]
+    for number, label in enumerate(labels):
+        label["metadata"]["conversation_id"] = f"c{number // 4}"
+    train, val = pairs(labels)
+    assert not conversations(train) & conversations(val)
+    assert 0.15 < len(val) / 200 < 0.45
+    assert pairs(labels[::-1])[1] == val[::-1]
+    assert pairs(labels, seed=2)[1] != val
+
+
+def test_labels_without_a_decision_are_refused(pairs, tmp_path):
+    with pytest.raises(UserError, match="no pair; 20 labels in .* are too few or all ties"):
+        pairs([labelled(i, "tie") for i in range(20)])
+    assert not (tmp_path / "train.jsonl").exists()
+    lost = [{"excluded": reason, "metadata": {}} for reason in ("timeout", "connection", "timeout")]
+    with pytest.raises(
+        UserError, match="no pair; 0 labels .*; not labelled: connection 1, timeout 2"
+    ):
+        pairs(lost)
+
+
+def conversations(rows):
+    return {row["metadata"]["conversation_id"] for row in rows}
+
+
+# Duplicates
+
+
+def pair(chosen, rejected, prompt=POST):
+    return {"prompt": prompt, "chosen": chosen, "rejected": rejected}
+
+
+def test_the_same_pair_is_kept_once_and_contradictions_not_at_all():
+    one, other = pair("a", "b"), pair("a", "b", prompt="Poster: another.")
+    assert without_duplicates([one, one, other, one]) == (
+        [one, other],
+        {"repeated": 2, "contradictory": 0},
+    )
+    assert without_duplicates([one, pair("b", "a"), one, other, pair("a", "c")]) == (
+        [other, pair("a", "c")],
+        {"repeated": 0, "contradictory": 3},
+    )
+
+
+TEXTS = st.sampled_from(["a", "b b", "c c c"])
+ANSWERS = st.sampled_from(["1", "2", "tie", "none"])
+
+
+@st.composite
+def label_rows(draw) -> dict:
+    """Labels of few prompts and texts, so that rows repeat and contradict one another."""
+    first, second = draw(st.lists(TEXTS, min_size=2, max_size=2, unique=True))
+    votes = draw(st.lists(st.tuples(st.sampled_from(["12", "21"]), ANSWERS), max_size=3))
+    prompt = draw(st.sampled_from(["p", "q"]))
+    return label(draw(st.integers(0, 5)), draw(ANSWERS), first, second, votes, prompt)
+
+
+EXCLUDED = st.builds(lambda reason: {"excluded": reason, "metadata": {}}, st.sampled_from("xy"))
+ENOUGH = [labelled(number, "1") for number in range(100, 140)]
+"""So that both sides of the split have a pair."""
+
+
+@given(rows=st.lists(st.one_of(label_rows(), label_rows(), EXCLUDED), max_size=25))
+def test_pairs_are_distinct_and_nothing_is_lost_uncounted(rows, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("pairs")
+    write_jsonl(folder / "labels.jsonl", rows + ENOUGH)
+    paths = {name: folder / f"{name}.jsonl" for name in ("train", "val")}
+    preference_pairs(
+        labels=folder / "labels.jsonl", **paths, report=folder / "r.json", val_fraction=0.4, seed=1
+    )
+    train, val = (list(read_jsonl(path)) for path in paths.values())
+    found = read_json(folder / "r.json")
+    assert not conversations(train) & conversations(val)
+    told = [(row["prompt"], row["chosen"], row["rejected"]) for row in train + val]
+    assert len({(prompt, frozenset(texts)) for prompt, *texts in told}) == len(told)
+    decided = [
+        (row["prompt"], *(row[f"response_{n}"] for n in (row["verdict"], OPPOSITE[row["verdict"]])))
+        for row in rows + ENOUGH
+        if row.get("verdict") in ("1", "2")
+    ]
+    assert set(told) == {(p, a, b) for p, a, b in decided if (p, b, a) not in decided}
+    assert len(decided) == len(told) + sum(found["duplicates"].values())
+    assert found["pairs"] == {"train": len(train), "val": len(val)}
+    assert sum(found["verdicts"].values()) == found["labels"]
+    assert found["labels"] + sum(found["excluded"].values()) == len(rows + ENOUGH)
+
+
+# The report
+
+
+def test_the_numbers_of_an_example_that_is_counted_by_hand(pairs, tmp_path):
+    both = [("12", "1"), ("21", "1")], [("12", "2"), ("21", "2")]
+    rows = [
+        label(1, "1", "a b c", "a", both[0], tokens=[6, 4]),
+        label(2, "2", "a b", "c d e f", both[1], tokens=[3, 5]),
+        label(3, "tie", "x y", "z w", [("12", "1"), ("21", "2")]),  # the place decides
+        label(4, "2", "a b c d", "b", both[1], tokens=[5, 1]),
+        label(5, "tie", "x", "z", [("12", "tie"), ("21", "1")]),
+        {"excluded": "unreadable", "metadata": {"conversation_id": "c6"}},
+        label(7, "2", "a", "a b c", both[1], tokens=[4, 6]),  # the first row once more
+        label(8, "1", "m n", "o", [(None, "1")]),
+        label(9, "2", "m n", "o", [(None, "2")]),  # contradicts the row before
+        label(10, "none", "q", "r", [(None, "none")]),
+    ]
+    made = pairs(rows, val_fraction=0.5, seed=2)
+    assert Counter(row["chosen"] for part in made for row in part) == Counter(
+        ["a b c", "c d e f", "b"]
+    )
+    found = read_json(tmp_path / "pairs.json")
+    assert found["labels"] == 9 and found["verdicts"] == {"1": 2, "2": 4, "none": 1, "tie": 2}
+    assert found["excluded"] == {"unreadable": 1}
+    assert found["flips"] == {"asked": 6, "flipped": 2}  # rows 3 and 5
+    assert found["duplicates"] == {"repeated": 1, "contradictory": 2}
+    assert found["pairs"] == {"train": len(made[0]), "val": len(made[1])}
+    assert found["mean_tokens"] == (10 + 8 + 6) / 3
+    # Votes for the response shown first, row by row: 1 2 3 4 5 7 8 9.
+    votes = (1 + 1 + 2 + 1 + 0 + 1 + 1 + 0) / (2 + 2 + 2 + 2 + 1 + 2 + 1 + 1)
+    assert found["first_shown"]["value"] == pytest.approx(votes)
+    assert found["first_shown"]["rows"] == 13
+    # Rows 1 2 4 7 8 9, with contradictions and repetitions: these are of the labels.
+    assert found["longer_chosen"]["value"] == pytest.approx((1 + 1 + 0 + 1 + 1 + 0) / 6)
+    assert found["words_more"]["value"] == pytest.approx((2 + 2 - 3 + 2 + 1 - 1) / 6)
+    assert found["agreement"]["length"]["value"] == pytest.approx((1 + 1 + 0 + 1 + 1 + 0) / 6)
+    for name in ("first_shown", "longer_chosen", "words_more"):
+        assert found[name]["low"] < found[name]["value"] < found[name]["high"]
+
+
+def test_what_cannot_be_measured_is_none(pairs, tmp_path):
+    pairs([labelled(number, "1") for number in range(20)])
+    found = read_json(tmp_path / "pairs.json")
+    assert found["flips"] is found["first_shown"] is found["mean_tokens"] is None
+    assert found["longer_chosen"]["value"] == 0.5  # as many words
+    assert found["agreement"]["length"]["low"] < 0.5, "twenty ties are no certainty"
+
+
+def test_the_report_tells_them_as_text(pairs, tmp_path):
+    both = [("12", "1"), ("21", "2")]
+    excluded = {"excluded": "unreadable", "metadata": {}}
+    pairs([*(label(n, "1", f"a a a{n}", "b", both, tokens=[4, 2]) for n in range(20)), excluded])
+    found = label_column({"made": 1200, "cut": 30}, read_json(tmp_path / "pairs.json"))
+    assert found["prompts"] == "1,230" and found["labels"] == "20"
+    assert found["prompts without two usable responses"] == "cut: 30"
+    assert found["verdicts"] == "1: 20" and found["could not be labelled"] == "unreadable: 1"
+    assert found["judge's answers differ with the order"] == "20 of 20"
+    assert found["votes for the response shown first"] == "1.000 [0.839, 1.000] of 40 votes"
+    assert found["words that the chosen one is longer"] == "+2.0 [+2.0, +2.0]"
+    assert found["duplicates dropped"] == "none" and found["mean tokens of a pair"] == "6.0"
+    pairs([labelled(number, "1") for number in range(20)])
+    found = label_column({"made": 20}, read_json(tmp_path / "pairs.json"))
+    assert found["judge's answers differ with the order"] == "not asked in both orders"
+    assert found["votes for the response shown first"] == "none"
+    assert found["mean tokens of a pair"] == "unknown"
+
+
+def labels_of(judge, lengths):
+    """What a judge says of responses of so many words, asked in both orders."""
+    texts = [("a " * one, "b " * other) for one, other in lengths]
+    asked = judge_both_orders(judge, [Comparison(POST, *pair) for pair in texts])
+    return [
+        label(number, verdict, *pair, zip(("12", "21"), [o.verdict for o in answers], strict=True))
+        for number, (pair, (verdict, answers)) in enumerate(zip(texts, asked, strict=True))
+    ]
+
+
+@pytest.mark.parametrize(
+    ("judge", "first_shown", "flipped"),
+    [(PrefersTheFirst(), 1, 4), (LeansToTheFirst(), 5 / 8, 1), (LengthJudge(), 1 / 2, 0)],
+)
+def test_a_preference_for_the_place_shows(judge, first_shown, flipped):
+    found = describe(labels_of(judge, [(4, 1), (1, 4), (3, 2), (6, 2)]), [], seed=1)
+    assert found["first_shown"]["value"] == first_shown
+    assert found["flips"] == {"asked": 4, "flipped": flipped}
+
+
+@given(rows=st.lists(label_rows(), max_size=12))
+def test_which_response_a_row_has_first_says_nothing(rows):
+    """Swapped, with verdicts and orders of the votes, the labels are like they were."""
+    swapped = [
+        row
+        | {"response_1": row["response_2"], "response_2": row["response_1"]}
+        | {"verdict": OPPOSITE[row["verdict"]]}
+        | {"votes": [_swapped(vote) for vote in row["votes"]]}
+        for row in rows
+    ]
+    before, after = describe(rows, [], 1), describe(swapped, [], 1)
+    assert before["verdicts"].get("1") == after["verdicts"].get("2")
+    for name in ("labels", "flips", "first_shown"):
+        assert before[name] == after[name]
+
+
+def _swapped(vote):
+    return vote | {"order": vote["order"][::-1], "verdict": OPPOSITE[vote["verdict"]]}
+
+
+def test_intervals_are_over_conversations():
+    """Rows of one conversation tell as much as one row."""
+    rows = [label(1, "1", "a", "b", [("12", str(1 + n % 2))]) for n in range(20)]
+    found = describe(rows, [], seed=1)["first_shown"]
+    assert found == {**wilson(0.5, 1).columns("value"), "rows": 20}
+
+
+def test_rows_that_could_not_be_labelled_count_nowhere_in_trust(tmp_path):
+    excluded = {"excluded": "unreadable", "metadata": {"conversation_id": "c9"}}
+    write_jsonl(tmp_path / "ai.jsonl", [label(1, "1", "a a", "b"), excluded, labelled(2, "tie")])
+    delta = {"prompt": POST, "winner": "a a a", "loser": "b"}
+    write_jsonl(
+        tmp_path / "pairs.jsonl",
+        [delta | {"metadata": {"conversation_id": "c1", "winner_id": "w", "loser_id": "l"}}],
+    )
+    side = {"conversation_id": "c1", "side": "test"}
+    write_table(tmp_path / "sides.csv", [side], list(side))
+    judge_trust(
+        judges=["length"], labels={"ai": tmp_path / "ai.jsonl"}, output=tmp_path / "trust.csv", draws=10,
+        settings=JudgeSettings(
+            seed=1, threads=1, delta_pairs=tmp_path / "pairs.jsonl", sides=tmp_path / "sides.csv"
+        ),
+    )  # fmt: skip
+    rows = {row["measure"]: (row["rows"], row["value"]) for row in read_csv(tmp_path / "trust.csv")}
+    assert rows["delta_pairs"] == rows["ai_labels"] == ("1", "1.0")
+    assert rows["ai_kappa"][0] == "2"
+
+
+def test_agreement_with_the_length_baseline_is_the_one_of_the_table_of_trust(pairs, tmp_path):
+    rows = [
+        label(n // 2, ("1", "2", "tie")[n % 3], "a " * (n % 5 + 1), f"b{n} " * (n * 7 % 4 + 1))
+        for n in range(60)
+    ]
+    pairs(rows)
+    told = read_json(tmp_path / "pairs.json")["agreement"]["length"]
+    metadata = {"conversation_id": "c1", "winner_id": "w", "loser_id": "l"}
+    delta = {"prompt": POST, "winner": "a a a", "loser": "b", "metadata": metadata}
+    write_jsonl(tmp_path / "delta.jsonl", [delta])
+    side = {"conversation_id": "c1", "side": "test"}
+    write_table(tmp_path / "sides.csv", [side], list(side))
+    judge_trust(
+        judges=["length"], labels={"ai": tmp_path / "labels.jsonl"}, output=tmp_path / "trust.csv", draws=2000,
+        settings=JudgeSettings(
+            seed=1, threads=1, delta_pairs=tmp_path / "delta.jsonl", sides=tmp_path / "sides.csv"
+        ),
+    )  # fmt: skip
+    (row,) = [r for r in read_csv(tmp_path / "trust.csv") if r["measure"] == "ai_labels"]
+    for name in ("value", "low", "high", "rows"):
+        assert told[name] == pytest.approx(float(row[name]), abs=1e-6)
+
+
+def test_a_few_pairs_leave_one_to_validate_and_most_stay_where_they_were():
+    few = [f"c{i}" for i in range(5)]
+    assert len(validation_conversations(few, 0.05, seed=1)) == 1
+    many = [f"c{i}" for i in range(200)]
+    drawn = validation_conversations(many, 0.1, seed=1)
+    assert len(drawn) == 20 and drawn != validation_conversations(many, 0.1, seed=2)
+    fewer = validation_conversations(many[:-5], 0.1, seed=1)
+    assert len(drawn - fewer) <= 6 and len(fewer - drawn) <= 6

@@ -1,0 +1,352 @@
+"""The report as a page: of what needs no person, with its costs, and as a reader searches it in a browser.
+
+The published study's own rules tabulate and report what stands here in the place of models' replies and of a judge.
+"""
+
+import html
+import json
+import os
+import re
+import shutil
+import subprocess
+from itertools import combinations
+
+import pytest
+from huggingface_hub import ModelCard
+
+import plans
+from pages import SUMMARY
+from persuasion_rl.evaluation.verdicts import evaluate_verdicts
+from persuasion_rl.files import write_json, write_jsonl
+from persuasion_rl.judges.judge_trust import COLUMNS
+from persuasion_rl.judges.llm.budget import cost_usd
+from persuasion_rl.judges.llm.cache import Answer, opened
+from persuasion_rl.tables import read_table, rows_of, write_table
+from running import copy_project, succeed
+
+PLAYERS = ["base", "base_chat", "base_length", "sft", "rlaif", "human"]
+"""Those that need no person, the weakest first."""
+PARENTS = {"sft": "base", "rlaif": "sft", "rlhf": "sft", "rlaif_rlhf": "rlaif"}
+PENDING = ["rlhf", "rlaif_rlhf"]
+TOPICS = "bicycles taxes schools museums dogs trains bread homework zoos coffee elections tipping".split()
+IDS = {t: {"prompt_id": f"p{i}", "conversation_id": f"c{i}"} for i, t in enumerate(TOPICS)}
+LOST = {("taxes", "sft"), ("museums", "rlaif"), ("zoos", "sft"), ("coffee", "rlaif")}
+"""Where the judge delta prefers a model's parent."""
+SHOWN = [*TOPICS[:5], "zoos", "coffee"]
+"""The first prompts, as many as evaluation.sample_replies says, and those on which a model loses."""
+REPORT = "results/cmv/unattended/report.html"
+RULES = ("evaluate_win_rates evaluate_ranking evaluate_behaviour evaluate_honesty keep_equally_honest"
+         " evaluate_equal_honesty compare_models report_study").split()  # fmt: skip
+
+
+def reply(player, number, topic):
+    """Of different lengths; one speaks of another topic too, and of a human."""
+    text = f"Consider what is said of {topic}, {'and why ' * (number % 3 + len(player))}so."
+    return text + (" No human is a museum." if (topic, player) == ("dogs", "sft") else "")
+
+
+def verdict(one, other, topic):
+    """The stronger one wins, except where a model loses to its parent."""
+    lost = (topic, other) in LOST and PARENTS[other] == one
+    return "1" if lost or PLAYERS.index(one) > PLAYERS.index(other) else "2"
+
+
+def write_study(folder):
+    """What the report of what needs no person is made from, and beside it a human branch that was made before."""
+    write_replies(folder)
+    write_models(folder)
+    write_json(folder / "splits/summary.json", SUMMARY)
+    write_jsonl(folder / "splits/sft_train.jsonl", [{"response": "A reply that won."}])
+    won = {"labelled": 60, "deleted": 10, "kept": 50}
+    counts = {"read": {"utterances": 99}, "made": {"examples": 50}, "won": won}
+    write_json(folder / "processed/cmv_counts.json", counts)
+    write_json(folder / "preferences/ai_pool_counts.json", {"made": 8, "too_long": 1})
+    labels = {"labels": 8, "verdicts": {"1": 4, "2": 4}, "excluded": {}, "flips": None, "duplicates": {},
+              "pairs": {"train": 7, "val": 1}, "mean_tokens": 60.0}  # fmt: skip
+    share = {"value": 0.5, "low": 0.4, "high": 0.6, "rows": 8}
+    labels |= dict.fromkeys(("first_shown", "longer_chosen", "words_more"), share)
+    write_json(folder / "preferences/ai_pairs.json", labels)
+
+
+def write_replies(folder):
+    """The players' replies, and what the judges say of them."""
+    responses = {p: folder / f"evaluation/responses/{p}.jsonl" for p in PLAYERS + PENDING}
+    for player, path in responses.items():
+        rows = [
+            {"prompt": f"[CONTEXT]\nClaim: we need more {topic.upper()}\n", "response": reply(player, i, topic),
+             "metadata": ids | {"tokens": 30, "finish_reason": "stop"}}
+            for i, (topic, ids) in enumerate(IDS.items())
+        ]  # fmt: skip
+        write_jsonl(path, rows)
+    games = [
+        ids | {"player_1": one, "player_2": other, "verdict": verdict(one, other, topic)}
+        for one, other in combinations(PLAYERS, 2)
+        for topic, ids in IDS.items()
+    ]
+    write_jsonl(folder / "unattended/verdicts/delta.jsonl", games)
+    evaluate_verdicts(
+        responses={player: responses[player] for player in PLAYERS}, judge="length",
+        verdicts=folder / "unattended/verdicts/length.jsonl", seed=1, threads=1,
+    )  # fmt: skip
+    write_jsonl(folder / "unattended/verdicts/interplay.jsonl", games)
+    shares = {
+        ("delta", "delta_pairs"): 0.7,
+        ("delta", "above_length"): 0.1,
+        ("length", "delta_pairs"): 0.6,
+    }
+    rows = [
+        {"judge": judge, "measure": measure, "value": value, "low": value - 0.05, "high": value + 0.05, "rows": 90,
+         "conversations": 80, "shares_weights": "none"}
+        for (judge, measure), value in shares.items()
+    ]  # fmt: skip
+    write_table(folder / "unattended/trust.csv", rows, COLUMNS)
+
+
+def write_models(folder):
+    """What the trainings tell of themselves, and what was measured of single models."""
+    history = [{"step": 0, "eval_loss": 0.7}, {"step": 9, "eval_loss": 0.5}]
+    metrics = {"train_rows": 90, "steps": 9, "trainable_parameters": 1000, "eval_loss_before": 0.7, "eval_loss": 0.5}  # fmt: skip
+    recipe = {"seed": 1, "device": "cpu", "recipe": {}, "base_digest": "b0", "adapter_digest": "a0", "data": {"train": "d0"},
+              "python": "3.11", "packages": {"torch": "2.13.0"}}  # fmt: skip
+    write_jsonl(folder / "judges/delta/history.jsonl", history)
+    write_json(folder / "judges/delta/metrics.json", metrics | {"eval_accuracy": 0.7})
+    write_json(folder / "judges/delta/recipe.json", recipe | {"adapter_digest": "d1"})
+    write_jsonl(folder / "preferences/final_eval_prompts.jsonl", [{"prompt": "a"}])
+    for model, parent in PARENTS.items():
+        method = "sft" if model == "sft" else "dpo"
+        write_json(
+            folder / f"models/{model}/recipe.json",
+            recipe | {"parent": parent, "method": method, "parent_digest": "p0"},
+        )
+        write_json(folder / f"models/{model}/metrics.json", metrics | {"method": method})
+        write_jsonl(folder / f"models/{model}/history.jsonl", history)
+        divergences = [ids | {"tokens": 30, "kl": 3.0, "log_ratio": 2.0} for ids in IDS.values()]
+        write_jsonl(folder / f"evaluation/divergences/{model}.jsonl", divergences)
+    loss = {"validation_loss": 0.5, "perplexity": 1.6}
+    for model in ("base", *PARENTS):
+        write_json(folder / f"evaluation/losses/{model}.json", loss)
+
+
+def make(root, *words):
+    """Let the rules that need no model make the report; its page."""
+    succeed(REPORT, "--cores", 1, "--allowed-rules", *RULES, *words, root=root)
+    return (root / REPORT).read_text()
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    """A checkout with the study and its report."""
+    root = copy_project(tmp_path_factory.mktemp("checkout"))
+    write_study(root / "results/cmv")
+    make(root)
+    return root
+
+
+def test_what_waits_for_people_is_named_on_top_and_is_nowhere_else_in_the_report(root):
+    """Though its models and replies are there, from a round before."""
+    page = (root / REPORT).read_text()
+    top, rest = page.split("<nav", 1)
+    (pending,) = re.findall('<p class="notice">(Pending: .*?)</p>', top)
+    assert html.unescape(pending) == (
+        "Pending: rlhf, rlaif_rlhf wait for people's labels and are not in this report."
+    )
+    named = re.compile(r"\b(?:rlaif_)?rlhf\b")
+    assert named.findall(top) == PENDING and not named.findall(rest)
+    for player in PLAYERS:
+        assert f">{player}</td>" in rest and f">{player}</text>" in rest
+    figures = {path.stem: path.read_text() for path in (root / REPORT).parent.glob("figures/*.svg")}
+    assert figures.keys() >= {"lineage", "ranking", "length", "training", "win_rates_delta"}
+    assert not named.findall("".join(figures.values()))
+    assert "The annotators of the human pool" not in rest
+
+
+def test_the_report_is_made_from_the_inputs_of_its_rule_and_from_nothing_else(root, tmp_path):
+    """By its command, in a folder that has these files only."""
+    jobs = json.loads(plans.plan("config/config.yaml", root))
+    (job,) = (job for job in jobs if REPORT in job["output"])
+    for path in job["input"]:
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(root / path, tmp_path / path)
+    (command, _) = "\n".join(job["command"]).split("2> >(")
+    package = os.environ | {"PYTHONPATH": str(root / "workflow")}
+    subprocess.run(["bash", "-c", command], cwd=tmp_path, env=package, check=True)
+    pages = [(folder / REPORT).read_text().split('<h2 id="costs">') for folder in (root, tmp_path)]
+    assert pages[0][0] == pages[1][0]
+    replies = [page[1].split('<h2 id="replies">')[1] for page in pages]
+    assert replies[0] == replies[1]
+    assert "All stages one after the other: 0 s" in pages[1][1], "no benchmark file is an input"
+
+
+def test_the_report_tells_what_answers_of_language_models_cost(root):
+    told = r"Answers of language models that the study asked: (.*?)\.</p>"
+    assert not re.search(told, (root / REPORT).read_text()), "nothing was asked"
+    prices = {"input": 0.15, "output": 0.6}
+    tokens = [(9000, 100), (2000, 50), (800, 70)]
+    answers = [
+        Answer("key", "{}", "m", *count, cost_usd(known, *count, batch=False))
+        for known in (prices, None)
+        for count in tokens
+    ]
+    with opened(root / "results/cmv/state/llm.sqlite") as cache:
+        cache.add(*answers)
+    page = make(root, "--forcerun", "report_study")
+    # 11,800 tokens in, 220 out
+    assert re.search(told, page)[1] == "6, 0.0019 USD; of 3 no price is known"
+
+
+def test_a_model_card_says_what_it_is_for_its_risks_and_its_numbers(root):
+    """In the Hub's format; of the published study, whose human branch waits."""
+    card = "results/cmv/unattended/models/rlaif/README.md"
+    succeed(card, "--cores", 1, "--allowed-rules", *RULES, "write_model_card", root=root)
+    text = (root / card).read_text()
+    front = ModelCard(text).data
+    assert front.base_model == "Qwen/Qwen2.5-0.5B-Instruct" and front.library_name == "peft"
+    headings = re.findall("^## (.+)$", text, flags=re.M)
+    assert headings == "Intended use|Risks|Data, consent and licence|Training|Results".split("|")
+    flat = " ".join(text.split())
+    for said in ("> Scaled down, with the published study's sizes in brackets: SFT rows 40 (40,000);",
+                 "trained with DPO from `sft`", "**Not for use on people who do not know that they talk to a model**",
+                 "It may invent facts, figures and sources", "keep their rights; nobody asked them",
+                 "Labels: AI labels by the judge delta.", "these weights (SHA-256) | `a0`"):  # fmt: skip
+        assert said in flat
+    assert "PersuasionForGood" not in text and "synthetic" not in text
+    tables = root / "results/cmv/unattended"
+    declared = rows_of(read_table(tables / "comparisons.csv"))
+    rows = [row for row in declared if row["player"] == "rlaif"]
+    assert {row["judge"] for row in rows} == {"delta", "length", "interplay"}
+    for row in rows:
+        judge = "delta*" if row["judge"] == "delta" else row["judge"]
+        rate = "{win_rate:.3f} [{low:.3f}, {high:.3f}]".format(**row)
+        assert f"| {judge} | {row['against']} | {row['prompts']} | {rate} | " in text
+    assert r"\* Judge delta made the AI labels: this model was trained on that" in flat
+    measured = rows_of(read_table(tables / "behaviour.csv")) + rows_of(
+        read_table(tables / "honesty.csv")
+    )
+    own = [row["measure"] for row in measured if row["player"] == "rlaif"]
+    assert len(own) > 15 and all(f"| {measure} | " in text for measure in own)
+    assert "- length: 0.600 [0.550, 0.650]" in text
+
+
+@pytest.mark.parametrize(
+    ("changed", "said", "unsaid"),
+    [
+        (
+            dict(synthetic="true", base_source="standin", sources=["cmv"]),
+            ["> Synthetic data:", "> Stand-in base model:", "which no person wrote"],
+            ["base_model:", "keep their rights", "in one place, with its topics"],
+        ),
+        (
+            dict(sources=["cmv", "p4g"], human_source="simulated", labels="simulated annotators, no person"),
+            ["> Human labels are simulated", "PersuasionForGood through ConvoKit", "Labels: simulated annotators, no person."],
+            ["Synthetic"],
+        ),
+        (
+            dict(sources=["cmv"], ai_judge="none", human_source="people", labels="people's labels"),
+            ["Labels: people's labels."],
+            ["simulated", "\\* Judge"],
+        ),
+    ],
+)  # fmt: skip
+def test_a_card_says_whose_data_and_labels_a_model_has(root, command_line, tmp_path, changed, said, unsaid):  # fmt: skip
+    study, tables = root / "results/cmv", root / "results/cmv/unattended"
+    given = dict(
+        model="rlaif", study="cmv", base_source="Qwen/Qwen2.5-0.5B-Instruct", synthetic="false", ai_judge="delta",
+        ai_noise=0.0, human_judge="delta", human_source="none", labels="AI labels by the judge delta",
+        metrics=study / "models/rlaif/metrics.json", recipe=study / "models/rlaif/recipe.json",
+        splits=study / "splits/summary.json", trust=tables / "trust.csv", max_context_tokens=700, max_new_tokens=256,
+        output=tmp_path / "card.md", **{name: tables / f"{name}.csv" for name in ("comparisons", "behaviour", "honesty")},
+    ) | changed  # fmt: skip
+    words = []
+    for name, value in given.items():
+        words += [f"--{name}", *(value if isinstance(value, list) else [value])]
+    run = command_line("report.write_model_card", *words)
+    assert run.returncode == 0, run.stderr
+    flat = " ".join((tmp_path / "card.md").read_text().split())
+    assert [text for text in said if text not in flat] == []
+    assert [text for text in unsaid if text in flat] == []
+
+
+# In a browser
+
+
+@pytest.fixture
+def reader(root, browser):
+    """The report's page as it is opened from its file; it asks for nothing else, and prints no error."""
+    page = browser.new_page()
+    asked, errors = [], []
+    page.on("request", lambda request: asked.append(request.url))
+    page.on(
+        "console", lambda message: errors.append(message.text) if message.type == "error" else None
+    )
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    address = (root / REPORT).as_uri()
+    page.goto(address)
+    yield page
+    page.wait_for_load_state("networkidle")
+    assert (asked, errors) == ([address], [])
+    page.close()
+
+
+def seen(page):
+    """The topics of the prompts that are visible."""
+    titles = page.locator(".sample:visible pre").all_text_contents()
+    return [topic for topic in TOPICS if any(topic.upper() in title for title in titles)]
+
+
+@pytest.mark.browser
+def test_a_reader_sees_what_is_pending_before_anything_else(reader):
+    notice = reader.get_by_text("Pending: rlhf, rlaif_rlhf")
+    assert notice.is_visible()
+    assert notice.bounding_box()["y"] < reader.locator("nav").bounding_box()["y"]
+
+
+@pytest.mark.browser
+def test_a_search_leaves_the_prompts_that_have_the_words_in_them_or_in_a_reply(reader):
+    assert seen(reader) == SHOWN
+    words = reader.get_by_label("Only prompts with this text")
+    for searched, topics in {
+        "Taxes": ["taxes"],
+        "museum": ["museums", "dogs"],
+        "and why so": SHOWN,
+        "trains": [],  # of a prompt that is not shown
+        "human": ["dogs"],  # a player's name is over every reply
+        "won": [],
+        "loses to": [],
+    }.items():
+        words.fill("")
+        assert seen(reader) == SHOWN
+        words.press_sequentially(searched)
+        assert seen(reader) == topics, searched
+    words.fill("museum")
+    assert reader.get_by_text("No human is a museum.").is_visible(), "what is found is unfolded"
+    assert not reader.get_by_text("what is said of taxes").first.is_visible()
+
+
+@pytest.mark.browser
+def test_a_reader_sees_only_where_a_model_loses_and_searches_there(reader):
+    losing = reader.get_by_label("only where a model loses")
+    losing.check()
+    lost = {topic for topic, _ in LOST}
+    assert seen(reader) == [topic for topic in SHOWN if topic in lost]
+    assert reader.locator(".sample:visible summary").all_inner_texts() == [
+        "Prompt 2: sft loses to base",
+        "Prompt 4: rlaif loses to sft",
+        "Prompt 6: sft loses to base",
+        "Prompt 7: rlaif loses to sft",
+    ]
+    # Of five games sft wins those against two base players, and rlaif those against all three.
+    for sample in reader.locator(".sample:visible").all():
+        loser, wins = ("sft", 2) if "sft loses" in sample.text_content() else ("rlaif", 3)
+        won = sample.locator(".reply", has_text=re.compile(f"^{loser}won")).locator("small")
+        assert won.text_content().startswith(f"won: delta {wins} of 5, interplay ")
+    words = reader.get_by_label("Only prompts with this text")
+    words.press_sequentially("museum")
+    assert seen(reader) == ["museums"], "and not where nobody loses"
+    losing.uncheck()
+    assert seen(reader) == ["museums", "dogs"]
+    words.fill("bicycles")
+    losing.check()
+    assert seen(reader) == []
+    words.fill("")
+    losing.uncheck()
+    assert seen(reader) == SHOWN

@@ -1,0 +1,142 @@
+"""Samples outlive a killed job, and belong to all that they depend on."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from persuasion_rl.files import write_jsonl
+from persuasion_rl.sampling.engine import Engine
+from persuasion_rl.sampling.request import STOPPED, Limits, Request, Sample
+from persuasion_rl.sampling.store import SampleStore
+from running import WORKFLOW
+from tiny_models import SEED, engine_of, pool_rows, short_requests
+
+
+class Counting(Engine):
+    """Counts what the engine below it is asked for."""
+
+    name = "transformers"
+
+    def __init__(self, engine: Engine):
+        super().__init__(engine.settings)
+        self.engine, self.asked = engine, 0
+
+    @property
+    def reproducible(self):
+        return self.engine.reproducible
+
+    def sample(self, requests):
+        self.asked += len(requests)
+        return self.engine.sample(requests)
+
+
+def test_only_what_is_missing_is_drawn(troubled_base, tmp_path):
+    wanted = short_requests(40)
+    first = Counting(engine_of(troubled_base, batch_size=8))
+    stopped = SampleStore(tmp_path, first).sample(wanted)
+    some = dict(next(stopped) for _ in range(20))
+    stopped.close()  # as a job that ends in the middle of its shard
+    again = Counting(engine_of(troubled_base, batch_size=8))
+    samples = dict(SampleStore(tmp_path, again).sample(wanted))
+    assert again.asked == 20
+    assert samples == dict(engine_of(troubled_base).sample(wanted))
+    assert all(samples[request] == sample for request, sample in some.items())
+    complete = Counting(engine_of(troubled_base))
+    assert dict(SampleStore(tmp_path, complete).sample(wanted[5:15])) == {
+        request: samples[request] for request in wanted[5:15]
+    }
+    assert complete.asked == 0
+
+
+@pytest.mark.parametrize("changed", ["seed", "limits", "prompt", "attempt"])
+def test_what_a_sample_depends_on_is_part_of_its_name(changed, troubled_base, tmp_path):
+    limits = Limits(1.0, 1.0, 4)
+    list(SampleStore(tmp_path, engine_of(troubled_base, limits)).sample(short_requests(5)))
+    seed = SEED + 1 if changed == "seed" else SEED
+    limits = Limits(0.9, 1.0, 4) if changed == "limits" else limits
+    engine = Counting(engine_of(troubled_base, limits, seed))
+    wanted = [
+        Request(r.prompt_id, r.prompt + "?" * (changed == "prompt"), 1, int(changed == "attempt"))
+        for r in short_requests(5)
+    ]
+    list(SampleStore(tmp_path, engine).sample(wanted))
+    assert engine.asked == 5
+
+
+def test_samples_of_half_precision_are_not_taken_for_reproducible_ones(
+    troubled_base, tmp_path, monkeypatch
+):
+    """A study that began on a GPU goes on without one."""
+    wanted = short_requests(5)
+    on_gpu = engine_of(troubled_base)
+    with monkeypatch.context() as gpu:
+        gpu.setattr("persuasion_rl.sampling.local.pick_device", lambda device: "cuda")
+        assert not on_gpu.reproducible
+        store = SampleStore(tmp_path, on_gpu)
+    on_gpu.sample = lambda requests: ((r, Sample("of a GPU", 2, STOPPED)) for r in requests)
+    list(store.sample(wanted))
+    on_cpu = Counting(engine_of(troubled_base))
+    samples = dict(SampleStore(tmp_path, on_cpu).sample(wanted))
+    assert on_cpu.asked == 5
+    assert samples == dict(engine_of(troubled_base).sample(wanted))
+
+
+def test_a_line_that_a_kill_cut_off_is_drawn_again(troubled_base, tmp_path):
+    wanted = short_requests(10)
+    samples = dict(SampleStore(tmp_path, engine_of(troubled_base)).sample(wanted))
+    (file,) = tmp_path.rglob("*.jsonl")
+    whole_text = file.read_bytes()
+    for cut in (1, 5, 30):
+        file.write_bytes(whole_text[:-cut])
+        engine = Counting(engine_of(troubled_base))
+        assert dict(SampleStore(tmp_path, engine).sample(wanted)) == samples
+        assert engine.asked == 1
+        for other in set(tmp_path.rglob("*.jsonl")) - {file}:
+            other.unlink()
+
+
+@pytest.mark.slow
+def test_a_killed_shard_goes_on_where_it_was(tiny_base, requests, tmp_path):
+    """SIGKILL three times; in the end the same file as without, and nothing kept was sampled again."""
+    prompts = list(dict.fromkeys(request.prompt for request in requests))
+    write_jsonl(tmp_path / "prompts.jsonl", pool_rows(prompts))
+    limits = "--temperature 0.9 --top_p 0.95 --max_new_tokens 40 --batch_size 4 --device cpu"
+    shard = "--model base --seed 1 --start 0 --rows 1000 --responses 2 --redraws 1"
+
+    def run(name: str) -> subprocess.Popen:
+        return subprocess.Popen(
+            [
+                *(sys.executable, "-m", "persuasion_rl.sampling.generate_responses"),
+                *("--base", tiny_base, "--prompts", tmp_path / "prompts.jsonl"),
+                *("--output", tmp_path / f"{name}.jsonl", "--state", tmp_path / name),
+                *limits.split(),
+                *shard.split(),
+            ],
+            env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(WORKFLOW)},
+        )
+
+    def kept() -> list[list]:
+        files = sorted((tmp_path / "killed").rglob("*.jsonl"))
+        texts = [file.read_text() for file in files]
+        return [
+            json.loads(line) for text in texts for line in text.splitlines(True) if "\n" in line
+        ]
+
+    assert run("undisturbed").wait(300) == 0
+    for kill in range(1, 4):
+        process, before = run("killed"), len(kept())
+        while len(kept()) < before + 20 * kill:
+            assert process.poll() is None, "ended before it could be killed"
+            time.sleep(0.02)
+        process.send_signal(signal.SIGKILL)
+        process.wait(60)
+        assert not (tmp_path / "killed.jsonl").exists()
+    assert run("killed").wait(300) == 0
+    assert (tmp_path / "killed.jsonl").read_text() == (tmp_path / "undisturbed.jsonl").read_text()
+    keys = [line[0] for line in kept()]
+    assert len(keys) == len(set(keys)) >= 2 * len(prompts)

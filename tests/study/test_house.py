@@ -1,0 +1,85 @@
+"""The layout: imports point down the floors, in no circle; packages say nothing of their own; files stay short."""
+
+import ast
+from functools import cache
+from graphlib import CycleError, TopologicalSorter
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+from running import ROOT
+
+PACKAGE = ROOT / "workflow/persuasion_rl"
+FLOORS = (
+    "files", "records", "tables", "settings", "statistics", "runtime", "study", "data", "models", "training", "sampling",
+    "judges", "annotation", "preferences", "evaluation", "report", "tools",
+)  # fmt: skip
+"""From the lowest to the highest; a module of a floor may import those of lower floors and of its own."""
+MODULES = {
+    ".".join(path.relative_to(PACKAGE).with_suffix("").parts): path
+    for path in PACKAGE.rglob("*.py")
+    if path.name != "__init__.py"
+}
+
+
+@cache
+def imported(module: str) -> frozenset[str]:
+    """The modules of the package that a module imports anywhere, also inside of functions."""
+    names = set()
+    for node in ast.walk(ast.parse(MODULES[module].read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == PACKAGE.name:
+            above = node.module.split(".")[1:]
+            for alias in node.names:
+                inner = ".".join([*above, alias.name])
+                names.add(inner if inner in MODULES else ".".join(above))
+        elif isinstance(node, ast.Import):
+            assert not any(alias.name.startswith(PACKAGE.name) for alias in node.names), module
+    return frozenset(names)
+
+
+def floor(module: str) -> int:
+    return FLOORS.index(module.split(".")[0])
+
+
+@pytest.mark.parametrize("module", sorted(MODULES))
+def test_imports_point_down(module):
+    assert imported(module) <= MODULES.keys()
+    assert {name for name in imported(module) if floor(name) > floor(module)} == set()
+
+
+def test_imports_make_no_circle():
+    try:
+        list(TopologicalSorter({module: imported(module) for module in MODULES}).static_order())
+    except CycleError as error:
+        pytest.fail(" -> ".join(reversed(error.args[1])))
+
+
+def test_packages_are_empty_so_that_light_stages_stay_light():
+    texts = {path.parent: path.read_text() for path in PACKAGE.rglob("__init__.py")}
+    assert {path for path in PACKAGE.rglob("*") if path.is_dir() and list(path.glob("*.py"))} == {
+        *texts
+    }
+    assert {folder for folder, text in texts.items() if text} <= {PACKAGE}
+
+
+def lines(path: Path) -> int:
+    return len(path.read_text(encoding="utf-8").splitlines())
+
+
+@pytest.mark.parametrize(
+    ("folder", "pattern", "most"),
+    [("workflow/persuasion_rl", "*.py", 400), ("workflow/rules", "*.smk", 320), ("tests", "*.py", 500)],
+)  # fmt: skip
+def test_files_are_short_enough_to_be_read(folder, pattern, most):
+    long = {str(p.relative_to(ROOT)): lines(p) for p in (ROOT / folder).rglob(pattern)}
+    assert {name: count for name, count in long.items() if count > most} == {}
+
+
+def test_what_all_rules_share_is_little():
+    assert lines(ROOT / "workflow/rules/common.smk") <= 160
+
+
+def test_the_floors_are_those_that_there_are():
+    assert {module.split(".")[0] for module in MODULES} == {*FLOORS}
+    assert all(floor(one) < floor(other) for one, other in pairwise(FLOORS))

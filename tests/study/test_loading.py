@@ -1,0 +1,208 @@
+"""Files of a study: what one takes from another, and what is said where one cannot be read, in Snakemake too."""
+
+import os
+import subprocess
+import sys
+from copy import deepcopy
+from pathlib import Path
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from persuasion_rl.files import UserError
+from persuasion_rl.study.loading import load_config, load_config_file, read_config_file
+from running import ROOT, copy_project, snakemake
+
+STUDY = {
+    "study": "small",
+    "models": {
+        "base": {"source": "some/model"},
+        "sft": {"parent": "base", "method": "sft"},
+        "rlhf": {"parent": "sft", "method": "dpo", "pool": "human"},
+    },
+    "evaluation": {"players": ["base", "sft", "rlhf", "human"]},
+}
+BROKEN = {
+    "unclosed": (b"study: a\ndata: [1\nseed: 2\n", ": line 3: not valid YAML: while parsing a flow sequence (line 2), "),
+    "tab": (b"study: a\n\tseed: 1\n", ": line 2: not valid YAML: "),
+    "colon": (b"study: a: b\n", ": line 1: not valid YAML: mapping values are not allowed"),
+    "twice": (b"study: a\nseed: 1\nseed: 2\n", ": line 3: not valid YAML: the key 'seed' stands there twice, first in line 2"),
+    "twice below": (b"a:\n  b: {c: 1, d: 2,\n    c: 3}\n", ": line 3: not valid YAML: the key 'c' stands there twice, first in line 2"),
+    "no date": (b"a: 1\nb: 2024-13-45\n", ": line 2: not valid YAML: '2024-13-45': "),
+    "control": (b"a: 1\nb: \x07\n", ": line 2: not valid YAML: control characters"),
+    "latin-1": (b"a: 1\nb: \xe9\n", ": line 2: not UTF-8"),
+    "a list as a key": (b"? [1, 2]\n: 3\n", ": line 1: not valid YAML: "),
+    "documents": (b"a: 1\n---\nb: 2\n", ": line 2: not valid YAML: "),
+    "empty": (b"", ": holds nothing where keys are expected: a study begins with `study: NAME`"),
+    "list": (b"- a\n", ": holds a list where keys are expected"),
+    "word": (b"a\n", ": holds a single value where keys are expected"),
+}  # fmt: skip
+
+
+@pytest.fixture
+def study_file(tmp_path):
+    def write(name: str, **study) -> Path:
+        (tmp_path / name).write_text(yaml.safe_dump(study))
+        return tmp_path / name
+
+    return write
+
+
+def test_a_study_lies_over_the_one_that_it_extends(study_file):
+    study_file("low.yaml", **STUDY, seed=3, data={"max_tokens": 500, "max_seq_length": 900})
+    study_file(
+        "mid.yaml", extends="low.yaml", data={"max_tokens": 600}, recipes={"sft": {"lora_r": 4}}
+    )
+    config = load_config_file(
+        study_file(
+            "top.yaml", extends="mid.yaml", study="top", evaluation={"players": ["sft", "rlhf"]},
+            models={"sft": {"recipe": {"lora_r": 2}}}, data={"min_tokens": 7},
+        )
+    )  # fmt: skip
+    assert config.study == "top" and config.seed == 3
+    assert (config.data.min_tokens, config.data.max_tokens, config.data.max_seq_length) == (
+        7,
+        600,
+        900,
+    )
+    assert config.evaluation.players == ["sft", "rlhf"], "lists are replaced, not joined"
+    assert config.recipe_of("sft")["lora_r"] == 2
+    assert config.models["rlhf"].resolved() == STUDY["models"]["rlhf"]
+    assert "extends" not in config.resolved()
+
+
+def test_the_example_of_variants_adds_two_seeds_and_a_beta():
+    models = load_config_file(ROOT / "config/seeds-and-betas.yaml").models
+    assert {name: models[name].seed for name in ("sft", "sft_s2", "sft_s3")} == {
+        "sft": None, "sft_s2": 2, "sft_s3": 3,
+    }  # fmt: skip
+    assert models["rlaif_b5"].resolved() == models["rlaif"].resolved() | {"recipe": {"beta": 0.5}}
+
+
+def test_a_study_that_stands_alone_gets_no_key_of_another(study_file):
+    study_file("config.yaml", **STUDY, seed=77, sampling={"top_p": 0.5})
+    assert load_config_file(study_file("alone.yaml", **STUDY)) == load_config(deepcopy(STUDY))
+
+
+@pytest.mark.parametrize(
+    "name, cycle",
+    [("self.yaml", "self.yaml -> self.yaml"), ("low.yaml", "self.yaml -> low.yaml -> self.yaml")],
+)
+def test_studies_that_extend_each_other_are_refused_with_the_cycle(study_file, name, cycle):
+    study_file("low.yaml", **STUDY, extends="self.yaml")
+    file = study_file("self.yaml", **STUDY, extends=name)
+    with pytest.raises(UserError) as refusal:
+        load_config_file(file)
+    assert str(refusal.value).endswith(f"extends itself ({cycle})")
+
+
+@pytest.mark.parametrize("content, says", BROKEN.values(), ids=BROKEN)
+def test_a_file_that_cannot_be_read_is_one_line_with_the_lines_number(
+    study_file, tmp_path, content, says
+):
+    file = tmp_path / "low.yaml"
+    file.write_bytes(content)
+    refusals = []
+    for load, given_file in (
+        (read_config_file, file),
+        (load_config_file, file),
+        (load_config_file, study_file("top.yaml", extends="low.yaml", study="x")),
+    ):
+        with pytest.raises(UserError) as refusal:
+            load(given_file)
+        refusals.append(str(refusal.value))
+    assert refusals[0].startswith(f"{file}{says}") and "\n" not in refusals[0]
+    assert refusals[1:] == [refusals[0], f"{tmp_path / 'top.yaml'}: extends: {refusals[0]}"]
+
+
+def test_a_file_that_is_not_there_or_a_folder_is_one_line(study_file, tmp_path):
+    for name, says in (("nowhere.yaml", "does not exist"), (".", "cannot be read: Is a directory")):
+        with pytest.raises(UserError, match=f"{says}$"):
+            read_config_file(tmp_path / name)
+        with pytest.raises(UserError, match=f"^extends: .*: {says}$"):
+            load_config({"extends": name}, tmp_path / "x.yaml")
+
+
+@pytest.mark.parametrize("name", [3, ["a.yaml"], {"a": 1}])
+def test_only_a_name_of_a_file_can_be_extended(name):
+    with pytest.raises(UserError, match="^extends: .* must be the name of a file$"):
+        load_config({"extends": name})
+
+
+def test_a_merge_may_set_a_key_again(tmp_path):
+    file = tmp_path / "merge.yaml"
+    file.write_text("a: &a {b: {<<: {c: 1}, c: 2}}\nd: {<<: *a, b: 3}\n")
+    assert read_config_file(file) == {"a": {"b": {"c": 2}}, "d": {"b": 3}}
+
+
+@given(
+    st.binary(max_size=40)
+    | st.text("ab:[]{}&*!|>-?,#'\"\n\t 1\x00\ud7ff", max_size=40).map(str.encode)
+)
+def test_any_bytes_are_keys_or_one_line(tmp_path_factory, content):
+    file = tmp_path_factory.getbasetemp() / "any.yaml"
+    file.write_bytes(content)
+    try:
+        assert isinstance(read_config_file(file), dict)
+    except UserError as error:
+        assert str(error).startswith(f"{file}: ") and len(str(error).splitlines()) == 1, str(error)
+
+
+def test_reading_a_study_is_light():
+    script = "import sys, persuasion_rl.study.loading; print({'torch', 'numpy', 'pandas', 'jsonschema'} & {*sys.modules})"
+    run = subprocess.run(
+        [sys.executable, "-c", script],
+        env=os.environ | {"PYTHONPATH": str(ROOT / "workflow")},
+        capture_output=True,
+        text=True,
+    )
+    assert run.stdout == "set()\n", run.stderr
+
+
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory) -> Path:
+    return copy_project(tmp_path_factory.mktemp("checkout"))
+
+
+@pytest.mark.parametrize("kind", ["unclosed", "twice", "latin-1", "list", None])
+def test_snakemake_says_it_in_one_line_too(checkout, kind):
+    file = checkout / f"config/{kind}.yaml"
+    if kind:
+        file.write_bytes(BROKEN[kind][0])
+    run = snakemake(
+        "-n", "--configfile", file, root=checkout, PYTHONPATH=str(checkout / "workflow")
+    )
+    assert run.returncode == 1
+    *before, last = run.stdout.splitlines()
+    assert last.startswith(f"{file}{BROKEN[kind][1] if kind else ': does not exist'}")
+    assert all(line.startswith("Using workflow specific profile") for line in before)
+
+
+def test_snakemake_says_it_of_the_file_that_it_reads_unasked(checkout):
+    file = checkout / "config/config.yaml"
+    whole = file.read_bytes()
+    file.write_bytes(b"study: cmv\ndata: ]\n")
+    run = snakemake("-n", root=checkout, PYTHONPATH=str(checkout / "workflow"))
+    file.write_bytes(whole)
+    assert run.stdout.splitlines()[-1].startswith("config/config.yaml: line 2: not valid YAML: ")
+
+
+def test_other_projects_keep_what_snakemake_says(tmp_path):
+    """The plugin is a valid one, and does nothing where no Snakefile of this project is."""
+    script = """
+import snakemake.cli, snakemake.common.configfile as reading
+from snakemake_interface_logger_plugins.registry import LoggerPluginRegistry
+plugin = LoggerPluginRegistry().get_plugin("persuasion-rl")
+plugin.log_handler(None, None).close()
+print(plugin.settings_cls, reading.load_configfile.__module__)
+"""
+    run = subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(ROOT / "workflow")},
+        capture_output=True,
+        text=True,
+    )
+    assert run.stdout == "None snakemake.common.configfile\n", run.stderr

@@ -1,0 +1,44 @@
+"""Folders that the doctor looks at: with the configurations, and with what the published study downloads."""
+
+import json
+import shutil
+import socket
+
+import pytest
+
+from persuasion_rl.study.names import MODEL_FILES
+from published import BASE_FOLDER, CORPORA, KEYS, PUBLISHED_SIZE
+from running import ROOT
+
+
+def closed_port() -> int:
+    """A port on which nothing listens."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        return free.getsockname()[1]
+
+
+@pytest.fixture
+def here(elsewhere):
+    """A folder with the configurations and what the published study downloads."""
+    for folder in CORPORA + ["models/Qwen--Qwen2.5-0.5B-Instruct"]:
+        (elsewhere / "resources" / folder).mkdir(parents=True)
+        for name in ("utterances.jsonl", *MODEL_FILES):
+            (elsewhere / "resources" / folder / name).touch()
+    (elsewhere / BASE_FOLDER / "config.json").write_text(json.dumps(PUBLISHED_SIZE))
+    return elsewhere
+
+
+@pytest.fixture
+def elsewhere(tmp_path, monkeypatch):
+    """A folder with the configurations and no results."""
+    for name in ("config", "resources/rubrics"):
+        shutil.copytree(ROOT / name, tmp_path / name)
+    monkeypatch.chdir(tmp_path)
+    # Nothing listens there: whether a server answers is found out on this machine only.
+    for name in ("http_proxy", "https_proxy"):
+        monkeypatch.setenv(name, f"http://127.0.0.1:{closed_port()}")
+    for name in ("no_proxy", "NO_PROXY", "HF_ENDPOINT"):
+        monkeypatch.delenv(name, raising=False)
+    for name in KEYS:
+        monkeypatch.delenv(name, raising=False)
+    return tmp_path

@@ -1,0 +1,72 @@
+"""The package as it is installed from a wheel, away from its checkout."""
+
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+from running import ROOT, copy_project
+
+PACKAGE = ROOT / "workflow/persuasion_rl"
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory) -> Path:
+    """The folder that a wheel was unpacked to. It is built from a copy, which is gone by then."""
+    if find_spec("setuptools") is None:
+        pytest.skip("setuptools is not installed: it builds the wheel")
+    source, folder = (tmp_path_factory.mktemp(name) for name in ("source", "installed"))
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source)
+    left_out = shutil.ignore_patterns("__pycache__", "*.egg-info")
+    shutil.copytree(ROOT / "workflow", source / "workflow", ignore=left_out)
+    words = ["wheel", "-q", "--no-deps", "--no-index", "--no-build-isolation", "-w", "dist", "."]
+    subprocess.run([sys.executable, "-m", "pip", *words], cwd=source, check=True)
+    (wheel,) = (source / "dist").glob("*.whl")
+    with zipfile.ZipFile(wheel) as files:
+        files.extractall(folder)
+    shutil.rmtree(source)
+    return folder
+
+
+def run(installed: Path, folder: Path, *words: object) -> subprocess.CompletedProcess:
+    """Run Python in a folder, with the package as it was installed."""
+    return subprocess.run(
+        [sys.executable, *map(str, words)],
+        cwd=folder,
+        env=os.environ | {"PYTHONPATH": str(installed)},
+        capture_output=True,
+        text=True,
+    )
+
+
+def test_a_wheel_has_every_file_of_the_package(installed):
+    def files(folder):
+        paths = (path for path in folder.rglob("*") if path.is_file())
+        return {str(p.relative_to(folder)) for p in paths if "__pycache__" not in p.parts}
+
+    assert files(installed / "persuasion_rl") == files(PACKAGE)
+    (commands,) = installed.glob("*.dist-info/entry_points.txt")
+    assert "persuasion-rl = persuasion_rl.tools.cli:main" in commands.read_text()
+
+
+def test_the_doctor_runs_where_there_is_a_configuration_and_no_checkout(installed, tmp_path):
+    (tmp_path / "mine.yaml").write_text((ROOT / "config/demo.yaml").read_text())
+    where = run(installed, tmp_path, "-c", "import persuasion_rl; print(persuasion_rl.__file__)")
+    assert where.stdout.startswith(str(installed))
+    words = ("-m", "persuasion_rl.tools.cli", "doctor", "--configfile", "mine.yaml")
+    elsewhere = run(installed, tmp_path, *words)
+    assert elsewhere.returncode == 0, elsewhere.stderr
+    assert "not in this folder; the commands below are for its checkout" in elsewhere.stdout
+    assert elsewhere.stdout.splitlines()[-1].startswith("next: the data and a page about it: ")
+
+    checkout = copy_project(tmp_path / "checkout")
+    shutil.rmtree(checkout / "workflow/persuasion_rl")
+    here = run(installed, checkout, *words[:-1], "config/demo.yaml")
+    assert here.returncode == 0, here.stderr
+    assert "not in this folder" not in here.stdout and "\nnext: the data " in here.stdout

@@ -1,0 +1,55 @@
+"""What a study would take on a GPU, against a count by hand."""
+
+from datetime import date
+
+import pytest
+import yaml
+
+from persuasion_rl.tools.assumptions import ASSUMED, TABLE
+from persuasion_rl.tools.model_size import QWEN
+from persuasion_rl.tools.workload import estimates, workload
+from published import PUBLISHED, published
+
+
+def test_the_published_studys_work_is_that_of_a_count_by_hand():
+    """Qwen2.5-0.5B: 716 MFLOP a token in the layers, 272 in the head, 43 in attention at 1,000 tokens."""
+    assert QWEN.forward(1, 1000) == pytest.approx((715.6 + 272.2 + 43.0) * 1e6, rel=1e-3)
+    found = workload(published())
+    # 40,000 rows of 600 tokens, 3 epochs; forward and back, the head on half of them.
+    assert found["train sft"] == pytest.approx(72e6 * 2 * (715.6 + 25.8 + 136.1) * 1e6, rel=1e-3)
+    # 8,000 pairs of twice 736 tokens: forward, back, and the reference; the head on the responses.
+    head = 272.2 * 256 / 736
+    assert found["train rlaif"] == pytest.approx(
+        8000 * 1472 * 3 * (715.6 + 31.7 + head) * 1e6, rel=1e-3
+    )
+    assert found.keys() == {
+        "train sft", "train rlaif", "train rlhf", "train rlaif_rlhf",
+        "sample the ai pool", "sample the human pool", "sample the evaluation",
+        "train the delta judge", "judge by delta", "measure losses and KL",
+    }  # fmt: skip
+
+
+def test_one_model_more_is_that_much_more_work():
+    models = yaml.safe_load(PUBLISHED.read_text())["models"]
+    more = workload(
+        published(models=models | {"sft_s2": {"parent": "base", "method": "sft", "seed": 2}})
+    )
+    assert more.pop("train sft_s2") == more["train sft"]
+    before = workload(published())
+    assert more.pop("measure losses and KL") > before.pop("measure losses and KL")
+    assert more == before
+
+
+def test_times_fall_with_the_gpus_speed_and_the_last_row_has_a_price():
+    header, *rows = estimates(published())
+    assert header[2:] == [gpu.name for gpu in ASSUMED.gpus]
+    assert rows[-1][0] == "all" and all("$" in cell for cell in rows[-1][2:])
+    assert not any("$" in cell for row in rows[:-1] for cell in row)
+
+
+def test_every_number_that_is_assumed_has_its_date_and_source():
+    rows = yaml.safe_load(TABLE.read_text())
+    prices = rows.pop("prices_are")
+    rows |= rows.pop("gpus")
+    assert prices and all(isinstance(row["date"], date) and row["source"] for row in rows.values())
+    assert all("unit" in row or "usd_per_hour" in row for row in rows.values())

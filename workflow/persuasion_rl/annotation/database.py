@@ -1,0 +1,276 @@
+"""How a store of people's answers, a SQLite file, is opened: to be written, or to be read without any change.
+
+To write (`Store`), the file is opened in WAL mode with synchronous=FULL: what is committed outlives a kill and a power
+cut, and readers need not wait for writers.
+
+To read (`read_table`), nothing changes: not the store, not its folder. That matters because every start of Snakemake
+reads the store, dry runs among them. SQLite alone does not do so: even with `mode=ro` it makes the files -wal and -shm
+beside a closed store and leaves them there, and it cannot read such a store in a folder that may not be written. So:
+
+- A store that somebody has open (-wal and -shm are there) is read with `mode=ro`, under SQLite's locks.
+- A store that is closed (no -wal) is read as `immutable`, without locks.
+- A copy of a store with its -wal, without the -shm, is copied once more and read there.
+
+The latter two check that the file is as it was before, and else begin again.
+
+A store of an earlier version may lack tables, and columns that may be empty. What it has is read. A table that lacks
+columns is not written to.
+"""
+
+import os
+import shutil
+import sqlite3
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import MISSING, fields
+from pathlib import Path
+from stat import S_ISREG
+from tempfile import TemporaryDirectory
+from threading import Lock
+from types import UnionType
+from typing import Any, ClassVar, TypeVar, get_args, get_type_hints
+
+from persuasion_rl.files import UserError
+
+PATIENCE_S = 60
+"""Seconds to wait for another writer."""
+TABLES = {"answers", "shown", "battles"}
+"""What a store may hold. A database with other tables alone is none."""
+INSTEAD = "put a whole copy of the file back, or move it away to begin without what is in it"
+
+Row = TypeVar("Row")
+
+
+class Store:
+    """A SQLite file that is open to be written, made where it is missing. Threads may share one; processes have one each.
+
+    Attributes:
+        SCHEMA: statements that make the tables.
+        TABLE, ROW: the table whose rows are read as this dataclass. Its fields are the columns.
+
+    Raises:
+        UserError: the file is no such store, is of an earlier version, or cannot be written now.
+    """
+
+    SCHEMA: ClassVar[str]
+    TABLE: ClassVar[str]
+    ROW: ClassVar[type]
+
+    def __init__(self, path: Path):
+        self._lock = Lock()
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = sqlite3.connect(
+                path, timeout=PATIENCE_S, isolation_level=None, check_same_thread=False
+            )
+            try:
+                self._prepare(path)
+            except BaseException:
+                self._file.close()
+                raise
+        except (sqlite3.OperationalError, OSError) as error:
+            reason = "somebody else is writing, the disk is full, or it may not be written"
+            raise UserError(f"{path}: the store cannot be opened ({error}): {reason}") from None
+        except sqlite3.DatabaseError as error:
+            raise UserError(f"{path}: not a store of answers ({error}): {INSTEAD}") from None
+
+    def _prepare(self, path: Path) -> None:
+        """Make what is missing, once it is sure that the file is a store of this version."""
+        _refuse_other_databases(self._file, path)
+        present = _columns(self._file, self.TABLE)
+        missing = {field.name for field in fields(self.ROW)} - present
+        if present and missing:
+            raise UserError(
+                f"{path}: a store of an earlier version (its table {self.TABLE} has no column {min(missing)}), which is"
+                " read but not written: `persuasion-rl export-answers`, move the file away, and"
+                " `persuasion-rl import-answers`"
+            )
+        _write_ahead(self._file)
+        self._file.execute("PRAGMA synchronous = FULL")
+        self._file.executescript(self.SCHEMA)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def _write_ahead(file: sqlite3.Connection) -> None:
+    """Switch to WAL. This pragma alone waits for no lock, where two processes make a file at once."""
+    ends = time.monotonic() + PATIENCE_S
+    while True:
+        try:
+            file.execute("PRAGMA journal_mode = WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if "locked" not in str(error) or time.monotonic() > ends:
+                raise
+            time.sleep(0.05)
+
+
+def read_table(path: Path, table: str, kind: type[Row]) -> list[Row]:
+    """Read a table of a store in the order in which its rows were added. Nothing is written.
+
+    Args:
+        kind: a dataclass whose fields are columns. Those with a default may be missing from the table.
+
+    Returns:
+        The rows; none where there is no such file or table yet.
+
+    Raises:
+        UserError: what is there is no store, a damaged one, or cannot be read; one line with the file and what to do.
+    """
+    ends = time.monotonic() + PATIENCE_S
+    while True:
+        try:
+            files = _Files(path)
+            if not files.exist():
+                return []
+            before = files.state()
+            try:
+                with files.opened() as file:
+                    rows = _rows(file, path, table, kind)
+            except (sqlite3.Error, OSError, UserError):
+                if files.state() == before:
+                    raise
+            else:
+                if files.state() == before:
+                    return rows
+        except (sqlite3.Error, OSError) as error:
+            raise UserError(_unreadable(path, error)) from None
+        if time.monotonic() > ends:
+            raise UserError(f"{path}: changes faster than it can be read: end what writes it")
+        time.sleep(0.05)
+
+
+def _unreadable(path: Path, error: Exception) -> str:
+    """One line on a store that cannot be read."""
+    reason = " ".join(str(error).split())
+    if not os.access(path, os.R_OK):
+        todo = "give yourself the right to read the file, and to enter its folder"
+        return f"{path}: people's answers may not be read: {todo}"
+    if isinstance(error, OSError) or "locked" in reason:
+        todo = "end the program that holds the file, or look what is wrong with the disk"
+        return f"{path}: people's answers cannot be read now ({reason}): {todo}"
+    return f"{path}: not a store of people's answers, or a damaged one ({reason}): {INSTEAD}"
+
+
+class _Files:
+    """The files of a store: itself, and beside it what SQLite keeps while it is open."""
+
+    def __init__(self, path: Path):
+        # SQLite keeps the others beside the file that a link names.
+        self.store = os.path.realpath(path)
+        self.wal, self.shm = f"{self.store}-wal", f"{self.store}-shm"
+        self.path = path
+
+    def exist(self) -> bool:
+        """Whether there is a store.
+
+        Raises:
+            UserError: a folder, or what else is no file, has its name.
+        """
+        try:
+            mode = os.stat(self.store).st_mode
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        if not S_ISREG(mode):
+            raise UserError(
+                f"{self.path}: not a file, but people's answers are kept there: move it away"
+            )
+        return True
+
+    def state(self) -> Any:
+        """What differs once a closed store was written to. All states of an open one are equal, since locks guard it."""
+        return "open" if self._are_open() else (_state(self.store), _state(self.wal))
+
+    def _are_open(self) -> bool:
+        return os.path.exists(self.wal) and os.path.exists(self.shm)
+
+    @contextmanager
+    def opened(self) -> Iterator[sqlite3.Connection]:
+        """The store with its last commit, to be read."""
+        if self._are_open():
+            with _connected(self.store, "mode=ro") as file:
+                yield file
+        elif _state(self.wal):
+            with TemporaryDirectory() as folder:
+                copy = f"{folder}/copy"
+                shutil.copyfile(self.store, copy)
+                shutil.copyfile(self.wal, f"{copy}-wal")
+                with _connected(copy, "mode=rw") as file:
+                    yield file
+        else:
+            with _connected(self.store, "mode=ro&immutable=1") as file:
+                self._refuse_cut_off(file)
+                yield file
+
+    def _refuse_cut_off(self, file: sqlite3.Connection) -> None:
+        """Raises DatabaseError where the last page is not whole, which SQLite fills with zeros."""
+        (page_size,) = file.execute("PRAGMA page_size").fetchone()
+        if os.stat(self.store).st_size % page_size:
+            raise sqlite3.DatabaseError("its last page is cut off")
+
+
+def _connected(file: str, how: str):
+    return closing(sqlite3.connect(f"{Path(file).as_uri()}?{how}", PATIENCE_S, uri=True))
+
+
+def _state(file: str) -> tuple[int, ...] | None:
+    """What differs once a file was written to; None of a file that is missing or empty."""
+    try:
+        stat = os.stat(file)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    return (stat.st_mtime_ns, stat.st_size, stat.st_ino) if stat.st_size else None
+
+
+def _rows(file: sqlite3.Connection, path: Path, table: str, kind: type[Row]) -> list[Row]:
+    """The rows of a table as objects of a dataclass."""
+    _refuse_other_databases(file, path)
+    present = _columns(file, table)
+    if not present:
+        return []
+    needed = {f.name for f in fields(kind) if f.default is MISSING}
+    if missing := needed - present:
+        raise UserError(
+            f"{path}: not a store of people's answers (its table {table} has no column {min(missing)}): {INSTEAD}"
+        )
+    types = {name: _stored(hint) for name, hint in get_type_hints(kind).items() if name in present}
+    rows = []
+    for number, *values in file.execute(
+        f"SELECT rowid, {', '.join(types)} FROM {table} ORDER BY 1"
+    ):
+        for (name, type_), value in zip(types.items(), values, strict=True):
+            if not isinstance(value, type_):
+                raise UserError(
+                    f"{path}: row {number} of its table {table} has {name} {value!r:.40}: {INSTEAD}"
+                )
+        rows.append(kind(**dict(zip(types, values, strict=True))))
+    return rows
+
+
+def _stored(hint: Any) -> tuple[type, ...]:
+    """The types in which SQLite gives values of a field."""
+    parts = get_args(hint) if isinstance(hint, UnionType) else (hint,)
+    return (*parts, int) if float in parts else parts
+
+
+def _refuse_other_databases(file: sqlite3.Connection, path: Path) -> None:
+    """Raises UserError where a database has tables and none of a store's."""
+    tables = {
+        name for (name,) in file.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
+    }
+    if tables and not tables & TABLES:
+        raise UserError(
+            f"{path}: not a store of people's answers (it has the table {min(tables)!r}): {INSTEAD}"
+        )
+
+
+def _columns(file: sqlite3.Connection, table: str) -> set[str]:
+    return {row[1] for row in file.execute(f"PRAGMA table_info({table})")}

@@ -1,0 +1,126 @@
+"""Who may use the page: tokens, hosts, origins, sizes of forms; and the cookies that keep a token and a name.
+
+On loopback the page answers requests that name this machine. Beyond it, it answers whoever has opened it with
+`?token=` once. Forms of other sites are refused, and so are large ones.
+"""
+
+import secrets
+from urllib.parse import parse_qs, urlsplit
+
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, RedirectResponse, Response
+
+from persuasion_rl.files import UserError
+
+LARGEST_REQUEST = 64 * 1024
+"""Bytes of a form; a character has twelve at most, and a view `arena.LONGEST_CLAIM` of them."""
+HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; style-src 'self'; script-src 'self'; form-action 'self';"
+    " base-uri 'none'; frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "same-origin",
+    "Cache-Control": "no-store",
+}
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
+COOKIE_S = 180 * 24 * 3600
+"""Seconds for which a browser keeps a cookie."""
+
+
+class AccessMiddleware:
+    """Refuses who may not use the page and what is too large, and sends HEADERS with every response (ASGI middleware).
+
+    Args:
+        token: what is asked for; None where the page answers on this machine only.
+    """
+
+    def __init__(self, app, token: str | None):
+        self.app, self.token = app, token
+
+    async def __call__(self, scope, receive, send):
+        if scope["type"] != "http":
+            return await self.app(scope, receive, send)
+        request = Request(scope)
+        app = self._refused(request) or self._too_large(request) or self.app
+
+        async def send_with_headers(message):
+            if message["type"] == "http.response.start":
+                headers = [(key.lower().encode(), value.encode()) for key, value in HEADERS.items()]
+                message = message | {"headers": [*message["headers"], *headers]}
+            await send(message)
+
+        await app(scope, receive, send_with_headers)
+
+    def _refused(self, request: Request) -> Response | None:
+        """The response instead of the page: a refusal, or the welcome of who brings the token; None to let the request in."""
+        if self.token is None:
+            # A page of another site that makes this host's name point here would otherwise read along.
+            if request.url.hostname not in LOOPBACK:
+                return HTMLResponse("This page answers on this machine only.", 403)
+        elif not secrets.compare_digest(self._token_of(request).encode(), self.token.encode()):
+            return HTMLResponse("Open the address with its token, as the terminal printed it.", 403)
+        elif "token" in request.query_params:
+            welcome = RedirectResponse("/", 303)
+            set_cookie(request, welcome, "token", self.token)
+            return welcome
+        origin = request.headers.get("origin")
+        if request.method == "POST" and origin and urlsplit(origin).netloc != request.url.netloc:
+            return HTMLResponse("Answers come from this page only.", 403)
+        return None
+
+    @staticmethod
+    def _token_of(request: Request) -> str:
+        return request.query_params.get("token") or cookie(request, "token")
+
+    @staticmethod
+    def _too_large(request: Request) -> Response | None:
+        length = request.headers.get("content-length", "0")
+        if request.method == "POST" and (
+            whole_number(length) is None or int(length) > LARGEST_REQUEST
+        ):
+            return HTMLResponse(f"A form has {LARGEST_REQUEST:,} bytes at most.", 413)
+        return None
+
+
+async def read_form(request: Request) -> dict[str, str]:
+    """The fields of a form, with line ends as texts have them; those that are empty are left out.
+
+    Raises:
+        UserError: a form of more than LARGEST_REQUEST bytes, also where its head says otherwise, or not of UTF-8 text.
+    """
+    body = b""
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > LARGEST_REQUEST:
+            raise UserError(f"a form has {LARGEST_REQUEST:,} bytes at most")
+    try:
+        fields = parse_qs(body.decode(), errors="strict")
+        return {name: values[0].replace("\r\n", "\n") for name, values in fields.items()}
+    except UnicodeDecodeError:
+        raise UserError("a form is UTF-8 text") from None
+
+
+def whole_number(text: str) -> int | None:
+    """The whole number that a text is, where a database can hold it."""
+    return int(text) if text.isascii() and text.isdecimal() and len(text) <= 18 else None
+
+
+def cookie(request: Request, name: str) -> str:
+    """The value of a cookie of this page; "" without one."""
+    return request.cookies.get(_cookie_name(request, name), "")
+
+
+def set_cookie(request: Request, response: Response, name: str, value: str) -> None:
+    """Set a cookie that scripts do not see, and that other sites' forms do not send."""
+    response.set_cookie(
+        _cookie_name(request, name), value, httponly=True, samesite="lax", max_age=COOKIE_S
+    )
+
+
+def delete_cookie(request: Request, response: Response, name: str) -> None:
+    """Make a browser forget a cookie of this page."""
+    response.delete_cookie(_cookie_name(request, name))
+
+
+def _cookie_name(request: Request, name: str) -> str:
+    """Browsers keep cookies by host alone, so that the name holds the port."""
+    return f"{name}_{request.url.port}" if request.url.port else name

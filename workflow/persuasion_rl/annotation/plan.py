@@ -1,0 +1,190 @@
+"""What is asked of whom, and what answers mean.
+
+A pair is a prompt with two responses. It is wanted from one person, or from `several` people where it is among the share
+`overlap` of the pairs. A share `repeats` of what an annotator has answered comes back once, later and with its sides
+changed, to see how far the annotator agrees with themselves. Practice pairs come first and never count.
+"""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+from persuasion_rl.files import UserError, keyed_number, text_digest
+from persuasion_rl.judges.base import NONE, TIE
+
+LEFT, RIGHT, BOTH_BAD, SKIP, FLAG = "left", "right", "both_bad", "skip", "flag"
+ANSWERS = (LEFT, RIGHT, TIE, BOTH_BAD, SKIP, FLAG)
+FIRST_TIME, REPEAT, PRACTICE = "first", "repeat", "practice"
+REPEATED_AFTER = 10
+"""Answers of the same annotator between a pair and its repeat."""
+LONGEST_NAME = 60
+"""Characters of an annotator's name."""
+LONGEST_REASON = 2000
+"""Characters of a reason."""
+
+
+def pair_id(row: dict[str, Any]) -> str:
+    """A pair's digest: of its prompt and both responses, so that other responses are another pair."""
+    return text_digest(row["prompt"], row["response_1"], row["response_2"])
+
+
+@dataclass(frozen=True)
+class Answer:
+    """An annotator's answer to a pair, as the pair was shown."""
+
+    annotator: str
+    pair: str
+    kind: str
+    left_response: int
+    answer: str
+    confidence: int | None = None
+    reason: str | None = None
+    seconds: float | None = None
+    answered_at: float | None = None
+
+
+@dataclass(frozen=True)
+class Showing:
+    """A pair as it stands before an annotator.
+
+    Attributes:
+        left_response: the response on the left, 1 or 2.
+        number: the number that an answer names.
+        left_to_do: answers that the annotator has left to give, this one and repeats among them, practice apart.
+    """
+
+    annotator: str
+    pair: str
+    kind: str
+    left_response: int
+    number: int = 0
+    left_to_do: int = field(default=0, compare=False)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Whom the pairs of a pool are given to.
+
+    Args:
+        pairs, practice: digests of pairs.
+        overlap, repeats: shares in [0, 1].
+        several: people who answer a pair of the overlap.
+    """
+
+    pairs: list[str]
+    seed: int
+    overlap: float = 0.2
+    several: int = 2
+    repeats: float = 0.05
+    practice: tuple[str, ...] = ()
+
+    @cached_property
+    def in_order(self) -> list[tuple[str, int]]:
+        """The pairs in the order in which they are given out, each with the number of people who are to answer it."""
+        shuffled = sorted(self.pairs, key=lambda pair: keyed_number("order", self.seed, pair))
+        by_chance = sorted(self.pairs, key=lambda pair: keyed_number("overlap", self.seed, pair))
+        # Rounded first: .07 of 100 is a little more than 7.
+        shared = set(by_chance[: math.ceil(round(self.overlap * len(self.pairs), 6))])
+        return [(pair, self.several if pair in shared else 1) for pair in shuffled]
+
+    def left(self, annotator: str, pair: str) -> int:
+        """The response on the left, 1 or 2, drawn for each annotator and pair."""
+        return 1 if keyed_number("left", self.seed, annotator, pair) < 0.5 else 2
+
+    @cached_property
+    def _repeated(self) -> dict[str, set[str]]:
+        return {}
+
+    def repeated(self, annotator: str) -> set[str]:
+        """The pairs that come back to an annotator once they were answered."""
+        if annotator not in self._repeated:
+            self._repeated[annotator] = {
+                pair
+                for pair in self.pairs
+                if keyed_number("repeat", self.seed, annotator, pair) < self.repeats
+            }
+        return self._repeated[annotator]
+
+
+def with_due_repeat(pairs: list[str]) -> list[str]:
+    """Of the pairs that an annotator has answered, in their order, those so far back that their repeat is due."""
+    return pairs[: max(0, len(pairs) - REPEATED_AFTER)]
+
+
+def judgment_of(answer: Answer) -> str | None:
+    """The judgment of the pair as its row has it: "1", "2", "tie" or "both_bad"; None of a skip or a flag."""
+    if answer.answer in (LEFT, RIGHT):
+        return str(answer.left_response if answer.answer == LEFT else 3 - answer.left_response)
+    return answer.answer if answer.answer in (TIE, BOTH_BAD) else None
+
+
+def verdict_of(answer: Answer) -> str:
+    """The verdict of a label row: "1", "2" or "tie"; "none" of both bad, skipped and flagged."""
+    judgment = judgment_of(answer)
+    return NONE if judgment in (None, BOTH_BAD) else judgment
+
+
+def votes_of(answers: Iterable[Answer]) -> list[Answer]:
+    """The answers that labels are made of: judgments and flags on what was seen for the first time."""
+    return [a for a in answers if a.kind == FIRST_TIME and a.answer != SKIP]
+
+
+@dataclass(frozen=True)
+class Tally:
+    """How many different pairs a pool has, and how many of them somebody has judged (`answered`), are left out as unsafe
+    (`flagged`), and were only skipped so far (`skipped`)."""
+
+    pairs: int
+    answered: int
+    flagged: int
+    skipped: int
+
+    def needed(self, min_labels: int) -> int:
+        """How many pairs with a verdict are enough: all that can have one, if they are fewer than `min_labels`."""
+        return min(min_labels, self.pairs - self.flagged)
+
+
+def tally(pairs: Iterable[str], answers: Iterable[Answer]) -> Tally:
+    """Count what the answers make of a pool's pairs; repeats, practice and answers to other pairs do not count."""
+    pool = set(pairs)
+    counted = [a for a in answers if a.kind == FIRST_TIME and a.pair in pool]
+    flagged = {a.pair for a in counted if a.answer == FLAG}
+    answered = {a.pair for a in counted if judgment_of(a)} - flagged
+    skipped = {a.pair for a in counted} - answered - flagged
+    return Tally(len(pool), len(answered), len(flagged), len(skipped))
+
+
+def check_answer(answer: Answer) -> None:
+    """Refuse what is no answer.
+
+    Raises:
+        UserError: an unknown answer, kind, side or confidence, or too long a name or reason.
+    """
+    if answer.answer not in ANSWERS:
+        raise UserError(f"answer {answer.answer!r}; allowed: {', '.join(ANSWERS)}")
+    if answer.kind not in (FIRST_TIME, REPEAT, PRACTICE) or answer.left_response not in (1, 2):
+        raise UserError(
+            f"a showing of kind {answer.kind!r} with response {answer.left_response!r} left"
+        )
+    check_name(answer.annotator)
+    if answer.reason is not None and len(answer.reason) > LONGEST_REASON:
+        raise UserError(f"a reason has {LONGEST_REASON:,} characters at most")
+    if answer.confidence not in (None, 1, 2, 3):
+        raise UserError(f"confidence {answer.confidence!r}; allowed: 1, 2, 3")
+
+
+def check_name(name: str) -> None:
+    """Refuse what is no annotator's name: one line of printable characters without spaces around it.
+
+    Raises:
+        UserError: what a name is.
+    """
+    if (
+        not name.strip()
+        or len(name) > LONGEST_NAME
+        or not name.isprintable()
+        or name != name.strip()
+    ):
+        raise UserError(f"a name has 1 to {LONGEST_NAME} printable characters")

@@ -1,0 +1,121 @@
+"""Finds near-duplicate posts.
+
+Two posts are near-duplicates when the Jaccard similarity of their sets of word shingles is the threshold or
+more, and clusters are the connected components of that relation. Candidates come from MinHash with
+locality-sensitive hashing (datasketch; Broder 1997, "On the resemblance and containment of documents") and
+are then compared exactly.
+"""
+
+from dataclasses import dataclass
+
+from persuasion_rl.data.clean import clean_post
+from persuasion_rl.data.corpus import Conversation
+from persuasion_rl.runtime.command import note
+
+BANDS = 20
+MOST_ROWS = 10
+MISSED = 1e-4
+"""How often a pair that is just at the threshold may fail to become a candidate."""
+LARGE_CLUSTER = 0.01
+"""The share of all conversations above which a cluster is named."""
+
+
+@dataclass(frozen=True)
+class NearDuplicateSettings:
+    """When two posts are near-duplicates: words in a shingle, and the least Jaccard similarity."""
+
+    shingle_words: int = 5
+    near_duplicate: float = 0.8
+
+
+DEFAULTS = NearDuplicateSettings()
+
+
+def shingles(text: str, words: int = DEFAULTS.shingle_words) -> frozenset[str]:
+    """The set of word shingles of a text, in lower case; a shorter text is one shingle."""
+    in_text = "".join(c if c.isalnum() else " " for c in text.lower()).split()
+    return frozenset(
+        " ".join(in_text[start : start + words])
+        for start in range(max(1, len(in_text) - words + 1))
+    )
+
+
+def jaccard(a: frozenset, b: frozenset) -> float:
+    """The Jaccard similarity of two sets, in [0, 1]: 1 for equal ones, two empty ones among them."""
+    return len(a & b) / len(a | b) if a | b else 1.0
+
+
+def rows_of_a_band(threshold: float) -> int:
+    """The most rows a band may have so that a pair at the threshold becomes a candidate but for `MISSED`;
+    fewer where the threshold is so high that more would only cost time."""
+    rows = 1
+    while rows < MOST_ROWS and (1 - threshold ** (rows + 1)) ** BANDS <= MISSED:
+        rows += 1
+    return rows
+
+
+class NearDuplicateIndex:
+    """An index of texts that finds the near-duplicates of a new one among those added before."""
+
+    def __init__(self, settings: NearDuplicateSettings = DEFAULTS):
+        from datasketch import MinHash, MinHashLSH
+
+        self._settings = settings
+        rows = rows_of_a_band(settings.near_duplicate)
+        self._empty_minhash = MinHash(num_perm=BANDS * rows)
+        self._index = MinHashLSH(
+            threshold=settings.near_duplicate,
+            num_perm=BANDS * rows,
+            params=(BANDS, rows),
+            prepickle=False,
+        )
+        self._texts: dict[str, str] = {}
+
+    def add(self, name: str, text: str) -> list[str]:
+        """Add a text; return the names of its near-duplicates among those added before."""
+        own = self._shingles(text)
+        minhash = self._empty_minhash.copy()
+        minhash.update_batch([shingle.encode() for shingle in own])
+        similar = [
+            other
+            for other in self._index.query(minhash)
+            if jaccard(own, self._shingles(self._texts[other])) >= self._settings.near_duplicate
+        ]
+        self._index.insert(name, minhash)
+        self._texts[name] = text
+        return similar
+
+    def _shingles(self, text: str) -> frozenset[str]:
+        return shingles(text, self._settings.shingle_words)
+
+
+def clusters(posts: dict[str, str], settings: NearDuplicateSettings = DEFAULTS) -> dict[str, str]:
+    """Map each name of a post to its cluster, which is named after the smallest of its members' names."""
+    index = NearDuplicateIndex(settings)
+    leader = {name: name for name in posts}
+
+    def leader_of(name: str) -> str:
+        while leader[name] != name:
+            leader[name] = leader[leader[name]]
+            name = leader[name]
+        return name
+
+    for number, (name, text) in enumerate(posts.items(), 1):
+        for other in index.add(name, text):
+            first, second = sorted((leader_of(name), leader_of(other)))
+            leader[second] = first
+        if number % 20_000 == 0:
+            note(f"{number:,} of {len(posts):,} posts compared")
+    return {name: leader_of(name) for name in posts}
+
+
+def post_text(title: str, body: str) -> str:
+    """A post as it is compared with others: its title and its cleaned text."""
+    return f"{title} {clean_post(body)}"
+
+
+def compared_text(corpus: str, conversation: Conversation) -> str:
+    """What a conversation is compared by: its post, or its corpus and id where it has none, which are like no other's."""
+    if conversation.title is not None:
+        return post_text(conversation.title, conversation.body)
+    return f"{corpus} {conversation.id}"

@@ -1,0 +1,80 @@
+"""The ranking of the models by people's votes in the arena.
+
+A vote counts for the models that wrote the replies. Where a model was trained anew since, the vote stays in the store and
+out of the ranking.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from persuasion_rl.annotation.battles import VOTES, read_votes
+from persuasion_rl.evaluation.games import RANKING, Games
+from persuasion_rl.files import read_json, text_digest
+from persuasion_rl.runtime.command import note, stage
+from persuasion_rl.study.names import BASE
+from persuasion_rl.tables import write_table
+
+PEOPLE = "people (arena)"
+"""What people's votes are called among the judges."""
+
+
+def present_models(recipes: Sequence[Path]) -> dict[str, str]:
+    """The digest of each model whose recipe.json is given, and of the base model, by name, as a battle has it."""
+    recipe_of = {path.parent.name: read_json(path) for path in recipes}
+    digests = {name: recipe["adapter_digest"] for name, recipe in recipe_of.items()}
+    for recipe in recipe_of.values():
+        digests[BASE] = recipe["base_digest"]
+    # As `sampling.engine.Settings` computes a model's.
+    return {name: text_digest(digest) for name, digest in digests.items()}
+
+
+def rank_arena(
+    *,
+    answers: Path,
+    players: list[str],
+    recipes: list[Path],
+    output: Path,
+    draws: int,
+    seed: int,
+) -> int:
+    """Write the ranking by people's votes, with the columns of the judges' ranking, and the judge PEOPLE.
+
+    Intervals are over claims: several votes on a claim stand or fall together.
+
+    Args:
+        answers: the store.
+        recipes: recipe.json of each trained model. Votes on other weights than theirs are counted, not ranked.
+
+    Returns:
+        The number of votes that are ranked.
+    """
+    digests, all_votes = present_models(recipes), read_votes(answers)
+    votes = [
+        vote
+        for vote in all_votes
+        if digests.get(vote.left_model) == vote.left_digest
+        and digests.get(vote.right_model) == vote.right_digest
+        and None not in (vote.left_digest, vote.right_digest)
+    ]
+    rows = [
+        {
+            "prompt_id": f"battle {vote.number}",
+            "conversation_id": text_digest(vote.context),
+            "player_1": vote.left_model,
+            "player_2": vote.right_model,
+            "verdict": VOTES[vote.answer],
+        }
+        for vote in votes
+    ]
+    ranking = [{"judge": PEOPLE, **row} for row in Games(rows, draws, seed).ranking(players)]
+    write_table(output, ranking, RANKING)
+    older = len(all_votes) - len(votes)
+    note(
+        f"arena: {len(votes):,} votes of {len({vote.voter for vote in votes})} people;"
+        f" {older:,} more are on models that have changed since, or on unknown ones"
+    )
+    return len(votes)
+
+
+if __name__ == "__main__":
+    stage(rank_arena)

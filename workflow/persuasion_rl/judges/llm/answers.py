@@ -1,0 +1,168 @@
+"""What a job has asked, and what its answers amount to. None is guessed: `read_answer` is strict."""
+
+import json
+import re
+from threading import Lock
+from typing import Any, NamedTuple
+
+from jsonschema import Draft202012Validator
+
+from persuasion_rl.files import UserError
+from persuasion_rl.judges.llm.budget import CHARACTERS_A_TOKEN, Budget, cost_usd, estimated_tokens
+from persuasion_rl.judges.llm.cache import Answer, AnswerCache, Batch
+from persuasion_rl.judges.llm.provider import NoAnswer, Provider, Reply, Request
+from persuasion_rl.judges.llm.settings import LlmSettings
+from persuasion_rl.runtime.command import note
+
+UNPARSABLE = "unparsable"
+"""The failure of a request whose answers are all not what was asked for."""
+GIVES_UP_AFTER = 20
+"""A job's first answers, all unparsable, after which the model is taken to be unable."""
+QUOTED = 100
+"""Characters of an answer that a message quotes."""
+FENCED = re.compile(r"\s*```(?:json)?[ \t]*\n(.*)\n[ \t]*```\s*", re.DOTALL)
+"""A block of code in Markdown, and nothing beside it."""
+
+
+class Outcome(NamedTuple):
+    """What came of a request: an object of the request's schema, or None and the name of what kept it away."""
+
+    content: dict[str, Any] | None
+    failure: str | None = None
+
+
+def read_answer(text: str, schema: dict[str, Any]) -> dict[str, Any]:
+    """Read a model's answer: one JSON object of the schema, and nothing else.
+
+    It may stand in one Markdown fence, as many models write JSON whatever they are told: that leaves nothing to guess.
+    What UTF-8 cannot hold (half of a surrogate pair) becomes a question mark.
+
+    Raises:
+        ValueError: it is anything else.
+    """
+    if fenced := FENCED.fullmatch(text):
+        text = fenced[1]
+    try:
+        content = json.loads(text, object_pairs_hook=_each_key_once)
+        error = next(Draft202012Validator(schema).iter_errors(content), None)
+    except RecursionError:
+        raise ValueError("nested too deep") from None
+    if error:
+        raise ValueError(error.message)
+    return {k: encodable(v) if isinstance(v, str) else v for k, v in content.items()}
+
+
+def encodable(text: str) -> str:
+    """A text with a question mark for what UTF-8 cannot hold."""
+    return text.encode("utf-8", "replace").decode()
+
+
+def _each_key_once(pairs: list[tuple]) -> dict:
+    if len(dict(pairs)) < len(pairs):
+        raise ValueError("a key twice")
+    return dict(pairs)
+
+
+class Answers:
+    """The requests of a job by their keys, and what has become of each: an answer in the cache, a failure, or nothing."""
+
+    def __init__(
+        self,
+        settings: LlmSettings,
+        cache: AnswerCache,
+        provider: Provider,
+        requests: list[Request],
+    ):
+        self.settings, self.cache, self.provider = settings, cache, provider
+        self.requests = {request.key: request for request in requests}
+        self.budget = Budget(settings, cache)
+        self.failures: dict[str, NoAnswer] = {}
+        self._lock = Lock()
+        self._usable, self._unusable = 0, 0
+
+    def missing(self) -> list[Request]:
+        """The requests that are to be asked (again)."""
+        missing = [r for key, r in self.requests.items() if self.settled(key) is None]
+        self._usable += len(self.requests) - len(missing)
+        return missing
+
+    def outcome(self, key: str) -> Outcome:
+        """What came of a request that has been asked."""
+        failure = self.failures.get(key)
+        return self.settled(key) or Outcome(None, failure.name if failure else UNPARSABLE)
+
+    def settled(self, key: str) -> Outcome | None:
+        """What the answers to a request amount to; None where it is to be asked (again)."""
+        bodies = self.cache.bodies(key)
+        for body in bodies:
+            outcome = self._read(key, body)
+            if outcome is not None:
+                return outcome
+        if len(bodies) > self.settings.retries:
+            return Outcome(None, UNPARSABLE)
+        return None
+
+    def usable(self, answer: Answer) -> bool:
+        """Whether an answer is what was asked for, or a refusal."""
+        return self._read(answer.key, answer.body) is not None
+
+    def _read(self, key: str, body: str) -> Outcome | None:
+        try:
+            reply = self.provider.read(body)
+            if reply.refused:
+                return Outcome(None, "refused")
+            return Outcome(read_answer(reply.text, self.requests[key].schema))
+        except (NoAnswer, ValueError):
+            return None
+
+    def priced(self, request: Request, body: str, batch: Batch | None = None) -> Answer:
+        """A body with what it cost, in a batch at the prices that it was sent at.
+
+        Tokens that the server does not count are estimated.
+
+        Raises:
+            NoAnswer: the body is none of this provider's.
+        """
+        reply: Reply = self.provider.read(body)
+        tokens_in, tokens_out = estimated_tokens(request), len(reply.text) // CHARACTERS_A_TOKEN
+        tokens_in = tokens_in if reply.input_tokens is None else reply.input_tokens
+        tokens_out = tokens_out if reply.output_tokens is None else reply.output_tokens
+        prices = batch.prices if batch else self.settings.prices
+        model = (batch and batch.model) or self.settings.model
+        cost = cost_usd(prices, tokens_in, tokens_out, batch is not None)
+        return Answer(request.key, body, model, tokens_in, tokens_out, cost, batch is not None)
+
+    def refuse_unparsable(self, *answers: Answer) -> None:
+        """Raise a UserError where none of a job's first answers can be used: others would be paid for and no better."""
+        for answer in answers:
+            usable = self.usable(answer)
+            with self._lock:
+                self._usable += usable
+                self._unusable += not usable
+        if not self._usable and self._unusable >= GIVES_UP_AFTER:
+            raise UserError(
+                f"judge llm: the first {self._unusable} answers of {self.settings.model} are no JSON object of the form"
+                f" that the rubric's task asks for, as {self.quoted(answers[-1])}; see llm.model and llm.max_tokens;"
+                " answers are kept"
+            )
+
+    def quoted(self, answer: Answer) -> str:
+        """The beginning of an answer, in one line."""
+        return repr(" ".join(self.provider.read(answer.body).text.split())[:QUOTED])
+
+    def report_failures(self, asked: list[Request]) -> None:
+        """Quote one failure of each name.
+
+        Raises:
+            UserError: no request of the job had an answer.
+        """
+        failed = {r.key: self.failures[r.key] for r in asked if r.key in self.failures}
+        failed = {key: f for key, f in failed.items() if self.outcome(key).failure == f.name}
+        for failure in {failure.name: failure for failure in failed.values()}.values():
+            note(f"judge llm: no answer, for instance: {failure}")
+        lost = [f for f in failed.values() if f.name != UNPARSABLE]
+        if lost and len(lost) == len(self.requests):
+            raise UserError(
+                f"judge llm: none of {len(lost):,} requests had an answer, the last for {lost[-1]}; see llm.base_url"
+                " and llm.model"
+            )

@@ -1,0 +1,208 @@
+"""Asks a language model about texts, by a rubric. No answer is paid twice: all are kept in the cache."""
+
+import json
+import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from hashlib import sha256
+from threading import Event, Lock
+from typing import Any
+
+from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_attempt
+from tenacity.nap import sleep_using_event
+from tenacity.wait import wait_random_exponential
+from tqdm import tqdm
+
+from persuasion_rl.files import UserError
+from persuasion_rl.judges.llm.answers import UNPARSABLE, Answers, Outcome, encodable
+from persuasion_rl.judges.llm.anthropic import Anthropic
+from persuasion_rl.judges.llm.batches import Batches
+from persuasion_rl.judges.llm.cache import opened
+from persuasion_rl.judges.llm.openai import OpenAI
+from persuasion_rl.judges.llm.provider import NoAnswer, Provider, Request
+from persuasion_rl.judges.llm.settings import LlmSettings
+from persuasion_rl.runtime.command import note
+
+LONGEST_BACKOFF_S = 60
+LONGEST_WAIT_S = 600
+"""A server that asks to wait longer than this has given no answer."""
+GIVES_UP_AFTER = 20
+"""Requests in a row without any answer, after which the server is taken to be out of order."""
+
+
+def ask_about(
+    settings: LlmSettings, rubric: str, schema: dict[str, Any], data: dict[str, str]
+) -> Request:
+    """A request about some texts, by a rubric that ends with the form of the answer.
+
+    The texts are strings of a JSON object, which they cannot leave, whatever they say. What UTF-8 cannot hold (half of
+    a surrogate pair) becomes a question mark.
+    """
+    user = encodable(json.dumps(data, ensure_ascii=False, indent=1))
+    identity = [
+        settings.provider,
+        settings.model,
+        rubric,
+        user,
+        settings.max_tokens,
+        settings.temperature,
+    ]
+    return Request(sha256(json.dumps(identity).encode()).hexdigest(), rubric, user, schema)
+
+
+def outcomes(settings: LlmSettings, requests: list[Request]) -> list[Outcome]:
+    """What comes of each request; only what the cache has no answer to is asked.
+
+    Failures: refused, unparsable, rejected, rate_limited, timeout, server_error, connection, broken_body.
+    The first two are answers, which are kept; after the others a rerun asks again.
+
+    Batches that were sent and not fetched are waited for first, whichever way the rest is asked.
+
+    Raises:
+        UserError: nothing was answered, or what would keep all requests from being answered: a key that is missing or
+            not accepted, a limit, a server that is out of order, a model whose first answers are all unparsable.
+    """
+    with opened(settings.cache) as cache:
+        answers = Answers(settings, cache, provider_of(settings), requests)
+        batches = Batches(answers)
+        batches.fetch_waiting()
+        missing = answers.missing()
+        if missing:
+            answers.provider.connect()
+        if settings.batch:
+            batches.ask(missing)
+        else:
+            Threads(answers).ask(missing)
+        answers.report_failures(missing)
+        return [answers.outcome(request.key) for request in requests]
+
+
+def provider_of(settings: LlmSettings) -> Provider:
+    """The client of the provider that the settings name."""
+    return {"openai": OpenAI, "anthropic": Anthropic}[settings.provider](settings)
+
+
+class _Stopped(Exception):
+    """Nothing more is to be asked: another thread has met with a UserError."""
+
+
+class Threads:
+    """Asks one request at a time in each of several threads."""
+
+    def __init__(self, answers: Answers):
+        self._answers = answers
+        self._settings, self._provider = answers.settings, answers.provider
+        self._stop = Event()
+        self._pace = Pace(self._settings.requests_per_minute, self._stop)
+
+    def ask(self, missing: list[Request]) -> None:
+        """Ask all requests; stop all threads where one meets with a UserError."""
+        answers = self._answers
+        answers.budget.check(missing, answered=len(answers.requests) - len(missing))
+        if not missing:
+            return
+        counts: Counter[str] = Counter()
+        in_a_row = 0
+        with (
+            tqdm(total=len(missing), desc="judge llm", unit="request") as bar,
+            ThreadPoolExecutor(self._settings.concurrency) as threads,
+        ):
+            waiting = {threads.submit(self._ask, request): request for request in missing}
+            try:
+                for done in as_completed(waiting):
+                    key, failure = waiting[done].key, done.result()
+                    if failure is not None:
+                        answers.failures[key] = failure
+                    in_a_row = 0 if failure is None or failure.name == UNPARSABLE else in_a_row + 1
+                    counts[answers.outcome(key).failure or "answered"] += 1
+                    bar.update()
+                    bar.set_postfix_str(self._summary(counts))
+                    if in_a_row == GIVES_UP_AFTER:
+                        raise UserError(
+                            f"judge llm: {in_a_row} requests in a row had no answer, the last for {failure};"
+                            " see llm.base_url and llm.model; answers are kept, a rerun asks the rest"
+                        )
+            finally:
+                self._stop.set()
+                threads.shutdown(cancel_futures=True)
+        note(f"judge llm: {self._summary(counts)}")
+
+    def _summary(self, counts: Counter[str]) -> str:
+        text = ", ".join(f"{name} {count:,}" for name, count in sorted(counts.items()))
+        if self._settings.prices is None:
+            return text
+        return f"{text}, {self._answers.budget.usd:.4f} USD"
+
+    def _ask(self, request: Request) -> NoAnswer | None:
+        """Ask until there is an answer that can be used; the last failure where there is none.
+
+        Answers that could not be used count as attempts, also those of earlier runs.
+        """
+        attempts = 1 + self._settings.retries - len(self._answers.cache.bodies(request.key))
+        try:
+            for attempt in Retrying(
+                stop=stop_after_attempt(attempts),
+                retry=retry_if_exception(lambda error: isinstance(error, NoAnswer) and error.again),
+                wait=_backoff,
+                sleep=sleep_using_event(self._stop),
+                reraise=True,
+            ):
+                with attempt:
+                    self._attempt(request)
+        except NoAnswer as failure:
+            return failure
+        return None
+
+    def _attempt(self, request: Request) -> None:
+        answers = self._answers
+        self._pace.wait()
+        answers.budget.reserve(request)
+        answer = None
+        try:
+            answer = answers.priced(request, self._provider.ask(request))
+        except NoAnswer as failure:
+            if failure.wait_s is not None:
+                self._pace.pause(failure.wait_s)
+            raise
+        finally:
+            answers.budget.settle(request, answer)
+        answers.refuse_unparsable(answer)
+        if not answers.usable(answer):
+            raise NoAnswer(UNPARSABLE, answers.quoted(answer), wait_s=0)
+
+
+_exponential = wait_random_exponential(multiplier=1, max=LONGEST_BACKOFF_S)
+
+
+def _backoff(state: RetryCallState) -> float:
+    """Seconds until the next attempt; where the server said how long, `Pace` holds all requests back."""
+    error = state.outcome.exception()
+    return _exponential(state) if error.wait_s is None else 0
+
+
+class Pace:
+    """Lets requests go: so many a minute, and none while a server has asked to wait."""
+
+    def __init__(self, per_minute: int | None, stop: Event):
+        self._gap = 60 / per_minute if per_minute else 0.0
+        self._stop = stop
+        self._lock = Lock()
+        self._next = self._not_before = 0.0
+
+    def wait(self) -> None:
+        """Return when it is a request's turn; _Stopped where none is to be asked any more."""
+        with self._lock:
+            turn = max(time.monotonic(), self._next)
+            self._next = turn + self._gap
+        while (left := max(turn, self._not_before) - time.monotonic()) > 0:
+            if self._stop.wait(left):
+                break
+        if self._stop.is_set():
+            raise _Stopped
+
+    def pause(self, seconds: float) -> None:
+        """Hold all requests back; NoAnswer where that would be too long."""
+        if seconds > LONGEST_WAIT_S:
+            raise NoAnswer("rate_limited", f"the server asks to wait {seconds:,.0f} s", again=False)
+        with self._lock:
+            self._not_before = max(self._not_before, time.monotonic() + seconds)

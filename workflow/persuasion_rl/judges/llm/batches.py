@@ -1,0 +1,166 @@
+"""Asking in batches: cheaper, and answered within a day. What was sent is never sent again, whatever ends a job."""
+
+import time
+import uuid
+
+from persuasion_rl.files import UserError
+from persuasion_rl.judges.llm.answers import UNPARSABLE, Answers
+from persuasion_rl.judges.llm.cache import Batch
+from persuasion_rl.judges.llm.provider import Missing, NoAnswer, Request
+from persuasion_rl.runtime.command import note
+
+REQUESTS_A_BATCH = 10_000
+LONGEST_POLL_S = 60
+GIVES_UP_AFTER = 20
+"""Polls in a row without any answer, after which the server is taken to be out of order."""
+
+
+class Batches:
+    """The batches of a job."""
+
+    def __init__(self, answers: Answers):
+        self._answers = answers
+        self._settings, self._cache, self._provider = (
+            answers.settings,
+            answers.cache,
+            answers.provider,
+        )
+        self._address = answers.settings.base_url or ""
+        self._foreign: set[str] = set()
+
+    def fetch_waiting(self) -> None:
+        """Wait for the batches that were sent and not fetched: they are paid for."""
+        for batch in self._cache.waiting_batches(self._provider.name):
+            if batch.address in (None, self._address):
+                self._provider.connect()
+                self._fetch(batch)
+            else:
+                where = batch.address or f"{self._provider.name} itself"
+                note(
+                    f"judge llm: a batch waits at {where}; it is fetched where llm.base_url says so"
+                )
+
+    def ask(self, missing: list[Request]) -> None:
+        """Send what is missing until all of it is answered or no attempt is left."""
+        answers = self._answers
+        for _ in range(1 + self._settings.retries):
+            left = [r for r in missing if answers.settled(r.key) is None]
+            left = [
+                r for r in left if r.key not in answers.failures or answers.failures[r.key].again
+            ]
+            if not left:
+                return
+            answers.budget.check(left, answered=len(missing) - len(left))
+            chunks = [left[i : i + REQUESTS_A_BATCH] for i in range(0, len(left), REQUESTS_A_BATCH)]
+            for batch in [self._send(chunk) for chunk in chunks]:
+                self._fetch(batch)
+
+    def _send(self, requests: list[Request]) -> Batch:
+        keys = [request.key for request in requests]
+        batch = Batch(
+            token=uuid.uuid4().hex,
+            id=None,
+            keys=keys,
+            created_at=time.time(),
+            address=self._address,
+            model=self._settings.model,
+            prices=self._settings.prices,
+        )
+        self._cache.plan_batch(batch, self._provider.name)
+        try:
+            id_ = self._provider.create_batch(batch, requests)
+        except Missing as error:
+            self._cache.drop_batch(batch)
+            raise UserError(f"{error}; where a server has no batches: llm.batch false") from None
+        except UserError:  # a status that says that no batch was created
+            self._cache.drop_batch(batch)
+            raise
+        except NoAnswer as failure:
+            lost = failure.again and failure.name in ("connection", "timeout", "server_error")
+            if not lost:
+                self._cache.drop_batch(batch)
+            next_time = "looks for it, then sends it" if lost else "sends it again"
+            raise UserError(
+                f"judge llm: the batch was not accepted ({failure}); a rerun {next_time}"
+            ) from None
+        note(f"judge llm: sent {len(keys):,} requests as the batch {id_}")
+        return self._cache.name_batch(batch, id_)
+
+    def _located(self, batch: Batch) -> Batch | None:
+        """A batch with its id, which is looked for where a kill came before it was noted. None where there is none."""
+        if batch.id is not None:
+            return batch
+        known = self._cache.batch_ids() | self._foreign
+        try:
+            id_ = self._provider.find_batch(batch, known)
+        except Missing:  # a server without batches
+            id_ = None
+        except NoAnswer as failure:
+            if failure.again and failure.name != "broken_body":
+                raise UserError(f"judge llm: the batches are not listed ({failure})") from None
+            id_ = None
+        if id_ is None:
+            note("judge llm: a batch that was to be sent is not there; its requests are asked anew")
+            self._cache.drop_batch(batch)
+            return None
+        return self._cache.name_batch(batch, id_)
+
+    def _fetch(self, noted: Batch) -> None:
+        """Wait for a batch and keep its answers, all in one transaction. One that is gone is given up."""
+        batch = self._located(noted)
+        if batch is None:
+            return
+        failures = self._answers.failures
+        note(f"judge llm: waiting for the batch {batch.id}; a rerun goes on waiting for it")
+        try:
+            results = dict(self._results(batch.id))
+        except Missing as error:
+            note(f"judge llm: the batch {batch.id} is gone; its requests are asked anew ({error})")
+            self._cache.add(batch=batch)
+            gone = NoAnswer("server_error", f"the batch {batch.id} is gone")
+            failures |= dict.fromkeys(batch.keys, gone)
+            return
+        except NoAnswer as failure:
+            if not failure.again:
+                self._cache.add(batch=batch)
+            raise UserError(
+                f"judge llm: no answers from the batch {batch.id} ({failure})"
+            ) from None
+        if results and not results.keys() & set(batch.keys):
+            note(f"judge llm: the batch {batch.id} is another study's")
+            self._foreign.add(batch.id)
+            self._fetch(self._cache.name_batch(batch, None))
+            return
+        fetched = []
+        for key in batch.keys:
+            result = results.get(key, NoAnswer("server_error", "not in the batch's results"))
+            try:
+                if isinstance(result, NoAnswer):
+                    raise result
+                request = self._answers.requests.get(key, Request(key, "", "", {}))
+                fetched.append(self._answers.priced(request, result, batch))
+                failures.pop(key, None)
+            except NoAnswer as failure:
+                failures[key] = failure
+        self._answers.budget.keep(*fetched, batch=batch)
+        note(f"judge llm: {len(fetched):,} of {len(batch.keys):,} requests of the batch answered")
+        own = [answer for answer in fetched if answer.key in self._answers.requests]
+        for answer in own:
+            if not self._answers.usable(answer):
+                failures[answer.key] = NoAnswer(UNPARSABLE, self._answers.quoted(answer))
+        self._answers.refuse_unparsable(*own)
+
+    def _results(self, id_: str) -> list[tuple[str, str | NoAnswer]]:
+        """Poll a batch, less and less often, until it has ended. Servers may be away in between."""
+        pause_s, lost = 0.5, 0
+        while True:
+            try:
+                if self._provider.batch_ended(id_):
+                    return list(self._provider.batch_results(id_))
+                lost = 0
+            except NoAnswer as failure:
+                lost += 1
+                if lost == GIVES_UP_AFTER or not failure.again:
+                    raise
+            pause_s = min(2 * pause_s, LONGEST_POLL_S)
+            time.sleep(pause_s)

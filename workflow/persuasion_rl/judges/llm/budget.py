@@ -1,0 +1,117 @@
+"""What asking costs, and the limits of requests and money that a study has set."""
+
+from threading import Lock
+
+from persuasion_rl.files import UserError
+from persuasion_rl.judges.llm.cache import Answer, AnswerCache, Batch
+from persuasion_rl.judges.llm.provider import Request
+from persuasion_rl.judges.llm.settings import LlmSettings
+from persuasion_rl.runtime.command import note
+
+CHARACTERS_A_TOKEN = 4
+"""Of English, for estimates."""
+BATCH_PRICE = 0.5
+"""What a batch costs of the price, with both providers."""
+
+
+def cost_usd(
+    prices: dict[str, float] | None, input_tokens: float, output_tokens: float, batch: bool
+) -> float | None:
+    """What tokens cost in USD at prices for a million of them, or None where no price is known."""
+    if prices is None:
+        return None
+    usd = (input_tokens * prices["input"] + output_tokens * prices["output"]) / 1_000_000
+    return usd * BATCH_PRICE if batch else usd
+
+
+def estimated_tokens(request: Request) -> int:
+    """About how many tokens a request has."""
+    return (len(request.system) + len(request.user)) // CHARACTERS_A_TOKEN
+
+
+class Budget:
+    """Keeps the study's requests and their cost within llm.max_requests and llm.max_cost_usd.
+
+    What was spent is what the cache has, so limits hold over reruns and jobs; nobody else adds to it. Answers that
+    came when no price was known cost what their tokens cost today.
+    """
+
+    def __init__(self, settings: LlmSettings, cache: AnswerCache):
+        self._settings, self._cache = settings, cache
+        self._lock = Lock()
+        self._answers, self.usd = cache.spent()
+        self.usd += sum(cost_usd(settings.prices, *tokens) or 0.0 for tokens in cache.unpriced())
+        self._asking, self._reserved = 0, 0.0
+
+    def keep(self, *answers: Answer, batch: Batch | None = None) -> None:
+        """Commit answers to the cache, and count them."""
+        self._cache.add(*answers, batch=batch)
+        self._answers += len(answers)
+        self.usd += sum(self._cost(answer) for answer in answers)
+
+    def check(self, requests: list[Request], answered: int) -> None:
+        """Say what is about to be asked, and what it costs at most.
+
+        Raises:
+            UserError: that is above a limit.
+        """
+        count, tokens = len(requests), sum(map(estimated_tokens, requests))
+        most = count * self._settings.max_tokens
+        cost = cost_usd(self._settings.prices, tokens, most, self._settings.batch)
+        note(
+            f"judge llm: {count:,} requests to ask, {answered:,} answered before; about {tokens:,} tokens in and at most"
+            f" {most:,} out"
+            + ("" if cost is None else f", at most about {cost:.4f} USD an attempt")
+            + f"; up to {1 + self._settings.retries} attempts each where answers cannot be used"
+        )
+        kept = f"{answered:,} of this job's are answered in {self._settings.cache}"
+        limit = self._settings.max_requests
+        if limit is not None and count and self._answers + count > limit:
+            raise UserError(
+                f"judge llm: {count:,} requests to ask and {self._answers:,} asked before are more than"
+                f" llm.max_requests {limit:,}; {kept}"
+            )
+        limit = self._settings.max_cost_usd
+        if limit is not None and count and self.usd + cost > limit:
+            raise UserError(
+                f"judge llm: about {cost:.4f} USD to spend and {self.usd:.4f} spent are more than"
+                f" llm.max_cost_usd {limit:g}; {kept}"
+            )
+
+    def reserve(self, request: Request) -> None:
+        """Hold room for a request that is about to be sent; UserError where there is none."""
+        with self._lock:
+            for name, used, limit in (
+                ("llm.max_requests", self._answers + self._asking + 1, self._settings.max_requests),
+                (
+                    "llm.max_cost_usd",
+                    self.usd + self._reserved + self._most(request),
+                    self._settings.max_cost_usd,
+                ),
+            ):
+                if limit is not None and used > limit * (1 + 1e-9):
+                    raise UserError(
+                        f"judge llm: stopped at {self._answers:,} requests and {self.usd:.4f} USD, before {name} {limit:g}"
+                        f" was passed; the answers are kept in {self._settings.cache}"
+                    )
+            self._asking += 1
+            self._reserved += self._most(request)
+
+    def settle(self, request: Request, answer: Answer | None) -> None:
+        """Give the room back, and commit the answer, if there is one, in the same moment."""
+        with self._lock:
+            self._asking -= 1
+            self._reserved -= self._most(request)
+            if answer is not None:
+                self.keep(answer)
+
+    def _cost(self, answer: Answer) -> float:
+        if answer.cost_usd is not None:
+            return answer.cost_usd
+        tokens = (answer.input_tokens, answer.output_tokens, answer.batch)
+        return cost_usd(self._settings.prices, *tokens) or 0.0
+
+    def _most(self, request: Request) -> float:
+        """What a request costs at most, about, in USD."""
+        tokens = (estimated_tokens(request), self._settings.max_tokens)
+        return cost_usd(self._settings.prices, *tokens, self._settings.batch) or 0.0

@@ -1,0 +1,115 @@
+"""OpenAI's interface through its official client, which many other servers speak too."""
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+from persuasion_rl.judges.llm.cache import Batch
+from persuasion_rl.judges.llm.provider import (
+    CLOCKS_DIFFER_S,
+    NoAnswer,
+    Provider,
+    Reply,
+    Request,
+    count_of,
+    text_of,
+)
+from persuasion_rl.runtime.keys import without_keys
+
+
+class OpenAI(Provider):
+    """Chat completions of OpenAI and of the many servers that speak like it."""
+
+    name = "openai"
+    address = "https://api.openai.com/v1"
+
+    def _connect(self, **settings):
+        return self._library.OpenAI(**settings)
+
+    def payload(self, request: Request) -> dict[str, Any]:
+        payload = {
+            "model": self._settings.model,
+            "messages": [
+                {"role": "system", "content": request.system},
+                {"role": "user", "content": request.user},
+            ],
+        }
+        if self._settings.temperature is not None:
+            payload["temperature"] = self._settings.temperature
+        if not self._official:
+            return payload | {"max_tokens": self._settings.max_tokens}
+        schema = {"name": "answer", "strict": True, "schema": request.schema}
+        return payload | {
+            "max_completion_tokens": self._settings.max_tokens,
+            "response_format": {"type": "json_schema", "json_schema": schema},
+        }
+
+    def _send(self, payload):
+        return self._client.chat.completions.with_raw_response.create(**payload).http_response.text
+
+    def _read(self, answer: dict) -> Reply:
+        choice = answer["choices"][0]
+        message, usage = choice["message"], answer.get("usage")
+        refused = bool(message.get("refusal")) or choice.get("finish_reason") == "content_filter"
+        return Reply(
+            text=text_of(message.get("refusal") or message.get("content")),
+            refused=refused,
+            input_tokens=count_of(usage, "prompt_tokens"),
+            output_tokens=count_of(usage, "completion_tokens"),
+        )
+
+    def create_batch(self, batch: Batch, requests: list[Request]) -> str:
+        lines = [
+            {
+                "custom_id": request.key,
+                "method": "POST",
+                "url": "/v1/chat/completions",
+                "body": self.payload(request),
+            }
+            for request in requests
+        ]
+        text = "".join(json.dumps(line) + "\n" for line in lines)
+        with self._translated_errors():
+            file = self._client.files.create(
+                file=("requests.jsonl", text.encode()), purpose="batch"
+            )
+            return self._client.batches.create(
+                input_file_id=file.id,
+                endpoint="/v1/chat/completions",
+                completion_window="24h",
+                metadata={"token": batch.token},
+            ).id
+
+    def find_batch(self, batch: Batch, known: set[str]) -> str | None:
+        with self._translated_errors():
+            for listed in self._client.batches.list(limit=100):  # the newest first
+                if (listed.metadata or {}).get("token") == batch.token and listed.id not in known:
+                    return listed.id
+                if listed.created_at < batch.created_at - CLOCKS_DIFFER_S:
+                    return None
+        return None
+
+    def batch_ended(self, id_: str) -> bool:
+        with self._translated_errors():
+            status = self._client.batches.retrieve(id_).status
+        return status in ("completed", "failed", "expired", "cancelled")
+
+    def batch_results(self, id_: str) -> Iterator[tuple[str, str | NoAnswer]]:
+        with self._translated_errors():
+            batch = self._client.batches.retrieve(id_)
+            if batch.status == "failed":
+                messages = [error.message for error in (batch.errors and batch.errors.data) or []]
+                raise NoAnswer("rejected", without_keys(" ".join(messages[:1])), again=False)
+            files = [name for name in (batch.output_file_id, batch.error_file_id) if name]
+            texts = [self._client.files.content(name).text for name in files]
+            # Not splitlines, which also parts lines within a text (at U+2028, U+0085).
+            lines = [line for text in texts for line in text.split("\n") if line.strip()]
+            yield from self._rows([json.loads(line) for line in lines])
+
+    def _row(self, row):
+        response = row.get("response") or {}
+        if response.get("status_code") == 200:
+            return str(row["custom_id"]), without_keys(json.dumps(response["body"]))
+        rejected = 400 <= response.get("status_code", 500) < 429
+        detail = json.dumps(row.get("error") or response.get("body"))
+        return str(row["custom_id"]), self._in_batch(rejected, detail)

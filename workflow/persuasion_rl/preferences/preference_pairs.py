@@ -1,0 +1,205 @@
+"""From labels to chosen / rejected pairs for DPO, and a report of the labels that they come from.
+
+Ties and "none" verdicts make no pair, nor do rows that could not be labelled ({"excluded": reason}).
+"""
+
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+
+from persuasion_rl.files import UserError, keyed_number, write_json, write_jsonl
+from persuasion_rl.judges.base import (
+    FIRST,
+    SECOND,
+    TIE,
+    Comparison,
+    Judge,
+    judge_both_orders,
+)
+from persuasion_rl.judges.length import LengthJudge
+from persuasion_rl.records import LabelRow, PreferencePair, read_rows
+from persuasion_rl.runtime.command import note, stage
+from persuasion_rl.statistics.intervals import bootstrap_mean, bootstrap_rate
+
+DRAWS = 2000
+"""Bootstrap draws for the report's intervals: no setting of the study, which would remake the pairs."""
+SHOWN_FIRST = {"12": FIRST, "21": SECOND}
+"""Which response of the row stood first, by the order that a vote was asked in."""
+AS_GIVEN = "12"
+"""The order of votes that name none: people and simulated annotators see the pair as the row has it."""
+
+
+def preference_pairs(
+    *, labels: Path, train: Path, val: Path, report: Path, val_fraction: float, seed: int
+) -> tuple[int, int]:
+    """Write the decided labels as pairs; a share `val_fraction` of the conversations goes to `val`.
+
+    `report` gets what `describe` says of the labels, and how many pairs there are. Returns how many there are to train on,
+    and to validate.
+
+    Raises:
+        UserError: there is no pair to train on, or none to validate.
+    """
+    rows = list(read_rows(labels, LabelRow))
+    labelled = [row for row in rows if "excluded" not in row]
+    excluded = _counted(row["excluded"] for row in rows if "excluded" in row)
+    decided = [_pair(row) for row in labelled if row["verdict"] in (FIRST, SECOND)]
+    pairs, duplicates = without_duplicates(decided)
+    parts: dict[Path, list[PreferencePair]] = {train: [], val: []}
+    held_out = validation_conversations(map(_conversation, pairs), val_fraction, seed)
+    for pair in pairs:
+        parts[val if _conversation(pair) in held_out else train].append(pair)
+    for path, part in parts.items():
+        if not part:
+            counts = ", ".join(f"{name} {count}" for name, count in excluded.items())
+            raise UserError(
+                f"{path}: no pair; {len(labelled)} labels in {labels} are too few or all ties"
+                + (f"; not labelled: {counts}" if counts else "")
+            )
+    for path, part in parts.items():
+        write_jsonl(path, part)
+    write_json(
+        report,
+        {
+            "excluded": excluded,
+            **describe(labelled, decided, seed),
+            "duplicates": duplicates,
+            "pairs": {"train": len(parts[train]), "val": len(parts[val])},
+            "mean_tokens": _mean_tokens(pairs),
+        },
+    )
+    note(
+        f"{len(labelled)} labels: {len(parts[train])} pairs to train on, {len(parts[val])} to validate;"
+        f" duplicates dropped: {duplicates}"
+    )
+    return len(parts[train]), len(parts[val])
+
+
+def validation_conversations(ids: Iterable[str], fraction: float, seed: int) -> set[str]:
+    """A random share `fraction` of some conversations, and one at least.
+
+    Each has a place of its own in a random order, by its id: a conversation more or less moves few others.
+    """
+    shuffled = sorted(set(ids), key=lambda id_: keyed_number("pairs", seed, id_))
+    return set(shuffled[: max(1, round(fraction * len(shuffled)))])
+
+
+def _pair(row: LabelRow) -> PreferencePair:
+    first, second = row["response_1"], row["response_2"]
+    chosen, rejected = (first, second) if row["verdict"] == FIRST else (second, first)
+    return {
+        "prompt": row["prompt"],
+        "chosen": chosen,
+        "rejected": rejected,
+        "metadata": row["metadata"] | {"labeler": row["labeler"]},
+    }
+
+
+def _conversation(row: LabelRow | PreferencePair) -> str:
+    return row["metadata"]["conversation_id"]
+
+
+def _counted(names: Iterable[str]) -> dict[str, int]:
+    return dict(sorted(Counter(names).items()))
+
+
+def without_duplicates(
+    pairs: list[PreferencePair],
+) -> tuple[list[PreferencePair], dict[str, int]]:
+    """Keep one pair for each prompt and two texts, the first one; also how many were dropped and why.
+
+    "repeated": a pair that an earlier row has too. "contradictory": another row prefers the other text; all of these
+    go, since nothing tells which row is right.
+    """
+    groups: dict[tuple[str, frozenset[str]], list[PreferencePair]] = {}
+    for pair in pairs:
+        texts = frozenset((pair["chosen"], pair["rejected"]))
+        groups.setdefault((pair["prompt"], texts), []).append(pair)
+    kept, dropped = [], {"repeated": 0, "contradictory": 0}
+    for group in groups.values():
+        if len({pair["chosen"] for pair in group}) > 1:
+            dropped["contradictory"] += len(group)
+        else:
+            kept.append(group[0])
+            dropped["repeated"] += len(group) - 1
+    return kept, dropped
+
+
+def describe(labelled: list[LabelRow], decided: list[PreferencePair], seed: int) -> dict:
+    """Measure what the labels of a pool are like; what cannot be measured is None.
+
+    labels, verdicts: how many, and by verdict.
+    flips: of the times that a judge was "asked" in both orders, how often its two answers differ.
+    first_shown: the share of decided votes that are for the response shown first; without a bias .5.
+    longer_chosen: the share of decided labels whose chosen response has more words; as many count half.
+    words_more: by how many words the chosen response is longer, on average.
+    agreement: judge -> the share of decided labels that it agrees with, its ties counting half; of the judges only
+    length, as others would have to be asked: they are in judges/trust.csv, as {pool}_labels.
+    The latter four are {"value", "low", "high", "rows"} with a 95% interval over conversations.
+
+    Args:
+        labelled: label rows. decided: the pairs that they make, duplicates among them.
+    """
+    votes = [
+        (vote["verdict"] == SHOWN_FIRST[vote.get("order", AS_GIVEN)], _conversation(row))
+        for row in labelled
+        for vote in row["votes"]
+        if vote["verdict"] in (FIRST, SECOND)
+    ]
+    more = [(_words(pair["chosen"]) - _words(pair["rejected"]), pair) for pair in decided]
+    longer = [(0.5 if words == 0 else words > 0, _conversation(pair)) for words, pair in more]
+    return {
+        "labels": len(labelled),
+        "verdicts": _counted(row["verdict"] for row in labelled),
+        "flips": _flips(labelled),
+        "first_shown": _mean(votes, seed, bootstrap_rate),
+        "longer_chosen": _mean(longer, seed, bootstrap_rate),
+        "words_more": _mean([(words, _conversation(pair)) for words, pair in more], seed),
+        "agreement": {LengthJudge.name: _agreement(LengthJudge(), decided, seed)},
+    }
+
+
+def _flips(labelled: list[LabelRow]) -> dict[str, int] | None:
+    both = [answers for row in labelled for answers in _answers_in_both_orders(row["votes"])]
+    flipped = sum(one != other for one, other in both)
+    return {"asked": len(both), "flipped": flipped} if both else None
+
+
+def _answers_in_both_orders(votes: list[dict]) -> list[tuple[str, str]]:
+    """The two answers of each judge that gave one in both orders, in terms of the pair as given."""
+    answers: dict[str, dict[str, str]] = {}
+    for vote in votes:
+        if "order" in vote and vote["verdict"] in (FIRST, SECOND, TIE):
+            answers.setdefault(vote["labeler"], {})[vote["order"]] = vote["verdict"]
+    return [(orders["12"], orders["21"]) for orders in answers.values() if len(orders) == 2]
+
+
+def _agreement(judge: Judge, decided: list[PreferencePair], seed: int) -> dict | None:
+    """How often a judge, asked in both orders, prefers the chosen response; a tie is half."""
+    comparisons = [Comparison(pair["prompt"], pair["chosen"], pair["rejected"]) for pair in decided]
+    points = {FIRST: 1.0, SECOND: 0.0}
+    agreed = [points.get(judged.verdict, 0.5) for judged in judge_both_orders(judge, comparisons)]
+    return _mean(list(zip(agreed, map(_conversation, decided), strict=True)), seed, bootstrap_rate)
+
+
+def _mean(values: list[tuple[float, str]], seed: int, estimate=bootstrap_mean) -> dict | None:
+    """The mean of numbers, each with its conversation, and its interval."""
+    if not values:
+        return None
+    numbers, conversations = zip(*values, strict=True)
+    interval = estimate(numbers, conversations, DRAWS, seed)
+    return {**interval.columns("value"), "rows": len(values)}
+
+
+def _mean_tokens(pairs: list[PreferencePair]) -> float | None:
+    """The mean length of a pair, both responses, in tokens, of the pairs whose metadata have it."""
+    lengths = [sum(p["metadata"]["tokens"]) for p in pairs if "tokens" in p["metadata"]]
+    return sum(lengths) / len(lengths) if lengths else None
+
+
+def _words(text: str) -> int:
+    return len(text.split())
+
+
+if __name__ == "__main__":
+    stage(preference_pairs)

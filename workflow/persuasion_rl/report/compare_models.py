@@ -1,0 +1,184 @@
+"""Compares a study's trained models: what each was made from, how it ended, and how much seeds alone change.
+
+Models that differ in nothing but the seed, their own or that of a model above them, are one group. A spread
+over seeds is about the noise of training (initial adapter, order of rows, dropout): all models of a group
+learn from the same rows and are measured on the same rows, so it says nothing about other data. For that
+there are intervals: of a reward accuracy, where its training measured one, and of the evaluation.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
+
+from persuasion_rl.files import read_json
+from persuasion_rl.runtime.command import note, stage
+from persuasion_rl.settings import from_words
+from persuasion_rl.tables import write_table
+
+FROM_METRICS = (
+    "train_rows",
+    "steps",
+    "trainable_parameters",
+    "eval_loss_before",
+    "eval_loss",
+    "eval_reward_accuracy",
+    "eval_reward_accuracy_low",
+    "eval_reward_accuracy_high",
+    "eval_reward_margin",
+)
+MODEL_COLUMNS = ["model", "parent", "method", "pool", "seed", "differs", "group", *FROM_METRICS]
+SPREAD = ("eval_loss", "eval_reward_accuracy")
+SEED_COLUMNS = ["group", "models", "method", "pool", "differs", "seeds"] + [
+    f"{name}_{statistic}" for name in SPREAD for statistic in ("mean", "sd")
+]
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A trained model: what it was made from, as its recipe.json and the study have it, and its metrics.
+
+    Attributes:
+        pool: whose labels a dpo model learned from; None for a supervised one.
+        recipe: the whole recipe, not only what differs.
+    """
+
+    parent: str
+    method: str
+    pool: str | None
+    seed: int
+    recipe: dict[str, Any]
+    metrics: dict[str, Any]
+
+
+def compare_models(
+    *,
+    metrics: dict[str, Path],
+    recipes: dict[str, Path],
+    common: dict[str, str],
+    models: Path,
+    seeds: Path,
+    pools: dict[str, str] = {},
+) -> None:
+    """Write one table with a row a model, and one with a row a group of several seeds (maybe none).
+
+    Losses are in nats. Where a metric has no value (a supervised model has no reward accuracy), the field is
+    empty. Standard deviations are those of a sample (n - 1).
+
+    Args:
+        metrics: model -> its metrics.json, in the order of the study. recipes: model -> its recipe.json.
+        common: the recipe of each method, as `method.argument` -> value in YAML.
+        models, seeds: the tables that are written. pools: dpo model -> its pool.
+    """
+    trained = {
+        name: _trained_model(metrics[name], recipes[name], pools.get(name)) for name in metrics
+    }
+    rows = model_rows(trained, from_words(common))
+    spread = seed_rows(trained, rows)
+    write_table(models, rows, MODEL_COLUMNS)
+    write_table(seeds, spread, SEED_COLUMNS)
+    note(f"{models}: {len(rows)} models, {len(spread)} groups of several seeds")
+
+
+def _trained_model(metrics: Path, recipe: Path, pool: str | None) -> Trained:
+    measures, training = read_json(metrics), read_json(recipe)
+    return Trained(
+        *(training["parent"], measures["method"], pool, training["seed"], training["recipe"]),
+        metrics=measures,
+    )
+
+
+def model_rows(trained: dict[str, Trained], common: dict[str, dict]) -> list[dict[str, Any]]:
+    """One row a model, with the keys of MODEL_COLUMNS; a group is named by its first model and stands together.
+
+    Args:
+        common: method -> its recipe.
+    """
+    first: dict[str, str] = {}
+    rows = [
+        {
+            "model": name,
+            "parent": model.parent,
+            "method": model.method,
+            "pool": model.pool,
+            "seed": model.seed,
+            "differs": differences(model.recipe, common[model.method]),
+            "group": first.setdefault(_without_seeds(name, trained), name),
+        }
+        | {key: model.metrics.get(key) for key in FROM_METRICS}
+        for name, model in trained.items()
+    ]
+    return sorted(rows, key=lambda row: list(trained).index(row["group"]))
+
+
+def differences(recipe: dict[str, Any], common: dict[str, Any]) -> str:
+    """What a recipe has other than the common one, as in "beta=0.5, loss_type=sigmoid+sft"."""
+    return ", ".join(
+        f"{key}={_as_text(recipe.get(key))}"
+        for key in sorted(recipe.keys() | common.keys())
+        if _as_text(recipe.get(key)) != _as_text(common.get(key))
+    )
+
+
+def _as_text(value: Any) -> str:
+    """A setting as text. A list of one entry reads as the entry: a recipe.json cannot tell them apart."""
+    if isinstance(value, list):
+        return "+".join(map(_as_text, value))
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _without_seeds(name: str, trained: dict[str, Trained]) -> str:
+    """What a model and those above it were made from, without the seeds."""
+    if name not in trained:
+        return name
+    model = trained[name]
+    settings = {key: _as_text(value) for key, value in model.recipe.items()}
+    above = _without_seeds(model.parent, trained)
+    return json.dumps([above, model.method, model.pool, settings], sort_keys=True)
+
+
+def seeds_behind(name: str, origins: Mapping[str, tuple[str, int]]) -> tuple[int, ...]:
+    """The seeds of the models from the first one above the base to this one: of models that differ in nothing else,
+    two with the same seeds are the same training.
+
+    Args:
+        origins: model -> its parent and its seed.
+    """
+    if name not in origins:
+        return ()
+    parent, seed = origins[name]
+    return (*seeds_behind(parent, origins), seed)
+
+
+def seed_rows(trained: dict[str, Trained], rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """One row a group that has more than one seed, with the keys of SEED_COLUMNS.
+
+    A model whose seeds are all those of another one of its group is the same training again and not counted.
+    """
+    origins = {name: (model.parent, model.seed) for name, model in trained.items()}
+    groups: dict[str, dict[tuple[int, ...], dict]] = {}
+    for row in rows:
+        groups.setdefault(row["group"], {}).setdefault(seeds_behind(row["model"], origins), row)
+    return [
+        _spread(list(trainings.values())) for trainings in groups.values() if len(trainings) > 1
+    ]
+
+
+def _spread(trainings: list[dict[str, Any]]) -> dict[str, Any]:
+    """The row of a group: what its models share, then mean and standard deviation over them."""
+    row = {key: trainings[0][key] for key in ("group", "method", "pool", "differs")}
+    row |= {
+        "models": " ".join(training["model"] for training in trainings),
+        "seeds": len(trainings),
+    }
+    for name in SPREAD:
+        values = [training[name] for training in trainings]
+        if None not in values:
+            row |= {f"{name}_mean": fmean(values), f"{name}_sd": stdev(values)}
+    return row
+
+
+if __name__ == "__main__":
+    stage(compare_models)

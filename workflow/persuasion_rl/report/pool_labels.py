@@ -1,0 +1,59 @@
+"""The labels of the pools as a table: a column a pool, every cell a text."""
+
+from pathlib import Path
+
+from persuasion_rl.files import read_json
+
+
+def label_table(counts: dict[str, Path], pairs: dict[str, Path]) -> list[tuple[str, list[str]]]:
+    """What the labels of the pools are like: rows of a name and a text a pool.
+
+    Args:
+        counts: pool -> the counts of `sampling.responses`. pairs: pool -> the report of `preferences.pairs`.
+    """
+    columns = [label_column(read_json(counts[pool]), read_json(pairs[pool])) for pool in counts]
+    names = columns[0] if columns else []
+    return [(name, [column[name] for column in columns]) for name in names]
+
+
+def label_column(responses: dict, labels: dict) -> dict[str, str]:
+    """One pool: row of the table -> its text.
+
+    Args:
+        responses: counts of prompts, of `sampling.responses`. labels: the report of `preferences.pairs`.
+    """
+    unusable = {reason: count for reason, count in responses.items() if reason != "made"}
+    flips, tokens = labels["flips"], labels["mean_tokens"]
+    return {
+        "prompts": f"{sum(responses.values()):,}",
+        "prompts without two usable responses": _counts(unusable),
+        "labels": f"{labels['labels']:,}",
+        "verdicts": _counts(labels["verdicts"]),
+        "could not be labelled": _counts(labels["excluded"]),
+        "judge's answers differ with the order": "not asked in both orders"
+        if flips is None
+        else f"{flips['flipped']:,} of {flips['asked']:,}",
+        "votes for the response shown first": _share(labels["first_shown"], "votes"),
+        "chosen response is the longer one": _share(labels["longer_chosen"], "labels"),
+        "words that the chosen one is longer": _estimate(labels["words_more"], "+.1f"),
+        "duplicates dropped": _counts(labels["duplicates"]),
+        "pairs": _counts(labels["pairs"]),
+        "mean tokens of a pair": "unknown" if tokens is None else f"{tokens:.1f}",
+    }
+
+
+def _counts(counts: dict[str, int]) -> str:
+    """Counts by name as text, without zeros."""
+    return ", ".join(f"{name}: {count:,}" for name, count in counts.items() if count) or "none"
+
+
+def _share(share: dict | None, of: str) -> str:
+    """A share with its interval and the number of what it is a share of."""
+    return f"{_estimate(share, '.3f')} of {share['rows']:,} {of}" if share else "none"
+
+
+def _estimate(interval: dict, form: str) -> str:
+    """A value with its interval as text."""
+    return "{:{f}} [{:{f}}, {:{f}}]".format(
+        *(interval[key] for key in ("value", "low", "high")), f=form
+    )

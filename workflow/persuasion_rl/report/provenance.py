@@ -1,0 +1,43 @@
+"""What a study was made from: the commit of the code, packages, digests of weights and rows."""
+
+import subprocess
+from importlib.metadata import version
+from pathlib import Path
+
+from persuasion_rl.files import file_digest, read_json
+
+COUNTED_BY = ("numpy", "scipy")
+"""Packages that no training records, and that the tables depend on."""
+
+
+def made_from(recipes: dict[str, Path], delta_recipe: Path, prompts: Path) -> dict:
+    """Python and packages of the first training, and digests: of weights and of the rows that they learned from, as the
+    recipes have them, of the judge that learns and of the prompts that all players answer.
+
+    Args:
+        recipes: model -> its recipe.json. delta_recipe: that of the delta judge.
+        prompts: the held-out prompts of the evaluation.
+    """
+    trainings = {model: read_json(path) for model, path in recipes.items()}
+    first = next(iter(trainings.values()), {})
+    digests = {"base": first.get("base_digest", "")}
+    digests |= {model: training["adapter_digest"] for model, training in trainings.items()}
+    for model, training in trainings.items():
+        digests |= {f"{model}, {rows} rows": digest for rows, digest in training["data"].items()}
+    digests["delta judge"] = read_json(delta_recipe)["adapter_digest"]
+    digests["prompts of the evaluation"] = file_digest(prompts)
+    return {
+        "python": first.get("python", "unknown"),
+        "packages": first.get("packages", {}) | {name: version(name) for name in COUNTED_BY},
+        "digests": digests,
+    }
+
+
+def commit() -> str:
+    """The commit of this code, and whether files differ from it ("-dirty"); "" outside a git checkout."""
+    folder = str(Path(__file__).parent)
+    words = ["git", "-C", folder, "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*"]
+    try:
+        return subprocess.run(words, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return ""

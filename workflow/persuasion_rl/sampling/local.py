@@ -1,0 +1,217 @@
+"""The engine transformers: a model in this process, in padded batches on a CPU and continuous batches on a GPU."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from persuasion_rl.models.devices import pick_device
+from persuasion_rl.models.loading import load_for_inference
+from persuasion_rl.sampling.engine import Engine, SamplingSettings
+from persuasion_rl.sampling.request import CUT, STOPPED, Request, Sample
+
+LEAVING_SHARE = 0.25
+"""Responses that have ended leave a padded batch once they are this share of it."""
+
+
+class LocalEngine(Engine):
+    """A model in this process that samples with noise keyed by the sample (`sampling.noise`)."""
+
+    _loaded = None
+
+    @property
+    def reproducible(self) -> bool:
+        """On a CPU. In half precision, the last bits that depend on the batch decide too often."""
+        return pick_device(self.settings.device) == "cpu"
+
+    def load(self):
+        """The model and its tokenizer, loaded once."""
+        if self._loaded is None:
+            s = self.settings
+            self._loaded = load_for_inference(
+                s.base, s.lineage, pick_device(s.device), s.trust_remote_code
+            )[:2]
+        return self._loaded
+
+    def _step_seeds(self, request: Request):
+        """The seeds of a response's steps: (max_new_tokens,) int32."""
+        from persuasion_rl.sampling.noise import step_seeds
+
+        return step_seeds(self.settings.max_new_tokens, *self._key(request))
+
+
+class PaddedBatches(LocalEngine):
+    """Left-padded batches of prompts of like length, the longest first: for a CPU.
+
+    A prompt that several samples of a batch share is computed once, and responses that have ended leave the batch.
+    """
+
+    def sample(self, requests: list[Request]) -> Iterator[tuple[Request, Sample]]:
+        longest_first = sorted(requests, key=lambda request: len(request.prompt), reverse=True)
+        for start in range(0, len(requests), self.settings.batch_size):
+            yield from self._sample_batch(longest_first[start : start + self.settings.batch_size])
+
+    def _sample_batch(self, batch: list[Request]) -> Iterator[tuple[Request, Sample]]:
+        import numpy as np
+        import torch
+
+        model, tokenizer = self.load()
+        ids, mask, cache = self._prefill(batch)
+        prompt_length = ids.shape[1]
+        limit = prompt_length + self.settings.max_new_tokens
+        seeds = torch.from_numpy(np.stack([self._step_seeds(request) for request in batch]))
+        seeds = seeds.to(model.device)
+        while True:
+            ids, cache = self._generate_until_some_end(ids, mask, cache, seeds, prompt_length)
+            ended = self._has_ended(ids[:, prompt_length:]) | (ids.shape[1] == limit)
+            for row in ended.nonzero().flatten().tolist():
+                yield batch[row], _to_sample(model, tokenizer, ids[row, prompt_length:].tolist())
+            if ended.all():
+                return
+            unfinished = (~ended).nonzero().flatten()
+            batch = [batch[row] for row in unfinished.tolist()]
+            ids, seeds, mask = ids[unfinished], seeds[unfinished], mask[unfinished]
+            cache.batch_select_indices(unfinished)
+
+    def _prefill(self, batch: list[Request]):
+        """Token ids and mask of the batch's prompts (rows, length), and a cache of all but their last token."""
+        import torch
+
+        model, tokenizer = self.load()
+        texts = list(dict.fromkeys(request.prompt for request in batch))
+        inputs = tokenizer(texts, return_tensors="pt", padding=True, padding_side="left")
+        inputs = inputs.to(model.device)
+        output = model.generate(**inputs, max_new_tokens=1, return_dict_in_generate=True)
+        cache = output.past_key_values
+        cache.crop(-1)
+        text_of_row = torch.tensor([texts.index(request.prompt) for request in batch])
+        text_of_row = text_of_row.to(model.device)
+        cache.batch_select_indices(text_of_row)
+        return inputs["input_ids"][text_of_row], inputs["attention_mask"][text_of_row], cache
+
+    def _generate_until_some_end(self, ids, mask, cache, seeds, prompt_length: int):
+        """Generate until a share of the rows has ended, or all are as long as the limit lets them be."""
+        import torch
+        from transformers import LogitsProcessorList, StoppingCriteriaList
+
+        from persuasion_rl.sampling.noise import KeyedSampling
+
+        model, _ = self.load()
+        limits = self.settings.limits
+
+        def enough_have_ended(ids, scores, **_) -> torch.Tensor:
+            ended = self._has_ended(ids[:, prompt_length:])
+            return (ended.float().mean() >= LEAVING_SHARE).expand(len(ids))
+
+        output = model.generate(
+            input_ids=ids,
+            attention_mask=torch.nn.functional.pad(
+                mask, (0, ids.shape[1] - prompt_length), value=1
+            ),
+            past_key_values=cache,
+            max_new_tokens=prompt_length + limits.max_new_tokens - ids.shape[1],
+            logits_processor=LogitsProcessorList([KeyedSampling(seeds, prompt_length, limits)]),
+            stopping_criteria=StoppingCriteriaList([enough_have_ended]),
+            return_dict_in_generate=True,
+        )
+        return output.sequences, output.past_key_values
+
+    def _has_ended(self, responses):
+        """For each row of token ids, whether one of them ends a response."""
+        import torch
+
+        end_tokens = self.load()[0].generation_config.eos_token_id
+        return torch.isin(responses, torch.tensor(end_tokens, device=responses.device)).any(dim=1)
+
+
+class ContinuousBatches(LocalEngine):
+    """transformers' continuous batching: for a GPU.
+
+    When a response ends, the next request takes its place. A prompt that several samples share is computed once.
+    """
+
+    def sample(self, requests: list[Request]) -> Iterator[tuple[Request, Sample]]:
+        if not requests:
+            return
+        model, tokenizer = self.load()
+        prompts = tokenizer([request.prompt for request in requests])["input_ids"]
+        by_id = {str(i): pair for i, pair in enumerate(zip(requests, prompts, strict=True))}
+        manager = self._manager(model, by_id)
+        manager.warmup()
+        manager.start()
+        try:
+            end_tokens = model.generation_config.eos_token_id
+            for id_, (_, prompt) in by_id.items():
+                manager.add_request(prompt, id_, eos_token_id=end_tokens)
+            unfinished = len(by_id)
+            while unfinished:
+                output = manager.get_result(timeout=1)
+                if output is None:
+                    if not manager.is_running():
+                        raise RuntimeError("continuous batching ended by itself; see above")
+                elif output.is_finished():
+                    if output.error is not None:
+                        raise RuntimeError(f"continuous batching: {output.error}")
+                    unfinished -= 1
+                    request, _ = by_id[output.request_id]
+                    yield request, _to_sample(model, tokenizer, output.generated_tokens)
+        finally:
+            manager.stop(hard_stop=True)
+            manager.destroy()
+
+    def _manager(self, model, by_id: dict[str, tuple[Request, list[int]]]):
+        """A manager of continuous batching whose only logits processor is `KeyedContinuousSampling`."""
+        from transformers import ContinuousBatchingConfig, GenerationConfig, LogitsProcessorList
+        from transformers.generation.continuous_batching.cb_logits_processors import (
+            ContinuousBatchingLogitsProcessorList,
+        )
+        from transformers.generation.continuous_batching.utils import WorkloadHints
+
+        from persuasion_rl.sampling.noise import KeyedContinuousSampling
+
+        limits = self.settings.limits
+        config = GenerationConfig(
+            do_sample=False,
+            max_new_tokens=limits.max_new_tokens,
+            pad_token_id=model.generation_config.pad_token_id,
+            eos_token_id=model.generation_config.eos_token_id,
+        )
+        seeds = {
+            id_: (len(prompt), self._step_seeds(request))
+            for id_, (request, prompt) in by_id.items()
+        }
+        keyed = ContinuousBatchingLogitsProcessorList(
+            LogitsProcessorList([KeyedContinuousSampling(seeds, limits)])
+        )
+        keyed.tensors_required = 1
+        manager = model.init_continuous_batching(
+            generation_config=config,
+            continuous_batching_config=ContinuousBatchingConfig(
+                max_requests_per_batch=self.settings.batch_size, **self._memory(model)
+            ),
+            workload_hints=WorkloadHints(
+                max_prompt_length=max(len(prompt) for _, prompt in by_id.values()),
+                max_generated_length=limits.max_new_tokens,
+                num_requests=len(by_id),
+            ),
+        )
+        manager.logit_processor = keyed
+        return manager
+
+    def _memory(self, model) -> dict[str, Any]:
+        """Bounds of the cache: on a GPU a share of what is free, which leaves room for the sampler's sort."""
+        if model.device.type == "cuda":
+            return {"max_memory_percent": 0.7}
+        return {"num_blocks": 4 * self.settings.batch_size, "max_batch_tokens": 1024}
+
+
+def _to_sample(model, tokenizer, ids: list[int]) -> Sample:
+    """A sample from the tokens that follow a prompt, with or without padding after its end."""
+    end_tokens = model.generation_config.eos_token_id
+    end = next((place for place, token in enumerate(ids) if token in end_tokens), None)
+    tokens = len(ids) if end is None else end + 1
+    text = tokenizer.decode(ids[:tokens], skip_special_tokens=True).strip()
+    return Sample(text, tokens, CUT if end is None else STOPPED)
+
+
+def make(settings: SamplingSettings) -> LocalEngine:
+    on_gpu = pick_device(settings.device) == "cuda"
+    return ContinuousBatches(settings) if on_gpu else PaddedBatches(settings)

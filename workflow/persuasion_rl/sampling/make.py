@@ -1,0 +1,15 @@
+"""Makes an engine by its name. Its module is imported only then, so that no stage's digest has another engine's code."""
+
+from importlib import import_module
+
+from persuasion_rl.sampling.engine import Engine, SamplingSettings
+from persuasion_rl.study.names import ENGINE_MODULES
+
+
+def make_engine(settings: SamplingSettings) -> Engine:
+    """The engine that `settings.engine` names: transformers, vllm, openai, or endpoint (a model that another server has).
+
+    Each module of `ENGINE_MODULES` has a function `make` for this.
+    """
+    module = import_module(f"persuasion_rl.{ENGINE_MODULES[settings.engine]}")
+    return module.make(settings)

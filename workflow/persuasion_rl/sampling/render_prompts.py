@@ -1,0 +1,56 @@
+"""Renders the held-out prompts for a player that wants another format, or is asked for a length."""
+
+import json
+from pathlib import Path
+
+from persuasion_rl.data.prompts import context_of, messages, read_chat_template, render
+from persuasion_rl.files import write_jsonl
+from persuasion_rl.records import PoolRow, SftRow, read_rows
+from persuasion_rl.runtime.command import stage
+
+NEAREST = 10
+"""Words that a length is rounded to."""
+
+
+def render_prompts(
+    *,
+    prompts: Path,
+    held_out: Path,
+    output: Path,
+    study_format: str,
+    player_format: str,
+    match_length: bool,
+    study_base: Path,
+    player_base: Path | None = None,
+) -> int:
+    """Write the PoolRows of `prompts`, each with "asked": the text that the player gets instead of the prompt.
+
+    Args:
+        held_out: SftRows with the human reply to each prompt.
+        study_format: the format that the prompts are in.
+        player_format: plain, chat, or messages (as JSON, for an interface that takes conversations).
+        match_length: ask for as many words as the human reply has, in tens.
+        study_base, player_base: folders with the chat templates that the formats need.
+    Returns:
+        the number of rows.
+    """
+    study_template = read_chat_template(study_base) if study_format == "chat" else None
+    player_template = read_chat_template(player_base) if player_format == "chat" else None
+    lengths = {
+        row["input_text"]: len(row["response"].split()) for row in read_rows(held_out, SftRow)
+    }
+    rendered: list[PoolRow] = []
+    for row in read_rows(prompts, PoolRow):
+        source = row["metadata"]["source"]
+        context = context_of(row["prompt"], source, study_format, study_template)
+        words = max(NEAREST, round(lengths[row["prompt"]], -1)) if match_length else None
+        if player_format == "messages":
+            asked = json.dumps(messages(context, source, words), ensure_ascii=False)
+        else:
+            asked = render(context, source, player_format, player_template, words)
+        rendered.append({**row, "asked": asked})
+    return write_jsonl(output, rendered)
+
+
+if __name__ == "__main__":
+    stage(render_prompts)

@@ -1,0 +1,41 @@
+"""What is asked of an engine and what comes back: limits, requests, samples."""
+
+from dataclasses import dataclass
+
+STOPPED, CUT = "stop", "length"
+"""Finish reasons: the model ended its response, or the limit cut it."""
+FILTERED, REFUSED, REJECTED = "content_filter", "refusal", "rejected"
+"""Finish reasons of servers: a filter or the model kept the response back, or the request was not taken. The text is
+empty then."""
+UNTOLD = "untold"
+"""The finish reason where a server gives none."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How every pool and every evaluation samples."""
+
+    temperature: float
+    top_p: float
+    max_new_tokens: int
+
+
+@dataclass(frozen=True)
+class Request:
+    """One sample that is wanted. A prompt has samples 1, 2, ...; each may be attempted again."""
+
+    prompt_id: str
+    prompt: str
+    sample_number: int
+    attempt: int = 0
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A response to a prompt, stripped of the white space around it."""
+
+    text: str
+    tokens: int
+    """With EOS. As a server counts them; if it does not, by the tokenizer, or for an endpoint words and marks."""
+    finish_reason: str
+    """STOPPED, or what else ended the response."""

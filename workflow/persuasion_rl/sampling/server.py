@@ -1,0 +1,211 @@
+"""The engines openai and endpoint: a server that speaks OpenAI's interface samples."""
+
+import json
+import re
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from typing import Any
+
+from persuasion_rl.files import UserError
+from persuasion_rl.models.loading import load_tokenizer
+from persuasion_rl.runtime.command import note
+from persuasion_rl.runtime.keys import VARIABLES, key_for, without_keys
+from persuasion_rl.sampling.engine import Engine, SamplingSettings, import_library
+from persuasion_rl.sampling.request import (
+    FILTERED,
+    REFUSED,
+    REJECTED,
+    STOPPED,
+    UNTOLD,
+    Request,
+    Sample,
+)
+
+BODY_WAITS_S = (1, 4, 16, 60)
+"""Pauses before a request is sent again whose answer was cut, or was no completion, such as a proxy's page."""
+
+
+class Server(Engine):
+    """A server that speaks OpenAI's completions and serves the study's models under their names.
+
+    It gets a seed for each request, and may ignore it. Whether the models under these names are the study's cannot be
+    checked from here.
+    """
+
+    _hint = (
+        "it must serve the study's models under their names (vLLM: --served-model-name,"
+        " --lora-modules)"
+    )
+
+    def sample(self, requests: list[Request]) -> Iterator[tuple[Request, Sample]]:
+        """Yield each request with its sample.
+
+        A request that the server rejects has an empty sample with the finish reason REJECTED or FILTERED. After any
+        other failure nothing more is sent, the requests under way are waited for and yielded, and a UserError ends it.
+        """
+        client = self._connect()
+        failures: list[UserError] = []
+        rejections: list[str] = []
+
+        def ask(request: Request) -> Sample | None:
+            if failures:
+                return None
+            try:
+                return self._ask(client, request)
+            except _Rejected as error:
+                rejections.append(str(error))
+                return Sample("", 0, error.reason)
+            except UserError as error:
+                failures.append(error)
+                return None
+
+        with ThreadPoolExecutor(self.settings.batch_size) as pool:
+            request_of = {pool.submit(ask, request): request for request in requests}
+            try:
+                for future in as_completed(request_of):
+                    if (sample := future.result()) is not None:
+                        yield request_of[future], sample
+            finally:
+                pool.shutdown(cancel_futures=True)
+        if rejections:
+            note(
+                f"{self._label}: rejected {len(rejections)} of the requests, the first: {rejections[0]}"
+            )
+        if failures:
+            raise failures[0]
+
+    @property
+    def _label(self) -> str:
+        """The engine in messages."""
+        return f"engine {self.name}, {self.settings.base_url}"
+
+    def _connect(self):
+        """The official client. It retries what may pass: status 408, 409, 429, 5xx, no connection."""
+        base_url = self.settings.base_url
+        key = key_for("openai", base_url, self._label)
+        return self._openai.OpenAI(api_key=key or "none", base_url=base_url, max_retries=5)
+
+    @property
+    def _openai(self):
+        return import_library("openai", "pip install -e '.[openai]'")
+
+    def _ask(self, client, request: Request) -> Sample:
+        """The server's sample for a request.
+
+        Raises:
+            _Rejected: the server does not take this request. UserError: it would take none, or none now.
+        """
+        for wait_s in (*BODY_WAITS_S, None):
+            try:
+                body = self._send(client, request)
+            except self._openai.OpenAIError as error:
+                raise self._explain(error) from None
+            try:
+                return self._read(json.loads(body))
+            except (ValueError, KeyError, IndexError, TypeError, AttributeError):
+                if wait_s is not None:
+                    time.sleep(wait_s)
+        raise UserError(
+            f"{self._label}: answers what is no completion ({_one_line(body)!r}); what was drawn is kept"
+        )
+
+    def _explain(self, error) -> Exception:
+        """A _Rejected or a UserError with a message, for an error of the client."""
+        status = getattr(error, "status_code", None)
+        message = _one_line(str(error))
+        if status in (401, 403):
+            return UserError(
+                f"{self._label}: does not accept the key in {VARIABLES['openai']}, or there is none: {message}"
+            )
+        if status == 404:
+            return UserError(
+                f"{self._label}: knows no model {self.settings.model!r}; {self._hint}: {message}"
+            )
+        if status is None or status in (402, 408, 409, 425, 429) or status >= 500:
+            return UserError(f"{self._label}: {message}; what was drawn is kept")
+        filtered = getattr(error, "code", None) == FILTERED
+        return _Rejected(message, FILTERED if filtered else REJECTED)
+
+    def _send(self, client, request: Request) -> str:
+        """The body of the server's answer."""
+        create = client.completions.with_raw_response.create
+        return create(prompt=request.prompt, **self._parameters(request)).http_response.text
+
+    def _read(self, answer: dict) -> Sample:
+        """A sample from the JSON of a body. The text of a refusal is not kept."""
+        choice = answer["choices"][0]
+        text, reason = self._text_and_reason(choice)
+        text = "" if reason in (FILTERED, REFUSED) else without_keys(text.strip())
+        tokens = (answer.get("usage") or {}).get("completion_tokens")
+        if not isinstance(tokens, int):
+            tokens = self._count(text) + (reason == STOPPED)
+        return Sample(text, tokens, without_keys(reason))
+
+    def _text_and_reason(self, choice: dict) -> tuple[str, str]:
+        """Text and finish reason of a choice of the answer."""
+        return choice["text"] or "", choice.get("finish_reason") or UNTOLD
+
+    def _count(self, text: str) -> int:
+        """The tokens of a text, where the server does not count them: by the base model's tokenizer."""
+        if self._tokenizer is None:
+            self._tokenizer = load_tokenizer(self.settings.base, self.settings.trust_remote_code)
+        return len(self._tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    _tokenizer = None
+
+    def _parameters(self, request: Request) -> dict[str, Any]:
+        """What a request tells the server besides its prompt."""
+        settings = self.settings
+        return {
+            "model": settings.model,
+            "temperature": settings.temperature,
+            "top_p": settings.top_p,
+            "max_tokens": settings.max_new_tokens,
+            "seed": self._seed(request),
+        }
+
+
+class Endpoint(Server):
+    """A server that speaks OpenAI's chat completions, for a model that is none of the study's.
+
+    The prompt of a request is a conversation, as JSON.
+    """
+
+    _hint = "see evaluation.other_players"
+
+    def _identity(self) -> str:
+        """The model's name: its files are not here."""
+        return self.settings.model
+
+    def _send(self, client, request: Request) -> str:
+        create = client.chat.completions.with_raw_response.create
+        messages = json.loads(request.prompt)
+        return create(messages=messages, **self._parameters(request)).http_response.text
+
+    def _text_and_reason(self, choice: dict) -> tuple[str, str]:
+        message = choice["message"]
+        if message.get("refusal"):
+            return "", REFUSED
+        return message.get("content") or "", choice.get("finish_reason") or UNTOLD
+
+    def _count(self, text: str) -> int:
+        """Words and punctuation marks: its tokenizer is not here."""
+        return len(re.findall(r"\w+|[^\w\s]", text))
+
+
+class _Rejected(Exception):
+    """The server does not take a request, though it may take others. `reason` is the sample's finish reason."""
+
+    def __init__(self, message: str, reason: str):
+        super().__init__(message)
+        self.reason = reason
+
+
+def _one_line(text: str) -> str:
+    """What a server answered, in one line of at most 300 characters and without keys."""
+    return " ".join(without_keys(text).split())[:300]
+
+
+def make(settings: SamplingSettings) -> Server:
+    return {"openai": Server, "endpoint": Endpoint}[settings.engine](settings)

@@ -1,0 +1,298 @@
+"""What only the whole configuration can tell: a plan that adds up, a lineage without a cycle, recipes that trainers heed.
+
+Every mistake is one line: the key, the value, what is allowed.
+"""
+
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+from persuasion_rl.files import UserError
+from persuasion_rl.study.config import Config, Data
+from persuasion_rl.study.judging import OtherPlayer
+from persuasion_rl.study.names import BASE, HUMAN
+
+LOOKS_LIKE_A_KEY = re.compile(r"\bsk-[\w-]{8,}|://[^/]*@|[?&]\w*key\w*=", re.IGNORECASE)
+ONLY_OF = {
+    **dict.fromkeys(("beta", "label_smoothing", "loss_type", "loss_weights"), ("dpo",)),
+    **dict.fromkeys(
+        ("lora_r", "lora_alpha", "lora_dropout", "lora_target_modules"), ("sft", "reward")
+    ),
+    "use_4bit": ("sft", "dpo"),
+}
+"""The methods that a recipe's key means something for, where that is not all of them."""
+NEVER_SET = {
+    "packing": "rows are computed without padding anyway, and effective_batch_size counts rows, not packs",
+    "padding_free": "rows are computed without padding anyway; trl's own switch does nothing for dpo",
+    "precompute_ref_log_probs": "the reference is computed once anyway",
+}
+"""Arguments of trl's that a recipe cannot have, and why."""
+
+
+def check_config(config: Config) -> None:
+    """UserError where the parts of a configuration do not fit each other, or a file that it names is missing."""
+    _check_lineage(config)
+    _check_plan(config.data)
+    _check_recipes(config)
+    _check_room(config)
+    _check_sampling(config)
+    _check_pools(config)
+    _check_judges(config)
+    _check_labelling(config)
+    _check_players(config)
+    _check_llm(config)
+    _check_embedding_model(config)
+    _check_corpora(config)
+
+
+def _check_lineage(config: Config) -> None:
+    models = config.models
+    source = models[BASE].source if BASE in models else None
+    if source is None:
+        raise UserError(f"models.{BASE}: needs a source (a Hub model, a local folder, or standin)")
+    if _is_local(source) and not _is_model_folder(os.path.expanduser(source)):
+        raise UserError(
+            f"models.{BASE}.source: {source!r} is not the folder of a model (no config.json there)"
+        )
+    for name, model in models.items():
+        if name == BASE:
+            continue
+        key = f"models.{name}"
+        if model.source is not None:
+            raise UserError(f"{key}.source: only {BASE} has a source")
+        if model.parent is None or model.method is None:
+            raise UserError(f"{key}: needs a parent and a method")
+        if model.parent not in models:
+            raise UserError(
+                f"{key}.parent: unknown model {model.parent!r}; there are {', '.join(models)}"
+            )
+        if model.method == "dpo" and model.pool is None:
+            raise UserError(f"{key}.pool: a dpo model needs a pool (ai or human)")
+        if model.method == "dpo" and model.parent == BASE:
+            raise UserError(f"{key}.parent: dpo continues an adapter, and {BASE} has none")
+    for name in models:
+        above, parent = [name], models[name].parent
+        while parent is not None:
+            if parent in above:
+                raise UserError(f"models.{name}.parent: a cycle, {' -> '.join([*above, parent])}")
+            above.append(parent)
+            parent = models[parent].parent
+
+
+def _is_local(source: str) -> bool:
+    return source.startswith((".", "/", "~"))
+
+
+def _is_model_folder(folder: str) -> bool:
+    return os.path.isfile(os.path.join(folder, "config.json"))
+
+
+def _check_plan(data: Data) -> None:
+    shares = dict(data.split.items())
+    if abs(sum(shares.values()) - 1) > 1e-6:
+        raise UserError(f"data.split: {shares} must add up to 1")
+    if data.min_tokens >= data.max_tokens:
+        raise UserError(
+            f"data.min_tokens: {data.min_tokens} must be below max_tokens {data.max_tokens}"
+        )
+    if data.max_context_tokens >= data.max_seq_length:
+        raise UserError(
+            f"data.max_context_tokens: {data.max_context_tokens} must be below max_seq_length"
+            f" {data.max_seq_length}"
+        )
+    if not data.use_cmv and not data.use_p4g:
+        raise UserError(
+            "data.use_cmv and data.use_p4g: both are false; there is nothing to learn from"
+        )
+    if not getattr(data, f"use_{data.pool_source}"):
+        raise UserError(
+            f"data.pool_source: {data.pool_source!r}, but data.use_{data.pool_source} is false"
+        )
+    _check_pool_sizes(data)
+
+
+def _check_pool_sizes(data: Data) -> None:
+    test = round(data.max_examples * data.split.test)
+    held_out = data.human_pool_size + data.final_eval_size
+    if held_out > test:
+        raise UserError(
+            f"data.human_pool_size + data.final_eval_size: {held_out:,} prompts are more than the test"
+            f" side's {test:,} (max_examples x split.test)"
+        )
+    val = round(data.max_examples * data.split.val) if data.use_val_set else 0
+    room = test - held_out + val
+    uses_val = f"(use_val_set: {str(data.use_val_set).lower()})"
+    if data.ai_pool_size is None and room < 1:
+        raise UserError(
+            "data.human_pool_size + data.final_eval_size: they leave no prompt for the AI pool"
+            f" {uses_val}"
+        )
+    if (data.ai_pool_size or 0) > room:
+        raise UserError(
+            f"data.ai_pool_size: {data.ai_pool_size:,} prompts are more than the {room:,} that validation"
+            f" and test leave {uses_val}"
+        )
+
+
+def _check_recipes(config: Config) -> None:
+    longest_row = config.data.max_seq_length
+    for method, recipe in config.recipes.items():
+        _check_recipe(f"recipes.{method}", method, recipe.settings(), longest_row)
+    for name, model in config.models.items():
+        if name != BASE:
+            key = f"models.{name}.recipe"
+            _check_recipe(key, model.method, config.recipe_of(name), longest_row)
+
+
+def _check_recipe(key: str, method: str, recipe: dict[str, Any], longest_row: int) -> None:
+    """Refuse what a trainer would refuse hours later, and what it would ignore without a word."""
+    for name in recipe:
+        if method not in ONLY_OF.get(name, (method,)):
+            why = (
+                "a dpo model keeps the shape of its parent's adapter"
+                if name.startswith("lora_")
+                else f"it means something for {' and '.join(ONLY_OF[name])} only"
+            )
+            raise UserError(f"{key}.{name}: {why}")
+    if recipe["max_length"] < longest_row:
+        raise UserError(
+            f"{key}: max_length {recipe['max_length']} must be at least data.max_seq_length"
+            f" {longest_row}, or rows would be cut"
+        )
+    losses = recipe.get("loss_type", ["sigmoid"])
+    if recipe.get("label_smoothing") and "sigmoid" in losses:
+        raise UserError(
+            f"{key}.label_smoothing: trl ignores it with the loss sigmoid; use loss_type: [robust]"
+        )
+    if len(recipe.get("loss_weights", losses)) != len(losses):
+        raise UserError(f"{key}.loss_weights: {len(losses)} losses need as many weights")
+
+
+def _check_room(config: Config) -> None:
+    """A prompt and a sampled response must fit a dpo row."""
+    longest = config.data.max_context_tokens + config.sampling.max_new_tokens
+    for name, model in config.models.items():
+        if model.method == "dpo" and longest >= config.recipe_of(name)["max_length"]:
+            raise UserError(
+                f"sampling.max_new_tokens + data.max_context_tokens: {longest} do not fit the max_length"
+                f" {config.recipe_of(name)['max_length']} of models.{name}"
+            )
+
+
+def _check_sampling(config: Config) -> None:
+    sampling = config.sampling
+    if (sampling.engine == "openai") != (sampling.base_url is not None):
+        raise UserError(
+            "sampling.base_url: the engine openai, and no other, needs the address of its server"
+            " (http://127.0.0.1:8000/v1)"
+        )
+
+
+def _check_pools(config: Config) -> None:
+    for name, pool in config.pools.items():
+        key, source = f"pools.{name}.responses_from", pool.responses_from
+        if source not in config.models:
+            raise UserError(
+                f"{key}: unknown model {source!r}; there are {', '.join(config.models)}"
+            )
+        if name in config.pools_behind(source):
+            raise UserError(f"{key}: a cycle, {source!r} learns from this pool")
+    labels, size = config.labels.human, config.data.human_pool_size
+    if labels.source == "people" and labels.min_labels > size:
+        raise UserError(
+            f"labels.human.min_labels: {labels.min_labels} is more than data.human_pool_size {size}"
+        )
+
+
+def _check_judges(config: Config) -> None:
+    labels = config.labels
+    judges = {"evaluation.judges": config.evaluation.judges, "labels.ai.judge": [labels.ai.judge]}
+    if labels.human.source == "simulated":
+        judges["labels.human.judge"] = [labels.human.judge]
+    for key, names in judges.items():
+        if "truth" in names and config.world is None:
+            raise UserError(f"{key}: truth is known only in a synthetic world (world:)")
+
+
+def _check_labelling(config: Config) -> None:
+    """A judge whose labels models learn from favours them: at least one that compares must label nothing."""
+    labels, pools = config.labels, {model.pool for model in config.models.values()}
+    labelling = {labels.ai.judge} if "ai" in pools else set()
+    if HUMAN in pools and labels.human.source == "simulated":
+        labelling.add(labels.human.judge)
+    if labelling >= {*config.evaluation.judges}:
+        raise UserError(
+            f"evaluation.judges: models learn from labels of every one of them ({', '.join(sorted(labelling))}); add one"
+            " that labels nothing: length and interplay cost nothing"
+        )
+
+
+def _check_players(config: Config) -> None:
+    evaluation = config.evaluation
+    for comparison in evaluation.comparisons or ():
+        if {*comparison.split(":")} - {*evaluation.players}:
+            raise UserError(
+                f"evaluation.comparisons: {comparison!r} is not PLAYER:AGAINST of"
+                f" {', '.join(evaluation.players)}"
+            )
+    for name, other in evaluation.other_players.items():
+        _check_other_player(name, other, config)
+    known = [*config.models, *evaluation.other_players, HUMAN]
+    for player in evaluation.players:
+        if player not in known:
+            raise UserError(
+                f"evaluation.players: unknown player {player!r}; there are {', '.join(known)}"
+            )
+
+
+def _check_other_player(name: str, other: OtherPlayer, config: Config) -> None:
+    key = f"evaluation.other_players.{name}"
+    if name in (HUMAN, *config.models):
+        raise UserError(f"{key}: there is a player of that name already")
+    if [other.model, other.source, other.endpoint].count(None) != 2:
+        raise UserError(f"{key}: needs one of model, source and endpoint")
+    if other.model is not None and other.model not in config.models:
+        raise UserError(
+            f"{key}.model: unknown model {other.model!r}; there are {', '.join(config.models)}"
+        )
+    if (other.endpoint is None) != (other.served_model is None):
+        raise UserError(f"{key}: endpoint and served_model go together")
+    if other.endpoint is not None and LOOKS_LIKE_A_KEY.search(other.endpoint):
+        raise UserError(f"{key}.endpoint: looks like a key; keys come from the environment only")
+
+
+def _check_llm(config: Config) -> None:
+    """What the judge llm needs, where a job of the study asks it."""
+    llm = config.llm
+    if "llm" not in (config.labels.ai.judge, *config.evaluation.judges):
+        return
+    if llm.model is None:
+        raise UserError("llm.model: the judge llm needs a model")
+    for name in ("rubric", "honesty_rubric"):
+        if not os.path.isfile(getattr(llm, name)):
+            raise UserError(f"llm.{name}: there is no file {getattr(llm, name)!r}")
+    if llm.max_cost_usd is not None and llm.prices is None:
+        raise UserError(
+            f"llm.prices: max_cost_usd needs what {llm.model} costs a million tokens; write"
+            " prices: {input: USD, output: USD}"
+        )
+    if llm.batch and llm.requests_per_minute is not None:
+        raise UserError("llm.requests_per_minute: a batch is one request; leave it out with batch")
+
+
+def _check_embedding_model(config: Config) -> None:
+    name = config.evaluation.embedding_model
+    if name is not None and _is_local(name) and not _is_model_folder(name):
+        raise UserError(
+            f"evaluation.embedding_model: {name!r} is not the folder of a model (no config.json there)"
+        )
+
+
+def _check_corpora(config: Config) -> None:
+    """Corpora that are named by a local folder must be there."""
+    data, folder = config.data, config.corpora_dir
+    names = data.cmv_corpora if config.world is None else []
+    for name in names + ([data.p4g_corpus] if data.use_p4g else []):
+        if folder and not Path(folder, name).is_dir():
+            raise UserError(f"corpora_dir: there is no folder {name} in {folder!r}")

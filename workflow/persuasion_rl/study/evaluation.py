@@ -1,0 +1,271 @@
+"""How the models of a study are compared: players and their replies, judges, what the study declares."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from persuasion_rl.study.flags import flags
+from persuasion_rl.study.lineage import TRAINED_FILES, Lineage, model_folder
+from persuasion_rl.study.names import (
+    BASE,
+    ENGINE_MODULES,
+    JUDGE_MODULES,
+    MODEL_FILES,
+    SERVED,
+)
+
+BASELINES = ("delta", "interplay", "length")
+"""Judges whose trust is measured in every study."""
+LLM_ANSWER = ("model", "provider", "rubric", "max_tokens", "temperature")
+"""Settings of the judge llm that decide its answers; the others say how it is asked."""
+
+
+@dataclass(frozen=True)
+class Player:
+    """A player of the evaluation that samples replies.
+
+    Attributes:
+        model: the study's model that it is, or None.
+        source: its base model, where it is another model than the study's.
+        endpoint: the server that has it, or None.
+    """
+
+    name: str
+    model: str | None = None
+    source: str | None = None
+    endpoint: str | None = None
+    served_model: str | None = None
+
+
+class Evaluation(Lineage):
+    """The models of a study and how they are compared."""
+
+    # Players
+
+    @cached_property
+    def judges(self) -> list[str]:
+        """The judges that evaluate."""
+        return self.config.evaluation.judges
+
+    @cached_property
+    def other_players(self) -> dict[str, Any]:
+        return self.config.evaluation.other_players
+
+    @property
+    def sampling_players(self) -> list[str]:
+        """All that can sample replies, in the evaluation or not."""
+        return [*self.models, *self.other_players]
+
+    def players(self, scope: str) -> list[str]:
+        """The players of a scope, in the configuration's order."""
+        return [
+            name
+            for name in self.config.evaluation.players
+            if not (scope == "unattended" and self._waits(name))
+        ]
+
+    def _waits(self, player: str) -> bool:
+        model = self.player(player).model
+        return model is not None and self.needs_people(model)
+
+    def player(self, name: str) -> Player:
+        """A player by its name; of `human`, and of models from elsewhere, `model` is None."""
+        if name in self.models:
+            return Player(name, model=name)
+        other = self.other_players.get(name)
+        if other is None:
+            return Player(name)
+        return Player(name, other.model, other.source, other.endpoint, other.served_model)
+
+    def player_base(self, name: str) -> list[str]:
+        """The files of the base model of a player; an endpoint has none."""
+        player = self.player(name)
+        if player.model:
+            return self.base_model
+        folder = model_folder(player.source) if player.source else None
+        return [f"{folder}/{file}" for file in MODEL_FILES] if folder else []
+
+    def player_prompts(self, name: str) -> str:
+        """The held-out prompts, or what a player is asked instead."""
+        if name in self.other_players:
+            return self.path(f"evaluation/prompts/{name}.jsonl")
+        return self.path("preferences/final_eval_prompts.jsonl")
+
+    def engine(self, player: str) -> dict[str, str]:
+        """The engine of a player and the name that it knows it by; of an endpoint, its address too."""
+        who = self.player(player)
+        if who.endpoint:
+            return {"engine": "endpoint", "model": who.served_model, "base_url": who.endpoint}
+        # A server and its adapters are the study's own.
+        own = self.config.sampling.engine if who.model else "transformers"
+        return {"engine": own, "model": who.model or player}
+
+    def engine_gpu(self, engine: str) -> int:
+        """The GPUs that sampling takes: none where a server samples."""
+        return 0 if engine in SERVED else self.gpu
+
+    def engine_module(self, engine: str) -> str:
+        return ENGINE_MODULES[engine]
+
+    def sampling_flags(self, **more: Any) -> str:
+        """What is sampled, and with what."""
+        names = ("temperature", "top_p", "max_new_tokens", "engine")
+        settings = {name: getattr(self.config.sampling, name) for name in names}
+        return flags(settings | self.model_settings | {"seed": self.config.seed} | more)
+
+    @property
+    def model_settings(self) -> dict[str, Any]:
+        """What every job with a model is told."""
+        return {"device": self.device, "trust_remote_code": self.config.trust_remote_code}
+
+    def responses(self, scope: str) -> dict[str, str]:
+        """Player -> its replies."""
+        return {p: self.path(f"evaluation/responses/{p}.jsonl") for p in self.players(scope)}
+
+    def readings(self, scope: str) -> dict[str, str]:
+        """Player -> what the language model read of its replies, where it evaluates."""
+        if "llm" not in self.judges:
+            return {}
+        return {p: self.path(f"evaluation/readings/{p}.jsonl") for p in self.players(scope)}
+
+    def losses(self, scope: str) -> dict[str, str]:
+        """Player that is a model -> its loss on human winning replies."""
+        return self._measured(
+            "losses/{}.json", [p for p in self.players(scope) if p in self.models]
+        )
+
+    def divergences(self, scope: str) -> dict[str, str]:
+        """DPO model -> how far its replies are from its parent's."""
+        return self._measured("divergences/{}.jsonl", self._dpo_players(scope))
+
+    def preference_metrics(self, scope: str) -> dict[str, str]:
+        """DPO model -> the metrics of its training."""
+        return self.model_files(self._dpo_players(scope), TRAINED_FILES["metrics"])
+
+    def similarities(self, scope: str) -> dict[str, str]:
+        """Player -> how near its replies are to the human ones, where the study has an embedding model."""
+        embedded = self.players(scope) if self.config.evaluation.embedding_model else []
+        return self._measured("similarities/{}.jsonl", embedded)
+
+    def _dpo_players(self, scope: str) -> list[str]:
+        return [player for player in self.players(scope) if player in self.trained("dpo")]
+
+    def _measured(self, file: str, players: Iterable[str]) -> dict[str, str]:
+        return {player: self.path(f"evaluation/{file.format(player)}") for player in players}
+
+    # Judges
+
+    def judge_modules(self, *judges: str | None) -> list[str]:
+        """The modules of some judges, whose code their verdicts depend on; None is no judge."""
+        return [JUDGE_MODULES[judge] for judge in judges if judge is not None]
+
+    def judge_files(self, *judges: str | None) -> dict[str, str | list[str]]:
+        """What some judges read, by the names of a rule's inputs."""
+        files: dict[str, str | list[str]] = {}
+        if "delta" in judges:
+            delta = self.delta_judge()
+            files["judge_base"] = self.base_model
+            files["delta_adapter"] = delta["adapter"]
+            files["delta_parts"] = [delta["config"], delta["recipe"]]
+        if "interplay" in judges:
+            files["delta_pairs"] = self.path("processed/delta_pairs.jsonl")
+            files["sides"] = self.path("splits/sides.csv")
+        if "llm" in judges:
+            files["rubric"] = self.config.llm.rubric
+        return files
+
+    def delta_judge(self) -> dict[str, str]:
+        """What the training of the delta judge makes."""
+        return {name: self.path(f"judges/delta/{file}") for name, file in TRAINED_FILES.items()}
+
+    def judge_flags(self, *judges: str | None) -> str:
+        """What a job that judges is told besides its files; of the judge llm, what decides its answers."""
+        settings = {"device": self.config.device, "seed": self.config.seed}
+        return flags(settings | (self._llm(LLM_ANSWER) if "llm" in judges else {}))
+
+    def reading_flags(self) -> str:
+        """What decides the answers where the language model reads for honesty."""
+        return flags(self._llm(LLM_ANSWER, rubric=self.config.llm.honesty_rubric))
+
+    def asking_flags(self, *judges: str | None) -> str:
+        """How the judge llm is asked, where it is one of `judges`, and where its answers are kept.
+
+        They are no output: they outlive every clean-up.
+        """
+        if "llm" not in judges:
+            return ""
+        names = self.config.llm.resolved().keys() - {*LLM_ANSWER, "honesty_rubric"}
+        return flags(self._llm(names, cache=self.llm_answers))
+
+    def _llm(self, names: Iterable[str], **changes: Any) -> dict[str, Any]:
+        """Settings of the judge llm under the names of their flags."""
+        settings = {name: self.config.llm.resolved()[name] for name in names} | changes
+        if "temperature" in settings and settings["temperature"] is None:
+            settings["temperature"] = "none"  # a flag that is left out has its default
+        return {f"llm_{name}": value for name, value in settings.items()}
+
+    @property
+    def llm_answers(self) -> str:
+        """Where the paid answers of the judge llm are kept."""
+        return self.path("state/llm.sqlite")
+
+    @cached_property
+    def llm(self) -> list[str]:
+        """The judge llm, where a job of the study asks it."""
+        return ["llm"] if "llm" in (self.config.labels.ai.judge, *self.judges) else []
+
+    def trusted_judges(self, scope: str) -> list[str]:
+        """The judges whose trust is measured: those that evaluate, that labelled a pool, and the baselines."""
+        labelling = {self.label_judge(pool) for pool in self.pools(scope)} - {None}
+        return sorted({*self.judges, *labelling, *BASELINES})
+
+    def shared_weights(self, scope: str) -> dict[str, str]:
+        """Judge -> the players that begin with the weights that it begins with."""
+        players = {name: self.player(name) for name in self.players(scope)}
+        base, llm = self.models[BASE].source, self.config.llm.model
+        begins = {name: base if p.model else p.source for name, p in players.items()}
+        of_delta = [name for name, source in begins.items() if source == base]
+        of_llm = [
+            name
+            for name, player in players.items()
+            if llm is not None and llm in (begins[name], player.served_model)
+        ]
+        # Under another name a served model may still be the same one.
+        return {
+            "delta": ", ".join(of_delta) or "none",
+            "llm": ", ".join(of_llm) or "unknown",
+        }
+
+    def verdicts(self, scope: str) -> dict[str, str]:
+        """Judge -> its verdicts."""
+        return {judge: self.path(f"{scope}/verdicts/{judge}.jsonl") for judge in self.judges}
+
+    # Comparisons
+
+    def comparisons(self, scope: str) -> list[str]:
+        """The comparisons "player:against" whose p-values are corrected together, as far as a scope has their players.
+
+        They are those of the configuration, or every model with each one that it comes from.
+        """
+        players, declared = self.players(scope), self.config.evaluation.comparisons
+        if declared is None:
+            declared = [
+                f"{name}:{against}"
+                for name in players
+                if name in self.models
+                for against in [*reversed(self._above(name)), BASE][1:]
+            ]
+        return [pair for pair in declared if {*pair.split(":")} <= {*players}]
+
+    def seed_groups(self, scope: str) -> dict[str, str]:
+        """Player -> the first model that it differs from in nothing but seeds; models that stand alone have none.
+
+        The same training under another name is no other seed.
+        """
+        like = self.like_models
+        players = [name for name in self.players(scope) if name in like]
+        trainings: dict[tuple, str] = {}
+        for name in sorted(players, key=lambda name: like[name] != name):
+            trainings.setdefault((like[name], self.seeds_behind(name)), name)
+        return {name: group for (group, _), name in trainings.items() if group != name}

@@ -1,0 +1,70 @@
+"""What a run cannot do without, looked at before its first job: a GPU, a key, a place that keeps paid answers."""
+
+import os
+import sys
+from collections.abc import Iterable
+from typing import Any
+
+from snakemake.settings.types import SharedFSUsage
+
+from persuasion_rl.files import UserError
+from persuasion_rl.runtime.keys import key_for
+from persuasion_rl.runtime.leases import visible_devices
+from persuasion_rl.study.study import Study
+
+
+def check(study: Study, workflow: Any) -> None:
+    """End Snakemake with one line where some of its jobs cannot run.
+
+    Where jobs run elsewhere, on a cluster, they look for a GPU and a key themselves.
+    """
+    jobs = list(workflow.dag.needrun_jobs())
+    if workflow.non_local_exec:
+        _refuse_to_lose_answers(study, jobs, workflow.storage_settings)
+    else:
+        _refuse_without_gpu(study, jobs)
+        _refuse_without_key(study, jobs)
+
+
+def _refuse_without_gpu(study: Study, jobs: Iterable[Any]) -> None:
+    """End where the study needs a GPU for some of these jobs, and none is here."""
+    if study.config.device != "cuda":
+        return
+    rules = sorted({job.rule.name for job in jobs if job.resources.get("gpu", 0)})
+    if rules and not visible_devices():
+        sys.exit(
+            f"error: {', '.join(rules)}: need a GPU (device: cuda), and this machine has none; use"
+            " `snakemake --profile aws-gpu` on a machine with one, or `--config device=cpu` here"
+        )
+
+
+def _asking_rules(jobs: Iterable[Any]) -> list[str]:
+    """The rules among some jobs that ask the judge llm."""
+    with_judges = (job for job in jobs if job.rule.params.get("asking"))
+    return sorted({job.rule.name for job in with_judges if job.params.asking})
+
+
+def _refuse_to_lose_answers(study: Study, jobs: Iterable[Any], storage: Any) -> None:
+    """End where some of these jobs ask the judge llm, away from the folder that keeps its answers."""
+    rules = _asking_rules(jobs)
+    if rules and SharedFSUsage.INPUT_OUTPUT not in storage.shared_fs_usage:
+        sys.exit(
+            f"error: the judge llm keeps its paid answers in {study.path('state/')}, which these jobs do not share:"
+            f" {', '.join(rules)}; make what they make where snakemake runs, or take the judge delta"
+        )
+
+
+def _refuse_without_key(study: Study, jobs: Iterable[Any]) -> None:
+    """End where some of these jobs ask the judge llm, and the key is missing or is none.
+
+    Where answers are kept, the jobs may have nothing to ask: then it is a warning.
+    """
+    rules = _asking_rules(jobs)
+    if not rules:
+        return
+    try:
+        key_for(study.config.llm.provider, study.config.llm.base_url, ", ".join(rules))
+    except UserError as error:
+        if not os.path.exists(study.llm_answers):
+            sys.exit(f"error: {error}")
+        print(f"warning: {error}, unless all is answered in {study.llm_answers}", file=sys.stderr)

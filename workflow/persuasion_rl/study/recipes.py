@@ -1,0 +1,133 @@
+"""How models are trained, as keys of the configuration: the lineage, the recipes, the stand-in base model."""
+
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, Field, WithJsonSchema
+
+from persuasion_rl.study.names import HUMAN
+from persuasion_rl.study.section import (
+    Count,
+    HalfShare,
+    Integer,
+    Natural,
+    NonNegative,
+    Number,
+    Positive,
+    Section,
+    Share,
+    Word,
+    optional,
+)
+
+
+class Recipe(Section):
+    """Arguments of trl's trainers, by their own names. A key that is not set is the trainer's own matter: it is None here."""
+
+    learning_rate: Positive = optional("Peak learning rate.")
+    lr_scheduler_type: Literal["linear", "cosine", "constant", "constant_with_warmup"] = optional(
+        "Schedule."
+    )
+    warmup_steps: NonNegative = optional("Warm-up steps; below 1, their share of all steps.")
+    weight_decay: NonNegative = optional("Weight decay.")
+    max_grad_norm: Positive = optional("Gradient clipping.")
+    num_train_epochs: Positive = optional("Passes over the data.")
+    max_steps: Integer = optional("Optimizer steps; overrides the epochs.")
+    per_device_train_batch_size: Count = optional(
+        "Rows on a device at once, at most; without it as many as its memory takes."
+    )
+    per_device_eval_batch_size: Count = optional("Rows of an evaluation on a device at once.")
+    effective_batch_size: Count = optional(
+        "Rows an update, whatever the number of devices; gradients are accumulated up to it."
+    )
+    max_length: Integer = optional("Tokens of a row at most.", ge=16)
+    gradient_checkpointing: bool = optional(
+        "Save memory at the cost of time; without it only where not one row would fit."
+    )
+    eval_strategy: Literal["steps", "epoch"] = optional("When to evaluate and to save.")
+    eval_steps: Positive = optional("Steps between evaluations; below 1, a share.")
+    save_steps: Positive = optional("Steps between checkpoints.")
+    logging_steps: Positive = optional("Steps between logged losses.")
+    lora_r: Count = optional("Rank (sft and reward; a dpo model has its parent's).")
+    lora_alpha: Count = optional("Scale.")
+    lora_dropout: Share = optional("Dropout.")
+    lora_target_modules: list[str] = optional("Adapted projections.", min_length=1)
+    use_4bit: bool = optional("QLoRA; needs CUDA and bitsandbytes.")
+    beta: Positive = optional("DPO's beta.")
+    label_smoothing: HalfShare = optional(
+        "Share of labels taken to be wrong; with the loss robust."
+    )
+    loss_type: list[Literal["sigmoid", "sft", "hinge", "ipo", "robust"]] = optional(
+        "DPO's losses, summed.", min_length=1
+    )
+    loss_weights: list[Number] = optional("The losses' weights.", min_length=1)
+
+    def settings(self) -> dict[str, Any]:
+        """The arguments that are set, and nothing else."""
+        return self.resolved()
+
+
+class MethodRecipe(Recipe):
+    """The recipe of a method: two arguments have defaults of ours, since every training needs them."""
+
+    effective_batch_size: Count = Field(
+        64, description=Recipe.model_fields["effective_batch_size"].description
+    )
+    max_length: Integer = Field(
+        1024, ge=16, description=Recipe.model_fields["max_length"].description
+    )
+
+
+class Recipes(Section):
+    sft: MethodRecipe = Field(MethodRecipe(), description="Arguments of trl's SFTTrainer.")
+    dpo: MethodRecipe = Field(MethodRecipe(), description="Arguments of trl's DPOTrainer.")
+    reward: MethodRecipe = Field(
+        MethodRecipe(), description="Arguments of trl's RewardTrainer, for the delta judge."
+    )
+
+    def __getitem__(self, method: str) -> MethodRecipe:
+        return dict(self.items())[method]
+
+
+class Model(Section):
+    """A model of the lineage: `base` has a source, every other one a parent and a method."""
+
+    source: str = optional(
+        "Hub name, local folder (starts with ., / or ~) or `standin`; of `base` only."
+    )
+    revision: str = optional("The Hub revision that is downloaded.")
+    parent: str = optional("The model that training starts from.")
+    method: Literal["sft", "dpo"] = optional("How it is trained.")
+    pool: Literal["ai", "human"] = optional("Whose labels a dpo model learns from.")
+    seed: Natural = optional("Seed of this training; without it the study's.")
+    run_name: Word = optional("Name of its run at Weights & Biases; without it study-model.")
+    recipe: Recipe = optional("What differs from the method's recipe.")
+
+
+def _model_name(name: str) -> str:
+    if name == HUMAN or not re.fullmatch("[a-z][a-z0-9_]*", name):
+        raise ValueError(
+            f"{name!r} is no name of a model: a small letter, then small letters, digits and _; {HUMAN} is people"
+        )
+    return name
+
+
+ModelName = Annotated[
+    str,
+    AfterValidator(_model_name),
+    WithJsonSchema({"type": "string", "pattern": f"^(?!{HUMAN}$)[a-z][a-z0-9_]*$"}),
+]
+
+
+class Standin(Section):
+    vocab_size: Integer = Field(4096, ge=300, description="Entries of the byte-level BPE at most.")
+    hidden_size: Integer = Field(192, ge=16, description="Width.")
+    num_hidden_layers: Count = Field(4, description="Layers.")
+    num_attention_heads: Integer = Field(
+        8, ge=2, description="Query heads; half as many key and value heads."
+    )
+    intermediate_size: Integer = Field(512, ge=16, description="Width of the MLP.")
+    max_length: Integer = Field(512, ge=32, description="Tokens of a training text at most.")
+    max_steps: Count = Field(1000, description="Optimizer steps.")
+    per_device_train_batch_size: Count = Field(8, description="Texts a step.")
+    learning_rate: Positive = Field(0.005, description="Peak learning rate.")

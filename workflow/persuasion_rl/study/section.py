@@ -1,0 +1,112 @@
+"""What every section of the configuration is built of: a closed model, and types that change nothing that is given.
+
+A setting becomes a flag, and a flag is compared as text: 1 must stay 1 where a number is asked for, and not become 1.0.
+"""
+
+from collections.abc import Iterator
+from typing import Annotated, Any, get_args, get_origin
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WrapValidator
+from pydantic.fields import FieldInfo
+
+
+class Section(BaseModel):
+    """Some keys of the configuration. Unknown ones are refused, and no type is made another one."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
+    def items(self) -> Iterator[tuple[str, Any]]:
+        """Keys and values, as those of a dict; keys that may be missing and are (`optional`) are left out."""
+        for name in type(self).model_fields:
+            value = getattr(self, name)
+            if not (value is None and may_be_missing(type(self), name)):
+                yield name, value
+
+    def resolved(self) -> dict[str, Any]:
+        """The section as a plain dict, with every default, ready to be written as JSON."""
+        return {name: _plain(value) for name, value in self.items()}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Section):
+        return value.resolved()
+    if isinstance(value, dict):
+        return {name: _plain(each) for name, each in value.items()}
+    return list(value) if isinstance(value, list) else value
+
+
+def optional(description: str, **limits: Any) -> Any:
+    """A key that may be missing, and then has no default: its attribute is None, which cannot be given."""
+    return Field(default=None, description=description, json_schema_extra=_no_default, **limits)
+
+
+def section_in(annotation: Any) -> "type[Section] | None":
+    """The section that a key of this type holds, itself or by names, if it does."""
+    for part in (annotation, *get_args(annotation)):
+        if isinstance(part, type) and get_origin(part) is None and issubclass(part, Section):
+            return part
+    return None
+
+
+def section_at(root: "type[Section]", path: list[str]) -> "type[Section]":
+    """The section that a path of keys, and of names of models and players, leads to from another one."""
+    section, by_name = root, False
+    for key in path:
+        if by_name:
+            by_name = False
+            continue
+        annotation = section.model_fields[key].annotation
+        section, by_name = section_in(annotation), get_origin(annotation) is dict
+    return section
+
+
+def keys_of(section: "type[Section]", path: str = "") -> "Iterator[tuple[str, FieldInfo]]":
+    """Every key below a section, as a.b or a.NAME.b, with what is known of it; those of a recipe too."""
+    for name, field in section.model_fields.items():
+        yield f"{path}{name}", field
+        if below := section_in(field.annotation):
+            by_name = "NAME." if get_origin(field.annotation) is dict else ""
+            yield from keys_of(below, f"{path}{name}.{by_name}")
+
+
+def _no_default(schema: dict[str, Any]) -> None:
+    del schema["default"]
+
+
+def may_be_missing(section: type[Section], name: str) -> bool:
+    """Whether a key was declared by `optional`."""
+    return section.model_fields[name].json_schema_extra is _no_default
+
+
+def _whole(value: Any) -> Any:
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def _as_given(value: Any, validate: Any) -> Any:
+    validate(value)
+    return value
+
+
+def _unique(values: list) -> list:
+    again = next((value for place, value in enumerate(values) if value in values[:place]), None)
+    if again is not None:
+        raise ValueError(f"{again!r} stands there twice")
+    return values
+
+
+WHOLE = BeforeValidator(_whole)
+Integer = Annotated[int, WHOLE]
+"""A whole number; 512.0 is 512."""
+Natural = Annotated[int, Field(ge=0), WHOLE]
+Count = Annotated[int, Field(ge=1), WHOLE]
+AS_GIVEN = WrapValidator(_as_given)
+Number = Annotated[float, AS_GIVEN]
+"""A number, which stays an int where an int was given."""
+Positive = Annotated[float, Field(gt=0), AS_GIVEN]
+NonNegative = Annotated[float, Field(ge=0), AS_GIVEN]
+Share = Annotated[float, Field(ge=0, le=1), AS_GIVEN]
+PositiveShare = Annotated[float, Field(gt=0, le=1), AS_GIVEN]
+HalfShare = Annotated[float, Field(ge=0, le=0.5), AS_GIVEN]
+Word = Annotated[str, Field(min_length=1)]
+Unique = AfterValidator(_unique)
+"""Of a list: nothing stands there twice."""

@@ -1,0 +1,199 @@
+"""What a study consists of: its models, players, pools and judges, and the file of each. What a Snakefile asks.
+
+Everything here follows from the configuration. Nothing is read but that, and nothing is written.
+"""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from persuasion_rl.files import UserError
+from persuasion_rl.settings import as_words
+from persuasion_rl.study.evaluation import Evaluation
+from persuasion_rl.study.flags import branch_of
+from persuasion_rl.study.lineage import TRAINED_FILES
+from persuasion_rl.study.loading import load_config, read_config_file
+from persuasion_rl.study.names import BASE, HUMAN
+
+
+class Study(Evaluation):
+    """A study: its models, and how they are compared.
+
+    Args:
+        config: the complete configuration.
+        file: the configuration file that it was read from.
+    """
+
+    @classmethod
+    def read(cls, settings: dict[str, Any], file: Path) -> "Study":
+        """A study from what Snakemake read of its configuration file and of --config.
+
+        Raises:
+            UserError: the configuration is none.
+        """
+        return cls(load_config(settings, file), file)
+
+    # Pages
+
+    def metrics(self, scope: str) -> dict[str, str]:
+        """Trained model -> the metrics of its training."""
+        return self.model_files(self.trained(scope=scope), TRAINED_FILES["metrics"])
+
+    def recipes(self, scope: str) -> dict[str, str]:
+        """Trained model -> how it was made."""
+        return self.model_files(self.trained(scope=scope), TRAINED_FILES["recipe"])
+
+    def histories(self, scope: str) -> dict[str, str]:
+        """Trained model -> the logged steps of its training."""
+        return self.model_files(self.trained(scope=scope), TRAINED_FILES["history"])
+
+    def tables(self, scope: str) -> dict[str, str]:
+        """Name of a table of the evaluation -> its file."""
+        names = ["win_rates", "ranking", "comparisons", "power"]
+        names += ["behaviour", "honesty", "equal_honesty"]
+        if self.synthetic:
+            names += ["truth", "truth_differences"]
+        return {name: self.path(f"{scope}/{name}.csv") for name in names}
+
+    def trust_table(self, scope: str) -> str:
+        """How far the judges can be trusted, with the labels that a scope has."""
+        return self.path("judges/trust.csv" if scope == "evaluation" else f"{scope}/trust.csv")
+
+    def model_tables(self, scope: str) -> dict[str, str]:
+        """The tables that compare the trained models, and their seeds."""
+        return {name: self.path(f"{branch_of(scope)}{name}.csv") for name in ("models", "seeds")}
+
+    def comparison(self, scope: str) -> dict[str, Any]:
+        """What the comparison of the trained models is told: the pools of models, the common recipes of methods."""
+        models = {name: self.models[name] for name in self.trained(scope=scope)}
+        methods = sorted({model.method for model in models.values()})
+        recipes = {method: getattr(self.config.recipes, method).settings() for method in methods}
+        return {
+            "pools": {name: model.pool for name, model in models.items() if model.pool},
+            "common": as_words(recipes),
+        }
+
+    def report_files(self, scope: str) -> dict[str, str | dict[str, str]]:
+        """What the report is made from: the name of an input, and of a flag -> a file, or files by their names."""
+        delta = self.delta_judge()
+        files: dict[str, str | dict[str, str]] = {
+            "tables": self.tables(scope),
+            "verdicts": self.verdicts(scope),
+            "responses": self.responses(scope),
+            "trust": self.trust_table(scope),
+            "delta_judge": {name: delta[name] for name in ("metrics", "history", "recipe")},
+            "prompts": self.path("preferences/final_eval_prompts.jsonl"),
+            **{f"{name}_table": path for name, path in self.model_tables(scope).items()},
+            "histories": self.histories(scope),
+            "recipes": self.recipes(scope),
+            "splits": self.path("splits/summary.json"),
+            "counts": self.example_counts(),
+            "pool_counts": self.pool_files(scope, "pool_counts.json"),
+            "pool_pairs": self.pool_files(scope, "pairs.json"),
+        }
+        if HUMAN in self.pools(scope):
+            files["answers"] = self.path("preferences/human_answers.json")
+        return files
+
+    def report_settings(self, scope: str) -> dict[str, Any]:
+        """What the report says about the study besides its files."""
+        return {
+            "study_folder": "" if scope == "evaluation" else "../",
+            "config_file": self.started_from(),
+            "seed": self.config.seed,
+            # Of costs, and no inputs: they change with every job.
+            "benchmarks": self.path("benchmarks"),
+            "llm_answers": self.llm_answers,
+            "study": self.name,
+            "players": self.players(scope),
+            "pending": self.pending(scope),
+            "base_source": self.models[BASE].source,
+            "synthetic": self.synthetic,
+            **self._token_limits,
+            **self._label_settings(self.pools(scope)),
+            "sample_replies": self.config.evaluation.sample_replies,
+            "draws": self.config.evaluation.bootstrap,
+        }
+
+    def started_from(self) -> str:
+        """The configuration file as it is seen from here; of one elsewhere the name."""
+        file, here = self.file.absolute(), Path.cwd()
+        return str(file.relative_to(here)) if file.is_relative_to(here) else file.name
+
+    @property
+    def _token_limits(self) -> dict[str, int]:
+        return {
+            "max_context_tokens": self.config.data.max_context_tokens,
+            "max_new_tokens": self.config.sampling.max_new_tokens,
+        }
+
+    def _label_settings(self, pools: Iterable[str]) -> dict[str, Any]:
+        """What pages say about the labels of some pools: "none" of those that there are not."""
+        pools, labels = list(pools), self.config.labels
+        return {
+            "ai_judge": labels.ai.judge if "ai" in pools else "none",
+            "ai_noise": labels.ai.noise,
+            "human_source": labels.human.source if HUMAN in pools else "none",
+            "human_judge": labels.human.judge,
+        }
+
+    def card_files(self, model: str, scope: str) -> dict[str, str]:
+        """What a model card reads."""
+        tables = self.tables(scope)
+        return {
+            "metrics": self.model_file(model, TRAINED_FILES["metrics"]),
+            "recipe": self.model_file(model, TRAINED_FILES["recipe"]),
+            "trust": self.trust_table(scope),
+            "splits": self.path("splits/summary.json"),
+            **{name: tables[name] for name in ("comparisons", "behaviour", "honesty")},
+        }
+
+    def card_settings(self, model: str) -> dict[str, Any]:
+        """What a model card is told: the labels of the model's whole lineage, in their order."""
+        above = [self.models[name] for name in self.config.lineage(model)]
+        pools = [each.pool for each in above if each.pool]
+        labels = self._label_settings(pools)
+        people = labels["human_source"] == "people"
+        words = {
+            "ai": f"AI labels by the judge {labels['ai_judge']}",
+            HUMAN: "people's labels" if people else "simulated annotators, no person",
+        }
+        return {
+            "model": model,
+            "study": self.name,
+            "base_source": self.models[BASE].source,
+            "synthetic": self.synthetic,
+            **self._token_limits,
+            "sources": self.sources,
+            "labels": ", then ".join(words[pool] for pool in pools) or "none",
+            **labels,
+        }
+
+    def publication(self, model: str) -> dict[str, Any]:
+        """Where a model goes on the Hub."""
+        return {
+            "base_source": self.models[BASE].source,
+            "namespace": self.config.publish.namespace or "",
+            "name": f"{self.name}-{model}",
+            "private": self.config.publish.private,
+        }
+
+    def tracking(self, model: str) -> dict[str, str]:
+        """Where a training reports to, by the name of a model or `delta_judge`."""
+        own = self.models[model].run_name if model in self.models else None
+        name = own or f"{self.name}-{model}"
+        return {**self.config.wandb.resolved(), "name": name, "folder": self.path("wandb")}
+
+    def refuse_other_studies(self, targets: Iterable[str]) -> None:
+        """UserError where a target lies under the results of another study than this one."""
+        for target in targets:
+            parts = Path(target).parts
+            if len(parts) > 2 and parts[0] == "results" and parts[1] != self.name:
+                files = sorted(Path("config").glob("*.yaml"))
+                of_study = [f for f in files if read_config_file(f).get("study") == parts[1]]
+                how = f"no file in config/ has `study: {parts[1]}`"
+                if of_study:
+                    how = f"add --configfile {of_study[0]}"
+                raise UserError(
+                    f"{target} is of study {parts[1]!r}, and {self.name!r} is loaded: {how}"
+                )

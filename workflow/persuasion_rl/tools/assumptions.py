@@ -1,0 +1,55 @@
+"""What the doctor counts with: prices and speeds of rented GPUs, and what it assumes of a study and of a machine.
+
+The numbers are in assumptions.yaml, each with its date and source.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+TABLE = Path(__file__).with_name("assumptions.yaml")
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """A GPU that can be rented: dense 16-bit TFLOP/s at its peak, and USD an hour."""
+
+    name: str
+    tflops: float
+    usd_per_hour: float
+
+
+@dataclass(frozen=True)
+class Assumptions:
+    """The table as it is read; its units stand in it."""
+
+    gpus: list[Gpu]
+    prices_are: str
+    row_tokens: int
+    prompt_tokens: int
+    supervised_share: float
+    delta_pairs: int
+    peak_share: float
+    largest_rule_gb: int
+    system_gb: int
+    cuda_gb: float
+    head_tile: list[int]
+    corpus_gb: dict[str, float]
+    other_corpus_gb: float
+    hub_model_gb: float
+    example_kb: float
+    trained_model_gb: float
+    synthetic_study_gb: float
+
+    @classmethod
+    def read(cls, table: Path = TABLE) -> "Assumptions":
+        rows = yaml.safe_load(table.read_text(encoding="utf-8"))
+        gpus = [
+            Gpu(name, row["tflops"], row["usd_per_hour"]) for name, row in rows.pop("gpus").items()
+        ]
+        prices_are = rows.pop("prices_are")
+        return cls(gpus, prices_are, **{name: row["value"] for name, row in rows.items()})
+
+
+ASSUMED = Assumptions.read()

@@ -1,0 +1,109 @@
+"""What each training takes of a GPU's memory, estimated from what a step keeps."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from persuasion_rl.study.config import lineage, recipe_of
+from persuasion_rl.study.names import BASE
+from persuasion_rl.tools.assumptions import ASSUMED
+from persuasion_rl.tools.model_size import Size
+
+
+@dataclass(frozen=True)
+class Training:
+    """A training of a study: its name, method and recipe, and the recipe that shapes its adapter."""
+
+    name: str
+    method: str
+    recipe: dict[str, Any]
+    shape: dict[str, Any]
+
+
+def trainings(study: dict[str, Any]) -> Iterator[Training]:
+    """The trainings of a study, the delta judge's last; DPO goes on with its parent's adapter."""
+    for name, model in study["models"].items():
+        if name != BASE:
+            first = next(iter(lineage(study["models"], name)))
+            shape = recipe_of(study, first)
+            yield Training(name, model["method"], recipe_of(study, name), shape)
+    reward = study["recipes"]["reward"]
+    yield Training("delta judge", "reward", reward, reward)
+
+
+@dataclass(frozen=True)
+class Need:
+    """What a training takes of a GPU's memory: the least (GB), all of it in words, what to do where that is too much."""
+
+    least: float
+    words: str
+    advice: str
+
+    @classmethod
+    def of(cls, training: Training, size: Size) -> "Need":
+        """Estimate it for one row or pair at once, or for as many as the recipe says."""
+        recipe = training.recipe
+        per_device = recipe.get("per_device_train_batch_size")
+        rows = min(per_device or 1, recipe["effective_batch_size"])
+        pairs = "pair" if training.method != "sft" else "row"
+
+        def takes(rows: int, checkpointing: bool) -> float:
+            return training_memory(
+                *(training.method, recipe, training.shape, size), rows, checkpointing
+            )
+
+        length = f"{recipe['max_length']:,} tokens" + (" each" if pairs == "pair" else "")
+        at_once = f"{rows} {pairs}{'s' if rows > 1 else ''} of {length} at once"
+        saving, whole = takes(rows, True), takes(rows, False)
+        if per_device:
+            checkpointed = recipe.get("gradient_checkpointing", False)
+            least = saving if checkpointed else whole
+            words = f"about {least:.1f} GB with {at_once}"
+            advice = f"leave per_device_train_batch_size out, and as many {pairs}s are taken as fit"
+        else:
+            least, further = saving, takes(2, False) - whole
+            words = (
+                f"about {least:.1f} GB with {at_once} and gradients checkpointed, {whole:.1f} without,"
+                f" {further:.1f} for each {pairs} more; as many are taken as fit"
+            )
+            advice = "lower data.max_seq_length and then max_length, or take a larger GPU"
+            if training.method != "reward" and not recipe.get("use_4bit"):
+                advice = f"set use_4bit: true in its recipe, {advice}"
+        return cls(least, f"{words} (estimate)", advice)
+
+
+def training_memory(
+    method: str, recipe: dict, shape: dict, size: Size, rows: int, checkpointing: bool
+) -> float:
+    """GB of a GPU's memory that an update takes at its peak, estimated; no GPU was here to measure it on.
+
+    Weights take 2 bytes, or 4.127 bits in the layers and 4 bytes in the embedding with use_4bit (NF4 quantised twice,
+    Dettmers et al. 2023, arXiv:2305.14314). An adapter's weights, gradients and Adam's two moments take 4 bytes each, and
+    DPO's reference is a frozen copy of it. What a layer keeps for the backward pass is counted in the manner of Korthikanti
+    et al. (2022, arXiv:2205.05198, section 4), by what autograd keeps of this code in 16 bits (a test counts it again): 24
+    bytes a token for each unit of the width, 6 for each of the MLP, 4 for each input of an adapted module, and nothing of
+    attention's matrices. Checkpointed gradients leave a layer's input (2 bytes), and all of it of one layer. Whole logits
+    never exist (trl's fused head works in tiles), nor does padding, so that every row is counted at its longest.
+
+    Args:
+        recipe: of the training. shape: the recipe that says which adapter it is.
+        rows: at once; of DPO and the delta judge, pairs.
+    """
+    from persuasion_rl.training.recipe import LORA_DEFAULTS
+
+    lora = LORA_DEFAULTS | {key: value for key, value in shape.items() if key in LORA_DEFAULTS}
+    in_four_bits = recipe.get("use_4bit", False)
+    per_weight, per_entry = (4.127 / 8, 4) if in_four_bits else (2, 2)
+    weights = size.backbone * per_weight + size.head * per_entry
+    modules = lora["lora_target_modules"]
+    adapter = size.adapter(lora["lora_r"], modules) * 4 * (5 if method == "dpo" else 4)
+    tokens = rows * recipe["max_length"] * (1 if method == "sft" else 2)
+    inputs = sum(size.linear[name][0] for name in modules if name in size.linear)
+    layer = tokens * (24 * size.width + 6 * size.inner + 4 * inputs)
+    kept = size.layers * tokens * 2 * size.width + layer if checkpointing else size.layers * layer
+    # Hidden states and their gradients, in 16 bits and in 32; the classifier has no vocabulary.
+    head = tokens * 8 * size.width
+    if method != "reward":
+        tile_tokens, tile_entries = ASSUMED.head_tile
+        head += 2 * min(tokens, tile_tokens) * min(size.vocab, tile_entries)
+    return (weights + adapter + kept + head) / 2**30 + ASSUMED.cuda_gb

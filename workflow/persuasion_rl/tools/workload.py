@@ -1,0 +1,81 @@
+"""What a study would take on a GPU, in floating-point operations, hours and USD: estimated, not measured."""
+
+from typing import Any
+
+from persuasion_rl.study.config import pool_sizes, recipe_of, split_sizes
+from persuasion_rl.study.names import BASE, HUMAN
+from persuasion_rl.tools.assumptions import ASSUMED
+from persuasion_rl.tools.model_size import QWEN, Size, size_of
+
+
+def workload(study: dict[str, Any]) -> dict[str, float]:
+    """FLOPs of what a study does with its models, by stage; at most, since pools may shrink."""
+    size = size_of(study) or QWEN
+    pools = pool_sizes(study["data"])
+    longest = study["sampling"]["max_new_tokens"]
+    flops = {
+        f"train {name}": _training(study, name, size) for name in study["models"] if name != BASE
+    }
+    for pool in sorted({model.get("pool") for model in study["models"].values()} - {None}):
+        replies = study["pools"][pool]["responses"] * pools[pool]
+        flops[f"sample the {pool} pool"] = _sampling(size, pools[pool], replies, longest)
+    players = [player for player in study["evaluation"]["players"] if player != HUMAN]
+    replies = len(players) * study["data"]["final_eval_size"]
+    flops["sample the evaluation"] = _sampling(size, replies, replies, longest)
+    return flops | _judging(study, size, replies)
+
+
+def _training(study: dict[str, Any], name: str, size: Size) -> float:
+    """FLOPs of a training: forward, and back through the activations; LoRA's own gradients are small."""
+    model, epochs = study["models"][name], recipe_of(study, name)["num_train_epochs"]
+    if model["method"] == "sft":
+        tokens = split_sizes(study["data"])["train"] * ASSUMED.row_tokens * epochs
+        return 2 * size.forward(tokens, ASSUMED.row_tokens, ASSUMED.supervised_share)
+    longest = study["sampling"]["max_new_tokens"]
+    length = ASSUMED.prompt_tokens + longest
+    tokens = pool_sizes(study["data"])[model["pool"]] * 2 * length * epochs
+    reference = size.forward(tokens / epochs, length, longest / length)
+    return 2 * size.forward(tokens, length, longest / length) + reference
+
+
+def _judging(study: dict[str, Any], size: Size, replies: int) -> dict[str, float]:
+    """The delta judge, and what is measured of the models: each text is read once, without sampling."""
+    length = ASSUMED.prompt_tokens + study["sampling"]["max_new_tokens"]
+    # Its trust is measured in every study.
+    rows = 2 * ASSUMED.delta_pairs * study["recipes"]["reward"]["num_train_epochs"]
+    training = 2 * size.forward(rows * ASSUMED.row_tokens, ASSUMED.row_tokens, 0.0)
+    flops = {"train the delta judge": training}
+    if "delta" in (*study["evaluation"]["judges"], study["labels"]["ai"]["judge"]):
+        pool = study["pools"]["ai"]["responses"] * pool_sizes(study["data"])["ai"]
+        flops["judge by delta"] = size.forward((pool + replies) * length, length, 0.0)
+    trained = len(study["models"]) * study["data"]["final_eval_size"]
+    flops["measure losses and KL"] = 3 * size.forward(trained * length, length)
+    return flops
+
+
+def _sampling(size: Size, prompts: float, replies: float, longest: int) -> float:
+    """A prompt is computed once; every reply runs to the limit."""
+    start = size.forward(prompts * ASSUMED.prompt_tokens, ASSUMED.prompt_tokens, 0.0)
+    return start + size.forward(replies * longest, ASSUMED.prompt_tokens + longest)
+
+
+def estimates(study: dict[str, Any]) -> list[list[str]]:
+    """Rows of stage, PFLOP, and hours on each GPU; the last one is all of them, with its price."""
+    stages = workload(study)
+    rows = [["estimate of", "PFLOP", *(gpu.name for gpu in ASSUMED.gpus)]]
+    for stage, flops in [*stages.items(), ("all", sum(stages.values()))]:
+        rows.append([stage, f"{flops / 1e15:.1f}"])
+        for gpu in ASSUMED.gpus:
+            hours = flops / (gpu.tflops * 1e12 * ASSUMED.peak_share) / 3600
+            cost = f", ${hours * gpu.usd_per_hour:.2f}" if stage == "all" else ""
+            rows[-1].append((f"{hours:.1f} h" if hours >= 1 else f"{60 * hours:.1f} min") + cost)
+    return rows
+
+
+def assumed(study: dict[str, Any]) -> str:
+    """What the estimates rest on, in a sentence."""
+    size = "the base model's size by its config.json" if size_of(study) else "Qwen2.5-0.5B's size"
+    return (
+        f"Estimates, not measured: {size}, {ASSUMED.row_tokens} tokens a row, {ASSUMED.delta_pairs:,} delta pairs,"
+        f" {ASSUMED.peak_share:.0%} of each GPU's 16-bit peak; sampling is often slower. Prices: {ASSUMED.prices_are}."
+    )

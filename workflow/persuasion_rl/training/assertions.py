@@ -1,0 +1,99 @@
+"""Checks before the first update. They stop a training, and they hold in every process."""
+
+from collections.abc import Iterable, Iterator
+from itertools import groupby
+from operator import itemgetter
+
+from persuasion_rl.files import check
+from persuasion_rl.runtime.command import note
+from persuasion_rl.training.tokenize import Tokens
+
+
+def assert_batch(trainer, tokenizer, tokens: Tokens) -> None:
+    """Check that the first batch, as the trainer's own collator makes it, teaches whole responses and nothing else.
+
+    Args:
+        tokens: the training data.
+
+    Raises:
+        AssertionError: see `assert_supervised`.
+    """
+    batch = next(iter(trainer.get_train_dataloader()))
+    # trl's collator for preferences marks the responses; the others hide what is not supervised.
+    mask = (
+        batch["completion_mask"].bool() if "completion_mask" in batch else batch["labels"] != -100
+    )
+    rows = zip(batch["input_ids"].tolist(), mask.tolist(), strict=True)
+    spans = [span for ids, supervised in rows for span in supervised_spans(ids, supervised)]
+    assert_supervised(spans, tokenizer, tokens.responses())
+
+
+def supervised_spans(ids: list[int], supervised: list[bool]) -> Iterator[tuple[int, ...]]:
+    """The uninterrupted spans of a row's token ids that are supervised."""
+    for inside, span in groupby(zip(ids, supervised, strict=True), key=itemgetter(1)):
+        if inside:
+            yield tuple(id_ for id_, _ in span)
+
+
+def assert_supervised(spans: Iterable[tuple[int, ...]], tokenizer, responses: Iterable) -> None:
+    """Check that what a batch teaches is exactly whole responses, each closed by EOS.
+
+    Args:
+        spans: the supervised token ids of one batch, as the trainer's own collator made it.
+        responses: the ids of all responses of the training data.
+
+    Raises:
+        AssertionError: a prompt token is supervised, a response is cut, or its EOS is masked.
+    """
+    eos = tokenizer.eos_token_id
+    expected = {tuple(ids) for ids in responses}
+    spans = list(spans)
+    check(bool(spans), "no token of the first batch is supervised")
+    for span in spans:
+        check(
+            span in expected and span[-1] == eos and eos not in span[:-1],
+            "the first batch does not supervise exactly a response and its EOS, but:"
+            f" {tokenizer.decode(span)!r}",
+        )
+    note(f"checked: {len(spans)} supervised spans are whole responses that end with EOS")
+
+
+def assert_trainable(model, heads: Iterable[str] = ()) -> None:
+    """Check that what trains is the adapter's two matrices on every module that its config names, and no more.
+
+    Args:
+        heads: names of modules that train as a whole (a classifier's score).
+    """
+    config = model.peft_config["default"]
+    targets, heads = set(config.target_modules), set(heads)
+    expected = 0
+    for name, module in model.named_modules():
+        last = name.split(".")[-1]
+        if last in targets and hasattr(module, "in_features"):
+            expected += config.r * (module.in_features + module.out_features)
+        elif last == "default" and name.split(".")[-2] == "modules_to_save":
+            expected += sum(parameter.numel() for parameter in module.parameters())
+    training = {name: p.numel() for name, p in model.named_parameters() if p.requires_grad}
+    stray = [
+        name
+        for name in training
+        if not (".lora_A.default." in name or ".lora_B.default." in name)
+        and not (".modules_to_save.default." in name and heads & set(name.split(".")))
+    ]
+    check(not stray, f"{' '.join(stray[:1])} trains, and is not part of the adapter")
+    check(
+        sum(training.values()) == expected,
+        f"{sum(training.values()):,} parameters train, and an adapter of rank {config.r} on"
+        f" {', '.join(sorted(targets))} has {expected:,}",
+    )
+    note(f"checked: {expected:,} trainable parameters, all of the adapter")
+
+
+def assert_effective_batch(trainer, effective: int) -> None:
+    """Check that an update is made from as many rows as the recipe says, over all processes."""
+    loader = trainer.get_train_dataloader()
+    rows = loader.total_batch_size * trainer.args.gradient_accumulation_steps
+    check(
+        rows == effective,
+        f"an update would have {rows} rows, and effective_batch_size is {effective}",
+    )

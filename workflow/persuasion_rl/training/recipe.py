@@ -1,0 +1,44 @@
+"""What a recipe holds: defaults, what becomes the trainer's arguments, and what is recorded of them."""
+
+from typing import Any
+
+LORA_DEFAULTS = {
+    "lora_r": 8,
+    "lora_alpha": 32,
+    "lora_dropout": 0.05,
+    "lora_target_modules": ["q_proj", "k_proj", "v_proj", "o_proj"],
+}
+LISTS = ("lora_target_modules", "loss_type", "loss_weights")
+"""Settings that are lists also where they have one entry, which a command line cannot tell."""
+RESOLVED = (
+    "learning_rate", "lr_scheduler_type", "warmup_steps", "weight_decay", "max_grad_norm", "num_train_epochs",
+    "max_steps", "optim", "adam_beta1", "adam_beta2", "adam_epsilon", "beta", "loss_type", "loss_weights",
+    "label_smoothing", "disable_dropout", "bf16", "fp16", "eval_strategy", "eval_steps", "save_strategy",
+    "metric_for_best_model",
+)  # fmt: skip
+"""Arguments of a trainer that are recorded as they were in the end, its defaults among them."""
+PACKAGES = ("torch", "transformers", "trl", "peft", "accelerate", "datasets")
+"""Packages whose versions are recorded."""
+
+
+def split_recipe(recipe: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+    """Split a recipe into trainer arguments, LoRA settings, and what decides the batches.
+
+    Args:
+        recipe: a trl config's own argument names, `effective_batch_size`, `lora_*`, `use_4bit`. It is left as it is.
+
+    Returns:
+        Arguments of the trl config; LoRA settings with `use_4bit`; arguments of `batches.fitting_batches`.
+    """
+    trainer = {
+        key: [value] if key in LISTS and not isinstance(value, list) else value
+        for key, value in recipe.items()
+    }
+    lora = {key: trainer.pop(key, default) for key, default in LORA_DEFAULTS.items()}
+    lora["use_4bit"] = trainer.pop("use_4bit", False)
+    batches = {
+        "effective": trainer.pop("effective_batch_size"),
+        "wanted": trainer.pop("per_device_train_batch_size", None),
+        "gradient_checkpointing": trainer.pop("gradient_checkpointing", False),
+    }
+    return trainer, lora, batches

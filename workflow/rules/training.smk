@@ -1,0 +1,215 @@
+"""
+From SFT rows and preference pairs to models: the base model, token ids, supervised and preference training.
+
+NEEDS   a network, or the train side of the corpora for a stand-in; SFT rows, preference pairs, delta pairs
+MAKES   resources/models/{model}/, or results/{study}/models/base/ for a stand-in; tokens/{rows}.parquet;
+        models/{model}/: adapter_model.safetensors, adapter_config.json, metrics.json, history.jsonl, recipe.json
+STEPS   fetch_base_model    a pinned revision from the Hub
+        pretrain_standin    a small model in Qwen2's architecture, train side only
+        tokenize            rows as token ids, once for all models that learn from them; every response ends with EOS
+        train_sft           LoRA on the parent, loss on the response only
+        train_dpo           continues the parent's adapter, with the parent as the reference
+"""
+
+
+rule fetch_base_model:
+    output:
+        expand("resources/models/{{base}}/{name}", name=MODEL_FILES),
+    log:
+        "resources/models/{base}.log",
+    benchmark:
+        "resources/models/{base}.tsv"
+    conda:
+        "../../envs/persuasion-rl.yaml"
+    resources:
+        mem_mb=grows_with_attempt(4_000),
+        runtime=grows_with_attempt("2h"),
+    params:
+        folder=subpath(output[0], parent=True),
+        origin=lambda wildcards: flags(study.hub_origin(wildcards.base)),
+    message:
+        "Downloading {wildcards.base}"
+    shell:
+        r"""
+        python -m persuasion_rl.data.fetch fetch_base_model \
+            {params.origin} --output {params.folder:q} 2> >(tee {log:q} >&2)
+        """
+
+
+rule pretrain_standin:
+    input:
+        corpora=study.corpus_files("conversations.json", "utterances.jsonl"),
+        sides=study.path("splits/sides.csv"),
+    output:
+        files=expand(study.path("models/base/{name}"), name=MODEL_FILES),
+        history=study.path("models/base/history.json"),
+    log:
+        study.path("logs/pretrain_standin.log"),
+    benchmark:
+        study.path("benchmarks/pretrain_standin.tsv")
+    conda:
+        "../../envs/persuasion-rl.yaml"
+    threads: 2
+    resources:
+        mem_mb=grows_with_attempt(6_000),
+        runtime=grows_with_attempt("1h"),
+    params:
+        folder=subpath(output.history, parent=True),
+        folders=corpus_folders,
+        settings=study.flags("standin.*", "seed"),
+        code=code("training.standin"),
+    message:
+        "Training the stand-in base model on the train side"
+    shell:
+        r"""
+        python -m persuasion_rl.training.standin \
+            --corpora {params.folders:q} --sides {input.sides:q} \
+            --output {params.folder:q} --history {output.history:q} \
+            --threads {threads} {params.settings} 2> >(tee {log:q} >&2)
+        """
+
+
+rule tokenize:
+    input:
+        rows=lambda wildcards: study.training_rows()[wildcards.rows],
+        base=[
+            f"{study.base_folder}/{name}"
+            for name in ("tokenizer.json", "tokenizer_config.json", "config.json")
+        ],
+    output:
+        study.tokens("{rows}"),
+    log:
+        study.path("logs/tokenize/{rows}.log"),
+    benchmark:
+        study.path("benchmarks/tokenize/{rows}.tsv")
+    wildcard_constraints:
+        rows=one_of(study.training_rows()),
+    conda:
+        "../../envs/persuasion-rl.yaml"
+    resources:
+        mem_mb=grows_with_attempt(4_000),
+        runtime=grows_with_attempt("1h"),
+    params:
+        base=place_of_base,
+        settings=study.flags("trust_remote_code"),
+        code=code("training.tokenize"),
+    message:
+        "Tokenizing {wildcards.rows}"
+    shell:
+        r"""
+        python -m persuasion_rl.training.tokenize \
+            --rows {input.rows:q} --base {params.base:q} --output {output:q} \
+            {params.settings} 2> >(tee {log:q} >&2)
+        """
+
+
+def parent_of(wildcards):
+    """The model that a training starts from."""
+    return study.models[wildcards.model].parent
+
+
+def training_settings(wildcards):
+    """What a training is told besides its recipe."""
+    seed, parent = study.seed(wildcards.model), parent_of(wildcards)
+    return flags(study.model_settings | {"parent": parent, "seed": seed})
+
+
+def tracking(wildcards, input):
+    """Where a training reports to; not compared."""
+    return flags({"tracking": study.tracking(wildcards.get("model", "delta_judge"))})
+
+
+def launcher(wildcards, input, resources):
+    """How a training starts: one process a GPU; not compared."""
+    if resources.gpu < 2:
+        return "python -m"
+    return (
+        f"python -m persuasion_rl.runtime.leases {resources.gpu}"
+        f" accelerate launch --multi_gpu --num_processes {resources.gpu} --num_machines 1"
+        " --mixed_precision no --dynamo_backend no --main_process_port 0 --module"
+    )
+
+
+rule train_sft:
+    input:
+        base=study.base_model,
+        lineage=lambda wildcards: study.adapters(parent_of(wildcards)),
+        parts=lambda wildcards: study.adapter_parts(parent_of(wildcards)),
+        train=study.tokens("sft_train"),
+        val=study.tokens("sft_val"),
+        checked=study.path("splits/leakage.json"),
+    output:
+        **study.trained_files("sft"),
+    log:
+        study.path("logs/train_sft/{model}.log"),
+    benchmark:
+        study.path("benchmarks/train_sft/{model}.tsv")
+    conda:
+        "../../envs/persuasion-rl.yaml"
+    threads: 1
+    resources:
+        gpu=study.gpu,
+        mem_mb=grows_with_attempt(12_000),
+        runtime=grows_with_attempt("8h"),
+    params:
+        base=place_of_base,
+        state=study.path("state/trainings/{model}"),
+        recipe=lambda wildcards: flags(study.recipe(wildcards.model)),
+        settings=training_settings,
+        tracking=tracking,
+        launch=launcher,
+        code=code("training.sft"),
+    message:
+        "Supervised fine-tuning of {wildcards.model}"
+    shell:
+        r"""
+        {params.launch} persuasion_rl.training.sft \
+            --base {params.base:q} --lineage {input.lineage:q} \
+            --train {input.train:q} --val {input.val:q} \
+            --adapter {output.adapter:q} --state {params.state:q} \
+            --threads {threads} {params.settings} {params.tracking} \
+            {params.recipe} 2> >(tee {log:q} >&2)
+        """
+
+
+rule train_dpo:
+    input:
+        base=study.base_model,
+        lineage=lambda wildcards: study.adapters(parent_of(wildcards)),
+        parts=lambda wildcards: study.adapter_parts(parent_of(wildcards)),
+        train=lambda wildcards: study.tokens(
+            f"{study.models[wildcards.model].pool}_train"
+        ),
+        val=lambda wildcards: study.tokens(f"{study.models[wildcards.model].pool}_val"),
+    output:
+        **study.trained_files("dpo"),
+    log:
+        study.path("logs/train_dpo/{model}.log"),
+    benchmark:
+        study.path("benchmarks/train_dpo/{model}.tsv")
+    conda:
+        "../../envs/persuasion-rl.yaml"
+    threads: 1
+    resources:
+        gpu=study.gpu,
+        mem_mb=grows_with_attempt(12_000),
+        runtime=grows_with_attempt("8h"),
+    params:
+        base=place_of_base,
+        state=study.path("state/trainings/{model}"),
+        recipe=lambda wildcards: flags(study.recipe(wildcards.model)),
+        settings=training_settings,
+        tracking=tracking,
+        launch=launcher,
+        code=code("training.dpo"),
+    message:
+        "Preference optimisation of {wildcards.model}"
+    shell:
+        r"""
+        {params.launch} persuasion_rl.training.dpo \
+            --base {params.base:q} --lineage {input.lineage:q} \
+            --train {input.train:q} --val {input.val:q} \
+            --adapter {output.adapter:q} --state {params.state:q} \
+            --threads {threads} {params.settings} {params.tracking} \
+            {params.recipe} 2> >(tee {log:q} >&2)
+        """

@@ -1,0 +1,52 @@
+"""Makes a study's file that Snakemake cannot read one line: which file, which line, what is wrong.
+
+Snakemake reads a file of --configfile before any Snakefile, and says nothing of where it is broken. What it imports when
+it starts are its plugins, and a plugin of the logger is the smallest kind. This one logs nothing. In other projects, and
+with another Snakemake that reads configuration files elsewhere, it changes nothing.
+"""
+
+import sys
+from logging import LogRecord
+from pathlib import Path
+from typing import Any
+
+from snakemake_interface_logger_plugins.base import LogHandlerBase
+
+
+class LogHandler(LogHandlerBase):
+    """What a plugin of the logger must have; `--logger persuasion-rl` writes nothing more."""
+
+    writes_to_stream = False
+    writes_to_file = False
+    has_filter = True
+    has_formatter = True
+    needs_rulegraph = False
+
+    def emit(self, record: LogRecord) -> None:
+        pass
+
+
+def _load_configfile(path: Any) -> dict:
+    try:
+        return _snakemakes_own(path)
+    except Exception:
+        from persuasion_rl.files import UserError
+        from persuasion_rl.study.loading import read_config_file
+
+        try:
+            read_config_file(path)
+        except UserError as error:
+            sys.exit(str(error))
+        raise
+
+
+if Path("workflow/persuasion_rl").is_dir():
+    _modules = [
+        module
+        for name in ("snakemake.common.configfile", "snakemake.settings.types")
+        if hasattr(module := sys.modules.get(name), "load_configfile")
+    ]
+    if _modules:
+        _snakemakes_own = _modules[0].load_configfile
+        for module in _modules:
+            module.load_configfile = _load_configfile
