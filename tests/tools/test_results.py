@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from conftest import PROJECT, WORKFLOW
 from csv_files import read_csv
 from persuasion_rl import load_study
 from persuasion_rl.files import UserError, write_jsonl, write_text
 from persuasion_rl.tables import write_table
+from running import ROOT, WORKFLOW
 
 
 @pytest.fixture
@@ -110,7 +110,7 @@ def test_the_example_of_the_guide_runs(study):
     write_jsonl(study / "evaluation/verdicts/length.jsonl", [verdict])
     write_text(study / "config.yaml", "seed: 3\n")
     study.rename(study.with_name("demo"))
-    guide = (PROJECT / "docs/evaluation.md").read_text(encoding="utf-8")
+    guide = (ROOT / "docs/evaluation.md").read_text(encoding="utf-8")
     example = re.search(r"^```python\n(.*?)^```$", guide, re.M | re.S).group(1)
     *lines, last = example.strip().splitlines()
     names: dict = {}
