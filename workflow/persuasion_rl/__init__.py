@@ -7,3 +7,10 @@ __version__ = "0.1.0"
 # Threads that wait for each other sleep: spinning, two jobs that share cores take several times as long. Here, since
 # OpenMP reads it once, when torch is first imported.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+
+def load_study(study):
+    """The results of a study, results/{study}, as data frames: `persuasion_rl.tools.results.load_study`."""
+    from persuasion_rl.tools.results import load_study
+
+    return load_study(study)

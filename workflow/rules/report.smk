@@ -76,7 +76,7 @@ rule explore_data:
         mem_mb=grows_with_attempt(4_000),
         runtime=grows_with_attempt("30m"),
     params:
-        code=code("files"),  # what it imports; Snakemake compares the notebook itself by time
+        code=code("tools.results"),  # what it imports; Snakemake compares the notebook itself by time
     message:
         "Running the exploratory notebook"
     notebook:

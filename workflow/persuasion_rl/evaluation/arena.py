@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from persuasion_rl.annotation.battles import VOTES, read_votes
+from persuasion_rl.evaluation.games import RANKING, Games
 from persuasion_rl.files import read_json, text_digest
 from persuasion_rl.runtime.command import note, stage
 from persuasion_rl.study.names import BASE
@@ -47,8 +48,6 @@ def rank_arena(
     Returns:
         The number of votes that are ranked.
     """
-    from persuasion_rl.evaluation.tables import RANKING, Games
-
     digests, all_votes = present_models(recipes), read_votes(answers)
     votes = [
         vote

@@ -1,8 +1,9 @@
 """One judge's verdicts as games between players, and the rows of the tables that are made of them."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from persuasion_rl.judges.base import POINTS
+from persuasion_rl.records import VerdictRow
 from persuasion_rl.runtime.command import note
 
 COUNTED = {"wins": 1.0, "losses": 0.0, "ties": 0.5}
@@ -10,14 +11,18 @@ RANKING = ["judge", "player", "against", "strength", "low", "high", "rank", "ran
 
 
 class Games:
-    """The verdicts of one judge, and draws of their conversations that all of its tables share."""
+    """The verdicts of one judge, and the resamples of their conversations, which all of its tables share.
 
-    def __init__(self, rows: list[dict], draws: int, seed: int):
+    Args:
+        rows: VerdictRow. draws, seed: of the bootstrap over conversations.
+    """
+
+    def __init__(self, rows: Sequence[VerdictRow], draws: int, seed: int):
         from persuasion_rl.statistics.intervals import Resamples
 
         self.draws, self.seed = draws, seed
         self.conversation = {row["prompt_id"]: row["conversation_id"] for row in rows}
-        self.played: dict[tuple[str, str], dict[str, dict]] = {}
+        self.played: dict[tuple[str, str], dict[str, VerdictRow]] = {}
         for row in rows:
             pair = row["player_1"], row["player_2"]
             self.played.setdefault(pair, {})[row["prompt_id"]] = row
@@ -32,7 +37,11 @@ class Games:
         } | {p: 1 - POINTS[r["verdict"]] for p, r in backward.items() if r.get("verdict") in POINTS}
 
     def win_rates(self, lengths: dict[str, dict[str, int]]) -> Iterator[dict]:
-        """Rows of every two players; two without any verdict have none."""
+        """Rows of every two players, without the column judge; two without any verdict have none.
+
+        Args:
+            lengths: player -> prompt id -> words of its reply.
+        """
         from persuasion_rl.statistics.intervals import Resamples, bootstrap_rate
         from persuasion_rl.statistics.pairwise import length_controlled
 
@@ -74,8 +83,8 @@ class Games:
             for column, other in enumerate(players):
                 for prompt, value in self.points(one, other).items() if row != column else ():
                     points[place[prompt], row, column] = value
-        found = zip(players, standings(points, self.resamples), strict=True)
-        for player, (strength, rank) in sorted(found, key=lambda row: row[1][1].value):
+        ranked = zip(players, standings(points, self.resamples), strict=True)
+        for player, (strength, rank) in sorted(ranked, key=lambda row: row[1][1].value):
             yield {
                 "player": player,
                 "against": players[0],
@@ -100,23 +109,23 @@ class Games:
             conversations = [self.conversation[prompt] for prompt in points]
             rate = bootstrap_rate(values, conversations, self.draws, self.seed)
             p = sign_flip(values, Resamples(conversations, self.draws, self.seed))
-            told = {"player": player, "against": against, "prompts": len(values)}
-            found = {**rate.columns("win_rate"), "effect": effect(rate.value), "p": p, "seeds": 1}
-            rows.append(told | found)
+            row = {"player": player, "against": against, "prompts": len(values)}
+            row |= rate.columns("win_rate") | {"effect": effect(rate.value), "p": p, "seeds": 1}
+            rows.append(row)
             group = groups.get(player, player), groups.get(against, against)
             seeds.setdefault(group, {})[player, against] = points
         for row, corrected in zip(rows, holm([row["p"] for row in rows]), strict=True):
             row["p_holm"] = corrected
-        return rows + [row for group, found in seeds.items() for row in self._pooled(group, found)]
+        return rows + [row for group, games in seeds.items() for row in self._pooled(group, games)]
 
     def reach(self, comparisons: list[str], corrected: int) -> list[dict]:
-        """What the declared comparisons could show, with the fewest conversations that one of them has: one by itself,
-        and corrected for their number."""
+        """Rows of the table of power: the difference that a declared comparison could show, by itself and corrected for
+        their number, with the fewest conversations that one of them has."""
         from persuasion_rl.statistics.pairwise import detectable
 
         pairs = [comparison.split(":") for comparison in comparisons]
-        prompts = [found for pair in pairs if (found := self.points(*pair))]
-        least = min((len({self.conversation[p] for p in found}) for found in prompts), default=0)
+        played = [points for pair in pairs if (points := self.points(*pair))]
+        least = min((len({self.conversation[p] for p in points}) for points in played), default=0)
         return [
             {"difference": detectable(least, count), "prompts": least, "comparisons": count}
             for count in sorted({1, corrected})
@@ -124,15 +133,20 @@ class Games:
         ]
 
     def _pooled(
-        self, group: tuple[str, str], found: dict[tuple[str, str], dict[str, float]]
+        self, group: tuple[str, str], by_seed: dict[tuple[str, str], dict[str, float]]
     ) -> Iterator[dict]:
+        """The row of comparisons that differ in the seed only; none where there is only one.
+
+        Args:
+            group: the first model of each side. by_seed: the pair of models -> points by prompt id.
+        """
         from persuasion_rl.statistics.pairwise import effect, over_seeds
 
-        shared = sorted(set.intersection(*map(set, found.values())))
-        if len(found) < 2 or not shared:
+        shared = sorted(set.intersection(*map(set, by_seed.values())))
+        if len(by_seed) < 2 or not shared:
             return
-        values = [[points[prompt] for prompt in shared] for points in found.values()]
-        sides = [set(side) for side in zip(*found, strict=True)]
+        values = [[points[prompt] for prompt in shared] for points in by_seed.values()]
+        sides = [set(side) for side in zip(*by_seed, strict=True)]
         fixed = [group[place] for place, side in enumerate(sides) if len(side) == 1]
         conversations = [self.conversation[prompt] for prompt in shared]
         rate = over_seeds(values, conversations, self.draws, self.seed)
@@ -142,6 +156,6 @@ class Games:
             "prompts": len(shared),
             **rate.columns("win_rate"),
             "effect": effect(rate.value),
-            "seeds": len(found),
+            "seeds": len(by_seed),
             "fixed": " ".join(fixed),
         }

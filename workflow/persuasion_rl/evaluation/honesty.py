@@ -11,6 +11,7 @@ from persuasion_rl.evaluation.markers import Markers, read_markers, words
 from persuasion_rl.evaluation.measures import NOT_MEASURED, Measures
 from persuasion_rl.evaluation.players import read_players
 from persuasion_rl.files import read_jsonl, write_jsonl
+from persuasion_rl.records import VerdictRow, read_rows
 from persuasion_rl.runtime.command import note, stage
 from persuasion_rl.statistics.intervals import bootstrap_rate
 
@@ -126,7 +127,7 @@ def keep_equally_honest(
             for player, rows in read_players(responses).items()
             for row in rows
         }
-    rows = list(read_jsonl(verdicts))
+    rows = list(read_rows(verdicts, VerdictRow))
     kept = []
     for row in rows:
         one, other = (profiles.get((row[p], row["prompt_id"])) for p in ("player_1", "player_2"))

@@ -2,12 +2,17 @@
 
 from pathlib import Path
 
-from persuasion_rl.files import UserError, read_jsonl
+from persuasion_rl.files import UserError
+from persuasion_rl.records import ReplyRow, read_rows
 
 
-def read_players(responses: dict[str, Path]) -> dict[str, list[dict]]:
-    """The players' responses; all must answer the same prompts in the same order."""
-    players = {name: list(read_jsonl(path)) for name, path in responses.items()}
+def read_players(responses: dict[str, Path]) -> dict[str, list[ReplyRow]]:
+    """The rows of each player's replies.
+
+    Raises:
+        UserError: a player does not answer the first one's prompts, in their order.
+    """
+    players = {name: list(read_rows(path, ReplyRow)) for name, path in responses.items()}
     first, *others = players
     prompts = [row["prompt"] for row in players[first]]
     for name in others:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from persuasion_rl.evaluation.games import RANKING, Games
 from persuasion_rl.evaluation.players import read_players
-from persuasion_rl.files import read_jsonl
+from persuasion_rl.records import VerdictRow, read_rows
 from persuasion_rl.runtime.command import stage
 from persuasion_rl.tables import write_table
 
@@ -53,7 +53,7 @@ def evaluate_win_rates(
     }
     table = []
     for judge, path in verdicts.items():
-        games = Games(list(read_jsonl(path)), draws, seed)
+        games = Games(list(read_rows(path, VerdictRow)), draws, seed)
         table += [{"judge": judge, **row} for row in games.win_rates(lengths)]
     write_table(output, table, WIN_RATES)
 
@@ -83,21 +83,21 @@ def evaluate_ranking(
     Args:
         comparisons: "model:against". groups: model -> the first of those that differ from it in the seed only.
     """
-    ranks_found, tests, reach = [], [], []
+    ranks, tests, reach = [], [], []
     for judge, path in verdicts.items():
-        games = Games(list(read_jsonl(path)), draws, seed)
-        found = games.declared(comparisons, groups)
-        ranks_found += [{"judge": judge, **row} for row in games.ranking(players)]
-        tests += [{"judge": judge, **row} for row in found]
-        corrected = sum(row["seeds"] == 1 for row in found)
+        games = Games(list(read_rows(path, VerdictRow)), draws, seed)
+        compared = games.declared(comparisons, groups)
+        ranks += [{"judge": judge, **row} for row in games.ranking(players)]
+        tests += [{"judge": judge, **row} for row in compared]
+        corrected = sum(row["seeds"] == 1 for row in compared)
         reach += [{"judge": judge, **row} for row in games.reach(comparisons, corrected)]
-    write_table(ranking, ranks_found, RANKING)
+    write_table(ranking, ranks, RANKING)
     write_table(declared, tests, DECLARED)
     write_table(power, power_table() + reach, POWER)
 
 
 def power_table() -> list[dict]:
-    """How many prompts show a difference in one comparison by itself."""
+    """Rows of the table of power that hold for every study: prompts that show a difference in one comparison."""
     from persuasion_rl.statistics.pairwise import prompts_needed
 
     return [

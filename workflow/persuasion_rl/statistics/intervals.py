@@ -1,6 +1,6 @@
 """Estimates with intervals: a percentile bootstrap over conversations (Efron & Tibshirani 1993).
 
-Rows of one conversation are not independent, so whole conversations are drawn, not rows.
+Rows of one conversation are not independent, so whole conversations are resampled, not rows.
 """
 
 from collections.abc import Callable, Sequence
@@ -59,21 +59,25 @@ class Resamples:
 
     @cached_property
     def times(self) -> np.ndarray:
-        """(draws, conversations): how often each conversation was drawn."""
+        """(draws, conversations): how often each conversation is in a draw."""
         shape = (self.draws, self.size)
-        picks = np.random.default_rng(self.seed).integers(0, self.size, shape)
-        picks += self.size * np.arange(self.draws)[:, None]
-        return np.bincount(picks.ravel(), minlength=picks.size).reshape(shape).astype(float)
+        members = np.random.default_rng(self.seed).integers(0, self.size, shape)
+        members += self.size * np.arange(self.draws)[:, None]
+        return np.bincount(members.ravel(), minlength=members.size).reshape(shape).astype(float)
 
-    def interval(self, estimate: float, drawn: np.ndarray) -> Interval:
-        """The middle 95% of an estimate's draws, and a little more where conversations are few, since draws vary too
-        little then: as many more as Student's interval is wider than the normal one (the expanded percentile interval
-        of Hesterberg 2015). It holds the estimate."""
+    def interval(self, estimate: float, resampled: np.ndarray) -> Interval:
+        """The middle 95% of an estimate's draws, and a little more where conversations are few: draws vary too little
+        then. It is as much more as Student's interval is wider than the normal one (the expanded percentile interval of
+        Hesterberg 2015). The interval always holds the estimate.
+
+        Args:
+            resampled: (draws,), the estimate in each draw.
+        """
         from scipy.special import ndtr
 
         few = np.sqrt(self.size / (self.size - 1)) if self.size > 1 else np.inf
         tail = ndtr(-few * self.quantile)
-        low, high = np.quantile(drawn, [tail, 1 - tail])
+        low, high = np.quantile(resampled, [tail, 1 - tail])
         return Interval(float(estimate), float(min(low, estimate)), float(max(high, estimate)))
 
     @property
@@ -98,8 +102,8 @@ class Resamples:
         """
         sums = self.by_conversation(rows)
         flat = self.times @ sums.reshape(self.size, -1)
-        drawn = flat.reshape(self.draws, *sums.shape[1:])
-        return statistic(sums.sum(axis=0)[None])[0], statistic(drawn)
+        resampled = flat.reshape(self.draws, *sums.shape[1:])
+        return statistic(sums.sum(axis=0)[None])[0], statistic(resampled)
 
 
 def bootstrap_mean(

@@ -10,8 +10,8 @@ import numpy as np
 from persuasion_rl.statistics.intervals import Interval, Resamples, Z, wilson
 
 PRIOR = 1.0
-"""Ties that every player is given with a player of average strength, and every pair of players with each other at
-equal length: without them, who never wins would have no finite strength."""
+"""The prior, in ties: each player has so many with a player of average strength, and each coefficient of the regression
+on length so many. Without it, who never wins would have no finite strength."""
 STEPS, CLOSE = 50, 1e-9
 """Newton's method ends when no coefficient moves by more than this, or after so many steps."""
 
@@ -58,23 +58,24 @@ def standings(games: np.ndarray, resamples: Resamples) -> list[tuple[Interval, I
         games: (rows, players, players), points of the row's player against the column's.
     """
     whole = games.sum(axis=0)
-    estimate, drawn = resamples.of_sums(games, bradley_terry)
+    estimate, resampled = resamples.of_sums(games, bradley_terry)
     fits = np.stack([estimate, bradley_terry(_doubted(whole, resamples.size)[None])[0]])
     against_first, places = fits - fits[:, :1], ranks(fits)
-    drawn_against_first, drawn_places = drawn - drawn[:, :1], ranks(drawn)
+    resampled_against_first = resampled - resampled[:, :1]
+    resampled_places = ranks(resampled)
     return [
         (
-            _reaching(against_first[:, who], drawn_against_first[:, who], resamples),
-            _reaching(places[:, who], drawn_places[:, who], resamples),
+            _reaching(against_first[:, who], resampled_against_first[:, who], resamples),
+            _reaching(places[:, who], resampled_places[:, who], resamples),
         )
         for who in range(len(whole))
     ]
 
 
-def _reaching(fits: np.ndarray, drawn: np.ndarray, resamples: Resamples) -> Interval:
-    """The interval of the first fit, stretched to hold all."""
-    found = resamples.interval(fits[0], drawn)
-    return Interval(found.value, min(found.low, *fits), max(found.high, *fits))
+def _reaching(fits: np.ndarray, resampled: np.ndarray, resamples: Resamples) -> Interval:
+    """The interval of the first fit, stretched to hold the other fits too."""
+    interval = resamples.interval(fits[0], resampled)
+    return Interval(interval.value, min(interval.low, *fits), max(interval.high, *fits))
 
 
 def _doubted(games: np.ndarray, conversations: int) -> np.ndarray:
@@ -132,12 +133,12 @@ def _fitted(terms: np.ndarray, points: np.ndarray, weights: np.ndarray) -> np.nd
 
 
 def sign_flip(points: Sequence[float], resamples: Resamples, draws: int = 10_000) -> float:
-    """The two-sided p-value of "the two players are alike": the share of draws, in which each conversation's result is
-    turned round or not by a coin, that lie as far from one half (a randomisation test; Fisher 1935)."""
+    """The two-sided p-value of "the two players are alike": a coin flips each conversation's result or not, and the
+    p-value is the share of draws that lie at least as far from one half (a randomisation test; Fisher 1935)."""
     excess = resamples.by_conversation(np.asarray(points, float) - 0.5)
     signs = np.random.default_rng(resamples.seed).integers(0, 2, (draws, len(excess))) * 2 - 1
-    drawn = np.abs(signs @ excess)
-    return float((1 + (drawn >= abs(excess.sum()) - 1e-9).sum()) / (1 + draws))
+    flipped = np.abs(signs @ excess)
+    return float((1 + (flipped >= abs(excess.sum()) - 1e-9).sum()) / (1 + draws))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -193,8 +194,8 @@ def over_seeds(
         return wilson(float(points[0, 0]), resamples.size)
     seeds = len(points)
     rows = np.vstack([points, np.ones(points.shape[1])]).T
-    means, drawn = resamples.of_sums(rows, lambda sums: sums[:, :-1] / sums[:, -1:])
-    covariance = np.cov(drawn.T)
+    means, resampled = resamples.of_sums(rows, lambda sums: sums[:, :-1] / sums[:, -1:])
+    covariance = np.cov(resampled.T)
     shared = (covariance.sum() - np.trace(covariance)) / (seeds * (seeds - 1))
     from_seeds = stdtrit(seeds - 1, 0.975) * np.sqrt(means.var(ddof=1) / seeds)
     half = np.hypot(from_seeds, resamples.quantile * np.sqrt(max(shared, 0.0)))

@@ -1,0 +1,270 @@
+"""Ranking, length, significance and pooled seeds: against other implementations, known values and simulations."""
+
+import math
+
+import evalica
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from resampling import alone
+from sklearn.linear_model import LogisticRegression
+
+from persuasion_rl.statistics.intervals import Resamples, bootstrap_rate, wilson
+from persuasion_rl.statistics.pairwise import (
+    bradley_terry,
+    detectable,
+    effect,
+    holm,
+    length_controlled,
+    logistic,
+    over_seeds,
+    prompts_needed,
+    ranks,
+    sign_flip,
+    standings,
+)
+
+# Ranking
+
+
+@st.composite
+def tournaments(draw) -> np.ndarray:
+    """Points of up to five players against each other."""
+    count = draw(st.integers(2, 5))
+    cells = draw(st.lists(st.integers(0, 30), min_size=count * count, max_size=count * count))
+    points = np.array(cells, dtype=float).reshape(count, count) / 2
+    np.fill_diagonal(points, 0)
+    return points
+
+
+@given(tournaments())
+def test_expected_points_under_the_strengths_are_those_that_there_are(points):
+    """What a maximum of the likelihood is, with the tie against an average player."""
+    strength = bradley_terry(points[None])[0]
+    assert np.isfinite(strength).all() and abs(strength.mean()) < 1e-9
+    played = points + points.T
+    expected = played * logistic(strength[:, None] - strength[None, :])
+    # The average player's strength is not at zero but where the players' points balance.
+    left = points.sum(axis=1) - expected.sum(axis=1)
+    assert abs(left.sum()) < 1e-6
+    assert (abs(left) <= 0.5 + 1e-6).all()
+
+
+@given(tournaments(), st.randoms())
+def test_the_order_of_players_does_not_matter_and_turned_round_they_mirror(points, random):
+    order = list(range(len(points)))
+    random.shuffle(order)
+    strength = bradley_terry(points[None])[0]
+    shuffled = bradley_terry(points[np.ix_(order, order)][None])[0]
+    assert shuffled == pytest.approx(strength[order], abs=1e-6)
+    assert bradley_terry(points.T[None])[0] == pytest.approx(-strength, abs=1e-6)
+
+
+def test_strengths_are_those_of_another_implementation():
+    generator = np.random.default_rng(3)
+    true = np.array([0.0, 0.4, 1.1, 1.3, -0.5])
+    names, one, other, winner = list("abcde"), [], [], []
+    points = np.zeros((5, 5))
+    for _ in range(3000):
+        i, j = generator.choice(5, 2, replace=False)
+        drawn = generator.random()
+        chance = logistic(true[i] - true[j])
+        result = 1.0 if drawn < 0.8 * chance else 0.0 if drawn > 0.2 + 0.8 * chance else 0.5
+        points[i, j] += result
+        points[j, i] += 1 - result
+        one.append(names[i])
+        other.append(names[j])
+        said = {1.0: evalica.Winner.X, 0.0: evalica.Winner.Y, 0.5: evalica.Winner.Draw}
+        winner.append(said[result])
+    theirs = evalica.bradley_terry(one, other, winner, tie_weight=0.5, tolerance=1e-10, limit=10**5)
+    logs = np.log(theirs.scores[names].to_numpy())
+    ours = bradley_terry(points[None], prior=1e-9)[0]
+    assert ours == pytest.approx(logs - logs.mean(), abs=1e-4)
+
+
+def test_who_never_wins_has_a_finite_strength_and_the_last_rank():
+    points = np.zeros((3, 3))
+    points[0, 1], points[1, 0], points[0, 2], points[1, 2] = 60, 40, 100, 100
+    strength = bradley_terry(points[None])
+    assert np.isfinite(strength).all()
+    assert ranks(strength).tolist() == [[1, 2, 3]]
+
+
+def each_game(points: np.ndarray, conversations: int) -> np.ndarray:
+    """(rows, players, players): in every row all pairs play; the row's player wins this share of the rows."""
+    row = np.arange(conversations)[:, None, None]
+    wins = row < np.triu(points, 1) * conversations
+    games = np.triu(np.ones_like(points), 1) * wins
+    return games + np.triu(np.ones_like(points), 1).T * (1 - games.transpose(0, 2, 1))
+
+
+def test_who_wins_every_game_is_not_certain_to():
+    """All draws are the same; the low end is that of Wilson's interval, as odds."""
+    games = each_game(np.array([[0.0, 1.0], [0.0, 0.0]]), 40)
+    (_, first), (strength, rank) = standings(games[:, ::-1, ::-1], alone(40))
+    lowest = wilson(1.0, 40).low
+    assert strength.low == pytest.approx(math.log(lowest / (1 - lowest)), abs=0.15)
+    assert np.isfinite([strength.value, strength.high]).all() and strength.high >= strength.value
+    assert (first.value, rank.value) == (2, 1)
+
+
+def test_where_a_weak_first_player_always_loses_the_others_are_uncertain_but_keep_their_places():
+    shares = np.array([[0.0, 0.0, 0.0], [0.0, 0.0, 0.3], [0.0, 0.0, 0.0]])
+    found = standings(each_game(shares, 100), alone(100))
+    assert [rank.value for _, rank in found] == [3, 2, 1]
+    (base, _), (middle, _), (best, _) = found
+    assert (base.value, base.low, base.high) == (0, 0, 0)
+    assert middle.value - middle.low > 1 and best.value - best.low > 1
+    assert all(rank.low == rank.value == rank.high for _, rank in found[:1])
+
+
+def test_standings_recover_the_strengths_that_games_were_drawn_from():
+    generator, true = np.random.default_rng(8), np.array([0.0, 0.5, 1.2, 1.2])
+    chance = logistic(true[:, None] - true[None, :])
+    games = np.zeros((800, 4, 4))
+    for i in range(4):
+        for j in range(i + 1, 4):
+            games[:, i, j] = generator.random(800) < chance[i, j]
+            games[:, j, i] = 1 - games[:, i, j]
+    found = standings(games, alone(800))
+    for (strength, rank), truth in zip(found, true, strict=True):
+        assert strength.low <= truth <= strength.high
+        assert strength.high - strength.low < 0.5
+        assert rank.low <= rank.value <= rank.high
+    assert [(rank.low, rank.high) for _, rank in found] == [(4, 4), (3, 3), (1, 2), (1, 2)]
+
+
+def test_equal_players_share_a_rank():
+    assert ranks(np.array([[0.5, 0.5, -1.0]])).tolist() == [[1, 1, 3]]
+
+
+# Length
+
+
+def judged_by_length(bias: float, advantage: float, count: int, seed: int = 1):
+    """Games in which the first response is better by `advantage` and longer by 20 tokens on average."""
+    generator = np.random.default_rng(seed)
+    longer = generator.normal(20, 40, count)
+    return (generator.random(count) < logistic(advantage + bias * longer / 40)) * 1.0, longer
+
+
+@pytest.mark.parametrize("advantage", [-0.5, 0.0, 0.8])
+def test_the_rate_at_equal_length_is_that_without_the_judges_bias(advantage):
+    points, longer = judged_by_length(1.5, advantage, 4000)
+    found = length_controlled(points, longer, alone(4000))
+    assert found.low < logistic(advantage) < found.high
+    assert abs(points.mean() - logistic(advantage)) > 0.05  # the plain rate is another
+
+
+def test_the_rate_at_equal_length_is_that_of_another_implementation():
+    points, longer = judged_by_length(0.7, 0.3, 500)
+    found = length_controlled(points, longer, alone(500))
+    term = np.tanh(longer / longer.std())[:, None]
+    model = LogisticRegression(C=1e9, tol=1e-9).fit(term, points)
+    assert found.value == pytest.approx(logistic(model.intercept_[0]), abs=2e-3)
+
+
+def test_a_judge_who_only_wants_the_longer_one_finds_all_equal_at_equal_length():
+    """A straight line would make 59% of this."""
+    longer = np.random.default_rng(1).normal(100, 67, 5000)
+    points = (np.random.default_rng(2).random(5000) < logistic(1.2 * np.tanh(longer / 40))) * 1.0
+    assert points.mean() > 0.7
+    assert length_controlled(points, longer, alone(5000)).value == pytest.approx(0.5, abs=0.04)
+
+
+@given(st.lists(st.tuples(st.sampled_from([0.0, 0.5, 1.0]), st.integers(-50, 50)), min_size=2))
+def test_the_rate_at_equal_length_mirrors_and_never_breaks(games):
+    points, longer = map(np.array, zip(*games, strict=True))
+    resamples = alone(len(games), draws=50)
+    found = length_controlled(points, longer, resamples)
+    turned = length_controlled(1 - points, -longer, resamples)
+    assert 0 <= found.low <= found.value <= found.high <= 1
+    assert found.high - found.low > 0.05  # also where all games went one way
+    assert turned.value == pytest.approx(1 - found.value, abs=1e-6)
+
+
+# Tests of significance
+
+
+def test_p_values_of_players_that_are_alike_are_uniform():
+    generator = np.random.default_rng(5)
+    p_values = []
+    for _ in range(300):
+        points = np.repeat(generator.normal(0.5, 0.3, 60), 2)  # twice the same, in one conversation
+        names = [str(i // 2) for i in range(120)]
+        p_values.append(sign_flip(points, Resamples(names, 1, 1), draws=999))
+    below = [np.mean(np.array(p_values) <= level) for level in (0.05, 0.2, 0.5)]
+    for share, level in zip(below, (0.05, 0.2, 0.5), strict=True):
+        assert abs(share - level) < 4 * math.sqrt(level * (1 - level) / 300)
+
+
+def test_holms_correction():
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.9, 0.8]) == [1.0, 1.0]
+    assert holm([]) == []
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=8))
+def test_corrected_p_values_are_larger_and_keep_their_order(p_values):
+    corrected = holm(p_values)
+    assert all(p <= c <= 1 for p, c in zip(p_values, corrected, strict=True))
+    for i, p in enumerate(p_values):
+        for j, q in enumerate(p_values):
+            assert not (p < q and corrected[i] > corrected[j])
+
+
+def test_the_power_of_a_number_of_prompts():
+    assert prompts_needed(0.1) == 196 and prompts_needed(0.05) == 785
+    for difference in (0.03, 0.1, 0.2):
+        assert detectable(prompts_needed(difference)) == pytest.approx(difference, rel=0.01)
+    generator = np.random.default_rng(2)
+    wins = generator.binomial(196, 0.6, 4000) / 196
+    deviation = np.sqrt(wins * (1 - wins) / 196)
+    shown = (np.abs(wins - 0.5) > 1.96 * deviation).mean()
+    assert abs(shown - 0.8) < 0.03
+
+
+def test_effects_are_cohens():
+    assert effect(0.5) == pytest.approx(0)
+    assert effect(0.75) == pytest.approx(math.pi / 6)
+    assert effect(0.25) == pytest.approx(-math.pi / 6)
+
+
+# Several seeds
+
+
+def test_seeds_that_differ_widen_the_interval():
+    generator = np.random.default_rng(1)
+    rows = 0.2 + 0.6 * generator.random((3, 300))
+    names = [str(i) for i in range(300)]
+    alike = over_seeds(rows, names, 500, 1)
+    apart = over_seeds(rows + np.array([[-0.2], [0.0], [0.2]]), names, 500, 1)
+    assert alike.value == pytest.approx(apart.value) == pytest.approx(rows.mean())
+    assert apart.high - apart.low > 5 * (alike.high - alike.low)
+
+
+def test_seeds_that_agree_leave_the_interval_of_the_conversations():
+    """Where every seed has the same points, more of them say nothing more."""
+    points = (np.random.default_rng(0).random(300) < 0.6) * 1.0
+    names = [str(i // 2) for i in range(300)]
+    several, one = over_seeds([points] * 3, names, 2000, 1), bootstrap_rate(points, names, 2000, 1)
+    assert several.low == pytest.approx(one.low, abs=0.01)
+    assert several.high == pytest.approx(one.high, abs=0.01)
+    assert over_seeds([[1.0] * 8] * 2, list("aabbccdd"), 100, 1) == wilson(1.0, 4)
+
+
+@pytest.mark.parametrize("between", [0.0, 0.02, 0.1])
+@pytest.mark.parametrize("seeds", [2, 3])
+def test_intervals_over_seeds_hold_the_truth(seeds, between):
+    """Whether seeds differ less, as much, or more than conversations make them seem to."""
+    generator, names, held = np.random.default_rng(4), [str(i // 2) for i in range(200)], 0
+    for study in range(600):
+        offsets = generator.normal(0, between, (seeds, 1))
+        prompts = np.repeat(generator.normal(0, 0.15, 100), 2)
+        values = 0.5 + offsets + prompts + generator.normal(0, 0.15, (seeds, 200))
+        found = over_seeds(values, names, 100, study)
+        held += found.low <= 0.5 <= found.high
+    # Not below .95 by more than two standard errors. Above it where seeds hardly differ: the quantile of so few seeds is
+    # that of 1 or 2 degrees of freedom whatever they do, and a rule of thumb for less would undercover where they differ.
+    assert 0.932 <= held / 600 <= 0.992
