@@ -136,6 +136,7 @@ def sft_row(prompt: str, response: str, tokens: int = 3) -> dict:
             "source": "cmv",
             "conversation_id": "t3_a",
             "utterance_id": "t1_a",
+            "reply_to": "t3_a",
             "response_tokens": tokens,
             "context_tokens": 3,
             "context_cut": False,

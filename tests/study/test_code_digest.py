@@ -78,18 +78,14 @@ def test_a_docstring_that_is_added_or_removed_changes_no_digest(package):
 
 def test_a_changed_constant_changes_the_module_and_all_that_import_it_name_it(package):
     before = {module: digests(package, module) for module in MODULES}
-    edit(package, "data.sides", "NEAR_DUPLICATE = 0.8", "NEAR_DUPLICATE = 0.7")
+    edit(package, "data.near_duplicates", "MISSED = 1e-4", "MISSED = 1e-3")
     for module in MODULES:
         after = digests(package, module)
         changed = {name for name in after if after[name] != before[module][name]}
-        assert changed == ({"data.sides"} if "data.sides" in after else set())
-    assert (
-        "data.sides" in before["data.synthetic.synthesize"] and "data.sides" in before["data.split"]
-    )
-    assert (
-        "data.sides" not in before["training.sft"]
-        and "data.sides" not in before["data.synthetic.grammar"]
-    )
+        assert changed == ({"data.near_duplicates"} & after.keys())
+    users = {module for module in MODULES if "data.near_duplicates" in before[module]}
+    assert {"data.sides", "data.leakage", "data.synthetic.synthesize"} <= users
+    assert not {"data.split", "training.sft", "data.synthetic.grammar"} & users
 
 
 @pytest.mark.parametrize(
@@ -100,7 +96,7 @@ def test_a_changed_constant_changes_the_module_and_all_that_import_it_name_it(pa
         ("data.cmv", "86_400", "86_401"),
         ("data.clean", "re.I", "re.A"),
         ("files", "digest_size=8", "digest_size=4"),
-        ("data.p4g", "prompt_format: str = ", "prompt_form: str = "),
+        ("data.examples", "min_tokens: int", "least_tokens: int"),
     ],
 )
 def test_changed_code_changes_the_digest(package, module, old, new):

@@ -167,11 +167,6 @@ HUMAN_BRANCH = {"train_dpo": 4, "evaluate_model": 2, "evaluate_kl": 2, "evaluate
 ONE_PLAYER = {"train_dpo": 1, "evaluate_model": 1, "evaluate_kl": 1, "evaluate_loss": 1}
 
 
-NOT_YET = pytest.mark.xfail(
-    reason="evaluation/tables.py and honesty.py still import these for all studies"
-)
-
-
 @pytest.mark.parametrize(
     ("change", "expected"),
     [
@@ -209,7 +204,7 @@ NOT_YET = pytest.mark.xfail(
             ("code of the study's engine", replaced("sampling/local.py", "SHARE = 0.25", "SHARE = 0.5"),
              OTHER_SAMPLES | {"evaluate_model": 6}),
             ("code of SFT", edited("training/sft.py"), OTHER_SFT),
-            ("command of a rule", replaced("rules/dpo.smk", "persuasion_rl.training.dpo", " persuasion_rl.training.dpo"), TRAINED_BY_DPO),
+            ("command of a rule", replaced("rules/training.smk", "persuasion_rl.training.dpo", " persuasion_rl.training.dpo"), TRAINED_BY_DPO),
             ("code of all trainings", replaced("training/recipe.py", '"lora_dropout": 0.05', '"lora_dropout": 0.1'), OTHER_SFT | {"train_delta_judge": 1}),
             ("file of the base model", added("models/base/tokenizer_config.json"), OTHER_BASE),
             ("code of DPO", replaced("training/dpo.py", "else 0.5 * beta", "else 0.4 * beta"), TRAINED_BY_DPO),
@@ -229,13 +224,11 @@ def test_a_change_makes_again_what_depends_on_it(checkout, change, expected):
     assert stale(checkout) == expected
 
 
-@NOT_YET
 def test_the_client_of_language_models_is_no_code_of_a_study_that_asks_none(checkout):
     edited("judges/llm/*.py")(checkout)
     assert stale(checkout) == {}
 
 
-@NOT_YET
 def test_the_grammar_is_no_code_of_a_study_without_a_synthetic_world(without_world):
     edited("data/synthetic/grammar.py")(without_world)
     assert stale(without_world, config=PUBLISHED) == {}
@@ -279,7 +272,7 @@ def test_every_param_is_of_a_kind_that_snakemake_compares(finished):
     )
     kinds = run.stdout.split()
     assert len(kinds) > 100, run.stderr
-    assert {*kinds} == {"str", "list", "int"}
+    assert {*kinds} <= {"str", "list", "int"}
 
 
 @pytest.mark.slow

@@ -55,14 +55,15 @@ def test_the_cost_that_a_report_tells_is_that_of_all_answers_with_a_known_price(
     judge, server, tmp_path, batch
 ):
     server.behave = lambda asked, times: MORE_WORDS_WIN
-    assert api_cost(tmp_path) is None, "nothing was asked"
+    answers = tmp_path / "state/llm.sqlite"
+    assert api_cost(answers) is None, "nothing was asked"
     judge_both_orders(judge(batch=batch), PAIRS[:1])
-    assert api_cost(tmp_path) == (2, 2, 0.0), "two answers, both without a price"
+    assert api_cost(answers) == (2, 2, 0.0), "two answers, both without a price"
     judge_both_orders(judge(batch=batch, prices=PRICES), PAIRS)
-    assert api_cost(tmp_path) == (6, 2, pytest.approx(0.6 if batch else 1.2))
+    assert api_cost(answers) == (6, 2, pytest.approx(0.6 if batch else 1.2))
     server.counted |= {"input": 3000, "output": 50}
     judge_both_orders(judge(model="other", batch=batch, prices=PRICES), PAIRS[:1])
-    assert api_cost(tmp_path) == (8, 2, pytest.approx(4.1 if batch else 8.2))
+    assert api_cost(answers) == (8, 2, pytest.approx(4.1 if batch else 8.2))
 
 
 @pytest.mark.parametrize("limit", ["max_requests", "max_cost_usd"])

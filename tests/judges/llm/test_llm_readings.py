@@ -78,7 +78,8 @@ def test_replies_are_read_one_by_one_and_what_could_not_be_read_is_in_no_share(s
 
     verdicts, kept = tmp_path / "verdicts.jsonl", tmp_path / "kept.jsonl"
     games = [
-        {"prompt_id": f"p{i}", "player_1": "base", "player_2": "sft", "verdict": "1"}
+        {"prompt_id": f"p{i}", "conversation_id": f"c{i}"}
+        | {"player_1": "base", "player_2": "sft", "verdict": "1"}
         for i in range(4)
     ]
     write_jsonl(verdicts, games)
@@ -93,7 +94,7 @@ def test_a_study_that_it_evaluates_has_every_player_read(tmp_path):
     config = tmp_path / "read.yaml"
     config.write_text(yaml.safe_dump(study))
     plan = succeed("evaluation", "-n", "-p", "--configfile", config).replace("\\\n", " ")
-    commands = [line for line in plan.splitlines() if "read_honesty" in line]
+    commands = [line for line in plan.splitlines() if "evaluation.read_honesty" in line]
     assert len(commands) == 7 and all("honesty.md" in line for line in commands)
     for flag in ("requests_per_minute 5", "temperature none", "prices input=1 output=2.5"):
         assert f"--llm_{flag}" in commands[0]

@@ -184,8 +184,8 @@ class Evaluation(Section):
     bootstrap: Integer = Field(2000, ge=100, description="Bootstrap draws.")
     embedding_model: Word | None = Field(
         None,
-        description="Folder or Hub name of a sentence-embedding model that pools by the mean, by which replies are"
-        " compared with the human ones; without it their similarity is not measured.",
+        description="Folder or Hub name of a model of sentence-transformers, by which replies are compared with the"
+        " human ones; without it their similarity is not measured.",
     )
     num_samples: Count = Field(
         10,
