@@ -1,5 +1,5 @@
 """
-What every rule uses: the study, the code as a param, resources that grow with each attempt, labels of Snakemake's report.
+What all rules share: the study, the code as a param, resources that grow with each attempt, labels of the report.
 """
 
 import os
@@ -18,11 +18,14 @@ from persuasion_rl.files import UserError, file_digest
 from persuasion_rl.study import preflight
 from persuasion_rl.study.code import module_digests as code
 from persuasion_rl.study.flags import (
-    branch_of,
+    as_flags,
+    as_inputs,
     flags,
     folder_of,
     folders_of,
-    named,
+    grows_with_attempt,
+    judging_time,
+    launcher,
     one_of,
     scope_of,
 )
@@ -64,28 +67,27 @@ def corpus_folders(wildcards, input):
     return folders_of(input.corpora)
 
 
+def judge_inputs(*judges):
+    """What some judges read. A rubric is a file of the checkout, wherever the study's files are."""
+    files = study.judge_files(*judges)
+    if "rubric" in files:
+        files["rubric"] = local(files["rubric"])
+    return files
+
+
+def judge_place(wildcards, input):
+    """Where the files of judges are; not compared, since they are inputs."""
+    files = {
+        name: input.get(name) for name in ("delta_adapter", "delta_pairs", "sides")
+    }
+    base = input.get("judge_base")
+    return flags(files | {"base": folder_of(base) if base else None})
+
+
 def scope_of_job(wildcards):
     """The scope of the evaluation that a job is of, by its wildcard."""
     folder = wildcards.get("branch", wildcards.get("folder", ""))
     return wildcards.get("scope", scope_of(folder))
-
-
-def as_inputs(files):
-    """Files by name as the inputs of a rule: name -> a file, or files by names of their own."""
-    return {
-        name: list(each.values()) if isinstance(each, dict) else each
-        for name, each in files.items()
-    }
-
-
-def as_flags(input, files):
-    """The same files as flags, `--name FILE` or `--name KEY=FILE ...`, where a rule's inputs are."""
-    return flags(
-        {
-            name: named(input[name], each) if isinstance(each, dict) else input[name]
-            for name, each in files.items()
-        }
-    )
 
 
 def declared(paths):
@@ -98,13 +100,6 @@ def named_inputs(**paths):
     return lambda wildcards, input: as_flags(
         input, {name: each(scope_of_job(wildcards)) for name, each in paths.items()}
     )
-
-
-def grows_with_attempt(amount):
-    """A resource of which a retry gets more, as what ended the job may have been its limit: MB, or a time ("2h")."""
-    if isinstance(amount, int):
-        return lambda wildcards, attempt: attempt * amount
-    return lambda wildcards, attempt: f"{attempt * int(amount[:-1])}{amount[-1]}"
 
 
 def digest_of(path):
@@ -138,3 +133,12 @@ def reported_figures(folder):
         patterns=["{figure}.svg"],
         labels={"what": "{figure}"},
     )
+
+
+# People's answers outlive every clean-up and are no input: a digest of what is read of them is what makes a file stale.
+HUMAN_ANSWERS = study.path("state/human_answers.sqlite")
+
+
+def digest_of_store(digest):
+    """A digest of people's answers or votes, or one line that says what is wrong with their store. It is only read."""
+    return or_exit(digest, Path(HUMAN_ANSWERS), prefix="error: ")

@@ -14,21 +14,7 @@ STEPS   evaluate_verdicts        every two players on every prompt, in both orde
 
 from persuasion_rl.annotation.battles import votes_digest
 
-ARENA_VOTES = or_exit(votes_digest, Path(HUMAN_ANSWERS), prefix="error: ")
-
-
-def arena_table(scope):
-    """The ranking by people's votes, once there are some."""
-    voted = ARENA_VOTES != "none" and scope == "evaluation"
-    return [study.path("evaluation/arena.csv")] if voted else []
-
-
-def equally_honest(scope):
-    """Judge -> its verdicts on replies of the same markers."""
-    return {
-        judge: study.path(f"{scope}/equal_honesty/{judge}.jsonl")
-        for judge in study.judges
-    }
+ARENA_VOTES = digest_of_store(votes_digest)
 
 
 wildcard_constraints:
@@ -171,7 +157,7 @@ rule keep_equally_honest:
 
 use rule evaluate_win_rates as evaluate_equal_honesty with:
     input:
-        verdicts=declared(equally_honest),
+        verdicts=declared(study.equally_honest),
         responses=declared(study.responses),
     output:
         reported(study.path("{scope}/equal_honesty.csv"), "Comparisons"),
@@ -180,7 +166,7 @@ use rule evaluate_win_rates as evaluate_equal_honesty with:
     benchmark:
         study.path("benchmarks/{scope}_equal_honesty.tsv")
     params:
-        players=named_inputs(verdicts=equally_honest, responses=study.responses),
+        players=named_inputs(verdicts=study.equally_honest, responses=study.responses),
         settings=BOOTSTRAP,
         code=code("evaluation.tables"),
     message:

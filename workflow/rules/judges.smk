@@ -9,33 +9,6 @@ STEPS   train_delta_judge   a reward model on delta / no-delta pairs: train side
 """
 
 
-def judge_inputs(*judges):
-    """What some judges read. A rubric is a file of the checkout, wherever the study's files are."""
-    files = study.judge_files(*judges)
-    if "rubric" in files:
-        files["rubric"] = local(files["rubric"])
-    return files
-
-
-def judge_place(wildcards, input):
-    """Where the files of judges are; not compared, since they are inputs."""
-    files = {
-        name: input.get(name) for name in ("delta_adapter", "delta_pairs", "sides")
-    }
-    base = input.get("judge_base")
-    return flags(files | {"base": folder_of(base) if base else None})
-
-
-def judging_time(judge, runtime, attempt):
-    """How long judging may take: a batch of the judge llm a day, and asking it as long as limits demand.
-
-    That is the most that profiles/slurm/partitions.yaml has; other times grow with the attempt.
-    """
-    if judge == "llm":
-        return "48h"
-    return grows_with_attempt(runtime)(None, attempt)
-
-
 rule train_delta_judge:
     input:
         base=study.base_model,
@@ -60,8 +33,8 @@ rule train_delta_judge:
         state=study.path("state/trainings/delta_judge"),
         recipe=flags(study.config.recipes.reward.settings()),
         settings=study.flags("device", "seed", "trust_remote_code"),
-        tracking=tracking,
-        launch=launcher,
+        tracking=lambda wildcards, input: study.tracking_flags("delta_judge"),
+        launch=lambda wildcards, input, resources: launcher(resources.gpu),
         code=code("training.reward"),
     message:
         "Training the delta judge"

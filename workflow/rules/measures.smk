@@ -22,21 +22,6 @@ MARKERS = [
 BOOTSTRAP = study.flags("seed", draws="evaluation.bootstrap")
 
 
-def embedding_files():
-    """The files of the embedding model as inputs, where it is a folder."""
-    name = study.config.evaluation.embedding_model
-    files = (
-        *MODEL_FILES,
-        "modules.json",
-        "sentence_bert_config.json",
-        "config_sentence_transformers.json",
-    )
-    paths = [f"{name}/{file}" for file in files] if name else []
-    # What its modules need, whichever they are.
-    further = sorted(map(str, Path(name).glob("[0-9]_*/*"))) if name else []
-    return [path for path in [*paths, *further] if os.path.isfile(path)]
-
-
 rule evaluate_loss:
     input:
         base=study.base_model,
@@ -112,7 +97,7 @@ rule evaluate_kl:
 
 rule evaluate_similarity:
     input:
-        model=embedding_files(),
+        model=study.embedding_files(),
         responses=study.path("evaluation/responses/{player}.jsonl"),
         human=study.path("evaluation/responses/human.jsonl"),
     output:

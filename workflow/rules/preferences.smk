@@ -19,31 +19,16 @@ from persuasion_rl.annotation.store import answers_digest, labels_digest
 AI_JUDGE = study.label_judge("ai")
 SIMULATED = study.config.labels.human.source == "simulated"
 SIMULATED_JUDGE = study.config.labels.human.judge
-# People's answers outlive every clean-up and are no input: a digest of what is read of them is what makes a file stale.
-HUMAN_ANSWERS = study.path("state/human_answers.sqlite")
 SIMULATED_ANSWERS = study.path("preferences/simulated_answers.sqlite")
-
-
-def responding_model(wildcards):
-    """The model whose responses a pool compares."""
-    return study.config.pools[wildcards.pool].responses_from
-
-
-def answer_store(wildcards, input):
-    """Where the answers are."""
-    return input.simulated if SIMULATED else HUMAN_ANSWERS
-
-
-def digest_of_answers(digest):
-    """A digest of people's answers; None where annotators are simulated."""
-    return None if SIMULATED else or_exit(digest, Path(HUMAN_ANSWERS), prefix="error: ")
 
 
 rule generate_responses:
     input:
         base=study.base_model,
-        lineage=lambda wildcards: study.adapters(responding_model(wildcards)),
-        parts=lambda wildcards: study.adapter_parts(responding_model(wildcards)),
+        lineage=lambda wildcards: study.adapters(study.responding_model(wildcards.pool)),
+        parts=lambda wildcards: study.adapter_parts(
+            study.responding_model(wildcards.pool)
+        ),
         prompts=study.path("preferences/{pool}_pool_prompts.jsonl"),
         checked=study.path("splits/leakage.json"),
     output:
@@ -67,7 +52,7 @@ rule generate_responses:
     params:
         base=place_of_base,
         settings=lambda wildcards: study.sampling_flags(
-            model=responding_model(wildcards),
+            model=study.responding_model(wildcards.pool),
             responses=study.config.pools[wildcards.pool].responses,
             redraws=study.config.sampling.redraws,
         ),
@@ -213,8 +198,8 @@ rule export_human_labels:
         mem_mb=grows_with_attempt(2_000),
         runtime=grows_with_attempt("10m"),
     params:
-        answers=answer_store,
-        digest=digest_of_answers(labels_digest),
+        answers=lambda wildcards, input: input.simulated or HUMAN_ANSWERS,
+        digest=None if SIMULATED else digest_of_store(labels_digest),
         settings=study.flags("labels.human.min_labels", "study"),
         labeler="simulated annotators" if SIMULATED else "people",
         code=code("preferences.export_human_labels"),
@@ -244,9 +229,9 @@ rule report_agreement:
         mem_mb=grows_with_attempt(2_000),
         runtime=grows_with_attempt("10m"),
     params:
-        answers=answer_store,
+        answers=lambda wildcards, input: input.simulated or HUMAN_ANSWERS,
         # Of repeats and skips too, which make no label: a rule of its own, so that they train nothing anew.
-        digest=digest_of_answers(answers_digest),
+        digest=None if SIMULATED else digest_of_store(answers_digest),
         settings=study.flags("seed"),
         code=code("annotation.agreement"),
     message:

@@ -12,36 +12,6 @@ STEPS   render_prompts       what a player is asked that wants another format, o
 SAMPLING_ENVIRONMENT = f"../../envs/{'vllm' if study.config.sampling.engine == 'vllm' else 'persuasion-rl'}.yaml"
 
 
-def wording(wildcards):
-    """How a player is asked that wants another format, or a length."""
-    other = study.other_players[wildcards.player]
-    return flags(
-        {
-            "study_format": study.config.data.prompt_format,
-            "player_format": "messages" if other.endpoint else other.prompt_format,
-            "match_length": other.match_length,
-        }
-    )
-
-
-def places_of_tokenizers(wildcards, input):
-    """Where the tokenizers of the study and of a player are; not compared. An endpoint has none."""
-    own = folder_of(input.base or input.study_base)
-    return flags({"study_base": folder_of(input.study_base), "player_base": own})
-
-
-def place_of_player(wildcards, input):
-    """Where a player's base is, and how fast it samples; not compared."""
-    sampling, player = study.config.sampling, study.player(wildcards.player)
-    return flags(
-        {
-            "base": folder_of(input.base) if input.base else None,
-            "batch_size": sampling.batch_size,
-            "base_url": None if player.endpoint else sampling.base_url,
-        }
-    )
-
-
 rule render_prompts:
     input:
         prompts=study.path("preferences/final_eval_prompts.jsonl"),
@@ -62,8 +32,13 @@ rule render_prompts:
         mem_mb=grows_with_attempt(2_000),
         runtime=grows_with_attempt("10m"),
     params:
-        wording=wording,
-        bases=places_of_tokenizers,
+        wording=lambda wildcards: study.wording(wildcards.player),
+        bases=lambda wildcards, input: flags(
+            {
+                "study_base": folder_of(input.study_base),
+                "player_base": folder_of(input.base or input.study_base),
+            }
+        ),
         code=code("sampling.render_prompts"),
     message:
         "Asking {wildcards.player} the held-out prompts in its own way"
@@ -106,7 +81,10 @@ rule evaluate_model:
         settings=lambda wildcards: study.sampling_flags(
             **study.engine(wildcards.player)
         ),
-        place=place_of_player,
+        place=lambda wildcards, input: flags(
+            {"base": folder_of(input.base) if input.base else None}
+            | study.sampling_speed(wildcards.player)
+        ),
         state=study.path("state/samples"),
         code=lambda wildcards: code(
             "sampling.evaluate_model",
@@ -137,7 +115,10 @@ use rule evaluate_model as preview_model with:
             first=study.config.evaluation.num_samples,
             page=study.path(f"look/{wildcards.player}.md"),
         ),
-        place=place_of_player,
+        place=lambda wildcards, input: flags(
+            {"base": folder_of(input.base) if input.base else None}
+            | study.sampling_speed(wildcards.player)
+        ),
         state=study.path("state/samples"),
         code=lambda wildcards: code(
             "sampling.evaluate_model",

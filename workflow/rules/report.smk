@@ -15,13 +15,9 @@ STEPS   report_data         the data: funnel, lengths, duplicates, topics, split
 
 from persuasion_rl.settings import as_words
 
+VOTED = ARENA_VOTES != "none"
 BRANCH = "{branch,(unattended/)?}"
 """Of a path: nothing, or the folder of what needs no person."""
-
-
-def report_files(scope):
-    """What the report is made from: name of an input, and of a flag -> a file, or files by their names."""
-    return study.report_files(scope) | {"arena": arena_table(scope)}
 
 
 rule report_data:
@@ -115,7 +111,11 @@ rule compare_models:
 
 rule report_study:
     input:
-        unpack(lambda wildcards: as_inputs(report_files(scope_of_job(wildcards)))),
+        unpack(
+            lambda wildcards: as_inputs(
+                study.report_files(scope_of_job(wildcards), VOTED)
+            )
+        ),
     output:
         report=reported(study.path(f"{BRANCH}report.html"), "Study"),
         figures=reported_figures(study.path(f"{BRANCH}figures")),
@@ -130,7 +130,7 @@ rule report_study:
         runtime=grows_with_attempt("30m"),
     params:
         files=lambda wildcards, input: as_flags(
-            input, report_files(scope_of_job(wildcards))
+            input, study.report_files(scope_of_job(wildcards), VOTED)
         ),
         settings=lambda wildcards: flags(study.report_settings(scope_of_job(wildcards))),
         code=code("report.report_study"),

@@ -103,38 +103,11 @@ rule tokenize:
         """
 
 
-def parent_of(wildcards):
-    """The model that a training starts from."""
-    return study.models[wildcards.model].parent
-
-
-def training_settings(wildcards):
-    """What a training is told besides its recipe."""
-    seed, parent = study.seed(wildcards.model), parent_of(wildcards)
-    return flags(study.model_settings | {"parent": parent, "seed": seed})
-
-
-def tracking(wildcards, input):
-    """Where a training reports to; not compared."""
-    return flags({"tracking": study.tracking(wildcards.get("model", "delta_judge"))})
-
-
-def launcher(wildcards, input, resources):
-    """How a training starts: one process a GPU; not compared."""
-    if resources.gpu < 2:
-        return "python -m"
-    return (
-        f"python -m persuasion_rl.runtime.leases {resources.gpu}"
-        f" accelerate launch --multi_gpu --num_processes {resources.gpu} --num_machines 1"
-        " --mixed_precision no --dynamo_backend no --main_process_port 0 --module"
-    )
-
-
 rule train_sft:
     input:
         base=study.base_model,
-        lineage=lambda wildcards: study.adapters(parent_of(wildcards)),
-        parts=lambda wildcards: study.adapter_parts(parent_of(wildcards)),
+        lineage=lambda wildcards: study.adapters(study.parent(wildcards.model)),
+        parts=lambda wildcards: study.adapter_parts(study.parent(wildcards.model)),
         train=study.tokens("sft_train"),
         val=study.tokens("sft_val"),
         checked=study.path("splits/leakage.json"),
@@ -155,9 +128,9 @@ rule train_sft:
         base=place_of_base,
         state=study.path("state/trainings/{model}"),
         recipe=lambda wildcards: flags(study.recipe(wildcards.model)),
-        settings=training_settings,
-        tracking=tracking,
-        launch=launcher,
+        settings=lambda wildcards: study.training_flags(wildcards.model),
+        tracking=lambda wildcards, input: study.tracking_flags(wildcards.model),
+        launch=lambda wildcards, input, resources: launcher(resources.gpu),
         code=code("training.sft"),
     message:
         "Supervised fine-tuning of {wildcards.model}"
@@ -175,12 +148,12 @@ rule train_sft:
 rule train_dpo:
     input:
         base=study.base_model,
-        lineage=lambda wildcards: study.adapters(parent_of(wildcards)),
-        parts=lambda wildcards: study.adapter_parts(parent_of(wildcards)),
+        lineage=lambda wildcards: study.adapters(study.parent(wildcards.model)),
+        parts=lambda wildcards: study.adapter_parts(study.parent(wildcards.model)),
         train=lambda wildcards: study.tokens(
-            f"{study.models[wildcards.model].pool}_train"
+            study.learned_rows(wildcards.model, "train")
         ),
-        val=lambda wildcards: study.tokens(f"{study.models[wildcards.model].pool}_val"),
+        val=lambda wildcards: study.tokens(study.learned_rows(wildcards.model, "val")),
     output:
         **study.trained_files("dpo"),
     log:
@@ -198,9 +171,9 @@ rule train_dpo:
         base=place_of_base,
         state=study.path("state/trainings/{model}"),
         recipe=lambda wildcards: flags(study.recipe(wildcards.model)),
-        settings=training_settings,
-        tracking=tracking,
-        launch=launcher,
+        settings=lambda wildcards: study.training_flags(wildcards.model),
+        tracking=lambda wildcards, input: study.tracking_flags(wildcards.model),
+        launch=lambda wildcards, input, resources: launcher(resources.gpu),
         code=code("training.dpo"),
     message:
         "Preference optimisation of {wildcards.model}"

@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from persuasion_rl.study.flags import flags
@@ -114,10 +115,23 @@ class Evaluation(Lineage):
         settings = {name: getattr(self.config.sampling, name) for name in names}
         return flags(settings | self.model_settings | {"seed": self.config.seed} | more)
 
-    @property
-    def model_settings(self) -> dict[str, Any]:
-        """What every job with a model is told."""
-        return {"device": self.device, "trust_remote_code": self.config.trust_remote_code}
+    def sampling_speed(self, player: str) -> dict[str, Any]:
+        """How fast a player samples, and where: what leaves its samples as they are. An endpoint's address does not."""
+        sampling = self.config.sampling
+        address = None if self.player(player).endpoint else sampling.base_url
+        return {"batch_size": sampling.batch_size, "base_url": address}
+
+    def wording(self, player: str) -> str:
+        """How a player is asked that wants another format, or a length."""
+        other = self.other_players[player]
+        own_format = "messages" if other.endpoint else other.prompt_format
+        return flags(
+            {
+                "study_format": self.config.data.prompt_format,
+                "player_format": own_format,
+                "match_length": other.match_length,
+            }
+        )
 
     def responses(self, scope: str) -> dict[str, str]:
         """Player -> its replies."""
@@ -147,6 +161,15 @@ class Evaluation(Lineage):
         """Player -> how near its replies are to the human ones, where the study has an embedding model."""
         embedded = self.players(scope) if self.config.evaluation.embedding_model else []
         return self._measured("similarities/{}.jsonl", embedded)
+
+    def embedding_files(self) -> list[str]:
+        """The files of the embedding model, where it is a folder."""
+        folder = Path(self.config.evaluation.embedding_model or "")
+        if not self.config.evaluation.embedding_model or not folder.is_dir():
+            return []
+        # What its modules need, whichever they are.
+        modules = [*folder.glob("*.json"), *folder.glob("*.safetensors"), *folder.glob("[0-9]_*/*")]
+        return sorted(str(path) for path in modules if path.is_file())
 
     def _dpo_players(self, scope: str) -> list[str]:
         return [player for player in self.players(scope) if player in self.trained("dpo")]
@@ -242,6 +265,10 @@ class Evaluation(Lineage):
         return {judge: self.path(f"{scope}/verdicts/{judge}.jsonl") for judge in self.judges}
 
     # Comparisons
+
+    def equally_honest(self, scope: str) -> dict[str, str]:
+        """Judge -> its verdicts on replies of the same markers."""
+        return {j: self.path(f"{scope}/equal_honesty/{j}.jsonl") for j in self.judges}
 
     def comparisons(self, scope: str) -> list[str]:
         """The comparisons "player:against" whose p-values are corrected together, as far as a scope has their players.

@@ -2,7 +2,7 @@
 
 import os
 import shlex
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 
@@ -63,3 +63,59 @@ def scope_of(folder: str) -> str:
 def one_of(names: Iterable[str]) -> str:
     """A wildcard constraint; it matches nothing where there are no names."""
     return "|".join(names) or "(?!)"
+
+
+def as_inputs(files: Mapping[str, Any]) -> dict[str, Any]:
+    """Files by name as the inputs of a rule.
+
+    Args:
+        files: name -> a file, a list of files, or files by names of their own.
+    """
+    return {
+        name: list(each.values()) if isinstance(each, Mapping) else each
+        for name, each in files.items()
+    }
+
+
+def as_flags(input: Any, files: Mapping[str, Any]) -> str:
+    """The same files as flags, `--name FILE` or `--name KEY=FILE ...`, where a rule's inputs are.
+
+    Args:
+        input: the inputs of a job, by name. files: as for `as_inputs`.
+    """
+    return flags(
+        {
+            name: named(input[name], each) if isinstance(each, Mapping) else input[name]
+            for name, each in files.items()
+        }
+    )
+
+
+def grows_with_attempt(amount: int | str) -> Callable[..., int | str]:
+    """A resource of which a retry gets more, since what ended the job may have been its limit.
+
+    Args:
+        amount: MB of memory, or a time as "2h".
+    """
+    if isinstance(amount, int):
+        return lambda wildcards, attempt: attempt * amount
+    return lambda wildcards, attempt: f"{attempt * int(amount[:-1])}{amount[-1]}"
+
+
+def judging_time(judge: str | None, runtime: str, attempt: int) -> str:
+    """How long judging may take: a batch of the judge llm a day, and asking it as long as limits demand.
+
+    That is the most that profiles/slurm/partitions.yaml has; other times grow with the attempt.
+    """
+    return "48h" if judge == "llm" else str(grows_with_attempt(runtime)(None, attempt))
+
+
+def launcher(gpus: int) -> str:
+    """How a training starts: one process a GPU."""
+    if gpus < 2:
+        return "python -m"
+    return (
+        f"python -m persuasion_rl.runtime.leases {gpus}"
+        f" accelerate launch --multi_gpu --num_processes {gpus} --num_machines 1"
+        " --mixed_precision no --dynamo_backend no --main_process_port 0 --module"
+    )

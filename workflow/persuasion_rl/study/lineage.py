@@ -240,7 +240,30 @@ class Lineage:
         """The seeds of the trainings from the first one above the base to a model's own."""
         return tuple(self.seed(name) for name in self._above(model))
 
+    def parent(self, model: str) -> str:
+        """The model that a training starts from."""
+        return self.models[model].parent
+
+    def training_flags(self, model: str) -> str:
+        """What a training is told besides its recipe."""
+        more = {"parent": self.parent(model), "seed": self.seed(model)}
+        return flags(self.model_settings | more)
+
+    @property
+    def model_settings(self) -> dict[str, Any]:
+        """What every job with a model is told."""
+        config = self.config
+        return {"device": config.device, "trust_remote_code": config.trust_remote_code}
+
+    def learned_rows(self, model: str, part: str) -> str:
+        """The name of the rows of a pool that a model learns from: "train" or "val"."""
+        return f"{self.models[model].pool}_{part}"
+
     # Pools
+
+    def responding_model(self, pool: str) -> str:
+        """The model whose responses a pool compares."""
+        return self.config.pools[pool].responses_from
 
     def split_sizes(self) -> dict[str, int]:
         """The planned number of rows of each side."""

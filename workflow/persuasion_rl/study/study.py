@@ -11,7 +11,7 @@ from typing import Any
 from persuasion_rl.files import UserError
 from persuasion_rl.settings import as_words
 from persuasion_rl.study.evaluation import Evaluation
-from persuasion_rl.study.flags import branch_of
+from persuasion_rl.study.flags import branch_of, flags
 from persuasion_rl.study.lineage import TRAINED_FILES
 from persuasion_rl.study.loading import load_config, read_config_file
 from persuasion_rl.study.names import BASE, HUMAN
@@ -74,8 +74,12 @@ class Study(Evaluation):
             "common": as_words(recipes),
         }
 
-    def report_files(self, scope: str) -> dict[str, str | dict[str, str]]:
-        """What the report is made from: the name of an input, and of a flag -> a file, or files by their names."""
+    def report_files(self, scope: str, voted: bool = False) -> dict[str, str | dict[str, str]]:
+        """What the report is made from: the name of an input, and of a flag -> a file, or files by their names.
+
+        Args:
+            voted: whether people have voted in the arena, whose ranking is then a part.
+        """
         delta = self.delta_judge()
         files: dict[str, str | dict[str, str]] = {
             "tables": self.tables(scope),
@@ -94,6 +98,8 @@ class Study(Evaluation):
         }
         if HUMAN in self.pools(scope):
             files["answers"] = self.path("preferences/human_answers.json")
+        if voted and scope == "evaluation":
+            files["arena"] = self.path("evaluation/arena.csv")
         return files
 
     def report_settings(self, scope: str) -> dict[str, Any]:
@@ -179,11 +185,12 @@ class Study(Evaluation):
             "private": self.config.publish.private,
         }
 
-    def tracking(self, model: str) -> dict[str, str]:
+    def tracking_flags(self, model: str) -> str:
         """Where a training reports to, by the name of a model or `delta_judge`."""
         own = self.models[model].run_name if model in self.models else None
         name = own or f"{self.name}-{model}"
-        return {**self.config.wandb.resolved(), "name": name, "folder": self.path("wandb")}
+        settings = self.config.wandb.resolved() | {"name": name, "folder": self.path("wandb")}
+        return flags({"tracking": settings})
 
     def refuse_other_studies(self, targets: Iterable[str]) -> None:
         """UserError where a target lies under the results of another study than this one."""
