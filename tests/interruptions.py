@@ -36,6 +36,8 @@ WRITTEN = {
     "preferences.simulate_annotators": ["--answers"],
     "preferences.preference_pairs": ["--train"],
     "data.cmv": ["--examples"],
+    "evaluation.verdicts": ["--verdicts"],
+    "evaluation.truth": ["--truth"],
     "report.compare_models": ["--models"],
 }
 """The flags of modules that name an output and are not --output."""
@@ -254,7 +256,7 @@ def durations(checkout: Path) -> dict[str, float]:
         "training.sft": ["train_sft/*"], "training.dpo": ["train_dpo/*"], "training.reward": ["train_delta_judge"],
         "sampling.generate_responses": ["generate_responses/*"], "sampling.evaluate_model": ["evaluate_model/*"],
         "preferences.label_ai": ["label_ai"],
-        "training.standin": ["pretrain_standin"], "judges.judge_trust": ["judge_trust"],
+        "training.standin": ["pretrain_standin"], "judges.judge_trust": ["judge_trust/judges"],
     }.items():  # fmt: skip
         folder = checkout / STUDY / "benchmarks"
         files = [file for pattern in patterns for file in folder.glob(f"{pattern}.tsv")]

@@ -13,11 +13,11 @@ from fnmatch import fnmatchcase
 from functools import cache
 from importlib.util import find_spec
 from itertools import pairwise
-from pathlib import Path
 
 import pytest
 import yaml
 
+from doc_commands import RUN_ON_A_STUDY, run_as_typed
 from persuasion_rl.study.study import Study
 from persuasion_rl.tools.cli import main
 from persuasion_rl.tools.workload import estimates
@@ -57,19 +57,6 @@ RUN_SLOWLY = {
     "snakemake data --configfile config/NAME.yaml --cores 2": r"\(100%\) done$",
 }
 """The same of what takes longer: among the slow tests."""
-RUN_ON_A_STUDY = {
-    "persuasion-rl chat --study cmv --model rlaif_rlhf": "^rlaif_rlhf: .",
-    "persuasion-rl chat --study NAME --model rlaif_rlhf": "^rlaif_rlhf: .",
-    "persuasion-rl compare cmv cmv-beta5": "^Settings: no difference$",
-    "python benchmarks/costs.py --study results/cmv": r"^\| train_dpo/rlaif \| ",
-    "python benchmarks/costs.py --study results/demo": r"^\| train_dpo/rlaif \| ",
-    "python benchmarks/seeds.py --studies results/demo results/demo-seed-2 results/demo-seed-3": r"^\| rlaif \|",
-    "snakemake explore_data --cores 1": r"\(100%\) done$",
-    "snakemake results/STUDY/look/MODEL.md --cores 2": r"\(100%\) done$",
-    "snakemake results/STUDY/preferences/human_pool_labels.jsonl --cores 1": r"\(100%\) done$",
-    "snakemake results/cmv/look/sft.md --cores 2": r"\(100%\) done$",
-}  # fmt: skip
-"""What test_study.py runs, with the name of its study, and what it says then."""
 RUN_BY = {
     "make clean*": "test_docs.py::test_make_clean_leaves_the_state_of_a_study",
     "persuasion-rl annotate*": "test_annotation_browser.py::served",
@@ -211,26 +198,6 @@ def checkout(tmp_path_factory):
     folder = copy_project(tmp_path_factory.mktemp("checkout") / "project")
     (folder / "config/NAME.yaml").write_text("extends: ../tests/tiny.yaml\nstudy: NAME\n")
     return folder
-
-
-def run_as_typed(command, root, **keywords):
-    """What a command says that is typed in a checkout where no address but loopback can be reached."""
-    paths = {
-        "PATH": Path(sys.executable).parent,
-        "PYTHONPATH": f"{root}/tests/no_network:{root}/workflow",
-    }
-    environment = {name: f"{value}:{os.environ.get(name, '')}" for name, value in paths.items()}
-    run = subprocess.run(
-        ["bash", "-c", command],
-        cwd=root,
-        env=os.environ | environment | {"NETWORK_LOG": os.devnull},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        **keywords,
-    )
-    assert run.returncode == 0, run.stdout[-4000:]
-    return run.stdout
 
 
 def test_every_command_is_run_or_listed_with_the_reason_why_not():

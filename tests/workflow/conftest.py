@@ -1,0 +1,62 @@
+"""The study of `small.yaml`, made once with every connection but loopback refused, and copies of it to change things in."""
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+from filelock import FileLock
+
+from running import ROOT, copy_project, succeed
+from small_study import CONFIG, NO_NETWORK, STUDY
+
+
+@pytest.fixture(scope="session")
+def network_log(tmp_path_factory) -> Path:
+    """Where the making of the study writes the connections that it was refused. All workers of pytest share it."""
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent
+    return folder / "refused.log"
+
+
+@pytest.fixture(scope="session")
+def make_small(network_log):
+    """A function that makes the small study in the project's own folder, and returns Snakemake's output.
+
+    Only one worker of pytest does so at a time, as Snakemake refuses a second one. Dry runs need no lock.
+    """
+    lock = ROOT / ".snakemake/small-study.lock"
+    lock.parent.mkdir(exist_ok=True)
+    words = ("all", "--cores", 2, "--configfile", CONFIG)
+    variables = {"PYTHONPATH": str(NO_NETWORK), "NETWORK_LOG": str(network_log)}
+
+    def make() -> str:
+        with FileLock(lock):
+            return succeed(*words, **variables)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def small(make_small) -> Path:
+    """The folder of the small study. Read only."""
+    make_small()
+    return STUDY
+
+
+@pytest.fixture(scope="session")
+def finished_checkout(small, tmp_path_factory) -> Path:
+    """A copy of the project with the study and Snakemake's records. Read only."""
+    folder = copy_project(tmp_path_factory.mktemp("checkout"))
+    parts = [".snakemake/metadata", "results/small"]
+    subprocess.run(["cp", "-a", "--parents", *parts, folder], cwd=ROOT, check=True)
+    return folder
+
+
+@pytest.fixture
+def fresh(finished_checkout, tmp_path) -> Path:
+    """The copy again, to change things in."""
+    folder = tmp_path / "checkout"
+    subprocess.run(["cp", "-a", finished_checkout, folder], check=True)
+    return folder
