@@ -24,7 +24,9 @@ def section(title: str) -> str:
 
 def tree() -> dict[str, str]:
     """Path -> its line's description."""
-    lines = re.search(r"^```\n(.*?)^```$", section("The tree"), re.M | re.S).group(1).splitlines()
+    lines = (
+        re.search(r"^```text\n(.*?)^```$", section("The tree"), re.M | re.S).group(1).splitlines()
+    )
     described, folders = {}, []
     for line in lines:
         indent, name, words = re.fullmatch(r"( *)(\S+)(?: {2,}(.*))?", line).groups()
@@ -54,7 +56,9 @@ def test_every_file_of_the_tree_has_a_line_of_words():
 
 @cache
 def stops() -> list[list[str]]:
-    rows = [line for line in section(r"One prompt, [^\n]*").splitlines() if re.match(r"\| \d+ \|", line)]
+    rows = [
+        line for line in section(r"One prompt, [^\n]*").splitlines() if re.match(r"\| \d+ \|", line)
+    ]
     return [[cell.strip() for cell in row.strip("|").split("|")] for row in rows]
 
 
@@ -132,7 +136,9 @@ def test_every_module_and_function_that_a_page_names_is_there_with_its_package(p
     text = re.sub(r"^ *```.*?^ *```$", "", page.read_text(encoding="utf-8"), flags=re.M | re.S)
     wrong = set()
     for name in re.findall(r"`([a-z_]\w*(?:\.\w+)+)(?=`|\()", text):
-        is_file = name.endswith((".py", ".csv", ".html", ".json", ".jsonl", ".md", ".yaml", ".sqlite"))
+        is_file = name.endswith(
+            (".py", ".csv", ".html", ".json", ".jsonl", ".md", ".yaml", ".sqlite")
+        )
         if name.split(".")[0] in ours and not is_file and name not in OF_LIBRARIES:
             wrong |= {name} if not is_key(name) and not leads_somewhere(name) else set()
     for file in re.findall(r"`((?:\w+/)+\w+\.py)`", text):
