@@ -1,6 +1,7 @@
 """The layout: imports point down the floors, in no circle; packages say nothing of their own; files stay short."""
 
 import ast
+import re
 from functools import cache
 from graphlib import CycleError, TopologicalSorter
 from itertools import pairwise
@@ -81,3 +82,10 @@ def test_what_all_rules_share_is_little():
 def test_the_floors_are_those_that_there_are():
     assert {module.split(".")[0] for module in MODULES} == {*FLOORS}
     assert all(floor(one) < floor(other) for one, other in pairwise(FLOORS))
+
+
+def test_the_page_about_the_code_has_the_floors_in_their_order():
+    page = (ROOT / "docs/architecture.md").read_text(encoding="utf-8")
+    _, _, tree = page.partition("\nworkflow/persuasion_rl/\n")
+    names = re.findall(r"^  (\w+)(?:/|\.py)", tree.partition("\nworkflow/")[0], re.M)
+    assert [name for name in names if name != "__init__"] == list(FLOORS)
