@@ -14,6 +14,7 @@ def copy_project(folder: Path) -> Path:
     """What a run needs of the project, without results, in a folder of its own."""
     parts = ["Snakefile", "Makefile", "aws-gpu", "workflow", "config", "envs", "profiles", "tests"]
     parts += ["benchmarks", "resources/annotation", "resources/markers", "resources/rubrics"]
+    parts += ["resources/assumptions.yaml"]
     folder.mkdir(parents=True, exist_ok=True)
     subprocess.run(["cp", "-a", "--parents", *parts, folder], cwd=ROOT, check=True)
     return folder

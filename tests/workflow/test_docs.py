@@ -38,10 +38,11 @@ RUN = {
     "persuasion-rl why results/demo/report.html --configfile config/demo.yaml": "jobs; none of them has run yet$",
     "python -c 'import torch; print(torch.version.cuda, torch.cuda.is_available())'": r"^\S+ (True|False)$",
     "python -m persuasion_rl.study.reference": "^config/README.md$",
+    "python -m persuasion_rl.preferences.label_ai --help": "--llm_model LLM_MODEL",
     "python -m persuasion_rl.training.sft --help": "--adapter ADAPTER",
     "python benchmarks/judges.py --help": "--delta DELTA",
     "snakemake --profile aws-gpu -n": r"^train_dpo +3$",
-    "snakemake --profile aws-gpu unattended -n": "^report_unattended +1$",
+    "snakemake --profile aws-gpu unattended -n": "^report_study +1$",
     "snakemake --rulegraph mermaid-js": "^flowchart ",
     "snakemake --touch": r"\(100%\) done$",
     "snakemake --touch FILE": r"\(100%\) done$",
@@ -206,7 +207,8 @@ def test_every_command_is_run_or_listed_with_the_reason_why_not():
     assert sorted(entries) == sorted({entry_of(command) for command in COMMANDS}), "each fits one"
     for named in RUN_BY.values():
         file, test = named.split("::")
-        assert f"def {test}(" in (ROOT / "tests" / file).read_text(), named
+        (path,) = (ROOT / "tests").rglob(file)
+        assert f"def {test}(" in path.read_text(), named
 
 
 @pytest.mark.parametrize(
