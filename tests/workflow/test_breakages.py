@@ -68,7 +68,12 @@ def test_sft_on_losing_replies_is_not_above_base(small, measure, tmp_path):
     side = {row["conversation_id"]: row["side"] for row in table(small / "splits/sides.csv")}
     for part in ("train", "val"):
         rows = [
-            {"input_text": row["prompt"], "response": row["loser"], "metadata": row["metadata"]}
+            {
+                "input_text": row["prompt"],
+                "full_text": row["prompt"] + row["loser"],
+                "response": row["loser"],
+                "metadata": row["metadata"],
+            }
             for row in read_jsonl(small / "processed/delta_pairs.jsonl")
             if side[row["metadata"]["conversation_id"]] == part
         ]

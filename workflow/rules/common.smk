@@ -115,7 +115,7 @@ def templates(*names):
 
 def reported(path, category):
     """A file that Snakemake's own report shows too, with the caption of its name."""
-    name = Path(path).stem
+    name = Path(path.rpartition("}")[2]).stem  # a wildcard may have "/" in it
     return report(
         path,
         category=category,

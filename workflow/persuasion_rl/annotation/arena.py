@@ -118,7 +118,7 @@ class LoadedModels:
             raise UserError("fewer than two models of this study are there: make them first")
         models = SystemRandom().sample(names, 2)
         replies = [self.reply(model, context) for model in models]
-        return context, models, replies, [self._engines[model].settings.digest for model in models]
+        return context, models, replies, [self._engines[model].model_digest for model in models]
 
 
 def chat(models: LoadedModels, model: str) -> None:

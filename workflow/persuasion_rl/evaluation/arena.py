@@ -24,7 +24,7 @@ def present_models(recipes: Sequence[Path]) -> dict[str, str]:
     digests = {name: recipe["adapter_digest"] for name, recipe in recipe_of.items()}
     for recipe in recipe_of.values():
         digests[BASE] = recipe["base_digest"]
-    # As `sampling.engine.Settings` computes a model's.
+    # As `sampling.engine.Engine` computes a model's.
     return {name: text_digest(digest) for name, digest in digests.items()}
 
 
