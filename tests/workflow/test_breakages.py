@@ -66,18 +66,19 @@ def recipe_words(method, **changes):
 
 def test_sft_on_losing_replies_is_not_above_base(small, measure, tmp_path):
     side = {row["conversation_id"]: row["side"] for row in table(small / "splits/sides.csv")}
-    for part in ("train", "val"):
+    example = next(read_jsonl(small / "splits/sft_train.jsonl"))
+    for part, count in (("train", 600), ("val", 60)):
         rows = [
             {
                 "input_text": row["prompt"],
                 "full_text": row["prompt"] + row["loser"],
                 "response": row["loser"],
-                "metadata": row["metadata"],
+                "metadata": example["metadata"] | row["metadata"],
             }
             for row in read_jsonl(small / "processed/delta_pairs.jsonl")
             if side[row["metadata"]["conversation_id"]] == part
         ]
-        write_jsonl(tmp_path / f"{part}.jsonl", rows[:900])
+        write_jsonl(tmp_path / f"{part}.jsonl", rows[:count])
     adapter, base = tmp_path / "models/losing/adapter_model.safetensors", small / "models/base"
     run_stage(
         *("training.sft", "--base", base, "--adapter", adapter, "--state", tmp_path / "state"),
@@ -101,7 +102,7 @@ def test_swapped_preferences_fall_below_sft(small, measure, tmp_path):
         *("--train", tokenized(base, tmp_path / "train.jsonl")),
         *("--val", tokenized(base, tmp_path / "val.jsonl")),
         *("--adapter", adapter, "--state", tmp_path / "state", "--seed", 1, "--threads", 2),
-        *recipe_words("dpo"),
+        *recipe_words("dpo", max_steps=30),
     )
     _, high = measure([sft, adapter], "sft")
     assert high < 0
@@ -172,11 +173,14 @@ def test_a_failing_job_says_why_in_the_output(fresh):
 
 def test_two_processes_make_the_same_model(small, fresh):
     """The workflow's own launcher: `gpu` slots become processes, here on the CPU. Nothing above is made again."""
+    brief = {"extends": "small.yaml", "recipes": {"sft": {"max_steps": 10}}}
+    (fresh / "tests/brief.yaml").write_text(yaml.safe_dump(brief))
+    metrics = fresh / "results/small/models/sft/metrics.json"
+    run_jobs(fresh, "sft", config="tests/brief.yaml")
+    one = read_json(metrics)
     words = ("--set-resources", "train_sft:gpu=2", "--resources", "gpu=2")
-    output = run_jobs(fresh, "sft", "--forcerun", "train_sft", *words)
+    output = run_jobs(fresh, "sft", "--forcerun", "train_sft", *words, config="tests/brief.yaml")
     assert "2 process(es)" in output
-    one, two = (
-        read_json(folder / "models/sft/metrics.json") for folder in (small, fresh / "results/small")
-    )
-    assert two["eval_loss"] == pytest.approx(one["eval_loss"], abs=0.01)
+    two = read_json(metrics)
+    assert two["eval_loss"] == pytest.approx(one["eval_loss"], abs=0.001)
     assert one["steps"] == two["steps"]
