@@ -18,11 +18,11 @@ from importlib.metadata import version
 from pathlib import Path
 
 from machine import commit, device_name
+from training_material import MODELS
 
 from persuasion_rl.files import UserError, read_jsonl
 from persuasion_rl.runtime.command import note, stage
 from persuasion_rl.study.recorded import recorded_settings
-from training_material import MODELS
 
 SEED = 1
 AIMS = {"cpu": 5, "cuda": 20}

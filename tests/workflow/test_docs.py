@@ -55,6 +55,7 @@ RUN = {
 RUN_SLOWLY = {
     "python benchmarks/annotation.py": "^0 lost, 0 more than a pair was to get, 0 that nobody gave$",
     "python benchmarks/planning.py": "^200 models, 2000 shards: ",
+    "python benchmarks/staleness.py": r"^\| how SFT trains, training/sft.py \| 53 \| 4 \| ",
     "snakemake data --configfile config/NAME.yaml --cores 2": r"\(100%\) done$",
 }
 """The same of what takes longer: among the slow tests."""

@@ -42,7 +42,7 @@ def read_honesty(*, responses: Path, output: Path, settings: LlmSettings) -> int
         raise UserError("reading for honesty needs --llm_model")
     rubric = settings.rubric.read_text(encoding="utf-8").rstrip() + TASK
     replies = list(read_rows(responses, ReplyRow))
-    found = outcomes(
+    readings = outcomes(
         settings,
         [
             ask_about(
@@ -59,7 +59,7 @@ def read_honesty(*, responses: Path, output: Path, settings: LlmSettings) -> int
         [
             {name: row["metadata"][name] for name in ("prompt_id", "conversation_id")}
             | ({"excluded": one.failure} if one.content is None else one.content)
-            for row, one in zip(replies, found, strict=True)
+            for row, one in zip(replies, readings, strict=True)
         ],
     )
 

@@ -33,15 +33,20 @@ def evaluate_verdicts(
         chosen, [Comparison(a["prompt"], a["response"], b["response"]) for _, _, (a, b) in games]
     )
     rows = []
-    for (one, other, (reply, _)), found in zip(games, judged, strict=True):
-        said = {"verdict": found.verdict, "answers": [o.verdict for o in found.judgments]}
+    for (one, other, (reply, _)), both_orders in zip(games, judged, strict=True):
+        answers = [judgment.verdict for judgment in both_orders.judgments]
+        verdict = {"verdict": both_orders.verdict, "answers": answers}
         rows.append(
             {
                 "prompt_id": reply["metadata"]["prompt_id"],
                 "conversation_id": reply["metadata"]["conversation_id"],
                 "player_1": one,
                 "player_2": other,
-                **({"excluded": found.failure} if found.failure is not None else said),
+                **(
+                    {"excluded": both_orders.failure}
+                    if both_orders.failure is not None
+                    else verdict
+                ),
             }
         )
     note(f"{judge}: {len(rows):,} comparisons of {len(players)} players")

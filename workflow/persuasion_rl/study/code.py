@@ -26,14 +26,14 @@ def module_digests(*modules: str) -> list[str]:
 
     Modules that are only around a job (AROUND) are left out.
     """
-    found: set[str] = set()
+    closure: set[str] = set()
     waiting = list(modules)
     while waiting:
         name = waiting.pop()
-        if name not in found and not name.startswith(AROUND):
-            found.add(name)
+        if name not in closure and not name.startswith(AROUND):
+            closure.add(name)
             waiting += _read(name)[1]
-    return [f"{name}:{_read(name)[0]}" for name in sorted(found)]
+    return [f"{name}:{_read(name)[0]}" for name in sorted(closure)]
 
 
 @cache
@@ -55,7 +55,7 @@ def _analysed(source: bytes) -> tuple[str, list[str]]:
             imports += _imported(node)
         if hasattr(node, "body") and isinstance(node.body, list):
             node.body = [part for part in node.body if not _is_docstring(part)] or [ast.Pass()]
-    return _digest("".join(_told(tree)).encode()), imports
+    return _digest("".join(_serialized(tree)).encode()), imports
 
 
 def _file(module: str) -> Path:
@@ -81,7 +81,7 @@ def _is_docstring(node: ast.AST) -> bool:
     )
 
 
-def _told(part: Any) -> Iterator[str]:
+def _serialized(part: Any) -> Iterator[str]:
     """A syntax tree as text, without what only some versions of Python have: fields that say nothing, and empty texts
     within f-strings."""
     if isinstance(part, ast.AST):
@@ -89,13 +89,13 @@ def _told(part: Any) -> Iterator[str]:
         for name, value in ast.iter_fields(part):
             if value is not None and value != []:
                 yield f"{name}="
-                yield from _told(
+                yield from _serialized(
                     _without_empty(value) if isinstance(part, ast.JoinedStr) else value
                 )
         yield ")"
     elif isinstance(part, list):
         for each in part:
-            yield from _told(each)
+            yield from _serialized(each)
             yield ","
     else:
         yield repr(part)
@@ -114,13 +114,13 @@ def _own_source() -> bytes:
 @cache
 def _kept() -> dict[str, tuple[str, list[str]]]:
     """What was analysed before: digest of a source -> digest of its code, imports."""
-    found = {}
+    digests = {}
     if KEPT.is_file():
         for line in KEPT.read_text(encoding="utf-8").splitlines():
             with suppress(ValueError):  # a kill may have cut one off
                 key, digest, imports = json.loads(line)
-                found[key] = (digest, imports)
-    return found
+                digests[key] = (digest, imports)
+    return digests
 
 
 def _keep(key: str) -> None:

@@ -78,7 +78,7 @@ def as_inputs(files: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def as_flags(input: Any, files: Mapping[str, Any]) -> str:
-    """The same files as flags, `--name FILE` or `--name KEY=FILE ...`, where a rule's inputs are.
+    """Files by name as flags, `--name FILE` or `--name KEY=FILE ...`, at the places of a rule's inputs.
 
     Args:
         input: the inputs of a job, by name. files: as for `as_inputs`.
