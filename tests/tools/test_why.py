@@ -1,4 +1,4 @@
-"""Why a file would be made again: what differs, told in words. What a whole study says of itself is in test_study.py."""
+"""Why a file would be made again: what differs, told in words. What a whole study says of itself is in test_study_changes.py."""
 
 import base64
 import json
