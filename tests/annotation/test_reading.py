@@ -450,3 +450,19 @@ def test_a_dry_run_names_a_store_that_is_broken_in_one_line(root, store_of_study
     assert line.startswith("error: results/people/state/human_answers.sqlite: ")
     assert "move it away" in line
     assert files(store_of_study.parent) == before
+
+
+@pytest.mark.parametrize("store", [None, b""])
+@pytest.mark.parametrize("shm", [True, False])
+def test_answers_in_a_wal_without_their_store_are_not_lost(tmp_path, store, shm):
+    """SQLite takes it for a leftover, and deletes it even where it only reads."""
+    path = tmp_path / "human_answers.sqlite"
+    beside = {f"{path}-wal": b"commits" * 1000} | ({f"{path}-shm": b"\0" * 32768} if shm else {})
+    for name, content in beside.items():
+        Path(name).write_bytes(content)
+    if store is not None:
+        path.write_bytes(store)
+    for use in (read_answers, AnswerStore):
+        with pytest.raises(UserError, match="-wal beside it holds answers"):
+            use(path)
+    assert {name: Path(name).read_bytes() for name in beside} == beside

@@ -1,6 +1,7 @@
 """Files of a study: what one takes from another, and what is said where one cannot be read, in Snakemake too."""
 
 import os
+import re
 import subprocess
 import sys
 from copy import deepcopy
@@ -206,3 +207,45 @@ print(plugin.settings_cls, reading.load_configfile.__module__)
         text=True,
     )
     assert run.stdout == "None snakemake.common.configfile\n", run.stderr
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("study: s\nseed: !!bool maybe\n", "line 2"),
+        ("study: s\nseed: !!timestamp foo\n", "line 2"),
+        (
+            "study: s\ndata: " + "[" * 100_000,
+            "line 2: not valid YAML: nested deeper than 50 levels",
+        ),
+    ],
+)
+def test_what_yaml_itself_breaks_on_is_one_line(tmp_path, text, says):
+    file = tmp_path / "odd.yaml"
+    file.write_text(text)
+    with pytest.raises(UserError) as error:
+        read_config_file(file)
+    assert says in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["a\0b", "a\nb", "loop.yaml"])
+def test_a_file_that_cannot_be_extended_is_one_line(tmp_path, name):
+    (tmp_path / "loop.yaml").symlink_to("loop.yaml")
+    with pytest.raises(UserError) as error:
+        load_config({"study": "s", "extends": name}, tmp_path / "mine.yaml")
+    assert "\n" not in str(error.value) and "\0" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "key"),
+    [
+        ({"seed": 2**32}, "seed"),
+        ({"data": {"max_examples": 10**400}}, "data.max_examples"),
+        ({"study": "-x"}, "study"),
+        ({"evaluation": {"players": ["base", "sft"], "comparisons": ["sft:sft"]}}, "evaluation.comparisons"),
+    ],
+)  # fmt: skip
+def test_values_that_a_job_would_choke_on_are_refused(changes, key):
+    demo = Path(__file__).parents[2] / "config/demo.yaml"
+    with pytest.raises(UserError, match=f"^{re.escape(key)}: "):
+        load_config(yaml.safe_load(demo.read_text()) | changes, demo)

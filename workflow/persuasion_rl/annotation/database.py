@@ -59,6 +59,7 @@ class Store:
 
     def __init__(self, path: Path):
         self._lock = Lock()
+        _refuse_lost_answers(path)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._file = sqlite3.connect(
@@ -160,6 +161,20 @@ def _unreadable(path: Path, error: Exception) -> str:
     return f"{path}: not a store of people's answers, or a damaged one ({reason}): {INSTEAD}"
 
 
+def _refuse_lost_answers(path: Path) -> None:
+    """Raises UserError where a store is missing or empty and its answers are in the -wal beside it.
+
+    SQLite takes such a -wal for a leftover, even where it only reads, and deletes it.
+    """
+    store = os.path.realpath(path)
+    sizes = [os.path.getsize(f) if os.path.isfile(f) else 0 for f in (store, f"{store}-wal")]
+    if sizes[1] and not sizes[0]:
+        raise UserError(
+            f"{path}: missing or empty, while {path.name}-wal beside it holds answers: put the file back that it"
+            " belongs to, or move the -wal away"
+        )
+
+
 class _Files:
     """The files of a store: itself, and beside it what SQLite keeps while it is open."""
 
@@ -175,6 +190,7 @@ class _Files:
         Raises:
             UserError: a folder, or what else is no file, has its name.
         """
+        _refuse_lost_answers(self.path)
         try:
             mode = os.stat(self.store).st_mode
         except (FileNotFoundError, NotADirectoryError):

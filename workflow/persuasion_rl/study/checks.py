@@ -231,7 +231,8 @@ def _check_labelling(config: Config) -> None:
 def _check_players(config: Config) -> None:
     evaluation = config.evaluation
     for comparison in evaluation.comparisons or ():
-        if {*comparison.split(":")} - {*evaluation.players}:
+        sides = {*comparison.split(":")}
+        if sides - {*evaluation.players} or len(sides) < 2:
             raise UserError(
                 f"evaluation.comparisons: {comparison!r} is not PLAYER:AGAINST of"
                 f" {', '.join(evaluation.players)}"

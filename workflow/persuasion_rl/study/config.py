@@ -20,6 +20,7 @@ from persuasion_rl.study.section import (
     Positive,
     PositiveShare,
     Section,
+    Seed,
     Unique,
 )
 
@@ -188,10 +189,10 @@ class Config(Section):
     """A study. Whether its parts fit each other is for `checks` to tell."""
 
     study: str = Field(
-        pattern="^[A-Za-z0-9_-]+$",
+        pattern="^[A-Za-z0-9_][A-Za-z0-9_-]*$",
         description="The study's name; everything that it makes is under results/{study}/.",
     )
-    seed: Natural = Field(1, description="Seed of splits, trainings and samples.")
+    seed: Seed = Field(1, description="Seed of splits, trainings and samples.")
     device: Literal["auto", "cpu", "cuda"] = Field(
         "auto", description="Where models run. With cuda, a missing device stops the job."
     )

@@ -25,13 +25,13 @@ JudgeName = Literal["truth", "delta", "length", "interplay", "llm"]
 
 
 def _player_name(name: str) -> str:
-    if not re.fullmatch(r"[\w.-]+", name):
+    if not re.fullmatch(r"\w[\w.-]*", name):
         raise ValueError(f"{name!r} is no name of a player: letters, digits, _, - and .")
     return name
 
 
 PlayerName = Annotated[
-    str, AfterValidator(_player_name), WithJsonSchema({"type": "string", "pattern": r"^[\w.-]+$"})
+    str, AfterValidator(_player_name), WithJsonSchema({"type": "string", "pattern": r"^\w[\w.-]*$"})
 ]
 """It names files, and stands in comparisons beside a colon."""
 

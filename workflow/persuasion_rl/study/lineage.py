@@ -56,7 +56,7 @@ class Lineage:
         for part in key.split("."):
             if isinstance(value, Mapping):
                 value = value[part]
-            elif part in type(value).model_fields:
+            elif part in getattr(type(value), "model_fields", {}):
                 value = getattr(value, part)
             else:
                 raise KeyError(f"the configuration has no key {key}")

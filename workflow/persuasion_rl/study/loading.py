@@ -1,6 +1,7 @@
 """Reads the configuration of a study: its file, the files that it extends, and what is wrong with them, in one line."""
 
 import difflib
+import os
 from copy import deepcopy
 from pathlib import Path
 from typing import Any, get_args
@@ -13,6 +14,9 @@ from persuasion_rl.study.checks import LOOKS_LIKE_A_KEY, NEVER_SET, check_config
 from persuasion_rl.study.config import Config
 from persuasion_rl.study.recipes import Recipe
 from persuasion_rl.study.section import keys_of, section_at
+
+DEEPEST = 50
+"""Levels of a configuration file, of which a study needs six."""
 
 
 def load_config(given: dict[str, Any], file: Path | None = None) -> Config:
@@ -57,11 +61,11 @@ def _extended(study: dict, file: Path | None, above: list[Path]) -> dict:
     name = study.pop("extends", None)
     if name is None:
         return study
-    if not isinstance(name, str):
+    if not isinstance(name, str) or not name.isprintable():
         raise UserError(f"extends: {name!r} must be the name of a file")
     parent_file = (file.parent if file else Path("config")) / name
     chain = [*above, *([file] if file else [])]
-    if parent_file.resolve() in [path.resolve() for path in chain]:
+    if os.path.realpath(parent_file) in map(os.path.realpath, chain):
         names = " -> ".join(path.name for path in [*chain, parent_file])
         raise UserError(f"extends: {parent_file} extends itself ({names})")
     try:
@@ -97,7 +101,7 @@ class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
         try:
             return super().construct_object(node, deep)
-        except ValueError as error:
+        except (ValueError, KeyError, IndexError, AttributeError) as error:
             problem = f"{node.value!r}: {error}"
             raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark) from None
 
@@ -106,6 +110,7 @@ def _parse(text: str) -> Any:
     """The content of a YAML text; a key that stands twice in one place is an error, where YAML takes the last one."""
     loader = _Loader(text)
     try:
+        _refuse_depth(text)
         root = loader.get_single_node()
         if root is None:
             return None
@@ -113,6 +118,17 @@ def _parse(text: str) -> Any:
         return loader.construct_document(root)
     finally:
         loader.dispose()
+
+
+def _refuse_depth(text: str) -> None:
+    """Refuse what is nested so deep that reading it would overflow the stack."""
+    depth = 0
+    for event in yaml.parse(text, _Loader):
+        depth += isinstance(event, yaml.CollectionStartEvent)
+        depth -= isinstance(event, yaml.CollectionEndEvent)
+        if depth > DEEPEST:
+            problem = f"nested deeper than {DEEPEST} levels"
+            raise yaml.constructor.ConstructorError(None, None, problem, event.start_mark)
 
 
 def _refuse_duplicates(root: yaml.Node) -> None:

@@ -10,11 +10,11 @@ from persuasion_rl.study.section import (
     Count,
     HalfShare,
     Integer,
-    Natural,
     NonNegative,
     Number,
     Positive,
     Section,
+    Seed,
     Share,
     Word,
     optional,
@@ -99,7 +99,7 @@ class Model(Section):
     parent: str = optional("The model that training starts from.")
     method: Literal["sft", "dpo"] = optional("How it is trained.")
     pool: Literal["ai", "human"] = optional("Whose labels a dpo model learns from.")
-    seed: Natural = optional("Seed of this training; without it the study's.")
+    seed: Seed = optional("Seed of this training; without it the study's.")
     run_name: Word = optional("Name of its run at Weights & Biases; without it study-model.")
     recipe: Recipe = optional("What differs from the method's recipe.")
 

@@ -95,10 +95,14 @@ def _unique(values: list) -> list:
 
 
 WHOLE = BeforeValidator(_whole)
-Integer = Annotated[int, WHOLE]
+LARGEST = 2**53
+"""The largest whole number that every reader of JSON keeps."""
+Integer = Annotated[int, Field(le=LARGEST), WHOLE]
 """A whole number; 512.0 is 512."""
-Natural = Annotated[int, Field(ge=0), WHOLE]
-Count = Annotated[int, Field(ge=1), WHOLE]
+Natural = Annotated[int, Field(ge=0, le=LARGEST), WHOLE]
+Count = Annotated[int, Field(ge=1, le=LARGEST), WHOLE]
+Seed = Annotated[int, Field(ge=0, le=2**32 - 1), WHOLE]
+"""As numpy and torch take one."""
 AS_GIVEN = WrapValidator(_as_given)
 Number = Annotated[float, AS_GIVEN]
 """A number, which stays an int where an int was given."""
