@@ -16,8 +16,8 @@ STEPS   report_data         the data: funnel, lengths, duplicates, topics, split
 from persuasion_rl.settings import as_words
 
 VOTED = ARENA_VOTES != "none"
-BRANCH = "{branch,(unattended/)?}"
-"""Of a path: nothing, or the folder of what needs no person."""
+BRANCH = "{branch,|unattended/}"
+"""Of a path: nothing, or the folder of what needs no person. No `?`: a storage reads what follows one as a query."""
 
 
 rule report_data:
