@@ -14,7 +14,6 @@ from persuasion_rl.report.compare_models import (
     compare_models,
     model_rows,
     seed_rows,
-    seeds_behind,
 )
 from persuasion_rl.report.figures import variants_figure
 from persuasion_rl.settings import as_words
@@ -36,48 +35,27 @@ def dpo(seed=1, parent="sft", pool="ai", accuracy=0.7, **recipe):
     return Trained(parent, "dpo", pool, seed, COMMON["dpo"] | recipe, metrics)
 
 
-def compared(**trained):
+def compared(groups={}, **trained):
     """The rows of both tables, by model and by group."""
-    rows = model_rows(trained, COMMON)
-    spread = seed_rows(trained, rows)
-    return {row["model"]: row for row in rows}, {row["group"]: row for row in spread}
+    rows = model_rows(trained, groups, COMMON)
+    return {row["model"]: row for row in rows}, {row["group"]: row for row in seed_rows(rows)}
 
 
-def groups(**trained):
-    return {name: row["group"] for name, row in compared(**trained)[0].items()}
-
-
-def test_models_that_differ_in_the_seed_are_one_group():
-    found = groups(sft=sft(1), sft_s2=sft(2), warm=sft(1, learning_rate=0.002), sft_s3=sft(3))
-    assert found == {"sft": "sft", "sft_s2": "sft", "warm": "warm", "sft_s3": "sft"}
-    assert list(found) == ["sft", "sft_s2", "sft_s3", "warm"]  # a group stands together
-
-
-@pytest.mark.parametrize(
-    "other",
-    [
-        dpo(2, beta=0.5),
-        dpo(2, pool="human"),
-        dpo(2, parent="warm"),
-        dpo(2, label_smoothing=0.1),
-    ],
-    ids=["beta", "pool", "parent", "one setting more"],
-)
-def test_models_that_differ_in_more_are_two_groups(other):
-    found = groups(sft=sft(1), warm=sft(1, learning_rate=0.002), rlaif=dpo(1), other=other)
-    assert found["other"] == "other" and found["rlaif"] == "rlaif"
-
-
-def test_parents_that_differ_in_the_seed_keep_their_children_in_one_group():
-    """Whichever of the two has another seed, and whatever stands first in the study."""
-    rows, spread = compared(rlaif=dpo(1), below=dpo(1, parent="sft_s2"), sft=sft(1), sft_s2=sft(2))
-    found = {name: row["group"] for name, row in rows.items()}
-    assert found == {"rlaif": "rlaif", "below": "rlaif", "sft": "sft", "sft_s2": "sft"}
-    assert spread["rlaif"]["seeds"] == 2
+def test_a_group_is_named_by_its_first_model_and_stands_together():
+    rows, spread = compared(
+        {"sft_s2": "sft"}, sft=sft(1), warm=sft(1, learning_rate=0.002), sft_s2=sft(2)
+    )
+    groups = {name: row["group"] for name, row in rows.items()}
+    assert groups == {"sft": "sft", "sft_s2": "sft", "warm": "warm"}
+    assert list(rows) == ["sft", "sft_s2", "warm"]
+    assert spread.keys() == {"sft"}
 
 
 def test_the_spread_is_over_seeds_and_that_of_a_sample():
-    _, spread = compared(sft=sft(1, loss=0.2), sft_s2=sft(2, loss=0.3), sft_s3=sft(3, loss=0.4))
+    groups = {"sft_s2": "sft", "sft_s3": "sft"}
+    _, spread = compared(
+        groups, sft=sft(1, loss=0.2), sft_s2=sft(2, loss=0.3), sft_s3=sft(3, loss=0.4)
+    )
     assert spread.keys() == {"sft"}
     assert spread["sft"]["seeds"] == 3 and spread["sft"]["models"] == "sft sft_s2 sft_s3"
     assert spread["sft"]["eval_loss_mean"] == pytest.approx(0.3)
@@ -87,24 +65,13 @@ def test_the_spread_is_over_seeds_and_that_of_a_sample():
 
 def test_a_group_of_dpo_models_has_the_spread_of_its_accuracy():
     _, spread = compared(
-        sft=sft(1), rlaif=dpo(1, accuracy=0.6), rlaif_s2=dpo(2, accuracy=0.8), b5=dpo(1, beta=0.5)
+        {"rlaif_s2": "rlaif"},
+        **{"sft": sft(1), "rlaif": dpo(1, accuracy=0.6), "rlaif_s2": dpo(2, accuracy=0.8)},
+        b5=dpo(1, beta=0.5),
     )
     assert spread.keys() == {"rlaif"}
     assert spread["rlaif"]["eval_reward_accuracy_mean"] == pytest.approx(0.7)
     assert spread["rlaif"]["eval_reward_accuracy_sd"] == pytest.approx(0.1 * 2**0.5)
-
-
-def test_the_same_training_under_another_name_is_no_seed_more():
-    _, spread = compared(sft=sft(1, loss=0.2), copy=sft(1, loss=0.2), sft_s2=sft(2, loss=0.4))
-    assert spread["sft"]["seeds"] == 2
-    assert spread["sft"]["eval_loss_mean"] == pytest.approx(0.3)
-    assert compared(sft=sft(1), copy=sft(1))[1] == {}
-
-
-def test_seeds_behind_a_model_are_those_of_its_lineage():
-    made = {"sft": ("base", 1), "sft_s2": ("base", 2), "rlaif": ("sft", 1), "below": ("sft_s2", 1)}
-    assert seeds_behind("rlaif", made) == (1, 1) and seeds_behind("below", made) == (2, 1)
-    assert seeds_behind("base", made) == ()
 
 
 @pytest.mark.parametrize(
@@ -147,6 +114,7 @@ def arguments(folder):
         "models": folder / "models.csv",
         "seeds": folder / "seeds.csv",
         "common": dict(word.split("=") for word in as_words(COMMON)),
+        "groups": {"sft_s2": "sft"},
     }
 
 

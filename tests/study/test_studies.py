@@ -112,27 +112,56 @@ def test_a_models_adapters_are_those_down_its_lineage(demo):
     assert demo.adapter_parts("sft") == parts
 
 
-def test_models_that_differ_in_nothing_but_seeds_are_one_group():
-    study = study_of("config/seeds-and-betas.yaml")
-    like = study.like_models
-    assert {name for name, first in like.items() if first == "rlaif"} == {
-        name for name in like if name == "rlaif" or name.startswith("rlaif_s")
-    }
-    first = set(study.seed_groups("evaluation").values())
-    assert first and all(like[name] == name for name in first)
+def groups_of(models: dict[str, dict]) -> dict[str, str]:
+    """The groups of models that stand in the demo's place, each with the method that its pool asks for."""
+    settings = yaml.safe_load((ROOT / "config/demo.yaml").read_text())
+    kinds = {False: {"parent": "base", "method": "sft"}, True: {"parent": "sft", "method": "dpo"}}
+    entries = {name: kinds["pool" in model] | model for name, model in models.items()}
+    entries["base"] = settings["models"]["base"]
+    evaluation = settings["evaluation"] | {"players": ["base", *models]}
+    return study_of("config/demo.yaml", models=entries, evaluation=evaluation).seed_groups(
+        list(models)
+    )
+
+
+AI = {"pool": "ai"}
+WARM = {"recipe": {"learning_rate": 0.002}}
+
+
+def test_models_that_differ_in_the_seed_are_one_group():
+    models = {"sft": {}, "sft_s2": {"seed": 2}, "warm": WARM, "sft_s3": {"seed": 3}}
+    assert groups_of(models) == {"sft_s2": "sft", "sft_s3": "sft"}
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        AI | {"recipe": {"beta": 0.5}},
+        {"pool": "human"},
+        AI | {"parent": "warm"},
+        AI | {"recipe": {"weight_decay": 0.1}},
+    ],
+    ids=["beta", "pool", "parent", "one setting more"],
+)
+def test_models_that_differ_in_more_are_two_groups(other):
+    assert groups_of({"sft": {}, "warm": WARM, "rlaif": AI, "other": other | {"seed": 2}}) == {}
+
+
+def test_parents_that_differ_in_the_seed_keep_their_children_in_one_group():
+    """Whichever of the two has another seed, and whatever stands first in the study."""
+    models = {"rlaif": AI, "below": AI | {"parent": "sft_s2"}, "sft": {}, "sft_s2": {"seed": 2}}
+    assert groups_of(models) == {"below": "rlaif", "sft_s2": "sft"}
 
 
 def test_the_same_training_under_another_name_is_no_other_seed():
-    twin = {"rlhf_again": {"parent": "sft", "method": "dpo", "pool": "human", "seed": 1}}
-    other = {"rlhf_s2": {"parent": "sft", "method": "dpo", "pool": "human", "seed": 2}}
-    settings = yaml.safe_load((ROOT / "config/demo.yaml").read_text())
-    recipe = {"recipe": settings["models"]["rlhf"]["recipe"]}
-    models = settings["models"] | {n: m | recipe for n, m in (twin | other).items()}
-    players = [*settings["evaluation"]["players"], *twin, *other]
-    study = study_of(
-        "config/demo.yaml", models=models, evaluation=settings["evaluation"] | {"players": players}
-    )
-    assert study.seed_groups("evaluation") == {"rlhf_s2": "rlhf"}
+    assert groups_of({"sft": {}, "again": {"seed": 1}}) == {}
+    assert groups_of({"sft": {}, "again": {"seed": 1}, "sft_s2": {"seed": 2}}) == {"sft_s2": "sft"}
+
+
+def test_players_of_one_group_are_named_by_its_first_model():
+    study = study_of("config/seeds-and-betas.yaml")
+    groups = study.seed_groups(study.players("evaluation"))
+    assert groups and {*groups.values()} <= {*study.models} - {*groups}
 
 
 def test_comparisons_are_of_every_model_with_those_that_it_comes_from(published, demo):

@@ -22,7 +22,7 @@ NO_DROPOUT = {"max_steps": 4, "eval_steps": 2, "save_steps": 2}
 def command(method, folder: Path, tiny_rows, tiny_sft, processes: int, **changed) -> list[str]:
     """A training as the workflow launches it, on the CPU."""
     launch = [sys.executable, "-m"]
-    if processes > 1:  # as rules/common.smk has it
+    if processes > 1:  # as study/flags.py has it
         launch += ["accelerate.commands.launch", "--multi_gpu", "--num_processes", processes]
         launch += ["--num_machines", 1, "--mixed_precision", "no", "--dynamo_backend", "no"]
         launch += ["--main_process_port", 0, "--module"]

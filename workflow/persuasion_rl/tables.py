@@ -1,4 +1,4 @@
-"""Reading and writing the study's tables: CSV files, by pandas.
+"""Reading and writing tables: the study's CSV files, by pandas.
 
 pandas is imported where a table is read or written, so that importing this module costs nothing.
 """
@@ -23,7 +23,7 @@ TEXT_COLUMNS = frozenset(
 """Columns of ids, names and texts: "17", "nan" and "NA" are possible names, and stay text."""
 
 
-def read_table(path: Path) -> DataFrame:
+def read_table(path: Path, separator: str = ",") -> DataFrame:
     """Read a table.
 
     TEXT_COLUMNS hold text, "" where a cell is empty. A column of numbers is one of int64 or float64; with empty cells,
@@ -32,7 +32,7 @@ def read_table(path: Path) -> DataFrame:
     """
     import pandas
 
-    table = pandas.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8")
+    table = pandas.read_csv(path, sep=separator, dtype=str, keep_default_na=False, encoding="utf-8")
     for name in table.columns.difference(TEXT_COLUMNS, sort=False):
         table[name] = _with_numbers(table[name])
     return table

@@ -109,7 +109,7 @@ rule evaluate_ranking:
             {
                 "players": study.players(wildcards.scope),
                 "comparisons": study.comparisons(wildcards.scope),
-                "groups": study.seed_groups(wildcards.scope),
+                "groups": study.seed_groups(study.players(wildcards.scope)),
             }
         ),
         settings=BOOTSTRAP,

@@ -5,8 +5,6 @@ exported can be filled in and imported. "answer" names the responses as the row 
 "skip" or "flag"; left_response is the one that stood on the left.
 """
 
-import csv
-import io
 import json
 import math
 from collections.abc import Iterable, Iterator
@@ -28,11 +26,12 @@ from persuasion_rl.annotation.plan import (
 from persuasion_rl.annotation.store import AnswerStore
 from persuasion_rl.files import UserError, read_json, read_jsonl, write_jsonl, write_text
 from persuasion_rl.records import ResponsePair
+from persuasion_rl.tables import write_table
 
-COLUMNS = (
+COLUMNS = [
     *("pair_id", "prompt", "response_1", "response_2", "annotator", "kind", "left_response"),
     *("answer", "confidence", "reason", "seconds", "answered_at"),
-)
+]
 NEEDED = ("pair_id", "annotator", "answer")
 """Columns without which a table holds no answers."""
 LABEL_STUDIO = """<View>
@@ -96,11 +95,7 @@ def export_answers(
     if file.suffix == ".jsonl":
         return write_jsonl(file, whole)
     if file.suffix == ".csv":
-        lines = io.StringIO()
-        table = csv.DictWriter(lines, COLUMNS, lineterminator="\n")
-        table.writeheader()
-        table.writerows(whole)
-        write_text(file, lines.getvalue())
+        write_table(file, whole, COLUMNS)
         return len(whole)
     raise UserError(f"{file}: write .jsonl, .csv, or .json for Label Studio")
 
@@ -185,20 +180,27 @@ def _from_jsonl(file: Path) -> Iterator[tuple[str, dict]]:
 
 def _from_csv(file: Path) -> Iterator[tuple[str, dict]]:
     """Rows as a spreadsheet numbers them, the header being the first."""
+    import pandas
+
     try:
-        # Some write a mark of their own before the text.
-        text = file.read_text(encoding="utf-8-sig")
+        # Spreadsheets write a mark of their own before the text.
+        table = pandas.read_csv(
+            file, dtype=str, keep_default_na=False, encoding="utf-8-sig", index_col=False
+        )
     except UnicodeDecodeError:
         raise UserError(f"{file}: not UTF-8 text; save it as CSV in UTF-8") from None
-    table = csv.DictReader(io.StringIO(text, newline=""))
-    missing = [name for name in NEEDED if name not in (table.fieldnames or ())]
+    except pandas.errors.EmptyDataError:
+        table = pandas.DataFrame()
+    except pandas.errors.ParserError as error:
+        raise UserError(f"{file}: not a CSV table: {error}") from None
+    missing = [name for name in NEEDED if name not in table.columns]
     if missing:
         raise UserError(
             f"{file}, row 1: no column {missing[0]!r}; columns stand apart by commas and are named as export-answers does"
         )
-    for number, row in enumerate(table, start=2):
+    for number, row in enumerate(table.to_dict("records"), start=2):
         if row["annotator"]:
-            yield f"row {number}", {key: value or None for key, value in row.items() if key}
+            yield f"row {number}", {key: value or None for key, value in row.items()}
 
 
 def _from_label_studio(file: Path) -> Iterator[tuple[str, dict]]:

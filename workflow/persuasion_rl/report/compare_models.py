@@ -7,7 +7,6 @@ there are intervals: of a reward accuracy, where its training measured one, and 
 """
 
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, stdev
@@ -61,6 +60,7 @@ def compare_models(
     models: Path,
     seeds: Path,
     pools: dict[str, str] = {},
+    groups: dict[str, str] = {},
 ) -> None:
     """Write one table with a row a model, and one with a row a group of several seeds (maybe none).
 
@@ -71,12 +71,13 @@ def compare_models(
         metrics: model -> its metrics.json, in the order of the study. recipes: model -> its recipe.json.
         common: the recipe of each method, as `method.argument` -> value in YAML.
         models, seeds: the tables that are written. pools: dpo model -> its pool.
+        groups: model -> the first model that it differs from in nothing but seeds.
     """
     trained = {
         name: _trained_model(metrics[name], recipes[name], pools.get(name)) for name in metrics
     }
-    rows = model_rows(trained, from_words(common))
-    spread = seed_rows(trained, rows)
+    rows = model_rows(trained, groups, from_words(common))
+    spread = seed_rows(rows)
     write_table(models, rows, MODEL_COLUMNS)
     write_table(seeds, spread, SEED_COLUMNS)
     note(f"{models}: {len(rows)} models, {len(spread)} groups of several seeds")
@@ -90,13 +91,14 @@ def _trained_model(metrics: Path, recipe: Path, pool: str | None) -> Trained:
     )
 
 
-def model_rows(trained: dict[str, Trained], common: dict[str, dict]) -> list[dict[str, Any]]:
+def model_rows(
+    trained: dict[str, Trained], groups: dict[str, str], common: dict[str, dict]
+) -> list[dict[str, Any]]:
     """One row a model, with the keys of MODEL_COLUMNS; a group is named by its first model and stands together.
 
     Args:
-        common: method -> its recipe.
+        groups: model -> the first of its group; a model without one is a group of its own. common: method -> its recipe.
     """
-    first: dict[str, str] = {}
     rows = [
         {
             "model": name,
@@ -105,12 +107,13 @@ def model_rows(trained: dict[str, Trained], common: dict[str, dict]) -> list[dic
             "pool": model.pool,
             "seed": model.seed,
             "differs": differences(model.recipe, common[model.method]),
-            "group": first.setdefault(_without_seeds(name, trained), name),
+            "group": groups.get(name, name),
         }
         | {key: model.metrics.get(key) for key in FROM_METRICS}
         for name, model in trained.items()
     ]
-    return sorted(rows, key=lambda row: list(trained).index(row["group"]))
+    order = [row["group"] for row in rows]
+    return sorted(rows, key=lambda row: order.index(row["group"]))
 
 
 def differences(recipe: dict[str, Any], common: dict[str, Any]) -> str:
@@ -129,41 +132,12 @@ def _as_text(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
-def _without_seeds(name: str, trained: dict[str, Trained]) -> str:
-    """What a model and those above it were made from, without the seeds."""
-    if name not in trained:
-        return name
-    model = trained[name]
-    settings = {key: _as_text(value) for key, value in model.recipe.items()}
-    above = _without_seeds(model.parent, trained)
-    return json.dumps([above, model.method, model.pool, settings], sort_keys=True)
-
-
-def seeds_behind(name: str, origins: Mapping[str, tuple[str, int]]) -> tuple[int, ...]:
-    """The seeds of the models from the first one above the base to this one: of models that differ in nothing else,
-    two with the same seeds are the same training.
-
-    Args:
-        origins: model -> its parent and its seed.
-    """
-    if name not in origins:
-        return ()
-    parent, seed = origins[name]
-    return (*seeds_behind(parent, origins), seed)
-
-
-def seed_rows(trained: dict[str, Trained], rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """One row a group that has more than one seed, with the keys of SEED_COLUMNS.
-
-    A model whose seeds are all those of another one of its group is the same training again and not counted.
-    """
-    origins = {name: (model.parent, model.seed) for name, model in trained.items()}
-    groups: dict[str, dict[tuple[int, ...], dict]] = {}
+def seed_rows(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """One row a group that has more than one seed, with the keys of SEED_COLUMNS."""
+    groups: dict[str, list[dict]] = {}
     for row in rows:
-        groups.setdefault(row["group"], {}).setdefault(seeds_behind(row["model"], origins), row)
-    return [
-        _spread(list(trainings.values())) for trainings in groups.values() if len(trainings) > 1
-    ]
+        groups.setdefault(row["group"], []).append(row)
+    return [_spread(trainings) for trainings in groups.values() if len(trainings) > 1]
 
 
 def _spread(trainings: list[dict[str, Any]]) -> dict[str, Any]:

@@ -3,10 +3,12 @@
 Neither is an input of any rule: both grow with every job, and a page that read them as inputs would never be up to date.
 """
 
-import csv
 import sqlite3
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+from persuasion_rl.tables import read_table, rows_of
 
 
 @dataclass(frozen=True)
@@ -29,7 +31,7 @@ def costs_of(benchmarks: Path) -> list[Cost]:
 
 def cost_of(path: Path) -> float:
     """Seconds of a benchmark file."""
-    return float(_row(path)["s"])
+    return _row(path)["s"]
 
 
 def api_cost(answers: Path) -> tuple[int, int, float] | None:
@@ -50,13 +52,14 @@ def api_cost(answers: Path) -> tuple[int, int, float] | None:
         file.close()
 
 
-def _row(path: Path) -> dict[str, str]:
-    with path.open(newline="") as lines:
-        (row,) = csv.DictReader(lines, delimiter="\t")
+def _row(path: Path) -> dict[str, Any]:
+    """The one row of a benchmark file, "" where nothing was measured."""
+    (row,) = rows_of(read_table(path, separator="\t"))
     return row
 
 
 def _cost(path: Path, folder: Path) -> Cost:
     row = _row(path)
-    memory = row["max_rss"] if row["max_rss"] not in ("NA", "-") else "0"
-    return Cost(str(path.relative_to(folder).with_suffix("")), float(row["s"]), float(memory))
+    memory = row["max_rss"]
+    measured = isinstance(memory, float | int)
+    return Cost(str(path.relative_to(folder).with_suffix("")), row["s"], memory if measured else 0)

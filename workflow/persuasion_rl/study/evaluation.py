@@ -284,15 +284,3 @@ class Evaluation(Lineage):
                 for against in [*reversed(self._above(name)), BASE][1:]
             ]
         return [pair for pair in declared if {*pair.split(":")} <= {*players}]
-
-    def seed_groups(self, scope: str) -> dict[str, str]:
-        """Player -> the first model that it differs from in nothing but seeds; models that stand alone have none.
-
-        The same training under another name is no other seed.
-        """
-        like = self.like_models
-        players = [name for name in self.players(scope) if name in like]
-        trainings: dict[tuple, str] = {}
-        for name in sorted(players, key=lambda name: like[name] != name):
-            trainings.setdefault((like[name], self.seeds_behind(name)), name)
-        return {name: group for (group, _), name in trainings.items() if group != name}

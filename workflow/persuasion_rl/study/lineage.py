@@ -240,6 +240,19 @@ class Lineage:
         """The seeds of the trainings from the first one above the base to a model's own."""
         return tuple(self.seed(name) for name in self._above(model))
 
+    def seed_groups(self, names: list[str]) -> dict[str, str]:
+        """Of models and players: name -> the first model that it differs from in nothing but seeds.
+
+        That first model and what stands alone have none, and neither has the same training under another name: it is no
+        other seed.
+        """
+        like = self.like_models
+        models = [name for name in names if name in like]
+        trainings: dict[tuple, str] = {}
+        for name in sorted(models, key=lambda name: like[name] != name):
+            trainings.setdefault((like[name], self.seeds_behind(name)), name)
+        return {name: group for (group, _), name in trainings.items() if group != name}
+
     def parent(self, model: str) -> str:
         """The model that a training starts from."""
         return self.models[model].parent

@@ -65,12 +65,13 @@ class Study(Evaluation):
         return {name: self.path(f"{branch_of(scope)}{name}.csv") for name in ("models", "seeds")}
 
     def comparison(self, scope: str) -> dict[str, Any]:
-        """What the comparison of the trained models is told: the pools of models, the common recipes of methods."""
+        """What the comparison of the trained models is told: pools and groups of models, the common recipes of methods."""
         models = {name: self.models[name] for name in self.trained(scope=scope)}
         methods = sorted({model.method for model in models.values()})
         recipes = {method: getattr(self.config.recipes, method).settings() for method in methods}
         return {
             "pools": {name: model.pool for name, model in models.items() if model.pool},
+            "groups": self.seed_groups(list(models)),
             "common": as_words(recipes),
         }
 
