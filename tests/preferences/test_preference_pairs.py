@@ -1,6 +1,7 @@
 """Preference pairs: ties make none, none is there twice, a conversation has one side, the report counts."""
 
 from collections import Counter
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -277,25 +278,29 @@ def test_intervals_are_over_conversations():
     assert found == {**wilson(0.5, 1).columns("value"), "rows": 20}
 
 
+def trust_rows(folder: Path, labels: Path, draws: int) -> dict[str, dict[str, str]]:
+    """The trust in the length baseline by these labels and by one delta pair, in which the longer reply won: measure -> row."""
+    metadata = {"conversation_id": "c1", "winner_id": "w", "loser_id": "l"}
+    delta = {"prompt": POST, "winner": "a a a", "loser": "b", "metadata": metadata}
+    write_jsonl(folder / "delta.jsonl", [delta])
+    side = {"conversation_id": "c1", "side": "test"}
+    write_table(folder / "sides.csv", [side], list(side))
+    judge_trust(
+        judges=["length"], labels={"ai": labels}, output=folder / "trust.csv", draws=draws,
+        settings=JudgeSettings(
+            seed=1, threads=1, delta_pairs=folder / "delta.jsonl", sides=folder / "sides.csv"
+        ),
+    )  # fmt: skip
+    return {row["measure"]: row for row in read_csv(folder / "trust.csv")}
+
+
 def test_rows_that_could_not_be_labelled_count_nowhere_in_trust(tmp_path):
     excluded = {"excluded": "unreadable", "metadata": {"conversation_id": "c9"}}
     write_jsonl(tmp_path / "ai.jsonl", [label(1, "1", "a a", "b"), excluded, labelled(2, "tie")])
-    delta = {"prompt": POST, "winner": "a a a", "loser": "b"}
-    write_jsonl(
-        tmp_path / "pairs.jsonl",
-        [delta | {"metadata": {"conversation_id": "c1", "winner_id": "w", "loser_id": "l"}}],
-    )
-    side = {"conversation_id": "c1", "side": "test"}
-    write_table(tmp_path / "sides.csv", [side], list(side))
-    judge_trust(
-        judges=["length"], labels={"ai": tmp_path / "ai.jsonl"}, output=tmp_path / "trust.csv", draws=10,
-        settings=JudgeSettings(
-            seed=1, threads=1, delta_pairs=tmp_path / "pairs.jsonl", sides=tmp_path / "sides.csv"
-        ),
-    )  # fmt: skip
-    rows = {row["measure"]: (row["rows"], row["value"]) for row in read_csv(tmp_path / "trust.csv")}
-    assert rows["delta_pairs"] == rows["ai_labels"] == ("1", "1.0")
-    assert rows["ai_kappa"][0] == "2"
+    rows = trust_rows(tmp_path, tmp_path / "ai.jsonl", draws=10)
+    for measure in ("delta_pairs", "ai_labels"):
+        assert (rows[measure]["rows"], rows[measure]["value"]) == ("1", "1.0")
+    assert rows["ai_kappa"]["rows"] == "2"
 
 
 def test_agreement_with_the_length_baseline_is_the_one_of_the_table_of_trust(pairs, tmp_path):
@@ -305,18 +310,7 @@ def test_agreement_with_the_length_baseline_is_the_one_of_the_table_of_trust(pai
     ]
     pairs(rows)
     told = read_json(tmp_path / "pairs.json")["agreement"]["length"]
-    metadata = {"conversation_id": "c1", "winner_id": "w", "loser_id": "l"}
-    delta = {"prompt": POST, "winner": "a a a", "loser": "b", "metadata": metadata}
-    write_jsonl(tmp_path / "delta.jsonl", [delta])
-    side = {"conversation_id": "c1", "side": "test"}
-    write_table(tmp_path / "sides.csv", [side], list(side))
-    judge_trust(
-        judges=["length"], labels={"ai": tmp_path / "labels.jsonl"}, output=tmp_path / "trust.csv", draws=2000,
-        settings=JudgeSettings(
-            seed=1, threads=1, delta_pairs=tmp_path / "delta.jsonl", sides=tmp_path / "sides.csv"
-        ),
-    )  # fmt: skip
-    (row,) = [r for r in read_csv(tmp_path / "trust.csv") if r["measure"] == "ai_labels"]
+    row = trust_rows(tmp_path, tmp_path / "labels.jsonl", draws=2000)["ai_labels"]
     for name in ("value", "low", "high", "rows"):
         assert told[name] == pytest.approx(float(row[name]), abs=1e-6)
 
