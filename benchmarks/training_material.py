@@ -6,6 +6,8 @@ from pathlib import Path
 
 from persuasion_rl.files import UserError, read_jsonl, write_json, write_jsonl
 from persuasion_rl.study.names import BASE
+from persuasion_rl.study.recipes import LoraRecipe
+from persuasion_rl.training.recipe import LORA
 from persuasion_rl.training.tokenize import RESPONSES, Tokens, tokenize
 
 CORPUS = "winning-args-corpus"
@@ -194,9 +196,9 @@ def write_adapter(base: Path, adapter: Path, device: str) -> None:
 
 
 def lora_settings() -> dict:
-    from persuasion_rl.training.recipe import LORA_DEFAULTS
-
-    return {**LORA_DEFAULTS, "use_4bit": False}
+    """The adapter that a recipe has which says nothing of it."""
+    shape = {name: value for name, value in LoraRecipe().items() if name in LORA}
+    return shape | {"use_4bit": False}
 
 
 def workload_of(tokens: Tokens, timed: range):

@@ -172,7 +172,7 @@ def browser():
     api = pytest.importorskip("playwright.sync_api", reason="pip install playwright")
     chromium = shutil.which("chromium") or shutil.which("chromium-browser")
     if chromium is None:
-        pytest.skip(os.environ.get("NO_BROWSER") or "no Chromium: apt-get install chromium")
+        pytest.skip(os.environ.get("NOT_INSTALLED") or "no Chromium: apt-get install chromium")
     with api.sync_playwright() as playwright:
         opened = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
         yield opened

@@ -1,6 +1,7 @@
 """The configuration's model: defaults, types, what fits together, and what each mistake says."""
 
 from copy import deepcopy
+from dataclasses import MISSING, fields
 from pathlib import Path
 
 import pytest
@@ -9,8 +10,12 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from jsonschema import Draft7Validator
 
+from persuasion_rl.data.near_duplicates import NearDuplicateSettings
 from persuasion_rl.files import UserError
-from persuasion_rl.study.config import Config
+from persuasion_rl.judges.llm.settings import LlmSettings
+from persuasion_rl.sampling.engine import SamplingSettings
+from persuasion_rl.study.config import Config, Data, Sampling
+from persuasion_rl.study.judging import Llm
 from persuasion_rl.study.loading import load_config
 from persuasion_rl.study.reference import README, SCHEMA, json_schema, readme
 from persuasion_rl.study.section import keys_of, section_in
@@ -121,12 +126,30 @@ def test_what_may_be_missing_and_is_stays_missing():
         "recipe": {"lora_r": 4},
     }
     assert config.models["sft"].seed is None and config.models["rlhf"].recipe is None
-    assert config.recipes.sft.settings() == {"effective_batch_size": 64, "max_length": 1024}
-    assert config.recipe_of("sft") == {
-        "lora_r": 4,
-        "effective_batch_size": 64,
-        "max_length": 1024,
-    }
+    dpo = {"effective_batch_size": 64, "max_length": 1024}
+    adapter = {"lora_r": 8, "lora_alpha": 32, "lora_dropout": 0.05}
+    adapter |= {"lora_target_modules": ["q_proj", "k_proj", "v_proj", "o_proj"]}
+    assert config.recipes.dpo.settings() == dpo
+    assert config.recipes.sft.settings() == config.recipes.reward.settings() == dpo | adapter
+    assert config.recipe_of("sft") == dpo | adapter | {"lora_r": 4}
+
+
+@pytest.mark.parametrize(
+    "module, section",
+    [
+        (LlmSettings, Llm),
+        (NearDuplicateSettings, Data),
+        (SamplingSettings, Sampling),
+    ],
+)
+def test_a_module_that_has_a_default_too_has_the_one_of_the_configuration(module, section):
+    """So that a stage that is run by hand does what it does in the workflow."""
+    defaults = {each.name: each.default for each in fields(module) if each.default is not MISSING}
+    named = defaults.keys() & section.model_fields.keys()
+    assert named
+    for name in named:
+        default = section.model_fields[name].default
+        assert defaults[name] == (Path(default) if name == "rubric" else default), name
 
 
 def test_a_resolved_study_is_a_study_and_resolves_to_itself():

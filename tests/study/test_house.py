@@ -1,4 +1,4 @@
-"""The layout: imports point down the floors, in no circle; packages say nothing of their own; files stay short."""
+"""The layout: imports point down the layers, in no circle; packages say nothing of their own; files stay short."""
 
 import ast
 import re
@@ -12,11 +12,11 @@ import pytest
 from running import ROOT
 
 PACKAGE = ROOT / "workflow/persuasion_rl"
-FLOORS = (
+LAYERS = (
     "files", "records", "tables", "settings", "statistics", "runtime", "study", "data", "models", "training", "sampling",
     "judges", "annotation", "preferences", "evaluation", "report", "tools",
 )  # fmt: skip
-"""From the lowest to the highest; a module of a floor may import those of lower floors and of its own."""
+"""From the lowest to the highest; a module of a layer may import those of lower layers and of its own."""
 MODULES = {
     ".".join(path.relative_to(PACKAGE).with_suffix("").parts): path
     for path in PACKAGE.rglob("*.py")
@@ -39,14 +39,14 @@ def imported(module: str) -> frozenset[str]:
     return frozenset(names)
 
 
-def floor(module: str) -> int:
-    return FLOORS.index(module.split(".")[0])
+def layer(module: str) -> int:
+    return LAYERS.index(module.split(".")[0])
 
 
 @pytest.mark.parametrize("module", sorted(MODULES))
 def test_imports_point_down(module):
     assert imported(module) <= MODULES.keys()
-    assert {name for name in imported(module) if floor(name) > floor(module)} == set()
+    assert {name for name in imported(module) if layer(name) > layer(module)} == set()
 
 
 def test_imports_make_no_circle():
@@ -79,13 +79,13 @@ def test_what_all_rules_share_is_little():
     assert lines(ROOT / "workflow/rules/common.smk") <= 160
 
 
-def test_the_floors_are_those_that_there_are():
-    assert {module.split(".")[0] for module in MODULES} == {*FLOORS}
-    assert all(floor(one) < floor(other) for one, other in pairwise(FLOORS))
+def test_the_layers_are_those_that_there_are():
+    assert {module.split(".")[0] for module in MODULES} == {*LAYERS}
+    assert all(layer(one) < layer(other) for one, other in pairwise(LAYERS))
 
 
-def test_the_page_about_the_code_has_the_floors_in_their_order():
+def test_the_page_about_the_code_has_the_layers_in_their_order():
     page = (ROOT / "docs/architecture.md").read_text(encoding="utf-8")
     _, _, tree = page.partition("\nworkflow/persuasion_rl/\n")
     names = re.findall(r"^  (\w+)(?:/|\.py)", tree.partition("\nworkflow/")[0], re.M)
-    assert [name for name in names if name != "__init__"] == list(FLOORS)
+    assert [name for name in names if name != "__init__"] == list(LAYERS)

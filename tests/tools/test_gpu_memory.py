@@ -12,7 +12,8 @@ from persuasion_rl.tools.gpu_memory import training_memory
 from persuasion_rl.tools.model_size import QWEN, Size, size_of
 from published import BASE_FOLDER, PUBLISHED_SIZE, published
 
-LORA = {"lora_r": 8, "lora_target_modules": ["q_proj", "k_proj", "v_proj", "o_proj"]}
+LORA = {"lora_r": 8, "lora_alpha": 32, "lora_dropout": 0.05}
+LORA |= {"lora_target_modules": ["q_proj", "k_proj", "v_proj", "o_proj"]}
 
 
 def takes(method="sft", rows=1, checkpointing=False, size=QWEN, max_length=1024, **recipe):
@@ -72,7 +73,6 @@ def test_memory_for_a_row_is_what_autograd_keeps_of_it(checkpointing, modules):
     from transformers import Qwen2Config, Qwen2ForCausalLM
     from trl.trainer.utils import add_fused_lm_head
 
-    from persuasion_rl.training.recipe import LORA_DEFAULTS
     from persuasion_rl.training.trainer import add_lora
     from persuasion_rl.training.unpadding import compute_without_padding
 
@@ -83,7 +83,7 @@ def test_memory_for_a_row_is_what_autograd_keeps_of_it(checkpointing, modules):
     )  # fmt: skip
     model = Qwen2ForCausalLM(config).to(torch.bfloat16)
     compute_without_padding(model)
-    model = add_lora(model, LORA_DEFAULTS | {"lora_target_modules": modules}, task_type="CAUSAL_LM")
+    model = add_lora(model, LORA | {"lora_target_modules": modules}, task_type="CAUSAL_LM")
     add_fused_lm_head(model.get_base_model())
     model.train()
     if checkpointing:

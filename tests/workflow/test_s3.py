@@ -1,5 +1,6 @@
 """A study whose files are in S3, as profiles/aws-batch has it: a server of this machine in place of Amazon's."""
 
+import os
 import socket
 import subprocess
 import sys
@@ -16,6 +17,9 @@ pytestmark = pytest.mark.s3
 PROFILE = yaml.safe_load((ROOT / "profiles/aws-batch/config.yaml").read_text())
 STARTS_WITHIN_S = 60
 KEYS = {"AWS_ACCESS_KEY_ID": "none", "AWS_SECRET_ACCESS_KEY": "none"}
+PLUGINS = ROOT / ".venv/s3"
+"""Where .ci/outside installs what these tests need, apart from the environment of all others."""
+WITH_PLUGINS = KEYS | {"PYTHONPATH": str(PLUGINS)}
 BATCH = {f"SNAKEMAKE_AWS_BATCH_{name}": "none" for name in ("JOB_QUEUE", "JOB_ROLE")}
 STUDY = ("--configfile", "tests/tiny.yaml")
 # Jobs run here, and share this machine's records and sources, but no results.
@@ -25,6 +29,7 @@ SHARED = ("persistence", "software-deployment", "sources", "source-cache")
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
     """The address of a server that speaks S3 and has a bucket named study."""
+    sys.path.append(str(PLUGINS))
     for name in ("moto", "snakemake_storage_plugin_s3", "snakemake_executor_plugin_aws_batch"):
         if find_spec(name) is None:
             pytest.skip(f"{name} is not installed (envs/requirements-aws.txt, -moto.txt)")
@@ -37,6 +42,7 @@ def server(tmp_path_factory):
             [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)],
             stdout=output,
             stderr=output,
+            env=os.environ | WITH_PLUGINS,
         )
     try:
         until = time.monotonic() + STARTS_WITHIN_S
@@ -70,7 +76,7 @@ def in_s3(address: str) -> list[str]:
 def test_a_study_is_made_in_s3_and_found_there_again(server, tmp_path):
     checkout = copy_project(tmp_path / "checkout")
     words = ["data", "sft", "--cores", 2, *STUDY, *in_s3(server), "--shared-fs-usage", *SHARED]
-    run = snakemake(*words, root=checkout, **KEYS)
+    run = snakemake(*words, root=checkout, **WITH_PLUGINS)
     assert run.returncode == 0, run.stdout[-5000:]
 
     listed = client(server).list_objects_v2(Bucket="study", Prefix="results/tiny/")["Contents"]
@@ -81,14 +87,14 @@ def test_a_study_is_made_in_s3_and_found_there_again(server, tmp_path):
     } <= there  # fmt: skip
     assert not (checkout / "results/tiny/splits").exists(), "what S3 has is not here too"
 
-    again = snakemake(*words, "-n", root=checkout, **KEYS)
+    again = snakemake(*words, "-n", root=checkout, **WITH_PLUGINS)
     assert "Nothing to be done" in again.stdout, again.stdout[-3000:]
 
 
 def test_the_profile_of_aws_batch_is_planned(server, tmp_path):
     checkout = copy_project(tmp_path / "checkout")
     words = ["-n", "--profile", "profiles/aws-batch", *in_s3(server)]
-    run = snakemake(*words, root=checkout, **KEYS, **BATCH)
+    run = snakemake(*words, root=checkout, **WITH_PLUGINS, **BATCH)
     assert run.returncode == 0, run.stdout[-3000:]
     rules = planned(run.stdout)
     assert rules["train_sft"] == 1 and rules["generate_responses"] == 9
@@ -104,6 +110,6 @@ def test_paid_answers_are_not_sent_where_they_would_be_lost(server, tmp_path):
     )
     words = ["results/paid/preferences/ai_pool_labels.jsonl", "--configfile", "config/paid.yaml"]
     words += ["--profile", "profiles/aws-batch", *in_s3(server)]
-    run = snakemake(*words, root=checkout, OPENAI_API_KEY="none", **KEYS, **BATCH)
+    run = snakemake(*words, root=checkout, OPENAI_API_KEY="none", **WITH_PLUGINS, **BATCH)
     assert run.returncode != 0
     assert "error: the judge llm keeps its paid answers in results/paid/state/" in run.stdout

@@ -36,7 +36,7 @@ rule evaluate_verdicts:
         "../../envs/persuasion-rl.yaml"
     threads: 1
     resources:
-        gpu=lambda wildcards: study.gpu if wildcards.judge == "delta" else 0,
+        gpu=lambda wildcards: study.judge_gpu(wildcards.judge),
         mem_mb=grows_with_attempt(8_000),
         runtime=lambda wildcards, attempt: judging_time(wildcards.judge, "8h", attempt),
     params:

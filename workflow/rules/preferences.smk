@@ -119,7 +119,7 @@ rule label_ai:
         "../../envs/persuasion-rl.yaml"
     threads: 1
     resources:
-        gpu=study.gpu if AI_JUDGE == "delta" else 0,
+        gpu=study.judge_gpu(AI_JUDGE),
         mem_mb=grows_with_attempt(8_000),
         runtime=lambda wildcards, attempt: judging_time(AI_JUDGE, "4h", attempt),
     params:
@@ -152,7 +152,7 @@ rule simulate_annotators:
         "../../envs/persuasion-rl.yaml"
     threads: 1
     resources:
-        gpu=study.gpu if SIMULATED_JUDGE == "delta" else 0,
+        gpu=study.judge_gpu(SIMULATED_JUDGE),
         mem_mb=grows_with_attempt(8_000),
         runtime=grows_with_attempt("1h"),
     params:

@@ -74,7 +74,7 @@ def test_every_pair_ends_labelled_or_counted_out_and_no_answer_is_paid_twice(
     server.behave = faulty(Random(7), server)
     rows = pairs(500)
     settings = settings_of(
-        server, tmp_path, provider, timeout_s=1, retries=4, concurrency=8, prices=PRICES
+        server, tmp_path, provider, timeout_s=1, retries=4, concurrency=24, prices=PRICES
     )
     job = Job(tmp_path, settings, rows)
     database = tmp_path / "state/llm.sqlite"

@@ -49,7 +49,10 @@ def make_judge(name: str, settings: JudgeSettings) -> Judge:
         return module.InterplayJudge(settings.delta_pairs, settings.sides)
     if name == "llm":
         return module.LlmJudge(settings.llm)
-    if settings.base is None or settings.delta_adapter is None:
-        raise UserError("judge delta needs --base and --delta_adapter")
-    prepare_torch(settings.threads, settings.seed, settings.device)
-    return module.DeltaJudge(settings.base, settings.delta_adapter, pick_device(settings.device))
+    if name == "delta":
+        if settings.base is None or settings.delta_adapter is None:
+            raise UserError("judge delta needs --base and --delta_adapter")
+        prepare_torch(settings.threads, settings.seed, settings.device)
+        device = pick_device(settings.device)
+        return module.DeltaJudge(settings.base, settings.delta_adapter, device)
+    raise NotImplementedError(f"judge {name} is named in study/names.py and not made here")

@@ -38,9 +38,9 @@ class World(Section):
 
 
 class Split(Section):
-    train: PositiveShare = Field(0.8, description="Share of the train side.")
-    val: PositiveShare = Field(0.1, description="Share of the validation side.")
-    test: PositiveShare = Field(0.1, description="Share of the test side.")
+    train: PositiveShare = Field(0.8, description="Share of the conversations on the train side.")
+    val: PositiveShare = Field(0.1, description="Share of those on the validation side.")
+    test: PositiveShare = Field(0.1, description="Share of those on the test side.")
 
 
 def _zero_is_not_false(value: Any) -> Any:
@@ -68,8 +68,12 @@ class Data(Section):
     prompt_format: Literal["plain", "chat"] = Field(
         "plain", description="Tagged text, or the tokenizer's chat template."
     )
-    min_tokens: Count = Field(20, description="Shortest response in tokens of the base model.")
-    max_tokens: Integer = Field(1024, ge=2, description="Longest response in tokens.")
+    min_tokens: Count = Field(
+        20, description="Shortest human reply that is kept, in tokens of the base model."
+    )
+    max_tokens: Integer = Field(
+        1024, ge=2, description="Longest human reply that is kept, in tokens of the base model."
+    )
     max_context_tokens: Integer = Field(
         700, ge=16, description="Budget of the context; its middle is cut."
     )
@@ -126,7 +130,9 @@ class Data(Section):
 class Sampling(Section):
     temperature: Positive = Field(0.7, description="Temperature of the softmax.")
     top_p: PositiveShare = Field(0.9, description="Nucleus.")
-    max_new_tokens: Count = Field(256, description="Longest sampled response in tokens.")
+    max_new_tokens: Count = Field(
+        256, description="Longest reply that a model samples, in tokens; a longer one is cut."
+    )
     engine: Literal["transformers", "vllm", "openai"] = Field(
         "transformers",
         description="What draws the samples: transformers (continuous batching on a GPU, padded batches on a CPU), vllm"
@@ -139,7 +145,10 @@ class Sampling(Section):
         description="Address of the engine openai, as http://127.0.0.1:8000/v1; its key is in OPENAI_API_KEY, which a"
         " server on this machine may do without.",
     )
-    batch_size: Count = Field(64, description="Samples at a time; changes the speed only.")
+    batch_size: Count = Field(
+        64,
+        description="Samples at a time. It changes the speed only; on a GPU, or by another engine, a few samples may differ, too.",
+    )
     redraws: Natural = Field(
         2, description="Further draws of an empty, cut or identical response of a pool."
     )
@@ -216,7 +225,7 @@ class Config(Section):
     )
     models: dict[ModelName, Model] = Field(
         description="The lineage. `base` has a source; every other model has a parent and a method, and a dpo model a"
-        " pool. A line more is a variant more."
+        " pool. Each further line adds a variant."
     )
     recipes: Recipes = Field(
         Recipes(), description="How each method trains, in the trainers' own argument names."

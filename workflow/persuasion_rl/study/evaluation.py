@@ -243,6 +243,10 @@ class Evaluation(Lineage):
         labelling = {self.label_judge(pool) for pool in self.pools(scope)} - {None}
         return sorted({*self.judges, *labelling, *BASELINES})
 
+    def judge_gpu(self, judge: str) -> int:
+        """The GPUs of a job that asks a judge."""
+        return self.gpu if judge == "delta" else 0
+
     def shared_weights(self, scope: str) -> dict[str, str]:
         """Judge -> the players that begin with the weights that it begins with."""
         players = {name: self.player(name) for name in self.players(scope)}

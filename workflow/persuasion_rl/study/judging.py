@@ -54,20 +54,22 @@ class HumanLabels(Section):
     overlap: Annotated[float, Field(ge=0.2, le=1), AS_GIVEN] = Field(
         0.2, description="Share of pairs that several annotators answer, to see how far they agree."
     )
-    several: Integer = Field(2, ge=2, description="How many they are.")
+    several: Integer = Field(2, ge=2, description="Annotators of such a pair.")
     repeats: Share = Field(
         0.05,
         description="Share of an annotator's pairs that come back once, sides changed, to see whether they say the same.",
     )
     judge: Literal["truth", "delta", "length", "interplay"] = Field(
-        "delta", description="What simulated annotators see."
+        "delta", description="The judge whose preferences simulated annotators have, with noise."
     )
     annotators: Count = Field(3, description="Simulated annotators.")
     noise: NonNegative = Field(
         0.2,
         description="Standard deviation of an annotator's noise, on preferences in [-1, 1].",
     )
-    tie_margin: Share = Field(0.1, description="What an annotator calls a tie.")
+    tie_margin: Share = Field(
+        0.1, description="A preference nearer to 0 than this is a tie to a simulated annotator."
+    )
 
 
 class Labels(Section):
@@ -79,8 +81,8 @@ class Labels(Section):
 
 
 class Prices(Section):
-    input: NonNegative = Field(description="Of what is sent.")
-    output: NonNegative = Field(description="Of what comes back.")
+    input: NonNegative = Field(description="USD per million input tokens.")
+    output: NonNegative = Field(description="USD per million output tokens.")
 
 
 class Llm(Section):
@@ -103,7 +105,7 @@ class Llm(Section):
         "resources/rubrics/honesty.md",
         description="What it reads the players' replies by for honesty, where it evaluates.",
     )
-    max_tokens: Integer = Field(300, ge=16, description="Tokens of an answer at most.")
+    max_tokens: Integer = Field(300, ge=16, description="Longest answer of the judge, in tokens.")
     temperature: Annotated[float, Field(ge=0, le=2), AS_GIVEN] | None = Field(
         0,
         description="Sampling temperature; null leaves it out, for models that take none.",

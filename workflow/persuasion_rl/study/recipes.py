@@ -22,11 +22,11 @@ from persuasion_rl.study.section import (
 
 
 class Recipe(Section):
-    """Arguments of trl's trainers, by their own names. A key that is not set is the trainer's own matter: it is None here."""
+    """Arguments of trl's trainers, by their own names. A key that is not set is None here, and takes trl's default."""
 
     learning_rate: Positive = optional("Peak learning rate.")
     lr_scheduler_type: Literal["linear", "cosine", "constant", "constant_with_warmup"] = optional(
-        "Schedule."
+        "Schedule of the learning rate."
     )
     warmup_steps: NonNegative = optional("Warm-up steps; below 1, their share of all steps.")
     weight_decay: NonNegative = optional("Weight decay.")
@@ -42,16 +42,20 @@ class Recipe(Section):
     )
     max_length: Integer = optional("Tokens of a row at most.", ge=16)
     gradient_checkpointing: bool = optional(
-        "Save memory at the cost of time; without it only where not one row would fit."
+        "Compute activations again in the backward pass: less memory, more time. Without this key it is done only where a single row would not fit."
     )
     eval_strategy: Literal["steps", "epoch"] = optional("When to evaluate and to save.")
-    eval_steps: Positive = optional("Steps between evaluations; below 1, a share.")
-    save_steps: Positive = optional("Steps between checkpoints.")
+    eval_steps: Positive = optional("Steps between evaluations; below 1, a share of all steps.")
+    save_steps: Positive = optional(
+        "Steps between checkpoints, where eval_strategy is steps; below 1, a share of all steps."
+    )
     logging_steps: Positive = optional("Steps between logged losses.")
-    lora_r: Count = optional("Rank (sft and reward; a dpo model has its parent's).")
-    lora_alpha: Count = optional("Scale.")
-    lora_dropout: Share = optional("Dropout.")
-    lora_target_modules: list[str] = optional("Adapted projections.", min_length=1)
+    lora_r: Count = optional(
+        "Rank of the LoRA adapter, of sft and reward; a dpo model keeps the shape of its parent's adapter."
+    )
+    lora_alpha: Count = optional("LoRA's scale.")
+    lora_dropout: Share = optional("Dropout of LoRA's input.")
+    lora_target_modules: list[str] = optional("Linear layers that LoRA adapts.", min_length=1)
     use_4bit: bool = optional("QLoRA; needs CUDA and bitsandbytes.")
     beta: Positive = optional("DPO's beta.")
     label_smoothing: HalfShare = optional(
@@ -78,11 +82,24 @@ class MethodRecipe(Recipe):
     )
 
 
+class LoraRecipe(MethodRecipe):
+    """The recipe of a method that adds an adapter: its shape has defaults of ours, too. DPO keeps its parent's."""
+
+    lora_r: Count = Field(8, description=Recipe.model_fields["lora_r"].description)
+    lora_alpha: Count = Field(32, description=Recipe.model_fields["lora_alpha"].description)
+    lora_dropout: Share = Field(0.05, description=Recipe.model_fields["lora_dropout"].description)
+    lora_target_modules: list[str] = Field(
+        ["q_proj", "k_proj", "v_proj", "o_proj"],
+        min_length=1,
+        description=Recipe.model_fields["lora_target_modules"].description,
+    )
+
+
 class Recipes(Section):
-    sft: MethodRecipe = Field(MethodRecipe(), description="Arguments of trl's SFTTrainer.")
+    sft: LoraRecipe = Field(LoraRecipe(), description="Arguments of trl's SFTTrainer.")
     dpo: MethodRecipe = Field(MethodRecipe(), description="Arguments of trl's DPOTrainer.")
-    reward: MethodRecipe = Field(
-        MethodRecipe(), description="Arguments of trl's RewardTrainer, for the delta judge."
+    reward: LoraRecipe = Field(
+        LoraRecipe(), description="Arguments of trl's RewardTrainer, for the delta judge."
     )
 
     def __getitem__(self, method: str) -> MethodRecipe:
@@ -120,7 +137,9 @@ ModelName = Annotated[
 
 
 class Standin(Section):
-    vocab_size: Integer = Field(4096, ge=300, description="Entries of the byte-level BPE at most.")
+    vocab_size: Integer = Field(
+        4096, ge=300, description="Tokens of the stand-in's byte-level BPE at most."
+    )
     hidden_size: Integer = Field(192, ge=16, description="Width.")
     num_hidden_layers: Count = Field(4, description="Layers.")
     num_attention_heads: Integer = Field(

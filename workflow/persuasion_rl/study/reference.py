@@ -12,18 +12,20 @@ from pydantic.json_schema import GenerateJsonSchema
 
 from persuasion_rl.files import write_text
 from persuasion_rl.study.config import Config
-from persuasion_rl.study.recipes import MethodRecipe, Recipe
+from persuasion_rl.study.recipes import LoraRecipe, Recipe
 from persuasion_rl.study.section import Section, section_in
 
 PROJECT = Path(__file__).parents[3]
 README = PROJECT / "config" / "README.md"
 SCHEMA = PROJECT / "workflow" / "schemas" / "config.schema.json"
 HEADING = "## Keys\n\n"
+RECIPE = """Keys of a recipe (`recipes.METHOD`, `models.NAME.recipe`). They are trl's own argument names, and a key that is left
+out takes trl's default, unless one is shown here:"""
 
 
 def key_list() -> str:
     """Every key of the configuration as a Markdown list."""
-    return "\n".join([*_lines(Config, ""), "", "A recipe:", "", *_lines(MethodRecipe, "")])
+    return "\n".join([*_lines(Config, ""), "", RECIPE, "", *_lines(LoraRecipe, "")])
 
 
 def _lines(section: type[Section], path: str) -> Iterator[str]:

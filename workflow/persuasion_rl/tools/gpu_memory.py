@@ -89,14 +89,11 @@ def training_memory(
         recipe: of the training. shape: the recipe that says which adapter it is.
         rows: at once; of DPO and the delta judge, pairs.
     """
-    from persuasion_rl.training.recipe import LORA_DEFAULTS
-
-    lora = LORA_DEFAULTS | {key: value for key, value in shape.items() if key in LORA_DEFAULTS}
     in_four_bits = recipe.get("use_4bit", False)
     per_weight, per_entry = (4.127 / 8, 4) if in_four_bits else (2, 2)
     weights = size.backbone * per_weight + size.head * per_entry
-    modules = lora["lora_target_modules"]
-    adapter = size.adapter(lora["lora_r"], modules) * 4 * (5 if method == "dpo" else 4)
+    modules = shape["lora_target_modules"]
+    adapter = size.adapter(shape["lora_r"], modules) * 4 * (5 if method == "dpo" else 4)
     tokens = rows * recipe["max_length"] * (1 if method == "sft" else 2)
     inputs = sum(size.linear[name][0] for name in modules if name in size.linear)
     layer = tokens * (24 * size.width + 6 * size.inner + 4 * inputs)

@@ -1,13 +1,9 @@
-"""What a recipe holds: defaults, what becomes the trainer's arguments, and what is recorded of them."""
+"""What a recipe holds: what becomes the trainer's arguments, and what is recorded of them."""
 
 from typing import Any
 
-LORA_DEFAULTS = {
-    "lora_r": 8,
-    "lora_alpha": 32,
-    "lora_dropout": 0.05,
-    "lora_target_modules": ["q_proj", "k_proj", "v_proj", "o_proj"],
-}
+LORA = ("lora_r", "lora_alpha", "lora_dropout", "lora_target_modules")
+"""The shape of an adapter; a recipe of DPO, which keeps its parent's, has none of it."""
 LISTS = ("lora_target_modules", "loss_type", "loss_weights")
 """Settings that are lists also where they have one entry, which a command line cannot tell."""
 RESOLVED = (
@@ -34,7 +30,7 @@ def split_recipe(recipe: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]
         key: [value] if key in LISTS and not isinstance(value, list) else value
         for key, value in recipe.items()
     }
-    lora = {key: trainer.pop(key, default) for key, default in LORA_DEFAULTS.items()}
+    lora = {key: trainer.pop(key) for key in LORA if key in trainer}
     lora["use_4bit"] = trainer.pop("use_4bit", False)
     batches = {
         "effective": trainer.pop("effective_batch_size"),
