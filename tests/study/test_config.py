@@ -76,7 +76,7 @@ def test_the_study_of_real_corpora_needs_their_folder(monkeypatch, tmp_path):
         "corpora_dir: the environment variable in '$PERSUASION_RL_CORPORA' is not set"
     )
     monkeypatch.setenv("PERSUASION_RL_CORPORA", str(tmp_path))
-    assert mistake(study).startswith("corpora_dir: there is no folder winning-args-corpus in")
+    assert mistake(study).startswith("corpora_dir: there is no folder 'winning-args-corpus' in")
     for name in ("winning-args-corpus", "persuasionforgood-corpus"):
         (tmp_path / name).mkdir()
     assert load_config(study).corpora_dir == str(tmp_path)
@@ -121,11 +121,14 @@ def test_what_may_be_missing_and_is_stays_missing():
         "recipe": {"lora_r": 4},
     }
     assert config.models["sft"].seed is None and config.models["rlhf"].recipe is None
-    assert config.recipes.sft.settings() == {"effective_batch_size": 64, "max_length": 1024}
+    assert config.recipes.sft.settings() == {
+        "effective_batch_size": 64, "max_length": 1024, "eval_strategy": "epoch",
+    }  # fmt: skip
     assert config.recipe_of("sft") == {
         "lora_r": 4,
         "effective_batch_size": 64,
         "max_length": 1024,
+        "eval_strategy": "epoch",
     }
 
 

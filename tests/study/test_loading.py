@@ -13,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from persuasion_rl.files import UserError
-from persuasion_rl.study.loading import load_config, load_config_file, read_config_file
+from persuasion_rl.study.loading import load_config, load_config_file
+from persuasion_rl.study.parsing import read_config_file
 from running import ROOT, copy_project, snakemake
 
 STUDY = {

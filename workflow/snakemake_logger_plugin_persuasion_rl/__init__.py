@@ -27,17 +27,15 @@ class LogHandler(LogHandlerBase):
 
 
 def _load_configfile(path: Any) -> dict:
-    try:
-        return _snakemakes_own(path)
-    except Exception:
-        from persuasion_rl.files import UserError
-        from persuasion_rl.study.loading import read_config_file
+    from persuasion_rl.files import UserError
+    from persuasion_rl.study.parsing import read_config_file
 
-        try:
-            read_config_file(path)
-        except UserError as error:
-            sys.exit(str(error))
-        raise
+    # Before Snakemake, which aliases without an end keep busy.
+    try:
+        read_config_file(path)
+    except UserError as error:
+        sys.exit(str(error))
+    return _snakemakes_own(path)
 
 
 if Path("workflow/persuasion_rl").is_dir():
