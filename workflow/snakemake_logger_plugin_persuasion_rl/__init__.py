@@ -1,4 +1,4 @@
-"""Makes a study's file that Snakemake cannot read one line: which file, which line, what is wrong.
+"""Makes a study's file or a --config that Snakemake cannot read one line: which file, which line, what is wrong.
 
 Snakemake reads a file of --configfile before any Snakefile, and says nothing of where it is broken. What it imports when
 it starts are its plugins, and a plugin of the logger is the smallest kind. This one logs nothing. In other projects, and
@@ -38,7 +38,25 @@ def _load_configfile(path: Any) -> dict:
     return _snakemakes_own(path)
 
 
+def _parse_config(entries: Any) -> dict:
+    for entry in entries or ():
+        key = str(entry).partition("=")[0]
+        if "." in key:
+            sys.exit(
+                f"--config {key}: only whole keys can be set here; write {key.replace('.', ': {', 1)}: ...}} into a file"
+                " that extends the study's, and give that by --configfile"
+            )
+    try:
+        return _snakemakes_parse_config(entries)
+    except ValueError as error:
+        sys.exit(f"--config: {' '.join(str(error).split())}")
+
+
 if Path("workflow/persuasion_rl").is_dir():
+    _cli = sys.modules.get("snakemake.cli")
+    if hasattr(_cli, "parse_config"):
+        _snakemakes_parse_config = _cli.parse_config
+        _cli.parse_config = _parse_config
     _modules = [
         module
         for name in ("snakemake.common.configfile", "snakemake.settings.types")

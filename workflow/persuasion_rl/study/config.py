@@ -183,7 +183,7 @@ class Wandb(Section):
 
 
 class Publish(Section):
-    namespace: Annotated[str, Field(pattern="^[A-Za-z0-9._-]+$")] | None = Field(
+    namespace: Annotated[str, Field(pattern="^[A-Za-z0-9._][A-Za-z0-9._-]*$")] | None = Field(
         None, description="User or organisation; a model becomes NAMESPACE/STUDY-MODEL."
     )
     private: bool = Field(True, description="Whether a new repository is private.")

@@ -80,6 +80,8 @@ def _allowed(mistake: dict[str, Any]) -> str:
             return f"must be one of {words}"
         case "greater_than":
             return f"must be above {limits['gt']:g}"
+        case "less_than":
+            return f"must be below {limits['lt']:g}"
         case "greater_than_equal":
             return f"must be at least {limits['ge']:g}"
         case "less_than_equal":
