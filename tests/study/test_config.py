@@ -255,7 +255,6 @@ MISTAKES = [
     ("models.base.recipe", {"lora_r": 2}, "models.base.recipe: base is not trained here", []),
     ("models.base.seed", 3, "models.base.seed: base is not trained here", []),
     ("models.base.parent", "sft", "models.base.parent: base is not trained here", []),
-    ("models.base", {"source": "standin", "revision": "main"}, "models.base.revision: 'standin' is not downloaded", []),
     ("models.base.source", "models/of/mine", "models.base.source: 'models/of/mine' is no name of a Hub model", ["./"]),
     ("models.base.source", "a{b}", "models.base.source: 'a{b}' has a brace", ["wildcard"]),
     ("models.base.source", "", "models.base.source: '' must not be empty", []),

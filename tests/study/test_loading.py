@@ -311,3 +311,28 @@ def test_two_files_are_no_study_and_a_dotted_key_no_config(checkout):
         run = snakemake("-n", *arguments, root=checkout, PYTHONPATH=str(checkout / "workflow"))
         assert run.returncode == 1 and "Traceback" not in run.stdout
         assert run.stdout.splitlines()[-1].startswith(says), run.stdout[-500:]
+
+
+def test_names_that_look_like_patterns_are_names(checkout):
+    """Of corpora, players and files: their plan is made as any other's."""
+    file = checkout / "config/a{b}(.yaml"
+    file.write_text(
+        yaml.safe_dump(
+            {
+                "extends": "demo.yaml",
+                "study": "odd",
+                "data": {"cmv_corpora": ["a (b+ c[d", "x,y"]},
+                "wandb": {"project": "a b,%c$d'"},
+                "evaluation": {
+                    "players": ["base", "sft", "g.p-t", "human"],
+                    "other_players": {"g.p-t": {"model": "base"}},
+                },
+            }
+        )
+    )
+    run = snakemake(
+        "-n", "--configfile", file, root=checkout, PYTHONPATH=str(checkout / "workflow")
+    )
+    file.unlink()
+    assert run.returncode == 0, run.stdout[-1000:]
+    assert "results/odd/corpora/a (b+ c[d/utterances.jsonl" in run.stdout

@@ -83,10 +83,6 @@ def _check_base(base: Model) -> None:
             raise UserError(
                 f"models.{BASE}.{name}: {BASE} is not trained here; only a model with a parent has a {name}"
             )
-    if base.revision is not None and (base.source == "standin" or _is_local(base.source)):
-        raise UserError(
-            f"models.{BASE}.revision: {base.source!r} is not downloaded; only a Hub model has a revision"
-        )
 
 
 def _check_source(key: str, source: str) -> None:
