@@ -61,9 +61,9 @@ help:
 $(VENV)/.installed: envs/requirements.txt envs/requirements-cuda.txt pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit("persuasion-rl needs Python 3.11 or 3.12") if sys.version_info[:2] not in ((3, 11), (3, 12)) else None'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install -r envs/requirements.txt -c envs/requirements-cuda.txt
+	$(BIN)/pip install --no-compile -r envs/requirements.txt -c envs/requirements-cuda.txt
 	$(BIN)/pip install --no-deps --editable .
-	$(BIN)/python -m compileall -q -j 0 $(VENV)/lib || true
+	$(BIN)/python -m compileall -q -j 0 $(VENV)/lib || true  # as pip does, on all cores
 	touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed envs/requirements-dev.txt envs/requirements-notebook.txt envs/requirements-llm.txt envs/requirements-annotate.txt

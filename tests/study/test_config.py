@@ -17,6 +17,7 @@ from persuasion_rl.sampling.engine import SamplingSettings
 from persuasion_rl.study.config import Config, Data, Sampling
 from persuasion_rl.study.judging import Llm
 from persuasion_rl.study.loading import load_config
+from persuasion_rl.study.parsing import shortened
 from persuasion_rl.study.reference import README, SCHEMA, json_schema, readme
 from persuasion_rl.study.section import keys_of, section_in
 
@@ -81,7 +82,7 @@ def test_the_study_of_real_corpora_needs_their_folder(monkeypatch, tmp_path):
         "corpora_dir: the environment variable in '$PERSUASION_RL_CORPORA' is not set"
     )
     monkeypatch.setenv("PERSUASION_RL_CORPORA", str(tmp_path))
-    assert mistake(study).startswith("corpora_dir: there is no folder winning-args-corpus in")
+    assert mistake(study).startswith("corpora_dir: there is no folder 'winning-args-corpus' in")
     for name in ("winning-args-corpus", "persuasionforgood-corpus"):
         (tmp_path / name).mkdir()
     assert load_config(study).corpora_dir == str(tmp_path)
@@ -126,7 +127,7 @@ def test_what_may_be_missing_and_is_stays_missing():
         "recipe": {"lora_r": 4},
     }
     assert config.models["sft"].seed is None and config.models["rlhf"].recipe is None
-    dpo = {"effective_batch_size": 64, "max_length": 1024}
+    dpo = {"effective_batch_size": 64, "max_length": 1024, "eval_strategy": "epoch"}
     adapter = {"lora_r": 8, "lora_alpha": 32, "lora_dropout": 0.05}
     adapter |= {"lora_target_modules": ["q_proj", "k_proj", "v_proj", "o_proj"]}
     assert config.recipes.dpo.settings() == dpo
@@ -268,17 +269,96 @@ MISTAKES = [
     ("models.rlhf.recipe", {"lora_r": 4}, "models.rlhf.recipe.lora_r: a dpo model keeps the shape", []),
     ("recipes.dpo.label_smoothing", 0.1, "recipes.dpo.label_smoothing: trl ignores it", ["loss_type: [robust]"]),
     ("recipes.dpo.loss_weights", [1, 2], "recipes.dpo.loss_weights: 1 losses need as many weights", []),
+    ("models.sft.pool", "ai", "models.sft.pool: an sft model learns from replies", ["dpo"]),
+    ("models.sft.revision", "main", "models.sft.revision: only base has a revision", []),
+    ("models.base.pool", "ai", "models.base.pool: base is not trained here", []),
+    ("models.base.recipe", {"lora_r": 2}, "models.base.recipe: base is not trained here", []),
+    ("models.base.seed", 3, "models.base.seed: base is not trained here", []),
+    ("models.base.parent", "sft", "models.base.parent: base is not trained here", []),
+    ("models.base.source", "models/of/mine", "models.base.source: 'models/of/mine' is no name of a Hub model", ["./"]),
+    ("models.base.source", "a{b}", "models.base.source: 'a{b}' has a brace", ["wildcard"]),
+    ("models.base.source", "", "models.base.source: '' must not be empty", []),
+    ("models.sft_2", {"parent": "sft", "method": "sft", "recipe": {"lora_r": 2}}, "models.sft_2.recipe.lora_r: sft_2 keeps the shape", []),
+    ("data.cmv_corpora", ["a\0"], "data.cmv_corpora.0: 'a\\x00' has a character", []),
+    ("data.cmv_corpora", ["a{b}"], "data.cmv_corpora.0: 'a{b}' has a brace", []),
+    ("data.cmv_corpora", [""], "data.cmv_corpora.0: '' must not be empty", []),
+    ("data.cmv_corpora", ["../a"], "data.cmv_corpora.0: '../a' is no name of a folder", []),
+    ("data.p4g_corpus", "/a", "data.p4g_corpus: '/a' is no name of a folder", []),
+    ("corpora_dir", "/{a}", "corpora_dir: '/{a}' has a brace", []),
+    ("corpora_dir", "", "corpora_dir: must not be empty", []),
+    ("llm.rubric", "a\nb.md", "llm.rubric: 'a\\nb.md' has a character", []),
+    ("llm.model", "-x", "llm.model: '-x' begins with -", []),
+    ("llm.base_url", "localhost:1", "llm.base_url: 'localhost:1' is no address", ["http://"]),
+    ("wandb.project", " x", "wandb.project: ' x' begins or ends with a space", []),
+    ("evaluation.other_players", {"o": {"source": "standin"}}, "evaluation.other_players.o.source: only models.base can be", []),
+    ("evaluation.other_players", {"o": {"source": "./nowhere"}}, "evaluation.other_players.o.source: './nowhere' is not the folder", []),
+    ("evaluation.other_players", {"o": {"model": "sft", "revision": "x"}}, "evaluation.other_players.o.revision: only a Hub model", []),
+    ("evaluation.other_players", {"o": {"endpoint": "", "served_model": "x"}}, "evaluation.other_players.o.endpoint: '' must not be empty", []),
+    ("evaluation.other_players", {"gpt-4.1": {}}, "evaluation.other_players.'gpt-4.1': needs one of model", []),
+    ("evaluation.other_players", {"gpt-4.1": {"modle": 1}}, "evaluation.other_players.'gpt-4.1'.modle: unknown key", []),
+    ("models", {"[key]": None}, "models.'[key]': None must be an object", []),
+    ("models.[key]", {"source": "x"}, "models.'[key]': '[key]' is no name of a model", []),
+    ("models", {1: {}}, "models.1: 1 must be a string", []),
+    ("data", {"[key]": 1}, "data.'[key]': unknown key", []),
+    ("data", {"a.b": 1}, "data.'a.b': unknown key", []),
+    ("seed", 16**5000, "seed: a number of thousands of digits must be at most", []),
+    ("sampling.top_p", 16**5000, "sampling.top_p: a number of thousands of digits", []),
+    ("data.cmv_corpora", [16**5000], "data.cmv_corpora.0: a number of thousands of digits", []),
+    ("recipes.sft.warmup_steps", -1, "recipes.sft.warmup_steps: -1 must be at least 0", []),
+    ("recipes.sft.warmup_steps", 1.5, "recipes.sft.warmup_steps: 1.5 must be a whole number", []),
+    ("recipes.dpo", {"warmup_steps": 5, "lr_scheduler_type": "constant"}, "recipes.dpo.warmup_steps: the schedule constant", ["constant_with_warmup"]),
+    ("recipes.sft.logging_steps", 0, "recipes.sft.logging_steps: 0 must be above 0", []),
+    ("recipes.dpo.logging_steps", 2.5, "recipes.dpo.logging_steps: 2.5 must be a whole number", []),
+    ("recipes.sft", {"eval_strategy": "steps", "eval_steps": 1.5}, "recipes.sft.eval_steps: 1.5 must be a whole", []),
+    ("recipes.sft", {"eval_strategy": "steps", "eval_steps": 4, "save_steps": 6}, "recipes.sft.save_steps: 6 must be a multiple of eval_steps 4", []),
+    ("recipes.reward", {"eval_strategy": "steps", "eval_steps": 0.1}, "recipes.reward.save_steps: 500 must be a multiple of eval_steps 0.1, both", []),
+    ("models.sft.recipe", {"eval_strategy": "steps", "eval_steps": 0.2, "save_steps": 0.3}, "models.sft.recipe.save_steps: 0.3 ", []),
+    ("recipes.sft.max_steps", 0, "recipes.sft.max_steps: 0 must be at least 1", []),
+    ("recipes.dpo", {"loss_type": ["ipo"], "label_smoothing": 0.1}, "recipes.dpo.label_smoothing: trl ignores it with the loss ipo", []),
+    ("recipes.dpo", {"loss_type": ["robust"], "label_smoothing": 0.5}, "recipes.dpo.label_smoothing: 0.5 must be below 0.5", []),
+    ("recipes.sft.lora_target_modules", ["q_proj", "q_proj"], "recipes.sft.lora_target_modules: 'q_proj' stands there twice", []),
     ("recipes.sft.max_length", 512, "recipes.sft: max_length 512 ", ["at least data.max_seq_length 1024"]),
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize(
-    "path, value, begins, says", MISTAKES, ids=[f"{m[0]}={m[1]}" for m in MISTAKES]
+    "path, value, begins, says", MISTAKES, ids=[f"{m[0]}={shortened(m[1])}" for m in MISTAKES]
 )
 def test_a_mistake_is_one_line_with_key_value_and_what_is_allowed(path, value, begins, says):
     message = mistake(changed(path, value))
     assert message.startswith(begins), message
     assert all(part in message for part in says), message
+
+
+@pytest.mark.parametrize(
+    "changes, key", [({"device": "cpu", "recipes": {"dpo": {"use_4bit": True}}}, "recipes.dpo.use_4bit"),
+                     ({"standin": {"num_attention_heads": 5}}, "standin.num_attention_heads"),
+                     ({"standin": {"hidden_size": 40}}, "standin.hidden_size")],
+)  # fmt: skip
+def test_what_no_job_of_the_study_can_do_is_refused(changes, key):
+    study = changed("models.base.source", "standin") | changes
+    assert mistake(study).startswith(f"{key}: ")
+
+
+STEPS = st.sampled_from([0.1, 0.2, 0.25, 0.3, 0.5, 0.6, 1, 1.5, 2, 3, 6, 10, 20.0, 250, 500])
+
+
+@given(st.dictionaries(st.sampled_from(["logging_steps", "eval_steps", "save_steps"]), STEPS))
+def test_recipes_that_are_taken_are_those_that_trl_takes(steps):
+    from trl import SFTConfig
+
+    try:
+        SFTConfig(
+            use_cpu=True, load_best_model_at_end=True, eval_strategy="steps", save_strategy="steps", report_to=[],
+            bf16=False, **steps,
+        )  # fmt: skip
+        refused = False
+    except ValueError:
+        refused = True
+    study = changed("recipes.sft", {"eval_strategy": "steps", **steps})
+    assert refused == (
+        mistake(study).startswith("recipes.sft.") if refused else not load_config(study)
+    )
 
 
 def test_unknown_keys_are_told_first():

@@ -1,5 +1,6 @@
 """Files of a study: what one takes from another, and what is said where one cannot be read, in Snakemake too."""
 
+import json
 import os
 import re
 import subprocess
@@ -13,7 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from persuasion_rl.files import UserError
-from persuasion_rl.study.loading import load_config, load_config_file, read_config_file
+from persuasion_rl.study.loading import load_config, load_config_file
+from persuasion_rl.study.parsing import read_config_file
 from running import ROOT, copy_project, snakemake
 
 STUDY = {
@@ -218,6 +220,28 @@ print(plugin.settings_cls, reading.load_configfile.__module__)
             "study: s\ndata: " + "[" * 100_000,
             "line 2: not valid YAML: nested deeper than 50 levels",
         ),
+        (
+            "study: s\na: &a {b: *a}\n",
+            "line 2: not valid YAML: an alias (*name) stands inside what it stands for",
+        ),
+        ("a: &a [*a]\n", "line 1: not valid YAML: an alias (*name) stands inside"),
+        ("a: &a {<<: *a}\n", "line 1: not valid YAML: an alias (*name) stands inside"),
+        (
+            "a0: &a0 [x]\n"
+            + "".join(f"a{i}: &a{i} [{f'*a{i - 1},' * 10}]\n" for i in range(1, 12)),
+            "not valid YAML: with its aliases it has more than 100,000 values",
+        ),
+        (
+            "a0: &a0 [x]\n" + "".join(f"a{i}: &a{i} [*a{i - 1}]\n" for i in range(1, 60)),
+            "not valid YAML: nested deeper than 50 levels",
+        ),
+        ("a: " + "9" * 5000 + "\n", "line 1: not valid YAML: '9999"),
+        (
+            '{"study": "s", "data": {"a": 1,\n\t"a": 2}}',
+            "not valid: the key 'a' stands there twice",
+        ),
+        ('{"a": ' + "[" * 60 + "]" * 60 + "}", "not valid: nested deeper than 50 levels"),
+        ('{"a": ' + "[" * 99_999 + "]" * 99_999 + "}", "nested too deep"),
     ],
 )
 def test_what_yaml_itself_breaks_on_is_one_line(tmp_path, text, says):
@@ -226,6 +250,7 @@ def test_what_yaml_itself_breaks_on_is_one_line(tmp_path, text, says):
     with pytest.raises(UserError) as error:
         read_config_file(file)
     assert says in str(error.value) and "\n" not in str(error.value)
+    assert len(str(error.value)) < 500
 
 
 @pytest.mark.parametrize("name", ["a\0b", "a\nb", "loop.yaml"])
@@ -249,3 +274,65 @@ def test_values_that_a_job_would_choke_on_are_refused(changes, key):
     demo = Path(__file__).parents[2] / "config/demo.yaml"
     with pytest.raises(UserError, match=f"^{re.escape(key)}: "):
         load_config(yaml.safe_load(demo.read_text()) | changes, demo)
+
+
+def test_a_study_may_be_json(tmp_path):
+    file = tmp_path / "small.json"
+    file.write_text(json.dumps(STUDY | {"sampling": {"temperature": 1e-3}}, indent="\t"))
+    assert load_config_file(file).sampling.temperature == 1e-3
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "hinted"),
+    [
+        ("sampling", {"temperature": "1"}, True),
+        ("data", {"use_p4g": "true"}, True),
+        ("models", {"sft": "1"}, True),
+        ("sampling", {"top_p": "0.5"}, False),
+        ("seed", "0x1", False),
+    ],
+)
+def test_values_inside_config_are_text_and_that_is_said(study_file, key, value, hinted):
+    """As Snakemake reads --config 'sampling={temperature: 1}'."""
+    file = study_file("small.yaml", **STUDY, **({} if hinted else {"sampling": {"top_p": "0.5"}}))
+    given_keys = read_config_file(file)
+    given_keys[key] = given_keys.get(key, {}) | value if isinstance(value, dict) else value
+    with pytest.raises(UserError) as refusal:
+        load_config(given_keys, file)
+    assert ("inside --config 'KEY={...}' every value is text" in str(refusal.value)) is hinted
+
+
+def test_two_files_are_no_study_and_a_dotted_key_no_config(checkout):
+    for arguments, says in (
+        (("--configfile", "config/config.yaml", "config/demo.yaml"), "--configfile: a study is one file, not "),
+        (("--config", "sampling.temperature=1"), "--config sampling.temperature: only whole keys"),
+        (("--config", "=1"), "--config: Invalid config definition"),
+    ):  # fmt: skip
+        run = snakemake("-n", *arguments, root=checkout, PYTHONPATH=str(checkout / "workflow"))
+        assert run.returncode == 1 and "Traceback" not in run.stdout
+        assert run.stdout.splitlines()[-1].startswith(says), run.stdout[-500:]
+
+
+def test_names_that_look_like_patterns_are_names(checkout):
+    """Of corpora, players and files: their plan is made as any other's."""
+    file = checkout / "config/a{b}(.yaml"
+    file.write_text(
+        yaml.safe_dump(
+            {
+                "extends": "demo.yaml",
+                "study": "odd",
+                "data": {"cmv_corpora": ["a (b+ c[d", "x,y"]},
+                "wandb": {"project": "a b,%c$d'"},
+                "evaluation": {
+                    "players": ["base", "sft", "g.p-t", "human"],
+                    "other_players": {"g.p-t": {"model": "base"}},
+                },
+            }
+        )
+    )
+    run = snakemake(
+        "-n", "--configfile", file, root=checkout, PYTHONPATH=str(checkout / "workflow")
+    )
+    file.unlink()
+    assert run.returncode == 0, run.stdout[-1000:]
+    assert "results/odd/corpora/a (b+ c[d/utterances.jsonl" in run.stdout

@@ -92,7 +92,7 @@ NOT_RUN = {
     "python benchmarks/overhead.py *": "twice the demo",
     "python tests/interruptions.py *": "half an hour; test_interruptions.py kills five times",
     "snakemake * --profile aws-gpu": "needs a GPU",
-    "snakemake --cores 2 -f *": "needs the demo's results; test_study.py makes a study's files again",
+    "snakemake * -f": "needs the demo's results; test_study.py makes a study's files again",
     "snakemake --configfile config/NAME.yaml --cores 2": "trains; test_study.py makes a study",
     "snakemake --cores 2 results/cmv/splits/summary.json": "downloads a corpus",
     "snakemake --profile aws-gpu*": "needs a GPU",

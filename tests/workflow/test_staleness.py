@@ -205,7 +205,7 @@ ONE_PLAYER = {"train_dpo": 1, "evaluate_model": 1, "evaluate_kl": 1, "evaluate_l
              OTHER_SAMPLES | {"evaluate_model": 6}),
             ("code of SFT", edited("training/sft.py"), OTHER_SFT),
             ("command of a rule", replaced("rules/training.smk", "persuasion_rl.training.dpo", " persuasion_rl.training.dpo"), TRAINED_BY_DPO),
-            ("code of all trainings", replaced("training/recipe.py", '"lora_dropout": 0.05', '"lora_dropout": 0.1'), OTHER_SFT | {"train_delta_judge": 1}),
+            ("code of all trainings", replaced("training/recipe.py", '"use_4bit", False', '"use_4bit", True'), OTHER_SFT | {"train_delta_judge": 1}),
             ("file of the base model", added("models/base/tokenizer_config.json"), OTHER_BASE),
             ("code of DPO", replaced("training/dpo.py", "else 0.5 * beta", "else 0.4 * beta"), TRAINED_BY_DPO),
             ("page of the report", replaced("report/templates/report.html.j2", "<body>", "<body >"), {"report_study": 1}),

@@ -30,14 +30,9 @@ from persuasion_rl.study.flags import (
     scope_of,
 )
 from persuasion_rl.study.lineage import POOLS
+from persuasion_rl.study.loading import the_one_file
 from persuasion_rl.study.names import HUMAN, MODEL_FILES
 from persuasion_rl.study.study import Study
-
-CONFIG_FILE = Path(
-    workflow.overwrite_configfiles[-1]
-    if workflow.overwrite_configfiles
-    else "config/config.yaml"
-)
 
 
 def or_exit(read, *arguments, prefix=""):
@@ -49,6 +44,9 @@ def or_exit(read, *arguments, prefix=""):
         sys.exit(f"{prefix}{error}")
 
 
+CONFIG_FILE = or_exit(
+    the_one_file, workflow.overwrite_configfiles or ["config/config.yaml"]
+)
 study = or_exit(Study.read, config, CONFIG_FILE, prefix=f"{CONFIG_FILE}: ")
 or_exit(study.refuse_other_studies, sys.argv[1:], prefix=f"{CONFIG_FILE}: ")
 

@@ -1,4 +1,4 @@
-"""Makes a study's file that Snakemake cannot read one line: which file, which line, what is wrong.
+"""Makes a study's file or a --config that Snakemake cannot read one line: which file, which line, what is wrong.
 
 Snakemake reads a file of --configfile before any Snakefile, and says nothing of where it is broken. What it imports when
 it starts are its plugins, and a plugin of the logger is the smallest kind. This one logs nothing. In other projects, and
@@ -27,20 +27,38 @@ class LogHandler(LogHandlerBase):
 
 
 def _load_configfile(path: Any) -> dict:
-    try:
-        return _snakemakes_own(path)
-    except Exception:
-        from persuasion_rl.files import UserError
-        from persuasion_rl.study.loading import read_config_file
+    from persuasion_rl.files import UserError
+    from persuasion_rl.study.parsing import read_config_file
 
-        try:
-            read_config_file(path)
-        except UserError as error:
-            sys.exit(str(error))
-        raise
+    # Before Snakemake, which aliases without an end keep busy.
+    try:
+        read_config_file(path)
+    except UserError as error:
+        sys.exit(str(error))
+    return _snakemakes_own(path)
+
+
+def _parse_config(entries: Any) -> dict:
+    for entry in entries or ():
+        key = str(entry).partition("=")[0]
+        if "." in key:
+            sys.exit(
+                f"--config {key}: only whole keys can be set here; write {key.replace('.', ': {', 1)}: ...}} into a file"
+                " that extends the study's, and give that by --configfile"
+            )
+    try:
+        return _snakemakes_parse_config(entries)
+    except ValueError as error:
+        sys.exit(f"--config: {' '.join(str(error).split())}")
 
 
 if Path("workflow/persuasion_rl").is_dir():
+    # The package of this checkout, as the Snakefile takes it, whichever one is installed.
+    sys.path.insert(0, str(Path("workflow").resolve()))
+    _cli = sys.modules.get("snakemake.cli")
+    if hasattr(_cli, "parse_config"):
+        _snakemakes_parse_config = _cli.parse_config
+        _cli.parse_config = _parse_config
     _modules = [
         module
         for name in ("snakemake.common.configfile", "snakemake.settings.types")

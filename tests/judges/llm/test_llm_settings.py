@@ -37,7 +37,7 @@ def study_of(**changes) -> dict:
         ({"max_cost_usd": 5}, "llm.prices: max_cost_usd needs what tiny costs"),
         ({"prices": {"input": 1}}, "llm.prices: the key 'output' is missing"),
         ({"provider": "google"}, "llm.provider: 'google' must be one of openai, anthropic"),
-        ({"base_url": "localhost:8000"}, "llm.base_url: 'localhost:8000' must match"),
+        ({"base_url": "localhost:8000"}, "llm.base_url: 'localhost:8000' is no address"),
         ({"batch": True, "requests_per_minute": 5}, "llm.requests_per_minute: a batch is one"),
         ({"top_p": 1}, "llm.top_p: unknown key"),
     ],

@@ -8,8 +8,9 @@ reads the store, dry runs among them. SQLite alone does not do so: even with `mo
 beside a closed store and leaves them there, and it cannot read such a store in a folder that may not be written. So:
 
 - A store that somebody has open (-wal and -shm are there) is read with `mode=ro`, under SQLite's locks.
-- A store that is closed (no -wal) is read as `immutable`, without locks.
-- A copy of a store with its -wal, without the -shm, is copied once more and read there.
+- A store that is closed (no -wal, and no -journal that counts) is read as `immutable`, without locks.
+- A copy of a store with its -wal, without the -shm, is copied once more and read there. So is a store in rollback mode
+  with the -journal of a transaction that did not end: what was written of it is undone in the copy.
 
 The latter two check that the file is as it was before, and else begin again.
 
@@ -37,6 +38,10 @@ PATIENCE_S = 60
 """Seconds to wait for another writer."""
 TABLES = {"answers", "shown", "battles"}
 """What a store may hold. A database with other tables alone is none."""
+JOURNAL_BEGINS = bytes.fromhex("d9d505f920a163d7")
+"""What a -journal begins with as long as its transaction has not ended."""
+BROKEN = (sqlite3.Error, OSError, UnicodeDecodeError)
+"""What reading a broken store raises; the last where SQLite's own message quotes bytes that are no text."""
 INSTEAD = "put a whole copy of the file back, or move it away to begin without what is in it"
 
 Row = TypeVar("Row")
@@ -59,8 +64,8 @@ class Store:
 
     def __init__(self, path: Path):
         self._lock = Lock()
-        _refuse_lost_answers(path)
         try:
+            _refuse_lost_answers(path)
             path.parent.mkdir(parents=True, exist_ok=True)
             self._file = sqlite3.connect(
                 path, timeout=PATIENCE_S, isolation_level=None, check_same_thread=False
@@ -73,8 +78,10 @@ class Store:
         except (sqlite3.OperationalError, OSError) as error:
             reason = "somebody else is writing, the disk is full, or it may not be written"
             raise UserError(f"{path}: the store cannot be opened ({error}): {reason}") from None
-        except sqlite3.DatabaseError as error:
-            raise UserError(f"{path}: not a store of answers ({error}): {INSTEAD}") from None
+        except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
+            raise UserError(
+                f"{path}: not a store of answers ({_one_line(error)}): {INSTEAD}"
+            ) from None
 
     def _prepare(self, path: Path) -> None:
         """Make what is missing, once it is sure that the file is a store of this version."""
@@ -136,13 +143,13 @@ def read_table(path: Path, table: str, kind: type[Row]) -> list[Row]:
             try:
                 with files.opened() as file:
                     rows = _rows(file, path, table, kind)
-            except (sqlite3.Error, OSError, UserError):
+            except (*BROKEN, UserError):
                 if files.state() == before:
                     raise
             else:
                 if files.state() == before:
                     return rows
-        except (sqlite3.Error, OSError) as error:
+        except BROKEN as error:
             raise UserError(_unreadable(path, error)) from None
         if time.monotonic() > ends:
             raise UserError(f"{path}: changes faster than it can be read: end what writes it")
@@ -151,7 +158,7 @@ def read_table(path: Path, table: str, kind: type[Row]) -> list[Row]:
 
 def _unreadable(path: Path, error: Exception) -> str:
     """One line on a store that cannot be read."""
-    reason = " ".join(str(error).split())
+    reason = _one_line(error)
     if not os.access(path, os.R_OK):
         todo = "give yourself the right to read the file, and to enter its folder"
         return f"{path}: people's answers may not be read: {todo}"
@@ -161,18 +168,44 @@ def _unreadable(path: Path, error: Exception) -> str:
     return f"{path}: not a store of people's answers, or a damaged one ({reason}): {INSTEAD}"
 
 
-def _refuse_lost_answers(path: Path) -> None:
-    """Raises UserError where a store is missing or empty and its answers are in the -wal beside it.
+def _one_line(error: Exception) -> str:
+    """What SQLite says of a file that is broken."""
+    if isinstance(error, UnicodeDecodeError):
+        return "its tables have names that are no text"
+    return " ".join(str(error).split())
 
-    SQLite takes such a -wal for a leftover, even where it only reads, and deletes it.
+
+def _refuse_lost_answers(path: Path) -> None:
+    """Raises UserError where a store is missing or empty and a part of its answers is in the -wal or -journal beside it.
+
+    SQLite takes such a file for a leftover, even where it only reads, and deletes it.
     """
     store = os.path.realpath(path)
-    sizes = [os.path.getsize(f) if os.path.isfile(f) else 0 for f in (store, f"{store}-wal")]
-    if sizes[1] and not sizes[0]:
-        raise UserError(
-            f"{path}: missing or empty, while {path.name}-wal beside it holds answers: put the file back that it"
-            " belongs to, or move the -wal away"
-        )
+    if os.path.isfile(store) and os.path.getsize(store):
+        return
+    for suffix, holds_answers in (("wal", _state), ("journal", _undoes_pages)):
+        if holds_answers(f"{store}-{suffix}"):
+            raise UserError(
+                f"{path}: missing or empty, while {path.name}-{suffix} beside it holds answers: put the file back that"
+                f" it belongs to, or move the -{suffix} away"
+            )
+
+
+def _undoes_pages(journal: str) -> bool:
+    """Whether a -journal is of a transaction that did not end, in a store that had pages before it."""
+    return _begins(journal) == JOURNAL_BEGINS and any(_begins(journal, 20)[16:])
+
+
+def _begins(file: str, length: int = len(JOURNAL_BEGINS)) -> bytes:
+    """The first bytes of a file; none where there is no such file.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    if not os.path.isfile(file):
+        return b""
+    with open(file, "rb") as content:
+        return content.read(length)
 
 
 class _Files:
@@ -182,6 +215,7 @@ class _Files:
         # SQLite keeps the others beside the file that a link names.
         self.store = os.path.realpath(path)
         self.wal, self.shm = f"{self.store}-wal", f"{self.store}-shm"
+        self.journal = f"{self.store}-journal"
         self.path = path
 
     def exist(self) -> bool:
@@ -203,10 +237,17 @@ class _Files:
 
     def state(self) -> Any:
         """What differs once a closed store was written to. All states of an open one are equal, since locks guard it."""
-        return "open" if self._are_open() else (_state(self.store), _state(self.wal))
+        return (
+            "open" if self._are_open() else tuple(map(_state, (self.store, self.wal, self.journal)))
+        )
 
     def _are_open(self) -> bool:
-        return os.path.exists(self.wal) and os.path.exists(self.shm)
+        both = os.path.exists(self.wal) and os.path.exists(self.shm)
+        return both and not self._have_unended_transaction()
+
+    def _have_unended_transaction(self) -> bool:
+        """Whether a transaction in rollback mode did not end: its writer was killed, or is writing."""
+        return _begins(self.journal) == JOURNAL_BEGINS
 
     @contextmanager
     def opened(self) -> Iterator[sqlite3.Connection]:
@@ -214,17 +255,23 @@ class _Files:
         if self._are_open():
             with _connected(self.store, "mode=ro") as file:
                 yield file
-        elif _state(self.wal):
+        elif beside := self._not_yet_in_the_store():
             with TemporaryDirectory() as folder:
                 copy = f"{folder}/copy"
                 shutil.copyfile(self.store, copy)
-                shutil.copyfile(self.wal, f"{copy}-wal")
+                for name in beside:
+                    shutil.copyfile(name, f"{copy}{name.removeprefix(self.store)}")
                 with _connected(copy, "mode=rw") as file:
                     yield file
         else:
             with _connected(self.store, "mode=ro&immutable=1") as file:
                 self._refuse_cut_off(file)
                 yield file
+
+    def _not_yet_in_the_store(self) -> list[str]:
+        """The files beside a store that is not open without which it is not as its last commit left it."""
+        journal = [self.journal] if self._have_unended_transaction() else []
+        return journal + ([self.wal] if _state(self.wal) else [])
 
     def _refuse_cut_off(self, file: sqlite3.Connection) -> None:
         """Raises DatabaseError where the last page is not whole, which SQLite fills with zeros."""
@@ -278,13 +325,15 @@ def _stored(hint: Any) -> tuple[type, ...]:
 
 
 def _refuse_other_databases(file: sqlite3.Connection, path: Path) -> None:
-    """Raises UserError where a database has tables and none of a store's."""
-    tables = {
-        name for (name,) in file.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
-    }
-    if tables and not tables & TABLES:
+    """Raises UserError where a database has tables and none of a store's, or has views, of which a store has none."""
+    kinds = list(
+        file.execute("SELECT type, name FROM sqlite_master WHERE type IN ('table', 'view')")
+    )
+    views = [(kind, name) for kind, name in kinds if kind == "view"]
+    if views or (kinds and not {name for _, name in kinds} & TABLES):
+        kind, name = min(views or kinds, key=repr)
         raise UserError(
-            f"{path}: not a store of people's answers (it has the table {min(tables)!r}): {INSTEAD}"
+            f"{path}: not a store of people's answers (it has the {kind} {name!r:.40}): {INSTEAD}"
         )
 
 

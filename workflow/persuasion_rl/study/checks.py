@@ -6,35 +6,24 @@ Every mistake is one line: the key, the value, what is allowed.
 import os
 import re
 from pathlib import Path
-from typing import Any
 
 from persuasion_rl.files import UserError
 from persuasion_rl.study.config import Config, Data
 from persuasion_rl.study.judging import OtherPlayer
 from persuasion_rl.study.names import BASE, HUMAN
+from persuasion_rl.study.recipe_checks import check_recipes
+from persuasion_rl.study.recipes import Model
+from persuasion_rl.study.section import key_path
 
 LOOKS_LIKE_A_KEY = re.compile(r"\bsk-[\w-]{8,}|://[^/]*@|[?&]\w*key\w*=", re.IGNORECASE)
-ONLY_OF = {
-    **dict.fromkeys(("beta", "label_smoothing", "loss_type", "loss_weights"), ("dpo",)),
-    **dict.fromkeys(
-        ("lora_r", "lora_alpha", "lora_dropout", "lora_target_modules"), ("sft", "reward")
-    ),
-    "use_4bit": ("sft", "dpo"),
-}
-"""The methods that a recipe's key means something for, where that is not all of them."""
-NEVER_SET = {
-    "packing": "rows are computed without padding anyway, and effective_batch_size counts rows, not packs",
-    "padding_free": "rows are computed without padding anyway; trl's own switch does nothing for dpo",
-    "precompute_ref_log_probs": "the reference is computed once anyway",
-}
-"""Arguments of trl's that a recipe cannot have, and why."""
+HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?", re.ASCII)
 
 
 def check_config(config: Config) -> None:
     """UserError where the parts of a configuration do not fit each other, or a file that it names is missing."""
     _check_lineage(config)
     _check_plan(config.data)
-    _check_recipes(config)
+    check_recipes(config)
     _check_room(config)
     _check_sampling(config)
     _check_pools(config)
@@ -43,6 +32,7 @@ def check_config(config: Config) -> None:
     _check_players(config)
     _check_llm(config)
     _check_embedding_model(config)
+    _check_standin(config)
     _check_corpora(config)
 
 
@@ -51,16 +41,18 @@ def _check_lineage(config: Config) -> None:
     source = models[BASE].source if BASE in models else None
     if source is None:
         raise UserError(f"models.{BASE}: needs a source (a Hub model, a local folder, or standin)")
-    if _is_local(source) and not _is_model_folder(os.path.expanduser(source)):
-        raise UserError(
-            f"models.{BASE}.source: {source!r} is not the folder of a model (no config.json there)"
-        )
+    if source != "standin":
+        _check_source(f"models.{BASE}.source", source)
+    _check_base(models[BASE])
     for name, model in models.items():
         if name == BASE:
             continue
         key = f"models.{name}"
-        if model.source is not None:
-            raise UserError(f"{key}.source: only {BASE} has a source")
+        for part in ("source", "revision"):
+            if getattr(model, part) is not None:
+                raise UserError(
+                    f"{key}.{part}: only {BASE} has a {part}; a model is its parent, trained on"
+                )
         if model.parent is None or model.method is None:
             raise UserError(f"{key}: needs a parent and a method")
         if model.parent not in models:
@@ -69,6 +61,10 @@ def _check_lineage(config: Config) -> None:
             )
         if model.method == "dpo" and model.pool is None:
             raise UserError(f"{key}.pool: a dpo model needs a pool (ai or human)")
+        if model.method == "sft" and model.pool is not None:
+            raise UserError(
+                f"{key}.pool: an sft model learns from replies, not from a pool; use method: dpo, or leave pool out"
+            )
         if model.method == "dpo" and model.parent == BASE:
             raise UserError(f"{key}.parent: dpo continues an adapter, and {BASE} has none")
     for name in models:
@@ -78,6 +74,28 @@ def _check_lineage(config: Config) -> None:
                 raise UserError(f"models.{name}.parent: a cycle, {' -> '.join([*above, parent])}")
             above.append(parent)
             parent = models[parent].parent
+
+
+def _check_base(base: Model) -> None:
+    """Refuse what means nothing for a model that is not trained here."""
+    for name, _ in base.items():
+        if name not in ("source", "revision"):
+            raise UserError(
+                f"models.{BASE}.{name}: {BASE} is not trained here; only a model with a parent has a {name}"
+            )
+
+
+def _check_source(key: str, source: str) -> None:
+    """Refuse what is neither the folder of a model nor a name that the Hub can have."""
+    if _is_local(source):
+        if not _is_model_folder(os.path.expanduser(source)):
+            raise UserError(
+                f"{key}: {source!r} is not the folder of a model (no config.json there)"
+            )
+    elif not HUB_NAME.fullmatch(source) or "--" in source or ".." in source:
+        raise UserError(
+            f"{key}: {source!r} is no name of a Hub model (NAME or OWNER/NAME); a local folder starts with ./, / or ~"
+        )
 
 
 def _is_local(source: str) -> bool:
@@ -133,40 +151,6 @@ def _check_pool_sizes(data: Data) -> None:
             f"data.ai_pool_size: {data.ai_pool_size:,} prompts are more than the {room:,} that validation"
             f" and test leave {uses_val}"
         )
-
-
-def _check_recipes(config: Config) -> None:
-    longest_row = config.data.max_seq_length
-    for method, recipe in config.recipes.items():
-        _check_recipe(f"recipes.{method}", method, recipe.settings(), longest_row)
-    for name, model in config.models.items():
-        if name != BASE:
-            key = f"models.{name}.recipe"
-            _check_recipe(key, model.method, config.recipe_of(name), longest_row)
-
-
-def _check_recipe(key: str, method: str, recipe: dict[str, Any], longest_row: int) -> None:
-    """Refuse what a trainer would refuse hours later, and what it would ignore without a word."""
-    for name in recipe:
-        if method not in ONLY_OF.get(name, (method,)):
-            why = (
-                "a dpo model keeps the shape of its parent's adapter"
-                if name.startswith("lora_")
-                else f"it means something for {' and '.join(ONLY_OF[name])} only"
-            )
-            raise UserError(f"{key}.{name}: {why}")
-    if recipe["max_length"] < longest_row:
-        raise UserError(
-            f"{key}: max_length {recipe['max_length']} must be at least data.max_seq_length"
-            f" {longest_row}, or rows would be cut"
-        )
-    losses = recipe.get("loss_type", ["sigmoid"])
-    if recipe.get("label_smoothing") and "sigmoid" in losses:
-        raise UserError(
-            f"{key}.label_smoothing: trl ignores it with the loss sigmoid; use loss_type: [robust]"
-        )
-    if len(recipe.get("loss_weights", losses)) != len(losses):
-        raise UserError(f"{key}.loss_weights: {len(losses)} losses need as many weights")
 
 
 def _check_room(config: Config) -> None:
@@ -248,7 +232,7 @@ def _check_players(config: Config) -> None:
 
 
 def _check_other_player(name: str, other: OtherPlayer, config: Config) -> None:
-    key = f"evaluation.other_players.{name}"
+    key = key_path("evaluation", "other_players", name)
     if name in (HUMAN, *config.models):
         raise UserError(f"{key}: there is a player of that name already")
     if [other.model, other.source, other.endpoint].count(None) != 2:
@@ -257,6 +241,12 @@ def _check_other_player(name: str, other: OtherPlayer, config: Config) -> None:
         raise UserError(
             f"{key}.model: unknown model {other.model!r}; there are {', '.join(config.models)}"
         )
+    if other.source == "standin":
+        raise UserError(f"{key}.source: only models.{BASE} can be a standin; use model: {BASE}")
+    if other.source is not None:
+        _check_source(f"{key}.source", other.source)
+    if other.revision != "main" and (other.source is None or _is_local(other.source)):
+        raise UserError(f"{key}.revision: only a Hub model has a revision, and this is none")
     if (other.endpoint is None) != (other.served_model is None):
         raise UserError(f"{key}: endpoint and served_model go together")
     if other.endpoint is not None and LOOKS_LIKE_A_KEY.search(other.endpoint):
@@ -284,9 +274,24 @@ def _check_llm(config: Config) -> None:
 
 def _check_embedding_model(config: Config) -> None:
     name = config.evaluation.embedding_model
-    if name is not None and _is_local(name) and not _is_model_folder(name):
+    if name is not None and (_is_local(name) or not os.path.isdir(name)):
+        _check_source("evaluation.embedding_model", name)
+
+
+def _check_standin(config: Config) -> None:
+    """The widths of the stand-in's attention, where the study has one."""
+    standin = config.standin
+    heads, width = standin.num_attention_heads, standin.hidden_size
+    if config.models[BASE].source != "standin":
+        return
+    if heads % 2:
         raise UserError(
-            f"evaluation.embedding_model: {name!r} is not the folder of a model (no config.json there)"
+            f"standin.num_attention_heads: {heads} must be even; half as many have keys and values"
+        )
+    if width // heads < 2 or (width // heads) % 2:
+        raise UserError(
+            f"standin.hidden_size: {width} gives each of the {heads} heads a width of {width // heads}, which must be"
+            " even and at least 2"
         )
 
 
@@ -296,4 +301,4 @@ def _check_corpora(config: Config) -> None:
     names = data.cmv_corpora if config.world is None else []
     for name in names + ([data.p4g_corpus] if data.use_p4g else []):
         if folder and not Path(folder, name).is_dir():
-            raise UserError(f"corpora_dir: there is no folder {name} in {folder!r}")
+            raise UserError(f"corpora_dir: there is no folder {name!r} in {folder!r}")

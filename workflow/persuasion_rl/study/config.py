@@ -14,7 +14,9 @@ from persuasion_rl.study.judging import Evaluation, Labels, Llm
 from persuasion_rl.study.names import BASE
 from persuasion_rl.study.recipes import Model, ModelName, Recipes, Standin
 from persuasion_rl.study.section import (
+    Address,
     Count,
+    FolderName,
     Integer,
     Natural,
     Positive,
@@ -22,6 +24,8 @@ from persuasion_rl.study.section import (
     Section,
     Seed,
     Unique,
+    Word,
+    check_text,
 )
 
 
@@ -56,13 +60,13 @@ class Data(Section):
         validate_default=True,
         description="Learn from PersuasionForGood; without it, only where use_cmv is false.",
     )
-    cmv_corpora: Annotated[list[str], Unique] = Field(
+    cmv_corpora: Annotated[list[FolderName], Unique] = Field(
         ["winning-args-corpus", "subreddit-changemyview"],
         min_length=1,
         description="ConvoKit names of the ChangeMyView corpora; a comment in two of them counts once, in the first."
         " The delta judge learns from them too.",
     )
-    p4g_corpus: str = Field(
+    p4g_corpus: FolderName = Field(
         "persuasionforgood-corpus", description="ConvoKit name of PersuasionForGood."
     )
     prompt_format: Literal["plain", "chat"] = Field(
@@ -140,7 +144,7 @@ class Sampling(Section):
         " OpenAI's completions and knows the study's models by their names. Only transformers on a CPU promises that"
         " batches and shards leave a sample as it is.",
     )
-    base_url: str | None = Field(
+    base_url: Address | None = Field(
         None,
         description="Address of the engine openai, as http://127.0.0.1:8000/v1; its key is in OPENAI_API_KEY, which a"
         " server on this machine may do without.",
@@ -178,7 +182,7 @@ class Wandb(Section):
     mode: Literal["off", "offline", "online"] = Field(
         "off", description="Whether trainings report to it; online without a key is offline."
     )
-    project: str = Field("persuasion-rl-cs230", description="Project to report to.")
+    project: Word = Field("persuasion-rl-cs230", description="Project to report to.")
 
     @field_validator("mode", mode="before")
     @classmethod
@@ -188,7 +192,7 @@ class Wandb(Section):
 
 
 class Publish(Section):
-    namespace: Annotated[str, Field(pattern="^[A-Za-z0-9._-]+$")] | None = Field(
+    namespace: Annotated[str, Field(pattern="^[A-Za-z0-9._][A-Za-z0-9._-]*$")] | None = Field(
         None, description="User or organisation; a model becomes NAMESPACE/STUDY-MODEL."
     )
     private: bool = Field(True, description="Whether a new repository is private.")
@@ -257,7 +261,9 @@ class Config(Section):
                 f"the environment variable in {value!r} is not set; set it to the folder that holds the corpora, or"
                 " pass --config corpora_dir=FOLDER"
             )
-        return expanded
+        if expanded == "":
+            raise ValueError("must not be empty; leave it out, and the corpora are downloaded")
+        return expanded and check_text(expanded)
 
     def lineage(self, model: str) -> Iterator[str]:
         """The trained models from the first one above the base down to `model` itself."""

@@ -1,6 +1,7 @@
 """Settings and files as the words of a command line, and small helpers of rules."""
 
 import os
+import re
 import shlex
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -61,8 +62,8 @@ def scope_of(folder: str) -> str:
 
 
 def one_of(names: Iterable[str]) -> str:
-    """A wildcard constraint; it matches nothing where there are no names."""
-    return "|".join(names) or "(?!)"
+    """A wildcard constraint: just these names. It matches nothing where there are none."""
+    return "|".join(map(re.escape, names)) or "(?!)"
 
 
 def as_inputs(files: Mapping[str, Any]) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from pydantic import AfterValidator, Field, WithJsonSchema, field_validator
 
 from persuasion_rl.study.section import (
     AS_GIVEN,
+    Address,
     Count,
     HalfShare,
     Integer,
@@ -92,16 +93,16 @@ class Llm(Section):
     model: Word | None = Field(
         None, description="The model, in the provider's words; the judge needs it."
     )
-    base_url: Annotated[str, Field(pattern="^https?://")] | None = Field(
+    base_url: Address | None = Field(
         None,
         description="Address of a compatible server, with its path (http://localhost:8000/v1); without it the"
         " provider's own. On this machine it needs no key.",
     )
-    rubric: str = Field(
+    rubric: Word = Field(
         "resources/rubrics/persuasiveness.md",
         description="What the model judges by; a changed text makes labels stale and is asked anew.",
     )
-    honesty_rubric: str = Field(
+    honesty_rubric: Word = Field(
         "resources/rubrics/honesty.md",
         description="What it reads the players' replies by for honesty, where it evaluates.",
     )
@@ -140,13 +141,13 @@ class OtherPlayer(Section):
     model: str = optional(
         "A model of the study that is asked otherwise: in another format, or for a length."
     )
-    source: str = optional("Another model: a folder, or one of the Hub.")
-    revision: str = Field("main", description="Revision of the source.")
-    endpoint: str = optional(
+    source: Word = optional("Another model: a folder, or one of the Hub.")
+    revision: Word = Field("main", description="Revision of the source.")
+    endpoint: Address = optional(
         "Address of a server that speaks OpenAI's chat completions, as https://api.openai.com/v1; its key is in"
         " OPENAI_API_KEY."
     )
-    served_model: str = optional("The model's name at the endpoint.")
+    served_model: Word = optional("The model's name at the endpoint.")
     prompt_format: Literal["plain", "chat"] = Field(
         "chat",
         description="How the player is asked: as the study's rows, or by its own chat template. An endpoint always gets"

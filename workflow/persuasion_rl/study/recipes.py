@@ -7,8 +7,8 @@ from pydantic import AfterValidator, Field, WithJsonSchema
 
 from persuasion_rl.study.names import HUMAN
 from persuasion_rl.study.section import (
+    AS_GIVEN,
     Count,
-    HalfShare,
     Integer,
     NonNegative,
     Number,
@@ -16,6 +16,7 @@ from persuasion_rl.study.section import (
     Section,
     Seed,
     Share,
+    Unique,
     Word,
     optional,
 )
@@ -32,7 +33,7 @@ class Recipe(Section):
     weight_decay: NonNegative = optional("Weight decay.")
     max_grad_norm: Positive = optional("Gradient clipping.")
     num_train_epochs: Positive = optional("Passes over the data.")
-    max_steps: Integer = optional("Optimizer steps; overrides the epochs.")
+    max_steps: Count = optional("Optimizer steps; overrides the epochs.")
     per_device_train_batch_size: Count = optional(
         "Rows on a device at once, at most; without it as many as its memory takes."
     )
@@ -45,9 +46,11 @@ class Recipe(Section):
         "Compute activations again in the backward pass: less memory, more time. Without this key it is done only where a single row would not fit."
     )
     eval_strategy: Literal["steps", "epoch"] = optional("When to evaluate and to save.")
-    eval_steps: Positive = optional("Steps between evaluations; below 1, a share of all steps.")
+    eval_steps: Positive = optional(
+        "Steps between evaluations, with the strategy steps; below 1, a share of all steps."
+    )
     save_steps: Positive = optional(
-        "Steps between checkpoints, where eval_strategy is steps; below 1, a share of all steps."
+        "Steps between checkpoints, with the strategy steps; below 1, a share of all steps. For sft and reward a multiple of eval_steps."
     )
     logging_steps: Positive = optional("Steps between logged losses.")
     lora_r: Count = optional(
@@ -55,10 +58,12 @@ class Recipe(Section):
     )
     lora_alpha: Count = optional("LoRA's scale.")
     lora_dropout: Share = optional("Dropout of LoRA's input.")
-    lora_target_modules: list[str] = optional("Linear layers that LoRA adapts.", min_length=1)
+    lora_target_modules: Annotated[list[Word], Unique] = optional(
+        "Linear layers that LoRA adapts.", min_length=1
+    )
     use_4bit: bool = optional("QLoRA; needs CUDA and bitsandbytes.")
     beta: Positive = optional("DPO's beta.")
-    label_smoothing: HalfShare = optional(
+    label_smoothing: Annotated[float, Field(ge=0, lt=0.5), AS_GIVEN] = optional(
         "Share of labels taken to be wrong; with the loss robust."
     )
     loss_type: list[Literal["sigmoid", "sft", "hinge", "ipo", "robust"]] = optional(
@@ -72,13 +77,16 @@ class Recipe(Section):
 
 
 class MethodRecipe(Recipe):
-    """The recipe of a method: two arguments have defaults of ours, since every training needs them."""
+    """The recipe of a method: three arguments have defaults of ours, since every training needs them."""
 
     effective_batch_size: Count = Field(
         64, description=Recipe.model_fields["effective_batch_size"].description
     )
     max_length: Integer = Field(
         1024, ge=16, description=Recipe.model_fields["max_length"].description
+    )
+    eval_strategy: Literal["steps", "epoch"] = Field(
+        "epoch", description=Recipe.model_fields["eval_strategy"].description
     )
 
 
@@ -88,7 +96,7 @@ class LoraRecipe(MethodRecipe):
     lora_r: Count = Field(8, description=Recipe.model_fields["lora_r"].description)
     lora_alpha: Count = Field(32, description=Recipe.model_fields["lora_alpha"].description)
     lora_dropout: Share = Field(0.05, description=Recipe.model_fields["lora_dropout"].description)
-    lora_target_modules: list[str] = Field(
+    lora_target_modules: Annotated[list[Word], Unique] = Field(
         ["q_proj", "k_proj", "v_proj", "o_proj"],
         min_length=1,
         description=Recipe.model_fields["lora_target_modules"].description,
@@ -109,10 +117,10 @@ class Recipes(Section):
 class Model(Section):
     """A model of the lineage: `base` has a source, every other one a parent and a method."""
 
-    source: str = optional(
+    source: Word = optional(
         "Hub name, local folder (starts with ., / or ~) or `standin`; of `base` only."
     )
-    revision: str = optional("The Hub revision that is downloaded.")
+    revision: Word = optional("The Hub revision that is downloaded; of `base` only.")
     parent: str = optional("The model that training starts from.")
     method: Literal["sft", "dpo"] = optional("How it is trained.")
     pool: Literal["ai", "human"] = optional("Whose labels a dpo model learns from.")

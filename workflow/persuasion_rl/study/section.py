@@ -3,11 +3,14 @@
 A setting becomes a flag, and a flag is compared as text: 1 must stay 1 where a number is asked for, and not become 1.0.
 """
 
-from collections.abc import Iterator
+import unicodedata
+from collections.abc import Iterator, Sequence
 from typing import Annotated, Any, get_args, get_origin
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WrapValidator
 from pydantic.fields import FieldInfo
+
+from persuasion_rl.study.parsing import shortened
 
 
 class Section(BaseModel):
@@ -48,16 +51,34 @@ def section_in(annotation: Any) -> "type[Section] | None":
     return None
 
 
-def section_at(root: "type[Section]", path: list[str]) -> "type[Section]":
-    """The section that a path of keys, and of names of models and players, leads to from another one."""
+def section_at(root: "type[Section]", path: Sequence[str]) -> "type[Section] | None":
+    """The section that a path of keys, and of names of models and players, leads to from another one; None of a value."""
+    return _walk(root, path)[0]
+
+
+def expects_name(root: "type[Section]", path: Sequence[str]) -> bool:
+    """Whether a name of a model or player comes next after a path of keys."""
+    return _walk(root, path)[1]
+
+
+def _walk(root: "type[Section]", path: Sequence[str]) -> "tuple[type[Section] | None, bool]":
     section, by_name = root, False
     for key in path:
         if by_name:
             by_name = False
-            continue
-        annotation = section.model_fields[key].annotation
-        section, by_name = section_in(annotation), get_origin(annotation) is dict
-    return section
+        elif section is not None:
+            annotation = section.model_fields[key].annotation
+            section, by_name = section_in(annotation), get_origin(annotation) is dict
+    return section, by_name
+
+
+def key_path(*parts: Any) -> str:
+    """The path of a key, as `data.max_tokens`. A part that would not be told from two, or break the line, is quoted."""
+    return ".".join(part if _is_plain(part) else shortened(part, 60) for part in map(str, parts))
+
+
+def _is_plain(part: str) -> bool:
+    return part.isprintable() and 0 < len(part) <= 60 and not any(each in ".[] " for each in part)
 
 
 def keys_of(section: "type[Section]", path: str = "") -> "Iterator[tuple[str, FieldInfo]]":
@@ -87,10 +108,39 @@ def _as_given(value: Any, validate: Any) -> Any:
     return value
 
 
+def check_text(text: str) -> str:
+    """A text that can be a part of a path and a word of a command: ValueError where it cannot."""
+    if any(unicodedata.category(each) in ("Cc", "Cs", "Zl", "Zp") for each in text):
+        raise ValueError(f"{shortened(text)} has a character that cannot be printed")
+    if "{" in text or "}" in text:
+        raise ValueError(
+            f"{shortened(text)} has a brace, which Snakemake takes for a wildcard: do without"
+        )
+    if text.startswith("-"):
+        raise ValueError(f"{shortened(text)} begins with -, as a flag of a command: do without")
+    if text != text.strip():
+        raise ValueError(f"{shortened(text)} begins or ends with a space")
+    return text
+
+
+def _check_address(text: str) -> str:
+    if not text.startswith(("http://", "https://")) or " " in text:
+        raise ValueError(
+            f"{shortened(text)} is no address: it begins with http:// or https:// and has no spaces"
+        )
+    return text
+
+
+def _check_folder(text: str) -> str:
+    if {*text.split("/")} & {"", ".", ".."}:
+        raise ValueError(f"{shortened(text)} is no name of a folder below another one")
+    return text
+
+
 def _unique(values: list) -> list:
     again = next((value for place, value in enumerate(values) if value in values[:place]), None)
     if again is not None:
-        raise ValueError(f"{again!r} stands there twice")
+        raise ValueError(f"{shortened(again)} stands there twice")
     return values
 
 
@@ -111,6 +161,11 @@ NonNegative = Annotated[float, Field(ge=0), AS_GIVEN]
 Share = Annotated[float, Field(ge=0, le=1), AS_GIVEN]
 PositiveShare = Annotated[float, Field(gt=0, le=1), AS_GIVEN]
 HalfShare = Annotated[float, Field(ge=0, le=0.5), AS_GIVEN]
-Word = Annotated[str, Field(min_length=1)]
+Word = Annotated[str, Field(min_length=1), AfterValidator(check_text)]
+"""A text that can be a part of a path and a word of a command."""
+Address = Annotated[Word, AfterValidator(_check_address)]
+"""Of a server."""
+FolderName = Annotated[Word, AfterValidator(_check_folder)]
+"""A folder, as it is named from the one above it."""
 Unique = AfterValidator(_unique)
 """Of a list: nothing stands there twice."""

@@ -13,8 +13,9 @@ from persuasion_rl.settings import as_words
 from persuasion_rl.study.evaluation import Evaluation
 from persuasion_rl.study.flags import branch_of, flags
 from persuasion_rl.study.lineage import TRAINED_FILES
-from persuasion_rl.study.loading import load_config, read_config_file
+from persuasion_rl.study.loading import load_config
 from persuasion_rl.study.names import BASE, HUMAN
+from persuasion_rl.study.parsing import read_config_file
 
 
 class Study(Evaluation):

@@ -13,7 +13,7 @@ from typing import Any
 
 from persuasion_rl.files import UserError
 from persuasion_rl.report.costs import cost_of
-from persuasion_rl.study.loading import read_config_file
+from persuasion_rl.study.parsing import read_config_file
 
 LARGEST_CHECKED = 10_000_000_000
 """As in profiles/default: inputs up to this size are compared by content."""

@@ -1,0 +1,138 @@
+"""What is wrong with a configuration, in one line: the key, the value, what is allowed, what may be meant."""
+
+import difflib
+from collections.abc import Sequence
+from typing import Any, get_args
+
+from pydantic import ValidationError
+
+from persuasion_rl.study.config import Config
+from persuasion_rl.study.parsing import shortened
+from persuasion_rl.study.recipe_checks import NEVER_SET
+from persuasion_rl.study.recipes import Recipe
+from persuasion_rl.study.section import expects_name, key_path, keys_of, section_at
+
+
+def message(error: ValidationError, given: Any = None, own: Any = None) -> str:
+    """The first mistake in one line: the key, the value, what is allowed. Unknown keys explain others, and come first.
+
+    Args:
+        given: the keys of the study's file and of --config together.
+        own: the keys of the file alone, where there is one.
+    """
+    mistakes = error.errors(include_url=False)
+    unknown = ("extra_forbidden", "invalid_key")
+    first = min(
+        mistakes,
+        key=lambda mistake: (
+            mistake["type"] not in unknown,
+            len(mistake["loc"]),
+            mistake["type"] == "missing",
+        ),
+    )
+    path = _path(first)
+    if first["type"] in unknown:
+        return _unknown_key(path)
+    if first["type"] == "missing":
+        return f"{key_path(*path[:-1]) or 'the configuration'}: the key {path[-1]!r} is missing"
+    if first["type"] == "value_error":
+        return f"{key_path(*path)}: {first['ctx']['error']}"
+    allowed = (
+        f"{_allowed(first)}{' or null' if _may_be_null(path) else ''}{_hint(first, given, own)}"
+    )
+    return f"{key_path(*path)}: {shortened(first['input'])} {allowed}"
+
+
+def _path(mistake: dict[str, Any]) -> list[str]:
+    """The keys down to a mistake. Where a name itself is wrong, pydantic adds "[key]" to it."""
+    path = [str(part) for part in mistake["loc"]]
+    about_a_name = path[-1:] == ["[key]"] and mistake["type"] != "extra_forbidden"
+    if about_a_name and not expects_name(Config, path[:-1]):
+        del path[-1]
+    return path
+
+
+def _unknown_key(path: list[str]) -> str:
+    *above, name = path
+    section = section_at(Config, above)
+    if issubclass(section, Recipe) and name in NEVER_SET:
+        return f"{key_path(*path)}: {NEVER_SET[name]}"
+    allowed = sorted(section.model_fields)
+    close = difflib.get_close_matches(name, allowed, 1)
+    elsewhere = [key for key, _ in keys_of(Config) if key.split(".")[-1] == name]
+    meant = close or (elsewhere if len(elsewhere) <= 3 else [])
+    hint = f" (did you mean {' or '.join(meant)}?)" if meant else ""
+    return f"{key_path(*path)}: unknown key{hint}; allowed here: {', '.join(allowed)}"
+
+
+def _may_be_null(path: list[str]) -> bool:
+    *above, name = path
+    section = section_at(Config, above)
+    field = section.model_fields.get(name) if section else None
+    return field is not None and type(None) in get_args(field.annotation)
+
+
+def _allowed(mistake: dict[str, Any]) -> str:
+    limits = mistake.get("ctx", {})
+    match mistake["type"]:
+        case "literal_error":
+            words = limits["expected"].replace(" or ", ", ").replace("'", "")
+            return f"must be one of {words}"
+        case "greater_than":
+            return f"must be above {limits['gt']:g}"
+        case "less_than":
+            return f"must be below {limits['lt']:g}"
+        case "greater_than_equal":
+            return f"must be at least {limits['ge']:g}"
+        case "less_than_equal":
+            return f"must be at most {limits['le']:g}"
+        case "too_short":
+            return f"must have at least {limits['min_length']} entries"
+        case "string_pattern_mismatch":
+            return f"must match {limits['pattern']}"
+    return MUST_BE.get(mistake["type"], mistake["msg"])
+
+
+MUST_BE = {
+    "bool_type": "must be a boolean: true or false",
+    "int_type": "must be an integer",
+    "float_type": "must be a number",
+    "finite_number": "must be a finite number",
+    "string_type": "must be a string",
+    "string_too_short": "must not be empty",
+    "list_type": "must be an array, as [one, two]",
+    "dict_type": "must be an object, with keys and values",
+    "model_type": "must be an object, with keys and values",
+}
+"""Words for the kinds of pydantic's mistakes that have no limit."""
+NOT_TEXT = ("bool_type", "int_type", "float_type", "list_type", "dict_type", "model_type")
+"""Kinds of mistakes where text stands for something else."""
+
+
+def _hint(mistake: dict[str, Any], given: Any, own: Any) -> str:
+    """What may be behind a value that is text and should be none."""
+    if not isinstance(mistake["input"], str) or mistake["type"] not in NOT_TEXT:
+        return ""
+    if own is not None and len(mistake["loc"]) > 1:
+        ours, all_keys = (_value_at(keys, mistake["loc"]) for keys in (own, given))
+        if all_keys == mistake["input"] != ours:
+            return " (inside --config 'KEY={...}' every value is text: write it in a file that extends this one)"
+    if mistake["type"] not in ("int_type", "float_type"):
+        return ""
+    try:
+        float(mistake["input"])
+    except ValueError:
+        return ""
+    if "e" in mistake["input"].lower():
+        return " (YAML reads 1e-4 as text: write 1.0e-4)"
+    return " (in quotes it is text)"
+
+
+def _value_at(keys: Any, path: Sequence[Any]) -> Any:
+    """The value at the end of a path of keys and of places in lists; None where there is none."""
+    for part in path:
+        try:
+            keys = keys[part]
+        except (KeyError, IndexError, TypeError):
+            return None
+    return keys

@@ -1,0 +1,187 @@
+"""Reads the keys of a study's file, and says what is wrong with it in one line."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from persuasion_rl.files import UserError
+
+DEEPEST = 50
+"""Levels of a configuration file, of which a study needs six."""
+MOST_VALUES = 100_000
+"""Values of a configuration file, with all that its aliases stand for; a study needs some hundred."""
+
+
+def shortened(value: Any, most: int = 200) -> str:
+    """A value as Python writes it, cut where it is long."""
+    try:
+        text = repr(value)
+    except ValueError:  # Python writes no number of more than 4,300 digits
+        return "a number of thousands of digits"
+    return text if len(text) <= most else f"{text[: most - 3]}..."
+
+
+class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
+    """By libyaml where PyYAML has it, ten times as fast. A value that is none of its kind (2024-13-45) has its line too."""
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        try:
+            return super().construct_object(node, deep)
+        except (ValueError, KeyError, IndexError, AttributeError) as error:
+            problem = f"{shortened(node.value)}: {error}"
+            raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark) from None
+
+
+def _parse(text: str) -> Any:
+    """The content of a text that is JSON, or else YAML, as Snakemake reads it.
+
+    A key that stands twice in one place is an error, where both take the last one.
+    """
+    try:
+        content = json.loads(text, object_pairs_hook=_unique_keys)
+    except ValueError:
+        return _parse_yaml(text)
+    if _levels(content) > DEEPEST:
+        raise UserError(f"not valid: nested deeper than {DEEPEST} levels")
+    return content
+
+
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON."""
+    keys = dict(pairs)
+    if len(keys) < len(pairs):
+        names = [name for name, _ in pairs]
+        again = next(name for place, name in enumerate(names) if name in names[:place])
+        raise UserError(f"not valid: the key {shortened(again)} stands there twice")
+    return keys
+
+
+def _levels(content: Any) -> int:
+    """How deep a content of JSON is nested."""
+    inner = content.values() if isinstance(content, dict) else content
+    return 1 + max(map(_levels, inner), default=0) if isinstance(content, dict | list) else 0
+
+
+def _parse_yaml(text: str) -> Any:
+    loader = _Loader(text)
+    try:
+        _refuse_depth(text)
+        root = loader.get_single_node()
+        if root is None:
+            return None
+        _measure(root, {})
+        _refuse_duplicates(root)
+        return loader.construct_document(root)
+    finally:
+        loader.dispose()
+
+
+def _refuse_depth(text: str) -> None:
+    """Refuse what is nested so deep that reading it would overflow the stack."""
+    depth = 0
+    for event in yaml.parse(text, _Loader):
+        depth += isinstance(event, yaml.CollectionStartEvent)
+        depth -= isinstance(event, yaml.CollectionEndEvent)
+        if depth > DEEPEST:
+            raise _refusal(f"nested deeper than {DEEPEST} levels", event)
+
+
+def _measure(node: yaml.Node, measured: dict[int, tuple[int, int] | None]) -> tuple[int, int]:
+    """The levels and the number of values of a node, with all that aliases stand for.
+
+    Args:
+        measured: the outcomes so far, by the nodes' ids; None of a node whose content is being measured.
+
+    Raises:
+        ConstructorError: an alias stands inside what it stands for, or aliases make the node too deep or too large.
+    """
+    if id(node) not in measured:
+        measured[id(node)] = None
+        inner = [] if isinstance(node, yaml.ScalarNode) else node.value
+        if isinstance(node, yaml.MappingNode):
+            inner = [part for pair in node.value for part in pair]
+        sizes = [_measure(part, measured) for part in inner]
+        levels = 1 + max((levels for levels, _ in sizes), default=0)
+        measured[id(node)] = levels, 1 + sum(values for _, values in sizes)
+    size = measured[id(node)]
+    if size is None:
+        raise _refusal("an alias (*name) stands inside what it stands for (&name)", node)
+    if size[0] > DEEPEST + 1:
+        raise _refusal(f"nested deeper than {DEEPEST} levels", node)
+    if size[1] > MOST_VALUES:
+        raise _refusal(f"with its aliases it has more than {MOST_VALUES:,} values", node)
+    return size
+
+
+def _refusal(problem: str, place: Any) -> yaml.MarkedYAMLError:
+    """What is wrong at a node or an event."""
+    return yaml.constructor.ConstructorError(None, None, problem, place.start_mark)
+
+
+def _refuse_duplicates(root: yaml.Node) -> None:
+    waiting, visited = [root], set()
+    while waiting:
+        node = waiting.pop()
+        if id(node) in visited or isinstance(node, yaml.ScalarNode):
+            continue
+        visited.add(id(node))
+        if isinstance(node, yaml.SequenceNode):
+            waiting += node.value
+            continue
+        first: dict[tuple[str, str], yaml.Node] = {}
+        for key, value in node.value:
+            waiting += [key, value]
+            if not isinstance(key, yaml.ScalarNode):
+                continue
+            if first.setdefault((key.tag, key.value), key) is not key:
+                line = first[key.tag, key.value].start_mark.line + 1
+                twice = f"the key {shortened(key.value)} stands there twice, first in line {line}"
+                raise _refusal(twice, key)
+
+
+def read_config_file(file: Path) -> dict[str, Any]:
+    """The keys of a YAML or JSON file.
+
+    Raises:
+        UserError: there is no such file, or none with keys; with the file, and the line where YAML has one.
+    """
+    try:
+        return keys_of_file(Path(file))
+    except UserError as error:
+        raise UserError(f"{file}: {error}") from None
+
+
+def keys_of_file(file: Path) -> dict[str, Any]:
+    """The keys of a YAML or JSON file; a UserError does not name it."""
+    try:
+        text = file.read_bytes().decode("utf-8")
+    except FileNotFoundError:
+        raise UserError("does not exist") from None
+    except OSError as error:
+        raise UserError(f"cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        line = error.object[: error.start].count(b"\n") + 1
+        raise UserError(f"line {line}: not UTF-8") from None
+    try:
+        keys = _parse(text)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        raise UserError(f"line {mark.line + 1}: not valid YAML: {_reason(error)}") from None
+    except yaml.reader.ReaderError as error:
+        line = text.encode()[: error.position].count(b"\n") + 1
+        raise UserError(f"line {line}: not valid YAML: {error.reason}") from None
+    except RecursionError:
+        raise UserError("not valid YAML: nested too deep") from None
+    if not isinstance(keys, dict):
+        kinds = {type(None): "nothing", list: "a list"}
+        kind = kinds.get(type(keys), "a single value")
+        raise UserError(f"holds {kind} where keys are expected: a study begins with `study: NAME`")
+    return keys
+
+
+def _reason(error: yaml.MarkedYAMLError) -> str:
+    if error.context is None or error.context_mark is None:
+        return error.problem
+    return f"{error.context} (line {error.context_mark.line + 1}), {error.problem}"

@@ -1,0 +1,116 @@
+"""Refuses in a recipe what a trainer would refuse when it starts, hours later, and what it would ignore without a word."""
+
+from typing import Any
+
+from persuasion_rl.files import UserError
+from persuasion_rl.study.config import Config
+from persuasion_rl.study.names import BASE
+
+ONLY_OF = {
+    **dict.fromkeys(("beta", "label_smoothing", "loss_type", "loss_weights"), ("dpo",)),
+    **dict.fromkeys(
+        ("lora_r", "lora_alpha", "lora_dropout", "lora_target_modules"), ("sft", "reward")
+    ),
+    "use_4bit": ("sft", "dpo"),
+}
+"""The methods that a recipe's key means something for, where that is not all of them."""
+NEVER_SET = {
+    "packing": "rows are computed without padding anyway, and effective_batch_size counts rows, not packs",
+    "padding_free": "rows are computed without padding anyway; trl's own switch does nothing for dpo",
+    "precompute_ref_log_probs": "the reference is computed once anyway",
+}
+"""Arguments of trl's that a recipe cannot have, and why."""
+
+
+LOADS_BEST = ("sft", "reward")
+"""The methods whose best checkpoint is kept: each evaluated one must be saved."""
+STEPS = {"logging_steps": 10, "save_steps": 500}
+"""trl's own defaults; without eval_steps a training evaluates as often as it logs."""
+
+
+def check_recipes(config: Config) -> None:
+    """UserError where a method's recipe, or a model's with it, does not fit its method or the study."""
+    for method, recipe in config.recipes.items():
+        settings = recipe.settings()
+        _check_recipe(f"recipes.{method}", method, settings, settings, config)
+    for name, model in config.models.items():
+        if name == BASE:
+            continue
+        key, own = f"models.{name}.recipe", model.recipe.settings() if model.recipe else {}
+        _check_recipe(key, model.method, own, config.recipe_of(name), config)
+        lora = next((each for each in own if each.startswith("lora_")), None)
+        if lora and model.parent != BASE:
+            raise UserError(f"{key}.{lora}: {name} keeps the shape of its parent's adapter")
+
+
+def _check_recipe(
+    key: str, method: str, own: dict[str, Any], recipe: dict[str, Any], config: Config
+) -> None:
+    """Refuse a recipe.
+
+    Args:
+        own: what stands at the key. recipe: that over the recipe of the method.
+    """
+    for name in own:
+        if method not in ONLY_OF.get(name, (method,)):
+            why = (
+                "a dpo model keeps the shape of its parent's adapter"
+                if name.startswith("lora_")
+                else f"it means something for {' and '.join(ONLY_OF[name])} only"
+            )
+            raise UserError(f"{key}.{name}: {why}")
+    longest_row = config.data.max_seq_length
+    if recipe["max_length"] < longest_row:
+        raise UserError(
+            f"{key}: max_length {recipe['max_length']} must be at least data.max_seq_length"
+            f" {longest_row}, or rows would be cut"
+        )
+    if recipe.get("use_4bit") and config.device == "cpu":
+        raise UserError(f"{key}.use_4bit: needs a CUDA device, and device is cpu")
+    _check_schedule(key, recipe)
+    _check_steps(key, method, recipe)
+    _check_losses(key, recipe)
+
+
+def _check_schedule(key: str, recipe: dict[str, Any]) -> None:
+    warmup = recipe.get("warmup_steps", 0)
+    if warmup > 1 and warmup != int(warmup):
+        raise UserError(
+            f"{key}.warmup_steps: {warmup} must be a whole number, or below 1 for a share of all steps"
+        )
+    if warmup and recipe.get("lr_scheduler_type") == "constant":
+        raise UserError(
+            f"{key}.warmup_steps: the schedule constant has no warm-up; use lr_scheduler_type:"
+            " constant_with_warmup, or warmup_steps: 0"
+        )
+
+
+def _check_steps(key: str, method: str, recipe: dict[str, Any]) -> None:
+    """How often a training logs, evaluates and saves, as transformers' TrainingArguments takes it."""
+    for name in ("logging_steps", "eval_steps", "save_steps"):
+        steps = recipe.get(name, 1)
+        if steps > 1 and steps != int(steps):
+            raise UserError(
+                f"{key}.{name}: {steps} must be a whole number, or below 1 for a share of all steps"
+            )
+    if recipe["eval_strategy"] != "steps" or method not in LOADS_BEST:
+        return
+    save = recipe.get("save_steps", STEPS["save_steps"])
+    evaluate = recipe.get("eval_steps", recipe.get("logging_steps", STEPS["logging_steps"]))
+    shares = [steps for steps in (save, evaluate) if steps < 1]
+    scale = 1_000_000 if shares else 1  # as transformers, or 0.3 were no multiple of 0.1
+    if save % evaluate and (len(shares) == 1 or (save * scale) % (evaluate * scale)):
+        why = "both are steps or both are shares" if len(shares) == 1 else "or the best is not kept"
+        raise UserError(
+            f"{key}.save_steps: {save} must be a multiple of eval_steps {evaluate}, {why}"
+        )
+
+
+def _check_losses(key: str, recipe: dict[str, Any]) -> None:
+    losses = recipe.get("loss_type", ["sigmoid"])
+    if recipe.get("label_smoothing") and ("sigmoid" in losses or "robust" not in losses):
+        raise UserError(
+            f"{key}.label_smoothing: trl ignores it with the loss {losses[0]}; use loss_type: [robust]"
+        )
+    if len(recipe.get("loss_weights", losses)) != len(losses):
+        raise UserError(f"{key}.loss_weights: {len(losses)} losses need as many weights")
