@@ -22,13 +22,13 @@ test-browser: $(VENV)/.installed-dev  ## the annotation page and the report in a
 	python -m pytest -m browser
 
 test-kills: $(VENV)/.installed-dev  ## a study whose processes are killed, against one left alone
-	python -m pytest -m kills -s
+	python -m pytest -m kills -s tests/workflow/test_interruptions.py
 
-test-slurm: $(VENV)/.installed-dev  ## a part of a study on a cluster of this machine, if SLURM is installed
-	python -m pytest -m slurm -s
+test-slurm: $(VENV)/.installed-dev  ## a part of a study on a cluster of this machine, if SLURM is installed (.ci/outside does it)
+	python -m pytest -m slurm -s tests/workflow/test_slurm.py
 
 test-s3: $(VENV)/.installed-dev  ## a study whose files are in S3, if what that takes is installed (.ci/outside does it)
-	python -m pytest -m s3
+	python -m pytest -m s3 tests/workflow/test_s3.py
 
 demo-seeds: demo  ## the embedded study with two more seeds, and a table of the three
 	for seed in 2 3; do \

@@ -20,7 +20,7 @@ import yaml
 
 from persuasion_rl.runtime.leases import visible_devices
 from persuasion_rl.study.loading import load_config
-from running import copy_project
+from running import ROOT, copy_project
 
 pytestmark = pytest.mark.slurm
 
@@ -64,6 +64,8 @@ PartitionName=cpu Nodes={host} Default=YES MaxTime=INFINITE State=UP
 PartitionName=gpu Nodes={host} MaxTime=INFINITE State=UP
 """
 DEVICES = ("/dev/null", "/dev/zero")
+PLUGINS = ROOT / ".venv/slurm"
+"""Where .ci/outside installs Snakemake's executor, apart from the environment of all other tests."""
 
 
 @pytest.fixture(scope="module")
@@ -73,6 +75,7 @@ def cluster(tmp_path_factory):
     absent = [program for program in PROGRAMS if not shutil.which(program)]
     if absent:
         pytest.skip(why or f"no {', '.join(absent)} here (Debian: slurm-wlm slurm-client munge)")
+    sys.path.append(str(PLUGINS))
     if find_spec("snakemake_executor_plugin_slurm") is None:
         pytest.skip(
             why or "snakemake-executor-plugin-slurm is not installed (envs/requirements-slurm.txt)"
@@ -106,7 +109,7 @@ def start_cluster(folder: Path) -> dict[str, str]:
     srun.parent.mkdir()
     srun.write_text(f'#!/bin/sh\nSLURM_CONF={folder}/slurm.conf exec {shutil.which("srun")} "$@"\n')
     srun.chmod(0o755)
-    environment = {"SLURM_CONF": f"{folder}/slurm.conf"}
+    environment = {"SLURM_CONF": f"{folder}/slurm.conf", "PYTHONPATH": str(PLUGINS)}
     environment["PATH"] = f"{srun.parent}:{Path(sys.executable).parent}:{os.environ['PATH']}"
     munge = (
         f"--socket={folder}/munge.sock --key-file={folder}/munge/key --pid-file={folder}/munged.pid"
