@@ -30,11 +30,6 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("project")
 
 
-def pytest_collection_modifyitems(items):
-    """Whole studies first: they take longest, and no worker of pytest-xdist is to end alone."""
-    items.sort(key=lambda item: "workflow" not in item.path.parts)
-
-
 @pytest.fixture(scope="session")
 def real_data() -> Path:
     """The folder of real corpora beside the project, or the one that the environment names."""
