@@ -1,8 +1,6 @@
 """Stores in rollback mode whose writer was killed, and databases that are no store and say so oddly."""
 
 import sqlite3
-import subprocess
-import sys
 from contextlib import closing
 from pathlib import Path
 
@@ -12,6 +10,7 @@ from persuasion_rl.annotation.battles import read_votes
 from persuasion_rl.annotation.plan import Answer
 from persuasion_rl.annotation.store import AnswerStore, labels_digest, read_answers
 from persuasion_rl.files import UserError
+from store_writers import start_writer
 
 ANSWERS = [Answer("anna", f"pair {i}", "first", 1, "left", reason="x" * 500) for i in range(200)]
 OVERWRITER = """
@@ -44,20 +43,6 @@ def fill(path: Path) -> None:
     statements(path, "PRAGMA journal_mode = DELETE")
 
 
-def begin_to_overwrite(path: Path, then: str) -> subprocess.Popen:
-    """A process that overwrites all answers and ends before it commits them; "stay": that has not ended yet."""
-    process = subprocess.Popen(
-        [sys.executable, "-c", OVERWRITER, path, then],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-    )
-    if then == "stay":
-        assert process.stdout.readline() == b"ready\n"
-    else:
-        assert process.wait() == 0
-    return process
-
-
 def contents(folder: Path) -> dict[str, bytes]:
     return {file.name: file.read_bytes() for file in folder.iterdir()}
 
@@ -66,7 +51,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 def test_what_a_transaction_wrote_that_did_not_end_is_not_read(path, then):
     fill(path)
     digest, whole = labels_digest(path), path.read_bytes()
-    with begin_to_overwrite(path, then) as process:
+    with start_writer(OVERWRITER, path, then) as process:
         before = contents(path.parent)
         assert set(before) == {path.name, f"{path.name}-journal"} and path.read_bytes() != whole
         assert read_answers(path) == ANSWERS
@@ -87,7 +72,7 @@ def test_a_journal_that_counts_no_longer_is_none(path):
 @pytest.mark.parametrize("store", [None, b""])
 def test_what_a_journal_would_undo_is_not_lost_with_its_store(path, store):
     fill(path)
-    begin_to_overwrite(path, "die")
+    start_writer(OVERWRITER, path, "die")
     path.unlink()
     if store is not None:
         path.write_bytes(store)

@@ -3,8 +3,6 @@
 import os
 import shutil
 import sqlite3
-import subprocess
-import sys
 from contextlib import closing
 from functools import cache
 from hashlib import sha256
@@ -24,7 +22,8 @@ from persuasion_rl.annotation.store import (
     read_answers,
 )
 from persuasion_rl.files import UserError
-from running import ROOT, copy_project, snakemake
+from running import copy_project, snakemake
+from store_writers import start_writer
 
 NOBODY = 65534
 ANSWERS = [Answer(name, f"pair {i}", "first", 1, "left") for name in ("anna", "ben") for i in range(30)]  # fmt: skip
@@ -66,21 +65,6 @@ os._exit(0)  # as a kill: nothing is closed
 """
 
 
-def writer(path, then):
-    """A process that adds an answer and a vote, and then stays or is gone at once."""
-    process = subprocess.Popen(
-        [sys.executable, "-c", WRITER, path, then],
-        env=os.environ | {"PYTHONPATH": str(ROOT / "workflow")},
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-    )
-    if then == "stay":
-        assert process.stdout.readline() == b"ready\n"
-    else:
-        assert process.wait() == 0
-    return process
-
-
 def files(folder):
     """What is in a folder: names and digests; of the memory that processes share beside an open store, the name."""
     return {
@@ -114,7 +98,7 @@ def test_a_closed_store_is_read_without_a_file_beside_it(path):
 def test_a_store_that_others_have_open_is_read_with_its_last_commit(path):
     fill(path)
     digests = read_all(path)
-    with writer(path, "stay") as process:
+    with start_writer(WRITER, path, "stay") as process:
         before = files(path.parent)
         assert [a.annotator for a in read_answers(path)][-1:] == ["carl"]
         assert read_votes(path)[-1].voter == "carl"
@@ -125,7 +109,7 @@ def test_a_store_that_others_have_open_is_read_with_its_last_commit(path):
 
 def test_a_store_whose_writer_was_killed_is_read_with_its_last_commit(path):
     fill(path)
-    writer(path, "die")
+    start_writer(WRITER, path, "die")
     before = files(path.parent)
     assert len(before) == 3, "a -wal and a -shm are left"
     assert read_answers(path)[-1].annotator == read_votes(path)[-1].voter == "carl"
@@ -134,7 +118,7 @@ def test_a_store_whose_writer_was_killed_is_read_with_its_last_commit(path):
 
 def test_a_copy_without_its_shared_memory_is_read_with_its_last_commit(path):
     fill(path)
-    writer(path, "die")
+    start_writer(WRITER, path, "die")
     Path(f"{path}-shm").unlink()
     before = files(path.parent)
     assert read_answers(path)[-1].annotator == read_votes(path)[-1].voter == "carl"
@@ -152,7 +136,7 @@ def test_what_the_shared_memory_alone_is_left_of_is_read(path):
 def test_a_store_behind_a_link_and_a_name_like_an_address_is_read(path):
     odd = path.with_name("a ?mode=rwc#%20 b.sqlite")
     fill(odd)
-    writer(odd, "die")
+    start_writer(WRITER, odd, "die")
     path.symlink_to(odd.name)
     before = files(path.parent)
     assert read_answers(path) == read_answers(odd) != ANSWERS
@@ -169,7 +153,7 @@ def test_what_is_written_while_a_closed_store_is_read_is_read_too(path, monkeypa
     def slow_rows(*arguments):
         read = rows(*arguments)
         if not late:
-            late.append(writer(path, "die"))
+            late.append(start_writer(WRITER, path, "die"))
         return read
 
     monkeypatch.setattr(database, "_rows", slow_rows)
@@ -369,7 +353,7 @@ def test_a_store_in_a_folder_that_may_not_be_written_is_read(public_path, state)
     fill(path)
     process = None
     if state != "closed":
-        process = writer(path, "stay" if state == "open" else "die")
+        process = start_writer(WRITER, path, "stay" if state == "open" else "die")
     if state == "copied":
         Path(f"{path}-shm").unlink()
     before = files(path.parent)
@@ -421,7 +405,7 @@ def plan(root):
 
 def killed(path):
     fill(path)
-    writer(path, "die")
+    start_writer(WRITER, path, "die")
 
 
 def old(path):
