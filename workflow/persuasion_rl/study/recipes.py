@@ -76,30 +76,27 @@ class Recipe(Section):
         return self.resolved()
 
 
+def _with_default(key: str, value: Any, **limits: Any) -> Any:
+    """A key of a recipe, described as there, that has a default of ours."""
+    return Field(value, description=Recipe.model_fields[key].description, **limits)
+
+
 class MethodRecipe(Recipe):
     """The recipe of a method: three arguments have defaults of ours, since every training needs them."""
 
-    effective_batch_size: Count = Field(
-        64, description=Recipe.model_fields["effective_batch_size"].description
-    )
-    max_length: Integer = Field(
-        1024, ge=16, description=Recipe.model_fields["max_length"].description
-    )
-    eval_strategy: Literal["steps", "epoch"] = Field(
-        "epoch", description=Recipe.model_fields["eval_strategy"].description
-    )
+    effective_batch_size: Count = _with_default("effective_batch_size", 64)
+    max_length: Integer = _with_default("max_length", 1024, ge=16)
+    eval_strategy: Literal["steps", "epoch"] = _with_default("eval_strategy", "epoch")
 
 
 class LoraRecipe(MethodRecipe):
     """The recipe of a method that adds an adapter: its shape has defaults of ours, too. DPO keeps its parent's."""
 
-    lora_r: Count = Field(8, description=Recipe.model_fields["lora_r"].description)
-    lora_alpha: Count = Field(32, description=Recipe.model_fields["lora_alpha"].description)
-    lora_dropout: Share = Field(0.05, description=Recipe.model_fields["lora_dropout"].description)
-    lora_target_modules: Annotated[list[Word], Unique] = Field(
-        ["q_proj", "k_proj", "v_proj", "o_proj"],
-        min_length=1,
-        description=Recipe.model_fields["lora_target_modules"].description,
+    lora_r: Count = _with_default("lora_r", 8)
+    lora_alpha: Count = _with_default("lora_alpha", 32)
+    lora_dropout: Share = _with_default("lora_dropout", 0.05)
+    lora_target_modules: Annotated[list[Word], Unique] = _with_default(
+        "lora_target_modules", ["q_proj", "k_proj", "v_proj", "o_proj"], min_length=1
     )
 
 
