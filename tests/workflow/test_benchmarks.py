@@ -45,7 +45,7 @@ def printed(benchmark: str, *words: str) -> str:
 
 @pytest.mark.slow
 def test_a_comparison_has_all_ways_and_the_losses_agree(corpora, tokenizer_folder):
-    words = f"--corpora {corpora} --tokenizer {tokenizer_folder} --model tiny --rows 32 --rounds 1"
+    words = f"--corpora {corpora} --tokenizer {tokenizer_folder} --model tiny --rows 16 --rounds 1"
     told = printed("training", "compare", *words.split(), "--device", "cpu", "--threads", "1")
     rows = [line.split(" | ") for line in told.splitlines() if line.startswith("| ")]
     ways = ["predecessor", "plain trl", "ours", "second model", "plain trl", "ours"]
@@ -80,7 +80,7 @@ def test_the_data_stages_are_timed_on_a_corpus_of_any_size(what, rows, tokenizer
 
 def test_coverage_is_counted_of_every_interval():
     """Of so few studies only what is far off would show; the command of benchmarks/README.md counts 2,000."""
-    told = printed("coverage", "--studies", "40", "--prompts", "60", "--draws", "300")
+    told = printed("coverage", "--studies", "25", "--prompts", "60", "--draws", "300")
     cells = [line.strip("| ").split(" | ") for line in told.splitlines() if "%" in line]
     shares = {name: float(share.rstrip("%")) for name, share in cells if name[:3] != "95%"}
     assert len(shares) == 10 and all(share > 75 for share in shares.values()), shares
