@@ -13,7 +13,7 @@ STUDY = ROOT / "results/small"
 NO_NETWORK = ROOT / "tests/no_network"
 PLAYED = ("sft", "rlaif", "rlhf", "rlaif_rlhf")
 PLAYERS = ("base", "base_length", *PLAYED, "human")
-MODELS = (*PLAYED, "rlhf_s2")
+MODELS = (*PLAYED, "rlhf_s2", "rlhf_b5")
 ON_SMALL = ("--configfile", "tests/small.yaml")
 """Snakemake's options for this study, in a checkout."""
 

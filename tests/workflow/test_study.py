@@ -262,13 +262,14 @@ def test_variants_stand_side_by_side_and_seeds_have_a_spread(small):
     rows = {row["model"]: row for row in table(small / "models.csv")}
     assert rows.keys() == set(MODELS)
     assert rows["rlhf"]["differs"] == "num_train_epochs=2"
+    assert rows["rlhf_b5"]["differs"] == "beta=0.5, num_train_epochs=2"
     assert [name for name, row in rows.items() if row["group"] == "rlhf"] == ["rlhf", "rlhf_s2"]
     assert rows["rlhf"]["train_rows"] == rows["rlhf_s2"]["train_rows"]
     (group,) = table(small / "seeds.csv")
     assert (group["models"], group["seeds"]) == ("rlhf rlhf_s2", "2")
     assert float(group["eval_loss_sd"]) > 0  # the seed did something
     page = (small / "report.html").read_text()
-    for name in ("rlhf_s2", f"{float(group['eval_loss_mean']):.4f} ±"):
+    for name in ("rlhf_s2", "rlhf_b5", f"{float(group['eval_loss_mean']):.4f} ±"):
         assert name in page
 
 
