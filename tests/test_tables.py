@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from persuasion_rl.files import UserError
 from persuasion_rl.tables import read_table, rows_of, write_table
 
 texts = st.text(st.characters(codec="utf-8", exclude_characters="\x00"), max_size=12)
@@ -67,6 +68,34 @@ def test_a_table_without_rows_has_its_columns(tmp_path):
     write_table(tmp_path / "t.csv", [], ["player", "rank"])
     table = read_table(tmp_path / "t.csv")
     assert list(table.columns) == ["player", "rank"] and rows_of(table) == []
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        (b"", "empty, where a table is expected"),
+        (b"judge,value\n\xff,1\n", "not UTF-8 text"),
+        (b'judge,value\n"a,1\n', "not a table"),
+        (b"judge,value\na,1,2\n" * 2 + b"b,1,2,3,4\n", "not a table"),
+        (None, "cannot be read"),
+        ("folder", "cannot be read"),
+    ],
+)
+def test_what_is_no_table_is_one_line_that_names_it(tmp_path, content, problem):
+    path = tmp_path / "t.csv"
+    if content == "folder":
+        path.mkdir()
+    elif content is not None:
+        path.write_bytes(content)
+    with pytest.raises(UserError) as told:
+        read_table(path)
+    (line,) = str(told.value).splitlines()
+    assert line.startswith(f"{path}: {problem}") and "makes it again" in line
+
+
+def test_a_number_that_no_column_holds_is_read(tmp_path):
+    (tmp_path / "t.csv").write_text(f"value\n{10**30}\n")
+    assert rows_of(read_table(tmp_path / "t.csv")) == [{"value": 1e30}]
 
 
 def test_a_row_with_a_column_that_the_table_has_not_is_refused(tmp_path):

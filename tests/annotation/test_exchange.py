@@ -146,7 +146,7 @@ HEADER = "pair_id,annotator,answer,reason\n"
         ((HEADER + "pair1,Jos\u00e9,1,\n").encode("latin-1"), "a.csv: not UTF-8 text"),
         ((HEADER + "pair1,anna,1,\n").replace(",", ";").encode(), "row 1: no column 'pair_id'; .* commas"),
         (b"annotator,answer\nanna,1\n", "row 1: no column 'pair_id'"),
-        (b"", "row 1: no column 'pair_id'"),
+        (b"", "a.csv: empty, where a table is expected: save it as CSV"),
         ((HEADER + "pair1,anna,1,\npair1,ben,3,\n").encode(), "row 3: answer '3'"),
         ((HEADER + "pair1,anna,1,\npair1,ben\n").encode(), "row 3: answer 'None'"),
     ],

@@ -195,6 +195,15 @@ def test_the_report_tells_what_answers_of_language_models_cost(root):
     assert re.search(told, page)[1] == "6, 0.0019 USD; of 3 no price is known"
 
 
+def test_broken_measurements_are_left_out_of_the_report_and_named(root):
+    broken = root / "results/cmv/benchmarks/notes.tsv"
+    broken.touch()
+    assert "Left out" not in (root / REPORT).read_text()
+    page = make(root, "--forcerun", "report_study")
+    assert "Left out of the costs, since it cannot be read: results/cmv/benchmarks/notes.tsv: empty" in page  # fmt: skip
+    broken.unlink()
+
+
 def test_a_model_card_says_what_it_is_for_its_risks_and_its_numbers(root):
     """In the Hub's format; of the published study, whose human branch waits."""
     card = "results/cmv/unattended/models/rlaif/README.md"

@@ -17,7 +17,7 @@ def study(folder: Path, seed: int, train: int, text: str, rlhf: float) -> None:
     """As much of a study that was made as a comparison reads."""
     folder.mkdir(parents=True)
     folder.joinpath("config.yaml").write_text(
-        f"seed: {seed}\nsft: {{lora: {{r: 16}}}}\nevaluation:\n  judges: [delta, length]\n"
+        f"study: s\nseed: {seed}\nsft: {{lora: {{r: 16}}}}\nevaluation:\n  judges: [delta, length]\n"
     )
     write_json(folder / "splits/summary.json", {"parts": {"sft_train": {"used": train}}})
     write_jsonl(folder / "splits/sft_train.jsonl", [{"id": "a", "response": text}])
@@ -180,6 +180,53 @@ def test_studies_that_wait_for_people_are_compared_by_what_they_have(results):
 def test_long_settings_are_shown_where_they_differ(results):
     shared = "resources/corpora/a-folder-whose-name-is-as-long-as-a-line-of-a-table-may-be"
     for name, ending in (("one", "first"), ("two", "second")):
-        (results / "results" / name / "config.yaml").write_text(f"corpora_dir: {shared}/{ending}\n")
+        (results / "results" / name / "config.yaml").write_text(
+            f"study: s\ncorpora_dir: {shared}/{ending}\n"
+        )
     (_, row) = sections(compare(results, "one", "two").stdout)["Settings"]
     assert row[1].endswith("/first") and row[2].endswith("/second") and row[1].startswith("…")
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "problem"),
+    [
+        ("evaluation/win_rates.csv", b"", "empty"),
+        ("evaluation/comparisons.csv", b"judge\n\xff\n", "not UTF-8"),
+        ("judges/trust.csv", b"", "empty"),
+        ("splits/summary.json", b"[]", "not as the workflow writes it"),
+        ("splits/summary.json", b"{}", "not as the workflow writes it"),
+        ("splits/summary.json", b'{"parts": {"sft_train": 3}}', "not as the workflow writes it"),
+        ("splits/summary.json", b"", "not valid JSON"),
+        ("preferences/ai_pairs.json", b"[]", "not as the workflow writes it"),
+        ("processed/cmv_counts.json", b"[]", "not as the workflow writes it"),
+        ("config.yaml", b"", "holds nothing"),
+        ("config.yaml", b"a: [", "not valid YAML"),
+        ("config.yaml", b"a: \xff", "not UTF-8"),
+        ("config.yaml", b"- a", "holds a list"),
+        ("config.yaml", b"seed: 1", "has no study"),
+        ("config.yaml", b"study: [1]", "study: is no name"),
+        ("config.yaml", b"study: a\nmodels: 3", "models: has no keys"),
+    ],
+)
+def test_a_broken_file_is_one_line_that_names_it(results, file, content, problem):
+    for name in ("one", "two"):
+        path = results / "results" / name / file
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(content)
+    run = compare(results, "one", "one" if file == "config.yaml" else "two")
+    (line,) = run.stderr.splitlines()
+    assert run.returncode == 1 and run.stdout == ""
+    assert (f"one/{file}" in line and problem in line and "again" in line) or "cut off" in line
+    if file == "config.yaml":
+        assert "make it again: snakemake results/one/config.yaml --cores 1" in line
+
+
+def test_a_name_is_a_study_before_it_is_a_folder_and_no_other_folder_is_one(results):
+    for folder in ("one", "config", "profiles/default"):
+        (results / folder).mkdir(parents=True)
+        (results / folder / "config.yaml").write_text("study: other\n")
+    assert "Settings: no difference" in compare(results, "one", "results/one").stdout
+    for folder in ("config", "profiles/default", "results/../config"):
+        run = compare(results, folder, "one")
+        assert run.returncode == 1
+        assert run.stderr.startswith(f"error: {folder}: no study that was made"), run.stderr

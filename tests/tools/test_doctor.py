@@ -205,6 +205,32 @@ def test_a_machine_with_little_memory_is_told_how_to_run_there(checkout, monkeyp
     assert "--resources" not in report(Path("config/demo.yaml")), "its jobs are small"
 
 
+MEASURED = "s\th:m:s\tmax_rss\n90.0\t0:01:30\t813.51\n"
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        ("", "empty"),
+        ("to do\tdone\nx\ty\n", "not a measurement"),
+        ("s\th:m:s\n90.0\t0:01:30\n", "not a measurement"),
+        (MEASURED.replace("90.0", "-"), "not a measurement"),
+        (MEASURED.splitlines()[0], "not a measurement"),
+        (b"\xff\n", "not UTF-8"),
+    ],
+)
+def test_a_file_that_measures_nothing_is_named_and_left_out(elsewhere, content, problem):
+    folder = elsewhere / "results/demo/benchmarks"
+    folder.mkdir(parents=True)
+    (folder / "sft.tsv").write_text(MEASURED)
+    broken = folder / "notes.tsv"
+    broken.write_bytes(content if isinstance(content, bytes) else content.encode())
+    told = report(Path("config/demo.yaml"))
+    assert "measured: 1.5 min in 1 jobs" in told
+    (line,) = (line for line in told.splitlines() if line.startswith("not counted: "))
+    assert line.startswith(f"not counted: results/demo/benchmarks/notes.tsv: {problem}")
+
+
 def test_what_a_study_took_is_what_its_benchmark_files_say(elsewhere):
     """As Snakemake writes them: of a job that ended too soon to be seen, with NA."""
     folder = elsewhere / "results/demo/benchmarks"

@@ -87,8 +87,8 @@ def test_what_is_missing_is_one_line_that_names_what_there_is(study):
     assert not hasattr(results, "rankin")
     with pytest.raises(UserError, match="config.yaml is not there"):
         _ = results.config
-    write_text(study / "config.yaml", "seed: 3\n")
-    assert results.config == {"seed": 3}
+    write_text(study / "config.yaml", "study: demo\nseed: 3\n")
+    assert results.config == {"study": "demo", "seed": 3}
 
 
 def test_importing_the_package_imports_nothing_heavy():
@@ -108,7 +108,7 @@ def test_the_example_of_the_guide_runs(study):
     write_table(study / "evaluation/truth.csv", truths, list(truths[0]))
     verdict = {"prompt_id": "1", "player_1": "nan", "player_2": "7", "verdict": "1"}
     write_jsonl(study / "evaluation/verdicts/length.jsonl", [verdict])
-    write_text(study / "config.yaml", "seed: 3\n")
+    write_text(study / "config.yaml", "study: demo\nseed: 3\n")
     study.rename(study.with_name("demo"))
     guide = (ROOT / "docs/evaluation.md").read_text(encoding="utf-8")
     example = re.search(r"^```python\n(.*?)^```$", guide, re.M | re.S).group(1)

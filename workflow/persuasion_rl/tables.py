@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from persuasion_rl.files import check, written_whole
+from persuasion_rl.files import UserError, check, written_whole
 
 if TYPE_CHECKING:
     from pandas import DataFrame, Series
@@ -29,13 +29,42 @@ def read_table(path: Path, separator: str = ",") -> DataFrame:
     TEXT_COLUMNS hold text, "" where a cell is empty. A column of numbers is one of int64 or float64; with empty cells,
     which are missing values, of Int64 or float64. Where numbers of both kinds or texts ("not measured") stand in one
     column, each cell is what it is: int, float or str.
-    """
-    import pandas
 
-    table = pandas.read_csv(path, sep=separator, dtype=str, keep_default_na=False, encoding="utf-8")
+    Raises:
+        UserError: as of `read_texts`.
+    """
+    table = read_texts(path, "delete it and run the workflow, which makes it again", separator)
     for name in table.columns.difference(TEXT_COLUMNS, sort=False):
         table[name] = _with_numbers(table[name])
     return table
+
+
+def read_texts(path: Path, todo: str, separator: str = ",") -> DataFrame:
+    """Read a table whose cells are all text, "" where one is empty. A mark of spreadsheets before the text is no text.
+
+    Raises:
+        UserError: there is no such file, or it is no table: one line that names it and says what `todo`.
+    """
+    import pandas
+
+    try:
+        return pandas.read_csv(
+            path,
+            sep=separator,
+            dtype=str,
+            keep_default_na=False,
+            encoding="utf-8-sig",
+            index_col=False,
+        )
+    except OSError as error:
+        problem = f"cannot be read ({error.strerror or error})"
+    except UnicodeDecodeError:
+        problem = "not UTF-8 text"
+    except pandas.errors.EmptyDataError:
+        problem = "empty, where a table is expected"
+    except pandas.errors.ParserError as error:
+        problem = f"not a table ({' '.join(str(error).split())})"
+    raise UserError(f"{path}: {problem}: {todo}")
 
 
 def write_table(path: Path, rows: list[dict[str, Any]], columns: list[str]) -> None:
@@ -80,6 +109,7 @@ def _with_numbers(cells: Series) -> Series:
 
 def _number(cell: str) -> int | float | str:
     try:
-        return int(cell) if cell.isdigit() else float(cell)
+        # A number of more digits fits no column of whole numbers.
+        return int(cell) if cell.isdigit() and len(cell) < 19 else float(cell)
     except ValueError:
         return cell

@@ -26,7 +26,7 @@ from persuasion_rl.annotation.plan import (
 from persuasion_rl.annotation.store import AnswerStore
 from persuasion_rl.files import UserError, read_json, read_jsonl, write_jsonl, write_text
 from persuasion_rl.records import ResponsePair
-from persuasion_rl.tables import write_table
+from persuasion_rl.tables import read_texts, write_table
 
 COLUMNS = [
     *("pair_id", "prompt", "response_1", "response_2", "annotator", "kind", "left_response"),
@@ -180,19 +180,7 @@ def _from_jsonl(file: Path) -> Iterator[tuple[str, dict]]:
 
 def _from_csv(file: Path) -> Iterator[tuple[str, dict]]:
     """Rows as a spreadsheet numbers them, the header being the first."""
-    import pandas
-
-    try:
-        # Spreadsheets write a mark of their own before the text.
-        table = pandas.read_csv(
-            file, dtype=str, keep_default_na=False, encoding="utf-8-sig", index_col=False
-        )
-    except UnicodeDecodeError:
-        raise UserError(f"{file}: not UTF-8 text; save it as CSV in UTF-8") from None
-    except pandas.errors.EmptyDataError:
-        table = pandas.DataFrame()
-    except pandas.errors.ParserError as error:
-        raise UserError(f"{file}: not a CSV table: {error}") from None
+    table = read_texts(file, "save it as CSV in UTF-8, with the columns of export-answers")
     missing = [name for name in NEEDED if name not in table.columns]
     if missing:
         raise UserError(

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from persuasion_rl.evaluation.measures import NOT_MEASURED
 from persuasion_rl.files import read_json, read_jsonl, write_text
-from persuasion_rl.report.costs import api_cost, costs_of
+from persuasion_rl.judges.llm.cache import spent_in
+from persuasion_rl.report.costs import costs_of
 from persuasion_rl.report.figures import (
     honesty_figure,
     length_figure,
@@ -166,7 +167,9 @@ def report_study(
     drawings["training"] = loss_figure(_histories(files, tables.models))
     drawings |= {f"funnel_{name}": funnel_figure(name, n) for name, n in processing.items()}
     drawings = {name: drawing for name, drawing in drawings.items() if drawing}
-    rules = costs_of(costs.benchmarks) if costs.benchmarks else []
+    rules, unread = costs_of(costs.benchmarks) if costs.benchmarks else ([], [])
+    for problem in unread:
+        note(f"left out of the costs: {problem}")
     text = page(
         TEMPLATE,
         study=study,
@@ -221,12 +224,13 @@ def report_study(
         answers=read_json(files.answers) if files.answers else None,
         pools=list(files.pool_counts),
         simulated=facts.human_source == "simulated",
-        api=api_cost(costs.llm_answers) if costs.llm_answers else None,
+        api=spent_in(costs.llm_answers) if costs.llm_answers else None,
         costs=[
             {"rule": cost.rule, "seconds": round(cost.seconds), "memory": round(cost.memory)}
             for cost in rules
         ],
         seconds=sum(cost.seconds for cost in rules),
+        unread=unread,
         samples=samples(
             files.responses,
             {judge: files.verdicts[judge] for judge in judges},

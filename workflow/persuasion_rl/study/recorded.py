@@ -1,24 +1,40 @@
 """Studies that were made: their folders, and the configuration that they were made with."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-
-import yaml
 
 from persuasion_rl.files import UserError
 from persuasion_rl.study.lineage import model_folder
 from persuasion_rl.study.names import BASE
+from persuasion_rl.study.parsing import keys_of_file
+
+MADE = (
+    "processed",
+    "splits",
+    "preferences",
+    "models",
+    "evaluation",
+    "unattended",
+    "judges",
+    "state",
+)
+"""Folders of a study of which one that was made has some; a folder with other configurations has none."""
+SECTIONS = ("data", "labels", "labels.human", "llm", "models", "sampling")
+"""Parts of a recorded configuration that have keys of their own, and of which something is asked."""
 
 
 def study_folder(name: str) -> Path:
-    """The folder of a study that was made, by its name or as a folder.
+    """The folder of a study that was made, by its name under results/ or else as a folder.
 
     Raises:
         UserError: there is no such study; with the names of those that there are.
     """
-    for folder in (Path(name), Path("results") / name):
-        if (folder / "config.yaml").is_file():
-            return folder.resolve()
+    own, other = Path("results") / name, Path(name)
+    if other.name == name and (own / "config.yaml").is_file():
+        return own.resolve()
+    if (other / "config.yaml").is_file() and any((other / part).is_dir() for part in MADE):
+        return other.resolve()
     names = sorted(path.parent.name for path in Path("results").glob("*/config.yaml"))
     raise UserError(
         f"{name}: no study that was made (results/{name}/config.yaml is not there; `snakemake unattended --cores all` makes it);"
@@ -44,5 +60,45 @@ def recorded_lineage(settings: dict[str, Any], model: str) -> list[str]:
 
 
 def recorded_settings(folder: Path) -> dict[str, Any]:
-    """The configuration that a study was made with, from its folder."""
-    return yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+    """The configuration that a study was made with, from its folder. A key that it lacks is a UserError, too.
+
+    Raises:
+        UserError: it is not there, or is no whole configuration; one line with the file and how it is made again.
+    """
+    file = folder / "config.yaml"
+    again = f"make it again: snakemake results/{folder.name}/config.yaml --cores 1 --configfile ... (the study's file)"
+    try:
+        settings = keys_of_file(file)
+    except UserError as error:
+        raise UserError(f"{file}: {error}; {again}") from None
+    settings = _Recorded.of(settings, lambda key: UserError(f"{file}: has no {key}; {again}"))
+    if not isinstance(settings["study"], str):
+        raise UserError(f"{file}: study: is no name; {again}")
+    models = settings.get("models", {})
+    each = [f"models.{name}" for name in models] if isinstance(models, dict) else []
+    for key in (*SECTIONS, *each):
+        part: Any = settings
+        for name in key.split("."):
+            part = part.get(name, {})
+            if not isinstance(part, dict):
+                raise UserError(f"{file}: {key}: has no keys of its own; {again}")
+    return settings
+
+
+class _Recorded(dict):
+    """A part of a recorded configuration; a key that it lacks is an error of its own."""
+
+    lacks: Callable[[str], UserError]
+    path: str
+
+    @classmethod
+    def of(cls, keys: dict, lacks: Callable[[str], UserError], path: str = "") -> "_Recorded":
+        part = cls(
+            (name, cls.of(value, lacks, f"{path}{name}.") if isinstance(value, dict) else value)
+            for name, value in keys.items()
+        )
+        part.lacks, part.path = lacks, path
+        return part
+
+    def __missing__(self, name: str):
+        raise self.lacks(f"{self.path}{name}")

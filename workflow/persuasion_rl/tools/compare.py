@@ -1,8 +1,10 @@
 """What differs between two finished studies: settings, data, results."""
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-from persuasion_rl.files import file_digest, read_json
+from persuasion_rl.files import UserError, file_digest, read_json
 from persuasion_rl.report.plotting import number
 from persuasion_rl.settings import flat
 from persuasion_rl.statistics.intervals import Interval, difference
@@ -24,6 +26,18 @@ RESULTS = [
 ]
 """Tables of results, what names their rows, and the column of their numbers. A study without people's labels has them in
 the folder unattended."""
+FACTS: dict[str, Callable[[str, Any], dict]] = {
+    "processed/*_counts.json": lambda name, counts: {
+        f"{name}.{key}": count for key, count in flat({**counts}) if count != {}
+    },
+    "splits/summary.json": lambda _, summary: {
+        f"splits.{name}": part["used"] for name, part in summary["parts"].items()
+    },
+    "preferences/*_pairs.json": lambda name, report: {
+        f"{name}.{key}": count for key, count in report["pairs"].items()
+    },
+}
+"""Files of sizes, and what each tells, by its name and its content."""
 WIDTH = 60
 """Characters of a cell at most."""
 
@@ -89,15 +103,14 @@ def _data(one: Path, other: Path) -> list[list[str]]:
 def _data_facts(folder: Path) -> dict[str, int | str]:
     """Sizes of the data, and digests of what all models answer."""
     facts: dict[str, int | str] = {}
-    for path in sorted(folder.glob("processed/*_counts.json")):
-        counts = flat(read_json(path))
-        facts |= {f"{path.stem}.{key}": count for key, count in counts if count != {}}
-    for path in sorted(folder.glob("splits/summary.json")):
-        parts = read_json(path)["parts"]
-        facts |= {f"splits.{name}": part["used"] for name, part in parts.items()}
-    for path in sorted(folder.glob("preferences/*_pairs.json")):
-        pairs = read_json(path)["pairs"]
-        facts |= {f"{path.stem}.{name}": count for name, count in pairs.items()}
+    for pattern, told in FACTS.items():
+        for path in sorted(folder.glob(pattern)):
+            try:
+                facts |= told(path.stem, read_json(path))
+            except (AttributeError, LookupError, TypeError):
+                raise UserError(
+                    f"{path}: not as the workflow writes it: delete it and run the workflow, which makes it again"
+                ) from None
     for name in ("splits/sft_train.jsonl", "preferences/final_eval_prompts.jsonl"):
         if (folder / name).is_file():
             facts[name] = f"SHA-256 {file_digest(folder / name)[:12]}"

@@ -319,7 +319,8 @@ def report(file: Path) -> str:
     ]
     if study.models[BASE].source != "standin":
         lines += ["", *_columns(estimates(study)), assumed(study)]
-    if costs := costs_of(Path("results", study.name, "benchmarks")):
+    costs, unread = costs_of(Path("results", study.name, "benchmarks"))
+    if costs:
         seconds = sum(cost.seconds for cost in costs)
         dearest = sorted(costs, key=lambda cost: cost.seconds, reverse=True)[:3]
         named = ", ".join(f"{cost.rule} {cost.seconds / 60:.1f}" for cost in dearest)
@@ -327,6 +328,7 @@ def report(file: Path) -> str:
             "",
             f"measured: {seconds / 60:.1f} min in {len(costs)} jobs (their last runs), most of it {named}",
         ]
+    lines += ["", *(f"not counted: {problem}" for problem in unread)] if unread else []
     return "\n".join([*lines, "", f"next: {next_step(study, findings, file)}"]) + "\n"
 
 

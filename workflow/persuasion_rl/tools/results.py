@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from persuasion_rl.files import UserError, read_jsonl
+from persuasion_rl.study.recorded import recorded_settings
 from persuasion_rl.tables import read_table
 
 if TYPE_CHECKING:
@@ -90,14 +91,12 @@ class StudyResults:
         """The configuration that the study was made with.
 
         Raises:
-            UserError: no stage has recorded it yet.
+            UserError: no stage has recorded it yet, or it is broken.
         """
-        import yaml
-
         path = self.folder / "config.yaml"
         if not path.is_file():
             raise UserError(f"{path} is not there: the study's report makes it")
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
+        return recorded_settings(self.folder)
 
     def read_rows(self, name: str, without: tuple[str, ...] = ()) -> DataFrame:
         """Rows as `rows[name]` has them.
@@ -138,7 +137,7 @@ def load_study(study: str | Path) -> StudyResults:
     Raises:
         UserError: there is no such study; with the names of those that there are.
     """
-    for folder in (Path(study), Path("results") / study):
+    for folder in (Path("results") / study, Path(study)):
         if folder.is_dir() and (_tables(folder) or _rows(folder)):
             return StudyResults(folder)
     names = sorted(path.name for path in Path("results").glob("*") if path.is_dir())

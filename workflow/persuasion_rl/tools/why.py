@@ -180,11 +180,11 @@ def _name(job: Any) -> str:
 def _cost(jobs: Iterable[Any]) -> str:
     """What those jobs took when they last ran, where that is known."""
     jobs = list(jobs)
-    known = [
-        cost_of(Path(job.benchmark))
-        for job in jobs
-        if job.benchmark and Path(job.benchmark).is_file()
-    ]
+    known = []
+    for job in jobs:
+        # A file that is not there, or is broken, tells nothing.
+        with contextlib.suppress(UserError):
+            known += [cost_of(Path(job.benchmark)).seconds] if job.benchmark else []
     seconds = sum(known)
     time = f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
     if len(jobs) == 1:
