@@ -42,7 +42,7 @@ def write_study(folder: Path, pairs: int) -> None:
         return " ".join(generator.choice(WORDS, words)) + "."
 
     settings = {
-        "seed": 1, "data": {"prompt_format": "plain"}, "llm": {"rubric": "resources/rubrics/persuasiveness.md"},
+        "study": "load", "seed": 1, "data": {"prompt_format": "plain"}, "llm": {"rubric": "resources/rubrics/persuasiveness.md"},
         "labels": {"human": {"overlap": 0.2, "several": 2, "repeats": 0.05, "min_labels": pairs}},
         "models": {"base": {"source": "standin"}},
     }  # fmt: skip

@@ -1,6 +1,8 @@
 """The arena: blind until the vote, and a vote counts once, for the weights that wrote."""
 
 import sqlite3
+import subprocess
+import sys
 from contextlib import closing
 from queue import SimpleQueue
 from threading import Event, Thread
@@ -199,3 +201,35 @@ def test_the_arena_alone_asks_for_no_labels(tmp_path):
     arena = page.post("/name", data={"name": "anna"})
     assert arena.url.path == "/arena" and "Fewer than two models" in arena.text
     assert 'href="/pair"' not in arena.text and page.get("/pair").status_code == 404
+
+
+CHAT = """
+import sys
+from persuasion_rl.annotation.arena import chat
+
+class Echo:
+    names = ["sft"]
+    context = staticmethod(lambda turns: turns[-1].text)
+    reply = staticmethod(lambda model, context: context.encode("utf-8").decode())
+
+from persuasion_rl.files import UserError
+try:
+    chat(Echo(), "sft")
+except UserError as error:
+    sys.exit(f"error: {error}")
+"""
+
+
+@pytest.mark.parametrize(
+    ("stdin", "status", "out", "err"),
+    [
+        (r"< <(printf 'hi \xff\n\n')", 0, "sft: hi ?", ""),
+        ("<&-", 1, "Say what you think", "error: chat needs a terminal, or text that is piped into it"),
+    ],
+)  # fmt: skip
+def test_bytes_that_are_no_text_and_a_closed_input_end_no_chat_in_a_trace(stdin, status, out, err):
+    """With a model that says what it is told, where the tokenizer wants text."""
+    command = f"{sys.executable} -c '{CHAT.replace(chr(39), chr(34))}' {stdin}"
+    run = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
+    assert run.returncode == status and out in run.stdout
+    assert run.stderr.startswith(err) and len(run.stderr.splitlines()) == bool(err)

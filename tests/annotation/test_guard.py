@@ -2,6 +2,7 @@
 
 import re
 import socket
+import time
 
 import pytest
 from starlette.testclient import TestClient
@@ -53,9 +54,9 @@ def test_beyond_this_machine_a_token_is_drawn_and_asked_for(
 ):
     """Served as the command does, up to the socket."""
     served = []
-    monkeypatch.setattr("uvicorn.run", lambda app, **_: served.append(app))
+    monkeypatch.setattr("uvicorn.Server.run", lambda self, **_: served.append(self.config.app))
     for _ in range(2):
-        serve(study, host, 8000)
+        serve(study, host, 0)
     tokens = re.findall(r"\?token=(\S+)", capsys.readouterr().out)
     assert (tokens == []) is open_to_all and (open_to_all or len(set(tokens)) == 2)
     page = TestClient(served[0], base_url="http://127.0.0.1", follow_redirects=True)
@@ -81,3 +82,61 @@ def test_an_address_that_listens_everywhere_is_told_by_names_that_reach_it():
     found = reachable_names("0.0.0.0")
     assert found[0] == socket.gethostname()
     assert not {"0.0.0.0", "127.0.0.1", "[::1]"} & set(found)
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--port", "99999"], "--port 99999: a port is a number from 0"),
+        (["--port", "-1"], "--port -1: a port is a number from 0"),
+        (["--port", "taken"], "another program listens there; take another one"),
+        (["--host", "no-such-host.invalid"], "--host no-such-host.invalid: not an address of this machine"),
+        (["--host", "203.0.113.1"], "--host 203.0.113.1: not an address of this machine"),
+        (["--host", "a" * 70 + ".b"], "not an address of this machine"),
+    ],
+)  # fmt: skip
+def test_where_no_page_can_be_served_is_one_line_and_no_address(study, command_line, words, told):
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        words = [str(other.getsockname()[1]) if word == "taken" else word for word in words]
+        run = command_line("tools.cli", "annotate", "--study", study.folder, *words)
+    (line,) = run.stderr.splitlines()
+    assert run.returncode == 1 and run.stdout == "" and told in line
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0", "::1", "::", ""])
+def test_the_port_that_is_told_is_the_one_that_is_served(study, monkeypatch, capsys, host):
+    """By uvicorn itself, until it is asked once."""
+    import threading
+    import urllib.request
+
+    import uvicorn
+
+    asked, run = [], uvicorn.Server.run
+
+    def ask(server):
+        port = re.search(r"http://[^/]+:(\d+)/", capsys.readouterr().out)[1]
+        while not server.started:
+            time.sleep(0.01)
+        here = "[::1]" if host == "::1" else "127.0.0.1"
+        proxies = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        try:
+            asked.append(proxies.open(f"http://{here}:{port}/").status)
+        except urllib.error.HTTPError as error:
+            asked.append(error.code)
+        server.should_exit = True
+
+    def run_and_ask(server, **words):
+        threading.Thread(target=ask, args=[server], daemon=True).start()
+        run(server, **words)
+
+    monkeypatch.setattr("uvicorn.Server.run", run_and_ask)
+    serve(study, host, 0)
+    assert asked == [200 if host in ("127.0.0.1", "::1") else 403]
+
+
+def test_a_folder_in_the_place_of_the_answers_is_said_to_be_one(study, command_line):
+    study.answers.mkdir(parents=True)
+    run = command_line("tools.cli", "annotate", "--study", study.folder)
+    assert run.returncode == 1 and run.stderr.splitlines() == [
+        f"error: {study.answers}: a folder, where people's answers are kept: move it away"
+    ]

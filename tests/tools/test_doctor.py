@@ -12,7 +12,8 @@ import yaml
 
 from persuasion_rl.annotation.plan import FIRST_TIME, Answer, pair_id
 from persuasion_rl.annotation.store import AnswerStore
-from persuasion_rl.files import write_jsonl
+from persuasion_rl.files import UserError, write_jsonl
+from persuasion_rl.runtime.keys import is_loopback
 from persuasion_rl.tools.assumptions import ASSUMED
 from persuasion_rl.tools.doctor import footprint, gpu_memory, report
 from published import BASE_FOLDER, KEYS, PUBLISHED, published
@@ -203,6 +204,35 @@ def test_a_machine_with_little_memory_is_told_how_to_run_there(checkout, monkeyp
     assert words[:6] == ["snakemake", "data", "--cores", "all", "--resources", "mem_mb=6000"]
     assert "mem_mb=6000" in succeed("-n", "sft", *words[2:], root=checkout)
     assert "--resources" not in report(Path("config/demo.yaml")), "its jobs are small"
+
+
+ODD = [
+    ("HF_ENDPOINT", "hf-mirror.com"), ("HF_ENDPOINT", ""), ("HF_ENDPOINT", "http://"), ("HF_ENDPOINT", "http://[::1"),
+    ("HF_ENDPOINT", "http://localhost:abc"), ("HF_ENDPOINT", "https://a b"), ("HF_ENDPOINT", "file:///etc"),
+    ("https_proxy", "proxy"), ("https_proxy", "http://[::1"), ("http_proxy", "http://localhost:abc"), ("http_proxy", "://"),
+    ("http_proxy", "http://\u00e9" + "a" * 70), ("HF_HOME", "/dev/null/x"), ("CUDA_VISIBLE_DEVICES", "GPU-x,-7,abc"),
+    ("no_proxy", "[,"), ("OPENAI_API_KEY", "a b\n"), ("COLUMNS", "x"), ("TMPDIR", "/nowhere"), ("HOME", ""),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "value"), ODD)
+def test_an_odd_variable_of_the_environment_ends_nothing(elsewhere, monkeypatch, name, value):
+    monkeypatch.setenv(name, value)
+    told = report(Path("config/config.yaml"))
+    assert "\nnext: " in told
+    if name == "HF_ENDPOINT" and not value.startswith("https"):
+        assert f"HF_ENDPOINT is {value!r}, which is no address  -> set HF_ENDPOINT to one" in told
+
+
+@pytest.mark.parametrize("address", ["http://[::1", "http://", "http://a:abc/v1", None])
+def test_an_odd_address_is_on_no_machine(address):
+    assert not is_loopback(address)
+
+
+def test_away_from_the_checkout_a_missing_configuration_is_said_to_be_there(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="config.yaml: does not exist: run this in the checkout"):
+        report(Path("config/config.yaml"))
 
 
 MEASURED = "s\th:m:s\tmax_rss\n90.0\t0:01:30\t813.51\n"

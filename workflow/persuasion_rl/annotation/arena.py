@@ -138,8 +138,14 @@ def chat(models: LoadedModels, model: str) -> None:
 
 
 def _read_line() -> str:
-    """A line that somebody types; "" at its end."""
+    """A line that somebody types; "" at its end. Bytes that are no text become "?".
+
+    Raises:
+        UserError: there is nothing to read from.
+    """
     try:
-        return input("you: ").strip()
+        return input("you: ").encode(errors="replace").decode().strip()
+    except RuntimeError as error:
+        raise UserError(f"chat needs a terminal, or text that is piped into it ({error})") from None
     except (EOFError, KeyboardInterrupt):
         return ""

@@ -64,6 +64,8 @@ class Store:
 
     def __init__(self, path: Path):
         self._lock = Lock()
+        if path.is_dir():
+            raise UserError(f"{path}: a folder, where people's answers are kept: move it away")
         try:
             _refuse_lost_answers(path)
             path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,8 +1,10 @@
 """The local page on which people compare responses blindly, and the arena: the app and its server."""
 
+import errno
 import secrets
 import socket
 import sqlite3
+from contextlib import suppress
 from ipaddress import ip_address
 
 import psutil
@@ -63,11 +65,39 @@ def serve(study: AnnotatedStudy, host: str, port: int, arena_only: bool = False)
 
     token = None if host in LOOPBACK else secrets.token_urlsafe(16)
     app = make_app(study, token, arena_only)
+    listening = _listening(host, port)
+    port = listening.getsockname()[1]
     what = "the arena" if arena_only else f"{len(study.pool)} pairs"
     print(f"{what}; answers go to {study.answers}; end with Ctrl-C", flush=True)
     for name in reachable_names(host):
         print(f"http://{name}:{port}/" + (f"?token={token}" if token else ""), flush=True)
-    uvicorn.run(app, host=host, port=port, log_level="warning", access_log=False)
+    server = uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False))
+    with suppress(KeyboardInterrupt), listening:
+        server.run(sockets=[listening])
+
+
+def _listening(host: str, port: int) -> socket.socket:
+    """A socket that listens on a port, or on any free one (0).
+
+    Raises:
+        UserError: the port is taken or none, or the host is not this machine's.
+    """
+    if not 0 <= port < 2**16:
+        raise UserError(f"--port {port}: a port is a number from 0 (any free one) to 65535")
+    both = host in ("", "::") and socket.has_dualstack_ipv6()
+    family = socket.AF_INET6 if both or ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family, dualstack_ipv6=both)
+    except (OSError, UnicodeError) as error:
+        if getattr(error, "errno", None) == errno.EADDRINUSE:
+            raise UserError(
+                f"--port {port}: another program listens there; take another one, or 0 for any free one"
+            ) from None
+        if getattr(error, "errno", None) == errno.EACCES:
+            raise UserError(f"--port {port}: is not for everybody; take one above 1023") from None
+        raise UserError(
+            f"--host {host}: not an address of this machine ({error}); take 127.0.0.1, or 0.0.0.0 for all of its addresses"
+        ) from None
 
 
 def reachable_names(host: str) -> list[str]:

@@ -40,8 +40,8 @@ def without_keys(text: str) -> str:
 
 def is_loopback(url: str | None) -> bool:
     """Whether a server is on this machine."""
-    host = urlsplit(url or "").hostname
     try:
+        host = urlsplit(url or "").hostname
         return host == "localhost" or ip_address(host or "").is_loopback
     except ValueError:
         return False

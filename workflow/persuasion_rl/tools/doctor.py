@@ -10,9 +10,11 @@ import shutil
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from http.client import HTTPException
 from importlib.util import find_spec
 from pathlib import Path
 from urllib.error import HTTPError
+from urllib.parse import urlsplit
 from urllib.request import Request as UrlRequest
 from urllib.request import urlopen
 
@@ -20,7 +22,7 @@ import psutil
 
 from persuasion_rl.annotation.plan import pair_id, tally
 from persuasion_rl.annotation.store import read_answers
-from persuasion_rl.files import read_jsonl
+from persuasion_rl.files import UserError, read_jsonl
 from persuasion_rl.report.costs import costs_of
 from persuasion_rl.runtime.keys import VARIABLES, is_loopback
 from persuasion_rl.study.lineage import model_folder
@@ -34,6 +36,8 @@ from persuasion_rl.tools.workload import assumed, estimates
 from persuasion_rl.training.batches import HEADROOM
 
 ANSWERS_WITHIN_S = 5
+IN_CHECKOUT = "run this in the checkout, the folder with the Snakefile"
+HUB = "https://huggingface.co"
 CONVOKIT = "http://zissou.infosci.cornell.edu/convokit/datasets/"
 
 
@@ -128,7 +132,10 @@ def _gpus() -> list[tuple[str, float]]:
 
     if not torch.cuda.is_available():
         return []
-    devices = map(torch.cuda.get_device_properties, range(torch.cuda.device_count()))
+    try:
+        devices = [*map(torch.cuda.get_device_properties, range(torch.cuda.device_count()))]
+    except RuntimeError:  # CUDA_VISIBLE_DEVICES may name none
+        return []
     return [(device.name, device.total_memory / 2**30) for device in devices]
 
 
@@ -203,8 +210,11 @@ def _models(study: Study, named: str) -> Iterator[Finding]:
         if all((folder / name).is_file() for name in MODEL_FILES):
             yield Finding(f"model {source}", f"in {folder}")
         else:
-            hub = os.environ.get("HF_ENDPOINT", "https://huggingface.co")
-            target = f"{folder}/config.json"
+            target, hub = f"{folder}/config.json", os.environ.get("HF_ENDPOINT", HUB)
+            if not _is_address(hub):
+                state = f"to be downloaded; HF_ENDPOINT is {hub!r}, which is no address"
+                yield Finding(f"model {source}", state, f"set HF_ENDPOINT to one like {HUB}")
+                continue
             yield _to_be_downloaded(f"model {source}", ASSUMED.hub_model_gb, hub, target, named)
     if embedding := study.config.evaluation.embedding_model:
         yield Finding("embedding model", embedding)
@@ -224,14 +234,23 @@ def _to_be_downloaded(
 
 
 def _answers(address: str) -> bool:
-    """Whether a server answers at all."""
+    """Whether a server answers at all; none does behind a proxy whose address is odd."""
     try:
         urlopen(UrlRequest(address, method="HEAD"), timeout=ANSWERS_WITHIN_S).close()
     except HTTPError:
         return True
-    except OSError:
+    except (OSError, ValueError, HTTPException):
         return False
     return True
+
+
+def _is_address(text: str) -> bool:
+    """Whether a text is an address that can be asked."""
+    try:
+        parts = urlsplit(text)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return False
 
 
 def _keys(study: Study) -> Iterator[Finding]:
@@ -309,6 +328,8 @@ def report(file: Path) -> str:
     Raises:
         UserError: the study's configuration is not there, or is wrong.
     """
+    if not file.exists() and not file.is_absolute() and not Path("Snakefile").is_file():
+        raise UserError(f"{file}: does not exist: {IN_CHECKOUT}")
     study = Study(load_config_file(file), file)
     findings = examine(study, file)
     width = max(len(finding.what) for finding in findings)
