@@ -210,3 +210,59 @@ def test_people_fill_in_a_table_and_bring_it_back(tmp_path, command_line):
     )
     assert wrong.returncode == 1 and wrong.stderr.count("\n") == 1
     assert "write .jsonl, .csv, or .json for Label Studio" in wrong.stderr
+
+
+@pytest.mark.parametrize(
+    ("command", "file", "told"),
+    [
+        ("export-answers", "folder.csv", "folder.csv: a folder, where a file is to be written"),
+        ("export-answers", "folder.json", "folder.json: a folder, where a file is to be written"),
+        ("export-answers", "file/a.csv", "file/a.csv: cannot be written there (/"),
+        ("export-answers", "file/b/a.jsonl", "/file is a file)"),
+        ("export-answers", "/proc/1/a.csv", "/proc/1/a.csv: cannot be written there ("),
+        ("export-answers", "/proc/a.jsonl", "/proc/a.jsonl: cannot be written there ("),
+        ("export-answers", "taken.json", "taken.xml: is there, and is not the labelling interface"),
+        ("import-answers", "folder.csv", "folder.csv: cannot be read (Is a directory)"),
+        ("import-answers", "folder.json", "folder.json: a folder, where a file is to be read"),
+        ("import-answers", "folder.jsonl", "folder.jsonl: a folder, where a file is to be read"),
+        ("import-answers", "file/a.csv", "file/a.csv: cannot be read (Not a directory)"),
+        ("import-answers", "file/a.jsonl", "file/a.jsonl"),
+        ("import-answers", "none.csv", "none.csv: cannot be read (No such file"),
+    ],
+)  # fmt: skip
+def test_a_place_of_another_kind_is_one_line(tmp_path, command_line, command, file, told):
+    study = write_study(tmp_path / "results/demo", pairs=4)
+    for name in ("folder.csv", "folder.json", "folder.jsonl"):
+        (tmp_path / name).mkdir()
+    for name in ("file", "taken.xml"):
+        (tmp_path / name).write_text("mine")
+    run = command_line("tools.cli", command, "--study", study.folder, tmp_path / file)
+    (line,) = run.stderr.splitlines()
+    assert run.returncode == 1 and line.startswith("error: ") and told in line
+    assert ".part" not in line and (tmp_path / "taken.xml").read_text() == "mine"
+    assert not (tmp_path / "taken.json").exists()
+
+
+def test_an_interface_that_was_exported_before_is_written_again(tmp_path):
+    for _ in range(2):
+        assert export_answers(POOL, [], PLAN, tmp_path / "tasks.json") == len(POOL)
+    assert (tmp_path / "tasks.xml").read_text() == LABEL_STUDIO
+
+
+@pytest.mark.parametrize("command", [["annotate"], ["export-answers", "a.csv"], ["chat", "--model", "sft"]])  # fmt: skip
+@pytest.mark.parametrize(
+    ("config", "told"),
+    [
+        ("", "holds nothing where keys are expected"),
+        ("study: demo\n", "has no "),
+        ("study: demo\nseed: 1\nlabels: 3\n", "labels: has no keys of its own"),
+        ("study: demo\nmodels: {base: standin}\n", "models.base: has no keys of its own"),
+    ],
+)
+def test_a_broken_recorded_configuration_is_one_line(tmp_path, command_line, command, config, told):
+    study = write_study(tmp_path / "results/demo", pairs=4)
+    (study.folder / "config.yaml").write_text(config)
+    run = command_line("tools.cli", *command, "--study", study.folder)
+    (line,) = run.stderr.splitlines()
+    assert run.returncode == 1 and line.startswith(f"error: {study.folder}/config.yaml: {told}")
+    assert "make it again: snakemake results/demo/config.yaml --cores 1 --configfile" in line

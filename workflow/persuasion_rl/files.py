@@ -4,11 +4,12 @@ Everything is written to a temporary name beside its target and renamed when who
 under its final name is always complete.
 """
 
+import errno
 import hashlib
 import json
 import os
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -27,15 +28,29 @@ def check(holds: bool, otherwise: str) -> None:
 
 @contextmanager
 def written_whole(path: Path) -> Iterator[Path]:
-    """Give a temporary path to write to; it becomes `path` only if the block ends well."""
+    """Give a temporary path to write to; it becomes `path` only if the block ends well.
+
+    Raises:
+        UserError: it cannot be made, or cannot become `path`; with `path`, not with the temporary one.
+    """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
+        if path.is_dir():
+            raise UserError(f"{path}: a folder, where a file is to be written: name another one")
+        path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
         os.replace(temporary, path)
+    except OSError as error:
+        places = {str(temporary), *map(str, path.parents)}
+        if str(error.filename) not in places or error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        files = [f"{place} is a file" for place in path.parents if place.is_file()]
+        reason = files[0] if files else error.strerror
+        raise UserError(f"{path}: cannot be written there ({reason})") from None
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -75,6 +90,7 @@ def write_jsonl(path: Path, rows: Iterable[dict]) -> int:
 
 
 def read_json(path: Path) -> Any:
+    _refuse_folder(path)
     try:
         return json.loads(Path(path).read_bytes())
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
@@ -84,6 +100,7 @@ def read_json(path: Path) -> Any:
 
 def read_jsonl(path: Path) -> Iterator[dict]:
     """Yield the objects of a JSON-lines file; a broken line is named by its number."""
+    _refuse_folder(path)
     with Path(path).open("rb") as lines:
         for number, line in enumerate(lines, 1):
             try:
@@ -95,6 +112,11 @@ def read_jsonl(path: Path) -> Iterator[dict]:
             if not isinstance(row, dict):
                 raise UserError(f"{path}, line {number}: expected a JSON object")
             yield row
+
+
+def _refuse_folder(path: Path) -> None:
+    if Path(path).is_dir():
+        raise UserError(f"{path}: a folder, where a file is to be read")
 
 
 def _loads(line: bytes) -> Any:

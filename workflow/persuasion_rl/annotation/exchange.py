@@ -71,13 +71,18 @@ def export_answers(
         The number of rows, or tasks.
 
     Raises:
-        UserError: a file name that ends otherwise.
+        UserError: a file name that ends otherwise, or an .xml that is not ours in the place of the interface.
     """
     exported = [answer for answer in answers if answer.kind != PRACTICE]
     if file.suffix == ".json":
-        tasks = list(_tasks(pool, exported, plan))
+        tasks, interface = list(_tasks(pool, exported, plan)), file.with_suffix(".xml")
+        if interface.exists() and interface.read_bytes() != LABEL_STUDIO.encode():
+            raise UserError(
+                f"{interface}: is there, and is not the labelling interface that goes beside {file.name}: move it away, or"
+                " give the tasks another name"
+            )
         write_text(file, json.dumps(tasks, indent=2, ensure_ascii=False) + "\n")
-        write_text(file.with_suffix(".xml"), LABEL_STUDIO)
+        write_text(interface, LABEL_STUDIO)
         return len(tasks)
     rows = [
         *map(_row, exported),

@@ -21,7 +21,7 @@ def main(words: list[str] | None = None) -> None:
     annotate.add_argument(
         "--host", default="127.0.0.1", help="beyond loopback a token is asked for"
     )
-    annotate.add_argument("--port", type=int, default=7860)
+    annotate.add_argument("--port", type=int, default=7860, help="0: any free one")
     annotate.add_argument(
         "--arena", action="store_true", help="the arena alone, also where annotators are simulated"
     )
@@ -34,7 +34,7 @@ def main(words: list[str] | None = None) -> None:
         (
             "export-answers",
             _export,
-            "pairs and people's answers as .jsonl, .csv, or .json for Label Studio",
+            "pairs and people's answers as .jsonl, .csv, or .json for Label Studio (its interface beside it, as .xml)",
         ),
         ("import-answers", _import, "answers that were given elsewhere, from such a file"),
     ):
@@ -58,6 +58,10 @@ def main(words: list[str] | None = None) -> None:
         run(**arguments)
     except (UserError, FileNotFoundError) as error:
         sys.exit(f"error: {error}")
+    except OSError as error:
+        if error.filename is None:
+            raise
+        sys.exit(f"error: {error.filename}: {error.strerror}")
 
 
 def _compare(one: str, other: str) -> None:
