@@ -10,7 +10,8 @@ import sys
 import pytest
 import yaml
 
-from persuasion_rl.tools.why import LARGEST_CHECKED, differences
+from persuasion_rl.files import UserError
+from persuasion_rl.tools.why import LARGEST_CHECKED, differences, explain
 from running import ROOT, copy_project, succeed
 
 CODE = "['command:1d66', 'sft:29c8', 'training:948a']"
@@ -60,6 +61,12 @@ def test_a_file_that_nothing_makes_is_one_line(command_line):
     run = command_line("tools.cli", "why", "results/cmv/nothing.csv")
     assert run.returncode == 1 and run.stderr.count("\n") == 1 and run.stdout == ""
     assert run.stderr.startswith("error: results/cmv/nothing.csv: Snakemake cannot plan it: ")
+
+
+def test_away_from_the_checkout_a_line_says_where_to_run_it(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="results/x: run this in the checkout"):
+        explain("results/x", None)
 
 
 def test_what_was_never_made_is_said_to_be_missing(command_line):

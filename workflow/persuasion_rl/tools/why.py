@@ -23,8 +23,10 @@ def explain(target: str, configfile: Path | None) -> str:
     """What would run for a file or target, and why.
 
     Raises:
-        UserError: Snakemake cannot plan it, with its last message; or the configuration is no YAML file.
+        UserError: this is no checkout; Snakemake cannot plan it, with its last message; or the configuration is no YAML file.
     """
+    if not Path("Snakefile").is_file():
+        raise UserError(f"{target}: run this in the checkout, the folder with the Snakefile")
     if configfile is not None:
         read_config_file(configfile)
     jobs, unrecorded = _planned(target, configfile)
