@@ -271,6 +271,8 @@ MISTAKES = [
     ("recipes.dpo.loss_weights", [1, 2], "recipes.dpo.loss_weights: 1 losses need as many weights", []),
     ("models.sft.pool", "ai", "models.sft.pool: an sft model learns from replies", ["dpo"]),
     ("models.sft.revision", "main", "models.sft.revision: only base has a revision", []),
+    ("models.base", {"source": "standin", "revision": "x"}, "models.base.revision: only a Hub model", ["'standin'"]),
+    ("models.sft.pool", "ai", "models.sft.pool: ", ["leave pool out (pool: null where it is inherited)"]),
     ("models.base.pool", "ai", "models.base.pool: base is not trained here", []),
     ("models.base.recipe", {"lora_r": 2}, "models.base.recipe: base is not trained here", []),
     ("models.base.seed", 3, "models.base.seed: base is not trained here", []),

@@ -44,6 +44,11 @@ def _check_lineage(config: Config) -> None:
     if source != "standin":
         _check_source(f"models.{BASE}.source", source)
     _check_base(models[BASE])
+    if models[BASE].revision is not None and (source == "standin" or _is_local(source)):
+        raise UserError(
+            f"models.{BASE}.revision: only a Hub model has a revision, and {source!r} is none; leave it out (null where"
+            " it is inherited)"
+        )
     for name, model in models.items():
         if name == BASE:
             continue
@@ -64,6 +69,7 @@ def _check_lineage(config: Config) -> None:
         if model.method == "sft" and model.pool is not None:
             raise UserError(
                 f"{key}.pool: an sft model learns from replies, not from a pool; use method: dpo, or leave pool out"
+                " (pool: null where it is inherited)"
             )
         if model.method == "dpo" and model.parent == BASE:
             raise UserError(f"{key}.parent: dpo continues an adapter, and {BASE} has none")
@@ -246,7 +252,10 @@ def _check_other_player(name: str, other: OtherPlayer, config: Config) -> None:
     if other.source is not None:
         _check_source(f"{key}.source", other.source)
     if other.revision != "main" and (other.source is None or _is_local(other.source)):
-        raise UserError(f"{key}.revision: only a Hub model has a revision, and this is none")
+        raise UserError(
+            f"{key}.revision: only a Hub model has a revision, and this is none; leave it out"
+            " (null where it is inherited)"
+        )
     if (other.endpoint is None) != (other.served_model is None):
         raise UserError(f"{key}: endpoint and served_model go together")
     if other.endpoint is not None and LOOKS_LIKE_A_KEY.search(other.endpoint):

@@ -1,16 +1,15 @@
 """What is wrong with a configuration, in one line: the key, the value, what is allowed, what may be meant."""
 
 import difflib
-from collections.abc import Sequence
-from typing import Any, get_args
+from typing import Any
 
 from pydantic import ValidationError
 
 from persuasion_rl.study.config import Config
-from persuasion_rl.study.parsing import shortened
+from persuasion_rl.study.parsing import shortened, value_at
 from persuasion_rl.study.recipe_checks import NEVER_SET
 from persuasion_rl.study.recipes import Recipe
-from persuasion_rl.study.section import expects_name, key_path, keys_of, section_at
+from persuasion_rl.study.section import expects_name, key_path, keys_of, section_at, takes_null
 
 
 def message(error: ValidationError, given: Any = None, own: Any = None) -> str:
@@ -37,9 +36,7 @@ def message(error: ValidationError, given: Any = None, own: Any = None) -> str:
         return f"{key_path(*path[:-1]) or 'the configuration'}: the key {path[-1]!r} is missing"
     if first["type"] == "value_error":
         return f"{key_path(*path)}: {first['ctx']['error']}"
-    allowed = (
-        f"{_allowed(first)}{' or null' if _may_be_null(path) else ''}{_hint(first, given, own)}"
-    )
+    allowed = f"{_allowed(first)}{' or null' if takes_null(Config, path) else ''}{_hint(first, given, own)}"
     return f"{key_path(*path)}: {shortened(first['input'])} {allowed}"
 
 
@@ -63,13 +60,6 @@ def _unknown_key(path: list[str]) -> str:
     meant = close or (elsewhere if len(elsewhere) <= 3 else [])
     hint = f" (did you mean {' or '.join(meant)}?)" if meant else ""
     return f"{key_path(*path)}: unknown key{hint}; allowed here: {', '.join(allowed)}"
-
-
-def _may_be_null(path: list[str]) -> bool:
-    *above, name = path
-    section = section_at(Config, above)
-    field = section.model_fields.get(name) if section else None
-    return field is not None and type(None) in get_args(field.annotation)
 
 
 def _allowed(mistake: dict[str, Any]) -> str:
@@ -114,7 +104,7 @@ def _hint(mistake: dict[str, Any], given: Any, own: Any) -> str:
     if not isinstance(mistake["input"], str) or mistake["type"] not in NOT_TEXT:
         return ""
     if own is not None and len(mistake["loc"]) > 1:
-        ours, all_keys = (_value_at(keys, mistake["loc"]) for keys in (own, given))
+        ours, all_keys = (value_at(keys, mistake["loc"]) for keys in (own, given))
         if all_keys == mistake["input"] != ours:
             return " (inside --config 'KEY={...}' every value is text: write it in a file that extends this one)"
     if mistake["type"] not in ("int_type", "float_type"):
@@ -126,13 +116,3 @@ def _hint(mistake: dict[str, Any], given: Any, own: Any) -> str:
     if "e" in mistake["input"].lower():
         return " (YAML reads 1e-4 as text: write 1.0e-4)"
     return " (in quotes it is text)"
-
-
-def _value_at(keys: Any, path: Sequence[Any]) -> Any:
-    """The value at the end of a path of keys and of places in lists; None where there is none."""
-    for part in path:
-        try:
-            keys = keys[part]
-        except (KeyError, IndexError, TypeError):
-            return None
-    return keys

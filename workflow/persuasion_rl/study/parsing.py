@@ -1,6 +1,7 @@
 """Reads the keys of a study's file, and says what is wrong with it in one line."""
 
 import json
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -185,3 +186,36 @@ def _reason(error: yaml.MarkedYAMLError) -> str:
     if error.context is None or error.context_mark is None:
         return error.problem
     return f"{error.context} (line {error.context_mark.line + 1}), {error.problem}"
+
+
+def value_at(keys: Any, path: Sequence[Any]) -> Any:
+    """The value at the end of a path of keys and of places in lists; None where there is none."""
+    for part in path:
+        try:
+            keys = keys[part]
+        except (KeyError, IndexError, TypeError):
+            return None
+    return keys
+
+
+def paths_of(content: Any, above: tuple = ()) -> Iterator[tuple]:
+    """The paths of all values, of keys and of places in lists."""
+    yield above
+    if isinstance(content, dict | list):
+        inner = content.items() if isinstance(content, dict) else enumerate(content)
+        for part, value in inner:
+            yield from paths_of(value, (*above, part))
+
+
+def line_of(file: Path, path: Sequence[Any]) -> int:
+    """The line where a key stands in a file that can be read, or the one nearest above it where a merge (<<) has brought it."""
+    node = yaml.compose(file.read_text(encoding="utf-8").replace("\t", " "), _Loader)
+    line = node.start_mark.line
+    for part in path:
+        if isinstance(node, yaml.MappingNode):
+            key, node = next(((k, v) for k, v in node.value if k.value == str(part)), (None, None))
+            line = key.start_mark.line if key else line
+        elif isinstance(node, yaml.SequenceNode):
+            node = node.value[part]
+            line = node.start_mark.line
+    return line + 1

@@ -67,9 +67,18 @@ def _walk(root: "type[Section]", path: Sequence[str]) -> "tuple[type[Section] | 
         if by_name:
             by_name = False
         elif section is not None:
-            annotation = section.model_fields[key].annotation
+            field = section.model_fields.get(key)
+            annotation = field.annotation if field else None
             section, by_name = section_in(annotation), get_origin(annotation) is dict
     return section, by_name
+
+
+def takes_null(root: "type[Section]", path: Sequence[str]) -> bool:
+    """Whether null is a value of the key at the end of a path, as of llm.temperature."""
+    *above, name = path
+    section, by_name = _walk(root, above)
+    field = section.model_fields.get(name) if section and not by_name else None
+    return field is not None and type(None) in get_args(field.annotation)
 
 
 def key_path(*parts: Any) -> str:
