@@ -161,9 +161,7 @@ def test_what_belongs_to_a_source_is_not_inherited_with_another(
     with pytest.raises(UserError) as refusal:
         load_config_file(study_file("top.yaml", **top, **nested(above)))
     said = str(refusal.value)
-    assert (
-        f": {place}.{kept}: " in said and "low.yaml; give the " in said and "or null for " in said
-    )
+    assert f": {place}.{kept}: " in said and "low.yaml; beside " in said and "or null for " in said
     for written in (
         {kept: None},
         {} if kept == "prices" or "standin" in above.values() else {kept: "f00"},

@@ -144,9 +144,10 @@ def _refuse_inherited(path: tuple[str, ...], below: dict, above: dict, layers: l
             continue
         if of in new and kept not in new and old.get(kept) is not None and new[of] != old.get(of):
             file = next(file for file, keys in layers if value_at(keys, (*place, kept)) is not None)
+            whose, other = shortened(old.get(of)), shortened(new[of])
             raise UserError(
-                f"{key_path(*place, kept)}: {shortened(old[kept])} is that of {shortened(old.get(of))} in {file}; give the"
-                f" {kept} of {shortened(new[of])} beside it, or null for {'main' if kept == 'revision' else 'none'}"
+                f"{key_path(*place, kept)}: {shortened(old[kept])} is that of {whose} in {file}; beside {of}: {other} write its"
+                f" own {kept}, or null for {'main or a model that is local' if kept == 'revision' else 'none'}"
             )
 
 

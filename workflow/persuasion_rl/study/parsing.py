@@ -160,7 +160,7 @@ READ_AS = {
     "timestamp": "a date",
 }
 """What YAML makes of a word without quotes, by its tag."""
-ODD_NUMBER = re.compile(r"[-+]?(?P<octal>0[0-7_]+)|[-+]?[0-9][0-9_]*(:[0-5]?[0-9])+(\.[0-9_]*)?")
+ODD_NUMBER = re.compile(r"[-+]?(?P<octal>0[0-7_]+)|[-+]?\d[\d_]*(:[0-5]?\d)+(\.[\d_]*)?")
 """A number that YAML 1.1 reads to the base of eight (010), or of sixty (10:30)."""
 
 
