@@ -218,6 +218,7 @@ def test_a_variant_more_is_its_own_jobs_and_the_tables(checkout):
         yaml.safe_dump(
             {
                 "extends": "seeds-and-betas.yaml",
+                "study": "seeds-and-betas",
                 "models": {"sft_s4": {"parent": "base", "method": "sft", "seed": 4}},
             }
         )

@@ -158,17 +158,6 @@ def test_a_resolved_study_is_a_study_and_resolves_to_itself():
     assert load_config(deepcopy(resolved)).resolved() == resolved
 
 
-@pytest.mark.parametrize(
-    "key, value", [("sampling.temperature", 1), ("labels.ai.noise", 0), ("labels.human.overlap", 1)]
-)
-def test_a_number_stays_as_it_was_written(key, value):
-    """It is a flag of a command, and 1 and 1.0 are two commands."""
-    section = load_config(changed(key, value)).resolved()
-    for name in key.split("."):
-        section = section[name]
-    assert section == value and type(section) is int
-
-
 def test_a_whole_float_is_an_integer():
     max_tokens = load_config(changed("data.max_tokens", 512.0)).data.max_tokens
     assert max_tokens == 512 and type(max_tokens) is int
@@ -271,6 +260,8 @@ MISTAKES = [
     ("recipes.dpo.loss_weights", [1, 2], "recipes.dpo.loss_weights: 1 losses need as many weights", []),
     ("models.sft.pool", "ai", "models.sft.pool: an sft model learns from replies", ["dpo"]),
     ("models.sft.revision", "main", "models.sft.revision: only base has a revision", []),
+    ("models.base", {"source": "standin", "revision": "x"}, "models.base.revision: only a Hub model", ["'standin'"]),
+    ("models.sft.pool", "ai", "models.sft.pool: ", ["leave pool out (pool: null where it is inherited)"]),
     ("models.base.pool", "ai", "models.base.pool: base is not trained here", []),
     ("models.base.recipe", {"lora_r": 2}, "models.base.recipe: base is not trained here", []),
     ("models.base.seed", 3, "models.base.seed: base is not trained here", []),
@@ -298,7 +289,7 @@ MISTAKES = [
     ("evaluation.other_players", {"gpt-4.1": {"modle": 1}}, "evaluation.other_players.'gpt-4.1'.modle: unknown key", []),
     ("models", {"[key]": None}, "models.'[key]': None must be an object", []),
     ("models.[key]", {"source": "x"}, "models.'[key]': '[key]' is no name of a model", []),
-    ("models", {1: {}}, "models.1: 1 must be a string", []),
+    ("models", {1: {}}, "models.1: the key 1 is no text: put it in quotes", []),
     ("data", {"[key]": 1}, "data.'[key]': unknown key", []),
     ("data", {"a.b": 1}, "data.'a.b': unknown key", []),
     ("seed", 16**5000, "seed: a number of thousands of digits must be at most", []),

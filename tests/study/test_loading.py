@@ -14,8 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from persuasion_rl.files import UserError
-from persuasion_rl.study.loading import load_config, load_config_file
-from persuasion_rl.study.parsing import read_config_file
+from persuasion_rl.study.config import Config
+from persuasion_rl.study.loading import _merged, load_config, load_config_file
+from persuasion_rl.study.parsing import read_config_file, value_at
+from persuasion_rl.study.section import keys_of, takes_null
 from running import ROOT, copy_project, snakemake
 
 STUDY = {
@@ -74,6 +76,127 @@ def test_a_study_lies_over_the_one_that_it_extends(study_file):
     assert config.recipe_of("sft")["lora_r"] == 2
     assert config.models["rlhf"].resolved() == STUDY["models"]["rlhf"]
     assert "extends" not in config.resolved()
+
+
+@pytest.mark.parametrize("named", [{}, {"study": None}])
+def test_a_study_that_extends_another_has_a_name_of_its_own(study_file, named):
+    """Or it would write over the other one's results. The same name may be written out."""
+    study_file("low.yaml", **STUDY)
+    with pytest.raises(
+        UserError, match=r"study: a file that extends .*low\.yaml .* add `study: NAME`$"
+    ):
+        load_config_file(study_file("top.yaml", extends="low.yaml", seed=2, **named))
+    same = study_file("top.yaml", extends="low.yaml", study="small", seed=2)
+    assert load_config_file(same).study == "small"
+
+
+@pytest.mark.parametrize(
+    "key, below, default",
+    [
+        ("seed", 3, 1),
+        ("data.max_tokens", 500, 1024),
+        ("data", {"max_tokens": 500}, {}),
+        ("models.sft.seed", 3, None),
+        ("models.sft.recipe", {"lora_r": 4}, None),
+        ("models.base.revision", "abc", None),
+        ("models.sft_2", {"parent": "base", "method": "sft"}, None),
+        ("recipes.sft.eval_strategy", "steps", "epoch"),
+        ("evaluation.other_players.o", {"model": "sft"}, None),
+        ("llm.model", "m", None),
+    ],
+)
+def test_null_takes_an_inherited_key_back(study_file, key, below, default):
+    def nested(value):
+        for part in reversed(key.split(".")):
+            value = {part: value}
+        return value
+
+    low = study_file("low.yaml", **_merged(STUDY, nested(below)))
+    taken = {"extends": low.name, "study": "top"} | nested(None)
+    resolved = load_config_file(study_file("top.yaml", **taken)).resolved()
+    assert resolved == load_config(_merged(STUDY, {"study": "top"})).resolved()
+    assert key == "data" or value_at(resolved, key.split(".")) == default
+
+
+def test_null_stays_where_it_is_a_value_and_takes_no_key_that_is_not_there(study_file):
+    study_file("low.yaml", **STUDY, llm={"temperature": 1})
+    top = {"extends": "low.yaml", "study": "top"}
+    assert (
+        load_config_file(study_file("a.yaml", **top, llm={"temperature": None})).llm.temperature
+        is None
+    )
+    fields = dict(keys_of(Config))
+    takers = {path for path in fields if takes_null(Config, path.split("."))}
+    others = {path for path in takers if fields[path].default is not None}
+    assert others == {"llm.temperature"}, "of all others null is the default"
+    with pytest.raises(UserError, match="models.rliaf: None must be an object"):
+        load_config_file(study_file("b.yaml", **top, models={"rliaf": None}))
+
+
+@pytest.mark.parametrize(
+    "place, below, above, kept",
+    [
+        ("models.base", {"source": "a/b", "revision": "abc"}, {"source": "c/d"}, "revision"),
+        ("models.base", {"source": "a/b", "revision": "abc"}, {"source": "standin"}, "revision"),
+        ("evaluation.other_players.o", {"source": "a/b", "revision": "abc"}, {"source": "c/d"}, "revision"),
+        ("llm", {"model": "a", "prices": {"input": 1, "output": 2}}, {"model": "b"}, "prices"),
+    ],
+)  # fmt: skip
+def test_what_belongs_to_a_source_is_not_inherited_with_another(
+    study_file, place, below, above, kept
+):
+    def nested(value):
+        for part in reversed(place.split(".")):
+            value = {part: value}
+        return value
+
+    base = (
+        _merged(STUDY, {"evaluation": {"players": ["base", "sft", "o"]}})
+        if "players" in place
+        else STUDY
+    )
+    study_file("low.yaml", **_merged(base, nested(below)))
+    study_file("mid.yaml", extends="low.yaml", seed=2)
+    top = {"extends": "mid.yaml", "study": "top"}
+    with pytest.raises(UserError) as refusal:
+        load_config_file(study_file("top.yaml", **top, **nested(above)))
+    said = str(refusal.value)
+    assert f": {place}.{kept}: " in said and "low.yaml; beside " in said and "or null for " in said
+    for written in (
+        {kept: None},
+        {} if kept == "prices" or "standin" in above.values() else {kept: "f00"},
+    ):
+        if written:
+            assert load_config_file(study_file("top.yaml", **top, **nested(above | written)))
+    assert load_config_file(
+        study_file("top.yaml", **top, **nested({name: below[name] for name in above}))
+    )
+
+
+def test_a_mistake_in_a_file_that_is_extended_is_told_with_that_file_and_line(study_file, tmp_path):
+    low = tmp_path / "low.yaml"
+    for wrong, says in (
+        ("data:\n  max_tokens: many\n", "data.max_tokens: 'many' must be an integer"),
+        ("data: {min_tokens: 9,\n max_tokens: 5}\n", "data.min_tokens: 9 must be below max_tokens 5"),
+        ("data:\n  max_tokns: 3\n", "data.max_tokns: unknown key"),
+        ("evaluation:\n  judges: [length, delta, gpt]\n", "evaluation.judges.2: 'gpt' must be one of"),
+        ("models:\n  sft: {pool: ai}\n", "models.sft.pool: an sft model learns"),
+        ("llm:\n  api_key: 1\n", "llm.api_key: looks like a key"),
+    ):  # fmt: skip
+        low.write_text("# A study\nstudy: low\n" + wrong)
+        top = study_file("top.yaml", **_merged(STUDY, {"extends": "low.yaml", "study": "top"}))
+        with pytest.raises(UserError) as refusal:
+            load_config_file(top)
+        said = str(refusal.value)
+        line = 3 if wrong.startswith("data: {") else 4
+        assert said.startswith(f"{top}: {says}") and said.endswith(f" (in {low}, line {line})"), (
+            said
+        )
+    low.write_text("study: low\nseed: 1\n")
+    with pytest.raises(UserError, match=r"seed: 'x' must be an integer$"):
+        load_config_file(
+            study_file("top.yaml", extends="low.yaml", **_merged(STUDY, {"seed": "x"}))
+        )
 
 
 def test_the_example_of_variants_adds_two_seeds_and_a_beta():
@@ -240,6 +363,16 @@ print(plugin.settings_cls, reading.load_configfile.__module__)
             '{"study": "s", "data": {"a": 1,\n\t"a": 2}}',
             "not valid: the key 'a' stands there twice",
         ),
+        (
+            "a: 1\nseed: 010\n",
+            "line 2: YAML reads '010' as 8, to the base of eight: write the number",
+        ),
+        ("seed: 10:30\n", "line 1: YAML reads '10:30' as 630, to the base of sixty"),
+        ("a:\n- 1\n- 1:30.5\n", "line 3: YAML reads '1:30.5' as 90.5, to the base of sixty"),
+        ("a:\n  yes: 1\n", "line 2: YAML reads the key 'yes' as true or false: put it in quotes"),
+        ("models: {1: {}}\n", "line 1: YAML reads the key '1' as a number: put it in quotes"),
+        ("2024-01-01: 1\n", "line 1: YAML reads the key '2024-01-01' as a date"),
+        ("~: 1\n", "line 1: YAML reads the key '~' as nothing"),
         ('{"a": ' + "[" * 60 + "]" * 60 + "}", "not valid: nested deeper than 50 levels"),
         ('{"a": ' + "[" * 99_999 + "]" * 99_999 + "}", "nested too deep"),
     ],

@@ -173,7 +173,7 @@ def test_a_failing_job_says_why_in_the_output(fresh):
 
 def test_the_workflow_trains_by_two_processes(fresh):
     """`gpu` slots become processes, here on the CPU. That they train what one trains is in test_processes.py."""
-    brief = {"extends": "small.yaml", "recipes": {"sft": {"max_steps": 10}}}
+    brief = {"extends": "small.yaml", "study": "small", "recipes": {"sft": {"max_steps": 10}}}
     (fresh / "tests/brief.yaml").write_text(yaml.safe_dump(brief))
     words = ("--set-resources", "train_sft:gpu=2", "--resources", "gpu=2")
     output = run_jobs(fresh, "sft", *words, config="tests/brief.yaml")

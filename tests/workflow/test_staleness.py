@@ -89,7 +89,9 @@ def settings(**changed):
 
     def change(root: Path) -> None:
         (root / CONFIG).with_name("former.yaml").write_text((root / CONFIG).read_text())
-        (root / CONFIG).write_text(yaml.safe_dump({"extends": "former.yaml"} | changed))
+        (root / CONFIG).write_text(
+            yaml.safe_dump({"extends": "former.yaml", "study": "small"} | changed)
+        )
 
     return change
 

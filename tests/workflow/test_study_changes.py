@@ -53,7 +53,7 @@ def test_a_deleted_file_is_rebuilt_alone(fresh):
 @pytest.fixture
 def people(fresh):
     """The copy as a study that waits for people, with the simulated annotators' store to take answers from."""
-    settings = {"extends": "small.yaml"}
+    settings = {"extends": "small.yaml", "study": "small"}
     settings["labels"] = {"human": {"source": "people", "min_labels": 40}}
     (fresh / PEOPLE).write_text(yaml.safe_dump(settings))
     return fresh
@@ -127,7 +127,8 @@ def why(root, target, config="tests/small.yaml"):
 def test_why_names_the_setting_the_module_and_the_file_that_changed(fresh):
     model = "results/small/models/sft/adapter_model.safetensors"
     assert why(fresh, model)[0].startswith(f"{model}: nothing to do")
-    settings = {"extends": "small.yaml", "recipes": {"sft": {"learning_rate": 0.002}}}
+    settings = {"extends": "small.yaml", "study": "small"}
+    settings["recipes"] = {"sft": {"learning_rate": 0.002}}
     (fresh / "tests/changed.yaml").write_text(yaml.safe_dump(settings))
     reasons = why(fresh, model, "tests/changed.yaml")
     assert reasons[:2] == ["train_sft (sft) would run:", "  learning_rate: 0.001 -> 0.002"]
@@ -149,7 +150,8 @@ def test_why_names_the_setting_the_module_and_the_file_that_changed(fresh):
 def test_a_model_is_previewed_alone_and_its_replies_are_those_of_the_evaluation(fresh):
     study = fresh / "results/small"
     config = fresh / "tests/few.yaml"
-    config.write_text(yaml.safe_dump({"extends": "small.yaml", "evaluation": {"num_samples": 3}}))
+    few = {"extends": "small.yaml", "study": "small", "evaluation": {"num_samples": 3}}
+    config.write_text(yaml.safe_dump(few))
     target = "results/small/look/rlaif.md"
     assert stale(fresh, config="tests/few.yaml", target=target) == {"preview_model"}
     run_jobs(fresh, target, config="tests/few.yaml")

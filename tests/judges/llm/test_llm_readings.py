@@ -88,7 +88,7 @@ def test_replies_are_read_one_by_one_and_what_could_not_be_read_is_in_no_share(s
 
 
 def test_a_study_that_it_evaluates_has_every_player_read(tmp_path):
-    study = {"extends": str(ROOT / "tests/small.yaml"), "evaluation": {"judges": ["llm", "delta", "length"]},
+    study = {"extends": str(ROOT / "tests/small.yaml"), "study": "small", "evaluation": {"judges": ["llm", "delta", "length"]},
              "llm": {"model": "tiny", "base_url": "http://127.0.0.1:9/v1", "requests_per_minute": 5,
                      "temperature": None, "prices": {"input": 1, "output": 2.5}}}  # fmt: skip
     config = tmp_path / "read.yaml"

@@ -13,9 +13,11 @@ from persuasion_rl.study.judging import OtherPlayer
 from persuasion_rl.study.names import BASE, HUMAN
 from persuasion_rl.study.recipe_checks import check_recipes
 from persuasion_rl.study.recipes import Model
-from persuasion_rl.study.section import key_path
+from persuasion_rl.study.section import MOST_ROWS, key_path
 
 LOOKS_LIKE_A_KEY = re.compile(r"\bsk-[\w-]{8,}|://[^/]*@|[?&]\w*key\w*=", re.IGNORECASE)
+MOST_SHARDS = 2_000
+"""Jobs that answer a pool's prompts; Snakemake plans more for minutes."""
 HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?", re.ASCII)
 
 
@@ -23,6 +25,11 @@ def check_config(config: Config) -> None:
     """UserError where the parts of a configuration do not fit each other, or a file that it names is missing."""
     _check_lineage(config)
     _check_plan(config.data)
+    if config.world and config.world.threads * config.world.replies > MOST_ROWS:
+        raise UserError(
+            f"world.threads: {config.world.threads:,} with {config.world.replies:,} replies each are more than"
+            f" {MOST_ROWS:,} comments; write fewer"
+        )
     check_recipes(config)
     _check_room(config)
     _check_sampling(config)
@@ -30,6 +37,7 @@ def check_config(config: Config) -> None:
     _check_judges(config)
     _check_labelling(config)
     _check_players(config)
+    _check_named_players(config)
     _check_llm(config)
     _check_embedding_model(config)
     _check_standin(config)
@@ -44,6 +52,11 @@ def _check_lineage(config: Config) -> None:
     if source != "standin":
         _check_source(f"models.{BASE}.source", source)
     _check_base(models[BASE])
+    if models[BASE].revision is not None and (source == "standin" or _is_local(source)):
+        raise UserError(
+            f"models.{BASE}.revision: only a Hub model has a revision, and {source!r} is none; leave it out (null where"
+            " it is inherited)"
+        )
     for name, model in models.items():
         if name == BASE:
             continue
@@ -64,6 +77,7 @@ def _check_lineage(config: Config) -> None:
         if model.method == "sft" and model.pool is not None:
             raise UserError(
                 f"{key}.pool: an sft model learns from replies, not from a pool; use method: dpo, or leave pool out"
+                " (pool: null where it is inherited)"
             )
         if model.method == "dpo" and model.parent == BASE:
             raise UserError(f"{key}.parent: dpo continues an adapter, and {BASE} has none")
@@ -127,7 +141,20 @@ def _check_plan(data: Data) -> None:
         raise UserError(
             f"data.pool_source: {data.pool_source!r}, but data.use_{data.pool_source} is false"
         )
+    if (data.max_p4g_examples is not None or data.p4g_donation_weighted) and not data.use_p4g:
+        name = "p4g_donation_weighted" if data.p4g_donation_weighted else "max_p4g_examples"
+        raise UserError(
+            f"data.{name}: means nothing without PersuasionForGood; write use_p4g: true, or leave it out (null where it is"
+            " inherited)"
+        )
     _check_pool_sizes(data)
+
+
+def _room(data: Data) -> int:
+    """The prompts that the other two pools leave to the AI pool."""
+    test = round(data.max_examples * data.split.test)
+    val = round(data.max_examples * data.split.val) if data.use_val_set else 0
+    return test - data.human_pool_size - data.final_eval_size + val
 
 
 def _check_pool_sizes(data: Data) -> None:
@@ -138,8 +165,7 @@ def _check_pool_sizes(data: Data) -> None:
             f"data.human_pool_size + data.final_eval_size: {held_out:,} prompts are more than the test"
             f" side's {test:,} (max_examples x split.test)"
         )
-    val = round(data.max_examples * data.split.val) if data.use_val_set else 0
-    room = test - held_out + val
+    room = _room(data)
     uses_val = f"(use_val_set: {str(data.use_val_set).lower()})"
     if data.ai_pool_size is None and room < 1:
         raise UserError(
@@ -182,7 +208,20 @@ def _check_pools(config: Config) -> None:
             )
         if name in config.pools_behind(source):
             raise UserError(f"{key}: a cycle, {source!r} learns from this pool")
+        data = config.data
+        size = data.human_pool_size if name == HUMAN else data.ai_pool_size or _room(data)
+        if size > MOST_SHARDS * pool.shard_rows:
+            raise UserError(
+                f"pools.{name}.shard_rows: {pool.shard_rows:,} prompts a job are more than {MOST_SHARDS:,} jobs for the"
+                f" pool's {size:,}; write at least {-(-size // MOST_SHARDS)}"
+            )
     labels, size = config.labels.human, config.data.human_pool_size
+    # The default of `several` is more than one annotator can give, and does no harm.
+    if labels.source == "simulated" and labels.several > max(labels.annotators, 2):
+        raise UserError(
+            f"labels.human.several: {labels.several} annotators a pair, and labels.human.annotators is"
+            f" {labels.annotators}; write as many"
+        )
     if labels.source == "people" and labels.min_labels > size:
         raise UserError(
             f"labels.human.min_labels: {labels.min_labels} is more than data.human_pool_size {size}"
@@ -214,13 +253,19 @@ def _check_labelling(config: Config) -> None:
 
 def _check_players(config: Config) -> None:
     evaluation = config.evaluation
+    compared: set[frozenset[str]] = set()
     for comparison in evaluation.comparisons or ():
-        sides = {*comparison.split(":")}
+        sides = frozenset(comparison.split(":"))
         if sides - {*evaluation.players} or len(sides) < 2:
             raise UserError(
                 f"evaluation.comparisons: {comparison!r} is not PLAYER:AGAINST of"
                 f" {', '.join(evaluation.players)}"
             )
+        if sides in compared:
+            raise UserError(
+                f"evaluation.comparisons: {comparison!r} stands there in the other order already; it would count twice"
+            )
+        compared.add(sides)
     for name, other in evaluation.other_players.items():
         _check_other_player(name, other, config)
     known = [*config.models, *evaluation.other_players, HUMAN]
@@ -228,6 +273,17 @@ def _check_players(config: Config) -> None:
         if player not in known:
             raise UserError(
                 f"evaluation.players: unknown player {player!r}; there are {', '.join(known)}"
+            )
+
+
+def _check_named_players(config: Config) -> None:
+    """A player that is described and does not play."""
+    evaluation = config.evaluation
+    for name in evaluation.other_players:
+        if name not in evaluation.players:
+            key = key_path("evaluation", "other_players", name)
+            raise UserError(
+                f"{key}: does not play; add {name} to evaluation.players, or leave it out (null where it is inherited)"
             )
 
 
@@ -246,7 +302,10 @@ def _check_other_player(name: str, other: OtherPlayer, config: Config) -> None:
     if other.source is not None:
         _check_source(f"{key}.source", other.source)
     if other.revision != "main" and (other.source is None or _is_local(other.source)):
-        raise UserError(f"{key}.revision: only a Hub model has a revision, and this is none")
+        raise UserError(
+            f"{key}.revision: only a Hub model has a revision, and this is none; leave it out"
+            " (null where it is inherited)"
+        )
     if (other.endpoint is None) != (other.served_model is None):
         raise UserError(f"{key}: endpoint and served_model go together")
     if other.endpoint is not None and LOOKS_LIKE_A_KEY.search(other.endpoint):

@@ -14,6 +14,7 @@ from persuasion_rl.study.judging import Evaluation, Labels, Llm
 from persuasion_rl.study.names import BASE
 from persuasion_rl.study.recipes import Model, ModelName, Recipes, Standin
 from persuasion_rl.study.section import (
+    MOST_ROWS,
     Address,
     Count,
     FolderName,
@@ -21,9 +22,11 @@ from persuasion_rl.study.section import (
     Natural,
     Positive,
     PositiveShare,
+    Rows,
     Section,
     Seed,
     Unique,
+    Whole,
     Word,
     check_text,
 )
@@ -37,8 +40,8 @@ class Downloads(Section):
 
 
 class World(Section):
-    threads: Integer = Field(ge=10, description="Number of threads.")
-    replies: Integer = Field(ge=2, description="About how many persuaders reply to a post.")
+    threads: Whole = Field(ge=10, le=MOST_ROWS, description="Number of threads.")
+    replies: Whole = Field(ge=2, le=1000, description="About how many persuaders reply to a post.")
 
 
 class Split(Section):
@@ -84,8 +87,10 @@ class Data(Section):
     max_seq_length: Integer = Field(
         1024, ge=32, description="Budget of prompt and response together."
     )
-    max_examples: Integer = Field(50000, ge=10, description="Examples of all sides together.")
-    max_p4g_examples: Count | None = Field(
+    max_examples: Whole = Field(
+        50000, ge=10, le=MOST_ROWS, description="Examples of all sides together."
+    )
+    max_p4g_examples: Rows | None = Field(
         None, description="Examples of PersuasionForGood at most."
     )
     p4g_donation_weighted: bool = Field(
@@ -108,12 +113,12 @@ class Data(Section):
         description="Where the data is too small for the plan: shrink all parts in proportion, or stop.",
     )
     use_val_set: bool = Field(True, description="The AI pool takes the validation prompts too.")
-    ai_pool_size: Count | None = Field(
+    ai_pool_size: Rows | None = Field(
         None,
         description="Prompts of the AI-labelled pool; without it, all that the two other pools leave.",
     )
-    human_pool_size: Count = Field(300, description="Prompts of the human-labelled pool.")
-    final_eval_size: Count = Field(1700, description="Prompts of the final evaluation.")
+    human_pool_size: Rows = Field(300, description="Prompts of the human-labelled pool.")
+    final_eval_size: Rows = Field(1700, description="Prompts of the final evaluation.")
     pool_source: Literal["cmv", "p4g"] | None = Field(
         None,
         validate_default=True,
@@ -160,9 +165,10 @@ class Sampling(Section):
 
 class ResponsePool(Section):
     responses_from: str = Field("sft", description="The model whose responses are compared.")
-    responses: Integer = Field(
+    responses: Whole = Field(
         2,
         ge=2,
+        le=100,
         description="Responses a prompt; every pair of its usable ones is labelled, so that 4 make 6 pairs.",
     )
     shard_rows: Count = Field(
@@ -203,6 +209,7 @@ class Config(Section):
 
     study: str = Field(
         pattern="^[A-Za-z0-9_][A-Za-z0-9_-]*$",
+        max_length=100,
         description="The study's name; everything that it makes is under results/{study}/.",
     )
     seed: Seed = Field(1, description="Seed of splits, trainings and samples.")

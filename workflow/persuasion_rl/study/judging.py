@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field, WithJsonSchema, field_validator
 
 from persuasion_rl.study.section import (
-    AS_GIVEN,
+    ONE_SPELLING,
     Address,
     Count,
     HalfShare,
@@ -18,7 +18,9 @@ from persuasion_rl.study.section import (
     Section,
     Share,
     Unique,
+    Whole,
     Word,
+    check_name,
     optional,
 )
 
@@ -28,11 +30,13 @@ JudgeName = Literal["truth", "delta", "length", "interplay", "llm"]
 def _player_name(name: str) -> str:
     if not re.fullmatch(r"\w[\w.-]*", name):
         raise ValueError(f"{name!r} is no name of a player: letters, digits, _, - and .")
-    return name
+    return check_name(name)
 
 
 PlayerName = Annotated[
-    str, AfterValidator(_player_name), WithJsonSchema({"type": "string", "pattern": r"^\w[\w.-]*$"})
+    str,
+    AfterValidator(_player_name),
+    WithJsonSchema({"type": "string", "pattern": r"^\w[\w.-]{0,59}$"}),
 ]
 """It names files, and stands in comparisons beside a colon."""
 
@@ -52,10 +56,10 @@ class HumanLabels(Section):
     min_labels: Count = Field(
         200, description="Fewer pairs with a verdict than these stop the human branch."
     )
-    overlap: Annotated[float, Field(ge=0.2, le=1), AS_GIVEN] = Field(
+    overlap: Annotated[float, Field(ge=0.2, le=1), ONE_SPELLING] = Field(
         0.2, description="Share of pairs that several annotators answer, to see how far they agree."
     )
-    several: Integer = Field(2, ge=2, description="Annotators of such a pair.")
+    several: Whole = Field(2, ge=2, le=1000, description="Annotators of such a pair.")
     repeats: Share = Field(
         0.05,
         description="Share of an annotator's pairs that come back once, sides changed, to see whether they say the same.",
@@ -63,7 +67,7 @@ class HumanLabels(Section):
     judge: Literal["truth", "delta", "length", "interplay"] = Field(
         "delta", description="The judge whose preferences simulated annotators have, with noise."
     )
-    annotators: Count = Field(3, description="Simulated annotators.")
+    annotators: Whole = Field(3, ge=1, le=1000, description="Simulated annotators.")
     noise: NonNegative = Field(
         0.2,
         description="Standard deviation of an annotator's noise, on preferences in [-1, 1].",
@@ -74,7 +78,7 @@ class HumanLabels(Section):
 
 
 class Labels(Section):
-    val_fraction: Annotated[float, Field(gt=0, le=0.5), AS_GIVEN] = Field(
+    val_fraction: Annotated[float, Field(gt=0, le=0.5), ONE_SPELLING] = Field(
         0.1, description="Share of the conversations whose pairs validate."
     )
     ai: AiLabels = Field(AiLabels(), description="The AI labels.")
@@ -107,7 +111,7 @@ class Llm(Section):
         description="What it reads the players' replies by for honesty, where it evaluates.",
     )
     max_tokens: Integer = Field(300, ge=16, description="Longest answer of the judge, in tokens.")
-    temperature: Annotated[float, Field(ge=0, le=2), AS_GIVEN] | None = Field(
+    temperature: Annotated[float, Field(ge=0, le=2), ONE_SPELLING] | None = Field(
         0,
         description="Sampling temperature; null leaves it out, for models that take none.",
     )
@@ -184,7 +188,7 @@ class Evaluation(Section):
         description="Judges of the pairwise comparison, two or more: at least one of them labels nothing that a model"
         " learns from.",
     )
-    bootstrap: Integer = Field(2000, ge=100, description="Bootstrap draws.")
+    bootstrap: Whole = Field(2000, ge=100, le=1_000_000, description="Bootstrap draws.")
     embedding_model: Word | None = Field(
         None,
         description="Folder or Hub name of a model of sentence-transformers, by which replies are compared with the"

@@ -12,8 +12,22 @@ from persuasion_rl.files import UserError
 from persuasion_rl.study.checks import LOOKS_LIKE_A_KEY, check_config
 from persuasion_rl.study.config import Config
 from persuasion_rl.study.mistakes import message
-from persuasion_rl.study.parsing import keys_of_file, read_config_file
-from persuasion_rl.study.section import key_path
+from persuasion_rl.study.parsing import (
+    keys_of_file,
+    line_of,
+    paths_of,
+    read_config_file,
+    shortened,
+    value_at,
+)
+from persuasion_rl.study.section import key_path, takes_null
+
+BELONGS = (
+    ("models", "*", "source", "revision"),
+    ("evaluation", "other_players", "*", "source", "revision"),
+    ("llm", "model", "prices"),
+)
+"""Keys whose last one is of the value of the one before it: it is not inherited with another one. * is any name."""
 
 
 def load_config(given: dict[str, Any], file: Path | None = None) -> Config:
@@ -29,14 +43,29 @@ def load_config(given: dict[str, Any], file: Path | None = None) -> Config:
     """
     # Snakemake takes the last of two keys of one name, without a word; that is refused in reading.
     own = keys_of_file(file) if file is not None and file.is_file() else None
-    study = _extended(deepcopy(given), file, above=[])
-    for section in ("llm", "sampling"):
-        _refuse_keys(section, study.get(section))
+    layers = _layers(deepcopy(given), file)
+    if len(layers) > 1 and layers[0][1].get("study") is None:
+        parent = layers[1][0]
+        raise UserError(
+            f"study: a file that extends {parent} needs a name of its own, or it would write over that study's results:"
+            " add `study: NAME`"
+        )
+    study: dict[str, Any] = {}
+    for number in reversed(range(len(layers))):
+        keys = layers[number][1]
+        for path in BELONGS:
+            _refuse_inherited(path, study, keys, layers[number + 1 :])
+        study = _merged(study, keys)
     try:
-        config = Config.model_validate(study)
-    except ValidationError as error:
-        raise UserError(message(error, given, own)) from None
-    check_config(config)
+        for section in ("llm", "sampling"):
+            _refuse_keys(section, study.get(section))
+        try:
+            config = Config.model_validate(study)
+        except ValidationError as error:
+            raise UserError(message(error, given, own)) from None
+        check_config(config)
+    except UserError as error:
+        raise UserError(f"{error}{_inherited_from(str(error), layers)}") from None
     return config
 
 
@@ -68,31 +97,69 @@ def the_one_file(files: Sequence[Path]) -> Path:
     return Path(files[0])
 
 
-def _extended(study: dict, file: Path | None, above: list[Path]) -> dict:
-    """Lay a study over the one that it names under `extends:`, if it does."""
-    name = study.pop("extends", None)
-    if name is None:
-        return study
-    if not isinstance(name, str) or not name.isprintable():
-        raise UserError(f"extends: {name!r} must be the name of a file")
-    parent_file = (file.parent if file else Path("config")) / name
-    chain = [*above, *([file] if file else [])]
-    if os.path.realpath(parent_file) in map(os.path.realpath, chain):
-        names = " -> ".join(path.name for path in [*chain, parent_file])
-        raise UserError(f"extends: {parent_file} extends itself ({names})")
-    try:
-        parent = read_config_file(parent_file)
-    except UserError as error:
-        raise UserError(f"extends: {error}") from None
-    return _merged(_extended(parent, parent_file, chain), study)
+def _layers(study: dict, file: Path | None) -> list[tuple[Path | None, dict]]:
+    """A study's keys and those of each file that is extended, the lowest one last; each without `extends`."""
+    layers = [(file, study)]
+    while (name := layers[-1][1].pop("extends", None)) is not None:
+        if not isinstance(name, str) or not name.isprintable():
+            raise UserError(f"extends: {name!r} must be the name of a file")
+        last = layers[-1][0]
+        parent = (last.parent if last else Path("config")) / name
+        chain = [place for place, _ in layers if place]
+        if os.path.realpath(parent) in map(os.path.realpath, chain):
+            names = " -> ".join(path.name for path in [*chain, parent])
+            raise UserError(f"extends: {parent} extends itself ({names})")
+        try:
+            layers.append((parent, read_config_file(parent)))
+        except UserError as error:
+            raise UserError(f"extends: {error}") from None
+    return layers
 
 
-def _merged(below: dict, above: dict) -> dict:
+def _merged(below: dict, above: dict, path: tuple[str, ...] = ()) -> dict:
+    """Keys laid over others. A null takes a key away, so that its default holds, unless null is a value of that key."""
     merged = dict(below)
     for key, value in above.items():
-        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
-        merged[key] = _merged(merged[key], value) if both else value
+        inner = (*path, str(key))
+        if isinstance(value, dict) and isinstance(merged.get(key), dict):
+            merged[key] = _merged(merged[key], value, inner)
+        elif value is None and key in merged and not takes_null(Config, inner):
+            del merged[key]
+        else:
+            merged[key] = value
     return merged
+
+
+def _refuse_inherited(path: tuple[str, ...], below: dict, above: dict, layers: list) -> None:
+    """UserError where keys have another source, say, and leave the revision to the files below: it is of the old source."""
+    *start, of, kept = path
+    if "*" in start:
+        names = value_at(above, start[:-1])
+        starts = [(*start[:-1], name) for name in (names if isinstance(names, dict) else ())]
+    else:
+        starts = [tuple(start)]
+    for place in starts:
+        new, old = value_at(above, place), value_at(below, place)
+        if not isinstance(new, dict) or not isinstance(old, dict):
+            continue
+        if of in new and kept not in new and old.get(kept) is not None and new[of] != old.get(of):
+            file = next(file for file, keys in layers if value_at(keys, (*place, kept)) is not None)
+            whose, other = shortened(old.get(of)), shortened(new[of])
+            raise UserError(
+                f"{key_path(*place, kept)}: {shortened(old[kept])} is that of {whose} in {file}; beside {of}: {other} write its"
+                f" own {kept}, or null for {'main or a model that is local' if kept == 'revision' else 'none'}"
+            )
+
+
+def _inherited_from(mistake: str, layers: list) -> str:
+    """The file and the line of the key that a mistake begins with, where the study has it from a file below."""
+    key = mistake.partition(": ")[0]
+    for file, keys in layers:
+        path = next((path for path in paths_of(keys) if key_path(*path) == key), None)
+        if path is not None:
+            line = line_of(file, path) if keys is not layers[0][1] else None
+            return f" (in {file}, line {line})" if line else ""
+    return ""
 
 
 def _refuse_keys(section: str, settings: Any) -> None:

@@ -1,16 +1,17 @@
 """What is wrong with a configuration, in one line: the key, the value, what is allowed, what may be meant."""
 
 import difflib
-from collections.abc import Sequence
-from typing import Any, get_args
+from datetime import date
+from math import isfinite
+from typing import Any
 
 from pydantic import ValidationError
 
 from persuasion_rl.study.config import Config
-from persuasion_rl.study.parsing import shortened
+from persuasion_rl.study.parsing import is_number, shortened, value_at
 from persuasion_rl.study.recipe_checks import NEVER_SET
 from persuasion_rl.study.recipes import Recipe
-from persuasion_rl.study.section import expects_name, key_path, keys_of, section_at
+from persuasion_rl.study.section import expects_name, key_path, keys_of, section_at, takes_null
 
 
 def message(error: ValidationError, given: Any = None, own: Any = None) -> str:
@@ -33,13 +34,14 @@ def message(error: ValidationError, given: Any = None, own: Any = None) -> str:
     path = _path(first)
     if first["type"] in unknown:
         return _unknown_key(path)
+    if first["loc"][-1] == "[key]" and first["type"] == "string_type":
+        key = first["input"]
+        return f"{key_path(*path[:-1], key)}: the key {shortened(key)} is no text: put it in quotes"
     if first["type"] == "missing":
         return f"{key_path(*path[:-1]) or 'the configuration'}: the key {path[-1]!r} is missing"
     if first["type"] == "value_error":
         return f"{key_path(*path)}: {first['ctx']['error']}"
-    allowed = (
-        f"{_allowed(first)}{' or null' if _may_be_null(path) else ''}{_hint(first, given, own)}"
-    )
+    allowed = f"{_allowed(first)}{' or null' if takes_null(Config, path) else ''}{_hint(first, given, own)}"
     return f"{key_path(*path)}: {shortened(first['input'])} {allowed}"
 
 
@@ -65,13 +67,6 @@ def _unknown_key(path: list[str]) -> str:
     return f"{key_path(*path)}: unknown key{hint}; allowed here: {', '.join(allowed)}"
 
 
-def _may_be_null(path: list[str]) -> bool:
-    *above, name = path
-    section = section_at(Config, above)
-    field = section.model_fields.get(name) if section else None
-    return field is not None and type(None) in get_args(field.annotation)
-
-
 def _allowed(mistake: dict[str, Any]) -> str:
     limits = mistake.get("ctx", {})
     match mistake["type"]:
@@ -79,18 +74,25 @@ def _allowed(mistake: dict[str, Any]) -> str:
             words = limits["expected"].replace(" or ", ", ").replace("'", "")
             return f"must be one of {words}"
         case "greater_than":
-            return f"must be above {limits['gt']:g}"
+            return f"must be above {_number(limits['gt'])}"
         case "less_than":
-            return f"must be below {limits['lt']:g}"
+            return f"must be below {_number(limits['lt'])}"
         case "greater_than_equal":
-            return f"must be at least {limits['ge']:g}"
+            return f"must be at least {_number(limits['ge'])}"
         case "less_than_equal":
-            return f"must be at most {limits['le']:g}"
+            return f"must be at most {_number(limits['le'])}"
         case "too_short":
             return f"must have at least {limits['min_length']} entries"
+        case "string_too_long":
+            return f"must have at most {limits['max_length']} letters"
         case "string_pattern_mismatch":
             return f"must match {limits['pattern']}"
     return MUST_BE.get(mistake["type"], mistake["msg"])
+
+
+def _number(limit: float) -> str:
+    """All its digits, so that it can be written."""
+    return str(int(limit)) if limit == int(limit) else str(limit)
 
 
 MUST_BE = {
@@ -110,29 +112,31 @@ NOT_TEXT = ("bool_type", "int_type", "float_type", "list_type", "dict_type", "mo
 
 
 def _hint(mistake: dict[str, Any], given: Any, own: Any) -> str:
-    """What may be behind a value that is text and should be none."""
-    if not isinstance(mistake["input"], str) or mistake["type"] not in NOT_TEXT:
+    """What may be behind a value that is text and should be none, or none and should be text."""
+    value = mistake["input"]
+    if mistake["type"] == "string_type" and isinstance(value, bool | int | float | date):
+        return " (put it in quotes, if it is meant)"
+    if not isinstance(value, str) or mistake["type"] not in NOT_TEXT:
         return ""
     if own is not None and len(mistake["loc"]) > 1:
-        ours, all_keys = (_value_at(keys, mistake["loc"]) for keys in (own, given))
-        if all_keys == mistake["input"] != ours:
+        ours, all_keys = (value_at(keys, mistake["loc"]) for keys in (own, given))
+        if all_keys == value != ours:
             return " (inside --config 'KEY={...}' every value is text: write it in a file that extends this one)"
-    if mistake["type"] not in ("int_type", "float_type"):
-        return ""
+    return _written_otherwise(value) if mistake["type"] in ("int_type", "float_type") else ""
+
+
+def _written_otherwise(text: str) -> str:
+    """How a number is written that YAML takes for a text."""
+    if is_number(text):
+        return " (in quotes it is text)"
     try:
-        float(mistake["input"])
+        number = float(text)
     except ValueError:
         return ""
-    if "e" in mistake["input"].lower():
-        return " (YAML reads 1e-4 as text: write 1.0e-4)"
-    return " (in quotes it is text)"
-
-
-def _value_at(keys: Any, path: Sequence[Any]) -> Any:
-    """The value at the end of a path of keys and of places in lists; None where there is none."""
-    for part in path:
-        try:
-            keys = keys[part]
-        except (KeyError, IndexError, TypeError):
-            return None
-    return keys
+    if not isfinite(number):
+        return ""
+    mantissa, _, exponent = text.lower().partition("e")
+    written = str(int(number) if number == int(number) else number)
+    if exponent:
+        written = f"{float(mantissa)}e{int(exponent):+d}"
+    return f" (YAML reads {shortened(text, 40)} as text: write {written})"

@@ -1,6 +1,8 @@
 """Reads the keys of a study's file, and says what is wrong with it in one line."""
 
 import json
+import re
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +75,7 @@ def _parse_yaml(text: str) -> Any:
             return None
         _measure(root, {})
         _refuse_duplicates(root)
+        _refuse_surprises(root, loader)
         return loader.construct_document(root)
     finally:
         loader.dispose()
@@ -120,25 +123,65 @@ def _refusal(problem: str, place: Any) -> yaml.MarkedYAMLError:
     return yaml.constructor.ConstructorError(None, None, problem, place.start_mark)
 
 
-def _refuse_duplicates(root: yaml.Node) -> None:
+def _nodes(root: yaml.Node) -> Iterator[yaml.Node]:
+    """Every node once, also where aliases stand for it."""
     waiting, visited = [root], set()
     while waiting:
         node = waiting.pop()
-        if id(node) in visited or isinstance(node, yaml.ScalarNode):
+        if id(node) in visited:
             continue
         visited.add(id(node))
+        yield node
         if isinstance(node, yaml.SequenceNode):
             waiting += node.value
+        elif isinstance(node, yaml.MappingNode):
+            waiting += [part for pair in node.value for part in pair]
+
+
+def _refuse_duplicates(root: yaml.Node) -> None:
+    for node in _nodes(root):
+        if not isinstance(node, yaml.MappingNode):
             continue
         first: dict[tuple[str, str], yaml.Node] = {}
-        for key, value in node.value:
-            waiting += [key, value]
+        for key, _ in node.value:
             if not isinstance(key, yaml.ScalarNode):
                 continue
             if first.setdefault((key.tag, key.value), key) is not key:
                 line = first[key.tag, key.value].start_mark.line + 1
                 twice = f"the key {shortened(key.value)} stands there twice, first in line {line}"
                 raise _refusal(twice, key)
+
+
+READ_AS = {
+    "bool": "true or false",
+    "int": "a number",
+    "float": "a number",
+    "null": "nothing",
+    "timestamp": "a date",
+}
+"""What YAML makes of a word without quotes, by its tag."""
+ODD_NUMBER = re.compile(r"[-+]?(?P<octal>0[0-7_]+)|[-+]?\d[\d_]*(:[0-5]?\d)+(\.[\d_]*)?")
+"""A number that YAML 1.1 reads to the base of eight (010), or of sixty (10:30)."""
+
+
+def _refuse_surprises(root: yaml.Node, loader: yaml.Loader) -> None:
+    """UserError where YAML reads a word without quotes as something else than it looks like."""
+    for node in _nodes(root):
+        kind = node.tag.removeprefix("tag:yaml.org,2002:")
+        if kind in ("int", "float") and (odd := ODD_NUMBER.fullmatch(node.value)):
+            base = "eight" if odd["octal"] else "sixty"
+            raise UserError(
+                f"line {node.start_mark.line + 1}: YAML reads {shortened(node.value)} as"
+                f" {shortened(loader.construct_object(node))}, to the base of {base}: write the number in its usual way, or in"
+                " quotes if it is a text"
+            )
+        for key, _ in node.value if isinstance(node, yaml.MappingNode) else ():
+            kind = key.tag.removeprefix("tag:yaml.org,2002:")
+            if kind in READ_AS and isinstance(key, yaml.ScalarNode):
+                raise UserError(
+                    f"line {key.start_mark.line + 1}: YAML reads the key {shortened(key.value)} as {READ_AS[kind]}: put it in"
+                    " quotes"
+                )
 
 
 def read_config_file(file: Path) -> dict[str, Any]:
@@ -185,3 +228,42 @@ def _reason(error: yaml.MarkedYAMLError) -> str:
     if error.context is None or error.context_mark is None:
         return error.problem
     return f"{error.context} (line {error.context_mark.line + 1}), {error.problem}"
+
+
+def value_at(keys: Any, path: Sequence[Any]) -> Any:
+    """The value at the end of a path of keys and of places in lists; None where there is none."""
+    for part in path:
+        try:
+            keys = keys[part]
+        except (KeyError, IndexError, TypeError):
+            return None
+    return keys
+
+
+def paths_of(content: Any, above: tuple = ()) -> Iterator[tuple]:
+    """The paths of all values, of keys and of places in lists."""
+    yield above
+    if isinstance(content, dict | list):
+        inner = content.items() if isinstance(content, dict) else enumerate(content)
+        for part, value in inner:
+            yield from paths_of(value, (*above, part))
+
+
+def line_of(file: Path, path: Sequence[Any]) -> int:
+    """The line where a key stands in a file that can be read, or the one nearest above it where a merge (<<) has brought it."""
+    node = yaml.compose(file.read_text(encoding="utf-8").replace("\t", " "), _Loader)
+    line = node.start_mark.line
+    for part in path:
+        if isinstance(node, yaml.MappingNode):
+            key, node = next(((k, v) for k, v in node.value if k.value == str(part)), (None, None))
+            line = key.start_mark.line if key else line
+        elif isinstance(node, yaml.SequenceNode):
+            node = node.value[part]
+            line = node.start_mark.line
+    return line + 1
+
+
+def is_number(text: str) -> bool:
+    """Whether YAML reads a text as a number where it has no quotes."""
+    tag = yaml.SafeLoader("").resolve(yaml.ScalarNode, text, (True, False))
+    return tag in ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")

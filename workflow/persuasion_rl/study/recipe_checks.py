@@ -69,6 +69,12 @@ def _check_recipe(
         raise UserError(f"{key}.use_4bit: needs a CUDA device, and device is cpu")
     _check_schedule(key, recipe)
     _check_steps(key, method, recipe)
+    for name in ("eval_steps", "save_steps"):
+        if name in own and recipe["eval_strategy"] == "epoch":
+            raise UserError(
+                f"{key}.{name}: means nothing with eval_strategy: epoch; write eval_strategy: steps, or leave {name} out"
+                " (null where it is inherited)"
+            )
     _check_losses(key, recipe)
 
 
@@ -114,3 +120,5 @@ def _check_losses(key: str, recipe: dict[str, Any]) -> None:
         )
     if len(recipe.get("loss_weights", losses)) != len(losses):
         raise UserError(f"{key}.loss_weights: {len(losses)} losses need as many weights")
+    if not any(recipe.get("loss_weights", [1])):
+        raise UserError(f"{key}.loss_weights: one must be above 0, or there is nothing to learn")

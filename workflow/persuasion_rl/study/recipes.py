@@ -7,17 +7,17 @@ from pydantic import AfterValidator, Field, WithJsonSchema
 
 from persuasion_rl.study.names import HUMAN
 from persuasion_rl.study.section import (
-    AS_GIVEN,
+    ONE_SPELLING,
     Count,
     Integer,
     NonNegative,
-    Number,
     Positive,
     Section,
     Seed,
     Share,
     Unique,
     Word,
+    check_name,
     optional,
 )
 
@@ -63,13 +63,13 @@ class Recipe(Section):
     )
     use_4bit: bool = optional("QLoRA; needs CUDA and bitsandbytes.")
     beta: Positive = optional("DPO's beta.")
-    label_smoothing: Annotated[float, Field(ge=0, lt=0.5), AS_GIVEN] = optional(
+    label_smoothing: Annotated[float, Field(ge=0, lt=0.5), ONE_SPELLING] = optional(
         "Share of labels taken to be wrong; with the loss robust."
     )
     loss_type: list[Literal["sigmoid", "sft", "hinge", "ipo", "robust"]] = optional(
         "DPO's losses, summed.", min_length=1
     )
-    loss_weights: list[Number] = optional("The losses' weights.", min_length=1)
+    loss_weights: list[NonNegative] = optional("The losses' weights.", min_length=1)
 
     def settings(self) -> dict[str, Any]:
         """The arguments that are set, and nothing else."""
@@ -131,13 +131,13 @@ def _model_name(name: str) -> str:
         raise ValueError(
             f"{name!r} is no name of a model: a small letter, then small letters, digits and _; {HUMAN} is people"
         )
-    return name
+    return check_name(name)
 
 
 ModelName = Annotated[
     str,
     AfterValidator(_model_name),
-    WithJsonSchema({"type": "string", "pattern": f"^(?!{HUMAN}$)[a-z][a-z0-9_]*$"}),
+    WithJsonSchema({"type": "string", "pattern": f"^(?!{HUMAN}$)[a-z][a-z0-9_]{{0,59}}$"}),
 ]
 
 

@@ -1,11 +1,13 @@
-"""What every section of the configuration is built of: a closed model, and types that change nothing that is given.
+"""What every section of the configuration is built of: a closed model, and types of one spelling.
 
-A setting becomes a flag, and a flag is compared as text: 1 must stay 1 where a number is asked for, and not become 1.0.
+A setting becomes a flag, and a flag is compared as text: 1.0 is 1 everywhere, or the same number would train anew.
 """
 
+import re
 import unicodedata
 from collections.abc import Iterator, Sequence
 from typing import Annotated, Any, get_args, get_origin
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WrapValidator
 from pydantic.fields import FieldInfo
@@ -67,9 +69,18 @@ def _walk(root: "type[Section]", path: Sequence[str]) -> "tuple[type[Section] | 
         if by_name:
             by_name = False
         elif section is not None:
-            annotation = section.model_fields[key].annotation
+            field = section.model_fields.get(key)
+            annotation = field.annotation if field else None
             section, by_name = section_in(annotation), get_origin(annotation) is dict
     return section, by_name
+
+
+def takes_null(root: "type[Section]", path: Sequence[str]) -> bool:
+    """Whether null is a value of the key at the end of a path, as of llm.temperature."""
+    *above, name = path
+    section, by_name = _walk(root, above)
+    field = section.model_fields.get(name) if section and not by_name else None
+    return field is not None and type(None) in get_args(field.annotation)
 
 
 def key_path(*parts: Any) -> str:
@@ -103,9 +114,9 @@ def _whole(value: Any) -> Any:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-def _as_given(value: Any, validate: Any) -> Any:
+def _in_one_spelling(value: Any, validate: Any) -> Any:
     validate(value)
-    return value
+    return _whole(value) if abs(value) <= LARGEST else value
 
 
 def check_text(text: str) -> str:
@@ -128,10 +139,32 @@ def _check_address(text: str) -> str:
         raise ValueError(
             f"{shortened(text)} is no address: it begins with http:// or https:// and has no spaces"
         )
+    try:
+        parts = urlsplit(text)
+        named = parts.hostname and parts.port != 0
+    except ValueError:  # a port that is no number, a bracket that is not closed
+        named = False
+    if not named:
+        raise ValueError(
+            f"{shortened(text)} is no address: write http://HOST:PORT/v1, with a port from 1 to 65535 or none"
+        )
+    return text
+
+
+def check_name(text: str, most: int = 60) -> str:
+    """A name that files can have, and that Snakemake takes as a wildcard's value: ValueError where it cannot."""
+    if len(text) > most:
+        raise ValueError(f"{shortened(text)} has more than {most} letters: choose a shorter name")
+    if again := re.search(r"(.+?)\1{19,}$", text):
+        raise ValueError(
+            f"{shortened(text)} ends in {again[1]!r} twenty times or more, which Snakemake takes for rules without an end:"
+            " choose another name"
+        )
     return text
 
 
 def _check_folder(text: str) -> str:
+    check_name(text, 200)
     if {*text.split("/")} & {"", ".", ".."}:
         raise ValueError(f"{shortened(text)} is no name of a folder below another one")
     return text
@@ -151,16 +184,20 @@ Integer = Annotated[int, Field(le=LARGEST), WHOLE]
 """A whole number; 512.0 is 512."""
 Natural = Annotated[int, Field(ge=0, le=LARGEST), WHOLE]
 Count = Annotated[int, Field(ge=1, le=LARGEST), WHOLE]
+Whole = Annotated[int, WHOLE]
+"""Of which a section gives both limits."""
+MOST_ROWS = 10_000_000
+Rows = Annotated[int, Field(ge=1, le=MOST_ROWS), WHOLE]
+"""So many of a corpus: more would not fit the memory of a job."""
 Seed = Annotated[int, Field(ge=0, le=2**32 - 1), WHOLE]
 """As numpy and torch take one."""
-AS_GIVEN = WrapValidator(_as_given)
-Number = Annotated[float, AS_GIVEN]
-"""A number, which stays an int where an int was given."""
-Positive = Annotated[float, Field(gt=0), AS_GIVEN]
-NonNegative = Annotated[float, Field(ge=0), AS_GIVEN]
-Share = Annotated[float, Field(ge=0, le=1), AS_GIVEN]
-PositiveShare = Annotated[float, Field(gt=0, le=1), AS_GIVEN]
-HalfShare = Annotated[float, Field(ge=0, le=0.5), AS_GIVEN]
+ONE_SPELLING = WrapValidator(_in_one_spelling)
+"""Of a number: a whole one is an int, however it was written."""
+Positive = Annotated[float, Field(gt=0), ONE_SPELLING]
+NonNegative = Annotated[float, Field(ge=0), ONE_SPELLING]
+Share = Annotated[float, Field(ge=0, le=1), ONE_SPELLING]
+PositiveShare = Annotated[float, Field(gt=0, le=1), ONE_SPELLING]
+HalfShare = Annotated[float, Field(ge=0, le=0.5), ONE_SPELLING]
 Word = Annotated[str, Field(min_length=1), AfterValidator(check_text)]
 """A text that can be a part of a path and a word of a command."""
 Address = Annotated[Word, AfterValidator(_check_address)]
