@@ -19,7 +19,6 @@ MISTAKES = [
     ("seed", 2**40, "seed: 1099511627776 must be at most 4294967295", []),
     ("models.base.source", False, "models.base.source: False must be a string (put it in quotes", []),
     ("models", {True: {}}, "models.True: the key True is no text: put it in quotes", []),
-    ("evaluation.other_players", {"o": {"model": "sft"}}, "evaluation.other_players.o: does not play; add o to evaluation.players", ["null"]),
     ("data.max_p4g_examples", 5, "data.max_p4g_examples: means nothing without PersuasionForGood", ["use_p4g: true"]),
     ("data.p4g_donation_weighted", True, "data.p4g_donation_weighted: means nothing without", []),
     ("recipes.sft", {"eval_steps": 5}, "recipes.sft.eval_steps: means nothing with eval_strategy: epoch", ["steps"]),

@@ -37,7 +37,6 @@ def check_config(config: Config) -> None:
     _check_judges(config)
     _check_labelling(config)
     _check_players(config)
-    _check_named_players(config)
     _check_llm(config)
     _check_embedding_model(config)
     _check_standin(config)
@@ -273,17 +272,6 @@ def _check_players(config: Config) -> None:
         if player not in known:
             raise UserError(
                 f"evaluation.players: unknown player {player!r}; there are {', '.join(known)}"
-            )
-
-
-def _check_named_players(config: Config) -> None:
-    """A player that is described and does not play."""
-    evaluation = config.evaluation
-    for name in evaluation.other_players:
-        if name not in evaluation.players:
-            key = key_path("evaluation", "other_players", name)
-            raise UserError(
-                f"{key}: does not play; add {name} to evaluation.players, or leave it out (null where it is inherited)"
             )
 
 
