@@ -453,7 +453,10 @@ def test_a_missing_gpu_is_said_before_the_first_job(tmp_path, elsewhere):
     run = snakemake("results/demo/models/sft/adapter_model.safetensors", *config, root=root)
     assert run.returncode == 1
     (said,) = [line for line in run.stdout.splitlines() if line.startswith("error: ")]
-    assert "train_sft: need a GPU" in said and "snakemake --profile aws-gpu" in said
+    assert (
+        "train_sft: need a GPU" in said
+        and "`snakemake --profile aws-gpu --configfile config/demo.yaml`" in said
+    )
     assert not (root / "results").exists() or not any((root / "results").rglob("*.jsonl"))
     succeed("results/demo/config.yaml", *config, root=root)  # needs none
 

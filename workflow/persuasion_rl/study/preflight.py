@@ -10,6 +10,7 @@ from snakemake.settings.types import SharedFSUsage
 from persuasion_rl.files import UserError
 from persuasion_rl.runtime.keys import key_for
 from persuasion_rl.runtime.leases import visible_devices
+from persuasion_rl.study.recorded import naming
 from persuasion_rl.study.study import Study
 
 
@@ -34,7 +35,7 @@ def _refuse_without_gpu(study: Study, jobs: Iterable[Any]) -> None:
     if rules and not visible_devices():
         sys.exit(
             f"error: {', '.join(rules)}: need a GPU (device: cuda), and this machine has none; use"
-            " `snakemake --profile aws-gpu` on a machine with one, or `--config device=cpu` here"
+            f" `snakemake --profile aws-gpu{naming(study.file)}` on a machine with one, or `--config device=cpu` here"
         )
 
 

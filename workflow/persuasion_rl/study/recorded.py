@@ -1,5 +1,7 @@
 """Studies that were made: their folders, and the configuration that they were made with."""
 
+import shlex
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +10,10 @@ import yaml
 from persuasion_rl.files import UserError
 from persuasion_rl.study.lineage import model_folder
 from persuasion_rl.study.names import BASE
+from persuasion_rl.study.parsing import read_config_file
+
+DEFAULT_FILE = Path("config/config.yaml")
+"""The study's file that Snakemake reads where none is named."""
 
 
 def study_folder(name: str) -> Path:
@@ -20,10 +26,34 @@ def study_folder(name: str) -> Path:
         if (folder / "config.yaml").is_file():
             return folder.resolve()
     names = sorted(path.parent.name for path in Path("results").glob("*/config.yaml"))
+    study = Path(name).name
+    making = command_for(study, "unattended --cores all")
     raise UserError(
-        f"{name}: no study that was made (results/{name}/config.yaml is not there; `snakemake unattended --cores all` makes it);"
+        f"{name}: no study that was made (results/{study}/config.yaml is not there; {making} makes it);"
         f" there {'are ' + ', '.join(names) if names else 'is none'}"
     )
+
+
+def file_of_study(name: str) -> Path | None:
+    """The file in config/ that has this name as its `study:`; None where there is none."""
+    for file in (DEFAULT_FILE, *sorted(Path("config").glob("*.yaml"))):
+        with suppress(UserError):
+            if read_config_file(file).get("study") == name:
+                return file
+    return None
+
+
+def naming(file: Path) -> str:
+    """How a command names a study's file, but for the one that is read unasked."""
+    return "" if file == DEFAULT_FILE else f" --configfile {shlex.quote(str(file))}"
+
+
+def command_for(study: str, words: str) -> str:
+    """A command of Snakemake for a study, of which only the name is known, as a message says it."""
+    file = file_of_study(study)
+    if file is None:
+        return f"`snakemake {words}` with the --configfile of study {study}"
+    return f"`snakemake {words}{naming(file)}`"
 
 
 def recorded_base(folder: Path, settings: dict[str, Any]) -> Path:

@@ -4,7 +4,6 @@ Everything here follows from the configuration. Nothing is read but that, and no
 """
 
 from collections.abc import Iterable
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from persuasion_rl.study.flags import branch_of, flags
 from persuasion_rl.study.lineage import TRAINED_FILES
 from persuasion_rl.study.loading import load_config
 from persuasion_rl.study.names import BASE, HUMAN
-from persuasion_rl.study.parsing import read_config_file
+from persuasion_rl.study.recorded import file_of_study
 
 
 class Study(Evaluation):
@@ -199,18 +198,10 @@ class Study(Evaluation):
         for target in targets:
             parts = Path(target).parts
             if len(parts) > 2 and parts[0] == "results" and parts[1] != self.name:
-                files = sorted(Path("config").glob("*.yaml"))
-                file = next((file for file in files if _study_named_in(file) == parts[1]), None)
+                file = file_of_study(parts[1])
                 how = f"no file in config/ has `study: {parts[1]}`"
                 if file is not None:
                     how = f"add --configfile {file}"
                 raise UserError(
                     f"{target} is of study {parts[1]!r}, and {self.name!r} is loaded: {how}"
                 )
-
-
-def _study_named_in(file: Path) -> str | None:
-    """The study that a configuration file names; None where it names none or cannot be read."""
-    with suppress(UserError):
-        return read_config_file(file).get("study")
-    return None
