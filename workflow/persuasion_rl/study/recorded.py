@@ -1,5 +1,6 @@
 """Studies that were made: their folders, and the configuration that they were made with."""
 
+import os
 import shlex
 from contextlib import suppress
 from pathlib import Path
@@ -43,8 +44,19 @@ def file_of_study(name: str) -> Path | None:
     return None
 
 
+def from_here(file: Path) -> Path:
+    """A file by its path from the current folder, the same whichever way it was named; of one elsewhere the whole path."""
+    file, here = file.absolute(), Path.cwd()
+    # What is reached by a link lies where the link leads to, or where the link is.
+    for path in (file.parent.resolve() / file.name, Path(os.path.normpath(file))):
+        if path.is_relative_to(here):
+            return path.relative_to(here)
+    return file
+
+
 def naming(file: Path) -> str:
     """How a command names a study's file, but for the one that is read unasked."""
+    file = from_here(file)
     return "" if file == DEFAULT_FILE else f" --configfile {shlex.quote(str(file))}"
 
 

@@ -14,7 +14,7 @@ from persuasion_rl.study.flags import branch_of, flags
 from persuasion_rl.study.lineage import TRAINED_FILES
 from persuasion_rl.study.loading import load_config
 from persuasion_rl.study.names import BASE, HUMAN
-from persuasion_rl.study.recorded import file_of_study
+from persuasion_rl.study.recorded import file_of_study, from_here
 
 
 class Study(Evaluation):
@@ -125,8 +125,8 @@ class Study(Evaluation):
 
     def started_from(self) -> str:
         """The configuration file as it is seen from here; of one elsewhere the name."""
-        file, here = self.file.absolute(), Path.cwd()
-        return str(file.relative_to(here)) if file.is_relative_to(here) else file.name
+        file = from_here(self.file)
+        return file.name if file.is_absolute() else str(file)
 
     @property
     def _token_limits(self) -> dict[str, int]:
