@@ -86,6 +86,28 @@ def test_a_folder_may_be_named_from_here_and_snakemake_does_not_warn_of_it(elsew
     assert "MissingInputException" in run.stdout
 
 
+@pytest.mark.parametrize(
+    ("changes", "line"),
+    [
+        ({}, "publish.namespace: write the user"),
+        ({"publish": {"namespace": "me"}}, "publish: an adapter on 'standin'"),
+        ({"publish": {"namespace": "me"}, "models": {"base": {"source": "a/b"}}}, "publish: no token"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_published_is_said_before_a_model_is_trained(
+    tmp_path, elsewhere, changes, line
+):
+    root = tmp_path / "checkout"
+    shutil.copytree(elsewhere, root, symlinks=True)
+    words = ("publish", "--configfile", study_file(root, **changes))
+    run = snakemake(*words, "--cores", 1, root=root, HF_TOKEN="", HF_HOME=str(tmp_path))
+    assert run.returncode == 1
+    (said,) = [text for text in run.stdout.splitlines() if text.startswith("error: ")]
+    assert said.startswith(f"error: {line}")
+    assert not list((root / "results/changed").rglob("*.json*"))
+    succeed(*words, "-n", root=root)  # a plan sends nothing
+
+
 def test_a_missing_gpu_is_said_before_the_first_job(tmp_path, elsewhere):
     if visible_devices():
         pytest.skip("this machine has a GPU")

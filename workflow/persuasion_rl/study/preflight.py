@@ -12,6 +12,8 @@ from snakemake.settings.types import SharedFSUsage
 from persuasion_rl.files import UserError
 from persuasion_rl.runtime.keys import key_for
 from persuasion_rl.runtime.leases import visible_devices
+from persuasion_rl.study.lineage import check_publication
+from persuasion_rl.study.names import BASE
 from persuasion_rl.study.recorded import naming
 from persuasion_rl.study.study import Study
 
@@ -34,11 +36,21 @@ def check(study: Study, workflow: Any) -> None:
     Where jobs run elsewhere, on a cluster, they look for a GPU and a key themselves.
     """
     jobs = list(workflow.dag.needrun_jobs())
+    _refuse_to_publish(study, jobs)
     if workflow.non_local_exec:
         _refuse_to_lose_answers(study, jobs, workflow.storage_settings)
     else:
         _refuse_without_gpu(study, jobs)
         _refuse_without_key(study, jobs)
+
+
+def _refuse_to_publish(study: Study, jobs: Iterable[Any]) -> None:
+    """End where some of these jobs send a model away, and it cannot go. They run where Snakemake does."""
+    if any(job.rule.name == "publish_model" for job in jobs):
+        try:
+            check_publication(study.config.publish.namespace or "", study.models[BASE].source)
+        except UserError as error:
+            sys.exit(f"error: {error}")
 
 
 def _refuse_without_gpu(study: Study, jobs: Iterable[Any]) -> None:
