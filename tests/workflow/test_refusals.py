@@ -108,6 +108,42 @@ def test_what_cannot_be_published_is_said_before_a_model_is_trained(
     succeed(*words, "-n", root=root)  # a plan sends nothing
 
 
+@pytest.mark.parametrize("name", ["results", "results/demo", "results/demo/models"])
+@pytest.mark.parametrize("links", [False, True])
+def test_a_file_where_a_folder_belongs_is_one_line(tmp_path, elsewhere, name, links):
+    root = tmp_path / "checkout"
+    shutil.copytree(elsewhere, root, symlinks=True)
+    shutil.rmtree(root / "results", ignore_errors=True)
+    (root / name).parent.mkdir(parents=True, exist_ok=True)
+    if links:
+        (root / name).symlink_to("/not/mounted")
+    else:
+        (root / name).touch()
+    run = snakemake(*DEMO, root=root)
+    assert run.returncode == 1 and "Traceback" not in run.stdout
+    kind = "a link to /not/mounted, which is no folder" if links else "a file, and a folder belongs"
+    assert run.stdout.splitlines()[-1].startswith(f"{name}: it is {kind}")
+
+
+def test_a_file_where_a_models_folder_belongs_is_said_before_the_first_job(tmp_path, elsewhere):
+    root = tmp_path / "checkout"
+    shutil.copytree(elsewhere, root, symlinks=True)
+    (root / "results/demo/models").mkdir(parents=True)
+    (root / "results/demo/models/rlhf").touch()
+    run = snakemake(*DEMO[1:], "--cores", 1, root=root)
+    assert run.returncode == 1 and "Traceback" not in run.stdout
+    (said,) = [text for text in run.stdout.splitlines() if text.startswith("error: ")]
+    assert said.startswith("error: results/demo/models/rlhf: it is a file")
+
+
+def test_braces_in_the_path_of_a_checkout_are_one_line(tmp_path, elsewhere):
+    root = tmp_path / "a {b}"
+    shutil.copytree(elsewhere, root, symlinks=True)
+    run = snakemake(*DEMO, root=root)
+    assert run.returncode == 1 and "Traceback" not in run.stdout
+    assert run.stdout.splitlines()[-1].endswith("rename the folder"), run.stdout[-1000:]
+
+
 def test_a_missing_gpu_is_said_before_the_first_job(tmp_path, elsewhere):
     if visible_devices():
         pytest.skip("this machine has a GPU")

@@ -27,6 +27,7 @@ from persuasion_rl.study.flags import (
     judging_time,
     launcher,
     one_of,
+    refuse_files_as_folders,
     scope_of,
 )
 from persuasion_rl.study.lineage import POOLS
@@ -43,6 +44,11 @@ def or_exit(read, *arguments, prefix=""):
     except UserError as error:
         sys.exit(f"{prefix}{error}")
 
+
+if "{" in os.getcwd() or "}" in os.getcwd():
+    sys.exit(
+        f"{os.getcwd()}: Snakemake takes braces in the path of a checkout for wildcards; rename the folder"
+    )
 
 CONFIG_FILE = or_exit(
     the_one_file, workflow.overwrite_configfiles or ["config/config.yaml"]

@@ -12,6 +12,7 @@ from snakemake.settings.types import SharedFSUsage
 from persuasion_rl.files import UserError
 from persuasion_rl.runtime.keys import key_for
 from persuasion_rl.runtime.leases import visible_devices
+from persuasion_rl.study.flags import refuse_files_as_folders
 from persuasion_rl.study.lineage import check_publication
 from persuasion_rl.study.names import BASE
 from persuasion_rl.study.recorded import naming
@@ -36,12 +37,21 @@ def check(study: Study, workflow: Any) -> None:
     Where jobs run elsewhere, on a cluster, they look for a GPU and a key themselves.
     """
     jobs = list(workflow.dag.needrun_jobs())
+    _refuse_files_as_folders(jobs)
     _refuse_to_publish(study, jobs)
     if workflow.non_local_exec:
         _refuse_to_lose_answers(study, jobs, workflow.storage_settings)
     else:
         _refuse_without_gpu(study, jobs)
         _refuse_without_key(study, jobs)
+
+
+def _refuse_files_as_folders(jobs: Iterable[Any]) -> None:
+    """End where a folder of one model, corpus or player is none; the Snakefile looks at what has no wildcard."""
+    try:
+        refuse_files_as_folders(path for job in jobs for path in job.output)
+    except UserError as error:
+        sys.exit(f"error: {error}")
 
 
 def _refuse_to_publish(study: Study, jobs: Iterable[Any]) -> None:
