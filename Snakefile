@@ -27,6 +27,12 @@ include: "workflow/rules/comparison.smk"
 include: "workflow/rules/report.smk"
 
 
+or_exit(
+    refuse_files_as_folders,
+    [file for each in workflow.rules for file in [*each.output, *each.log]],
+)
+
+
 onstart:
     preflight.check(study, workflow)
 

@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import yaml
+
 ROOT = Path(__file__).parent.parent
 WORKFLOW = ROOT / "workflow"
 
@@ -80,3 +82,10 @@ def planned(output: str) -> dict[str, int]:
     statistics = output.split("Job stats:")[-1].split("Reasons:")[0]
     jobs = re.findall(r"^(\w+) +(\d+)$", statistics, flags=re.MULTILINE)
     return {rule: int(count) for rule, count in jobs if rule not in targets}
+
+
+def study_file(folder: Path, **changes) -> Path:
+    """The demo with some sections changed, in a checkout."""
+    path = folder / "config/changed.yaml"
+    path.write_text(yaml.safe_dump({"extends": "demo.yaml", "study": "changed"} | changes))
+    return path

@@ -178,7 +178,8 @@ def test_too_few_answers_stop_with_the_count_and_what_to_run(export, tmp_path):
         export(rows, [said(rows[0], "left"), said(rows[1], "skip")], min_labels=2)
     message = str(raised.value)
     assert "1 of 3 pairs have a verdict and 2 are needed" in message and "\n" not in message
-    assert "persuasion-rl annotate --study demo" in message and "snakemake unattended" in message
+    assert "persuasion-rl annotate --study demo" in message
+    assert "`snakemake unattended --cores all --configfile config/demo.yaml`" in message
     assert "; 1 only skipped" in message
     assert not (tmp_path / "labels.jsonl").exists()
 

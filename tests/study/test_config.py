@@ -287,6 +287,8 @@ MISTAKES = [
     ("evaluation.other_players", {"o": {"endpoint": "", "served_model": "x"}}, "evaluation.other_players.o.endpoint: '' must not be empty", []),
     ("evaluation.other_players", {"gpt-4.1": {}}, "evaluation.other_players.'gpt-4.1': needs one of model", []),
     ("evaluation.other_players", {"gpt-4.1": {"modle": 1}}, "evaluation.other_players.'gpt-4.1'.modle: unknown key", []),
+    ("evaluation.other_players", {"o": {"source": "some/model", "revision": "v2"}}, "evaluation.other_players.o.revision: 'v2' of some/model", ["models.base.revision is 'main'", "write the same one"]),
+    ("evaluation.other_players", {"o": {"source": "a/b"}, "p": {"source": "a/b", "revision": "x"}}, "evaluation.other_players.p.revision: 'x'", ["other_players.o.revision is 'main'"]),
     ("models", {"[key]": None}, "models.'[key]': None must be an object", []),
     ("models.[key]", {"source": "x"}, "models.'[key]': '[key]' is no name of a model", []),
     ("models", {1: {}}, "models.1: the key 1 is no text: put it in quotes", []),

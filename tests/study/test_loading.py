@@ -439,6 +439,10 @@ def test_two_files_are_no_study_and_a_dotted_key_no_config(checkout):
     for arguments, says in (
         (("--configfile", "config/config.yaml", "config/demo.yaml"), "--configfile: a study is one file, not "),
         (("--config", "sampling.temperature=1"), "--config sampling.temperature: only whole keys"),
+        (("--config", "seed=1", "--config", "device=cpu"), "--config: given twice, and only the last would be read; write --config seed=1 device=cpu"),
+        (("-nC", "seed=1", "--config=device=cpu"), "--config: given twice"),
+        (("--configfiles=config/demo.yaml", "--configfile", "config/config.yaml"), "--configfile: given twice"),
+        (("--workflow-profile", "none", "-C", "seed=1", "-C", "seed=1"), "--config: given twice"),
         (("--config", "=1"), "--config: Invalid config definition"),
     ):  # fmt: skip
         run = snakemake("-n", *arguments, root=checkout, PYTHONPATH=str(checkout / "workflow"))

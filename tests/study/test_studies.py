@@ -1,5 +1,6 @@
 """What rules ask of a study: settings as flags, files by name, models, players and pools of a scope."""
 
+import re
 import shlex
 from pathlib import Path
 
@@ -8,9 +9,11 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from persuasion_rl.annotation.study import AnnotatedStudy
 from persuasion_rl.files import UserError
 from persuasion_rl.study.flags import flags, folder_of, named, scope_of
 from persuasion_rl.study.names import JUDGE_MODULES
+from persuasion_rl.study.recorded import command_for, study_folder
 from persuasion_rl.study.study import Study
 from running import ROOT
 
@@ -223,6 +226,26 @@ def test_a_target_of_another_study_names_its_file(demo, tmp_path, monkeypatch):
     with pytest.raises(UserError, match="no file in config/ has `study: cmv`"):
         demo.refuse_other_studies(["results/cmv/report.html"])
     demo.refuse_other_studies(["all", "results/demo/report.html", "resources/models/x/config.json"])
+
+
+@pytest.mark.parametrize(
+    ("study", "command"),
+    [
+        ("cmv", "`snakemake all`"),
+        ("demo", "`snakemake all --configfile config/demo.yaml`"),
+        ("mine", "`snakemake all` with the --configfile of study mine"),
+    ],
+)
+def test_a_command_in_a_message_makes_the_study_that_the_message_is_about(
+    study, command, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(ROOT)
+    assert command_for(study, "all") == command
+    words = command.replace("all", "unattended --cores all", 1)
+    with pytest.raises(UserError, match=re.escape(f"run {words} first")):
+        AnnotatedStudy(tmp_path / study).pool  # noqa: B018
+    with pytest.raises(UserError, match=re.escape(f"is not there; {words} makes it")):
+        study_folder(f"nowhere/{study}")
 
 
 def test_the_file_that_a_study_was_started_from_is_seen_from_here(tmp_path, monkeypatch):

@@ -96,7 +96,7 @@ def test_a_study_that_is_not_there_is_one_line_that_names_those_that_are(results
     assert run.returncode == 1 and run.stdout == ""
     assert run.stderr.splitlines() == [
         "error: three: no study that was made (results/three/config.yaml is not there; `snakemake unattended --cores all`"
-        " makes it); there are one, two"
+        " with the --configfile of study three makes it); there are one, two"
     ]
 
 

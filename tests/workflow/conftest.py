@@ -1,6 +1,7 @@
 """The study of `small.yaml`, made once with every connection but loopback refused, and copies of it to change things in."""
 
 import os
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -59,4 +60,25 @@ def fresh(finished_checkout, tmp_path) -> Path:
     """The copy again, to change things in."""
     folder = tmp_path / "checkout"
     subprocess.run(["cp", "-a", finished_checkout, folder], check=True)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def elsewhere(tmp_path_factory):
+    """A checkout without any result, so that everything is planned."""
+    folder = tmp_path_factory.mktemp("checkout")
+    for name in (
+        "Snakefile",
+        "workflow",
+        "config",
+        "envs",
+        "profiles",
+        "resources/markers",
+        "tests",
+    ):
+        source = ROOT / name
+        if source.is_dir():
+            shutil.copytree(source, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy(source, folder / name)
     return folder

@@ -258,6 +258,13 @@ def test_a_notebook_goes_by_its_time_and_what_it_imports_by_its_code(checkout):
     assert stale(checkout, *only, target=table) == {"explore_data": 1}
 
 
+def test_a_study_is_the_same_whichever_way_its_file_is_named(finished, tmp_path):
+    (tmp_path / "link").symlink_to(finished)
+    for file in ("tests/../tests/small.yaml", finished / CONFIG, tmp_path / "link" / CONFIG):
+        assert stale(finished, config=file) == {}
+    assert stale(tmp_path / "link") == {}
+
+
 def test_every_param_is_of_a_kind_that_snakemake_compares(finished):
     """It leaves out what it cannot write down, a Path for one, and of a dict the order of keys counts."""
     script = (

@@ -15,42 +15,14 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
-from persuasion_rl.runtime.leases import visible_devices
-from running import ROOT, planned, snakemake, succeed
+from running import ROOT, planned, snakemake, study_file, succeed
 
 DEMO = ("-n", "--configfile", "config/demo.yaml")
 
 
 @pytest.fixture(scope="module")
-def elsewhere(tmp_path_factory):
-    """A checkout without any result, so that everything is planned."""
-    folder = tmp_path_factory.mktemp("checkout")
-    for name in (
-        "Snakefile",
-        "workflow",
-        "config",
-        "envs",
-        "profiles",
-        "resources/markers",
-        "tests",
-    ):
-        source = ROOT / name
-        if source.is_dir():
-            shutil.copytree(source, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
-        else:
-            shutil.copy(source, folder / name)
-    return folder
-
-
-@pytest.fixture(scope="module")
 def full_plan(elsewhere):
     return succeed("-n", root=elsewhere)
-
-
-def study_file(folder, **changes):
-    path = folder / "config/changed.yaml"
-    path.write_text(yaml.safe_dump({"extends": "demo.yaml", "study": "changed"} | changes))
-    return path
 
 
 def test_the_full_study_is_planned_without_gpu_network_or_download(full_plan):
@@ -172,31 +144,6 @@ def test_no_key_of_one_study_leaks_into_another(elsewhere):
     assert "--eval_steps 0.1" in succeed("-n", "sft", root=elsewhere)
     assert "--eval_steps" not in succeed("sft", *DEMO, root=elsewhere)
     assert "--eval_steps" not in succeed("sft", *DEMO, "--config", "seed=3", root=elsewhere)
-
-
-@pytest.mark.parametrize(
-    ("changes", "line"),
-    [
-        ({"devise": "cpu"}, "devise: unknown key"),
-        ({"seed": "one"}, "seed: 'one' must be an integer"),
-        ({"data": {"human_pool_size": 900}}, "data.human_pool_size + data.final_eval_size: 1,300"),
-        ({"models": {"sft": {"parent": "rlaif", "method": "sft"}}}, "a cycle"),
-        ({"models": {"base": {"source": "./nowhere"}}}, "models.base.source: './nowhere' is not"),
-        ({"evaluation": {"embedding_model": "~/nowhere"}}, "nowhere' is not the folder of a model"),
-    ],
-)
-def test_a_mistake_in_the_config_is_one_line_before_any_job(elsewhere, changes, line):
-    run = snakemake("-n", "--configfile", study_file(elsewhere, **changes), root=elsewhere)
-    assert run.returncode != 0
-    assert line in run.stdout
-    assert "Traceback" not in run.stdout
-    assert "Job stats" not in run.stdout
-
-
-def test_a_path_of_another_study_names_its_config(elsewhere):
-    run = snakemake("-n", "results/demo/report.html", root=elsewhere)
-    assert run.returncode != 0
-    assert "--configfile config/demo.yaml" in run.stdout
 
 
 def test_every_working_rule_keeps_the_house_rules(elsewhere):
@@ -442,20 +389,6 @@ def test_make_clean_leaves_answers_and_paid_labels(tmp_path, study):
         assert {path.name for path in left} >= {"human_answers.sqlite", "llm.sqlite"}
     assert subprocess.run(["make", "clean", "STUDY="], cwd=tmp_path).returncode != 0
     assert (tmp_path / "results/other/report.html").exists()
-
-
-def test_a_missing_gpu_is_said_before_the_first_job(tmp_path, elsewhere):
-    if visible_devices():
-        pytest.skip("this machine has a GPU")
-    root = tmp_path / "checkout"
-    shutil.copytree(elsewhere, root, symlinks=True)
-    config = ("--cores", 1, "--configfile", "config/demo.yaml", "--config", "device=cuda")
-    run = snakemake("results/demo/models/sft/adapter_model.safetensors", *config, root=root)
-    assert run.returncode == 1
-    (said,) = [line for line in run.stdout.splitlines() if line.startswith("error: ")]
-    assert "train_sft: need a GPU" in said and "snakemake --profile aws-gpu" in said
-    assert not (root / "results").exists() or not any((root / "results").rglob("*.jsonl"))
-    succeed("results/demo/config.yaml", *config, root=root)  # needs none
 
 
 def test_every_rule_that_wants_a_gpu_gets_one_from_aws_batch(elsewhere):

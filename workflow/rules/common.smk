@@ -27,6 +27,7 @@ from persuasion_rl.study.flags import (
     judging_time,
     launcher,
     one_of,
+    refuse_files_as_folders,
     scope_of,
 )
 from persuasion_rl.study.lineage import POOLS
@@ -44,11 +45,20 @@ def or_exit(read, *arguments, prefix=""):
         sys.exit(f"{prefix}{error}")
 
 
+if "{" in os.getcwd() or "}" in os.getcwd():
+    sys.exit(
+        f"{os.getcwd()}: Snakemake takes braces in the path of a checkout for wildcards; rename the folder"
+    )
+
 CONFIG_FILE = or_exit(
     the_one_file, workflow.overwrite_configfiles or ["config/config.yaml"]
 )
 study = or_exit(Study.read, config, CONFIG_FILE, prefix=f"{CONFIG_FILE}: ")
-or_exit(study.refuse_other_studies, sys.argv[1:], prefix=f"{CONFIG_FILE}: ")
+or_exit(
+    study.refuse_other_studies,
+    preflight.asked_for(sys.argv),
+    prefix=f"{CONFIG_FILE}: ",
+)
 
 
 # A param that takes `input` is not compared by Snakemake: what it holds makes nothing stale. Where files are is one, since

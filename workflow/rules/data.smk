@@ -62,6 +62,8 @@ rule fetch_corpus:
         "resources/corpora/{corpus}.log",
     benchmark:
         "resources/corpora/{corpus}.tsv"
+    wildcard_constraints:
+        corpus=one_of(study.corpora_names),
     # It tries again itself (downloads.retries).
     retries: 0
     conda:

@@ -107,7 +107,7 @@ rule evaluate_similarity:
     benchmark:
         study.path("benchmarks/evaluate_similarity/{player}.tsv")
     wildcard_constraints:
-        player=one_of(study.players("evaluation")),
+        player=one_of(study.similarities("evaluation")),
     conda:
         "../../envs/persuasion-rl.yaml"
     threads: 1
@@ -173,7 +173,7 @@ rule evaluate_behaviour:
 rule read_honesty:
     input:
         responses=study.path("evaluation/responses/{player}.jsonl"),
-        rubric=local(study.config.llm.honesty_rubric),
+        rubric=local(os.path.normpath(study.config.llm.honesty_rubric)),
     output:
         study.path("evaluation/readings/{player}.jsonl"),
     log:
@@ -181,7 +181,7 @@ rule read_honesty:
     benchmark:
         study.path("benchmarks/read_honesty/{player}.tsv")
     wildcard_constraints:
-        player=one_of(study.players("evaluation")),
+        player=one_of(study.readings("evaluation")),
     conda:
         "../../envs/persuasion-rl.yaml"
     resources:

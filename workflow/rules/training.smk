@@ -19,6 +19,8 @@ rule fetch_base_model:
         "resources/models/{base}.log",
     benchmark:
         "resources/models/{base}.tsv"
+    wildcard_constraints:
+        base=one_of(study.hub_models),
     conda:
         "../../envs/persuasion-rl.yaml"
     resources:
@@ -26,7 +28,7 @@ rule fetch_base_model:
         runtime=grows_with_attempt("2h"),
     params:
         folder=subpath(output[0], parent=True),
-        origin=lambda wildcards: flags(study.hub_origin(wildcards.base)),
+        origin=lambda wildcards: flags(study.hub_models[wildcards.base]),
     message:
         "Downloading {wildcards.base}"
     shell:

@@ -6,8 +6,10 @@ with another Snakemake that reads configuration files elsewhere, it changes noth
 """
 
 import sys
+from argparse import _StoreAction
 from logging import LogRecord
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 from snakemake_interface_logger_plugins.base import LogHandlerBase
@@ -38,7 +40,30 @@ def _load_configfile(path: Any) -> dict:
     return _snakemakes_own(path)
 
 
+class _Once(_StoreAction):
+    """An argument that may be given once: of two, Snakemake takes the last one alone, without a word."""
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: Any = None) -> None:
+        if before := getattr(namespace, self.dest):
+            together = " ".join(map(str, [*before, *values]))
+            how = f"write --config {shorten(together, 200, placeholder=' ...')}"
+            if self.dest == "configfile":
+                how = "a study is one file, which may extend another (extends: FILE)"
+            sys.exit(f"--{self.dest}: given twice, and only the last would be read; {how}")
+        super().__call__(parser, namespace, values, option_string)
+
+
+def _refuse_what_is_given_twice() -> None:
+    """Read the command line again, by Snakemake's own parser with its abbreviations."""
+    parser = _cli.get_argument_parser()
+    for action in parser._actions:
+        if action.dest in ("config", "configfile"):
+            action.__class__ = _Once
+    parser.parse_args(sys.argv[1:])
+
+
 def _parse_config(entries: Any) -> dict:
+    _refuse_what_is_given_twice()
     for entry in entries or ():
         key = str(entry).partition("=")[0]
         if "." in key:

@@ -10,7 +10,7 @@ from persuasion_rl.annotation.plan import Plan, pair_id
 from persuasion_rl.data.prompts import Turn, context_of, read_chat_template, turns_of
 from persuasion_rl.files import UserError, keyed_number, read_json
 from persuasion_rl.records import PoolRow, ResponsePair, read_rows
-from persuasion_rl.study.recorded import recorded_base, recorded_settings
+from persuasion_rl.study.recorded import command_for, recorded_base, recorded_settings
 
 PRACTICE_PAIRS = Path("resources/annotation/practice.json")
 """In the checkout, where persuasion-rl is run."""
@@ -61,17 +61,19 @@ class AnnotatedStudy:
             UserError: the pool is not made yet, or its file is broken.
         """
         if not self._responses.is_file():
-            raise UserError(
-                f"{self._responses} is not there: run `snakemake unattended --cores all` for this study first"
-            )
+            raise UserError(f"{self._responses} is not there: run {self._making} first")
         return {pair_id(row): row for row in read_rows(self._responses, ResponsePair)}
+
+    @property
+    def _making(self) -> str:
+        return command_for(self.folder.name, "unattended --cores all")
 
     def refuse_if_simulated(self) -> None:
         """Raises UserError where nobody's labels would be used."""
         if self.settings["labels"]["human"].get("source") == "simulated":
             raise UserError(
                 "this study's annotators are simulated, so that no answer of people would be used: set"
-                " labels.human.source: people and run `snakemake unattended --cores all` (the arena is open: `annotate --arena`)"
+                f" labels.human.source: people and run {self._making} (the arena is open: `annotate --arena`)"
             )
 
     @cached_property

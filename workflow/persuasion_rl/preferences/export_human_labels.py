@@ -23,6 +23,7 @@ from persuasion_rl.judges.base import NONE, TIE
 from persuasion_rl.preferences.labels import write_labels
 from persuasion_rl.records import LabelRow, ResponsePair, read_rows
 from persuasion_rl.runtime.command import stage
+from persuasion_rl.study.recorded import command_for
 
 ORDERS = {1: "12", 2: "21"}
 """The order of a vote, by the response that stood on the left, or first."""
@@ -60,7 +61,7 @@ def export_human_labels(
         raise UserError(
             f"{counts.answered} of {counts.pairs} pairs have a verdict and {needed} are needed"
             f" (labels.human.min_labels){others}: run `persuasion-rl annotate --study {study}`, or build what needs no person"
-            " with `snakemake unattended --cores all`"
+            f" with {command_for(study, 'unattended --cores all')}"
         )
     if counts.pairs and not needed:
         raise UserError(

@@ -1,12 +1,12 @@
 """Puts a trained model on the Hugging Face Hub; nothing else of the workflow sends anything there."""
 
 import json
-import os
 import tempfile
 from pathlib import Path
 
 from persuasion_rl.files import UserError, file_digest, read_json, write_json
 from persuasion_rl.runtime.command import note, stage
+from persuasion_rl.study.lineage import check_publication
 
 WEIGHTS = "adapter_model.safetensors"
 SETTINGS = "adapter_config.json"
@@ -27,19 +27,10 @@ def publish_model(
     Raises:
         UserError: no namespace, no token, a base model that is not on the Hub, or the Hub refuses.
     """
-    from huggingface_hub import HfApi, get_token
+    from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError
 
-    if not namespace:
-        raise UserError(
-            "publish.namespace: write the user or organisation of the Hub to publish under"
-        )
-    if base_source == "standin" or os.path.isdir(base_source):
-        raise UserError(
-            f"{folder.name}: an adapter on {base_source!r} is of no use to others: that base model is not on the Hub"
-        )
-    if get_token() is None:
-        raise UserError("publish: no token; set HF_TOKEN, or run `hf auth login`")
+    check_publication(namespace, base_source)
     repository = f"{namespace}/{name}"
     api = HfApi()
     try:

@@ -37,6 +37,7 @@ def check_config(config: Config) -> None:
     _check_judges(config)
     _check_labelling(config)
     _check_players(config)
+    _check_revisions(config)
     _check_llm(config)
     _check_embedding_model(config)
     _check_standin(config)
@@ -298,6 +299,22 @@ def _check_other_player(name: str, other: OtherPlayer, config: Config) -> None:
         raise UserError(f"{key}: endpoint and served_model go together")
     if other.endpoint is not None and LOOKS_LIKE_A_KEY.search(other.endpoint):
         raise UserError(f"{key}.endpoint: looks like a key; keys come from the environment only")
+
+
+def _check_revisions(config: Config) -> None:
+    """A Hub model is downloaded once, to the folder of its name: two revisions of it would be one."""
+    base = config.models[BASE]
+    seen = {base.source: (f"models.{BASE}.revision", base.revision or "main")}
+    for name, other in config.evaluation.other_players.items():
+        if other.source is None or _is_local(other.source):
+            continue
+        key = key_path("evaluation", "other_players", name, "revision")
+        first, revision = seen.setdefault(other.source, (key, other.revision))
+        if other.revision != revision:
+            raise UserError(
+                f"{key}: {other.revision!r} of {other.source}, and {first} is {revision!r}; a study has one revision of a"
+                " model: write the same one, or download one of them yourself and name its folder as the source"
+            )
 
 
 def _check_llm(config: Config) -> None:

@@ -1,5 +1,6 @@
 """How the models of a study are compared: players and their replies, judges, what the study declares."""
 
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
@@ -195,7 +196,7 @@ class Evaluation(Lineage):
             files["delta_pairs"] = self.path("processed/delta_pairs.jsonl")
             files["sides"] = self.path("splits/sides.csv")
         if "llm" in judges:
-            files["rubric"] = self.config.llm.rubric
+            files["rubric"] = os.path.normpath(self.config.llm.rubric)
         return files
 
     def delta_judge(self) -> dict[str, str]:

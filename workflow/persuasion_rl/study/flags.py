@@ -4,7 +4,10 @@ import os
 import re
 import shlex
 from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from typing import Any
+
+from persuasion_rl.files import UserError
 
 
 def flags(settings: Mapping[str, Any]) -> str:
@@ -64,6 +67,23 @@ def scope_of(folder: str) -> str:
 def one_of(names: Iterable[str]) -> str:
     """A wildcard constraint: just these names. It matches nothing where there are none."""
     return "|".join(map(re.escape, names)) or "(?!)"
+
+
+def refuse_files_as_folders(paths: Iterable[str]) -> None:
+    """UserError where a file, or a link that leads nowhere, stands where some of these paths have a folder.
+
+    Args:
+        paths: what rules make; of those with wildcards only what comes before the first one is looked at.
+    """
+    folders = {
+        folder for path in paths for folder in Path(f"{str(path).partition('{')[0]}x").parents
+    }
+    for folder in sorted(folders):
+        if os.path.lexists(folder) and not folder.is_dir():
+            what = "a file, and a folder belongs there; move it away"
+            if folder.is_symlink():
+                what = f"a link to {os.readlink(folder)}, which is no folder; mount or make that, or move the link away"
+            raise UserError(f"{folder}: it is {what}")
 
 
 def as_inputs(files: Mapping[str, Any]) -> dict[str, Any]:

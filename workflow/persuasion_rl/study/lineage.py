@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from persuasion_rl.files import UserError
 from persuasion_rl.study.config import Config
 from persuasion_rl.study.flags import flags, one_of
 from persuasion_rl.study.names import BASE, HUMAN, MODEL_FILES
@@ -96,7 +97,13 @@ class Lineage:
     def _corpus(self, name: str) -> str:
         if self.synthetic and name in self.config.data.cmv_corpora:
             return self.path(f"corpora/{name}")
-        return f"{self.config.corpora_dir or 'resources/corpora'}/{name}"
+        return os.path.normpath(f"{self.config.corpora_dir or 'resources/corpora'}/{name}")
+
+    @property
+    def corpora_names(self) -> list[str]:
+        """The names of the corpora that can be downloaded for the study."""
+        data = self.config.data
+        return [*([] if self.synthetic else data.cmv_corpora), data.p4g_corpus]
 
     def corpus_files(self, *names: str) -> list[str]:
         """These files of every corpus of the study."""
@@ -114,17 +121,18 @@ class Lineage:
         """The files of the base model."""
         return [f"{self.base_folder}/{name}" for name in MODEL_FILES]
 
-    def hub_origin(self, folder: str) -> dict[str, str]:
-        """Source and revision of the model that is downloaded into a folder of resources/models.
-
-        Raises:
-            ValueError: no model of this study is.
-        """
-        others = self.config.evaluation.other_players.values()
-        for origin in (self.models[BASE], *others):
-            if origin.source and os.path.basename(model_folder(origin.source)) == folder:
-                return {"source": origin.source, "revision": origin.revision or "main"}
-        raise ValueError(f"no model of this study is downloaded to {folder}")
+    @cached_property
+    def hub_models(self) -> dict[str, dict[str, str]]:
+        """Folder of resources/models -> source and revision of the model that the study downloads into it."""
+        origins = (self.models[BASE], *self.config.evaluation.other_players.values())
+        return {
+            os.path.basename(model_folder(origin.source)): {
+                "source": origin.source,
+                "revision": origin.revision or "main",
+            }
+            for origin in origins
+            if origin.source and origin.source != "standin" and not is_local(origin.source)
+        }
 
     @property
     def sources(self) -> list[str]:
@@ -324,8 +332,30 @@ class Lineage:
         return getattr(labels, pool).judge
 
 
+def check_publication(namespace: str, base_source: str) -> None:
+    """UserError where no adapter on this base model can go to the Hub from here."""
+    from huggingface_hub import get_token
+
+    if not namespace:
+        raise UserError(
+            "publish.namespace: write the user or organisation of the Hub to publish under"
+        )
+    if base_source == "standin" or is_local(base_source):
+        raise UserError(
+            f"publish: an adapter on {base_source!r} (models.{BASE}.source) is of no use to others: that base model is"
+            " not on the Hub; leave out the target publish"
+        )
+    if get_token() is None:
+        raise UserError("publish: no token; set HF_TOKEN, or run `hf auth login`")
+
+
+def is_local(source: str) -> bool:
+    """Whether a source names a folder, and no model of the Hub."""
+    return source.startswith((".", "/", "~"))
+
+
 def model_folder(source: str) -> str:
     """Where a model is that is named by a local folder or downloaded from the Hub."""
-    if source.startswith((".", "/", "~")):
-        return os.path.expanduser(source)
+    if is_local(source):
+        return os.path.normpath(os.path.expanduser(source))  # Snakemake warns of each ./
     return f"resources/models/{source.replace('/', '--')}"

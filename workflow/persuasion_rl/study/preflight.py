@@ -3,14 +3,32 @@
 import os
 import sys
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
+from snakemake.cli import get_argument_parser
 from snakemake.settings.types import SharedFSUsage
 
 from persuasion_rl.files import UserError
 from persuasion_rl.runtime.keys import key_for
 from persuasion_rl.runtime.leases import visible_devices
+from persuasion_rl.study.flags import refuse_files_as_folders
+from persuasion_rl.study.lineage import check_publication
+from persuasion_rl.study.names import BASE
+from persuasion_rl.study.recorded import naming
 from persuasion_rl.study.study import Study
+
+
+def asked_for(words: list[str]) -> list[str]:
+    """What a command line asks for: of Snakemake's own the files and rules, of another program's all words.
+
+    Snakemake knows its targets only after the Snakefile.
+    """
+    program, *rest = words
+    if "snakemake" not in Path(program).parts[-2:]:
+        return rest
+    arguments, _ = get_argument_parser().parse_known_args(rest)
+    return [*arguments.targets, *arguments.forcerun, *arguments.until]
 
 
 def check(study: Study, workflow: Any) -> None:
@@ -19,11 +37,30 @@ def check(study: Study, workflow: Any) -> None:
     Where jobs run elsewhere, on a cluster, they look for a GPU and a key themselves.
     """
     jobs = list(workflow.dag.needrun_jobs())
+    _refuse_files_as_folders(jobs)
+    _refuse_to_publish(study, jobs)
     if workflow.non_local_exec:
         _refuse_to_lose_answers(study, jobs, workflow.storage_settings)
     else:
         _refuse_without_gpu(study, jobs)
         _refuse_without_key(study, jobs)
+
+
+def _refuse_files_as_folders(jobs: Iterable[Any]) -> None:
+    """End where a folder of one model, corpus or player is none; the Snakefile looks at what has no wildcard."""
+    try:
+        refuse_files_as_folders(path for job in jobs for path in job.output)
+    except UserError as error:
+        sys.exit(f"error: {error}")
+
+
+def _refuse_to_publish(study: Study, jobs: Iterable[Any]) -> None:
+    """End where some of these jobs send a model away, and it cannot go. They run where Snakemake does."""
+    if any(job.rule.name == "publish_model" for job in jobs):
+        try:
+            check_publication(study.config.publish.namespace or "", study.models[BASE].source)
+        except UserError as error:
+            sys.exit(f"error: {error}")
 
 
 def _refuse_without_gpu(study: Study, jobs: Iterable[Any]) -> None:
@@ -34,7 +71,7 @@ def _refuse_without_gpu(study: Study, jobs: Iterable[Any]) -> None:
     if rules and not visible_devices():
         sys.exit(
             f"error: {', '.join(rules)}: need a GPU (device: cuda), and this machine has none; use"
-            " `snakemake --profile aws-gpu` on a machine with one, or `--config device=cpu` here"
+            f" `snakemake --profile aws-gpu{naming(study.file)}` on a machine with one, or `--config device=cpu` here"
         )
 
 

@@ -1,13 +1,19 @@
 """Studies that were made: their folders, and the configuration that they were made with."""
 
+import os
+import shlex
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from persuasion_rl.files import UserError
 from persuasion_rl.study.lineage import model_folder
 from persuasion_rl.study.names import BASE
-from persuasion_rl.study.parsing import keys_of_file
+from persuasion_rl.study.parsing import keys_of_file, read_config_file
+
+DEFAULT_FILE = Path("config/config.yaml")
+"""The study's file that Snakemake reads where none is named."""
 
 MADE = (
     "processed",
@@ -36,10 +42,45 @@ def study_folder(name: str) -> Path:
     if (other / "config.yaml").is_file() and any((other / part).is_dir() for part in MADE):
         return other.resolve()
     names = sorted(path.parent.name for path in Path("results").glob("*/config.yaml"))
+    study = Path(name).name
+    making = command_for(study, "unattended --cores all")
     raise UserError(
-        f"{name}: no study that was made (results/{name}/config.yaml is not there; `snakemake unattended --cores all` makes it);"
+        f"{name}: no study that was made (results/{study}/config.yaml is not there; {making} makes it);"
         f" there {'are ' + ', '.join(names) if names else 'is none'}"
     )
+
+
+def file_of_study(name: str) -> Path | None:
+    """The file in config/ that has this name as its `study:`; None where there is none."""
+    for file in (DEFAULT_FILE, *sorted(Path("config").glob("*.yaml"))):
+        with suppress(UserError):
+            if read_config_file(file).get("study") == name:
+                return file
+    return None
+
+
+def from_here(file: Path) -> Path:
+    """A file by its path from the current folder, the same whichever way it was named; of one elsewhere the whole path."""
+    file, here = file.absolute(), Path.cwd()
+    # What is reached by a link lies where the link leads to, or where the link is.
+    for path in (file.parent.resolve() / file.name, Path(os.path.normpath(file))):
+        if path.is_relative_to(here):
+            return path.relative_to(here)
+    return file
+
+
+def naming(file: Path) -> str:
+    """How a command names a study's file, but for the one that is read unasked."""
+    file = from_here(file)
+    return "" if file == DEFAULT_FILE else f" --configfile {shlex.quote(str(file))}"
+
+
+def command_for(study: str, words: str) -> str:
+    """A command of Snakemake for a study, of which only the name is known, as a message says it."""
+    file = file_of_study(study)
+    if file is None:
+        return f"`snakemake {words}` with the --configfile of study {study}"
+    return f"`snakemake {words}{naming(file)}`"
 
 
 def recorded_base(folder: Path, settings: dict[str, Any]) -> Path:

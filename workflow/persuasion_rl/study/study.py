@@ -4,7 +4,6 @@ Everything here follows from the configuration. Nothing is read but that, and no
 """
 
 from collections.abc import Iterable
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from persuasion_rl.study.flags import branch_of, flags
 from persuasion_rl.study.lineage import TRAINED_FILES
 from persuasion_rl.study.loading import load_config
 from persuasion_rl.study.names import BASE, HUMAN
-from persuasion_rl.study.parsing import read_config_file
+from persuasion_rl.study.recorded import file_of_study, from_here
 
 
 class Study(Evaluation):
@@ -126,8 +125,8 @@ class Study(Evaluation):
 
     def started_from(self) -> str:
         """The configuration file as it is seen from here; of one elsewhere the name."""
-        file, here = self.file.absolute(), Path.cwd()
-        return str(file.relative_to(here)) if file.is_relative_to(here) else file.name
+        file = from_here(self.file)
+        return file.name if file.is_absolute() else str(file)
 
     @property
     def _token_limits(self) -> dict[str, int]:
@@ -199,18 +198,10 @@ class Study(Evaluation):
         for target in targets:
             parts = Path(target).parts
             if len(parts) > 2 and parts[0] == "results" and parts[1] != self.name:
-                files = sorted(Path("config").glob("*.yaml"))
-                file = next((file for file in files if _study_named_in(file) == parts[1]), None)
+                file = file_of_study(parts[1])
                 how = f"no file in config/ has `study: {parts[1]}`"
                 if file is not None:
                     how = f"add --configfile {file}"
                 raise UserError(
                     f"{target} is of study {parts[1]!r}, and {self.name!r} is loaded: {how}"
                 )
-
-
-def _study_named_in(file: Path) -> str | None:
-    """The study that a configuration file names; None where it names none or cannot be read."""
-    with suppress(UserError):
-        return read_config_file(file).get("study")
-    return None

@@ -5,7 +5,6 @@ comes from a study's own benchmark files. A key is only ever said to be set or n
 """
 
 import os
-import shlex
 import shutil
 import sys
 from collections.abc import Iterator
@@ -28,6 +27,7 @@ from persuasion_rl.runtime.keys import VARIABLES, is_loopback
 from persuasion_rl.study.lineage import model_folder
 from persuasion_rl.study.loading import load_config_file
 from persuasion_rl.study.names import BASE, MODEL_FILES
+from persuasion_rl.study.recorded import naming
 from persuasion_rl.study.study import Study
 from persuasion_rl.tools.assumptions import ASSUMED
 from persuasion_rl.tools.gpu_memory import Need, trainings
@@ -56,15 +56,10 @@ def examine(study: Study, file: Path) -> list[Finding]:
         Finding("study", f"{study.name} ({file})"),
         *_checkout(),
         *_machine(study),
-        *_corpora(study, _naming(file)),
-        *_models(study, _naming(file)),
+        *_corpora(study, naming(file)),
+        *_models(study, naming(file)),
         *_keys(study),
     ]
-
-
-def _naming(file: Path) -> str:
-    """How a command names a study that is not the one of config/config.yaml."""
-    return "" if file == Path("config/config.yaml") else f" --configfile {shlex.quote(str(file))}"
 
 
 def _checkout() -> Iterator[Finding]:
@@ -300,7 +295,7 @@ def next_step(study: Study, findings: list[Finding], file: Path) -> str:
         if finding.todo:
             return f"{finding.what}: {finding.todo}"
     results = Path("results", study.name)
-    named = _naming(file)
+    named = naming(file)
     total = psutil.virtual_memory().total / 2**30
     few = limit(total) if taking_turns(study, total) else ""
     cores = "--cores all" + (f" --resources {few}" if few else "")

@@ -114,7 +114,7 @@ def _causes(job: Any, reason: Any) -> Iterable[str]:
         yield f"the command of the rule {job.rule.name} changed"
     if reason.software_stack_changed:
         # Environments are compared where they are used, and here none is.
-        yield "it was made with --sdm conda; whether its file in envs/ changed: `snakemake --sdm conda -n`"
+        yield "it was made with --sdm conda; whether its file in envs/ changed is told by a dry run with --sdm conda"
 
 
 def differences(before: set[str], now: set[str]) -> list[str]:

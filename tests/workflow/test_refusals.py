@@ -1,0 +1,161 @@
+"""What a person gives that no run can take: one line before any job, and what is refused no more than it must be."""
+
+import shutil
+
+import pytest
+
+from persuasion_rl.runtime.leases import visible_devices
+from running import snakemake, study_file, succeed
+
+DEMO = ("-n", "--configfile", "config/demo.yaml")
+
+
+@pytest.mark.parametrize(
+    ("changes", "line"),
+    [
+        ({"devise": "cpu"}, "devise: unknown key"),
+        ({"seed": "one"}, "seed: 'one' must be an integer"),
+        ({"data": {"human_pool_size": 900}}, "data.human_pool_size + data.final_eval_size: 1,300"),
+        ({"models": {"sft": {"parent": "rlaif", "method": "sft"}}}, "a cycle"),
+        ({"models": {"base": {"source": "./nowhere"}}}, "models.base.source: './nowhere' is not"),
+        ({"evaluation": {"embedding_model": "~/nowhere"}}, "nowhere' is not the folder of a model"),
+    ],
+)
+def test_a_mistake_in_the_config_is_one_line_before_any_job(elsewhere, changes, line):
+    run = snakemake("-n", "--configfile", study_file(elsewhere, **changes), root=elsewhere)
+    assert run.returncode != 0
+    assert line in run.stdout
+    assert "Traceback" not in run.stdout
+    assert "Job stats" not in run.stdout
+
+
+def test_a_path_of_another_study_names_its_config(elsewhere):
+    run = snakemake("-n", "results/demo/report.html", root=elsewhere)
+    assert run.returncode != 0
+    assert "--configfile config/demo.yaml" in run.stdout
+
+
+@pytest.mark.parametrize(
+    "words",
+    ["--report results/reports/page.zip", "--shadow-prefix results/shadow/x", "--forcerun results/demo/report.html"],
+)  # fmt: skip
+def test_only_what_is_asked_for_is_of_another_study(elsewhere, words):
+    run = snakemake("-n", *words.split(), root=elsewhere)
+    assert ("is of study 'demo'" in run.stdout) == (
+        "demo" in words
+    ) and "'reports'" not in run.stdout
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "resources/models/nope/config.json",
+        "resources/corpora/nope/utterances.jsonl",
+        "results/demo/evaluation/similarities/base.jsonl",
+        "results/demo/evaluation/readings/base.jsonl",
+    ],
+)
+def test_what_the_study_has_not_is_a_file_that_nothing_makes(elsewhere, target):
+    run = snakemake(target, *DEMO, root=elsewhere)
+    assert run.returncode == 1 and f"No rule to produce {target}" in run.stdout
+    assert "Traceback" not in run.stdout and "InputFunctionException" not in run.stdout
+
+
+def test_a_folder_may_be_named_from_here_and_snakemake_does_not_warn_of_it(elsewhere):
+    for name in ("resources/models/mine/config.json", "mine/winning-args-corpus/corpus.json"):
+        (elsewhere / name).parent.mkdir(parents=True, exist_ok=True)
+        (elsewhere / name).touch()
+    run = snakemake(
+        *("-n", "--configfile"),
+        study_file(
+            elsewhere,
+            world=None,
+            corpora_dir="./mine/",
+            models={"base": {"source": "./resources/models/mine"}},
+            data={"cmv_corpora": ["winning-args-corpus"]},
+            labels={"human": {"source": "people", "min_labels": 50}, "ai": {"judge": "delta"}},
+            llm={"rubric": "./resources/rubrics/persuasiveness.md"},
+            evaluation={"judges": ["delta", "length"]},
+        ),
+        root=elsewhere,
+    )
+    assert "./" not in run.stdout, run.stdout[-2000:]
+    # Nothing makes what is a person's own.
+    assert "resources/models/mine/tokenizer.json" in run.stdout
+    assert "mine/winning-args-corpus/utterances.jsonl" in run.stdout
+    assert "MissingInputException" in run.stdout
+
+
+@pytest.mark.parametrize(
+    ("changes", "line"),
+    [
+        ({}, "publish.namespace: write the user"),
+        ({"publish": {"namespace": "me"}}, "publish: an adapter on 'standin'"),
+        ({"publish": {"namespace": "me"}, "models": {"base": {"source": "a/b"}}}, "publish: no token"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_published_is_said_before_a_model_is_trained(
+    tmp_path, elsewhere, changes, line
+):
+    root = tmp_path / "checkout"
+    shutil.copytree(elsewhere, root, symlinks=True)
+    words = ("publish", "--configfile", study_file(root, **changes))
+    run = snakemake(*words, "--cores", 1, root=root, HF_TOKEN="", HF_HOME=str(tmp_path))
+    assert run.returncode == 1
+    (said,) = [text for text in run.stdout.splitlines() if text.startswith("error: ")]
+    assert said.startswith(f"error: {line}")
+    assert not list((root / "results/changed").rglob("*.json*"))
+    succeed(*words, "-n", root=root)  # a plan sends nothing
+
+
+@pytest.mark.parametrize("name", ["results", "results/demo", "results/demo/models"])
+@pytest.mark.parametrize("links", [False, True])
+def test_a_file_where_a_folder_belongs_is_one_line(tmp_path, elsewhere, name, links):
+    root = tmp_path / "checkout"
+    shutil.copytree(elsewhere, root, symlinks=True)
+    shutil.rmtree(root / "results", ignore_errors=True)
+    (root / name).parent.mkdir(parents=True, exist_ok=True)
+    if links:
+        (root / name).symlink_to("/not/mounted")
+    else:
+        (root / name).touch()
+    run = snakemake(*DEMO, root=root)
+    assert run.returncode == 1 and "Traceback" not in run.stdout
+    kind = "a link to /not/mounted, which is no folder" if links else "a file, and a folder belongs"
+    assert run.stdout.splitlines()[-1].startswith(f"{name}: it is {kind}")
+
+
+def test_a_file_where_a_models_folder_belongs_is_said_before_the_first_job(tmp_path, elsewhere):
+    root = tmp_path / "checkout"
+    shutil.copytree(elsewhere, root, symlinks=True)
+    (root / "results/demo/models").mkdir(parents=True)
+    (root / "results/demo/models/rlhf").touch()
+    run = snakemake(*DEMO[1:], "--cores", 1, root=root)
+    assert run.returncode == 1 and "Traceback" not in run.stdout
+    (said,) = [text for text in run.stdout.splitlines() if text.startswith("error: ")]
+    assert said.startswith("error: results/demo/models/rlhf: it is a file")
+
+
+def test_braces_in_the_path_of_a_checkout_are_one_line(tmp_path, elsewhere):
+    root = tmp_path / "a {b}"
+    shutil.copytree(elsewhere, root, symlinks=True)
+    run = snakemake(*DEMO, root=root)
+    assert run.returncode == 1 and "Traceback" not in run.stdout
+    assert run.stdout.splitlines()[-1].endswith("rename the folder"), run.stdout[-1000:]
+
+
+def test_a_missing_gpu_is_said_before_the_first_job(tmp_path, elsewhere):
+    if visible_devices():
+        pytest.skip("this machine has a GPU")
+    root = tmp_path / "checkout"
+    shutil.copytree(elsewhere, root, symlinks=True)
+    config = ("--cores", 1, "--configfile", "config/demo.yaml", "--config", "device=cuda")
+    run = snakemake("results/demo/models/sft/adapter_model.safetensors", *config, root=root)
+    assert run.returncode == 1
+    (said,) = [line for line in run.stdout.splitlines() if line.startswith("error: ")]
+    assert (
+        "train_sft: need a GPU" in said
+        and "`snakemake --profile aws-gpu --configfile config/demo.yaml`" in said
+    )
+    assert not (root / "results").exists() or not any((root / "results").rglob("*.jsonl"))
+    succeed("results/demo/config.yaml", *config, root=root)  # needs none
