@@ -265,4 +265,4 @@ def test_a_broken_recorded_configuration_is_one_line(tmp_path, command_line, com
     run = command_line("tools.cli", *command, "--study", study.folder)
     (line,) = run.stderr.splitlines()
     assert run.returncode == 1 and line.startswith(f"error: {study.folder}/config.yaml: {told}")
-    assert "make it again: snakemake results/demo/config.yaml --cores 1 --configfile" in line
+    assert "make it again: `snakemake results/demo/config.yaml --cores 1" in line

@@ -92,7 +92,7 @@ def test_held_out_pairs_of_a_study_stand_beside_them(benchmark, tmp_path):
         ([{"label": "a1"}], [], "line 1: no a1, a2, stance, topic"),
         ([], [], "pairs.jsonl: no pair"),
         (PAIRS, ["--base", "nowhere"], "the delta judge needs --base and --delta"),
-        (PAIRS, ["--study", "nowhere"], "No such file or directory: 'nowhere/"),
+        (PAIRS, ["--study", "nowhere"], "nowhere/splits/sides.csv: cannot be read (No such file"),
     ],
 )
 def test_a_mistake_is_one_line(benchmark, rows, words, line):

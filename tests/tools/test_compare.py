@@ -218,7 +218,7 @@ def test_a_broken_file_is_one_line_that_names_it(results, file, content, problem
     assert run.returncode == 1 and run.stdout == ""
     assert (f"one/{file}" in line and problem in line and "again" in line) or "cut off" in line
     if file == "config.yaml":
-        assert "make it again: snakemake results/one/config.yaml --cores 1" in line
+        assert "make it again: `snakemake results/one/config.yaml --cores 1`" in line
 
 
 def test_a_name_is_a_study_before_it_is_a_folder_and_no_other_folder_is_one(results):

@@ -1,6 +1,8 @@
 """What asking costs, and the limits that it keeps."""
 
 import re
+import sqlite3
+from contextlib import closing
 
 import pytest
 
@@ -90,3 +92,23 @@ def test_asking_stops_where_a_limit_is_reached_and_keeps_the_answers(
     server.behave = lambda asked, times: says()
     assert all(f.failure is None for f in judge_both_orders(judge(prices=PRICES), rows))
     assert max(server.answered.values()) == 1
+
+
+@pytest.mark.parametrize("content", [b"", b"no database\n" * 100, "another database"])
+def test_what_a_store_cost_is_read_or_is_one_line(tmp_path, content):
+    """As the report reads it, which makes no store and changes none."""
+    path = tmp_path / "llm.sqlite"
+    if content == "another database":
+        with closing(sqlite3.connect(path)) as file:
+            file.execute("CREATE TABLE cookies (x)")
+    else:
+        path.write_bytes(content)
+    before = path.read_bytes()
+    if content:
+        with pytest.raises(UserError) as told:
+            api_cost(path)
+        (line,) = str(told.value).splitlines()
+        assert line.startswith(f"{path}: ") and "move the file away" in line
+    else:
+        assert api_cost(path) is None
+    assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]

@@ -1,12 +1,10 @@
 """Answers are kept: none is asked for twice, whatever ends a job, and whoever asks beside it."""
 
 import os
-import sqlite3
 import subprocess
 import sys
 import time
 from collections import Counter
-from contextlib import closing
 
 import pytest
 
@@ -19,7 +17,7 @@ from llm_jobs import (
 from llm_server import says
 from persuasion_rl.files import UserError
 from persuasion_rl.judges.base import judge_both_orders
-from persuasion_rl.judges.llm.cache import AnswerCache, spent_in
+from persuasion_rl.judges.llm.cache import AnswerCache
 from running import ROOT
 
 
@@ -77,23 +75,3 @@ def test_threads_and_processes_may_write_the_cache_together(tmp_path):
     cache = AnswerCache(path)
     assert cache.spent() == (400, 200.0)
     cache.close()
-
-
-@pytest.mark.parametrize("content", [None, b"", b"no database\n" * 100, "another database"])
-def test_what_a_store_cost_is_read_or_is_one_line(tmp_path, content):
-    """As the report reads it, which makes no store and changes none."""
-    path = tmp_path / "llm.sqlite"
-    if content == "another database":
-        with closing(sqlite3.connect(path)) as file:
-            file.execute("CREATE TABLE cookies (x)")
-    elif content is not None:
-        path.write_bytes(content)
-    before = [file.read_bytes() for file in tmp_path.iterdir()]
-    if content:
-        with pytest.raises(UserError) as told:
-            spent_in(path)
-        (line,) = str(told.value).splitlines()
-        assert line.startswith(f"{path}: ") and "move the file away" in line
-    else:
-        assert spent_in(path) is None
-    assert [file.read_bytes() for file in tmp_path.iterdir()] == before

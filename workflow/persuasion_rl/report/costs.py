@@ -4,6 +4,8 @@ Neither is an input of any rule: both grow with every job, and a page that read 
 """
 
 import math
+import sqlite3
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -50,6 +52,30 @@ def cost_of(path: Path, rule: str = "") -> Cost:
             f"{path}: not a measurement of Snakemake (one row, with s and max_rss): move it away"
         )
     return Cost(rule, seconds, memory if _is_measured(memory) else 0)
+
+
+def api_cost(answers: Path) -> tuple[int, int, float] | None:
+    """What the language models' answers cost that a study keeps: their number, how many of them have no known price, and
+    the sum of the others in USD. None where nothing was asked.
+
+    Args:
+        answers: the store of answers (state/llm.sqlite); it need not exist.
+
+    Raises:
+        UserError: the file is no such store.
+    """
+    if not answers.is_file() or not answers.stat().st_size:
+        return None
+    address = f"{answers.resolve().as_uri()}?mode=ro"
+    try:
+        with closing(sqlite3.connect(address, timeout=60, uri=True)) as file:
+            return file.execute(
+                "SELECT count(*), count(*) - count(cost_usd), coalesce(sum(cost_usd), 0.0) FROM answers"
+            ).fetchone()
+    except sqlite3.Error as error:
+        raise UserError(
+            f"{answers}: {error}; move the file away (its answers are then asked again)"
+        ) from None
 
 
 def _is_measured(value: object) -> bool:

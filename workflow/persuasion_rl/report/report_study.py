@@ -9,8 +9,7 @@ from pathlib import Path
 
 from persuasion_rl.evaluation.measures import NOT_MEASURED
 from persuasion_rl.files import read_json, read_jsonl, write_text
-from persuasion_rl.judges.llm.cache import spent_in
-from persuasion_rl.report.costs import costs_of
+from persuasion_rl.report.costs import api_cost, costs_of
 from persuasion_rl.report.figures import (
     honesty_figure,
     length_figure,
@@ -224,7 +223,7 @@ def report_study(
         answers=read_json(files.answers) if files.answers else None,
         pools=list(files.pool_counts),
         simulated=facts.human_source == "simulated",
-        api=spent_in(costs.llm_answers) if costs.llm_answers else None,
+        api=api_cost(costs.llm_answers) if costs.llm_answers else None,
         costs=[
             {"rule": cost.rule, "seconds": round(cost.seconds), "memory": round(cost.memory)}
             for cost in rules

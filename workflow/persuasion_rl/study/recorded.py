@@ -107,7 +107,9 @@ def recorded_settings(folder: Path) -> dict[str, Any]:
         UserError: it is not there, or is no whole configuration; one line with the file and how it is made again.
     """
     file = folder / "config.yaml"
-    again = f"make it again: snakemake results/{folder.name}/config.yaml --cores 1 --configfile ... (the study's file)"
+    again = (
+        f"make it again: {command_for(folder.name, f'results/{folder.name}/config.yaml --cores 1')}"
+    )
     try:
         settings = keys_of_file(file)
     except UserError as error:

@@ -8,7 +8,7 @@ import fcntl
 import json
 import sqlite3
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 from threading import Lock
@@ -189,32 +189,13 @@ def opened(path: Path) -> Iterator[AnswerCache]:
         except BlockingIOError:
             note(f"judge llm: another job is asking; waiting for it ({path})")
             fcntl.flock(lock, fcntl.LOCK_EX)
-        with _told(path), closing(AnswerCache(path)) as cache:
-            yield cache
-
-
-def spent_in(path: Path) -> tuple[int, int, float] | None:
-    """What the answers in a file cost: their number, how many of them have no known price, and the sum of the others in
-    USD. None where nothing was asked: there is no file, or nothing in it.
-
-    Raises:
-        UserError: the file is no such store.
-    """
-    if not path.is_file() or not path.stat().st_size:
-        return None
-    address = f"{path.resolve().as_uri()}?mode=ro"
-    with _told(path), closing(sqlite3.connect(address, timeout=60, uri=True)) as file:
-        return file.execute(
-            "SELECT count(*), count(*) - count(cost_usd), coalesce(sum(cost_usd), 0.0) FROM answers"
-        ).fetchone()
-
-
-@contextmanager
-def _told(path: Path) -> Iterator[None]:
-    """What SQLite says of a file, as a UserError."""
-    try:
-        yield
-    except sqlite3.Error as error:
-        raise UserError(
-            f"{path}: {error}; make room, or move the file away (its answers are then asked again)"
-        ) from None
+        try:
+            cache = AnswerCache(path)
+            try:
+                yield cache
+            finally:
+                cache.close()
+        except sqlite3.Error as error:
+            raise UserError(
+                f"{path}: {error}; make room, or move the file away (its answers are then asked again)"
+            ) from None
