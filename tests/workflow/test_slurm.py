@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from importlib.util import find_spec
+from itertools import combinations
 from pathlib import Path
 
 import pytest
@@ -251,11 +252,16 @@ def test_a_study_runs_on_a_cluster_and_a_job_that_it_kills_goes_on(cluster, chec
     assert states == ["CANCELLED", "COMPLETED"]
     assert "going on from" in (study / "logs/train_sft/sft.log").read_text()
 
-    # Both shards ran at the same time, each on a device of its own.
-    one, other = of_rule(cluster, "generate_responses")
-    assert max(one["StartTime"], other["StartTime"]) < min(one["EndTime"], other["EndTime"])
-    shared = {devices[one["JobId"]], devices[other["JobId"]]}
-    assert shared == {"gpu:1(IDX:0)", "gpu:1(IDX:1)"}
+    # Each shard was a job, and jobs that ran at the same time had devices of their own.
+    assert len(of_rule(cluster, "generate_responses")) == 2
+    beside = [
+        (one, other)
+        for one, other in combinations([job for job in jobs(cluster) if job["JobId"] in devices], 2)
+        if max(one["StartTime"], other["StartTime"]) < min(one["EndTime"], other["EndTime"])
+    ]
+    assert beside
+    for pair in beside:
+        assert {devices[job["JobId"]] for job in pair} == {"gpu:1(IDX:0)", "gpu:1(IDX:1)"}
 
 
 def test_a_submit_host_is_not_asked_for_a_gpu(cluster, checkout, tmp_path):
