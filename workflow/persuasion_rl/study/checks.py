@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 
 from persuasion_rl.files import UserError
-from persuasion_rl.study.config import Config, Data
+from persuasion_rl.study.config import Config, Data, World
 from persuasion_rl.study.judging import OtherPlayer
 from persuasion_rl.study.names import BASE, HUMAN
 from persuasion_rl.study.recipe_checks import check_recipes
@@ -25,11 +25,7 @@ def check_config(config: Config) -> None:
     """UserError where the parts of a configuration do not fit each other, or a file that it names is missing."""
     _check_lineage(config)
     _check_plan(config.data)
-    if config.world and config.world.threads * config.world.replies > MOST_ROWS:
-        raise UserError(
-            f"world.threads: {config.world.threads:,} with {config.world.replies:,} replies each are more than"
-            f" {MOST_ROWS:,} comments; write fewer"
-        )
+    _check_world(config.world)
     check_recipes(config)
     _check_room(config)
     _check_sampling(config)
@@ -42,6 +38,14 @@ def check_config(config: Config) -> None:
     _check_embedding_model(config)
     _check_standin(config)
     _check_corpora(config)
+
+
+def _check_world(world: World | None) -> None:
+    if world is not None and world.threads * world.replies > MOST_ROWS:
+        raise UserError(
+            f"world.threads: {world.threads:,} with {world.replies:,} replies each are more than"
+            f" {MOST_ROWS:,} comments; write fewer"
+        )
 
 
 def _check_lineage(config: Config) -> None:
