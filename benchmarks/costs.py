@@ -7,7 +7,7 @@ from pathlib import Path
 
 from persuasion_rl.files import UserError
 from persuasion_rl.report.costs import costs_of
-from persuasion_rl.runtime.command import stage
+from persuasion_rl.runtime.command import note, stage
 
 
 def print_costs(*, study: Path) -> None:
@@ -16,7 +16,9 @@ def print_costs(*, study: Path) -> None:
     Args:
         study: results/{study}.
     """
-    found = costs_of(study / "benchmarks")
+    found, unread = costs_of(study / "benchmarks")
+    for problem in unread:
+        note(f"not counted: {problem}")
     if not found:
         raise UserError(f"{study}: no benchmark file of Snakemake; run the study first")
     print("| rule | seconds | peak memory (MB) |\n|---|---:|---:|")

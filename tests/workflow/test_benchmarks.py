@@ -45,7 +45,7 @@ def printed(benchmark: str, *words: str) -> str:
 
 @pytest.mark.slow
 def test_a_comparison_has_all_ways_and_the_losses_agree(corpora, tokenizer_folder):
-    words = f"--corpora {corpora} --tokenizer {tokenizer_folder} --model tiny --rows 16 --rounds 1"
+    words = f"--corpora {corpora} --tokenizer {tokenizer_folder} --model tiny --rows 32 --rounds 1"
     told = printed("training", "compare", *words.split(), "--device", "cpu", "--threads", "1")
     rows = [line.split(" | ") for line in told.splitlines() if line.startswith("| ")]
     ways = ["predecessor", "plain trl", "ours", "second model", "plain trl", "ours"]
@@ -90,7 +90,7 @@ def test_coverage_is_counted_of_every_interval():
 def test_generation_is_timed_in_three_ways_within_the_studys_limit(tiny_rows, tiny_sft, tmp_path):
     shutil.copytree(tiny_rows.base, tmp_path / "models/base")
     shutil.copytree(tiny_sft.parent, tmp_path / "models/sft")
-    write_text(tmp_path / "config.yaml", "sampling: {max_new_tokens: 7}\n")
+    write_text(tmp_path / "config.yaml", "{study: timed, sampling: {max_new_tokens: 7}}\n")
     pool = pool_rows(["Hello", "Hello!", "No"])
     write_jsonl(tmp_path / "preferences/ai_pool_prompts.jsonl", pool)
     words = f"--study {tmp_path} --rounds 2 --threads 1"
