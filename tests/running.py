@@ -8,6 +8,8 @@ from pathlib import Path
 
 import yaml
 
+from dry_runs import dry_run
+
 ROOT = Path(__file__).parent.parent
 WORKFLOW = ROOT / "workflow"
 
@@ -48,8 +50,11 @@ def finished_study(folder: Path, config: str, *targets: str) -> Path:
 
 def snakemake(*words: object, root: Path = ROOT, **environment: str) -> subprocess.CompletedProcess:
     """Run snakemake in a checkout; standard error is part of the output."""
+    command = list(map(str, words))
+    if {"-n", "-np"} & {*command} and "PYTHONPATH" not in environment:
+        return dry_run(command, root, os.environ | environment)
     return subprocess.run(
-        [sys.executable, "-m", "snakemake", *map(str, words)],
+        [sys.executable, "-m", "snakemake", *command],
         cwd=root,
         env=os.environ | environment,
         stdout=subprocess.PIPE,
