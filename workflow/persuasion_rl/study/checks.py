@@ -10,6 +10,7 @@ from pathlib import Path
 from persuasion_rl.files import UserError
 from persuasion_rl.study.config import Config, Data, World
 from persuasion_rl.study.judging import OtherPlayer
+from persuasion_rl.study.lineage import is_local
 from persuasion_rl.study.names import BASE, HUMAN
 from persuasion_rl.study.recipe_checks import check_recipes
 from persuasion_rl.study.recipes import Model
@@ -56,7 +57,7 @@ def _check_lineage(config: Config) -> None:
     if source != "standin":
         _check_source(f"models.{BASE}.source", source)
     _check_base(models[BASE])
-    if models[BASE].revision is not None and (source == "standin" or _is_local(source)):
+    if models[BASE].revision is not None and (source == "standin" or is_local(source)):
         raise UserError(
             f"models.{BASE}.revision: only a Hub model has a revision, and {source!r} is none; leave it out (null where"
             " it is inherited)"
@@ -105,7 +106,7 @@ def _check_base(base: Model) -> None:
 
 def _check_source(key: str, source: str) -> None:
     """Refuse what is neither the folder of a model nor a name that the Hub can have."""
-    if _is_local(source):
+    if is_local(source):
         if not _is_model_folder(os.path.expanduser(source)):
             raise UserError(
                 f"{key}: {source!r} is not the folder of a model (no config.json there)"
@@ -114,10 +115,6 @@ def _check_source(key: str, source: str) -> None:
         raise UserError(
             f"{key}: {source!r} is no name of a Hub model (NAME or OWNER/NAME); a local folder starts with ./, / or ~"
         )
-
-
-def _is_local(source: str) -> bool:
-    return source.startswith((".", "/", "~"))
 
 
 def _is_model_folder(folder: str) -> bool:
@@ -294,7 +291,7 @@ def _check_other_player(name: str, other: OtherPlayer, config: Config) -> None:
         raise UserError(f"{key}.source: only models.{BASE} can be a standin; use model: {BASE}")
     if other.source is not None:
         _check_source(f"{key}.source", other.source)
-    if other.revision != "main" and (other.source is None or _is_local(other.source)):
+    if other.revision != "main" and (other.source is None or is_local(other.source)):
         raise UserError(
             f"{key}.revision: only a Hub model has a revision, and this is none; leave it out"
             " (null where it is inherited)"
@@ -310,7 +307,7 @@ def _check_revisions(config: Config) -> None:
     base = config.models[BASE]
     seen = {base.source: (f"models.{BASE}.revision", base.revision or "main")}
     for name, other in config.evaluation.other_players.items():
-        if other.source is None or _is_local(other.source):
+        if other.source is None or is_local(other.source):
             continue
         key = key_path("evaluation", "other_players", name, "revision")
         first, revision = seen.setdefault(other.source, (key, other.revision))
@@ -342,7 +339,7 @@ def _check_llm(config: Config) -> None:
 
 def _check_embedding_model(config: Config) -> None:
     name = config.evaluation.embedding_model
-    if name is not None and (_is_local(name) or not os.path.isdir(name)):
+    if name is not None and (is_local(name) or not os.path.isdir(name)):
         _check_source("evaluation.embedding_model", name)
 
 
