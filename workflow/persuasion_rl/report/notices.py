@@ -141,7 +141,7 @@ def warnings(trust: list[dict], judges: list[str]) -> list[str]:
     """What takes the weight from all verdicts. That a baseline beats the other says nothing for what it judges.
 
     Args:
-        trust: rows of the table of `judges.trust`, their numbers as numbers. judges: those that evaluate.
+        trust: rows of the table of `judges.judge_trust`, their numbers as numbers. judges: those that evaluate.
     """
     if any(beats_length(trust, judge) for judge in judges if judge not in BASELINES):
         return []

@@ -44,7 +44,7 @@ class ReportFiles:
     Attributes:
         tables: the tables of the evaluation by their names (win_rates, ranking, comparisons, power, behaviour, honesty,
             equal_honesty; of a synthetic study truth and truth_differences).
-        trust: the table of `judges.trust`. models_table, seeds_table: those of `report.compare_models`.
+        trust: the table of `judges.judge_trust`. models_table, seeds_table: those of `report.compare_models`.
         verdicts: judge -> its verdicts. responses: player -> its replies.
         histories, recipes: trained model -> its history.jsonl, its recipe.json.
         delta_judge: metrics, history and recipe of the delta judge.

@@ -134,7 +134,8 @@ def check_text(text: str) -> str:
     return text
 
 
-def _check_address(text: str) -> str:
+def check_address(text: str) -> str:
+    """The address of a server: ValueError where it is none."""
     if not text.startswith(("http://", "https://")) or " " in text:
         raise ValueError(
             f"{shortened(text)} is no address: it begins with http:// or https:// and has no spaces"
@@ -200,7 +201,7 @@ PositiveShare = Annotated[float, Field(gt=0, le=1), ONE_SPELLING]
 HalfShare = Annotated[float, Field(ge=0, le=0.5), ONE_SPELLING]
 Word = Annotated[str, Field(min_length=1), AfterValidator(check_text)]
 """A text that can be a part of a path and a word of a command."""
-Address = Annotated[Word, AfterValidator(_check_address)]
+Address = Annotated[Word, AfterValidator(check_address)]
 """Of a server."""
 FolderName = Annotated[Word, AfterValidator(_check_folder)]
 """A folder, as it is named from the one above it."""

@@ -13,7 +13,6 @@ from http.client import HTTPException
 from importlib.util import find_spec
 from pathlib import Path
 from urllib.error import HTTPError
-from urllib.parse import urlsplit
 from urllib.request import Request as UrlRequest
 from urllib.request import urlopen
 
@@ -28,6 +27,7 @@ from persuasion_rl.study.lineage import model_folder
 from persuasion_rl.study.loading import load_config_file
 from persuasion_rl.study.names import BASE, MODEL_FILES
 from persuasion_rl.study.recorded import naming
+from persuasion_rl.study.section import check_address
 from persuasion_rl.study.study import Study
 from persuasion_rl.tools.assumptions import ASSUMED
 from persuasion_rl.tools.gpu_memory import Need, trainings
@@ -206,7 +206,9 @@ def _models(study: Study, named: str) -> Iterator[Finding]:
             yield Finding(f"model {source}", f"in {folder}")
         else:
             target, hub = f"{folder}/config.json", os.environ.get("HF_ENDPOINT", HUB)
-            if not _is_address(hub):
+            try:
+                check_address(hub)
+            except ValueError:
                 state = f"to be downloaded; HF_ENDPOINT is {hub!r}, which is no address"
                 yield Finding(f"model {source}", state, f"set HF_ENDPOINT to one like {HUB}")
                 continue
@@ -237,15 +239,6 @@ def _answers(address: str) -> bool:
     except (OSError, ValueError, HTTPException):
         return False
     return True
-
-
-def _is_address(text: str) -> bool:
-    """Whether a text is an address that can be asked."""
-    try:
-        parts = urlsplit(text)
-        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:
-        return False
 
 
 def _keys(study: Study) -> Iterator[Finding]:

@@ -1,6 +1,6 @@
 """The delta judge: a reward model trained with trl's RewardTrainer on delta / no-delta reply pairs.
 
-Trained on train-side pairs, its checkpoint chosen on val; the test side is left for `judges.trust`.
+Trained on train-side pairs, its checkpoint chosen on val; the test side is left for `judges.judge_trust`.
 """
 
 from pathlib import Path
