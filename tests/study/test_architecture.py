@@ -129,11 +129,10 @@ def leads_somewhere(name: str) -> bool:
 OF_LIBRARIES = {"trainer.evaluate", "trainer.train"}
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
-def test_every_module_and_function_that_a_page_names_is_there_with_its_package(page):
+def names_of_nothing(text: str) -> set[str]:
+    """Dotted names in a text that begin as a module or package of ours, and are neither there nor a key of the configuration."""
     modules = [path.relative_to(PACKAGE) for path in PACKAGE.rglob("*.py")]
     ours = {module.parts[0] for module in modules} | {module.stem for module in modules}
-    text = re.sub(r"^ *```.*?^ *```$", "", page.read_text(encoding="utf-8"), flags=re.M | re.S)
     wrong = set()
     for name in re.findall(r"`([a-z_]\w*(?:\.\w+)+)(?=`|\()", text):
         is_file = name.endswith(
@@ -141,6 +140,23 @@ def test_every_module_and_function_that_a_page_names_is_there_with_its_package(p
         )
         if name.split(".")[0] in ours and not is_file and name not in OF_LIBRARIES:
             wrong |= {name} if not is_key(name) and not leads_somewhere(name) else set()
+    return wrong
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_module_and_function_that_a_page_names_is_there_with_its_package(page):
+    text = re.sub(r"^ *```.*?^ *```$", "", page.read_text(encoding="utf-8"), flags=re.M | re.S)
+    wrong = names_of_nothing(text)
     for file in re.findall(r"`((?:\w+/)+\w+\.py)`", text):
         wrong |= {file} if not any(at.joinpath(file).is_file() for at in (ROOT, PACKAGE)) else set()
     assert wrong == set()
+
+
+def test_every_module_and_function_that_the_code_names_in_words_is_there():
+    wrong = {}
+    for path in [*PACKAGE.rglob("*.py"), *(ROOT / "workflow/rules").glob("*.smk")]:
+        beside = ".".join(path.relative_to(ROOT / "workflow").parts[1:-1])  # its package
+        names = names_of_nothing(path.read_text(encoding="utf-8"))
+        if names := {name for name in names if not leads_somewhere(f"{beside}.{name}")}:
+            wrong[path.name] = names
+    assert wrong == {}

@@ -65,6 +65,11 @@ or_exit(
 # the files themselves are inputs.
 
 
+def uncompared(setting):
+    """A param that makes nothing stale; `setting` is a function of the wildcards."""
+    return lambda wildcards, input: setting(wildcards)
+
+
 def place_of_base(wildcards, input):
     """The folder of the base model."""
     return folder_of(input.base)

@@ -43,7 +43,7 @@ rule evaluate_verdicts:
         players=named_inputs(responses=study.responses),
         judge=lambda wildcards: study.judge_flags(wildcards.judge),
         place=judge_place,
-        asking=lambda wildcards, input: study.asking_flags(wildcards.judge),
+        asking=uncompared(lambda wildcards: study.asking_flags(wildcards.judge)),
         code=lambda wildcards: code(
             "evaluation.verdicts", *study.judge_modules(wildcards.judge)
         ),

@@ -74,7 +74,7 @@ rule fetch_corpus:
     params:
         folder=subpath(output.conversations, parent=True),
         name="{corpus}",
-        settings=lambda wildcards, input: study.flags("downloads.*"),
+        settings=uncompared(lambda wildcards: study.flags("downloads.*")),
     message:
         "Downloading {wildcards.corpus}"
     shell:

@@ -33,7 +33,7 @@ rule train_delta_judge:
         state=study.path("state/trainings/delta_judge"),
         recipe=flags(study.config.recipes.reward.settings()),
         settings=study.flags("device", "seed", "trust_remote_code"),
-        tracking=lambda wildcards, input: study.tracking_flags("delta_judge"),
+        tracking=uncompared(lambda wildcards: study.tracking_flags("delta_judge")),
         launch=lambda wildcards, input, resources: launcher(resources.gpu),
         code=code("training.reward"),
     message:
@@ -77,7 +77,7 @@ rule judge_trust:
         labels=named_inputs(labels=study.labels),
         settings=study.judge_flags("delta", *study.llm),
         place=judge_place,
-        asking=lambda wildcards, input: study.asking_flags(*study.llm),
+        asking=uncompared(lambda wildcards: study.asking_flags(*study.llm)),
         draws=study.flags(draws="evaluation.bootstrap"),
         code=lambda wildcards: code(
             "judges.judge_trust",

@@ -189,7 +189,7 @@ rule read_honesty:
         runtime=lambda wildcards, attempt: judging_time("llm", "1h", attempt),
     params:
         settings=study.reading_flags(),
-        asking=lambda wildcards, input: study.asking_flags("llm"),
+        asking=uncompared(lambda wildcards: study.asking_flags("llm")),
         code=code("evaluation.read_honesty"),
     message:
         "Reading the replies of {wildcards.player} for honesty"

@@ -56,8 +56,8 @@ rule generate_responses:
             responses=study.config.pools[wildcards.pool].responses,
             redraws=study.config.sampling.redraws,
         ),
-        how=lambda wildcards, input: study.flags(
-            "sampling.batch_size", "sampling.base_url"
+        how=uncompared(
+            lambda wildcards: study.flags("sampling.batch_size", "sampling.base_url")
         ),
         state=study.path("state/samples"),
         code=code(
@@ -126,7 +126,7 @@ rule label_ai:
         settings=study.flags("labels.ai.*"),
         judge=study.judge_flags(AI_JUDGE),
         place=judge_place,
-        asking=lambda wildcards, input: study.asking_flags(AI_JUDGE),
+        asking=uncompared(lambda wildcards: study.asking_flags(AI_JUDGE)),
         code=code("preferences.label_ai", *study.judge_modules(AI_JUDGE)),
     message:
         "Labelling the AI pool"

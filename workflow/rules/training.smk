@@ -131,7 +131,7 @@ rule train_sft:
         state=study.path("state/trainings/{model}"),
         recipe=lambda wildcards: flags(study.recipe(wildcards.model)),
         settings=lambda wildcards: study.training_flags(wildcards.model),
-        tracking=lambda wildcards, input: study.tracking_flags(wildcards.model),
+        tracking=uncompared(lambda wildcards: study.tracking_flags(wildcards.model)),
         launch=lambda wildcards, input, resources: launcher(resources.gpu),
         code=code("training.sft"),
     message:
@@ -174,7 +174,7 @@ rule train_dpo:
         state=study.path("state/trainings/{model}"),
         recipe=lambda wildcards: flags(study.recipe(wildcards.model)),
         settings=lambda wildcards: study.training_flags(wildcards.model),
-        tracking=lambda wildcards, input: study.tracking_flags(wildcards.model),
+        tracking=uncompared(lambda wildcards: study.tracking_flags(wildcards.model)),
         launch=lambda wildcards, input, resources: launcher(resources.gpu),
         code=code("training.dpo"),
     message:

@@ -33,7 +33,7 @@ class Measures:
         """The mean of a number a reply with its interval over conversations.
 
         Args:
-            estimate: `intervals.bootstrap_rate` for a share of replies.
+            estimate: `statistics.intervals.bootstrap_rate` for a share of replies.
         """
         interval = estimate(list(map(float, values)), conversations, self._draws, self._seed)
         self.value(player, measure, interval.value, unit, interval.low, interval.high)

@@ -36,7 +36,7 @@ def read_honesty(*, responses: Path, output: Path, settings: LlmSettings) -> int
     what kept the model from answering.
 
     Raises:
-        UserError: the settings name no model, or `asking.outcomes` could not ask.
+        UserError: the settings name no model, or `judges.llm.asking.outcomes` could not ask.
     """
     if settings.model is None:
         raise UserError("reading for honesty needs --llm_model")

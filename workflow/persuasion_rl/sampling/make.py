@@ -7,7 +7,7 @@ from persuasion_rl.study.names import ENGINE_MODULES
 
 
 def make_engine(settings: SamplingSettings) -> Engine:
-    """The engine that `settings.engine` names: transformers, vllm, openai, or endpoint (a model that another server has).
+    """The engine that the settings name: transformers, vllm, openai, or endpoint (a model that another server has).
 
     Each module of `ENGINE_MODULES` has a function `make` for this.
     """

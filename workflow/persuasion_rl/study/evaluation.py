@@ -17,7 +17,7 @@ from persuasion_rl.study.names import (
     SERVED,
 )
 
-BASELINES = ("delta", "interplay", "length")
+ALWAYS_MEASURED = ("delta", "interplay", "length")
 """Judges whose trust is measured in every study."""
 LLM_ANSWER = ("model", "provider", "rubric", "max_tokens", "temperature")
 """Settings of the judge llm that decide its answers; the others say how it is asked."""
@@ -242,7 +242,7 @@ class Evaluation(Lineage):
     def trusted_judges(self, scope: str) -> list[str]:
         """The judges whose trust is measured: those that evaluate, that labelled a pool, and the baselines."""
         labelling = {self.label_judge(pool) for pool in self.pools(scope)} - {None}
-        return sorted({*self.judges, *labelling, *BASELINES})
+        return sorted({*self.judges, *labelling, *ALWAYS_MEASURED})
 
     def judge_gpu(self, judge: str) -> int:
         """The GPUs of a job that asks a judge."""

@@ -19,7 +19,7 @@ PROJECT = Path(__file__).parents[3]
 README = PROJECT / "config" / "README.md"
 SCHEMA = PROJECT / "workflow" / "schemas" / "config.schema.json"
 HEADING = "## Keys\n\n"
-RECIPE = """Keys of a recipe (`recipes.METHOD`, `models.NAME.recipe`). They are trl's own argument names, and a key that is left
+RECIPE = """Keys of a recipe (`recipes`, `models.NAME.recipe`). They are trl's own argument names, and a key that is left
 out takes trl's default, unless one is shown here:"""
 
 

@@ -103,10 +103,10 @@ def _data(one: Path, other: Path) -> list[list[str]]:
 def _data_facts(folder: Path) -> dict[str, int | str]:
     """Sizes of the data, and digests of what all models answer."""
     facts: dict[str, int | str] = {}
-    for pattern, told in FACTS.items():
+    for pattern, facts_in in FACTS.items():
         for path in sorted(folder.glob(pattern)):
             try:
-                facts |= told(path.stem, read_json(path))
+                facts |= facts_in(path.stem, read_json(path))
             except (AttributeError, LookupError, TypeError):
                 raise UserError(
                     f"{path}: not as the workflow writes it: delete it and run the workflow, which makes it again"

@@ -78,7 +78,7 @@ class StudyResults:
         tables: its CSV files, by name.
         rows: its rows of JSON lines, by name (ROWS); the keys of `metadata` are columns.
 
-    A table or rows are also an attribute: `study.ranking` is `study.tables["ranking"]`.
+    A table or rows are also an attribute: `.ranking` is `.tables["ranking"]`.
     """
 
     def __init__(self, folder: Path):
