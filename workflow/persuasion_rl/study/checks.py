@@ -10,8 +10,7 @@ from pathlib import Path
 from persuasion_rl.files import UserError
 from persuasion_rl.study.config import Config, Data, World
 from persuasion_rl.study.judging import OtherPlayer
-from persuasion_rl.study.lineage import is_local
-from persuasion_rl.study.names import BASE, HUMAN
+from persuasion_rl.study.names import BASE, HUMAN, is_local
 from persuasion_rl.study.recipe_checks import check_recipes
 from persuasion_rl.study.recipes import Model
 from persuasion_rl.study.section import MOST_ROWS, key_path
@@ -367,3 +366,16 @@ def _check_corpora(config: Config) -> None:
     for name in names + ([data.p4g_corpus] if data.use_p4g else []):
         if folder and not Path(folder, name).is_dir():
             raise UserError(f"corpora_dir: there is no folder {name!r} in {folder!r}")
+
+
+def check_publication(namespace: str, base_source: str) -> None:
+    """UserError where adapters on this base model are none for the Hub, or no namespace says where they go."""
+    if not namespace:
+        raise UserError(
+            "publish.namespace: write the user or organisation of the Hub to publish under"
+        )
+    if base_source == "standin" or is_local(base_source):
+        raise UserError(
+            f"publish: an adapter on {base_source!r} (models.{BASE}.source) is of no use to others: that base model is"
+            " not on the Hub; leave out the target publish"
+        )

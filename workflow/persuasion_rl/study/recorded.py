@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from persuasion_rl.files import UserError
-from persuasion_rl.study.lineage import model_folder
-from persuasion_rl.study.names import BASE
+from persuasion_rl.study.names import BASE, model_folder
 from persuasion_rl.study.parsing import keys_of_file, read_config_file
 
 DEFAULT_FILE = Path("config/config.yaml")
