@@ -23,7 +23,8 @@ HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?", re.ASCII)
 
 def check_config(config: Config) -> None:
     """UserError where the parts of a configuration do not fit each other, or a file that it names is missing."""
-    _check_lineage(config)
+    check_lineage(config)
+    _check_base_source(config.models[BASE])
     _check_plan(config.data)
     _check_world(config.world)
     check_recipes(config)
@@ -48,13 +49,12 @@ def _check_world(world: World | None) -> None:
         )
 
 
-def _check_lineage(config: Config) -> None:
+def check_lineage(config: Config) -> None:
+    """UserError where a model does not come from the base model, or not by a training."""
     models = config.models
     source = models[BASE].source if BASE in models else None
     if source is None:
         raise UserError(f"models.{BASE}: needs a source (a Hub model, a local folder, or standin)")
-    if source != "standin":
-        _check_source(f"models.{BASE}.source", source)
     _check_base(models[BASE])
     if models[BASE].revision is not None and (source == "standin" or is_local(source)):
         raise UserError(
@@ -101,6 +101,11 @@ def _check_base(base: Model) -> None:
             raise UserError(
                 f"models.{BASE}.{name}: {BASE} is not trained here; only a model with a parent has a {name}"
             )
+
+
+def _check_base_source(base: Model) -> None:
+    if base.source != "standin":
+        _check_source(f"models.{BASE}.source", base.source)
 
 
 def _check_source(key: str, source: str) -> None:
