@@ -22,7 +22,7 @@ from training_material import MODELS
 
 from persuasion_rl.files import UserError, read_jsonl
 from persuasion_rl.runtime.command import note, stage
-from persuasion_rl.study.recorded import recorded_settings
+from persuasion_rl.study.recorded import recorded_config
 
 SEED = 1
 AIMS = {"cpu": 5, "cuda": 20}
@@ -76,7 +76,7 @@ def compare(
     from persuasion_rl.sampling.request import Request
 
     if max_new_tokens is None:
-        max_new_tokens = recorded_settings(study)["sampling"]["max_new_tokens"]
+        max_new_tokens = recorded_config(study).sampling.max_new_tokens
     prepare_torch(threads, SEED, device)
     device = pick_device(device)
     pool = list(read_jsonl(study / "preferences/ai_pool_prompts.jsonl"))[:prompts]

@@ -249,14 +249,22 @@ def test_an_interface_that_was_exported_before_is_written_again(tmp_path):
     assert (tmp_path / "tasks.xml").read_text() == LABEL_STUDIO
 
 
+RECORD = "study: demo\nmodels:\n  base: {source: standin}\n"
+
+
 @pytest.mark.parametrize("command", [["annotate"], ["export-answers", "a.csv"], ["chat", "--model", "sft"]])  # fmt: skip
 @pytest.mark.parametrize(
     ("config", "told"),
     [
         ("", "holds nothing where keys are expected"),
-        ("study: demo\n", "has no "),
-        ("study: demo\nseed: 1\nlabels: 3\n", "labels: has no keys of its own"),
-        ("study: demo\nmodels: {base: standin}\n", "models.base: has no keys of its own"),
+        ("study: demo\n", "the configuration: the key 'models' is missing"),
+        ("study: demo\nseed: 1\nlabels: 3\n", "labels: 3 must be an object"),
+        ("study: demo\nmodels: {base: standin}\n", "models.base: 'standin' must be an object"),
+        (f"{RECORD}seed: one\n", "seed: 'one' must be an integer"),
+        (
+            f"{RECORD}  sft: {{parent: gone, method: sft}}\n",
+            "models.sft.parent: unknown model 'gone'",
+        ),
     ],
 )
 def test_a_broken_recorded_configuration_is_one_line(tmp_path, command_line, command, config, told):

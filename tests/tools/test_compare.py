@@ -203,9 +203,6 @@ def test_long_settings_are_shown_where_they_differ(results):
         ("config.yaml", b"a: [", "not valid YAML"),
         ("config.yaml", b"a: \xff", "not UTF-8"),
         ("config.yaml", b"- a", "holds a list"),
-        ("config.yaml", b"seed: 1", "has no study"),
-        ("config.yaml", b"study: [1]", "study: is no name"),
-        ("config.yaml", b"study: a\nmodels: 3", "models: has no keys"),
     ],
 )
 def test_a_broken_file_is_one_line_that_names_it(results, file, content, problem):

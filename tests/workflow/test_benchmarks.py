@@ -90,7 +90,8 @@ def test_coverage_is_counted_of_every_interval():
 def test_generation_is_timed_in_three_ways_within_the_studys_limit(tiny_rows, tiny_sft, tmp_path):
     shutil.copytree(tiny_rows.base, tmp_path / "models/base")
     shutil.copytree(tiny_sft.parent, tmp_path / "models/sft")
-    write_text(tmp_path / "config.yaml", "{study: timed, sampling: {max_new_tokens: 7}}\n")
+    record = "{study: timed, sampling: {max_new_tokens: 7}, models: {base: {source: standin}}}\n"
+    write_text(tmp_path / "config.yaml", record)
     pool = pool_rows(["Hello", "Hello!", "No"])
     write_jsonl(tmp_path / "preferences/ai_pool_prompts.jsonl", pool)
     words = f"--study {tmp_path} --rounds 2 --threads 1"

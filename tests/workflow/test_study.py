@@ -17,7 +17,7 @@ from persuasion_rl.evaluation.arena import present_models
 from persuasion_rl.files import read_json, read_jsonl, write_jsonl
 from persuasion_rl.runtime.lock import LOCK
 from persuasion_rl.study.loading import load_config
-from persuasion_rl.study.recorded import recorded_settings
+from persuasion_rl.study.recorded import recorded_config
 from running import succeed
 from small_study import (
     CONFIG,
@@ -293,7 +293,7 @@ def test_the_evaluation_made_again_has_the_same_bytes(fresh):
 
 
 def test_the_arena_and_the_chat_speak_with_the_studys_models(small):
-    loaded = LoadedModels(small, recorded_settings(small))
+    loaded = LoadedModels(small, recorded_config(small))
     assert set(loaded.names) == {"base", *MODELS}
     view = "We should get rid of bike lanes\nSo much waste is burnt because of them."
     context, models, replies, digests = loaded.battle(claim_turns(view))

@@ -20,6 +20,7 @@ from persuasion_rl.study.code import module_digests as code
 from persuasion_rl.study.flags import (
     as_flags,
     as_inputs,
+    asked_for,
     flags,
     folder_of,
     folders_of,
@@ -56,7 +57,7 @@ CONFIG_FILE = or_exit(
 study = or_exit(Study.read, config, CONFIG_FILE, prefix=f"{CONFIG_FILE}: ")
 or_exit(
     study.refuse_other_studies,
-    preflight.asked_for(sys.argv),
+    asked_for(sys.argv),
     prefix=f"{CONFIG_FILE}: ",
 )
 

@@ -6,7 +6,8 @@ with another Snakemake that reads configuration files elsewhere, it changes noth
 """
 
 import sys
-from argparse import _StoreAction
+from argparse import ArgumentParser
+from itertools import chain
 from logging import LogRecord
 from pathlib import Path
 from textwrap import shorten
@@ -40,26 +41,20 @@ def _load_configfile(path: Any) -> dict:
     return _snakemakes_own(path)
 
 
-class _Once(_StoreAction):
-    """An argument that may be given once: of two, Snakemake takes the last one alone, without a word."""
-
-    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: Any = None) -> None:
-        if before := getattr(namespace, self.dest):
-            together = " ".join(map(str, [*before, *values]))
-            how = f"write --config {shorten(together, 200, placeholder=' ...')}"
-            if self.dest == "configfile":
-                how = "a study is one file, which may extend another (extends: FILE)"
-            sys.exit(f"--{self.dest}: given twice, and only the last would be read; {how}")
-        super().__call__(parser, namespace, values, option_string)
-
-
 def _refuse_what_is_given_twice() -> None:
-    """Read the command line again, by Snakemake's own parser with its abbreviations."""
-    parser = _cli.get_argument_parser()
-    for action in parser._actions:
-        if action.dest in ("config", "configfile"):
-            action.__class__ = _Once
-    parser.parse_args(sys.argv[1:])
+    """End where --config or --configfile is given twice: Snakemake takes the last one alone, without a word."""
+    parser = ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("-n", "-p", "-k", "-F", action="count")  # -nC is -n and -C
+    parser.add_argument("--config", "-C", nargs="*", action="append", default=[])
+    parser.add_argument("--configfile", "--configfiles", nargs="*", action="append", default=[])
+    given, _ = parser.parse_known_args(sys.argv[1:])
+    together = shorten(" ".join(chain(*given.config)), 200, placeholder=" ...")
+    for name, how in (
+        ("config", f"write --config {together}"),
+        ("configfile", "a study is one file, which may extend another (extends: FILE)"),
+    ):
+        if len(getattr(given, name)) > 1:
+            sys.exit(f"--{name}: given twice, and only the last would be read; {how}")
 
 
 def _parse_config(entries: Any) -> dict:

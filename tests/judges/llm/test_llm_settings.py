@@ -93,14 +93,14 @@ def test_flags_give_back_the_settings_of_which_they_are_made(monkeypatch):
     ("words", "line"),
     [
         ("", "judge llm needs --llm_model"),
-        ("--llm_model ''", "--llm_model must be a name, not ''"),
-        ("--llm_provider google", "--llm_provider must be openai or anthropic, not 'google'"),
-        ("--llm_max_tokens 5", "--llm_max_tokens must be 16 or more, not 5"),
-        ("--llm_temperature 3", "--llm_temperature must be from 0 to 2, not 3"),
-        ("--llm_timeout_s 0", "--llm_timeout_s must be above 0, not 0.0"),
-        ("--llm_base_url localhost:8000", "--llm_base_url must be an address as"),
+        ("--llm_model ''", "--llm_model: '' must not be empty"),
+        ("--llm_provider google", "--llm_provider: 'google' must be one of openai, anthropic"),
+        ("--llm_temperature 3", "--llm_temperature: 3 must be at most 2"),
+        ("--llm_base_url localhost:8000", "--llm_base_url: 'localhost:8000' is no address"),
         ("--llm_max_cost_usd 5", "--llm_max_cost_usd needs --llm_prices"),
-        ("--llm_prices input=1", "--llm_prices must be input=USD output=USD"),
+        ("--llm_prices input=1", "--llm_prices: the key 'output' is missing"),
+        ("--llm_prices input=1 output=-1", "--llm_prices.output: -1.0 must be at least 0"),
+        ("--llm_prices input=1 output=1 x=1", "--llm_prices.x: unknown key; allowed here: input"),
         ("--llm_model m --llm_rubric nowhere.md", "nowhere.md"),
     ],
 )
@@ -112,4 +112,4 @@ def test_a_mistake_by_hand_is_one_line(words, line, tmp_path, monkeypatch):
     with pytest.raises(SystemExit) as stop:
         stage(label_ai)
     assert stop.value.code.startswith("error: ") and line in stop.value.code
-    assert "\n" not in stop.value.code
+    assert "\n" not in stop.value.code and "null" not in stop.value.code

@@ -9,7 +9,8 @@ from typing import Any
 
 from persuasion_rl.data.prompts import TokenCounter, Turn, fit_contexts, read_chat_template, render
 from persuasion_rl.files import UserError
-from persuasion_rl.study.recorded import recorded_base, recorded_lineage
+from persuasion_rl.study.config import Config
+from persuasion_rl.study.recorded import recorded_base
 
 LONGEST_CLAIM = 4000
 """Characters of what a person writes."""
@@ -36,20 +37,20 @@ class LoadedModels:
 
     Args:
         folder: results/{study}.
-        settings: the study's recorded configuration.
+        config: what the study was made with.
     """
 
-    def __init__(self, folder: Path, settings: dict[str, Any]):
-        self.folder, self.settings = folder, settings
+    def __init__(self, folder: Path, config: Config):
+        self.folder, self.config = folder, config
         self._lock = Lock()
         self._engines: dict[str, Any] = {}
 
     @cached_property
     def _base(self) -> Path:
-        return recorded_base(self.folder, self.settings)
+        return recorded_base(self.folder, self.config)
 
     def _adapters(self, model: str) -> list[Path]:
-        names = recorded_lineage(self.settings, model)
+        names = self.config.lineage(model)
         return [self.folder / f"models/{name}/adapter_model.safetensors" for name in names]
 
     @property
@@ -57,7 +58,7 @@ class LoadedModels:
         """Models whose weights are there."""
         if not (self._base / "config.json").is_file():
             return []
-        models = self.settings["models"]
+        models = self.config.models
         return [name for name in models if all(path.is_file() for path in self._adapters(name))]
 
     def context(self, turns: list[Turn]) -> str:
@@ -66,7 +67,7 @@ class LoadedModels:
         Raises:
             UserError: the claim and the last message alone are too long.
         """
-        limit = self.settings["data"]["max_context_tokens"]
+        limit = self.config.data.max_context_tokens
         counter = TokenCounter(self._base / "tokenizer.json")
         (context,) = fit_contexts([turns], counter, limit)
         if context is None:
@@ -75,7 +76,7 @@ class LoadedModels:
 
     def reply(self, model: str, context: str) -> str:
         """A new reply of a model, drawn as the pools' are."""
-        form = self.settings["data"]["prompt_format"]
+        form = self.config.data.prompt_format
         template = read_chat_template(self._base) if form == "chat" else None
         prompt = render(context, "cmv", form, template)
         with self._lock:
@@ -91,18 +92,22 @@ class LoadedModels:
             from persuasion_rl.sampling.engine import SamplingSettings
             from persuasion_rl.sampling.make import make_engine
 
-            study, sampling = self.settings, self.settings["sampling"]
-            prepare_torch(1, study["seed"], study["device"])
-            served = sampling["engine"] == "openai"
+            config, sampling = self.config, self.config.sampling
+            prepare_torch(1, config.seed, config.device)
+            served = sampling.engine == "openai"
             self._engines[model] = make_engine(
                 SamplingSettings(
                     model=model,
                     base=self._base,
                     lineage=self._adapters(model),
                     engine="openai" if served else "transformers",
-                    base_url=sampling["base_url"] if served else None,
-                    **{key: sampling[key] for key in ("temperature", "top_p", "max_new_tokens")},
-                    **{key: study[key] for key in ("seed", "device", "trust_remote_code")},
+                    base_url=sampling.base_url,
+                    temperature=sampling.temperature,
+                    top_p=sampling.top_p,
+                    max_new_tokens=sampling.max_new_tokens,
+                    seed=config.seed,
+                    device=config.device,
+                    trust_remote_code=config.trust_remote_code,
                 )
             )
         return self._engines[model]

@@ -282,9 +282,9 @@ class LabellingPages:
         return render_page(
             request,
             "results",
-            summary=describe_answers(list(study.pool.values()), answers, study.settings["seed"]),
+            summary=describe_answers(list(study.pool.values()), answers, study.config.seed),
             counts=counts,
-            needed=counts.needed(study.settings["labels"]["human"]["min_labels"]),
+            needed=counts.needed(study.config.labels.human.min_labels),
         )
 
 
@@ -323,7 +323,7 @@ class ArenaPages:
 
     def __init__(self, study: AnnotatedStudy):
         self.study, self.store = study, BattleStore(study.answers)
-        self.models = LoadedModels(study.folder, study.settings)
+        self.models = LoadedModels(study.folder, study.config)
         # A thread of their own, so that nobody who labels waits for models that write.
         self._thread, self._waiting = ThreadPoolExecutor(1), 0
 

@@ -4,13 +4,13 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from textwrap import shorten
-from typing import Any
 
 from persuasion_rl.annotation.plan import Plan, pair_id
 from persuasion_rl.data.prompts import Turn, context_of, read_chat_template, turns_of
 from persuasion_rl.files import UserError, keyed_number, read_json
 from persuasion_rl.records import PoolRow, ResponsePair, read_rows
-from persuasion_rl.study.recorded import command_for, recorded_base, recorded_settings
+from persuasion_rl.study.config import Config
+from persuasion_rl.study.recorded import command_for, recorded_base, recorded_config
 
 PRACTICE_PAIRS = Path("resources/annotation/practice.json")
 """In the checkout, where persuasion-rl is run."""
@@ -49,9 +49,9 @@ class AnnotatedStudy:
         return self.folder / "preferences/human_pool_responses.jsonl"
 
     @cached_property
-    def settings(self) -> dict[str, Any]:
-        """The recorded configuration."""
-        return recorded_settings(self.folder)
+    def config(self) -> Config:
+        """What the study was made with."""
+        return recorded_config(self.folder)
 
     @cached_property
     def pool(self) -> dict[str, ResponsePair]:
@@ -70,7 +70,7 @@ class AnnotatedStudy:
 
     def refuse_if_simulated(self) -> None:
         """Raises UserError where nobody's labels would be used."""
-        if self.settings["labels"]["human"].get("source") == "simulated":
+        if self.config.labels.human.source == "simulated":
             raise UserError(
                 "this study's annotators are simulated, so that no answer of people would be used: set"
                 f" labels.human.source: people and run {self._making} (the arena is open: `annotate --arena`)"
@@ -89,18 +89,18 @@ class AnnotatedStudy:
     @cached_property
     def plan(self) -> Plan:
         """Whom the pairs of the pool are given to."""
-        human = self.settings["labels"]["human"]
-        shares = (human[key] for key in ("overlap", "several", "repeats"))
-        return Plan(list(self.pool), self.settings["seed"], *shares, practice=tuple(self.practice))
+        human = self.config.labels.human
+        shares = (human.overlap, human.several, human.repeats)
+        return Plan(list(self.pool), self.config.seed, *shares, practice=tuple(self.practice))
 
     @cached_property
     def _chat_template(self) -> str | None:
-        chat = self.settings["data"]["prompt_format"] == "chat"
-        return read_chat_template(recorded_base(self.folder, self.settings)) if chat else None
+        chat = self.config.data.prompt_format == "chat"
+        return read_chat_template(recorded_base(self.folder, self.config)) if chat else None
 
     def context(self, row: ResponsePair | PoolRow) -> str:
         """The conversation that a row's responses answer, without the marks of a prompt."""
-        source, form = row["metadata"]["source"], self.settings["data"]["prompt_format"]
+        source, form = row["metadata"]["source"], self.config.data.prompt_format
         return context_of(row["prompt"], source, form, self._chat_template)
 
     @cached_property
@@ -110,7 +110,7 @@ class AnnotatedStudy:
         Raises:
             UserError: this is not run in the checkout.
         """
-        path = Path(self.settings["llm"]["rubric"])
+        path = Path(self.config.llm.rubric)
         _refuse_elsewhere(path)
         text = path.read_text(encoding="utf-8")
         return text.split("\nYour verdict:")[0].strip()

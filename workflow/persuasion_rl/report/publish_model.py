@@ -6,7 +6,8 @@ from pathlib import Path
 
 from persuasion_rl.files import UserError, file_digest, read_json, write_json
 from persuasion_rl.runtime.command import note, stage
-from persuasion_rl.study.lineage import check_publication
+from persuasion_rl.runtime.keys import check_hub_token
+from persuasion_rl.study.checks import check_publication
 
 WEIGHTS = "adapter_model.safetensors"
 SETTINGS = "adapter_config.json"
@@ -31,6 +32,7 @@ def publish_model(
     from huggingface_hub.errors import HfHubHTTPError
 
     check_publication(namespace, base_source)
+    check_hub_token()
     repository = f"{namespace}/{name}"
     api = HfApi()
     try:

@@ -30,6 +30,14 @@ def key_for(provider: str, base_url: str | None, who: str) -> str | None:
     return key or None
 
 
+def check_hub_token() -> None:
+    """UserError where there is no token with which a model can be published."""
+    from huggingface_hub import get_token
+
+    if get_token() is None:
+        raise UserError("publish: no token; set HF_TOKEN, or run `hf auth login`")
+
+
 def without_keys(text: str) -> str:
     """A text without the keys of the environment, which a server may say when it tells what it was sent."""
     for variable in VARIABLES.values():

@@ -10,8 +10,7 @@ from pathlib import Path
 from persuasion_rl.files import UserError
 from persuasion_rl.study.config import Config, Data, World
 from persuasion_rl.study.judging import OtherPlayer
-from persuasion_rl.study.lineage import is_local
-from persuasion_rl.study.names import BASE, HUMAN
+from persuasion_rl.study.names import BASE, HUMAN, is_local
 from persuasion_rl.study.recipe_checks import check_recipes
 from persuasion_rl.study.recipes import Model
 from persuasion_rl.study.section import MOST_ROWS, key_path
@@ -24,7 +23,8 @@ HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?", re.ASCII)
 
 def check_config(config: Config) -> None:
     """UserError where the parts of a configuration do not fit each other, or a file that it names is missing."""
-    _check_lineage(config)
+    check_lineage(config)
+    _check_base_source(config.models[BASE])
     _check_plan(config.data)
     _check_world(config.world)
     check_recipes(config)
@@ -49,13 +49,12 @@ def _check_world(world: World | None) -> None:
         )
 
 
-def _check_lineage(config: Config) -> None:
+def check_lineage(config: Config) -> None:
+    """UserError where a model does not come from the base model, or not by a training."""
     models = config.models
     source = models[BASE].source if BASE in models else None
     if source is None:
         raise UserError(f"models.{BASE}: needs a source (a Hub model, a local folder, or standin)")
-    if source != "standin":
-        _check_source(f"models.{BASE}.source", source)
     _check_base(models[BASE])
     if models[BASE].revision is not None and (source == "standin" or is_local(source)):
         raise UserError(
@@ -102,6 +101,11 @@ def _check_base(base: Model) -> None:
             raise UserError(
                 f"models.{BASE}.{name}: {BASE} is not trained here; only a model with a parent has a {name}"
             )
+
+
+def _check_base_source(base: Model) -> None:
+    if base.source != "standin":
+        _check_source(f"models.{BASE}.source", base.source)
 
 
 def _check_source(key: str, source: str) -> None:
@@ -367,3 +371,16 @@ def _check_corpora(config: Config) -> None:
     for name in names + ([data.p4g_corpus] if data.use_p4g else []):
         if folder and not Path(folder, name).is_dir():
             raise UserError(f"corpora_dir: there is no folder {name!r} in {folder!r}")
+
+
+def check_publication(namespace: str, base_source: str) -> None:
+    """UserError where adapters on this base model are none for the Hub, or no namespace says where they go."""
+    if not namespace:
+        raise UserError(
+            "publish.namespace: write the user or organisation of the Hub to publish under"
+        )
+    if base_source == "standin" or is_local(base_source):
+        raise UserError(
+            f"publish: an adapter on {base_source!r} (models.{BASE}.source) is of no use to others: that base model is"
+            " not on the Hub; leave out the target publish"
+        )

@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from persuasion_rl.study.flags import flags
-from persuasion_rl.study.lineage import TRAINED_FILES, Lineage, model_folder
+from persuasion_rl.study.lineage import TRAINED_FILES, Lineage
 from persuasion_rl.study.names import (
     BASE,
     ENGINE_MODULES,
     JUDGE_MODULES,
     MODEL_FILES,
     SERVED,
+    model_folder,
 )
 
 ALWAYS_MEASURED = ("delta", "interplay", "length")

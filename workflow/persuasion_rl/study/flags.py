@@ -69,6 +69,20 @@ def one_of(names: Iterable[str]) -> str:
     return "|".join(map(re.escape, names)) or "(?!)"
 
 
+def asked_for(words: list[str]) -> list[str]:
+    """What a command line asks for: of Snakemake's own the files and rules, of another program's all words.
+
+    Snakemake knows its targets only after the Snakefile.
+    """
+    from snakemake.cli import get_argument_parser
+
+    program, *rest = words
+    if "snakemake" not in Path(program).parts[-2:]:
+        return rest
+    arguments, _ = get_argument_parser().parse_known_args(rest)
+    return [*arguments.targets, *arguments.forcerun, *arguments.until]
+
+
 def refuse_files_as_folders(paths: Iterable[str]) -> None:
     """UserError where a file, or a link that leads nowhere, stands where some of these paths have a folder.
 

@@ -8,10 +8,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from persuasion_rl.files import UserError
 from persuasion_rl.study.config import Config
 from persuasion_rl.study.flags import flags, one_of
-from persuasion_rl.study.names import BASE, HUMAN, MODEL_FILES
+from persuasion_rl.study.names import BASE, HUMAN, MODEL_FILES, is_local, model_folder
 from persuasion_rl.study.recipes import Model
 
 POOLS = ("ai", HUMAN)
@@ -330,32 +329,3 @@ class Lineage:
         if pool == HUMAN and labels.human.source == "people":
             return None
         return getattr(labels, pool).judge
-
-
-def check_publication(namespace: str, base_source: str) -> None:
-    """UserError where no adapter on this base model can go to the Hub from here."""
-    from huggingface_hub import get_token
-
-    if not namespace:
-        raise UserError(
-            "publish.namespace: write the user or organisation of the Hub to publish under"
-        )
-    if base_source == "standin" or is_local(base_source):
-        raise UserError(
-            f"publish: an adapter on {base_source!r} (models.{BASE}.source) is of no use to others: that base model is"
-            " not on the Hub; leave out the target publish"
-        )
-    if get_token() is None:
-        raise UserError("publish: no token; set HF_TOKEN, or run `hf auth login`")
-
-
-def is_local(source: str) -> bool:
-    """Whether a source names a folder, and no model of the Hub."""
-    return source.startswith((".", "/", "~"))
-
-
-def model_folder(source: str) -> str:
-    """Where a model is that is named by a local folder or downloaded from the Hub."""
-    if is_local(source):
-        return os.path.normpath(os.path.expanduser(source))  # Snakemake warns of each ./
-    return f"resources/models/{source.replace('/', '--')}"

@@ -11,15 +11,25 @@ from persuasion_rl.study.config import Config
 from persuasion_rl.study.parsing import is_number, shortened, value_at
 from persuasion_rl.study.recipe_checks import NEVER_SET
 from persuasion_rl.study.recipes import Recipe
-from persuasion_rl.study.section import expects_name, key_path, keys_of, section_at, takes_null
+from persuasion_rl.study.section import (
+    Section,
+    expects_name,
+    key_path,
+    keys_of,
+    section_at,
+    takes_null,
+)
 
 
-def message(error: ValidationError, given: Any = None, own: Any = None) -> str:
+def message(
+    error: ValidationError, given: Any = None, own: Any = None, root: type[Section] = Config
+) -> str:
     """The first mistake in one line: the key, the value, what is allowed. Unknown keys explain others, and come first.
 
     Args:
         given: the keys of the study's file and of --config together.
         own: the keys of the file alone, where there is one.
+        root: the section that was validated.
     """
     mistakes = error.errors(include_url=False)
     unknown = ("extra_forbidden", "invalid_key")
@@ -31,9 +41,9 @@ def message(error: ValidationError, given: Any = None, own: Any = None) -> str:
             mistake["type"] == "missing",
         ),
     )
-    path = _path(first)
+    path = _path(first, root)
     if first["type"] in unknown:
-        return _unknown_key(path)
+        return _unknown_key(path, root)
     if first["loc"][-1] == "[key]" and first["type"] == "string_type":
         key = first["input"]
         return f"{key_path(*path[:-1], key)}: the key {shortened(key)} is no text: put it in quotes"
@@ -41,27 +51,29 @@ def message(error: ValidationError, given: Any = None, own: Any = None) -> str:
         return f"{key_path(*path[:-1]) or 'the configuration'}: the key {path[-1]!r} is missing"
     if first["type"] == "value_error":
         return f"{key_path(*path)}: {first['ctx']['error']}"
-    allowed = f"{_allowed(first)}{' or null' if takes_null(Config, path) else ''}{_hint(first, given, own)}"
+    allowed = (
+        f"{_allowed(first)}{' or null' if takes_null(root, path) else ''}{_hint(first, given, own)}"
+    )
     return f"{key_path(*path)}: {shortened(first['input'])} {allowed}"
 
 
-def _path(mistake: dict[str, Any]) -> list[str]:
+def _path(mistake: dict[str, Any], root: type[Section]) -> list[str]:
     """The keys down to a mistake. Where a name itself is wrong, pydantic adds "[key]" to it."""
     path = [str(part) for part in mistake["loc"]]
     about_a_name = path[-1:] == ["[key]"] and mistake["type"] != "extra_forbidden"
-    if about_a_name and not expects_name(Config, path[:-1]):
+    if about_a_name and not expects_name(root, path[:-1]):
         del path[-1]
     return path
 
 
-def _unknown_key(path: list[str]) -> str:
+def _unknown_key(path: list[str], root: type[Section]) -> str:
     *above, name = path
-    section = section_at(Config, above)
+    section = section_at(root, above)
     if issubclass(section, Recipe) and name in NEVER_SET:
         return f"{key_path(*path)}: {NEVER_SET[name]}"
     allowed = sorted(section.model_fields)
     close = difflib.get_close_matches(name, allowed, 1)
-    elsewhere = [key for key, _ in keys_of(Config) if key.split(".")[-1] == name]
+    elsewhere = [key for key, _ in keys_of(root) if key.split(".")[-1] == name]
     meant = close or (elsewhere if len(elsewhere) <= 3 else [])
     hint = f" (did you mean {' or '.join(meant)}?)" if meant else ""
     return f"{key_path(*path)}: unknown key{hint}; allowed here: {', '.join(allowed)}"

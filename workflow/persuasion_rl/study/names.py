@@ -1,4 +1,6 @@
-"""Words that the configuration and the stages share."""
+"""Words that the configuration and the stages share, and the folder of a model by the name of its source."""
+
+import os
 
 BASE = "base"
 """The model that all others are adapters of."""
@@ -23,3 +25,15 @@ JUDGE_MODULES = {
     "llm": "judges.llm.judge",
 }
 """The judges by their names in the configuration, and the module of each: a stage has the code of those that it asks."""
+
+
+def is_local(source: str) -> bool:
+    """Whether a source names a folder, and no model of the Hub."""
+    return source.startswith((".", "/", "~"))
+
+
+def model_folder(source: str) -> str:
+    """Where a model is that is named by a local folder or downloaded from the Hub."""
+    if is_local(source):
+        return os.path.normpath(os.path.expanduser(source))  # Snakemake warns of each ./
+    return f"resources/models/{source.replace('/', '--')}"

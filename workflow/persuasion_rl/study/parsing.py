@@ -69,11 +69,10 @@ def _levels(content: Any) -> int:
 def _parse_yaml(text: str) -> Any:
     loader = _Loader(text)
     try:
-        _refuse_depth(text)
+        _refuse_excess(text)
         root = loader.get_single_node()
         if root is None:
             return None
-        _measure(root, {})
         _refuse_duplicates(root)
         _refuse_surprises(root, loader)
         return loader.construct_document(root)
@@ -81,41 +80,36 @@ def _parse_yaml(text: str) -> Any:
         loader.dispose()
 
 
-def _refuse_depth(text: str) -> None:
-    """Refuse what is nested so deep that reading it would overflow the stack."""
-    depth = 0
-    for event in yaml.parse(text, _Loader):
-        depth += isinstance(event, yaml.CollectionStartEvent)
-        depth -= isinstance(event, yaml.CollectionEndEvent)
-        if depth > DEEPEST:
-            raise _refusal(f"nested deeper than {DEEPEST} levels", event)
-
-
-def _measure(node: yaml.Node, measured: dict[int, tuple[int, int] | None]) -> tuple[int, int]:
-    """The levels and the number of values of a node, with all that aliases stand for.
-
-    Args:
-        measured: the outcomes so far, by the nodes' ids; None of a node whose content is being measured.
+def _refuse_excess(text: str) -> None:
+    """Refuse what is too deep or too large with all that its aliases stand for, before nodes are made of it.
 
     Raises:
-        ConstructorError: an alias stands inside what it stands for, or aliases make the node too deep or too large.
+        ConstructorError: it is, or an alias stands inside what it stands for.
     """
-    if id(node) not in measured:
-        measured[id(node)] = None
-        inner = [] if isinstance(node, yaml.ScalarNode) else node.value
-        if isinstance(node, yaml.MappingNode):
-            inner = [part for pair in node.value for part in pair]
-        sizes = [_measure(part, measured) for part in inner]
-        levels = 1 + max((levels for levels, _ in sizes), default=0)
-        measured[id(node)] = levels, 1 + sum(values for _, values in sizes)
-    size = measured[id(node)]
-    if size is None:
-        raise _refusal("an alias (*name) stands inside what it stands for (&name)", node)
-    if size[0] > DEEPEST + 1:
-        raise _refusal(f"nested deeper than {DEEPEST} levels", node)
-    if size[1] > MOST_VALUES:
-        raise _refusal(f"with its aliases it has more than {MOST_VALUES:,} values", node)
-    return size
+    anchored: dict[str | None, tuple[int, int]] = {}  # levels and values of what aliases stand for
+    # The file, and what is open in it: anchor, levels and values so far, its own among them.
+    around: list[tuple[str | None, int, int]] = [(None, 0, 0)]
+    for event in yaml.parse(text, _Loader):
+        if isinstance(event, yaml.CollectionStartEvent):
+            around.append((event.anchor, 1, 1))
+        elif isinstance(event, yaml.NodeEvent | yaml.CollectionEndEvent):
+            anchor, levels, values = getattr(event, "anchor", None), 0, 1
+            if isinstance(event, yaml.CollectionEndEvent):
+                anchor, levels, values = around.pop()
+            elif isinstance(event, yaml.AliasEvent):
+                if any(anchor == outer for outer, _, _ in around):
+                    raise _refusal(
+                        "an alias (*name) stands inside what it stands for (&name)", event
+                    )
+                levels, values = anchored.get(anchor, (0, 1))  # its reader refuses one of nothing
+            anchored[anchor] = levels, values
+            outer, most, before = around[-1]
+            around[-1] = outer, max(most, levels + 1), before + values
+        _, levels, values = around[-1]
+        if len(around) - 2 + levels > DEEPEST:
+            raise _refusal(f"nested deeper than {DEEPEST} levels", event)
+        if values > MOST_VALUES:
+            raise _refusal(f"with its aliases it has more than {MOST_VALUES:,} values", event)
 
 
 def _refusal(problem: str, place: Any) -> yaml.MarkedYAMLError:

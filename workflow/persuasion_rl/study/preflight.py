@@ -3,32 +3,18 @@
 import os
 import sys
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
-from snakemake.cli import get_argument_parser
 from snakemake.settings.types import SharedFSUsage
 
 from persuasion_rl.files import UserError
-from persuasion_rl.runtime.keys import key_for
+from persuasion_rl.runtime.keys import check_hub_token, key_for
 from persuasion_rl.runtime.leases import visible_devices
+from persuasion_rl.study.checks import check_publication
 from persuasion_rl.study.flags import refuse_files_as_folders
-from persuasion_rl.study.lineage import check_publication
 from persuasion_rl.study.names import BASE
 from persuasion_rl.study.recorded import naming
 from persuasion_rl.study.study import Study
-
-
-def asked_for(words: list[str]) -> list[str]:
-    """What a command line asks for: of Snakemake's own the files and rules, of another program's all words.
-
-    Snakemake knows its targets only after the Snakefile.
-    """
-    program, *rest = words
-    if "snakemake" not in Path(program).parts[-2:]:
-        return rest
-    arguments, _ = get_argument_parser().parse_known_args(rest)
-    return [*arguments.targets, *arguments.forcerun, *arguments.until]
 
 
 def check(study: Study, workflow: Any) -> None:
@@ -59,6 +45,7 @@ def _refuse_to_publish(study: Study, jobs: Iterable[Any]) -> None:
     if any(job.rule.name == "publish_model" for job in jobs):
         try:
             check_publication(study.config.publish.namespace or "", study.models[BASE].source)
+            check_hub_token()
         except UserError as error:
             sys.exit(f"error: {error}")
 

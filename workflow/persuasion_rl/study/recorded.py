@@ -2,14 +2,17 @@
 
 import os
 import shlex
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from persuasion_rl.files import UserError
-from persuasion_rl.study.lineage import model_folder
-from persuasion_rl.study.names import BASE
+from persuasion_rl.study.checks import check_lineage
+from persuasion_rl.study.config import Config
+from persuasion_rl.study.mistakes import message
+from persuasion_rl.study.names import BASE, model_folder
 from persuasion_rl.study.parsing import keys_of_file, read_config_file
 
 DEFAULT_FILE = Path("config/config.yaml")
@@ -26,8 +29,6 @@ MADE = (
     "state",
 )
 """Folders of a study of which one that was made has some; a folder with other configurations has none."""
-SECTIONS = ("data", "labels", "labels.human", "llm", "models", "sampling")
-"""Parts of a recorded configuration that have keys of their own, and of which something is asked."""
 
 
 def study_folder(name: str) -> Path:
@@ -83,65 +84,46 @@ def command_for(study: str, words: str) -> str:
     return f"`snakemake {words}{naming(file)}`"
 
 
-def recorded_base(folder: Path, settings: dict[str, Any]) -> Path:
+def recorded_base(folder: Path, config: Config) -> Path:
     """Where the base model of a study that was made is.
 
     Args:
-        folder: results/{study}. settings: its recorded configuration.
+        folder: results/{study}. config: what it was made with.
     """
-    source = settings["models"][BASE]["source"]
+    source = config.models[BASE].source
     return folder / "models/base" if source == "standin" else Path(model_folder(source))
 
 
-def recorded_lineage(settings: dict[str, Any], model: str) -> list[str]:
-    """The trained models from the first one above the base down to `model` itself, of a recorded configuration."""
-    if model == BASE:
-        return []
-    return [*recorded_lineage(settings, settings["models"][model]["parent"]), model]
-
-
-def recorded_settings(folder: Path) -> dict[str, Any]:
-    """The configuration that a study was made with, from its folder. A key that it lacks is a UserError, too.
+def recorded_config(folder: Path) -> Config:
+    """What a study was made with, from its folder. A key that an older version did not record has its default.
 
     Raises:
         UserError: it is not there, or is no whole configuration; one line with the file and how it is made again.
     """
-    file = folder / "config.yaml"
-    again = (
-        f"make it again: {command_for(folder.name, f'results/{folder.name}/config.yaml --cores 1')}"
-    )
+    settings = recorded_settings(folder)
     try:
-        settings = keys_of_file(file)
+        config = Config.model_validate(settings)
+        check_lineage(config)
+    except ValidationError as error:
+        raise _to_make_again(folder, message(error)) from None
     except UserError as error:
-        raise UserError(f"{file}: {error}; {again}") from None
-    settings = _Recorded.of(settings, lambda key: UserError(f"{file}: has no {key}; {again}"))
-    if not isinstance(settings["study"], str):
-        raise UserError(f"{file}: study: is no name; {again}")
-    models = settings.get("models", {})
-    each = [f"models.{name}" for name in models] if isinstance(models, dict) else []
-    for key in (*SECTIONS, *each):
-        part: Any = settings
-        for name in key.split("."):
-            part = part.get(name, {})
-            if not isinstance(part, dict):
-                raise UserError(f"{file}: {key}: has no keys of its own; {again}")
-    return settings
+        raise _to_make_again(folder, error) from None
+    return config
 
 
-class _Recorded(dict):
-    """A part of a recorded configuration; a key that it lacks is an error of its own."""
+def recorded_settings(folder: Path) -> dict[str, Any]:
+    """The same as plain keys and values, as they were recorded, whatever version did.
 
-    lacks: Callable[[str], UserError]
-    path: str
+    Raises:
+        UserError: there are none; one line with the file and how it is made again.
+    """
+    try:
+        return keys_of_file(folder / "config.yaml")
+    except UserError as error:
+        raise _to_make_again(folder, error) from None
 
-    @classmethod
-    def of(cls, keys: dict, lacks: Callable[[str], UserError], path: str = "") -> "_Recorded":
-        part = cls(
-            (name, cls.of(value, lacks, f"{path}{name}.") if isinstance(value, dict) else value)
-            for name, value in keys.items()
-        )
-        part.lacks, part.path = lacks, path
-        return part
 
-    def __missing__(self, name: str):
-        raise self.lacks(f"{self.path}{name}")
+def _to_make_again(folder: Path, mistake: UserError | str) -> UserError:
+    """What is wrong with the recorded configuration of a study."""
+    making = command_for(folder.name, f"results/{folder.name}/config.yaml --cores 1")
+    return UserError(f"{folder / 'config.yaml'}: {mistake}; make it again: {making}")

@@ -106,8 +106,8 @@ def _no_default(schema: dict[str, Any]) -> None:
 
 
 def may_be_missing(section: type[Section], name: str) -> bool:
-    """Whether a key was declared by `optional`."""
-    return section.model_fields[name].json_schema_extra is _no_default
+    """Whether a key was declared by `optional`: its default is None, which is none of its values."""
+    return section.model_fields[name].default is None and not takes_null(section, [name])
 
 
 def _whole(value: Any) -> Any:

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 from persuasion_rl.files import UserError
-from persuasion_rl.study.recorded import recorded_settings, study_folder
+from persuasion_rl.study.recorded import recorded_config, study_folder
 
 
 def main(words: list[str] | None = None) -> None:
@@ -91,7 +91,7 @@ def _chat(study: str, model: str) -> None:
     from persuasion_rl.annotation.arena import LoadedModels, chat
 
     folder = study_folder(study)
-    chat(LoadedModels(folder, recorded_settings(folder)), model)
+    chat(LoadedModels(folder, recorded_config(folder)), model)
 
 
 def _export(study: str, file: Path) -> None:

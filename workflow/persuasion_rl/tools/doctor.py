@@ -23,9 +23,8 @@ from persuasion_rl.annotation.store import read_answers
 from persuasion_rl.files import UserError, read_jsonl
 from persuasion_rl.report.costs import costs_of
 from persuasion_rl.runtime.keys import VARIABLES, is_loopback
-from persuasion_rl.study.lineage import model_folder
 from persuasion_rl.study.loading import load_config_file
-from persuasion_rl.study.names import BASE, MODEL_FILES
+from persuasion_rl.study.names import BASE, MODEL_FILES, model_folder
 from persuasion_rl.study.recorded import naming
 from persuasion_rl.study.section import check_address
 from persuasion_rl.study.study import Study
