@@ -2,9 +2,10 @@
 
 from pathlib import Path
 
-from persuasion_rl.files import read_jsonl, write_jsonl
+from persuasion_rl.files import write_jsonl
 from persuasion_rl.models.devices import pick_device, prepare_torch
 from persuasion_rl.models.loading import load_for_inference
+from persuasion_rl.records import DivergenceRow, ReplyRow, read_rows
 from persuasion_rl.runtime.command import note, stage
 
 
@@ -19,7 +20,7 @@ def evaluate_kl(
     device: str = "auto",
     trust_remote_code: bool = False,
 ) -> None:
-    """Write a row a reply: {"prompt_id", "conversation_id", "tokens", "kl", "log_ratio"}, sums over its tokens.
+    """Write a DivergenceRow for each reply that has a token.
 
     kl is exact at every token (over the whole vocabulary, given what stands before it), and so never negative and of
     less variance than the log ratio of the sampled tokens (Amini, Vieira and Cotterell 2025). Both are at
@@ -28,7 +29,7 @@ def evaluate_kl(
 
     Args:
         lineage: the adapters from the first one above the base to the model's own; the one before is its parent's.
-        responses: the model's rows of `sampling.generate.respond_to_evaluation`.
+        responses: the model's own ReplyRows, of `sampling.evaluate_model`.
     """
     from tqdm import tqdm
 
@@ -36,8 +37,8 @@ def evaluate_kl(
     device = pick_device(device)
     model, tokenizer, _ = load_for_inference(base, lineage, device, trust_remote_code)
     parent, _, _ = load_for_inference(base, lineage[:-1], device, trust_remote_code)
-    rows = []
-    for row in tqdm(list(read_jsonl(responses)), desc="kl", unit="reply"):
+    rows: list[DivergenceRow] = []
+    for row in tqdm(list(read_rows(responses, ReplyRow)), desc="kl", unit="reply"):
         prompt, reply = _token_ids(tokenizer, row)
         if reply:
             ids = {key: row["metadata"][key] for key in ("prompt_id", "conversation_id")}
@@ -49,7 +50,7 @@ def evaluate_kl(
         note(f"{output.name}: {mean:.4f} nats a token over {len(rows):,} replies")
 
 
-def _token_ids(tokenizer, row: dict) -> tuple[list[int], list[int]]:
+def _token_ids(tokenizer, row: ReplyRow) -> tuple[list[int], list[int]]:
     """Prompt and reply as in training (`training.tokenize`); the reply with EOS where the model ended it."""
     prompt = tokenizer(row["prompt"])["input_ids"]
     reply = tokenizer(row["response"], add_special_tokens=False)["input_ids"]

@@ -5,6 +5,7 @@ from pathlib import Path
 from persuasion_rl.evaluation.players import read_players
 from persuasion_rl.files import UserError, write_jsonl
 from persuasion_rl.models.devices import pick_device, prepare_torch
+from persuasion_rl.records import SimilarityRow
 from persuasion_rl.runtime.command import note, stage
 
 BATCH = 32
@@ -21,11 +22,12 @@ def evaluate_similarity(
     device: str = "auto",
     trust_remote_code: bool = False,
 ) -> None:
-    """Write a row a reply: {"prompt_id", "conversation_id", "similarity": cosine with the human reply}.
+    """Write a SimilarityRow for each reply.
 
     Args:
         model: folder or Hub name of a model of sentence-transformers (Reimers and Gurevych 2019). It pools as its own
             files say, and cuts what is longer than it takes.
+        responses: the player's ReplyRows. human: the human winning ones, to the same prompts.
     """
     prepare_torch(threads, seed, device)
     players = read_players({"player": responses, "human": human})
@@ -34,7 +36,7 @@ def evaluate_similarity(
         embeddings(encoder, [row["response"] for row in rows]) for rows in players.values()
     )
     similarities = (own * human_ones).sum(-1).tolist()
-    rows = [
+    rows: list[SimilarityRow] = [
         {
             **{key: row["metadata"][key] for key in ("prompt_id", "conversation_id")},
             "similarity": similarity,
