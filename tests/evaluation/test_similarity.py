@@ -15,6 +15,7 @@ from transformers import AutoModel, AutoTokenizer, BertConfig, BertModel, PreTra
 
 from persuasion_rl.evaluation.similarity import embeddings, evaluate_similarity, load_encoder
 from persuasion_rl.files import UserError, write_jsonl
+from persuasion_rl.models.arguments import DeviceArguments
 from persuasion_rl.records import SimilarityRow, read_rows
 from running import WORKFLOW
 
@@ -109,8 +110,8 @@ def test_the_same_reply_is_similar_and_another_less_so(encoder, tmp_path):
     write_jsonl(tmp_path / "human.jsonl", replies(SHORT, "Ask your neighbors what they pay."))
     write_jsonl(tmp_path / "sft.jsonl", replies(SHORT, "word " * 200))  # longer than fits
     evaluate_similarity(
-        model=str(encoder()), responses=tmp_path / "sft.jsonl", human=tmp_path / "human.jsonl",
-        output=tmp_path / "found.jsonl", seed=1, threads=1, device="cpu",
+        job=DeviceArguments(seed=1, threads=1, device="cpu"), model=str(encoder()),
+        responses=tmp_path / "sft.jsonl", human=tmp_path / "human.jsonl", output=tmp_path / "found.jsonl",
     )  # fmt: skip
     same, other = read_rows(tmp_path / "found.jsonl", SimilarityRow)
     assert (same["prompt_id"], same["conversation_id"]) == ("p0", "c0")

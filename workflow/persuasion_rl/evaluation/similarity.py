@@ -4,6 +4,7 @@ from pathlib import Path
 
 from persuasion_rl.evaluation.players import read_players
 from persuasion_rl.files import UserError, write_jsonl
+from persuasion_rl.models.arguments import DeviceArguments
 from persuasion_rl.models.devices import pick_device, prepare_torch
 from persuasion_rl.records import SimilarityRow
 from persuasion_rl.runtime.command import note, stage
@@ -13,14 +14,11 @@ BATCH = 32
 
 def evaluate_similarity(
     *,
+    job: DeviceArguments,
     model: str,
     responses: Path,
     human: Path,
     output: Path,
-    seed: int,
-    threads: int,
-    device: str = "auto",
-    trust_remote_code: bool = False,
 ) -> None:
     """Write a SimilarityRow for each reply.
 
@@ -29,9 +27,9 @@ def evaluate_similarity(
             files say, and cuts what is longer than it takes.
         responses: the player's ReplyRows. human: the human winning ones, to the same prompts.
     """
-    prepare_torch(threads, seed, device)
+    prepare_torch(job.threads, job.seed, job.device)
     players = read_players({"player": responses, "human": human})
-    encoder = load_encoder(model, pick_device(device), trust_remote_code)
+    encoder = load_encoder(model, pick_device(job.device), job.trust_remote_code)
     own, human_ones = (
         embeddings(encoder, [row["response"] for row in rows]) for rows in players.values()
     )
