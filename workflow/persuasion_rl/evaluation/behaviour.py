@@ -22,12 +22,12 @@ def ngrams(text: list[str], n: int) -> list[tuple[str, ...]]:
     return [tuple(text[i : i + n]) for i in range(len(text) - n + 1)]
 
 
-def repeated_share(text: list[str], n: int = REPEATED) -> float:
-    """The share of a reply's n-grams that stood in it before: seq-rep-n of Welleck et al. (2020), on words.
+def repeated_share(text: list[str]) -> float:
+    """The share of a reply's 4-grams that stood in it before: seq-rep-4 of Welleck et al. (2020), on words.
 
     0 where a reply is too short to have any.
     """
-    grams = ngrams(text, n)
+    grams = ngrams(text, REPEATED)
     return 1 - len(set(grams)) / len(grams) if grams else 0.0
 
 
