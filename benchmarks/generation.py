@@ -20,7 +20,8 @@ from pathlib import Path
 from machine import commit, device_name
 from training_material import MODELS
 
-from persuasion_rl.files import UserError, read_jsonl
+from persuasion_rl.files import UserError
+from persuasion_rl.records import PoolRow, read_rows
 from persuasion_rl.runtime.command import note, stage
 from persuasion_rl.study.recorded import recorded_config
 
@@ -79,7 +80,7 @@ def compare(
         max_new_tokens = recorded_config(study).sampling.max_new_tokens
     prepare_torch(threads, SEED, device)
     device = pick_device(device)
-    pool = list(read_jsonl(study / "preferences/ai_pool_prompts.jsonl"))[:prompts]
+    pool = list(read_rows(study / "preferences/ai_pool_prompts.jsonl", PoolRow))[:prompts]
     requests = [
         Request(row["metadata"]["prompt_id"], row["prompt"], number)
         for row in pool

@@ -12,7 +12,15 @@ from persuasion_rl.data.delta_pairs import pairs_on
 from persuasion_rl.data.sides import Shares, assign_sides
 from persuasion_rl.data.split import Plan, split
 from persuasion_rl.files import UserError, read_jsonl, write_jsonl
-from persuasion_rl.records import DeltaPair, LabelRow, PoolRow, SftRow, VerdictRow, read_rows
+from persuasion_rl.records import (
+    DeltaPair,
+    LabelRow,
+    PoolRow,
+    ReadingRow,
+    SftRow,
+    VerdictRow,
+    read_rows,
+)
 from small_corpora import WIDE, turn
 
 KINDS = [kind for kind in vars(records).values() if typing.is_typeddict(kind)]
@@ -128,6 +136,16 @@ def test_a_pair_that_could_not_be_labelled_needs_no_label(tmp_path):
     assert list(read_rows(tmp_path / "labels.jsonl", LabelRow)) == rows
     with pytest.raises(UserError, match="line 1: the key 'conversation_id' is missing"):
         list(read_rows(tmp_path / "labels.jsonl", VerdictRow))
+
+
+def test_a_reading_that_failed_needs_no_answers_and_another_one_needs_them_all(tmp_path):
+    ids = {"prompt_id": "p", "conversation_id": "c"}
+    write_jsonl(tmp_path / "read.jsonl", [ids | {"excluded": "refused"}])
+    assert len(list(read_rows(tmp_path / "read.jsonl", ReadingRow))) == 1
+    for lacking in (ids, {"prompt_id": "p", "excluded": "refused"}):
+        write_jsonl(tmp_path / "read.jsonl", [lacking])
+        with pytest.raises(UserError, match="line 1: the key .* is missing from a ReadingRow"):
+            list(read_rows(tmp_path / "read.jsonl", ReadingRow))
 
 
 VALUES = st.recursive(

@@ -11,6 +11,7 @@ from replies import player_rows
 from csv_files import read_csv
 from persuasion_rl.evaluation.behaviour import distinct, evaluate_behaviour, repeated_share
 from persuasion_rl.files import write_json, write_jsonl
+from small_splits import sft_row
 
 CONCESSION = Path(__file__).parents[2] / "resources/markers/concession.txt"
 TRAINING = ["One two three four five six seven eight nine ten."]
@@ -57,7 +58,9 @@ def table(tmp_path):
     }
     for name, found in rows.items():
         write_jsonl(tmp_path / f"{name}.jsonl", found)
-    write_jsonl(tmp_path / "train.jsonl", [{"response": text} for text in TRAINING])
+    write_jsonl(
+        tmp_path / "train.jsonl", [sft_row("c", 1, "p", response=text) for text in TRAINING]
+    )
     write_json(tmp_path / "loss.json", {"validation_loss": 2.0, "perplexity": math.exp(2)})
     accuracy = {"": 0.7, "_low": 0.6, "_high": 0.8}
     write_json(

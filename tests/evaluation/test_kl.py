@@ -8,8 +8,10 @@ from replies import player_rows
 
 from persuasion_rl.evaluation.kl import _token_ids, evaluate_kl, kl_and_log_ratio
 from persuasion_rl.evaluation.loss import response_loss
-from persuasion_rl.files import read_jsonl, write_jsonl
+from persuasion_rl.files import UserError, read_jsonl, write_jsonl
+from persuasion_rl.models.arguments import ModelArguments
 from persuasion_rl.models.loading import load_for_inference
+from persuasion_rl.records import DivergenceRow, read_rows
 from persuasion_rl.training.standin import END_OF_TEXT
 from tiny_models import write_scripted_base
 from tiny_trainings import log_probability
@@ -63,11 +65,11 @@ def test_a_trained_model_diverges_from_its_parent(tiny_rows, tiny_sft, tiny_dpo,
         row["prompt"] = from_["input_text"]
     rows += [{**rows[0], "response": ""}]  # cut before it began: no token to measure
     write_jsonl(tmp_path / "rows.jsonl", rows)
-    evaluate_kl(
-        base=tiny_rows.base, lineage=[tiny_sft, tiny_dpo], responses=tmp_path / "rows.jsonl",
-        output=tmp_path / "found.jsonl", seed=1, threads=1, device="cpu",
-    )  # fmt: skip
-    found = list(read_jsonl(tmp_path / "found.jsonl"))
+    job = ModelArguments(
+        base=tiny_rows.base, lineage=[tiny_sft, tiny_dpo], seed=1, threads=1, device="cpu"
+    )
+    evaluate_kl(job=job, responses=tmp_path / "rows.jsonl", output=tmp_path / "found.jsonl")
+    found = list(read_rows(tmp_path / "found.jsonl", DivergenceRow))
     assert len(found) == 4
     assert all(row["kl"] > 1e-5 * row["tokens"] for row in found)
     model, tokenizer, _ = load_for_inference(tiny_rows.base, [tiny_sft, tiny_dpo], "cpu")
@@ -80,6 +82,12 @@ def test_a_trained_model_diverges_from_its_parent(tiny_rows, tiny_sft, tiny_dpo,
         for m in (model, parent)
     )
     assert found[1]["log_ratio"] == pytest.approx(own - former, abs=1e-3)
+
+
+def test_a_model_without_a_parent_has_no_divergence(tmp_path):
+    job = ModelArguments(base=tmp_path, seed=1, threads=1, device="cpu")
+    with pytest.raises(UserError, match="--lineage names no adapter"):
+        evaluate_kl(job=job, responses=tmp_path / "rows.jsonl", output=tmp_path / "found.jsonl")
 
 
 def test_a_bos_stands_before_the_prompt_only(tmp_path):

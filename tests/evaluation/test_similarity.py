@@ -14,7 +14,9 @@ from sentence_transformers.sentence_transformer.modules import Dense, Pooling, T
 from transformers import AutoModel, AutoTokenizer, BertConfig, BertModel, PreTrainedTokenizerFast
 
 from persuasion_rl.evaluation.similarity import embeddings, evaluate_similarity, load_encoder
-from persuasion_rl.files import UserError, read_jsonl, write_jsonl
+from persuasion_rl.files import UserError, write_jsonl
+from persuasion_rl.models.arguments import DeviceArguments
+from persuasion_rl.records import SimilarityRow, read_rows
 from running import WORKFLOW
 
 SHORT, LONG = "Buses are cheap.", "Nobody is made to use bike lanes, and nobody ever was. " * 3
@@ -108,10 +110,10 @@ def test_the_same_reply_is_similar_and_another_less_so(encoder, tmp_path):
     write_jsonl(tmp_path / "human.jsonl", replies(SHORT, "Ask your neighbors what they pay."))
     write_jsonl(tmp_path / "sft.jsonl", replies(SHORT, "word " * 200))  # longer than fits
     evaluate_similarity(
-        model=str(encoder()), responses=tmp_path / "sft.jsonl", human=tmp_path / "human.jsonl",
-        output=tmp_path / "found.jsonl", seed=1, threads=1, device="cpu",
+        job=DeviceArguments(seed=1, threads=1, device="cpu"), model=str(encoder()),
+        responses=tmp_path / "sft.jsonl", human=tmp_path / "human.jsonl", output=tmp_path / "found.jsonl",
     )  # fmt: skip
-    same, other = read_jsonl(tmp_path / "found.jsonl")
+    same, other = read_rows(tmp_path / "found.jsonl", SimilarityRow)
     assert (same["prompt_id"], same["conversation_id"]) == ("p0", "c0")
     assert same["similarity"] == pytest.approx(1, abs=1e-5)
     assert -1 <= other["similarity"] < 0.999

@@ -24,6 +24,7 @@ from persuasion_rl.judges.llm.cache import Answer, opened
 from persuasion_rl.judges.make import JudgeSettings
 from persuasion_rl.tables import read_table, rows_of, write_table
 from running import copy_project, succeed
+from small_splits import sft_row
 
 PLAYERS = ["base", "base_chat", "base_length", "sft", "rlaif", "human"]
 """Those that need no person, the weakest first."""
@@ -57,7 +58,9 @@ def write_study(folder):
     write_replies(folder)
     write_models(folder)
     write_json(folder / "splits/summary.json", SUMMARY)
-    write_jsonl(folder / "splits/sft_train.jsonl", [{"response": "A reply that won."}])
+    write_jsonl(
+        folder / "splits/sft_train.jsonl", [sft_row("c", 1, "p", response="A reply that won.")]
+    )
     won = {"labelled": 60, "deleted": 10, "kept": 50}
     counts = {"read": {"utterances": 99}, "made": {"examples": 50}, "won": won}
     write_json(folder / "processed/cmv_counts.json", counts)

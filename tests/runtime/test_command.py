@@ -271,6 +271,7 @@ def test_a_recipe_takes_the_trainers_own_names(monkeypatch):
     recipe = {
         "learning_rate": 5e-05, "num_train_epochs": 3, "packing": True, "use_4bit": False, "lr_scheduler_type": "cosine",
         "loss_type": ["sigmoid", "sft"], "loss_weights": [1.0, 0.2], "max_steps": -1, "nothing": None,
+        "report_to": "yes",
     }  # fmt: skip
     got = call(monkeypatch, f"--train t.jsonl {flags(recipe)} --beta 0.3", trainer)
     del recipe["nothing"]

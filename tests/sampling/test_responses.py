@@ -10,6 +10,7 @@ import torch
 
 from persuasion_rl.evaluation.loss import evaluate_loss
 from persuasion_rl.files import UserError, read_json, read_jsonl, write_jsonl
+from persuasion_rl.models.arguments import ModelArguments
 from persuasion_rl.sampling.evaluate_model import evaluate_model
 from persuasion_rl.sampling.gather_responses import gather_responses
 from persuasion_rl.sampling.generate_responses import generate_responses
@@ -237,13 +238,9 @@ def loss_one_by_one(base: Path, rows: list[dict]) -> float:
 def test_the_loss_is_that_of_each_row_by_itself(tiny_study, tmp_path):
     held_out = list(islice(read_jsonl(tiny_study / "examples.jsonl"), 13))
     write_jsonl(tmp_path / "held_out.jsonl", held_out)
+    job = ModelArguments(base=tiny_study / "base", seed=SEED, threads=1, device="cpu")
     loss = evaluate_loss(
-        base=tiny_study / "base",
-        held_out=tmp_path / "held_out.jsonl",
-        output=tmp_path / "loss.json",
-        seed=SEED,
-        threads=1,
-        device="cpu",
+        job=job, held_out=tmp_path / "held_out.jsonl", output=tmp_path / "loss.json"
     )
     expected = loss_one_by_one(tiny_study / "base", held_out)
     assert read_json(tmp_path / "loss.json") == loss

@@ -54,7 +54,8 @@ def test_there_is_one_thing_to_do_next(here):
     unattended = following("splits/summary.json")
     assert unattended.endswith(f"`snakemake unattended --profile aws-gpu`{where}")
     pairs = [
-        {"prompt": f"Why {number}?", "response_1": "a", "response_2": "b"} for number in range(2)
+        {"prompt": f"Why {number}?", "response_1": "a", "response_2": "b", "metadata": {}}
+        for number in range(2)
     ]
     (results / "preferences").mkdir()
     write_jsonl(results / "preferences/human_pool_responses.jsonl", pairs)

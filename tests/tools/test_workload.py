@@ -1,13 +1,15 @@
 """What a study would take on a GPU, against a count by hand."""
 
+from dataclasses import fields
 from datetime import date
 
 import pytest
 import yaml
+from transformers import TrainingArguments
 
 from persuasion_rl.tools.assumptions import ASSUMED, TABLE
 from persuasion_rl.tools.model_size import QWEN
-from persuasion_rl.tools.workload import estimates, workload
+from persuasion_rl.tools.workload import DEFAULT_EPOCHS, estimates, workload
 from published import PUBLISHED, published
 
 
@@ -38,6 +40,43 @@ def test_one_model_more_is_that_much_more_work():
     before = workload(published())
     assert more.pop("measure losses and KL") > before.pop("measure losses and KL")
     assert more == before
+
+
+def recipes(**method) -> dict:
+    """The published recipes, all of them with these keys and without num_train_epochs."""
+    methods = yaml.safe_load(PUBLISHED.read_text())["recipes"]
+    for recipe in methods.values():
+        recipe.pop("num_train_epochs", None)
+    return {name: recipe | method for name, recipe in methods.items()}
+
+
+def trainings(**changes) -> dict[str, float]:
+    """FLOPs of the published trainings with other settings at the top level; no model has a recipe of its own."""
+    models = yaml.safe_load(PUBLISHED.read_text())["models"]
+    for model in models.values():
+        model.pop("recipe", None)
+    found = workload(published(models=models, **changes))
+    return {name: flops for name, flops in found.items() if name.startswith("train ")}
+
+
+def test_a_recipe_without_epochs_has_as_many_as_the_trainers_take():
+    (epochs,) = (f.default for f in fields(TrainingArguments) if f.name == "num_train_epochs")
+    assert epochs == DEFAULT_EPOCHS
+    assert trainings(recipes=recipes()) == trainings(recipes=recipes(num_train_epochs=epochs))
+    assert trainings(recipes=recipes()) != trainings(recipes=recipes(num_train_epochs=1))
+
+
+def test_steps_override_epochs_and_count_as_the_rows_that_they_take():
+    """40,000 SFT rows, 20,000 delta pairs; 8,000 AI pairs, whose reference is a third of one pass."""
+    steps = recipes(max_steps=100, effective_batch_size=80)
+    once = trainings(recipes=recipes(num_train_epochs=1))
+    found = trainings(recipes=steps)
+    assert found == trainings(recipes=recipes(max_steps=100, effective_batch_size=80, num_train_epochs=9))  # fmt: skip
+    assert found["train sft"] == pytest.approx(once["train sft"] * 8_000 / 40_000)
+    assert found["train the delta judge"] == pytest.approx(once["train the delta judge"] * 8 / 20)
+    assert found["train rlaif"] == pytest.approx(once["train rlaif"])
+    twice = trainings(recipes=recipes(max_steps=200, effective_batch_size=80))
+    assert twice["train rlaif"] == pytest.approx(once["train rlaif"] * 5 / 3)
 
 
 def test_times_fall_with_the_gpus_speed_and_the_last_row_has_a_price():

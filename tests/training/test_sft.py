@@ -9,6 +9,7 @@ import torch
 from persuasion_rl.files import UserError, file_digest, read_json, read_jsonl, write_jsonl
 from persuasion_rl.models.lineage import base_digest, check_lineage
 from persuasion_rl.models.loading import load_base, load_tokenizer
+from persuasion_rl.records import HistoryRow, read_rows
 from persuasion_rl.runtime.lock import LOCK
 from tiny_trainings import (
     ADAPTER,
@@ -48,7 +49,7 @@ def test_sft_writes_its_files_with_the_right_digests(tiny_sft, tiny_rows):
     assert recipe["packages"]["torch"] == importlib.metadata.version("torch")
     config = read_json(folder / "adapter_config.json")
     assert (config["r"], config["lora_alpha"], config["lora_dropout"]) == (4, 16, 0.1)
-    history = list(read_jsonl(folder / "history.jsonl"))
+    history = list(read_rows(folder / "history.jsonl", HistoryRow))
     assert [row["step"] for row in history if "loss" in row] == list(range(1, SFT_STEPS + 1))
 
 

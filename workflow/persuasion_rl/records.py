@@ -4,7 +4,8 @@ A row is a plain dict at run time. Its type here says which keys it has, and `re
 one, with file and line. Other keys may stand beside them: `metadata` goes along from stage to stage and grows.
 
     corpora -> SftRow, DeltaPair -> PoolRow -> SampledRow -> ResponsePair -> LabelRow -> PreferencePair
-                                            -> ReplyRow -> VerdictRow
+                                            -> ReplyRow -> VerdictRow, SimilarityRow, DivergenceRow, ReadingRow
+    trainings -> HistoryRow
 
 Lengths in tokens are by the base model's tokenizer, or as a server counts them.
 """
@@ -208,9 +209,58 @@ class VerdictRow(TypedDict):
     """What kept the judge from answering: then there is no verdict."""
 
 
+class SimilarityRow(TypedDict):
+    """How near in meaning a player's reply is to the human one (evaluation/similarities/*.jsonl)."""
+
+    prompt_id: str
+    conversation_id: str
+    similarity: float
+    """The cosine of their sentence embeddings."""
+
+
+class DivergenceRow(TypedDict):
+    """How far a dpo model is from its parent on a reply of its own (evaluation/divergences/*.jsonl)."""
+
+    prompt_id: str
+    conversation_id: str
+    tokens: int
+    """Of the reply; the end-of-text token counts where the model ended it."""
+    kl: float
+    """The sum over the tokens of the exact KL divergence from the parent, in nats."""
+    log_ratio: float
+    """The log-probability of the reply less that under the parent, in nats."""
+
+
+class ReadingRow(TypedDict):
+    """What a language model reads of a reply's honesty, by its rubric (evaluation/readings/*.jsonl)."""
+
+    prompt_id: str
+    conversation_id: str
+    reason: str
+    unsupported_claims: bool
+    invented_experience: bool
+    manipulation: bool
+    disrespect: bool
+    excluded: NotRequired[str]
+    """What kept the model from answering: such a row has this, `prompt_id` and `conversation_id` alone."""
+
+
+class HistoryRow(TypedDict):
+    """What a trainer logged at a step (models/*/history.jsonl): also speed, memory, and what its method measures."""
+
+    step: int
+    """Updates so far."""
+    loss: NotRequired[float]
+    """The mean over the updates since the last row that has it."""
+    eval_loss: NotRequired[float]
+    """On the validation rows."""
+
+
 Row = TypeVar("Row")
 CHECKED_METADATA = (SftMetadata, DeltaPairMetadata, PoolMetadata)
 """Metadata whose keys `read_rows` checks; of later rows a part is enough, as people's replies and labels have it."""
+LEFT_IF_EXCLUDED = {LabelRow: {"metadata"}, ReadingRow: {"prompt_id", "conversation_id"}}
+"""The keys that a row of these kinds needs where it is `excluded`; a row of another kind needs them all."""
 
 
 def read_rows(path: Path, kind: type[Row]) -> Iterator[Row]:
@@ -218,15 +268,15 @@ def read_rows(path: Path, kind: type[Row]) -> Iterator[Row]:
 
     Raises:
         UserError: the file is no JSON lines, or a row lacks a key of its kind or of its metadata; with file and line.
-            A label row that is `excluded` may lack the keys of a label.
+            A label row or a reading that is `excluded` may lack those of a label or a reading (LEFT_IF_EXCLUDED).
     """
     expected = kind.__required_keys__
     metadata = kind.__annotations__.get("metadata")
     inner = metadata.__required_keys__ if metadata in CHECKED_METADATA else frozenset()
     for number, row in enumerate(read_jsonl(path), 1):
         missing = expected - row.keys()
-        if kind is LabelRow and "excluded" in row:
-            missing &= {"metadata"}
+        if "excluded" in row:
+            missing &= LEFT_IF_EXCLUDED.get(kind, expected)
         if not missing and inner:
             keys = row["metadata"].keys() if isinstance(row["metadata"], dict) else set()
             missing = {f"metadata.{key}" for key in inner - keys}

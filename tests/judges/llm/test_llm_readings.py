@@ -15,6 +15,7 @@ from llm_server import (
 from persuasion_rl.evaluation.honesty import READ, evaluate_honesty, keep_equally_honest
 from persuasion_rl.evaluation.read_honesty import read_honesty
 from persuasion_rl.files import read_jsonl, write_jsonl
+from persuasion_rl.records import ReadingRow, read_rows
 from running import ROOT, succeed
 
 HONESTY = ROOT / "resources/rubrics/honesty.md"
@@ -55,7 +56,9 @@ def test_replies_are_read_one_by_one_and_what_could_not_be_read_is_in_no_share(s
             output=files["readings"][player],
             settings=settings,
         )
-    rows = list(read_jsonl(files["readings"]["base"]))
+    rows = list(read_rows(files["readings"]["base"], ReadingRow))
+    booleans = {name for name, kind in ReadingRow.__annotations__.items() if kind is bool}
+    assert booleans == {*READ}
     assert [row.get("excluded") for row in rows] == [None, None, "refused", "unparsable"]
     assert rows[0] == {
         "prompt_id": "p0",

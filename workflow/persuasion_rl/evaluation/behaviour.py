@@ -9,7 +9,8 @@ from persuasion_rl.evaluation.markers import Markers
 from persuasion_rl.evaluation.measures import NOT_MEASURED, Measures
 from persuasion_rl.evaluation.memorised import SPAN, TrainingText
 from persuasion_rl.evaluation.players import read_players
-from persuasion_rl.files import read_json, read_jsonl
+from persuasion_rl.files import read_json
+from persuasion_rl.records import DivergenceRow, ReplyRow, SftRow, SimilarityRow, read_rows
 from persuasion_rl.runtime.command import note, stage
 from persuasion_rl.statistics.intervals import bootstrap_rate
 
@@ -21,12 +22,12 @@ def ngrams(text: list[str], n: int) -> list[tuple[str, ...]]:
     return [tuple(text[i : i + n]) for i in range(len(text) - n + 1)]
 
 
-def repeated_share(text: list[str], n: int = REPEATED) -> float:
-    """The share of a reply's n-grams that stood in it before: seq-rep-n of Welleck et al. (2020), on words.
+def repeated_share(text: list[str]) -> float:
+    """The share of a reply's 4-grams that stood in it before: seq-rep-4 of Welleck et al. (2020), on words.
 
     0 where a reply is too short to have any.
     """
-    grams = ngrams(text, n)
+    grams = ngrams(text, REPEATED)
     return 1 - len(set(grams)) / len(grams) if grams else 0.0
 
 
@@ -61,20 +62,19 @@ def evaluate_behaviour(
     kl_a_token, kl_a_reply, log_ratio_a_token, log_ratio_a_reply (`kl`).
 
     Args:
-        losses: model -> the file of `loss.evaluate_loss`. train: the SFT rows of the train side.
+        losses: model -> the file of `loss.evaluate_loss`. train: the SftRows of the train side.
         concession: the list of markers. metrics: dpo model -> its metrics.json.
-        divergences: dpo model -> the rows of `kl.evaluate_kl`.
-        similarities: player -> the rows of `similarity.evaluate_similarity`.
+        divergences: dpo model -> its DivergenceRows. similarities: player -> its SimilarityRows.
     """
     players = read_players(responses)
-    training_text = TrainingText(row["response"] for row in read_jsonl(train))
+    training_text = TrainingText(row["response"] for row in read_rows(train, SftRow))
     concessions = Markers(concession)
     table = Measures(draws, seed)
     for player, rows in players.items():
         _length_and_variety(table, player, rows)
         _copied_and_conceded(table, player, rows, training_text, concessions)
         if player in similarities:
-            _similarity(table, player, list(read_jsonl(similarities[player])))
+            _similarity(table, player, list(read_rows(similarities[player], SimilarityRow)))
         else:
             table.value(player, "similarity_to_human", NOT_MEASURED, "cosine of embeddings")
         if player in losses:
@@ -84,16 +84,16 @@ def evaluate_behaviour(
         if player in metrics:
             _accuracy(table, player, read_json(metrics[player]))
         if player in divergences:
-            _kl(table, player, list(read_jsonl(divergences[player])))
+            _kl(table, player, list(read_rows(divergences[player], DivergenceRow)))
         note(f"{player}: measured")
     table.write(output)
 
 
-def _conversations(rows: list[dict]) -> list[str]:
+def _conversations(rows: list[ReplyRow]) -> list[str]:
     return [row["metadata"]["conversation_id"] for row in rows]
 
 
-def _length_and_variety(table: Measures, player: str, rows: list[dict]) -> None:
+def _length_and_variety(table: Measures, player: str, rows: list[ReplyRow]) -> None:
     texts = [row["response"].split() for row in rows]
     conversations = _conversations(rows)
     for measure, values, unit in (
@@ -114,7 +114,7 @@ def _length_and_variety(table: Measures, player: str, rows: list[dict]) -> None:
 def _copied_and_conceded(
     table: Measures,
     player: str,
-    rows: list[dict],
+    rows: list[ReplyRow],
     training_text: TrainingText,
     concessions: Markers,
 ) -> None:
@@ -130,7 +130,7 @@ def _copied_and_conceded(
     table.mean(player, "concession_markers", concedes, conversations, unit, bootstrap_rate)
 
 
-def _similarity(table: Measures, player: str, rows: list[dict]) -> None:
+def _similarity(table: Measures, player: str, rows: list[SimilarityRow]) -> None:
     table.mean(
         player,
         "similarity_to_human",
@@ -147,7 +147,7 @@ def _accuracy(table: Measures, player: str, metrics: dict) -> None:
     )
 
 
-def _kl(table: Measures, player: str, rows: list[dict]) -> None:
+def _kl(table: Measures, player: str, rows: list[DivergenceRow]) -> None:
     conversations = [row["conversation_id"] for row in rows]
     for name in ("kl", "log_ratio"):
         a_token = [row[name] / row["tokens"] for row in rows]

@@ -10,13 +10,13 @@ from pathlib import Path
 from persuasion_rl.evaluation.markers import Markers, read_markers, words
 from persuasion_rl.evaluation.measures import NOT_MEASURED, Measures
 from persuasion_rl.evaluation.players import read_players
-from persuasion_rl.files import read_jsonl, write_jsonl
-from persuasion_rl.records import VerdictRow, read_rows
+from persuasion_rl.files import write_jsonl
+from persuasion_rl.records import ReadingRow, VerdictRow, read_rows
 from persuasion_rl.runtime.command import note, stage
 from persuasion_rl.statistics.intervals import bootstrap_rate
 
 READ = ("unsupported_claims", "invented_experience", "manipulation", "disrespect")
-"""What takes a reader, by the rubric."""
+"""What takes a reader, by the rubric: the keys of a ReadingRow that are true or false."""
 
 
 def cites_without_source(reply: str, markers: dict[str, Markers]) -> bool:
@@ -53,7 +53,7 @@ def evaluate_honesty(
 
     Args:
         markers: the lists experience, disrespect, figures, sources, boosters and hedges.
-        readings: player -> the rows of `read_honesty`, where a language model has read its replies.
+        readings: player -> its ReadingRows, where a language model has read its replies.
     """
     lists = read_markers(markers)
     table = Measures(draws, seed)
@@ -83,7 +83,7 @@ def evaluate_honesty(
 
 
 def _add_readings(table: Measures, player: str, readings: Path | None) -> None:
-    rows = list(read_jsonl(readings)) if readings else []
+    rows = list(read_rows(readings, ReadingRow)) if readings else []
     read = [row for row in rows if "excluded" not in row]
     for measure in READ:
         if read:
@@ -118,7 +118,7 @@ def keep_equally_honest(
         profiles = {
             (player, row["prompt_id"]): tuple(row[name] for name in READ)
             for player, path in readings.items()
-            for row in read_jsonl(path)
+            for row in read_rows(path, ReadingRow)
             if "excluded" not in row
         }
     else:

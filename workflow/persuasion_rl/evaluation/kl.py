@@ -2,24 +2,16 @@
 
 from pathlib import Path
 
-from persuasion_rl.files import read_jsonl, write_jsonl
+from persuasion_rl.files import UserError, write_jsonl
+from persuasion_rl.models.arguments import ModelArguments
 from persuasion_rl.models.devices import pick_device, prepare_torch
 from persuasion_rl.models.loading import load_for_inference
+from persuasion_rl.records import DivergenceRow, ReplyRow, read_rows
 from persuasion_rl.runtime.command import note, stage
 
 
-def evaluate_kl(
-    *,
-    base: Path,
-    lineage: list[Path],
-    responses: Path,
-    output: Path,
-    seed: int,
-    threads: int,
-    device: str = "auto",
-    trust_remote_code: bool = False,
-) -> None:
-    """Write a row a reply: {"prompt_id", "conversation_id", "tokens", "kl", "log_ratio"}, sums over its tokens.
+def evaluate_kl(*, job: ModelArguments, responses: Path, output: Path) -> None:
+    """Write a DivergenceRow for each reply that has a token.
 
     kl is exact at every token (over the whole vocabulary, given what stands before it), and so never negative and of
     less variance than the log ratio of the sampled tokens (Amini, Vieira and Cotterell 2025). Both are at
@@ -27,17 +19,22 @@ def evaluate_kl(
     and of the KL divergence between whole distributions of replies an estimate only where temperature and top_p are 1.
 
     Args:
-        lineage: the adapters from the first one above the base to the model's own; the one before is its parent's.
-        responses: the model's rows of `sampling.generate.respond_to_evaluation`.
+        job: the dpo model; the last adapter but one of its lineage is its parent's.
+        responses: the model's own ReplyRows, of `sampling.evaluate_model`.
+
+    Raises:
+        UserError: the model has no adapter, and so no parent.
     """
     from tqdm import tqdm
 
-    prepare_torch(threads, seed, device)
-    device = pick_device(device)
-    model, tokenizer, _ = load_for_inference(base, lineage, device, trust_remote_code)
-    parent, _, _ = load_for_inference(base, lineage[:-1], device, trust_remote_code)
-    rows = []
-    for row in tqdm(list(read_jsonl(responses)), desc="kl", unit="reply"):
+    if not job.lineage:
+        raise UserError("the divergence is one from a parent, and --lineage names no adapter")
+    prepare_torch(job.threads, job.seed, job.device)
+    device = pick_device(job.device)
+    model, tokenizer, _ = load_for_inference(job.base, job.lineage, device, job.trust_remote_code)
+    parent, _, _ = load_for_inference(job.base, job.lineage[:-1], device, job.trust_remote_code)
+    rows: list[DivergenceRow] = []
+    for row in tqdm(list(read_rows(responses, ReplyRow)), desc="kl", unit="reply"):
         prompt, reply = _token_ids(tokenizer, row)
         if reply:
             ids = {key: row["metadata"][key] for key in ("prompt_id", "conversation_id")}
@@ -49,7 +46,7 @@ def evaluate_kl(
         note(f"{output.name}: {mean:.4f} nats a token over {len(rows):,} replies")
 
 
-def _token_ids(tokenizer, row: dict) -> tuple[list[int], list[int]]:
+def _token_ids(tokenizer, row: ReplyRow) -> tuple[list[int], list[int]]:
     """Prompt and reply as in training (`training.tokenize`); the reply with EOS where the model ended it."""
     prompt = tokenizer(row["prompt"])["input_ids"]
     reply = tokenizer(row["response"], add_special_tokens=False)["input_ids"]

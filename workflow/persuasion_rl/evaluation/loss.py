@@ -3,9 +3,11 @@
 import math
 from pathlib import Path
 
-from persuasion_rl.files import read_jsonl, write_json
+from persuasion_rl.files import write_json
+from persuasion_rl.models.arguments import ModelArguments
 from persuasion_rl.models.devices import pick_device, prepare_torch
 from persuasion_rl.models.loading import load_for_inference
+from persuasion_rl.records import SftRow, read_rows
 from persuasion_rl.runtime.command import stage
 
 LOSS_TOKENS = 4096
@@ -44,25 +46,17 @@ def response_loss(model, tokenizer, rows: list[tuple[str, str]]) -> float:
     return total / tokens
 
 
-def evaluate_loss(
-    *,
-    base: Path,
-    held_out: Path,
-    output: Path,
-    seed: int,
-    threads: int,
-    device: str = "auto",
-    trust_remote_code: bool = False,
-    lineage: list[Path] = [],
-) -> dict[str, float]:
+def evaluate_loss(*, job: ModelArguments, held_out: Path, output: Path) -> dict[str, float]:
     """Write {"validation_loss": nats a token of the replies in `held_out`, "perplexity": its exponential, "rows"}.
 
     Args:
-        held_out: SFT rows. lineage: the adapters from the first one above the base to the model's own.
+        held_out: SftRows.
     """
-    prepare_torch(threads, seed, device)
-    model, tokenizer, _ = load_for_inference(base, lineage, pick_device(device), trust_remote_code)
-    human = [(row["input_text"], row["response"]) for row in read_jsonl(held_out)]
+    prepare_torch(job.threads, job.seed, job.device)
+    model, tokenizer, _ = load_for_inference(
+        job.base, job.lineage, pick_device(job.device), job.trust_remote_code
+    )
+    human = [(row["input_text"], row["response"]) for row in read_rows(held_out, SftRow)]
     nats = response_loss(model, tokenizer, human)
     measured = {"validation_loss": nats, "perplexity": math.exp(nats), "rows": len(human)}
     write_json(output, measured)

@@ -6,7 +6,7 @@ from persuasion_rl.evaluation.honesty import READ
 from persuasion_rl.files import UserError, write_jsonl
 from persuasion_rl.judges.llm.asking import ask_about, outcomes
 from persuasion_rl.judges.llm.settings import LlmSettings
-from persuasion_rl.records import ReplyRow, read_rows
+from persuasion_rl.records import ReadingRow, ReplyRow, read_rows
 from persuasion_rl.runtime.command import stage
 
 READING_SCHEMA = {
@@ -30,10 +30,13 @@ Answer with one JSON object and nothing before or after it:
 
 
 def read_honesty(*, responses: Path, output: Path, settings: LlmSettings) -> int:
-    """Let a language model read a player's replies by the rubric of honesty.
+    """Let a language model read a player's replies by the rubric of honesty; write a ReadingRow for each.
 
-    One row: {"prompt_id", "conversation_id"} with "reason" and the booleans of READ, or with "excluded", the name of
-    what kept the model from answering.
+    Args:
+        responses: ReplyRows.
+
+    Returns:
+        the number of rows.
 
     Raises:
         UserError: the settings name no model, or `judges.llm.asking.outcomes` could not ask.
@@ -54,14 +57,12 @@ def read_honesty(*, responses: Path, output: Path, settings: LlmSettings) -> int
             for row in replies
         ],
     )
-    return write_jsonl(
-        output,
-        [
-            {name: row["metadata"][name] for name in ("prompt_id", "conversation_id")}
-            | ({"excluded": one.failure} if one.content is None else one.content)
-            for row, one in zip(replies, readings, strict=True)
-        ],
-    )
+    rows: list[ReadingRow] = [
+        {name: row["metadata"][name] for name in ("prompt_id", "conversation_id")}
+        | ({"excluded": one.failure} if one.content is None else one.content)
+        for row, one in zip(replies, readings, strict=True)
+    ]
+    return write_jsonl(output, rows)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,9 @@ from pathlib import Path
 
 from persuasion_rl.evaluation.players import read_players
 from persuasion_rl.files import UserError, write_jsonl
+from persuasion_rl.models.arguments import DeviceArguments
 from persuasion_rl.models.devices import pick_device, prepare_torch
+from persuasion_rl.records import SimilarityRow
 from persuasion_rl.runtime.command import note, stage
 
 BATCH = 32
@@ -12,29 +14,27 @@ BATCH = 32
 
 def evaluate_similarity(
     *,
+    job: DeviceArguments,
     model: str,
     responses: Path,
     human: Path,
     output: Path,
-    seed: int,
-    threads: int,
-    device: str = "auto",
-    trust_remote_code: bool = False,
 ) -> None:
-    """Write a row a reply: {"prompt_id", "conversation_id", "similarity": cosine with the human reply}.
+    """Write a SimilarityRow for each reply.
 
     Args:
         model: folder or Hub name of a model of sentence-transformers (Reimers and Gurevych 2019). It pools as its own
             files say, and cuts what is longer than it takes.
+        responses: the player's ReplyRows. human: the human winning ones, to the same prompts.
     """
-    prepare_torch(threads, seed, device)
+    prepare_torch(job.threads, job.seed, job.device)
     players = read_players({"player": responses, "human": human})
-    encoder = load_encoder(model, pick_device(device), trust_remote_code)
+    encoder = load_encoder(model, pick_device(job.device), job.trust_remote_code)
     own, human_ones = (
         embeddings(encoder, [row["response"] for row in rows]) for rows in players.values()
     )
     similarities = (own * human_ones).sum(-1).tolist()
-    rows = [
+    rows: list[SimilarityRow] = [
         {
             **{key: row["metadata"][key] for key in ("prompt_id", "conversation_id")},
             "similarity": similarity,

@@ -7,6 +7,7 @@ from persuasion_rl.evaluation.players import read_players
 from persuasion_rl.files import write_jsonl
 from persuasion_rl.judges.base import Comparison, judge_both_orders
 from persuasion_rl.judges.make import JudgeSettings, make_judge
+from persuasion_rl.records import VerdictRow
 from persuasion_rl.runtime.command import note, stage
 
 
@@ -17,10 +18,13 @@ def evaluate_verdicts(
     verdicts: Path,
     settings: JudgeSettings,
 ) -> int:
-    """Let a judge compare every two players on every prompt, in both orders.
+    """Let a judge compare every two players on every prompt, in both orders; write a VerdictRow for each.
 
-    One row: {"prompt_id", "conversation_id", "player_1", "player_2"} with "verdict" and "answers", or with
-    "excluded", the name of what kept the judge from answering.
+    Args:
+        responses: player -> its ReplyRows.
+
+    Returns:
+        the number of rows.
     """
     players = read_players(responses)
     chosen = make_judge(judge, settings)
@@ -32,7 +36,7 @@ def evaluate_verdicts(
     judged = judge_both_orders(
         chosen, [Comparison(a["prompt"], a["response"], b["response"]) for _, _, (a, b) in games]
     )
-    rows = []
+    rows: list[VerdictRow] = []
     for (one, other, (reply, _)), both_orders in zip(games, judged, strict=True):
         answers = [judgment.verdict for judgment in both_orders.judgments]
         verdict = {"verdict": both_orders.verdict, "answers": answers}

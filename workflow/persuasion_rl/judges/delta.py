@@ -1,4 +1,4 @@
-"""The judge `delta`: the reward model that the workflow trains (`reward`)."""
+"""The judge `delta`: the reward model that the workflow trains (`training.reward`)."""
 
 import math
 from collections.abc import Callable
@@ -8,6 +8,9 @@ from persuasion_rl.judges.base import Comparison, ScoringJudge
 from persuasion_rl.models.devices import pick_device
 from persuasion_rl.models.lineage import check_lineage
 from persuasion_rl.models.loading import load_classifier, load_tokenizer
+
+BATCH = 64
+"""Texts that are scored at a time."""
 
 
 class DeltaJudge(ScoringJudge):
@@ -19,8 +22,8 @@ class DeltaJudge(ScoringJudge):
     name = "delta"
     tie_margin = 0.05
 
-    def __init__(self, base: Path, adapter: Path, device: str, batch_size: int = 64):
-        self._score = load_scorer(base, adapter, device, batch_size)
+    def __init__(self, base: Path, adapter: Path, device: str):
+        self._score = load_scorer(base, adapter, device, BATCH)
         self._rewards: dict[tuple[str, str], float] = {}
 
     def prefer(self, comparisons: list[Comparison]) -> list[float]:

@@ -1,5 +1,6 @@
 """The report's figures, as inline SVG."""
 
+from persuasion_rl.records import HistoryRow
 from persuasion_rl.report.plotting import COLORS, axes, panels, svg
 
 MEASURES = {"sft": "eval_loss", "dpo": "eval_reward_accuracy"}
@@ -263,7 +264,7 @@ def _draw_models(axis, method: str, rows: list[dict]) -> None:
     )
 
 
-def loss_figure(histories: dict[str, list[list[dict]]]) -> str:
+def loss_figure(histories: dict[str, list[list[HistoryRow]]]) -> str:
     """Losses over steps, a panel a group."""
     figure, all_axes = panels(len(histories), 2.3, 2.1)
     for place, (axis, (name, trainings)) in enumerate(
@@ -283,7 +284,7 @@ def loss_figure(histories: dict[str, list[list[dict]]]) -> str:
     return svg(figure)
 
 
-def _draw_losses(axis, history: list[dict]) -> None:
+def _draw_losses(axis, history: list[HistoryRow]) -> None:
     """Lines of a training; where a step has two measurements, the later one. A training logged once is a point."""
     for key, style, label in (("loss", "-", "training"), ("eval_loss", "o--", "validation")):
         points = {row["step"]: float(row[key]) for row in history if key in row}

@@ -48,11 +48,15 @@ def panels(count: int, width: float, height: float, across: int = 3):
     return figure, list(grid.flat[:count])
 
 
-def bars(title: str, rows: list[tuple[str, float]], label: str, color: str = COLORS[0]) -> str:
-    """Horizontal bars, the first on top, each with its number."""
+def bars(title: str, rows: list[tuple[str, float]], label: str) -> str:
+    """Horizontal bars, the first on top, each with its number: a figure as inline SVG.
+
+    Args:
+        rows: a name and a value for each bar. label: what the values are, with their unit.
+    """
     figure, axis = axes(6.0, 0.24 * len(rows) + 0.7)
     patches = axis.barh(
-        range(len(rows)), [value for _, value in rows][::-1], color=color, height=0.7
+        range(len(rows)), [value for _, value in rows][::-1], color=COLORS[0], height=0.7
     )
     axis.bar_label(patches, [f"{value:,.0f}" for _, value in rows][::-1], padding=3)
     axis.set_yticks(range(len(rows)), [name for name, _ in rows][::-1])

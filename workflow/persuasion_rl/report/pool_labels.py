@@ -9,7 +9,8 @@ def label_table(counts: dict[str, Path], pairs: dict[str, Path]) -> list[tuple[s
     """What the labels of the pools are like: rows of a name and a text a pool.
 
     Args:
-        counts: pool -> the counts of `sampling.responses`. pairs: pool -> the report of `preferences.pairs`.
+        counts: pool -> the counts of `sampling.gather_responses`.
+        pairs: pool -> the report of `preferences.preference_pairs`.
     """
     columns = [label_column(read_json(counts[pool]), read_json(pairs[pool])) for pool in counts]
     names = columns[0] if columns else []
@@ -20,7 +21,8 @@ def label_column(responses: dict, labels: dict) -> dict[str, str]:
     """One pool: row of the table -> its text.
 
     Args:
-        responses: counts of prompts, of `sampling.responses`. labels: the report of `preferences.pairs`.
+        responses: "made", or the reason why not -> prompts, of `sampling.gather_responses`.
+        labels: the report of `preferences.preference_pairs`.
     """
     unusable = {reason: count for reason, count in responses.items() if reason != "made"}
     flips, tokens = labels["flips"], labels["mean_tokens"]

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from persuasion_rl.data.near_duplicates import LARGE_CLUSTER
-from persuasion_rl.files import keyed_number, read_json, read_jsonl, write_text
+from persuasion_rl.files import keyed_number, read_json, write_text
+from persuasion_rl.records import SftRow, read_rows
 from persuasion_rl.report.plotting import COLORS, bars, page, panels, svg
 from persuasion_rl.runtime.command import note, stage
 
@@ -72,9 +73,9 @@ class Examples:
     context_tokens: list[int] = field(default_factory=list)
     cut: int = 0
     topics: Counter = field(default_factory=Counter)
-    random: list[tuple[float, dict]] = field(default_factory=list)
+    random: list[tuple[float, SftRow]] = field(default_factory=list)
 
-    def add(self, row: dict, key: float) -> None:
+    def add(self, row: SftRow, key: float) -> None:
         self.response_tokens.append(row["metadata"]["response_tokens"])
         self.context_tokens.append(row["metadata"]["context_tokens"])
         self.cut += row["metadata"]["context_cut"]
@@ -105,10 +106,10 @@ def shortage(splits: dict) -> list[str]:
 
 
 def read_examples(path: Path, seed: int) -> Examples:
-    """Read the rows of one source, one at a time."""
+    """Read the SftRows of one source, one at a time."""
     examples = Examples()
     conversations = set()
-    for row in read_jsonl(path):
+    for row in read_rows(path, SftRow):
         examples.add(row, keyed_number("page", seed, row["metadata"]["utterance_id"]))
         conversation = row["metadata"]["conversation_id"]
         if conversation not in conversations:

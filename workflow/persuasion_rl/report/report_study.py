@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from persuasion_rl.evaluation.measures import NOT_MEASURED
-from persuasion_rl.files import read_json, read_jsonl, write_text
+from persuasion_rl.files import read_json, write_text
+from persuasion_rl.records import HistoryRow, read_rows
 from persuasion_rl.report.costs import api_cost, costs_of
 from persuasion_rl.report.figures import (
     honesty_figure,
@@ -298,13 +299,14 @@ def _lengths(behaviour: list[dict], players: list[str]) -> dict[str, float]:
     return {player: row[player]["value"] for player in players}
 
 
-def _histories(files: ReportFiles, models: list[dict]) -> dict[str, list[list[dict]]]:
+def _histories(files: ReportFiles, models: list[dict]) -> dict[str, list[list[HistoryRow]]]:
     """Histories of what differs in nothing but the seed, by its first model; and that of the delta judge."""
-    histories: dict[str, list[list[dict]]] = {}
+    histories: dict[str, list[list[HistoryRow]]] = {}
     for row in models:
-        history = list(read_jsonl(files.histories[row["model"]]))
+        history = list(read_rows(files.histories[row["model"]], HistoryRow))
         histories.setdefault(row["group"], []).append(history)
-    return histories | {"delta judge": [list(read_jsonl(files.delta_judge["history"]))]}
+    delta_judge = list(read_rows(files.delta_judge["history"], HistoryRow))
+    return histories | {"delta judge": [delta_judge]}
 
 
 if __name__ == "__main__":

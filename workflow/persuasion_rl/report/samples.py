@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from persuasion_rl.files import read_jsonl
 from persuasion_rl.judges.base import POINTS
+from persuasion_rl.records import ReplyRow, VerdictRow, read_rows
 from persuasion_rl.report.judge_findings import BASELINES
 
 Points = dict[tuple[str, str, str], float]
@@ -29,7 +29,7 @@ def samples(
     Returns:
         A prompt each: `context`, `lost` (sentences of who loses to whom), and `replies` (player, text, won).
     """
-    replies = {player: list(read_jsonl(responses[player])) for player in players}
+    replies = {player: list(read_rows(responses[player], ReplyRow)) for player in players}
     prompts = [row["metadata"]["prompt_id"] for row in replies[players[0]]]
     points = {judge: _points(path) for judge, path in verdicts.items()}
     losses = _losses(prompts, points, models, count)
@@ -74,7 +74,7 @@ def _losses(
 def _points(verdicts: Path) -> Points:
     """The points of one judge's games, seen from both players."""
     points: Points = {}
-    for row in read_jsonl(verdicts):
+    for row in read_rows(verdicts, VerdictRow):
         point = POINTS.get(row.get("verdict"))
         if point is not None:
             one, other = row["player_1"], row["player_2"]

@@ -234,7 +234,11 @@ def _boolean(text: str) -> bool:
 
 
 def _recipe(words: list[str]) -> dict[str, Any]:
-    """`--name value ...` pairs as a dict: values are read as JSON where they are JSON, and several make a list."""
+    """`--name value ...` pairs as a dict: several values make a list.
+
+    Raises:
+        UserError: a value stands before the first name.
+    """
     recipe: dict[str, Any] = {}
     name = None
     for word in words:
@@ -249,6 +253,11 @@ def _recipe(words: list[str]) -> dict[str, Any]:
 
 
 def _value(word: str) -> Any:
+    """A value as `study.flags.flags` writes it: read as JSON where it is JSON, else a text.
+
+    Not as YAML, as `settings.from_words` reads values: that writes 1e-05 with a dot (1.0e-05), while flags have Python's own
+    spelling, which YAML takes for a text; and YAML takes texts such as yes and off for booleans.
+    """
     try:
         return json.loads(word)
     except json.JSONDecodeError:

@@ -14,6 +14,8 @@ PRIOR = 1.0
 on length so many. Without it, who never wins would have no finite strength."""
 STEPS, CLOSE = 50, 1e-9
 """Newton's method ends when no coefficient moves by more than this, or after so many steps."""
+POWER = 0.8
+"""The probability with which a difference is to be shown."""
 
 
 def logistic(x: np.ndarray) -> np.ndarray:
@@ -156,21 +158,23 @@ def effect(rate: float) -> float:
     return float(2 * np.arcsin(np.sqrt(rate)) - np.pi / 2)
 
 
-def prompts_needed(difference: float, comparisons: int = 1, power: float = 0.8) -> int:
-    """Prompts, one game each and no ties, that show a win rate of one half plus `difference` with this probability (the
-    normal approximation): at the two-sided 5% level, divided by the number of comparisons, as Holm's first step does."""
-    return int(np.ceil((_reach(comparisons, power) / 2 / difference) ** 2 - 0.5))
+def prompts_needed(difference: float) -> int:
+    """Prompts, one game each and no ties, that show a win rate of one half plus `difference` with the probability POWER
+    (the normal approximation): in one comparison, at the two-sided 5% level."""
+    return int(np.ceil((_reach(1) / 2 / difference) ** 2 - 0.5))
 
 
-def detectable(prompts: int, comparisons: int = 1, power: float = 0.8) -> float:
-    """The difference from one half that so many prompts show with this probability."""
-    return float(_reach(comparisons, power) / 2 / np.sqrt(prompts))
+def detectable(prompts: int, comparisons: int = 1) -> float:
+    """The difference from one half that so many prompts show with the probability POWER: at the two-sided 5% level,
+    divided by the number of comparisons, as Holm's first step does."""
+    return float(_reach(comparisons) / 2 / np.sqrt(prompts))
 
 
-def _reach(comparisons: int, power: float) -> float:
+def _reach(comparisons: int) -> float:
+    """How many standard errors a difference must be for the probability POWER."""
     from scipy.stats import norm
 
-    return float(norm.ppf(1 - 0.025 / comparisons) + norm.ppf(power))
+    return float(norm.ppf(1 - 0.025 / comparisons) + norm.ppf(POWER))
 
 
 def over_seeds(

@@ -102,7 +102,7 @@ def _serialized(part: Any) -> Iterator[str]:
 
 
 def _without_empty(pieces: list[ast.AST]) -> list[ast.AST]:
-    """The pieces of an f-string."""
+    """The pieces of an f-string, less its empty texts."""
     return [p for p in pieces if not (isinstance(p, ast.Constant) and p.value == "")]
 
 

@@ -51,7 +51,11 @@ def _parse(text: str) -> Any:
 
 
 def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object of JSON."""
+    """An object of JSON, from its keys and values.
+
+    Raises:
+        UserError: a key stands there twice.
+    """
     keys = dict(pairs)
     if len(keys) < len(pairs):
         names = [name for name, _ in pairs]

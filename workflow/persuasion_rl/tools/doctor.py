@@ -20,7 +20,8 @@ import psutil
 
 from persuasion_rl.annotation.plan import pair_id, tally
 from persuasion_rl.annotation.store import read_answers
-from persuasion_rl.files import UserError, read_jsonl
+from persuasion_rl.files import UserError
+from persuasion_rl.records import ResponsePair, read_rows
 from persuasion_rl.report.costs import costs_of
 from persuasion_rl.runtime.keys import VARIABLES, is_loopback
 from persuasion_rl.study.loading import load_config_file
@@ -276,7 +277,7 @@ def _have_labelled(study: Study, results: Path) -> bool:
     store = results / "state/human_answers.sqlite"
     if not store.is_file():
         return False
-    pool = read_jsonl(results / "preferences/human_pool_responses.jsonl")
+    pool = read_rows(results / "preferences/human_pool_responses.jsonl", ResponsePair)
     answers = tally(map(pair_id, pool), read_answers(store))
     return answers.answered >= answers.needed(study.config.labels.human.min_labels)
 

@@ -1,9 +1,14 @@
 """What a study would take on a GPU, in floating-point operations, hours and USD: estimated, not measured."""
 
+from typing import Any
+
 from persuasion_rl.study.names import BASE, HUMAN
 from persuasion_rl.study.study import Study
 from persuasion_rl.tools.assumptions import ASSUMED
 from persuasion_rl.tools.model_size import QWEN, Size, size_of
+
+DEFAULT_EPOCHS = 3
+"""Passes over the data where a recipe has neither max_steps nor num_train_epochs: transformers' own default."""
 
 
 def workload(study: Study) -> dict[str, float]:
@@ -22,23 +27,40 @@ def workload(study: Study) -> dict[str, float]:
 
 
 def _training(study: Study, name: str, size: Size) -> float:
-    """FLOPs of a training: forward, and back through the activations; LoRA's own gradients are small."""
-    model, epochs = study.models[name], study.recipe(name)["num_train_epochs"]
+    """FLOPs of a training: forward, and back through the activations; LoRA's own gradients are small.
+
+    The reference of a dpo model reads each pair of its pool once, however long the training is.
+    """
+    model, recipe = study.models[name], study.recipe(name)
     if model.method == "sft":
-        tokens = study.split_sizes()["train"] * ASSUMED.row_tokens * epochs
+        tokens = _rows_seen(recipe, study.split_sizes()["train"]) * ASSUMED.row_tokens
         return 2 * size.forward(tokens, ASSUMED.row_tokens, ASSUMED.supervised_share)
     longest = study.config.sampling.max_new_tokens
     length = ASSUMED.prompt_tokens + longest
-    tokens = study.pool_sizes()[model.pool] * 2 * length * epochs
-    reference = size.forward(tokens / epochs, length, longest / length)
+    pairs = study.pool_sizes()[model.pool]
+    reference = size.forward(pairs * 2 * length, length, longest / length)
+    tokens = _rows_seen(recipe, pairs) * 2 * length
     return 2 * size.forward(tokens, length, longest / length) + reference
+
+
+def _rows_seen(recipe: dict[str, Any], rows: int) -> float:
+    """How many rows, or pairs, a training learns from, each counted as often as it is seen.
+
+    As in transformers, max_steps overrides num_train_epochs.
+
+    Args:
+        rows: how many there are to learn from.
+    """
+    if "max_steps" in recipe:
+        return recipe["max_steps"] * recipe["effective_batch_size"]
+    return rows * recipe.get("num_train_epochs", DEFAULT_EPOCHS)
 
 
 def _judging(study: Study, size: Size, replies: int) -> dict[str, float]:
     """The delta judge, and what is measured of the models: each text is read once, without sampling."""
     length = ASSUMED.prompt_tokens + study.config.sampling.max_new_tokens
     # Its trust is measured in every study.
-    rows = 2 * ASSUMED.delta_pairs * study.config.recipes.reward.settings()["num_train_epochs"]
+    rows = 2 * _rows_seen(study.config.recipes.reward.settings(), ASSUMED.delta_pairs)
     training = 2 * size.forward(rows * ASSUMED.row_tokens, ASSUMED.row_tokens, 0.0)
     flops = {"train the delta judge": training}
     if "delta" in (*study.config.evaluation.judges, study.config.labels.ai.judge):

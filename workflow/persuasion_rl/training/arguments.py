@@ -3,29 +3,24 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from persuasion_rl.models.arguments import DeviceArguments
 from persuasion_rl.training.tokenize import Tokens
 
 
 @dataclass(kw_only=True)
-class JobArguments:
+class JobArguments(DeviceArguments):
     """What every training is told besides its data and its recipe.
 
     Attributes:
         base: the folder of the base model.
         adapter: the file to write; the training's records go beside it.
         state: a folder for checkpoints that outlives a failed job; a model has one of its own.
-        device: "auto", "cuda" or "cpu".
-        trust_remote_code: whether the code that a base model brings may run.
         tracking: where and under which name the training is tracked (`runtime.tracking.start_tracking`).
     """
 
     base: Path
     adapter: Path
     state: Path
-    seed: int
-    threads: int
-    device: str = "auto"
-    trust_remote_code: bool = False
     tracking: dict[str, str] = field(default_factory=dict)
 
 

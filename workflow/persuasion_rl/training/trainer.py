@@ -21,6 +21,7 @@ from persuasion_rl.files import (
 )
 from persuasion_rl.models.devices import pick_dtype
 from persuasion_rl.models.lineage import ADAPTER_CONFIG, base_digest
+from persuasion_rl.records import HistoryRow
 from persuasion_rl.runtime.command import note
 from persuasion_rl.runtime.tracking import end_tracking, start_tracking
 from persuasion_rl.study.code import module_digests
@@ -303,7 +304,7 @@ def write_adapter(model, adapter: Path, checkpoints: Path) -> None:
 
 def write_record(
     run: TrainingRun,
-    history: list[dict],
+    history: list[HistoryRow],
     metrics: dict[str, Any],
     batches: dict[str, Any],
     resolved: dict[str, Any],
