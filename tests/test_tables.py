@@ -64,6 +64,15 @@ def test_numbers_are_numbers_and_an_empty_cell_is_missing(tmp_path):
     assert "-0.0" not in (tmp_path / "t.csv").read_text()
 
 
+@pytest.mark.parametrize(
+    ("number", "text"), [(2.5e-6, "3e-06"), (3.5e-6, "3e-06"), (4.5e-6, "5e-06"), (-1e-9, "0.0")]
+)
+def test_a_float_is_rounded_by_its_exact_value(tmp_path, number, text):
+    """pandas and numpy scale, round and scale back: 2e-06, 4e-06, 4e-06."""
+    write_table(tmp_path / "t.csv", [{"p": number}], ["p"])
+    assert (tmp_path / "t.csv").read_text() == f"p\n{text}\n"
+
+
 def test_a_table_without_rows_has_its_columns(tmp_path):
     write_table(tmp_path / "t.csv", [], ["player", "rank"])
     table = read_table(tmp_path / "t.csv")

@@ -30,9 +30,9 @@ def study(tmp_path):
 def test_the_arena_is_blind_until_the_vote_and_a_vote_counts_once(study, tmp_path):
     page = open_page(study)
     assert "Fewer than two models" in page.get("/arena").text
-    recipe = tmp_path / "sft/recipe.json"
+    recipe = tmp_path / "recipe.json"
     write_json(recipe, {"adapter_digest": "trained", "base_digest": "base"})
-    there, digests = present_models([recipe]), []
+    there, digests = present_models({"sft": recipe}), []
     with BattleStore(study.answers) as battles:
         for number in range(6):
             models = ("sft", "base") if number % 2 else ("base", "sft")
@@ -62,15 +62,15 @@ def test_the_arena_is_blind_until_the_vote_and_a_vote_counts_once(study, tmp_pat
 
 def ranked(study, folder, recipe):
     rank_arena(
-        answers=study.answers, players=["base", "sft"], recipes=[recipe], output=folder / "arena.csv", draws=200, seed=1
+        answers=study.answers, players=["base", "sft"], recipes={"sft": recipe}, output=folder / "arena.csv", draws=200, seed=1
     )  # fmt: skip
     return read_csv(folder / "arena.csv")
 
 
 def test_votes_count_for_the_weights_that_wrote_and_no_others(study, tmp_path, capsys):
-    recipe = tmp_path / "sft/recipe.json"
+    recipe = tmp_path / "recipe.json"
     write_json(recipe, {"adapter_digest": "first", "base_digest": "base"})
-    before = present_models([recipe])
+    before = present_models({"sft": recipe})
     with BattleStore(study.answers) as battles:
         for number in range(4):
             battles.add("anna", f"Claim: {number}", ("sft", "base"), "ab", (before["sft"], before["base"]))  # fmt: skip
@@ -94,7 +94,7 @@ def test_votes_of_before_digests_were_kept_are_read_and_are_on_unknown_models(st
             "INSERT INTO battles VALUES (1, 'anna', 'Claim: x', 'sft', 'base', 'a', 'b', 'right', 1.0);"
         )
     before = study.answers.read_bytes()
-    recipe = tmp_path / "sft/recipe.json"
+    recipe = tmp_path / "recipe.json"
     write_json(recipe, {"adapter_digest": "first", "base_digest": "base"})
     assert ranked(study, tmp_path, recipe) == []
     assert "0 votes of 0 people; 1 more" in capsys.readouterr().err

@@ -297,7 +297,7 @@ def test_the_arena_and_the_chat_speak_with_the_studys_models(small):
     assert set(loaded.names) == {"base", *MODELS}
     view = "We should get rid of bike lanes\nSo much waste is burnt because of them."
     context, models, replies, digests = loaded.battle(claim_turns(view))
-    present = present_models(sorted(small.glob("models/*/recipe.json")))
+    present = present_models({model: small / f"models/{model}/recipe.json" for model in MODELS})
     assert digests == [present[model] for model in models], "as the ranking finds them"
     assert context.startswith("Claim: We should get rid of bike lanes\nPoster: ")
     assert len(set(models)) == 2 and all(replies)

@@ -102,7 +102,7 @@ def test_new_answers_make_exactly_the_rlhf_branch_stale(people):
 
 
 def test_votes_in_the_arena_make_their_ranking_and_the_report_stale(fresh):
-    present = present_models([fresh / "results/small/models/sft/recipe.json"])
+    present = present_models({"sft": fresh / "results/small/models/sft/recipe.json"})
     models = ("sft", "base")
     with BattleStore(fresh / "results/small/state/human_answers.sqlite") as battles:
         for number in range(8):

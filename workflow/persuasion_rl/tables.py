@@ -87,12 +87,19 @@ def rows_of(table: DataFrame) -> list[dict[str, Any]]:
 
 
 def _written(value: Any) -> Any:
-    """A cell; a float as the shortest text that reads as its six digits."""
+    """A cell; a float as the shortest text that reads as its six digits.
+
+    Rounded by Python, which is exact: pandas makes 2e-06 of 2.5e-06, Python 3e-06, and a table is to keep its bytes.
+    """
     return repr(round(float(value), 6) + 0.0) if isinstance(value, float) else value
 
 
 def _with_numbers(cells: Series) -> Series:
-    """The cells of a column, numbers as numbers."""
+    """The cells of a column, numbers as numbers.
+
+    Cell by cell: `pandas.to_numeric` makes one type of a column, so that 3 becomes 3.0 beside 0.25 or an empty cell, and
+    refuses one in which a text stands, or makes it missing.
+    """
     import pandas
 
     values = [_number(cell) for cell in cells]
@@ -108,6 +115,7 @@ def _with_numbers(cells: Series) -> Series:
 
 
 def _number(cell: str) -> int | float | str:
+    """A cell as a whole number where it is all digits, else as a float, else as the text that it is."""
     try:
         # A number of more digits fits no column of whole numbers.
         return int(cell) if cell.isdigit() and len(cell) < 19 else float(cell)

@@ -175,7 +175,7 @@ use rule evaluate_win_rates as evaluate_equal_honesty with:
 
 rule rank_arena:
     input:
-        recipes=expand(study.path("models/{model}/recipe.json"), model=study.trained()),
+        recipes=declared(study.recipes),
     output:
         reported(study.path("evaluation/arena.csv"), "Comparisons"),
     log:
@@ -190,6 +190,7 @@ rule rank_arena:
     params:
         answers=HUMAN_ANSWERS,
         votes=ARENA_VOTES,
+        recipes=named_inputs(recipes=study.recipes),
         players=flags({"players": list(study.models)}),
         settings=BOOTSTRAP,
         code=code("evaluation.arena"),
@@ -198,6 +199,6 @@ rule rank_arena:
     shell:
         r"""
         python -m persuasion_rl.evaluation.arena \
-            --answers {params.answers:q} --recipes {input.recipes:q} --output {output:q} \
+            --answers {params.answers:q} {params.recipes} --output {output:q} \
             {params.players} {params.settings} 2> >(tee {log:q} >&2)
         """

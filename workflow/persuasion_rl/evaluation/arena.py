@@ -4,7 +4,7 @@ A vote counts for the models that wrote the replies. Where a model was trained a
 out of the ranking.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 from persuasion_rl.annotation.battles import VOTES, read_votes
@@ -18,9 +18,13 @@ PEOPLE = "people (arena)"
 """What people's votes are called among the judges."""
 
 
-def present_models(recipes: Sequence[Path]) -> dict[str, str]:
-    """The digest of each model whose recipe.json is given, and of the base model, by name, as a battle has it."""
-    recipe_of = {path.parent.name: read_json(path) for path in recipes}
+def present_models(recipes: Mapping[str, Path]) -> dict[str, str]:
+    """The digest of each model whose recipe.json is given, and of the base model, by name, as a battle has it.
+
+    Args:
+        recipes: model -> its recipe.json.
+    """
+    recipe_of = {name: read_json(path) for name, path in recipes.items()}
     digests = {name: recipe["adapter_digest"] for name, recipe in recipe_of.items()}
     for recipe in recipe_of.values():
         digests[BASE] = recipe["base_digest"]
@@ -32,7 +36,7 @@ def rank_arena(
     *,
     answers: Path,
     players: list[str],
-    recipes: list[Path],
+    recipes: dict[str, Path],
     output: Path,
     draws: int,
     seed: int,
@@ -43,7 +47,7 @@ def rank_arena(
 
     Args:
         answers: the store.
-        recipes: recipe.json of each trained model. Votes on other weights than theirs are counted, not ranked.
+        recipes: trained model -> its recipe.json. Votes on other weights than theirs are counted, not ranked.
 
     Returns:
         The number of votes that are ranked.
