@@ -78,6 +78,14 @@ def test_the_data_stages_are_timed_on_a_corpus_of_any_size(what, rows, tokenizer
         assert re.search(rf"^\| {re.escape(row)} \| \d+\.\d \|", told, re.M), told
 
 
+def test_an_edit_is_counted_by_the_jobs_that_it_makes_stale():
+    """More edits: test_staleness.py."""
+    words = "--config tests/tiny.yaml --targets sft --modules training/sft.py runtime/leases.py"
+    told = printed("staleness", *words.split())
+    assert "| nothing | 0 | 0 |  |" in told and "| runtime/leases.py | 0 | 0 |  |" in told
+    assert "| training/sft.py | 1 | 1 | train_sft 1 |" in told
+
+
 def test_coverage_is_counted_of_every_interval():
     """Of so few studies only what is far off would show; the command of benchmarks/README.md counts 2,000."""
     told = printed("coverage", "--studies", "25", "--prompts", "60", "--draws", "300")
