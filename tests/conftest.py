@@ -14,6 +14,7 @@ from pathlib import Path
 import hypothesis
 import pytest
 
+import forks
 from running import ROOT, WORKFLOW
 
 if find_spec("persuasion_rl") is None:
@@ -28,6 +29,11 @@ hypothesis.settings.register_profile(
     suppress_health_check=[hypothesis.HealthCheck.too_slow],
 )
 hypothesis.settings.load_profile("project")
+
+
+def pytest_configure(config):
+    if config.option.markexpr == "slow":
+        forks.import_trainers_too()
 
 
 @pytest.fixture(scope="session")

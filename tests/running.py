@@ -8,7 +8,7 @@ from pathlib import Path
 
 import yaml
 
-from dry_runs import dry_run
+from forks import dry_run
 
 ROOT = Path(__file__).parent.parent
 WORKFLOW = ROOT / "workflow"

@@ -171,10 +171,10 @@ def training_words(
     return [f"persuasion_rl.training.{method}", *map(str, words)]
 
 
-def run_training(words: list[str], *wrapper: str) -> subprocess.CompletedProcess:
+def run_training(words: list[str]) -> subprocess.CompletedProcess:
     """Run a training by its words to its end; what it says is the run's stderr."""
     return subprocess.run(
-        [*wrapper, sys.executable, "-m", *words],
+        [sys.executable, "-m", *words],
         env=os.environ | {"PYTHONPATH": str(ROOT / "workflow")},
         capture_output=True,
         text=True,

@@ -3,12 +3,11 @@
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 
 import pytest
 
+from forks import Fork
 from persuasion_rl.files import write_jsonl
 from persuasion_rl.sampling.engine import Engine
 from persuasion_rl.sampling.request import STOPPED, Limits, Request, Sample
@@ -108,17 +107,16 @@ def test_a_killed_shard_goes_on_where_it_was(tiny_base, requests, tmp_path):
     limits = "--temperature 0.9 --top_p 0.95 --max_new_tokens 40 --batch_size 4 --device cpu"
     shard = "--model base --seed 1 --start 0 --rows 1000 --responses 2 --redraws 1"
 
-    def run(name: str) -> subprocess.Popen:
-        return subprocess.Popen(
-            [
-                *(sys.executable, "-m", "persuasion_rl.sampling.generate_responses"),
-                *("--base", tiny_base, "--prompts", tmp_path / "prompts.jsonl"),
-                *("--output", tmp_path / f"{name}.jsonl", "--state", tmp_path / name),
-                *limits.split(),
-                *shard.split(),
-            ],
-            env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(WORKFLOW)},
-        )
+    def run(name: str) -> Fork:
+        words = [
+            "persuasion_rl.sampling.generate_responses",
+            *("--base", tiny_base, "--prompts", tmp_path / "prompts.jsonl"),
+            *("--output", tmp_path / f"{name}.jsonl", "--state", tmp_path / name),
+            *("--threads", 1, *limits.split(), *shard.split()),
+        ]
+        variables = os.environ | {"PYTHONPATH": str(WORKFLOW)}
+        with (tmp_path / "log.txt").open("w") as log:
+            return Fork([*map(str, words)], variables, log, log, tmp_path)
 
     def kept() -> list[list]:
         files = sorted((tmp_path / "killed").rglob("*.jsonl"))

@@ -10,31 +10,33 @@ from pathlib import Path
 import pytest
 import torch
 
+from forks import run_fork
 from persuasion_rl.files import read_json, read_jsonl
 from persuasion_rl.runtime.lock import LOCK
 from persuasion_rl.training.checkpoints import whole_checkpoints
-from running import ROOT, succeed
+from running import ROOT, WORKFLOW, succeed
 from tiny_trainings import ADAPTER, left_in_state, training_words, weights
 
 NO_DROPOUT = {"max_steps": 4, "eval_steps": 2, "save_steps": 2}
 
 
-def command(method, folder: Path, tiny_rows, tiny_sft, processes: int, **changed) -> list[str]:
-    """A training as the workflow launches it, on the CPU."""
-    launch = [sys.executable, "-m"]
-    if processes > 1:  # as study/flags.py has it
-        launch += ["accelerate.commands.launch", "--multi_gpu", "--num_processes", processes]
-        launch += ["--num_machines", 1, "--mixed_precision", "no", "--dynamo_backend", "no"]
-        launch += ["--main_process_port", 0, "--module"]
+def words_of(method, folder: Path, tiny_rows, tiny_sft, **changed) -> list[str]:
     recipe = NO_DROPOUT | ({"lora_dropout": 0.0} if method == "sft" else {}) | changed
-    return [*map(str, launch), *training_words(method, tiny_rows, folder, tiny_sft, **recipe)]
+    return training_words(method, tiny_rows, folder, tiny_sft, **recipe)
+
+
+def by_two(words: list[str]) -> list[str]:
+    """A training as the workflow launches it on two GPUs (study/flags.py), on the CPU."""
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu"]
+    launch += ["--num_processes", "2", "--num_machines", "1", "--main_process_port", "0"]
+    return [*launch, "--mixed_precision", "no", "--dynamo_backend", "no", "--module", *words]
 
 
 def run(words: list[str]) -> str:
     """Run a training to its end, and return what it says."""
     done = subprocess.run(
         words,
-        env=os.environ | {"PYTHONPATH": str(ROOT / "workflow")},
+        env=os.environ | {"PYTHONPATH": str(WORKFLOW)},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -48,8 +50,10 @@ def run(words: list[str]) -> str:
 @pytest.mark.parametrize("method", ["sft", "dpo"])
 def test_two_processes_train_as_one(method, tiny_rows, tiny_sft, tmp_path):
     one, two = tmp_path / "one", tmp_path / "two"
-    run(command(method, one, tiny_rows, tiny_sft, 1))
-    log = run(command(method, two, tiny_rows, tiny_sft, 2))
+    words = words_of(method, one, tiny_rows, tiny_sft)
+    alone = run_fork(words, os.environ | {"PYTHONPATH": str(WORKFLOW)}, ROOT)
+    assert alone.returncode == 0, alone.stderr[-4000:]
+    log = run(by_two(words_of(method, two, tiny_rows, tiny_sft)))
     assert "8 rows, 4 at once x 1 x 2 process(es)" in log
     assert log.count("checked: ") == 2  # the second process checks too, and is silent
     records = [read_json(folder / "recipe.json") for folder in (one, two)]
@@ -72,12 +76,12 @@ def test_two_processes_train_as_one(method, tiny_rows, tiny_sft, tmp_path):
 @pytest.mark.slow
 def test_two_processes_save_at_a_notice_and_go_on(tiny_rows, tiny_sft, tmp_path):
     folder = tmp_path / "two"
-    words = command("sft", folder, tiny_rows, tiny_sft, 2, max_steps=60)
+    words = by_two(words_of("sft", folder, tiny_rows, tiny_sft, max_steps=60))
     folder.mkdir()
     log = folder / "log.txt"
     with log.open("w") as output:
         process = subprocess.Popen(
-            words, env=os.environ | {"PYTHONPATH": str(ROOT / "workflow")}, stderr=output
+            words, env=os.environ | {"PYTHONPATH": str(WORKFLOW)}, stderr=output
         )
     until = time.monotonic() + 120
     while not any(True for state in (folder / "state").glob("*") for _ in whole_checkpoints(state)):

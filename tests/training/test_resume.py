@@ -5,12 +5,12 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 
+from forks import Fork
 from persuasion_rl.files import file_digest, write_json
 from persuasion_rl.runtime.command import WORKFLOW
 from persuasion_rl.runtime.lock import LOCK
@@ -71,17 +71,14 @@ class Training:
 
     def __init__(self, folder: Path, words: list[str]):
         self.folder = folder
-        self.command = [sys.executable, "-m", *words]
+        self.words = words
         self.log_file = folder / "log.txt"
 
-    def start(self, **environment: str) -> subprocess.Popen:
+    def start(self, **environment: str) -> Fork:
         self.folder.mkdir(exist_ok=True)
+        variables = os.environ | {"PYTHONPATH": str(ROOT / "workflow")} | environment
         with self.log_file.open("w") as log:
-            return subprocess.Popen(
-                self.command,
-                env=os.environ | {"PYTHONPATH": str(ROOT / "workflow")} | environment,
-                stderr=log,
-            )
+            return Fork(self.words, variables, log, log, ROOT)
 
     @property
     def log(self) -> str:
@@ -95,7 +92,7 @@ class Training:
         folders = [path for path in (self.folder / "state").glob("*") if path.is_dir()]
         return list(whole_checkpoints(folders[0])) if folders else []
 
-    def wait_for_checkpoint(self, process: subprocess.Popen) -> None:
+    def wait_for_checkpoint(self, process: Fork) -> None:
         until = time.monotonic() + WAIT_S
         while not self.checkpoints():
             assert process.poll() is None and time.monotonic() < until, self.log[-3000:]

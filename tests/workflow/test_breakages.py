@@ -1,15 +1,17 @@
 """Mistakes that must show: trainings that are broken on purpose, adapters that do not fit, corpora that are cut off."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 
 import pytest
 import yaml
 
+from forks import run_fork
 from persuasion_rl.files import file_digest, read_json, read_jsonl, write_jsonl
 from persuasion_rl.study.loading import load_config
-from running import snakemake
+from running import ROOT, WORKFLOW, snakemake
 from small_study import CONFIG, ON_SMALL, difference, run_jobs, run_module, table
 
 pytestmark = pytest.mark.slow
@@ -44,7 +46,8 @@ def measure(small, tmp_path_factory):
 
 
 def run_stage(module, *words):
-    run = run_module(module, *words)
+    variables = os.environ | {"PYTHONPATH": str(WORKFLOW)}
+    run = run_fork([f"persuasion_rl.{module}", *map(str, words)], variables, ROOT)
     assert run.returncode == 0, run.stderr[-4000:]
 
 
