@@ -83,12 +83,15 @@ def near_ties(samples: int) -> int:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("batch_size", [7, 256])
-def test_batch_size_leaves_the_text_as_it_is(batch_size, tiny_base, requests, texts_of_one_batch):
+@pytest.mark.parametrize(("batch_size", "every"), [(7, 3), (256, 1)])
+def test_batch_size_leaves_the_text_as_it_is(
+    batch_size, every, tiny_base, requests, texts_of_one_batch
+):
     expected = texts_of_one_batch
     assert len(set(expected.values())) > 0.5 * len(expected)  # or there is nothing to tell apart
-    texts = sampled_texts(engine_of(tiny_base, batch_size=batch_size), requests)
-    assert texts.keys() == expected.keys()
+    some = requests[::every]
+    texts = sampled_texts(engine_of(tiny_base, batch_size=batch_size), some)
+    assert texts.keys() == {(request.prompt_id, request.sample_number) for request in some}
     assert count_differing(texts, expected) <= near_ties(len(texts))
 
 
@@ -104,7 +107,7 @@ def test_order_and_shards_leave_the_text_as_it_is(tiny_base, requests, texts_of_
 
 @pytest.mark.slow
 def test_a_prompt_alone_has_the_same_text(tiny_base, requests, texts_of_one_batch):
-    some = random.Random(SEED).sample(requests, 150)
+    some = random.Random(SEED).sample(requests, 60)
     texts = sampled_texts(engine_of(tiny_base, batch_size=1), some)
     assert count_differing(texts, texts_of_one_batch) <= near_ties(len(texts))
 
@@ -112,7 +115,7 @@ def test_a_prompt_alone_has_the_same_text(tiny_base, requests, texts_of_one_batc
 @pytest.mark.slow
 def test_continuous_batching_samples_the_same_texts(tiny_base, requests, texts_of_one_batch):
     """What a GPU gets, here on the CPU: each place is taken by another request when its response ends."""
-    some = random.Random(SEED).sample(requests, 1000)
+    some = random.Random(SEED).sample(requests, 400)
     texts = sampled_texts(ContinuousBatches(sampling_settings(tiny_base, batch_size=16)), some)
     assert texts.keys() == {(request.prompt_id, request.sample_number) for request in some}
     assert count_differing(texts, texts_of_one_batch) <= near_ties(len(texts))
@@ -140,6 +143,6 @@ def test_half_precision_is_what_makes_batches_matter(tiny_base, requests):
         for size in (10, 200):
             engine = engine_of(tiny_base, batch_size=size)
             engine.load()[0].to(dtype)
-            texts.append(sampled_texts(engine, requests[:400]))
+            texts.append(sampled_texts(engine, requests[:200]))
         counts[dtype] = count_differing(*texts)
     assert counts[torch.float32] == 0 < counts[torch.bfloat16]
