@@ -86,9 +86,14 @@ def test_an_edit_is_counted_by_the_jobs_that_it_makes_stale():
     assert "| training/sft.py | 1 | 1 | train_sft 1 |" in told
 
 
+def test_planning_is_timed_beside_a_workflow_of_one_rule():
+    told = printed("planning", "--rounds", "1", "--models", "6", "--shards", "10")
+    assert re.search(r"^6 models, 10 shards: ", told, re.M), told
+
+
 def test_coverage_is_counted_of_every_interval():
     """Of so few studies only what is far off would show; the command of benchmarks/README.md counts 2,000."""
-    told = printed("coverage", "--studies", "25", "--prompts", "60", "--draws", "300")
+    told = printed("coverage", "--studies", "15", "--prompts", "60", "--draws", "300")
     cells = [line.strip("| ").split(" | ") for line in told.splitlines() if "%" in line]
     shares = {name: float(share.rstrip("%")) for name, share in cells if name[:3] != "95%"}
     assert len(shares) == 10 and all(share > 75 for share in shares.values()), shares
