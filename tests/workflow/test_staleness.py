@@ -13,7 +13,7 @@ from random import Random
 import pytest
 import yaml
 
-from running import copy_project, finished_study, planned, succeed
+from running import ROOT, copy_project, finished_study, planned, succeed
 
 CONFIG = "tests/small.yaml"
 STUDY = "results/small"
@@ -224,6 +224,21 @@ ONE_PLAYER = {"train_dpo": 1, "evaluate_model": 1, "evaluate_kl": 1, "evaluate_l
 def test_a_change_makes_again_what_depends_on_it(checkout, change, expected):
     change(checkout)
     assert stale(checkout) == expected
+
+
+def test_the_order_of_the_corpora_counts_where_their_conversations_are_read(tmp_path):
+    """Which of two near-duplicates comes first decides the sides; the inputs are the same files."""
+    study = tmp_path / "two.yaml"
+
+    def corpora(*names: str) -> None:
+        data = {"extends": str(ROOT / CONFIG), "study": "small", "data": {"cmv_corpora": [*names]}}
+        study.write_text(yaml.safe_dump(data))
+
+    corpora("first", "second")
+    root = finished_study(tmp_path / "checkout", study, "all")
+    assert stale(root, config=study) == {}
+    corpora("second", "first")
+    assert stale(root, config=study) == OTHER_DATA | RECORD
 
 
 def test_the_client_of_language_models_is_no_code_of_a_study_that_asks_none(checkout):

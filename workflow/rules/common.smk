@@ -77,7 +77,8 @@ def place_of_base(wildcards, input):
 
 
 def corpus_folders(wildcards, input):
-    """The folders of the corpora, also where a remote storage was copied to."""
+    """The folders of the corpora, also where a remote storage was copied to. Their order is another param, `order`, which
+    is compared: inputs are compared sorted."""
     return folders_of(input.corpora)
 
 

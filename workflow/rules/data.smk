@@ -102,6 +102,7 @@ rule assign_sides:
         runtime=grows_with_attempt("2h"),
     params:
         folders=corpus_folders,
+        order=study.flags("data.cmv_corpora"),
         settings=study.flags(
             "data.split.*",
             "data.near_duplicate",
@@ -142,6 +143,7 @@ rule process_cmv:
         runtime=grows_with_attempt("4h"),
     params:
         folders=corpus_folders,
+        order=study.flags("data.cmv_corpora"),
         budget=EXAMPLE_BUDGET,
         code=code("data.cmv"),
     message:
@@ -265,6 +267,7 @@ rule check_leakage:
         runtime=grows_with_attempt("2h"),
     params:
         folders=corpus_folders,
+        order=study.flags("data.cmv_corpora"),
         settings=study.flags("data.near_duplicate", "data.shingle_words"),
         code=code("data.leakage"),
     message:

@@ -58,6 +58,7 @@ rule pretrain_standin:
     params:
         folder=subpath(output.history, parent=True),
         folders=corpus_folders,
+        order=study.flags("data.cmv_corpora"),
         settings=study.flags("standin.*", "seed"),
         code=code("training.standin"),
     message:
