@@ -2,8 +2,10 @@
 
 import json
 import os
+import shutil
 import signal
 import time
+from pathlib import Path
 
 import pytest
 
@@ -64,6 +66,22 @@ def test_what_a_sample_depends_on_is_part_of_its_name(changed, troubled_base, tm
         for r in short_requests(5)
     ]
     list(SampleStore(tmp_path, engine).sample(wanted))
+    assert engine.asked == 5
+
+
+@pytest.mark.parametrize(
+    "name", ["config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja"]
+)  # fmt: skip
+def test_a_file_of_the_base_model_that_changed_is_another_model(name, troubled_base, tmp_path):
+    base = Path(shutil.copytree(troubled_base, tmp_path / "base"))
+    list(SampleStore(tmp_path / "state", engine_of(base)).sample(short_requests(5)))
+    engine = Counting(engine_of(base))
+    samples = dict(SampleStore(tmp_path / "state", engine).sample(short_requests(5)))
+    assert engine.asked == 0
+    with (base / name).open("a") as file:
+        file.write("\n")
+    engine = Counting(engine_of(base))
+    assert dict(SampleStore(tmp_path / "state", engine).sample(short_requests(5))) == samples
     assert engine.asked == 5
 
 

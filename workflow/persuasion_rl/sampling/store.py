@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from persuasion_rl.files import text_digest
+from persuasion_rl.models.lineage import settings_digest
 from persuasion_rl.sampling.engine import Engine
 from persuasion_rl.sampling.request import REJECTED, Request, Sample
 from persuasion_rl.study.code import module_digests
@@ -15,8 +16,8 @@ from persuasion_rl.study.names import ENGINE_MODULES
 class SampleStore:
     """An engine's samples as JSON lines, in a folder of `state`.
 
-    The folder is named by all that the samples depend on: the engine, its code, whether it is reproducible, the model,
-    the seed, the limits. The server of the engine openai may move, since the model is the study's; an endpoint at
+    The folder is named by all that the samples depend on: the engine, its code, whether it is reproducible, the model
+    with its tokenizer and configuration, the seed, the limits. The server of the engine openai may move, since the model is the study's; an endpoint at
     another address is another endpoint.
 
     Every process writes a file of its own and reads all files of the folder. So shards of any size share their samples,
@@ -31,10 +32,11 @@ class SampleStore:
             "endpoint": (settings.model, settings.base_url),
         }.get(engine.name)
         code = module_digests(ENGINE_MODULES[engine.name])
+        base_settings = settings.base and settings_digest(settings.base)
         self._engine = engine
         self._folder = state / text_digest(
             engine.model_digest, settings.seed, settings.limits, engine.name, engine.reproducible,
-            server, *code,
+            server, base_settings, *code,
         )  # fmt: skip
         files = sorted(self._folder.glob("*.jsonl"))
         self.kept = {key: sample for file in files for key, sample in _read_samples(file)}
