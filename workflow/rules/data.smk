@@ -127,7 +127,7 @@ rule process_cmv:
         corpora=[f"{folder}/utterances.jsonl" for folder in study.cmv_corpora],
         conversations=[f"{folder}/conversations.json" for folder in study.cmv_corpora],
         tokenizer=f"{study.base_folder}/tokenizer.json",
-        tokenizer_config=f"{study.base_folder}/tokenizer_config.json",
+        template=study.chat_template_files,
     output:
         examples=study.path("processed/cmv_examples.jsonl"),
         pairs=study.path("processed/delta_pairs.jsonl"),
@@ -162,7 +162,7 @@ rule process_p4g:
         corpora=[f"{folder}/utterances.jsonl" for folder in study.p4g_corpora],
         conversations=[f"{folder}/conversations.json" for folder in study.p4g_corpora],
         tokenizer=f"{study.base_folder}/tokenizer.json",
-        tokenizer_config=f"{study.base_folder}/tokenizer_config.json",
+        template=study.chat_template_files,
     output:
         examples=study.path("processed/p4g_examples.jsonl"),
         counts=study.path("processed/p4g_counts.json"),

@@ -52,3 +52,13 @@ def files_beside(folder: str) -> list[str]:
     """The files of a model's folder that are read where they are there, besides MODEL_FILES."""
     found = (file.name for pattern in READ_BESIDE for file in Path(folder).glob(pattern))
     return [f"{folder}/{name}" for name in sorted(found)]
+
+
+def model_files(source: str) -> list[str]:
+    """The files of a model that is named by a local folder or downloaded from the Hub.
+
+    Of a local folder they are all that is read of it. What is downloaded is told by its revision.
+    """
+    folder = model_folder(source)
+    beside = files_beside(folder) if is_local(source) else []
+    return [f"{folder}/{name}" for name in MODEL_FILES] + beside
