@@ -29,7 +29,8 @@ include: "workflow/rules/report.smk"
 
 or_exit(
     refuse_files_as_folders,
-    [file for each in workflow.rules for file in [*each.output, *each.log]],
+    [path for each in workflow.rules for path in written_by(each)]
+    + ([study.path("wandb/")] if study.config.wandb.mode != "off" else []),
 )
 
 

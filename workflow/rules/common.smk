@@ -30,6 +30,7 @@ from persuasion_rl.study.flags import (
     one_of,
     refuse_files_as_folders,
     scope_of,
+    written_by,
 )
 from persuasion_rl.study.lineage import POOLS
 from persuasion_rl.study.loading import the_one_file
