@@ -7,6 +7,8 @@ BASE = "base"
 """The model that all others are adapters of."""
 HUMAN = "human"
 """The player of the evaluation that is the human winning reply, and the pool that people label."""
+DELTA_JUDGE = "delta_judge"
+"""The training of the judge delta, beside those of the models."""
 MODEL_FILES = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
 """What a base model, or another model that plays, consists of."""
 READ_BESIDE = (
