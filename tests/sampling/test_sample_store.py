@@ -117,6 +117,23 @@ def test_a_line_that_a_kill_cut_off_is_drawn_again(troubled_base, tmp_path):
             other.unlink()
 
 
+@pytest.mark.parametrize(
+    "broken", [b"\0" * 9, b"5", b"null", b"{}", b'["key"]', b'["key", "text", "1", "stop"]', b'[[], "text", 1, "stop"]', b'["\xff"]']
+)  # fmt: skip
+def test_a_broken_line_is_a_sample_that_was_not_kept(troubled_base, tmp_path, capsys, broken):
+    wanted = short_requests(10)
+    samples = dict(SampleStore(tmp_path, engine_of(troubled_base)).sample(wanted))
+    (file,) = tmp_path.rglob("*.jsonl")
+    lines = file.read_bytes().splitlines()
+    file.write_bytes(b"".join(line + b"\n" for line in [*lines[:3], broken, *lines[4:7], broken]))
+    file.with_name("folder.jsonl").mkdir()
+    engine = Counting(engine_of(troubled_base))
+    assert dict(SampleStore(tmp_path, engine).sample(wanted)) == samples
+    assert engine.asked == 4
+    said = [line for line in capsys.readouterr().err.splitlines() if "broken" in line]
+    assert said == [f"{file}: 2 broken line(s), whose samples are drawn again"]
+
+
 @pytest.mark.slow
 def test_a_killed_shard_goes_on_where_it_was(tiny_base, requests, tmp_path):
     """SIGKILL three times; in the end the same file as without, and nothing kept was sampled again."""

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from persuasion_rl.files import text_digest
 from persuasion_rl.models.lineage import settings_digest
+from persuasion_rl.runtime.command import note
 from persuasion_rl.sampling.engine import Engine
 from persuasion_rl.sampling.request import REJECTED, Request, Sample
 from persuasion_rl.study.code import module_digests
@@ -38,7 +39,7 @@ class SampleStore:
             engine.model_digest, settings.seed, settings.limits, engine.name, engine.reproducible,
             server, base_settings, *code,
         )  # fmt: skip
-        files = sorted(self._folder.glob("*.jsonl"))
+        files = sorted(file for file in self._folder.glob("*.jsonl") if file.is_file())
         self.kept = {key: sample for file in files for key, sample in _read_samples(file)}
         self._own_file = self._folder / f"{len(files):05}-{os.uname().nodename}-{os.getpid()}.jsonl"
 
@@ -64,9 +65,27 @@ class SampleStore:
 
 
 def _read_samples(file: Path) -> Iterator[tuple[str, Sample]]:
-    """The keys of requests and their samples; a line without its end is left out."""
-    with file.open(encoding="utf-8") as lines:
+    """The keys of requests and their samples. A broken line is a sample that was not kept, and so is one without its end."""
+    broken = 0
+    with file.open("rb") as lines:
         for line in lines:
-            if line.endswith("\n"):
-                key, *sample = json.loads(line)
-                yield key, Sample(*sample)
+            if line.endswith(b"\n"):
+                sample = _read_sample(line)
+                if sample is None:
+                    broken += 1
+                else:
+                    yield sample
+    if broken:
+        note(f"{file}: {broken} broken line(s), whose samples are drawn again")
+
+
+def _read_sample(line: bytes) -> tuple[str, Sample] | None:
+    """The key of a request and its sample; None of a line that is broken, as by a power cut."""
+    try:
+        row = json.loads(line)
+    except ValueError:
+        return None
+    match row:
+        case [str(key), str(text), int(tokens), str(reason)]:
+            return key, Sample(text, tokens, reason)
+    return None
