@@ -151,7 +151,9 @@ def test_a_string_that_is_no_docstring_counts(package):
     assert digests(package, "data.synthetic.grammar") != before
 
 
-@pytest.mark.parametrize("line", [b"5", b"null", b"{}", b"\xff\xfe", bytes(40), b'["key", "dig'])
+@pytest.mark.parametrize(
+    "line", [b"5", b"null", b"{}", b"[[], 1, 2]", b"\xff\xfe", b"\0" * 9, b'["key", "dig']
+)
 def test_a_broken_line_of_what_is_kept_between_starts_is_no_digest(
     package, tmp_path, monkeypatch, line
 ):

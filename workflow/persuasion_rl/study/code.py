@@ -123,11 +123,10 @@ def _kept() -> dict[str, tuple[str, list[str]]]:
             KEPT.unlink()
             return {}
         for line in lines:
-            with suppress(
-                ValueError, TypeError
-            ):  # a kill may have cut one off, or a power cut emptied it
-                key, digest, imports = json.loads(line)
-                digests[key] = (digest, imports)
+            with suppress(ValueError):  # a kill may have cut one off, or a power cut emptied it
+                match json.loads(line):
+                    case [str(key), str(digest), [*imports]]:
+                        digests[key] = (digest, imports)
     return digests
 
 
