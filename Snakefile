@@ -29,7 +29,8 @@ include: "workflow/rules/report.smk"
 
 or_exit(
     refuse_files_as_folders,
-    [file for each in workflow.rules for file in [*each.output, *each.log]],
+    [path for each in workflow.rules for path in written_by(each)]
+    + ([study.path("wandb/")] if study.config.wandb.mode != "off" else []),
 )
 
 
@@ -59,6 +60,9 @@ localrules:
     publish,
 
 
+# What makes a part of the study records its settings, since `compare`, `annotate`, `chat` and `load_study` read them there.
+
+
 # The pages of what can be had now: without the human branch where that waits for people.
 UNATTENDED = "unattended/" if study.waits_for_people else ""
 
@@ -76,11 +80,13 @@ rule data:
     input:
         rules.report_data.output,
         rules.check_leakage.output,
+        rules.record_config.output,
 
 
 rule sft:
     input:
         study.models_adapters("sft"),
+        rules.record_config.output,
 
 
 rule preferences:
@@ -90,17 +96,20 @@ rule preferences:
             pool=study.learned_pools,
             part=["train", "val"],
         ),
+        rules.record_config.output,
 
 
 rule dpo:
     input:
         study.models_adapters("dpo"),
+        rules.record_config.output,
 
 
 rule evaluation:
     input:
         list(study.tables("evaluation").values()),
         study.trust_table("evaluation"),
+        rules.record_config.output,
 
 
 rule report:

@@ -93,6 +93,27 @@ def test_a_store_whose_first_transaction_was_killed_is_empty(path):
     assert read_answers(path) == ANSWERS
 
 
+@pytest.mark.parametrize("link", ["human_answers.sqlite", "state", "results"])
+def test_a_link_that_leads_nowhere_is_no_store_without_answers(tmp_path, link):
+    """Its disk is not mounted: without answers, labels would be made again, and be lost."""
+    path = tmp_path / "results/state/human_answers.sqlite"
+    place = next(each for each in (path, *path.parents) if each.name == link)
+    place.parent.mkdir(parents=True, exist_ok=True)
+    place.symlink_to("/not/mounted")
+    for use in (read_answers, read_votes, labels_digest, AnswerStore):
+        with pytest.raises(UserError, match=f"^{place}: a link to /not/mounted, .* mount or make"):
+            use(path)
+    place.unlink()
+    assert read_answers(path) == []
+
+
+def test_a_file_where_the_folder_of_a_store_belongs_is_one_line(tmp_path):
+    (tmp_path / "state").touch()
+    for use in (read_answers, AnswerStore):
+        with pytest.raises(UserError, match=f"^{tmp_path}/state: a file, and a folder .* move it"):
+            use(tmp_path / "state/human_answers.sqlite")
+
+
 SCHEMA = "PRAGMA writable_schema = ON"
 FOREIGN = {
     "a blob as a name": ["CREATE TABLE a (x)", SCHEMA, "UPDATE sqlite_master SET name = x'ff00'"],

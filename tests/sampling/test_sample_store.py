@@ -2,8 +2,10 @@
 
 import json
 import os
+import shutil
 import signal
 import time
+from pathlib import Path
 
 import pytest
 
@@ -67,6 +69,22 @@ def test_what_a_sample_depends_on_is_part_of_its_name(changed, troubled_base, tm
     assert engine.asked == 5
 
 
+@pytest.mark.parametrize(
+    "name", ["config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja"]
+)  # fmt: skip
+def test_a_file_of_the_base_model_that_changed_is_another_model(name, troubled_base, tmp_path):
+    base = Path(shutil.copytree(troubled_base, tmp_path / "base"))
+    list(SampleStore(tmp_path / "state", engine_of(base)).sample(short_requests(5)))
+    engine = Counting(engine_of(base))
+    samples = dict(SampleStore(tmp_path / "state", engine).sample(short_requests(5)))
+    assert engine.asked == 0
+    with (base / name).open("a") as file:
+        file.write("\n")
+    engine = Counting(engine_of(base))
+    assert dict(SampleStore(tmp_path / "state", engine).sample(short_requests(5))) == samples
+    assert engine.asked == 5
+
+
 def test_samples_of_half_precision_are_not_taken_for_reproducible_ones(
     troubled_base, tmp_path, monkeypatch
 ):
@@ -97,6 +115,23 @@ def test_a_line_that_a_kill_cut_off_is_drawn_again(troubled_base, tmp_path):
         assert engine.asked == 1
         for other in set(tmp_path.rglob("*.jsonl")) - {file}:
             other.unlink()
+
+
+@pytest.mark.parametrize(
+    "broken", [b"\0" * 9, b"5", b"null", b"{}", b'["key"]', b'["key", "text", "1", "stop"]', b'[[], "text", 1, "stop"]', b'["\xff"]']
+)  # fmt: skip
+def test_a_broken_line_is_a_sample_that_was_not_kept(troubled_base, tmp_path, capsys, broken):
+    wanted = short_requests(10)
+    samples = dict(SampleStore(tmp_path, engine_of(troubled_base)).sample(wanted))
+    (file,) = tmp_path.rglob("*.jsonl")
+    lines = file.read_bytes().splitlines()
+    file.write_bytes(b"".join(line + b"\n" for line in [*lines[:3], broken, *lines[4:7], broken]))
+    file.with_name("folder.jsonl").mkdir()
+    engine = Counting(engine_of(troubled_base))
+    assert dict(SampleStore(tmp_path, engine).sample(wanted)) == samples
+    assert engine.asked == 4
+    said = [line for line in capsys.readouterr().err.splitlines() if "broken" in line]
+    assert said == [f"{file}: 2 broken line(s), whose samples are drawn again"]
 
 
 @pytest.mark.slow

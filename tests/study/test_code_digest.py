@@ -151,6 +151,29 @@ def test_a_string_that_is_no_docstring_counts(package):
     assert digests(package, "data.synthetic.grammar") != before
 
 
+@pytest.mark.parametrize(
+    "line", [b"5", b"null", b"{}", b"[[], 1, 2]", b"\xff\xfe", b"\0" * 9, b'["key", "dig']
+)
+def test_a_broken_line_of_what_is_kept_between_starts_is_no_digest(
+    package, tmp_path, monkeypatch, line
+):
+    monkeypatch.chdir(tmp_path)
+    before = digests(package, "data.cmv")
+    kept = tmp_path / ".snakemake/code_digests.jsonl"
+    kept.write_bytes(line + b"\n" + kept.read_bytes() + line)
+    assert digests(package, "data.cmv") == before
+
+
+def test_what_is_kept_between_starts_does_not_grow_without_end(package, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    before = digests(package, "data.cmv")
+    kept = tmp_path / ".snakemake/code_digests.jsonl"
+    whole = kept.read_text()
+    kept.write_text("".join(f'["{n}", "gone", []]\n' for n in range(1000)) + whole)
+    assert digests(package, "data.cmv") == before
+    assert kept.read_text() == whole
+
+
 @pytest.mark.parametrize("module", MODULES)
 def test_everything_that_a_module_imports_from_the_package_is_named(module):
     """Found here by reading the text, also imports inside of functions."""

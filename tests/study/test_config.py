@@ -238,6 +238,7 @@ MISTAKES = [
     ("corpora_dir", "$NO_SUCH_VARIABLE_HERE/x", "corpora_dir: ", ["$NO_SUCH_VARIABLE_HERE", "not set"]),
     ("models.Sft", {"parent": "base", "method": "sft"}, "models.Sft: 'Sft' is no name of a model", ["small letter"]),
     ("models.human", {"parent": "base", "method": "sft"}, "models.human: 'human' is no name", ["human is people"]),
+    ("models.delta_judge", {"parent": "base", "method": "sft"}, "models.delta_judge: 'delta_judge' is no name", ["judge"]),
     ("evaluation.other_players", {"a:b": {"model": "base"}}, "evaluation.other_players.a:b: 'a:b' is no name of a player", []),
     ("data", {"a\nb": 1}, "data.'a\\nb': unknown key", []),
     ("data.temperature", 1, "data.temperature: unknown key", ["did you mean sampling.temperature or llm.temperature?"]),

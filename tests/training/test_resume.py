@@ -21,7 +21,7 @@ from persuasion_rl.training.checkpoints import (
     whole_checkpoints,
 )
 from running import ROOT
-from tiny_trainings import ADAPTER, left_in_state, training_words
+from tiny_trainings import ADAPTER, left_in_state, training_run, training_words
 
 STEPS = {"max_steps": 10, "eval_steps": 2, "save_steps": 2}
 WAIT_S = 90
@@ -61,6 +61,18 @@ def test_all_checkpoints_of_a_model_are_removed_and_the_lock_stays(tmp_path):
     (tmp_path / LOCK).touch()
     remove_checkpoints(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == [LOCK]
+
+
+def test_checkpoints_belong_to_all_files_of_the_base_model(tmp_path):
+    def checkpoints() -> Path:
+        return training_run(tmp_path).checkpoints
+
+    (tmp_path / "base").mkdir()
+    seen = [checkpoints()]
+    for name in ("config.json", "tokenizer_config.json", "special_tokens_map.json", "model.py"):
+        (tmp_path / "base" / name).write_text("{}")
+        seen.append(checkpoints())
+    assert checkpoints() == seen[-1] and len({*seen}) == len(seen)
 
 
 # Whole trainings

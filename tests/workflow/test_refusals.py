@@ -1,5 +1,6 @@
 """What a person gives that no run can take: one line before any job, and what is refused no more than it must be."""
 
+import re
 import shutil
 
 import pytest
@@ -108,7 +109,16 @@ def test_what_cannot_be_published_is_said_before_a_model_is_trained(
     succeed(*words, "-n", root=root)  # a plan sends nothing
 
 
-@pytest.mark.parametrize("name", ["results", "results/demo", "results/demo/models"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "results",
+        *(
+            f"results/demo/{name}"
+            for name in ("models", "benchmarks", "state/samples", "state/trainings", "wandb")
+        ),
+    ],
+)
 @pytest.mark.parametrize("links", [False, True])
 def test_a_file_where_a_folder_belongs_is_one_line(tmp_path, elsewhere, name, links):
     root = tmp_path / "checkout"
@@ -119,21 +129,38 @@ def test_a_file_where_a_folder_belongs_is_one_line(tmp_path, elsewhere, name, li
         (root / name).symlink_to("/not/mounted")
     else:
         (root / name).touch()
-    run = snakemake(*DEMO, root=root)
+    run = snakemake(*DEMO, "--config", 'wandb={"mode": "offline"}', root=root)
     assert run.returncode == 1 and "Traceback" not in run.stdout
-    kind = "a link to /not/mounted, which is no folder" if links else "a file, and a folder belongs"
-    assert run.stdout.splitlines()[-1].startswith(f"{name}: it is {kind}")
+    kind = "a link to /not/mounted, which is no" if links else "a file, and a folder "
+    assert re.match(f"(error: )?{name}: (it is )?{kind}", run.stdout.splitlines()[-1])
 
 
-def test_a_file_where_a_models_folder_belongs_is_said_before_the_first_job(tmp_path, elsewhere):
+@pytest.mark.parametrize("name", ["state", "state/human_answers.sqlite"])
+def test_people_s_answers_behind_a_link_that_leads_nowhere_are_not_none(tmp_path, elsewhere, name):
     root = tmp_path / "checkout"
     shutil.copytree(elsewhere, root, symlinks=True)
-    (root / "results/demo/models").mkdir(parents=True)
-    (root / "results/demo/models/rlhf").touch()
+    (link := root / "results/demo" / name).parent.mkdir(parents=True, exist_ok=True)
+    link.symlink_to("/not/mounted")
+    run = snakemake(*DEMO, root=root)
+    assert run.returncode == 1 and "Traceback" not in run.stdout
+    said = run.stdout.splitlines()[-1]
+    assert said.startswith(
+        f"error: results/demo/{name}: a link to /not/mounted, which is not there"
+    )
+
+
+@pytest.mark.parametrize("folder", ["models", "state/trainings"])
+def test_a_file_where_a_models_folder_belongs_is_said_before_the_first_job(
+    tmp_path, elsewhere, folder
+):
+    root = tmp_path / "checkout"
+    shutil.copytree(elsewhere, root, symlinks=True)
+    (root / "results/demo" / folder).mkdir(parents=True)
+    (root / "results/demo" / folder / "rlhf").touch()
     run = snakemake(*DEMO[1:], "--cores", 1, root=root)
     assert run.returncode == 1 and "Traceback" not in run.stdout
     (said,) = [text for text in run.stdout.splitlines() if text.startswith("error: ")]
-    assert said.startswith("error: results/demo/models/rlhf: it is a file")
+    assert said.startswith(f"error: results/demo/{folder}/rlhf: it is a file")
 
 
 def test_braces_in_the_path_of_a_checkout_are_one_line(tmp_path, elsewhere):

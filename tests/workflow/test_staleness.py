@@ -13,7 +13,8 @@ from random import Random
 import pytest
 import yaml
 
-from running import copy_project, finished_study, planned, succeed
+from persuasion_rl.study.names import MODEL_FILES
+from running import ROOT, copy_project, finished_study, planned, succeed
 
 CONFIG = "tests/small.yaml"
 STUDY = "results/small"
@@ -224,6 +225,59 @@ ONE_PLAYER = {"train_dpo": 1, "evaluate_model": 1, "evaluate_kl": 1, "evaluate_l
 def test_a_change_makes_again_what_depends_on_it(checkout, change, expected):
     change(checkout)
     assert stale(checkout) == expected
+
+
+def test_the_order_of_the_corpora_counts_where_their_conversations_are_read(tmp_path):
+    """Which of two near-duplicates comes first decides the sides; the inputs are the same files."""
+    study = tmp_path / "two.yaml"
+
+    def corpora(*names: str) -> None:
+        data = {"extends": str(ROOT / CONFIG), "study": "small", "data": {"cmv_corpora": [*names]}}
+        study.write_text(yaml.safe_dump(data))
+
+    corpora("first", "second")
+    root = finished_study(tmp_path / "checkout", study, "all")
+    assert stale(root, config=study) == {}
+    corpora("second", "first")
+    assert stale(root, config=study) == OTHER_DATA | RECORD
+
+
+@pytest.fixture(scope="module")
+def with_models_of_ones_own(tmp_path_factory):
+    """A checkout of which nothing is to be done, whose base and one player are folders outside of it, and its study."""
+    folder = tmp_path_factory.mktemp("own")
+    for model in ("base", "player"):
+        (folder / model).mkdir()
+        for name in (*MODEL_FILES, "chat_template.jinja", "generation_config.json", "model.py"):
+            (folder / model / name).write_text(name)
+    player = {"source": str(folder / "player"), "prompt_format": "chat"}
+    changes = {
+        "models": {"base": {"source": str(folder / "base")}},
+        "standin": None,
+        "evaluation": {"other_players": {"base_length": None, "guest": player}}
+        | {"players": ["base", "sft", "rlaif", "guest", "human"]},
+    }
+    study = folder / "own.yaml"
+    study.write_text(yaml.safe_dump({"extends": str(ROOT / CONFIG), "study": "small"} | changes))
+    return finished_study(folder / "checkout", study, "all"), study
+
+
+@pytest.mark.parametrize("name", ["chat_template.jinja", "generation_config.json", "model.py"])
+@pytest.mark.parametrize("model", ["base", "player"])
+def test_every_file_that_is_read_of_a_model_of_ones_own_counts(
+    with_models_of_ones_own, model, name
+):
+    root, study = with_models_of_ones_own
+    file = study.with_name(model) / name
+    before, content = file.stat(), file.read_text()
+    file.write_text("another content")
+    rules = stale(root, config=study)
+    file.write_text(content)
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+    readers = {"tokenize", "train_sft", "train_delta_judge"}
+    readers |= {"process_cmv"} if name == "chat_template.jinja" else set()
+    assert readers <= rules.keys() if model == "base" else not readers & rules.keys()
+    assert {"evaluate_model", "render_prompts"} <= rules.keys()
 
 
 def test_the_client_of_language_models_is_no_code_of_a_study_that_asks_none(checkout):

@@ -30,6 +30,7 @@ from persuasion_rl.study.flags import (
     one_of,
     refuse_files_as_folders,
     scope_of,
+    written_by,
 )
 from persuasion_rl.study.lineage import POOLS
 from persuasion_rl.study.loading import the_one_file
@@ -77,7 +78,8 @@ def place_of_base(wildcards, input):
 
 
 def corpus_folders(wildcards, input):
-    """The folders of the corpora, also where a remote storage was copied to."""
+    """The folders of the corpora, also where a remote storage was copied to. Their order is another param, `order`, which
+    is compared: inputs are compared sorted."""
     return folders_of(input.corpora)
 
 

@@ -102,6 +102,7 @@ rule assign_sides:
         runtime=grows_with_attempt("2h"),
     params:
         folders=corpus_folders,
+        order=study.flags("data.cmv_corpora"),
         settings=study.flags(
             "data.split.*",
             "data.near_duplicate",
@@ -126,7 +127,7 @@ rule process_cmv:
         corpora=[f"{folder}/utterances.jsonl" for folder in study.cmv_corpora],
         conversations=[f"{folder}/conversations.json" for folder in study.cmv_corpora],
         tokenizer=f"{study.base_folder}/tokenizer.json",
-        tokenizer_config=f"{study.base_folder}/tokenizer_config.json",
+        template=study.chat_template_files,
     output:
         examples=study.path("processed/cmv_examples.jsonl"),
         pairs=study.path("processed/delta_pairs.jsonl"),
@@ -142,6 +143,7 @@ rule process_cmv:
         runtime=grows_with_attempt("4h"),
     params:
         folders=corpus_folders,
+        order=study.flags("data.cmv_corpora"),
         budget=EXAMPLE_BUDGET,
         code=code("data.cmv"),
     message:
@@ -160,7 +162,7 @@ rule process_p4g:
         corpora=[f"{folder}/utterances.jsonl" for folder in study.p4g_corpora],
         conversations=[f"{folder}/conversations.json" for folder in study.p4g_corpora],
         tokenizer=f"{study.base_folder}/tokenizer.json",
-        tokenizer_config=f"{study.base_folder}/tokenizer_config.json",
+        template=study.chat_template_files,
     output:
         examples=study.path("processed/p4g_examples.jsonl"),
         counts=study.path("processed/p4g_counts.json"),
@@ -265,6 +267,7 @@ rule check_leakage:
         runtime=grows_with_attempt("2h"),
     params:
         folders=corpus_folders,
+        order=study.flags("data.cmv_corpora"),
         settings=study.flags("data.near_duplicate", "data.shingle_words"),
         code=code("data.leakage"),
     message:

@@ -58,6 +58,7 @@ rule pretrain_standin:
     params:
         folder=subpath(output.history, parent=True),
         folders=corpus_folders,
+        order=study.flags("data.cmv_corpora"),
         settings=study.flags("standin.*", "seed"),
         code=code("training.standin"),
     message:
@@ -74,10 +75,7 @@ rule pretrain_standin:
 rule tokenize:
     input:
         rows=lambda wildcards: study.training_rows()[wildcards.rows],
-        base=[
-            f"{study.base_folder}/{name}"
-            for name in ("tokenizer.json", "tokenizer_config.json", "config.json")
-        ],
+        base=study.tokenizer_files,
     output:
         study.tokens("{rows}"),
     log:

@@ -178,10 +178,21 @@ def _one_line(error: Exception) -> str:
 
 
 def _refuse_lost_answers(path: Path) -> None:
-    """Raises UserError where a store is missing or empty and a part of its answers is in the -wal or -journal beside it.
+    """Raises UserError where a store seems to be missing or empty, and its answers are elsewhere.
 
-    SQLite takes such a file for a leftover, even where it only reads, and deletes it.
+    They may be behind a link whose disk is not mounted. Or a part of them is in the -wal or -journal beside it: SQLite
+    takes such a file for a leftover, even where it only reads, and deletes it.
     """
+    for place in (path, *path.parents):
+        if os.path.islink(place) and not os.path.exists(place):
+            raise UserError(
+                f"{place}: a link to {os.readlink(place)}, which is not there, and people's answers are kept behind it:"
+                " mount or make that, or move the link away"
+            )
+        if place != path and os.path.exists(place) and not os.path.isdir(place):
+            raise UserError(
+                f"{place}: a file, and a folder with people's answers belongs there: move it away"
+            )
     store = os.path.realpath(path)
     if os.path.isfile(store) and os.path.getsize(store):
         return
@@ -224,7 +235,7 @@ class _Files:
         """Whether there is a store.
 
         Raises:
-            UserError: a folder, or what else is no file, has its name.
+            UserError: a folder, or what else is no file, has its name, or what is there cannot be all of it.
         """
         _refuse_lost_answers(self.path)
         try:

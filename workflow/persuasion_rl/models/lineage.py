@@ -6,7 +6,8 @@ was trained from, and whoever loads it passes the files of its whole lineage. No
 
 from pathlib import Path
 
-from persuasion_rl.files import UserError, file_digest, read_json
+from persuasion_rl.files import UserError, file_digest, read_json, text_digest
+from persuasion_rl.study.names import MODEL_FILES, files_beside
 
 WEIGHTS = "model.safetensors"
 ADAPTER = "adapter_model.safetensors"
@@ -25,6 +26,13 @@ def base_digest(base: Path) -> str:
         if not (base / name).is_file():
             raise UserError(f"base model {base}: {name} is missing")
     return file_digest(base / WEIGHTS)
+
+
+def settings_digest(base: Path) -> str:
+    """A digest of what decides a base model's texts besides its weights: its configuration, tokenizer, template, code."""
+    files = [base / name for name in MODEL_FILES if name != WEIGHTS]
+    files += map(Path, files_beside(str(base)))
+    return text_digest(*[f"{file.name} {file_digest(file)}" for file in files if file.is_file()])
 
 
 def check_lineage(base: Path, adapters: list[Path]) -> str:

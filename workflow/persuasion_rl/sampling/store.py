@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from persuasion_rl.files import text_digest
+from persuasion_rl.models.lineage import settings_digest
+from persuasion_rl.runtime.command import note
 from persuasion_rl.sampling.engine import Engine
 from persuasion_rl.sampling.request import REJECTED, Request, Sample
 from persuasion_rl.study.code import module_digests
@@ -15,8 +17,8 @@ from persuasion_rl.study.names import ENGINE_MODULES
 class SampleStore:
     """An engine's samples as JSON lines, in a folder of `state`.
 
-    The folder is named by all that the samples depend on: the engine, its code, whether it is reproducible, the model,
-    the seed, the limits. The server of the engine openai may move, since the model is the study's; an endpoint at
+    The folder is named by all that the samples depend on: the engine, its code, whether it is reproducible, the model
+    with its tokenizer and configuration, the seed, the limits. The server of the engine openai may move, since the model is the study's; an endpoint at
     another address is another endpoint.
 
     Every process writes a file of its own and reads all files of the folder. So shards of any size share their samples,
@@ -31,12 +33,13 @@ class SampleStore:
             "endpoint": (settings.model, settings.base_url),
         }.get(engine.name)
         code = module_digests(ENGINE_MODULES[engine.name])
+        base_settings = settings.base and settings_digest(settings.base)
         self._engine = engine
         self._folder = state / text_digest(
             engine.model_digest, settings.seed, settings.limits, engine.name, engine.reproducible,
-            server, *code,
+            server, base_settings, *code,
         )  # fmt: skip
-        files = sorted(self._folder.glob("*.jsonl"))
+        files = sorted(file for file in self._folder.glob("*.jsonl") if file.is_file())
         self.kept = {key: sample for file in files for key, sample in _read_samples(file)}
         self._own_file = self._folder / f"{len(files):05}-{os.uname().nodename}-{os.getpid()}.jsonl"
 
@@ -62,9 +65,27 @@ class SampleStore:
 
 
 def _read_samples(file: Path) -> Iterator[tuple[str, Sample]]:
-    """The keys of requests and their samples; a line without its end is left out."""
-    with file.open(encoding="utf-8") as lines:
+    """The keys of requests and their samples. A broken line is a sample that was not kept, and so is one without its end."""
+    broken = 0
+    with file.open("rb") as lines:
         for line in lines:
-            if line.endswith("\n"):
-                key, *sample = json.loads(line)
-                yield key, Sample(*sample)
+            if line.endswith(b"\n"):
+                sample = _read_sample(line)
+                if sample is None:
+                    broken += 1
+                else:
+                    yield sample
+    if broken:
+        note(f"{file}: {broken} broken line(s), whose samples are drawn again")
+
+
+def _read_sample(line: bytes) -> tuple[str, Sample] | None:
+    """The key of a request and its sample; None of a line that is broken, as by a power cut."""
+    try:
+        row = json.loads(line)
+    except ValueError:
+        return None
+    match row:
+        case [str(key), str(text), int(tokens), str(reason)]:
+            return key, Sample(text, tokens, reason)
+    return None

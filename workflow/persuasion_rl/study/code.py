@@ -19,6 +19,8 @@ AROUND = ("runtime.", "study.", "judges.llm.settings")
 since each of their values is a param."""
 KEPT = Path(".snakemake/code_digests.jsonl")
 """Digests of sources that were read before, since every start of Snakemake wants all of them."""
+KEPT_LINES = 500
+"""With more lines than that most are of sources that are gone: the file is begun anew."""
 
 
 def module_digests(*modules: str) -> list[str]:
@@ -115,11 +117,16 @@ def _own_source() -> bytes:
 def _kept() -> dict[str, tuple[str, list[str]]]:
     """What was analysed before: digest of a source -> digest of its code, imports."""
     digests = {}
-    if KEPT.is_file():
-        for line in KEPT.read_text(encoding="utf-8").splitlines():
-            with suppress(ValueError):  # a kill may have cut one off
-                key, digest, imports = json.loads(line)
-                digests[key] = (digest, imports)
+    with suppress(OSError):
+        lines = KEPT.read_bytes().splitlines()
+        if len(lines) > KEPT_LINES:
+            KEPT.unlink()
+            return {}
+        for line in lines:
+            with suppress(ValueError):  # a kill may have cut one off, or a power cut emptied it
+                match json.loads(line):
+                    case [str(key), str(digest), [*imports]]:
+                        digests[key] = (digest, imports)
     return digests
 
 

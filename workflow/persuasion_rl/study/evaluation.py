@@ -13,9 +13,8 @@ from persuasion_rl.study.names import (
     BASE,
     ENGINE_MODULES,
     JUDGE_MODULES,
-    MODEL_FILES,
     SERVED,
-    model_folder,
+    model_files,
 )
 
 ALWAYS_MEASURED = ("delta", "interplay", "length")
@@ -86,8 +85,7 @@ class Evaluation(Lineage):
         player = self.player(name)
         if player.model:
             return self.base_model
-        folder = model_folder(player.source) if player.source else None
-        return [f"{folder}/{file}" for file in MODEL_FILES] if folder else []
+        return model_files(player.source) if player.source else []
 
     def player_prompts(self, name: str) -> str:
         """The held-out prompts, or what a player is asked instead."""

@@ -83,11 +83,19 @@ def asked_for(words: list[str]) -> list[str]:
     return [*arguments.targets, *arguments.forcerun, *arguments.until]
 
 
+def written_by(job: Any) -> list[str]:
+    """Where a rule or a job of Snakemake writes: outputs, logs, its benchmark, and the folder of what outlives it."""
+    state = job.params.get("state")
+    paths = [*job.output, *job.log, *filter(None, [job.benchmark])]
+    return [*map(str, paths), *([f"{state}/"] if state else [])]
+
+
 def refuse_files_as_folders(paths: Iterable[str]) -> None:
     """UserError where a file, or a link that leads nowhere, stands where some of these paths have a folder.
 
     Args:
-        paths: what rules make; of those with wildcards only what comes before the first one is looked at.
+        paths: what rules make, folders with a / at their end; of those with wildcards only what comes before the first
+            one is looked at.
     """
     folders = {
         folder for path in paths for folder in Path(f"{str(path).partition('{')[0]}x").parents

@@ -10,7 +10,7 @@ from typing import Any
 
 from persuasion_rl.study.config import Config
 from persuasion_rl.study.flags import flags, one_of
-from persuasion_rl.study.names import BASE, HUMAN, MODEL_FILES, is_local, model_folder
+from persuasion_rl.study.names import BASE, HUMAN, MODEL_FILES, is_local, model_files, model_folder
 from persuasion_rl.study.recipes import Model
 
 POOLS = ("ai", HUMAN)
@@ -118,7 +118,21 @@ class Lineage:
     @property
     def base_model(self) -> list[str]:
         """The files of the base model."""
-        return [f"{self.base_folder}/{name}" for name in MODEL_FILES]
+        source = self.models[BASE].source
+        if source == "standin":
+            return [f"{self.base_folder}/{name}" for name in MODEL_FILES]
+        return model_files(source)
+
+    @property
+    def tokenizer_files(self) -> list[str]:
+        """The files of the base model that its tokenizer is loaded from: all but the weights."""
+        return [file for file in self.base_model if not file.endswith("/model.safetensors")]
+
+    @property
+    def chat_template_files(self) -> list[str]:
+        """The files of the base model in which its chat template may stand."""
+        names = ("tokenizer_config.json", "chat_template.jinja")
+        return [file for file in self.base_model if os.path.basename(file) in names]
 
     @cached_property
     def hub_models(self) -> dict[str, dict[str, str]]:

@@ -1,13 +1,24 @@
 """Words that the configuration and the stages share, and the folder of a model by the name of its source."""
 
 import os
+from pathlib import Path
 
 BASE = "base"
 """The model that all others are adapters of."""
 HUMAN = "human"
 """The player of the evaluation that is the human winning reply, and the pool that people label."""
+DELTA_JUDGE = "delta_judge"
+"""The training of the judge delta, beside those of the models."""
 MODEL_FILES = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
 """What a base model, or another model that plays, consists of."""
+READ_BESIDE = (
+    "added_tokens.json",
+    "chat_template.jinja",
+    "generation_config.json",
+    "special_tokens_map.json",
+    "*.py",
+)
+"""What a model's folder may have besides, and whoever loads the model reads; the code with `trust_remote_code`."""
 ENGINE_MODULES = {
     "transformers": "sampling.local",
     "vllm": "sampling.vllm",
@@ -37,3 +48,19 @@ def model_folder(source: str) -> str:
     if is_local(source):
         return os.path.normpath(os.path.expanduser(source))  # Snakemake warns of each ./
     return f"resources/models/{source.replace('/', '--')}"
+
+
+def files_beside(folder: str) -> list[str]:
+    """The files of a model's folder that are read where they are there, besides MODEL_FILES."""
+    found = (file.name for pattern in READ_BESIDE for file in Path(folder).glob(pattern))
+    return [f"{folder}/{name}" for name in sorted(found)]
+
+
+def model_files(source: str) -> list[str]:
+    """The files of a model that is named by a local folder or downloaded from the Hub.
+
+    Of a local folder they are all that is read of it. What is downloaded is told by its revision.
+    """
+    folder = model_folder(source)
+    beside = files_beside(folder) if is_local(source) else []
+    return [f"{folder}/{name}" for name in MODEL_FILES] + beside

@@ -11,7 +11,7 @@ from persuasion_rl.files import UserError
 from persuasion_rl.runtime.keys import check_hub_token, key_for
 from persuasion_rl.runtime.leases import visible_devices
 from persuasion_rl.study.checks import check_publication
-from persuasion_rl.study.flags import refuse_files_as_folders
+from persuasion_rl.study.flags import refuse_files_as_folders, written_by
 from persuasion_rl.study.names import BASE
 from persuasion_rl.study.recorded import naming
 from persuasion_rl.study.study import Study
@@ -35,7 +35,7 @@ def check(study: Study, workflow: Any) -> None:
 def _refuse_files_as_folders(jobs: Iterable[Any]) -> None:
     """End where a folder of one model, corpus or player is none; the Snakefile looks at what has no wildcard."""
     try:
-        refuse_files_as_folders(path for job in jobs for path in job.output)
+        refuse_files_as_folders(path for job in jobs for path in written_by(job))
     except UserError as error:
         sys.exit(f"error: {error}")
 

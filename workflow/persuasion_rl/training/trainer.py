@@ -20,7 +20,7 @@ from persuasion_rl.files import (
     written_whole,
 )
 from persuasion_rl.models.devices import pick_dtype
-from persuasion_rl.models.lineage import ADAPTER_CONFIG, base_digest
+from persuasion_rl.models.lineage import ADAPTER_CONFIG, base_digest, settings_digest
 from persuasion_rl.records import HistoryRow
 from persuasion_rl.runtime.command import note
 from persuasion_rl.runtime.tracking import end_tracking, start_tracking
@@ -64,6 +64,7 @@ class TrainingRun:
     def checkpoints(self) -> Path:
         """The folder in `state` for checkpoints, named by all that the training is made from."""
         made_from = module_digests(f"training.{self.method}") + [self.parent_digest, self.job.seed]
+        made_from.append(settings_digest(self.job.base))
         files = [tokens.path for tokens in self.data.values()] + list(self.further.values())
         made_from += [file_digest(path) for path in files]
         return self.job.state / text_digest(*made_from, json.dumps(self.recipe, sort_keys=True))
