@@ -31,6 +31,7 @@ MISTAKES = [
     ("data.max_examples", 100_000_000, "data.max_examples: 100000000 must be at most 10000000", []),
     ("data.max_examples", 1.0e14, "data.max_examples: ", ["at most 10000000"]),
     ("data.max_examples", 5, "data.max_examples: 5 must be at least 10", []),
+    ("data", {"max_examples": 300, "split": {"train": 0.599, "val": 0.001, "test": 0.4}}, "data.split.val: 0.001 of data.max_examples 300 is no row", ["more examples"]),
     ("data.human_pool_size", 0, "data.human_pool_size: 0 must be at least 1", []),
     ("data.ai_pool_size", 1e9, "data.ai_pool_size: ", ["at most 10000000"]),
     ("pools.ai.shard_rows", 3, "pools.ai.shard_rows: 3 prompts a job are more than 2,000 jobs", ["8,000", "at least 4"]),

@@ -129,6 +129,12 @@ def _check_plan(data: Data) -> None:
     shares = dict(data.split.items())
     if abs(sum(shares.values()) - 1) > 1e-6:
         raise UserError(f"data.split: {shares} must add up to 1")
+    for side, share in shares.items():
+        if round(data.max_examples * share) < 1:
+            raise UserError(
+                f"data.split.{side}: {share} of data.max_examples {data.max_examples:,} is no row; write a larger share, or"
+                " more examples"
+            )
     if data.min_tokens >= data.max_tokens:
         raise UserError(
             f"data.min_tokens: {data.min_tokens} must be below max_tokens {data.max_tokens}"
