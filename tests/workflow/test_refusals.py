@@ -91,6 +91,7 @@ def test_a_folder_may_be_named_from_here_and_snakemake_does_not_warn_of_it(elsew
     [
         ({}, "publish.namespace: write the user"),
         ({"publish": {"namespace": "me"}}, "publish: an adapter on 'standin'"),
+        ({"publish": {"namespace": "me-"}, "models": {"base": {"source": "a/b"}}}, "publish: the Hub takes no repository me-/changed-"),
         ({"publish": {"namespace": "me"}, "models": {"base": {"source": "a/b"}}}, "publish: no token"),
     ],
 )  # fmt: skip
