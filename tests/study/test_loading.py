@@ -118,6 +118,24 @@ def test_null_takes_an_inherited_key_back(study_file, key, below, default):
     assert key == "data" or value_at(resolved, key.split(".")) == default
 
 
+@pytest.mark.parametrize(
+    "key", ["models.base.revision", "models.sft.seed", "recipes.sft.lora_dropout"]
+)
+def test_null_of_a_key_that_may_be_missing_is_none_where_nothing_is_inherited(key):
+    """So that models.base: {source: /a/folder, revision: null} is right, whatever lies below. Others have a default."""
+    study = deepcopy(STUDY)
+    *above, last = key.split(".")
+    part = study
+    for name in above:
+        part = part.setdefault(name, {})
+    part[last] = None
+    if key.startswith("models"):
+        assert load_config(study) == load_config(STUDY)
+    else:
+        with pytest.raises(UserError, match=f"^{key}: None must be a number"):
+            load_config(study)
+
+
 def test_null_stays_where_it_is_a_value_and_takes_no_key_that_is_not_there(study_file):
     study_file("low.yaml", **STUDY, llm={"temperature": 1})
     top = {"extends": "low.yaml", "study": "top"}

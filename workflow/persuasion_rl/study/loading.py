@@ -20,7 +20,7 @@ from persuasion_rl.study.parsing import (
     shortened,
     value_at,
 )
-from persuasion_rl.study.section import key_path, takes_null
+from persuasion_rl.study.section import is_optional, key_path, takes_null
 
 BELONGS = (
     ("models", "*", "source", "revision"),
@@ -117,12 +117,18 @@ def _layers(study: dict, file: Path | None) -> list[tuple[Path | None, dict]]:
 
 
 def _merged(below: dict, above: dict, path: tuple[str, ...] = ()) -> dict:
-    """Keys laid over others. A null takes a key away, so that its default holds, unless null is a value of that key."""
+    """Keys laid over others. A null takes a key away, so that its default holds, unless null is a value of that key.
+
+    Of a key that may be missing (`optional`) it does so whether the key is there or not.
+    """
     merged = dict(below)
     for key, value in above.items():
         inner = (*path, str(key))
-        if isinstance(value, dict) and isinstance(merged.get(key), dict):
-            merged[key] = _merged(merged[key], value, inner)
+        if isinstance(value, dict):
+            under = merged.get(key)
+            merged[key] = _merged(under if isinstance(under, dict) else {}, value, inner)
+        elif value is None and is_optional(Config, inner):
+            merged.pop(key, None)
         elif value is None and key in merged and not takes_null(Config, inner):
             del merged[key]
         else:
