@@ -17,7 +17,9 @@ from persuasion_rl.study.recipe_checks import check_recipes
 from persuasion_rl.study.recipes import Model
 from persuasion_rl.study.section import MOST_ROWS, key_path
 
-LOOKS_LIKE_A_KEY = re.compile(r"\bsk-[\w-]{8,}|://[^/]*@|[?&]\w*key\w*=", re.IGNORECASE)
+LOOKS_LIKE_A_KEY = re.compile(
+    r"\bsk-[\w-]{8,}|://[^/]*@|[?&][\w.-]*(key|token(?!s)|secret|password)[\w.-]*=", re.IGNORECASE
+)
 MOST_SHARDS = 2_000
 """Jobs that answer a pool's prompts; Snakemake plans more for minutes."""
 HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?", re.ASCII)

@@ -38,6 +38,7 @@ def check_plan(data: Data) -> None:
             f"data.{name}: means nothing without PersuasionForGood; write use_p4g: true, or leave it out (null where it is"
             " inherited)"
         )
+    _check_corpora_names(data)
     _check_pool_sizes(data)
 
 
@@ -46,6 +47,19 @@ def ai_room(data: Data) -> int:
     test = round(data.max_examples * data.split.test)
     val = round(data.max_examples * data.split.val) if data.use_val_set else 0
     return test - data.human_pool_size - data.final_eval_size + val
+
+
+def _check_corpora_names(data: Data) -> None:
+    """The sides of conversations tell corpora apart by the last part of their names."""
+    corpora: dict[str, str] = {}
+    for name in [*data.cmv_corpora, *([data.p4g_corpus] if data.use_p4g else [])]:
+        last = name.rpartition("/")[2]
+        if last in corpora:
+            raise UserError(
+                f"data.{'cmv_corpora' if name in data.cmv_corpora else 'p4g_corpus'}: {corpora[last]!r} and {name!r} both"
+                f" have the name {last!r}; rename one of these folders"
+            )
+        corpora[last] = name
 
 
 def _check_pool_sizes(data: Data) -> None:
