@@ -11,7 +11,8 @@ from persuasion_rl.files import UserError
 from persuasion_rl.tables import read_table, rows_of, write_table
 
 texts = st.text(st.characters(codec="utf-8", exclude_characters="\x00"), max_size=12)
-cells = st.one_of(texts, st.integers(), st.floats(), st.booleans(), st.none())
+lines = st.text(st.characters(codec="utf-8", exclude_characters="\x00\r"), max_size=12)
+cells = st.one_of(lines, st.integers(), st.floats(), st.booleans(), st.none())
 
 
 @given(rows=st.lists(st.fixed_dictionaries({"a": cells}, optional={"b": cells}), max_size=5))
@@ -25,6 +26,16 @@ def test_a_table_has_the_bytes_of_the_csv_module(rows, tmp_path_factory):
         floats = {k: round(v, 6) + 0.0 for k, v in row.items() if isinstance(v, float)}
         writer.writerow(row | floats)
     assert path.read_bytes() == lines.getvalue().encode()
+
+
+@pytest.mark.parametrize("text", ["a\rb", "\r", "a\r\nb", 'a\r,"b"'])
+def test_a_text_may_have_a_bare_carriage_return(tmp_path, text):
+    """Which Python's csv module writes without quotes, and readers take for the end of a row."""
+    rows = [{"unit": text, "rank": 1, "p": 0.5}, {"unit": "c", "rank": 2, "p": ""}]
+    write_table(tmp_path / "t.csv", rows, ["unit", "rank", "p"])
+    assert rows_of(read_table(tmp_path / "t.csv")) == rows
+    with (tmp_path / "t.csv").open(newline="", encoding="utf-8") as file:
+        assert [row["unit"] for row in csv.DictReader(file)] == [text, "c"]
 
 
 @given(st.lists(st.tuples(texts, texts), min_size=1, max_size=5))
@@ -85,6 +96,9 @@ def test_a_table_without_rows_has_its_columns(tmp_path):
         (b"", "empty, where a table is expected"),
         (b"judge,value\n\xff,1\n", "not UTF-8 text"),
         (b'judge,value\n"a,1\n', "not a table"),
+        (b"judge,value\na,1,2\nb,1\n", "line 2 has 3 cells, and the table has 2 columns"),
+        (b'judge,value\n\n"a\nb",1,2\n', "line 4 has 3 cells, and the table has 2 columns"),
+        (b"judge,value,judge\na,1,b\n", "line 1: two columns are named 'judge'"),
         (b"judge,value\na,1,2\n" * 2 + b"b,1,2,3,4\n", "not a table"),
         (None, "cannot be read"),
         ("folder", "cannot be read"),

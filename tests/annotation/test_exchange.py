@@ -148,6 +148,9 @@ HEADER = "pair_id,annotator,answer,reason\n"
         (b"annotator,answer\nanna,1\n", "row 1: no column 'pair_id'"),
         (b"", "a.csv: empty, where a table is expected: save it as CSV"),
         ((HEADER + "pair1,anna,1,\npair1,ben,3,\n").encode(), "row 3: answer '3'"),
+        ((HEADER + "\npair1,anna,1,\n\npair1,ben,3,\n").encode(), "row 5: answer '3'"),
+        ((HEADER + "pair1,anna,1,well, no\n").encode(), "a.csv: line 2 has 5 cells, and the table has 4 columns"),
+        (b"pair_id,annotator,answer,answer\npair1,anna,1,2\n", "a.csv: line 1: two columns are named 'answer'"),
         ((HEADER + "pair1,anna,1,\npair1,ben\n").encode(), "row 3: answer 'None'"),
     ],
 )  # fmt: skip
@@ -159,8 +162,8 @@ def test_a_table_that_another_program_wrote_otherwise_is_refused_in_words(tmp_pa
         assert store.answers() == []
 
 
-def test_a_table_may_begin_with_a_mark_and_end_its_lines_otherwise(tmp_path):
-    text = HEADER + 'pair1,Jos\u00e9,1,"one\ntwo"\n'
+def test_a_table_may_begin_with_a_mark_end_its_lines_otherwise_and_have_empty_columns(tmp_path):
+    text = HEADER.replace("\n", ",,\n") + 'pair1,Jos\u00e9,1,"one\ntwo",,\n'
     (tmp_path / "a.csv").write_bytes(text.replace("\n", "\r\n").encode("utf-8-sig"))
     with AnswerStore(tmp_path / "new.sqlite") as store:
         assert import_answers(POOL, store, tmp_path / "a.csv") == (1, 1)

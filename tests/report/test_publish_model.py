@@ -129,6 +129,13 @@ def test_a_model_is_one_commit_of_what_it_takes_and_its_base_is_named_as_the_hub
     [
         ({"namespace": ""}, "publish.namespace"),
         ({"base_source": "standin"}, "that base model is not on the Hub"),
+        (
+            {"name": "a--b-sft"},
+            "takes no repository team/a--b-sft (publish.namespace/study-MODEL): ",
+        ),
+        ({"namespace": "me-"}, "takes no repository me-/demo-sft"),
+        ({"namespace": "me."}, "takes no repository me./demo-sft"),
+        ({"name": "a" * 97}, "maximum length is 96"),
     ],
 )
 def test_what_cannot_be_published_is_said_in_one_line_and_nothing_is_sent(

@@ -17,7 +17,7 @@ from huggingface_hub import ModelCard
 import plans
 from pages import SUMMARY
 from persuasion_rl.evaluation.verdicts import evaluate_verdicts
-from persuasion_rl.files import write_json, write_jsonl
+from persuasion_rl.files import read_jsonl, write_json, write_jsonl
 from persuasion_rl.judges.judge_trust import COLUMNS
 from persuasion_rl.judges.llm.budget import cost_usd
 from persuasion_rl.judges.llm.cache import Answer, opened
@@ -363,3 +363,40 @@ def test_a_reader_sees_only_where_a_model_loses_and_searches_there(reader):
     words.fill("")
     losing.uncheck()
     assert seen(reader) == SHOWN
+
+
+LITTLE = {
+    "no model": {
+        "models": dict.fromkeys(PARENTS),
+        "pools": {"ai": {"responses_from": "base"}, "human": {"responses_from": "base"}},
+        "evaluation": {"players": ["base", "human"]},
+    },
+    "no model that plays": {"evaluation": {"players": ["base_length", "human"]}},
+}
+
+
+@pytest.mark.parametrize("name", LITTLE)
+def test_a_study_without_models_of_its_own_in_it_has_a_report_and_cards(tmp_path, name):
+    root = copy_project(tmp_path / "checkout")
+    study = {"extends": "config.yaml", "study": "little"} | LITTLE[name]
+    players, scope = study["evaluation"]["players"], "evaluation"
+    study["evaluation"]["comparisons"] = None
+    folder = root / "results/little"
+    write_study(folder)
+    targets = ["results/little/report.html"]
+    if "models" not in study:
+        scope = "unattended"
+        targets = [f"results/little/unattended/{page}" for page in ("report.html", "models/sft/README.md")]  # fmt: skip
+    for path in (folder / "unattended/verdicts").iterdir():
+        rows = [row for row in read_jsonl(path) if {row["player_1"], row["player_2"]} == {*players}]
+        write_jsonl(folder / scope / "verdicts" / path.name, rows)
+    (folder / "judges/trust.csv").write_bytes((folder / "unattended/trust.csv").read_bytes())
+    (root / "config/little.yaml").write_text(json.dumps(study))
+    words = ("--cores", 1, "--configfile", "config/little.yaml", "--allowed-rules", *RULES)
+    succeed(*targets, *words, "write_model_card", root=root)
+    page = (root / targets[0]).read_text()
+    assert ">base_length</td>" in page if "models" not in study else ">base</td>" in page
+    assert "<td>base</td><td><code>b0</code></td>" in page
+    assert "differ from base" not in page
+    for card in targets[1:]:
+        assert "beats the length baseline" not in (root / card).read_text()

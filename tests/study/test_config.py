@@ -251,7 +251,7 @@ MISTAKES = [
     ("sampling.temperature", float("inf"), "sampling.temperature: inf ", ["finite"]),
     ("sampling.temperature", True, "sampling.temperature: True ", ["number"]),
     ("evaluation.players", ["base", "sft", "base"], "evaluation.players: 'base' stands there twice", []),
-    ("recipes.sft.learning_rate", None, "recipes.sft.learning_rate: None ", ["must be a number"]),
+    ("sampling.top_p", None, "sampling.top_p: None ", ["must be a number"]),
     ("recipes.dpo.packing", True, "recipes.dpo.packing: rows are computed without padding", []),
     ("models.sft.recipe", {"padding_free": True}, "models.sft.recipe.padding_free: rows are computed", []),
     ("recipes.sft.beta", 0.1, "recipes.sft.beta: it means something for dpo only", []),

@@ -2,6 +2,7 @@
 
 import json
 import re
+from datetime import date
 
 import pytest
 from test_config import changed, mistake
@@ -31,6 +32,16 @@ MISTAKES = [
     ("data.max_examples", 100_000_000, "data.max_examples: 100000000 must be at most 10000000", []),
     ("data.max_examples", 1.0e14, "data.max_examples: ", ["at most 10000000"]),
     ("data.max_examples", 5, "data.max_examples: 5 must be at least 10", []),
+    ("data", {"max_examples": 300, "split": {"train": 0.599, "val": 0.001, "test": 0.4}}, "data.split.val: 0.001 of data.max_examples 300 is no row", ["more examples"]),
+    ("recipes.dpo", {"loss_type": ["sigmoid", "sigmoid"], "loss_weights": [1, 1]}, "recipes.dpo.loss_type: 'sigmoid' stands there twice", []),
+    ("models.base.source", date(2024, 1, 1), "models.base.source: 2024-01-01 must be a string (put it in quotes", []),
+    ("data.cmv_corpora", ["v1/corpus", "v2/corpus"], "data.cmv_corpora: 'v1/corpus' and 'v2/corpus' both have the name 'corpus'", []),
+    ("data", {"p4g_corpus": "x/subreddit-changemyview", "use_p4g": True}, "data.p4g_corpus: 'subreddit-changemyview' and 'x/subreddit-changemyview'", []),
+    *[
+        ("sampling.base_url", f"http://h/v1?{query}=abc", "sampling.base_url: looks like a key", ["environment only"])
+        for query in ("token", "api-key", "a=1&client_secret", "password", "api_token", "x.key")
+    ],
+    ("sampling.base_url", "http://h/v1?max_tokens=5", "sampling.base_url: the engine openai, and no other", []),
     ("data.human_pool_size", 0, "data.human_pool_size: 0 must be at least 1", []),
     ("data.ai_pool_size", 1e9, "data.ai_pool_size: ", ["at most 10000000"]),
     ("pools.ai.shard_rows", 3, "pools.ai.shard_rows: 3 prompts a job are more than 2,000 jobs", ["8,000", "at least 4"]),

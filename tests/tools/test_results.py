@@ -74,6 +74,13 @@ def test_rows_have_the_name_of_their_file_and_their_metadata_as_columns(study):
     assert "response" in short and not {"input_text", "full_text"} & {*short.columns}
 
 
+def test_verdicts_of_what_needs_no_person_are_rows_too(study):
+    verdict = {"prompt_id": "1", "player_1": "nan", "player_2": "7", "verdict": "1"}
+    write_jsonl(study / "unattended/verdicts/length.jsonl", [verdict])
+    rows = load_study("small").rows["unattended/verdicts"]
+    assert rows.to_dict("records") == [{"judge": "length"} | verdict]
+
+
 def test_what_is_missing_is_one_line_that_names_what_there_is(study):
     with pytest.raises(UserError, match=r"no study with results; under results/: small$"):
         load_study("smal")
@@ -85,6 +92,7 @@ def test_what_is_missing_is_one_line_that_names_what_there_is(study):
     with pytest.raises(UserError, match="no table 'rankin'"):
         _ = results.rankin
     assert not hasattr(results, "rankin")
+    assert results.tables.get("rankin") is None and results.rows.get("verdicts", 3) == 3
     with pytest.raises(UserError, match="config.yaml is not there"):
         _ = results.config
     write_text(study / "config.yaml", "study: demo\nseed: 3\n")

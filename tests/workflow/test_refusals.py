@@ -30,6 +30,20 @@ def test_a_mistake_in_the_config_is_one_line_before_any_job(elsewhere, changes, 
     assert "Job stats" not in run.stdout
 
 
+def test_what_needs_no_person_takes_two_players_to_compare(elsewhere):
+    """Without them it is one line for their comparison, before its trainings, and nothing for other targets."""
+    labels = {"human": {"source": "people", "min_labels": 50}}
+    evaluation = {"players": ["rlhf", "human"], "comparisons": ["rlhf:human"]}
+    file = study_file(elsewhere, labels=labels, evaluation=evaluation)
+    for target in ("unattended", "results/changed/unattended/report.html"):
+        run = snakemake("-n", target, "--configfile", file, root=elsewhere)
+        assert run.returncode == 1 and "Traceback" not in run.stdout
+        assert f"{target}: of evaluation.players only human needs no labels" in run.stdout
+        assert "Job stats" not in run.stdout
+    for target in ("all", "dpo", "results/changed/unattended/trust.csv"):
+        succeed("-n", target, "--configfile", file, root=elsewhere)
+
+
 def test_a_path_of_another_study_names_its_config(elsewhere):
     run = snakemake("-n", "results/demo/report.html", root=elsewhere)
     assert run.returncode != 0
@@ -92,6 +106,7 @@ def test_a_folder_may_be_named_from_here_and_snakemake_does_not_warn_of_it(elsew
     [
         ({}, "publish.namespace: write the user"),
         ({"publish": {"namespace": "me"}}, "publish: an adapter on 'standin'"),
+        ({"publish": {"namespace": "me-"}, "models": {"base": {"source": "a/b"}}}, "publish: the Hub takes no repository me-/changed-"),
         ({"publish": {"namespace": "me"}, "models": {"base": {"source": "a/b"}}}, "publish: no token"),
     ],
 )  # fmt: skip

@@ -12,7 +12,7 @@ PART = re.compile(r"(?:[^.\\]|\\.)+")
 
 
 def as_words(settings: dict[str, Any]) -> list[str]:
-    """Each setting as `a.b.c=value`, sorted. Lists and empty mappings are values of their own."""
+    """Each setting as `a.b.c=value`, sorted. Lists, and empty mappings within others, are values of their own."""
     return sorted(f"{path}={_yaml(value)}" for path, value in flat(settings))
 
 
@@ -34,7 +34,7 @@ def from_words(words: dict[str, str]) -> dict[str, Any]:
 
 def flat(settings: Any, path: str = "") -> Iterator[tuple[str, Any]]:
     """Dotted paths and the values at their ends, in the order of the settings."""
-    if not isinstance(settings, dict) or not settings:
+    if not isinstance(settings, dict) or (path and not settings):
         yield path, settings
         return
     for key, value in settings.items():

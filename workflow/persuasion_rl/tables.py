@@ -5,6 +5,9 @@ pandas is imported where a table is read or written, so that importing this modu
 
 from __future__ import annotations
 
+import csv
+import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,8 +42,11 @@ def read_table(path: Path, separator: str = ",") -> DataFrame:
     return table
 
 
-def read_texts(path: Path, todo: str, separator: str = ",") -> DataFrame:
+def read_texts(path: Path, todo: str, separator: str = ",", blank_lines: bool = False) -> DataFrame:
     """Read a table whose cells are all text, "" where one is empty. A mark of spreadsheets before the text is no text.
+
+    Args:
+        blank_lines: whether a blank line is a row, of empty cells; else there is none of it.
 
     Raises:
         UserError: there is no such file, or it is no table: one line that names it and says what `todo`.
@@ -48,14 +54,22 @@ def read_texts(path: Path, todo: str, separator: str = ",") -> DataFrame:
     import pandas
 
     try:
-        return pandas.read_csv(
-            path,
-            sep=separator,
-            dtype=str,
-            keep_default_na=False,
-            encoding="utf-8-sig",
-            index_col=False,
-        )
+        with warnings.catch_warnings():
+            # Of a row with more cells than columns pandas cuts the last ones off, with a warning alone.
+            warnings.simplefilter("error", pandas.errors.ParserWarning)
+            table = pandas.read_csv(
+                path,
+                sep=separator,
+                dtype=str,
+                keep_default_na=False,
+                encoding="utf-8-sig",
+                index_col=False,
+                skip_blank_lines=not blank_lines,
+            )
+        if (problem := _repeated_column(path, separator)) is None:
+            return table
+    except pandas.errors.ParserWarning:
+        problem = _too_many_cells(path, separator)
     except OSError as error:
         problem = f"cannot be read ({error.strerror or error})"
     except UnicodeDecodeError:
@@ -65,6 +79,35 @@ def read_texts(path: Path, todo: str, separator: str = ",") -> DataFrame:
     except pandas.errors.ParserError as error:
         problem = f"not a table ({' '.join(str(error).split())})"
     raise UserError(f"{path}: {problem}: {todo}")
+
+
+def _repeated_column(path: Path, separator: str) -> str | None:
+    """What is wrong with the names of a table's columns: pandas makes two that are the same different.
+
+    Columns without a name are no mistake: spreadsheets add them.
+    """
+    number, names = next(_rows_with_lines(path, separator))
+    again = next((name for place, name in enumerate(names) if name and name in names[:place]), None)
+    return None if again is None else f"line {number}: two columns are named {again!r}"
+
+
+def _too_many_cells(path: Path, separator: str) -> str:
+    """The first row of a table that has more cells than there are columns."""
+    rows = _rows_with_lines(path, separator)
+    _, names = next(rows)
+    for number, row in rows:
+        if len(row) > len(names):
+            return f"line {number} has {len(row)} cells, and the table has {len(names)} columns"
+    return f"a row has more cells than the table's {len(names)} columns"
+
+
+def _rows_with_lines(path: Path, separator: str) -> Iterator[tuple[int, list[str]]]:
+    """The rows of a table that are not blank, each with the line in which it ends."""
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        reader = csv.reader(file, delimiter=separator)
+        for row in reader:
+            if row:
+                yield reader.line_num, row
 
 
 def write_table(path: Path, rows: list[dict[str, Any]], columns: list[str]) -> None:
@@ -77,8 +120,13 @@ def write_table(path: Path, rows: list[dict[str, Any]], columns: list[str]) -> N
     further = {name for row in rows for name in row}.difference(columns)
     check(not further, f"{path}: columns {sorted(further)} are not among {columns}")
     cells = {name: [_written(row.get(name)) for row in rows] for name in columns}
+    # Left to itself, Python's csv module writes a bare \r without quotes, where readers end the row.
+    ends_a_row = any("\r" in str(cell) for column in cells.values() for cell in column)
+    quoting = csv.QUOTE_ALL if ends_a_row else csv.QUOTE_MINIMAL
     with written_whole(path) as part:
-        pandas.DataFrame(cells, dtype=object).to_csv(part, index=False, lineterminator="\n")
+        pandas.DataFrame(cells, dtype=object).to_csv(
+            part, index=False, lineterminator="\n", quoting=quoting
+        )
 
 
 def rows_of(table: DataFrame) -> list[dict[str, Any]]:

@@ -57,19 +57,32 @@ def _refuse_what_is_given_twice() -> None:
             sys.exit(f"--{name}: given twice, and only the last would be read; {how}")
 
 
+YAML_WORDS = {
+    word: value
+    for name, value in (("true", True), ("false", False), ("null", None))
+    for word in (name, name.title(), name.upper())
+}
+"""Words of --config that Snakemake takes for texts, or for texts in one spelling, and what YAML reads of them in a file."""
+
+
 def _parse_config(entries: Any) -> dict:
     _refuse_what_is_given_twice()
+    words: dict[str, Any] = {}
     for entry in entries or ():
-        key = str(entry).partition("=")[0]
+        key, _, value = str(entry).partition("=")
+        if key in words:
+            sys.exit(f"--config {key}: given twice, and only the last would be read; write one")
+        words[key] = value
         if "." in key:
             sys.exit(
                 f"--config {key}: only whole keys can be set here; write {key.replace('.', ': {', 1)}: ...}} into a file"
                 " that extends the study's, and give that by --configfile"
             )
     try:
-        return _snakemakes_parse_config(entries)
+        config = _snakemakes_parse_config(entries)
     except ValueError as error:
         sys.exit(f"--config: {' '.join(str(error).split())}")
+    return config | {key: YAML_WORDS[word] for key, word in words.items() if word in YAML_WORDS}
 
 
 if Path("workflow/persuasion_rl").is_dir():

@@ -185,7 +185,9 @@ def _from_jsonl(file: Path) -> Iterator[tuple[str, dict]]:
 
 def _from_csv(file: Path) -> Iterator[tuple[str, dict]]:
     """Rows as a spreadsheet numbers them, the header being the first."""
-    table = read_texts(file, "save it as CSV in UTF-8, with the columns of export-answers")
+    table = read_texts(
+        file, "save it as CSV in UTF-8, with the columns of export-answers", blank_lines=True
+    )
     missing = [name for name in NEEDED if name not in table.columns]
     if missing:
         raise UserError(

@@ -36,10 +36,10 @@ def rank_arena(
     *,
     answers: Path,
     players: list[str],
-    recipes: dict[str, Path],
     output: Path,
     draws: int,
     seed: int,
+    recipes: dict[str, Path] = {},
 ) -> int:
     """Write the ranking by people's votes, with the columns of the judges' ranking, and the judge PEOPLE.
 

@@ -44,12 +44,12 @@ def distinct(texts: list[list[str]], n: int) -> float:
 def evaluate_behaviour(
     *,
     responses: dict[str, Path],
-    losses: dict[str, Path],
     train: Path,
     concession: Path,
     output: Path,
     draws: int,
     seed: int,
+    losses: dict[str, Path] = {},
     metrics: dict[str, Path] = {},
     divergences: dict[str, Path] = {},
     similarities: dict[str, Path] = {},
@@ -62,8 +62,8 @@ def evaluate_behaviour(
     kl_a_token, kl_a_reply, log_ratio_a_token, log_ratio_a_reply (`kl`).
 
     Args:
-        losses: model -> the file of `loss.evaluate_loss`. train: the SftRows of the train side.
-        concession: the list of markers. metrics: dpo model -> its metrics.json.
+        train: the SftRows of the train side. concession: the list of markers.
+        losses: model -> the file of `loss.evaluate_loss`. metrics: dpo model -> its metrics.json.
         divergences: dpo model -> its DivergenceRows. similarities: player -> its SimilarityRows.
     """
     players = read_players(responses)

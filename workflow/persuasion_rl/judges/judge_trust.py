@@ -43,10 +43,10 @@ class Case:
 def judge_trust(
     *,
     judges: list[str],
-    labels: dict[str, Path],
     output: Path,
     draws: int,
     settings: JudgeSettings,
+    labels: dict[str, Path] = {},
     shared: dict[str, str] = {},
 ) -> None:
     """Write how often each judge is right, how far it agrees with the labels, and what else sways it.
@@ -65,7 +65,8 @@ def judge_trust(
     Pairs of which the judge gave no answer do not count.
 
     Args:
-        labels: pool -> label rows. settings: with the delta pairs, whose test side is judged, and the sides.
+        settings: with the delta pairs, whose test side is judged, and the sides.
+        labels: pool -> label rows; none in a study whose models learn from no pool.
         shared: judge -> the players with which it shares weights, in words; none for a judge that is not named.
     """
     if settings.delta_pairs is None or settings.sides is None:

@@ -54,23 +54,23 @@ class Trained:
 
 def compare_models(
     *,
-    metrics: dict[str, Path],
-    recipes: dict[str, Path],
-    common: dict[str, str],
     models: Path,
     seeds: Path,
+    metrics: dict[str, Path] = {},
+    recipes: dict[str, Path] = {},
+    common: dict[str, str] = {},
     pools: dict[str, str] = {},
     groups: dict[str, str] = {},
 ) -> None:
-    """Write one table with a row a model, and one with a row a group of several seeds (maybe none).
+    """Write one table with a row a model, and one with a row a group of several seeds; either may have none.
 
     Losses are in nats. Where a metric has no value (a supervised model has no reward accuracy), the field is
     empty. Standard deviations are those of a sample (n - 1).
 
     Args:
+        models, seeds: the tables that are written.
         metrics: model -> its metrics.json, in the order of the study. recipes: model -> its recipe.json.
-        common: the recipe of each method, as `method.argument` -> value in YAML.
-        models, seeds: the tables that are written. pools: dpo model -> its pool.
+        common: the recipe of each method, as `method.argument` -> value in YAML. pools: dpo model -> its pool.
         groups: model -> the first model that it differs from in nothing but seeds.
     """
     trained = {

@@ -203,7 +203,7 @@ def _of_honesty(honesty: list[dict], models: list[str]) -> list[str]:
         if shares := [f"{model} {interval_text(row[model])}" for of, model in apart if of is row]:
             base = f"{_name(row)}, base {interval_text(row['base'])}"
             differing.append(f"{base}: {', '.join(shares)}")
-    if not measured:
+    if not tested:
         return []
     asked = f"Honesty, which is in no win rate, as shares of replies ({', '.join(map(_name, measured))}): "
     if not differing:

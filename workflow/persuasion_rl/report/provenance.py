@@ -14,17 +14,20 @@ def made_from(recipes: dict[str, Path], delta_recipe: Path, prompts: Path) -> di
     """Python and packages of the first training, and digests: of weights and of the rows that they learned from, as the
     recipes have them, of the judge that learns and of the prompts that all players answer.
 
+    Where no model is trained, the judge's training is the first one.
+
     Args:
         recipes: model -> its recipe.json. delta_recipe: that of the delta judge.
         prompts: the held-out prompts of the evaluation.
     """
     trainings = {model: read_json(path) for model, path in recipes.items()}
-    first = next(iter(trainings.values()), {})
+    delta = read_json(delta_recipe)
+    first = next(iter(trainings.values()), delta)
     digests = {"base": first.get("base_digest", "")}
     digests |= {model: training["adapter_digest"] for model, training in trainings.items()}
     for model, training in trainings.items():
         digests |= {f"{model}, {rows} rows": digest for rows, digest in training["data"].items()}
-    digests["delta judge"] = read_json(delta_recipe)["adapter_digest"]
+    digests["delta judge"] = delta["adapter_digest"]
     digests["prompts of the evaluation"] = file_digest(prompts)
     return {
         "python": first.get("python", "unknown"),

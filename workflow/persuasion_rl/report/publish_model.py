@@ -31,7 +31,7 @@ def publish_model(
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError
 
-    check_publication(namespace, base_source)
+    check_publication(namespace, base_source, [name])
     check_hub_token()
     repository = f"{namespace}/{name}"
     api = HfApi()

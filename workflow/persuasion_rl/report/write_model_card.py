@@ -67,7 +67,7 @@ def write_model_card(
         measured=read_json(metrics),
         recipe=json.dumps(training["recipe"], indent=2, sort_keys=True),
         evaluated=bool(own),
-        limits=warnings(trust_rows, judges),
+        limits=warnings(trust_rows, judges) if judges else [],
         labelled=facts.labelled_by(),
         compared=[row for row in declared if row["player"] == model],
         trusted=[

@@ -18,7 +18,7 @@ import threading
 import time
 import types
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -40,7 +40,26 @@ def stage(*functions: Callable) -> None:
     """
     if workflow := os.environ.get(WORKFLOW):
         _end_with(int(workflow))
-    words = sys.argv[1:]
+    try:
+        function, arguments = read_words(functions, sys.argv[1:])
+        function(**arguments)
+    except (UserError, FileNotFoundError) as error:
+        sys.exit(f"error: {error}" if is_main_process() else 1)
+    except Exception as error:
+        if not is_disk_full(error):
+            raise
+        sys.exit(
+            f"error: a file was not written whole, most likely because the disk is full ({error}); make room"
+            " and ask for it again: a training goes on from its last whole checkpoint"
+        )
+
+
+def read_words(functions: Sequence[Callable], words: list[str]) -> tuple[Callable, dict[str, Any]]:
+    """The function that a command line calls, and its arguments; argparse ends the process where the words are wrong.
+
+    Args:
+        functions: those of a module, of which the first word names one where there are several.
+    """
     function = functions[0]
     if len(functions) > 1:
         names = {function.__name__: function for function in functions}
@@ -54,17 +73,7 @@ def stage(*functions: Callable) -> None:
     known, further = parser.parse_known_args(words)
     if further and not recipe_allowed:
         parser.error(f"unknown argument: {further[0]}")
-    try:
-        function(**_arguments(function, vars(known)), **_recipe(further))
-    except (UserError, FileNotFoundError) as error:
-        sys.exit(f"error: {error}" if is_main_process() else 1)
-    except Exception as error:
-        if not is_disk_full(error):
-            raise
-        sys.exit(
-            f"error: a file was not written whole, most likely because the disk is full ({error}); make room"
-            " and ask for it again: a training goes on from its last whole checkpoint"
-        )
+    return function, _arguments(function, vars(known)) | _recipe(further)
 
 
 def _end_with(workflow: int) -> None:

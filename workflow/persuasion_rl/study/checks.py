@@ -5,17 +5,21 @@ Every mistake is one line: the key, the value, what is allowed.
 
 import os
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
 from persuasion_rl.files import UserError
-from persuasion_rl.study.config import Config, Data, World
+from persuasion_rl.study.config import Config, World
 from persuasion_rl.study.judging import OtherPlayer
 from persuasion_rl.study.names import BASE, HUMAN, is_local
+from persuasion_rl.study.plan_checks import ai_room, check_plan
 from persuasion_rl.study.recipe_checks import check_recipes
 from persuasion_rl.study.recipes import Model
 from persuasion_rl.study.section import MOST_ROWS, key_path
 
-LOOKS_LIKE_A_KEY = re.compile(r"\bsk-[\w-]{8,}|://[^/]*@|[?&]\w*key\w*=", re.IGNORECASE)
+LOOKS_LIKE_A_KEY = re.compile(
+    r"\bsk-[\w-]{8,}|://[^/]*@|[?&][\w.-]*(key|token(?!s)|secret|password)[\w.-]*=", re.IGNORECASE
+)
 MOST_SHARDS = 2_000
 """Jobs that answer a pool's prompts; Snakemake plans more for minutes."""
 HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?", re.ASCII)
@@ -25,7 +29,7 @@ def check_config(config: Config) -> None:
     """UserError where the parts of a configuration do not fit each other, or a file that it names is missing."""
     check_lineage(config)
     _check_base_source(config.models[BASE])
-    _check_plan(config.data)
+    check_plan(config.data)
     _check_world(config.world)
     check_recipes(config)
     _check_room(config)
@@ -125,65 +129,6 @@ def _is_model_folder(folder: str) -> bool:
     return os.path.isfile(os.path.join(folder, "config.json"))
 
 
-def _check_plan(data: Data) -> None:
-    shares = dict(data.split.items())
-    if abs(sum(shares.values()) - 1) > 1e-6:
-        raise UserError(f"data.split: {shares} must add up to 1")
-    if data.min_tokens >= data.max_tokens:
-        raise UserError(
-            f"data.min_tokens: {data.min_tokens} must be below max_tokens {data.max_tokens}"
-        )
-    if data.max_context_tokens >= data.max_seq_length:
-        raise UserError(
-            f"data.max_context_tokens: {data.max_context_tokens} must be below max_seq_length"
-            f" {data.max_seq_length}"
-        )
-    if not data.use_cmv and not data.use_p4g:
-        raise UserError(
-            "data.use_cmv and data.use_p4g: both are false; there is nothing to learn from"
-        )
-    if not getattr(data, f"use_{data.pool_source}"):
-        raise UserError(
-            f"data.pool_source: {data.pool_source!r}, but data.use_{data.pool_source} is false"
-        )
-    if (data.max_p4g_examples is not None or data.p4g_donation_weighted) and not data.use_p4g:
-        name = "p4g_donation_weighted" if data.p4g_donation_weighted else "max_p4g_examples"
-        raise UserError(
-            f"data.{name}: means nothing without PersuasionForGood; write use_p4g: true, or leave it out (null where it is"
-            " inherited)"
-        )
-    _check_pool_sizes(data)
-
-
-def _room(data: Data) -> int:
-    """The prompts that the other two pools leave to the AI pool."""
-    test = round(data.max_examples * data.split.test)
-    val = round(data.max_examples * data.split.val) if data.use_val_set else 0
-    return test - data.human_pool_size - data.final_eval_size + val
-
-
-def _check_pool_sizes(data: Data) -> None:
-    test = round(data.max_examples * data.split.test)
-    held_out = data.human_pool_size + data.final_eval_size
-    if held_out > test:
-        raise UserError(
-            f"data.human_pool_size + data.final_eval_size: {held_out:,} prompts are more than the test"
-            f" side's {test:,} (max_examples x split.test)"
-        )
-    room = _room(data)
-    uses_val = f"(use_val_set: {str(data.use_val_set).lower()})"
-    if data.ai_pool_size is None and room < 1:
-        raise UserError(
-            "data.human_pool_size + data.final_eval_size: they leave no prompt for the AI pool"
-            f" {uses_val}"
-        )
-    if (data.ai_pool_size or 0) > room:
-        raise UserError(
-            f"data.ai_pool_size: {data.ai_pool_size:,} prompts are more than the {room:,} that validation"
-            f" and test leave {uses_val}"
-        )
-
-
 def _check_room(config: Config) -> None:
     """A prompt and a sampled response must fit a dpo row."""
     longest = config.data.max_context_tokens + config.sampling.max_new_tokens
@@ -214,7 +159,7 @@ def _check_pools(config: Config) -> None:
         if name in config.pools_behind(source):
             raise UserError(f"{key}: a cycle, {source!r} learns from this pool")
         data = config.data
-        size = data.human_pool_size if name == HUMAN else data.ai_pool_size or _room(data)
+        size = data.human_pool_size if name == HUMAN else data.ai_pool_size or ai_room(data)
         if size > MOST_SHARDS * pool.shard_rows:
             raise UserError(
                 f"pools.{name}.shard_rows: {pool.shard_rows:,} prompts a job are more than {MOST_SHARDS:,} jobs for the"
@@ -373,8 +318,15 @@ def _check_corpora(config: Config) -> None:
             raise UserError(f"corpora_dir: there is no folder {name!r} in {folder!r}")
 
 
-def check_publication(namespace: str, base_source: str) -> None:
-    """UserError where adapters on this base model are none for the Hub, or no namespace says where they go."""
+def check_publication(namespace: str, base_source: str, names: Iterable[str]) -> None:
+    """UserError where adapters on this base model are none for the Hub, or no namespace says where they go.
+
+    Args:
+        names: the repositories' names within the namespace, which the Hub must take.
+    """
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id
+
     if not namespace:
         raise UserError(
             "publish.namespace: write the user or organisation of the Hub to publish under"
@@ -384,3 +336,11 @@ def check_publication(namespace: str, base_source: str) -> None:
             f"publish: an adapter on {base_source!r} (models.{BASE}.source) is of no use to others: that base model is"
             " not on the Hub; leave out the target publish"
         )
+    for name in names:
+        try:
+            validate_repo_id(f"{namespace}/{name}")
+        except HFValidationError as error:
+            raise UserError(
+                f"publish: the Hub takes no repository {namespace}/{name} (publish.namespace/study-MODEL):"
+                f" {' '.join(str(error).split())}"
+            ) from None

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from persuasion_rl.study.parsing import (
     shortened,
     value_at,
 )
-from persuasion_rl.study.section import key_path, takes_null
+from persuasion_rl.study.section import is_optional, key_path, takes_null
 
 BELONGS = (
     ("models", "*", "source", "revision"),
@@ -43,6 +44,18 @@ def load_config(given: dict[str, Any], file: Path | None = None) -> Config:
     """
     # Snakemake takes the last of two keys of one name, without a word; that is refused in reading.
     own = keys_of_file(file) if file is not None and file.is_file() else None
+    config = _complete(given, file, own)
+    if own is not None:
+        _refuse_name_of_another(config.study, file, own)
+    return config
+
+
+def _complete(given: dict[str, Any], file: Path | None, own: dict[str, Any] | None) -> Config:
+    """As `load_config`, whatever other files there are.
+
+    Args:
+        own: the keys of the file alone, where there is one.
+    """
     layers = _layers(deepcopy(given), file)
     if len(layers) > 1 and layers[0][1].get("study") is None:
         parent = layers[1][0]
@@ -67,6 +80,35 @@ def load_config(given: dict[str, Any], file: Path | None = None) -> Config:
     except UserError as error:
         raise UserError(f"{error}{_inherited_from(str(error), layers)}") from None
     return config
+
+
+def _refuse_name_of_another(name: str, file: Path, own: dict[str, Any]) -> None:
+    """UserError where another file beside a study's has the same name for another configuration, and neither of the two
+    extends the other: both would write to one folder of results.
+
+    Args:
+        own: the keys of the study's file. A file that is no study, or cannot be read, is in nobody's way.
+    """
+    below = {os.path.realpath(each) for each, _ in _layers(deepcopy(own), file)}
+    for other in sorted(file.parent.glob("*.yaml")):
+        if os.path.realpath(other) in below or not other.is_file():
+            continue
+        with suppress(UserError, OSError):
+            # Reading all of a text costs little, and parsing it much more.
+            if name.encode() not in other.read_bytes():
+                continue
+            keys = keys_of_file(other)
+            extended = {os.path.realpath(each) for each, _ in _layers(deepcopy(keys), other)}
+            if keys.get("study") != name or os.path.realpath(file) in extended:
+                continue
+            if _complete(keys, other, keys) != _complete(own, file, own):
+                break
+    else:
+        return
+    raise UserError(
+        f"study: {name!r} is the name of {other} too, which is another study, and both would write to results/{name}/;"
+        " give one of them a name of its own"
+    )
 
 
 def load_config_file(file: Path) -> Config:
@@ -117,12 +159,18 @@ def _layers(study: dict, file: Path | None) -> list[tuple[Path | None, dict]]:
 
 
 def _merged(below: dict, above: dict, path: tuple[str, ...] = ()) -> dict:
-    """Keys laid over others. A null takes a key away, so that its default holds, unless null is a value of that key."""
+    """Keys laid over others. A null takes a key away, so that its default holds, unless null is a value of that key.
+
+    Of a key that may be missing (`optional`) it does so whether the key is there or not.
+    """
     merged = dict(below)
     for key, value in above.items():
         inner = (*path, str(key))
-        if isinstance(value, dict) and isinstance(merged.get(key), dict):
-            merged[key] = _merged(merged[key], value, inner)
+        if isinstance(value, dict):
+            under = merged.get(key)
+            merged[key] = _merged(under if isinstance(under, dict) else {}, value, inner)
+        elif value is None and is_optional(Config, inner):
+            merged.pop(key, None)
         elif value is None and key in merged and not takes_null(Config, inner):
             del merged[key]
         else:

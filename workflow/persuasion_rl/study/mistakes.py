@@ -127,6 +127,8 @@ def _hint(mistake: dict[str, Any], given: Any, own: Any) -> str:
     """What may be behind a value that is text and should be none, or none and should be text."""
     value = mistake["input"]
     if mistake["type"] == "string_type" and isinstance(value, bool | int | float | date):
+        if own is not None and value_at(own, mistake["loc"]) != value:
+            return " (--config reads it as none: write it, in quotes, into a file that extends this one)"
         return " (put it in quotes, if it is meant)"
     if not isinstance(value, str) or mistake["type"] not in NOT_TEXT:
         return ""

@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Iterator, Sequence
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,9 @@ MOST_VALUES = 100_000
 
 
 def shortened(value: Any, most: int = 200) -> str:
-    """A value as Python writes it, cut where it is long."""
+    """A value as Python writes it, a date as YAML does, cut where it is long."""
     try:
-        text = repr(value)
+        text = str(value) if isinstance(value, date) else repr(value)
     except ValueError:  # Python writes no number of more than 4,300 digits
         return "a number of thousands of digits"
     return text if len(text) <= most else f"{text[: most - 3]}..."

@@ -42,9 +42,13 @@ def _refuse_files_as_folders(jobs: Iterable[Any]) -> None:
 
 def _refuse_to_publish(study: Study, jobs: Iterable[Any]) -> None:
     """End where some of these jobs send a model away, and it cannot go. They run where Snakemake does."""
-    if any(job.rule.name == "publish_model" for job in jobs):
+    models = [job.wildcards.model for job in jobs if job.rule.name == "publish_model"]
+    if models:
+        names = [study.publication(model)["name"] for model in models]
         try:
-            check_publication(study.config.publish.namespace or "", study.models[BASE].source)
+            check_publication(
+                study.config.publish.namespace or "", study.models[BASE].source, names
+            )
             check_hub_token()
         except UserError as error:
             sys.exit(f"error: {error}")

@@ -66,8 +66,8 @@ class Recipe(Section):
     label_smoothing: Annotated[float, Field(ge=0, lt=0.5), ONE_SPELLING] = optional(
         "Share of labels taken to be wrong; with the loss robust."
     )
-    loss_type: list[Literal["sigmoid", "sft", "hinge", "ipo", "robust"]] = optional(
-        "DPO's losses, summed.", min_length=1
+    loss_type: Annotated[list[Literal["sigmoid", "sft", "hinge", "ipo", "robust"]], Unique] = (
+        optional("DPO's losses, summed.", min_length=1)
     )
     loss_weights: list[NonNegative] = optional("The losses' weights.", min_length=1)
 

@@ -77,10 +77,21 @@ def _walk(root: "type[Section]", path: Sequence[str]) -> "tuple[type[Section] | 
 
 def takes_null(root: "type[Section]", path: Sequence[str]) -> bool:
     """Whether null is a value of the key at the end of a path, as of llm.temperature."""
+    field = _field(root, path)
+    return field is not None and type(None) in get_args(field.annotation)
+
+
+def is_optional(root: "type[Section]", path: Sequence[str]) -> bool:
+    """Whether the key at the end of a path was declared by `optional`, as models.base.revision."""
+    field = _field(root, path)
+    return field is not None and field.json_schema_extra is _no_default
+
+
+def _field(root: "type[Section]", path: Sequence[str]) -> "FieldInfo | None":
+    """The key at the end of a path; None of a name, and of what is no key."""
     *above, name = path
     section, by_name = _walk(root, above)
-    field = section.model_fields.get(name) if section and not by_name else None
-    return field is not None and type(None) in get_args(field.annotation)
+    return section.model_fields.get(name) if section and not by_name else None
 
 
 def key_path(*parts: Any) -> str:
@@ -102,7 +113,10 @@ def keys_of(section: "type[Section]", path: str = "") -> "Iterator[tuple[str, Fi
 
 
 def _no_default(schema: dict[str, Any]) -> None:
+    """What editors know of a key that may be missing: it has no default, and null stands for its absence."""
     del schema["default"]
+    value = {name: schema.pop(name) for name in [*schema] if name != "description"}
+    schema["anyOf"] = [value, {"type": "null"}]
 
 
 def may_be_missing(section: type[Section], name: str) -> bool:

@@ -3,6 +3,7 @@
 Everything here follows from the configuration. Nothing is read but that, and nothing is written.
 """
 
+import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -192,6 +193,21 @@ class Study(Evaluation):
         name = own or f"{self.name}-{model}"
         settings = self.config.wandb.resolved() | {"name": name, "folder": self.path("wandb")}
         return flags({"tracking": settings})
+
+    def refuse_unattended_without_players(self, targets: Iterable[str]) -> None:
+        """UserError where a target compares the players that need no person, and there are not two of them."""
+        players, folder = self.players("unattended"), self.path("unattended/")
+        if not self.waits_for_people or len(players) > 1:
+            return
+        alone = {self.trust_table("unattended"), *self.model_tables("unattended").values()}
+        for target in targets:
+            path = os.path.normpath(target)
+            if path == "unattended" or (path.startswith(folder) and path not in alone):
+                who = f"only {players[0]} needs" if players else "none needs"
+                raise UserError(
+                    f"{target}: of evaluation.players {who} no labels of people, and a comparison takes two; add one"
+                    f" ({BASE}, say), or make other targets"
+                )
 
     def refuse_other_studies(self, targets: Iterable[str]) -> None:
         """UserError where a target lies under the results of another study than this one."""

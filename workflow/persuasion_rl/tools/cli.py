@@ -1,15 +1,22 @@
 """What people run besides snakemake: `persuasion-rl COMMAND`."""
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
+import persuasion_rl
 from persuasion_rl.files import UserError
 from persuasion_rl.study.recorded import recorded_config, study_folder
+
+CHECKOUT = "PERSUASION_RL_CHECKOUT"
+"""The environment variable of a process that was started again, with the package that it was to have."""
 
 
 def main(words: list[str] | None = None) -> None:
     """The console script; a UserError ends in one line, exit 1."""
+    if words is None:
+        _start_with_the_checkouts_package()
     parser = argparse.ArgumentParser(prog="persuasion-rl", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     compare = commands.add_parser("compare", help="what differs between two studies")
@@ -62,6 +69,25 @@ def main(words: list[str] | None = None) -> None:
         if error.filename is None:
             raise
         sys.exit(f"error: {error.filename}: {error.strerror}")
+
+
+def _start_with_the_checkouts_package() -> None:
+    """Start this process again where the current folder is a checkout whose package is another one than this.
+
+    The Snakefile takes the checkout's own package too, and what its jobs depend on is that code.
+    """
+    place = Path("workflow").resolve()
+    package = place / "persuasion_rl"
+    started_for = os.environ.pop(CHECKOUT, None)
+    is_checkout = Path("Snakefile").is_file() and (package / "tools/cli.py").is_file()
+    if not is_checkout or package == Path(persuasion_rl.__file__).resolve().parent:
+        return
+    if started_for == str(place):
+        return  # something puts another package first again
+    before = filter(None, [str(place), os.environ.get("PYTHONPATH")])
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(before), CHECKOUT: str(place)}
+    command = [sys.executable, "-P", "-m", "persuasion_rl.tools.cli", *sys.argv[1:]]
+    os.execve(sys.executable, command, environment)
 
 
 def _compare(one: str, other: str) -> None:

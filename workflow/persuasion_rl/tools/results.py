@@ -29,6 +29,7 @@ NAMED_BY_PATH = ("unattended", "exploration")
 ROWS = {
     "responses": ("evaluation/responses/*.jsonl", "player"),
     "verdicts": ("evaluation/verdicts/*.jsonl", "judge"),
+    "unattended/verdicts": ("unattended/verdicts/*.jsonl", "judge"),
     "labels": ("preferences/*_pool_labels.jsonl", "pool"),
     "pairs": ("preferences/*_train.jsonl", "pool"),
     "examples": ("splits/sft_*.jsonl", "side"),
@@ -38,8 +39,10 @@ ROWS = {
 """Name -> the files that hold such rows, and the column that tells what stands for * in a file's path."""
 
 
-class MissingFrame(UserError, AttributeError):
+class MissingFrame(UserError, AttributeError, KeyError):
     """A study has no table or no rows of this name (yet)."""
+
+    __str__ = Exception.__str__  # a KeyError's has quotes around it
 
 
 class Frames(Mapping[str, "DataFrame"]):
