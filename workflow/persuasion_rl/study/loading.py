@@ -1,6 +1,7 @@
 """The configuration of a study: its file, laid over the files that it extends, checked."""
 
 import os
+import re
 from collections.abc import Sequence
 from contextlib import suppress
 from copy import deepcopy
@@ -90,12 +91,13 @@ def _refuse_name_of_another(name: str, file: Path, own: dict[str, Any]) -> None:
         own: the keys of the study's file. A file that is no study, or cannot be read, is in nobody's way.
     """
     below = {os.path.realpath(each) for each, _ in _layers(deepcopy(own), file)}
+    named = re.compile(rb"study\W+" + re.escape(name.encode()))
     for other in sorted(file.parent.glob("*.yaml")):
         if os.path.realpath(other) in below or not other.is_file():
             continue
         with suppress(UserError, OSError):
             # Reading all of a text costs little, and parsing it much more.
-            if name.encode() not in other.read_bytes():
+            if not named.search(other.read_bytes()):
                 continue
             keys = keys_of_file(other)
             extended = {os.path.realpath(each) for each, _ in _layers(deepcopy(keys), other)}
