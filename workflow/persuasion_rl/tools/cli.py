@@ -5,7 +5,6 @@ import os
 import sys
 from pathlib import Path
 
-import persuasion_rl
 from persuasion_rl.files import UserError
 from persuasion_rl.study.recorded import recorded_config, study_folder
 
@@ -80,7 +79,7 @@ def _start_with_the_checkouts_package() -> None:
     package = place / "persuasion_rl"
     started_for = os.environ.pop(CHECKOUT, None)
     is_checkout = Path("Snakefile").is_file() and (package / "tools/cli.py").is_file()
-    if not is_checkout or package == Path(persuasion_rl.__file__).resolve().parent:
+    if not is_checkout or package == Path(__file__).resolve().parents[1]:
         return
     if started_for == str(place):
         return  # something puts another package first again
