@@ -227,7 +227,6 @@ def test_a_retry_asks_for_more_memory_and_time(elsewhere):
     """Three jobs that always fail, through a profile: they write down what they had."""
     (elsewhere / "failing.smk").write_text(
         """
-configfile: "config/demo.yaml"
 include: "workflow/rules/common.smk"
 ASKS = {"train_sft": None, "other": None, "never_again": 0}
 rule all:
@@ -241,7 +240,8 @@ for NAME, RETRIES in ASKS.items():
         shell: "echo {output} {resources.mem_mb} {resources.runtime} >> asked; false"
 """
     )
-    run = snakemake("-s", "failing.smk", "--profile", "profiles/aws-gpu", root=elsewhere)
+    words = ["-s", "failing.smk", "--profile", "profiles/aws-gpu"]
+    run = snakemake(*words, "--configfile", "config/demo.yaml", root=elsewhere)
     assert run.returncode == 1, run.stdout[-3000:]
     asked = [line.split() for line in (elsewhere / "asked").read_text().splitlines()]
     found = {

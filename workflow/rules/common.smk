@@ -56,8 +56,9 @@ CONFIG_FILE = or_exit(
     the_one_file, workflow.overwrite_configfiles or ["config/config.yaml"]
 )
 study = or_exit(Study.read, config, CONFIG_FILE, prefix=f"{CONFIG_FILE}: ")
+ASKED_FOR = asked_for(sys.argv)
 for refuse in (study.refuse_other_studies, study.refuse_unattended_without_players):
-    or_exit(refuse, asked_for(sys.argv), prefix=f"{CONFIG_FILE}: ")
+    or_exit(refuse, ASKED_FOR, prefix=f"{CONFIG_FILE}: ")
 
 
 # A param that takes `input` is not compared by Snakemake: what it holds makes nothing stale. Where files are is one, since
