@@ -180,7 +180,6 @@ def checkout(tmp_path_factory):
     tiny = folder / "tests/tiny.yaml"
     study = load_config(yaml.safe_load(tiny.read_text()), tiny).resolved()
     study["models"] = {name: study["models"][name] for name in ("base", "sft", "rlaif")}
-    study["evaluation"] |= {"players": ["rlaif", "human"], "judges": ["length"]}
     (folder / CONFIG).write_text(yaml.safe_dump(study, sort_keys=False))
     return folder
 
