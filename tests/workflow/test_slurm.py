@@ -179,6 +179,7 @@ def checkout(tmp_path_factory):
     folder = copy_project(tmp_path_factory.mktemp("cluster") / "checkout")
     tiny = folder / "tests/tiny.yaml"
     study = load_config(yaml.safe_load(tiny.read_text()), tiny).resolved()
+    study["study"] = "cluster"
     study["models"] = {name: study["models"][name] for name in ("base", "sft", "rlaif")}
     (folder / CONFIG).write_text(yaml.safe_dump(study, sort_keys=False))
     return folder
@@ -207,8 +208,8 @@ def end_run(run: subprocess.Popen) -> None:
 def test_a_study_runs_on_a_cluster_and_a_job_that_it_kills_goes_on(cluster, checkout, tmp_path):
     """To the report, of the branch that learns from a judge: it has all kinds of jobs in it but those of people, and a
     job takes some 10 s to come and go."""
-    study, told = checkout / "results/tiny", tmp_path / "told.txt"
-    run = start(checkout, cluster, told, "results/tiny/report.html")
+    study, told = checkout / "results/cluster", tmp_path / "told.txt"
+    run = start(checkout, cluster, told, "results/cluster/report.html")
     try:
         until = time.monotonic() + RUNS_WITHIN_S
         while not list(study.glob("state/trainings/sft/*/checkpoint-*/whole.json")):
@@ -269,7 +270,7 @@ def test_a_submit_host_is_not_asked_for_a_gpu(cluster, checkout, tmp_path):
     if visible_devices():
         pytest.skip("this machine has a GPU")
     told, before = tmp_path / "told.txt", len(of_rule(cluster, "train_sft"))
-    words = ["results/tiny/models/sft/adapter_model.safetensors", "--config", "device=cuda"]
+    words = ["results/cluster/models/sft/adapter_model.safetensors", "--config", "device=cuda"]
     run = start(
         checkout, cluster, told, *words, "--forcerun", "train_sft", "--preemptible-retries", "0"
     )
