@@ -46,7 +46,7 @@ def test_what_does_not_pass_is_named_after_bounded_attempts(
     judge, server, provider, name, action, tmp_path, capfd
 ):
     server.behave = only(action)
-    judged, other = judge_both_orders(judge(provider, timeout_s=0.2, retries=2), PAIRS[1:])
+    judged, other = judge_both_orders(judge(provider, timeout_s=1, retries=2), PAIRS[1:])
     assert (judged.verdict, judged.failure) == (None, name) and other.verdict == "tie"
     assert len(server.requests) == 2 * 3 + 2
     assert len(cached(tmp_path)) == 2 + (6 if name == "unparsable" else 0), "raw answers are kept"
