@@ -18,8 +18,8 @@ class SampleStore:
     """An engine's samples as JSON lines, in a folder of `state`.
 
     The folder is named by all that the samples depend on: the engine, its code, whether it is reproducible, the model
-    with its tokenizer and configuration, the seed, the limits. The server of the engine openai may move, since the model is the study's; an endpoint at
-    another address is another endpoint.
+    with its tokenizer and configuration, the seed, the limits. The server of the engine openai may move, since the model
+    is the study's; an endpoint at another address is another endpoint.
 
     Every process writes a file of its own and reads all files of the folder. So shards of any size share their samples,
     no two jobs write to one file, and nothing follows a line that a kill cut off. A request that a server rejected

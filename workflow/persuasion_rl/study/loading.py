@@ -52,7 +52,7 @@ def load_config(given: dict[str, Any], file: Path | None = None) -> Config:
 
 
 def _complete(given: dict[str, Any], file: Path | None, own: dict[str, Any] | None) -> Config:
-    """As `load_config`, whatever other files there are.
+    """A study's configuration with all defaults, checked by itself: the names of other studies are not looked at.
 
     Args:
         own: the keys of the file alone, where there is one.

@@ -112,7 +112,7 @@ def recorded_config(folder: Path) -> Config:
 
 
 def recorded_settings(folder: Path) -> dict[str, Any]:
-    """The same as plain keys and values, as they were recorded, whatever version did.
+    """The keys and values that a study recorded, unchecked: those of an older version too.
 
     Raises:
         UserError: there are none; one line with the file and how it is made again.

@@ -24,7 +24,7 @@ class Section(BaseModel):
         """Keys and values, as those of a dict; keys that may be missing and are (`optional`) are left out."""
         for name in type(self).model_fields:
             value = getattr(self, name)
-            if not (value is None and may_be_missing(type(self), name)):
+            if not (value is None and is_optional(type(self), [name])):
                 yield name, value
 
     def resolved(self) -> dict[str, Any]:
@@ -82,9 +82,10 @@ def takes_null(root: "type[Section]", path: Sequence[str]) -> bool:
 
 
 def is_optional(root: "type[Section]", path: Sequence[str]) -> bool:
-    """Whether the key at the end of a path was declared by `optional`, as models.base.revision."""
+    """Whether the key at the end of a path may be missing, as models.base.revision: its default is None, which is none of
+    its values."""
     field = _field(root, path)
-    return field is not None and field.json_schema_extra is _no_default
+    return field is not None and field.default is None and not takes_null(root, path)
 
 
 def _field(root: "type[Section]", path: Sequence[str]) -> "FieldInfo | None":
@@ -117,11 +118,6 @@ def _no_default(schema: dict[str, Any]) -> None:
     del schema["default"]
     value = {name: schema.pop(name) for name in [*schema] if name != "description"}
     schema["anyOf"] = [value, {"type": "null"}]
-
-
-def may_be_missing(section: type[Section], name: str) -> bool:
-    """Whether a key was declared by `optional`: its default is None, which is none of its values."""
-    return section.model_fields[name].default is None and not takes_null(section, [name])
 
 
 def _whole(value: Any) -> Any:
