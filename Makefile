@@ -16,7 +16,7 @@ test: $(VENV)/.installed-dev  ## the tests that need no training
 	python -m pytest -n $(CORES) --dist loadfile -m "not slow and not browser and not kills and not s3 and not slurm"
 
 test-slow: $(VENV)/.installed-dev  ## the tests that train models or run the workflow
-	python -m pytest -n $(CORES) --dist loadfile -m slow
+	python -m pytest -n $(CORES) --dist loadgroup -m slow
 
 test-browser: $(VENV)/.installed-dev  ## the annotation page and the report in a headless Chromium, if one is installed
 	python -m pytest -m browser

@@ -36,6 +36,13 @@ def pytest_configure(config):
         forks.import_trainers_too()
 
 
+def pytest_collection_modifyitems(items):
+    """One worker runs the tests of a file, and one all that need the small study: another would wait for it."""
+    for item in items:
+        group = "small" if "small" in item.fixturenames else str(item.path)
+        item.add_marker(pytest.mark.xdist_group(group))
+
+
 @pytest.fixture(scope="session")
 def real_data() -> Path:
     """The folder of real corpora beside the project, or the one that the environment names."""
