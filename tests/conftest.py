@@ -17,6 +17,8 @@ import pytest
 import forks
 from running import ROOT, WORKFLOW
 
+# Tests run beside each other: threads that wait for others must not keep a core busy (they took ten times as long).
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 if find_spec("persuasion_rl") is None:
     sys.path.insert(0, str(WORKFLOW))
 
@@ -36,10 +38,11 @@ def pytest_configure(config):
         forks.import_trainers_too()
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
     """One worker runs the tests of a file, and one all that need the small study: another would wait for it."""
     for item in items:
-        group = "small" if "small" in item.fixturenames else str(item.path)
+        group = "small" if "small" in item.fixturenames else item.path.stem
         item.add_marker(pytest.mark.xdist_group(group))
 
 
