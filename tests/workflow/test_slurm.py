@@ -213,6 +213,7 @@ def test_a_study_runs_on_a_cluster_and_a_job_that_it_kills_goes_on(cluster, chec
         "models.csv",
         "judges/trust.csv",
         "evaluation/verdicts/truth.jsonl",
+        "evaluation/losses/rlaif.json",
         "evaluation/divergences/rlaif.jsonl",
     )
     run = start(checkout, cluster, told, *(f"results/cluster/{target}" for target in targets))
