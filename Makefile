@@ -67,5 +67,6 @@ $(VENV)/.installed: envs/requirements.txt envs/requirements-cuda.txt pyproject.t
 	touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed envs/requirements-dev.txt envs/requirements-notebook.txt envs/requirements-llm.txt envs/requirements-annotate.txt
-	$(BIN)/pip install -r envs/requirements-dev.txt -r envs/requirements-notebook.txt -r envs/requirements-llm.txt -r envs/requirements-annotate.txt
+	$(BIN)/pip install --no-compile -r envs/requirements-dev.txt -r envs/requirements-notebook.txt -r envs/requirements-llm.txt -r envs/requirements-annotate.txt
+	$(BIN)/python -m compileall -q -j 0 $(VENV)/lib || true
 	touch $@

@@ -40,7 +40,13 @@ def pytest_configure(config):
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
-    """One worker runs the tests of a file, and one all that need the small study: another would wait for it."""
+    """One worker runs the tests of a file, and one all that need the small study: another would wait for it.
+
+    What takes longest begins first, so that no worker is left with it at the end: the small study, then workflows.
+    """
+    items.sort(
+        key=lambda item: ("small" not in item.fixturenames, "workflow" not in item.path.parts)
+    )
     for item in items:
         group = "small" if "small" in item.fixturenames else item.path.stem
         item.add_marker(pytest.mark.xdist_group(group))

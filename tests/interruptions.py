@@ -77,8 +77,10 @@ class Story:
         return {KINDS[name] for name in self.killed if name in KINDS}
 
 
-def run(checkout: Path, kills: int = 0, random: Random | None = None, undisturbed=None) -> Story:
-    """Run the study until it is whole, with some kills on the way.
+def run(
+    checkout: Path, target: str, kills: int = 0, random: Random | None = None, undisturbed=None
+) -> Story:
+    """Run the study until a target of it is whole, with some kills on the way.
 
     Args:
         random, undisturbed: where there are kills; the latter is the study as nobody disturbed it, its folder and story.
@@ -94,7 +96,7 @@ def run(checkout: Path, kills: int = 0, random: Random | None = None, undisturbe
         ended = ended_jobs(checkout)
         told = checkout / f"told-{attempt}.txt"
         with told.open("w") as output:
-            process = start(checkout, output)
+            process = start(checkout, target, output)
             try:
                 plan = Plan(kills - attempt, random, takes, within_s) if attempt < kills else None
                 while process.poll() is None:
@@ -174,8 +176,8 @@ class Plan:
         return age > self.share * self.takes.get(name, 0)
 
 
-def start(checkout: Path, output) -> subprocess.Popen:
-    return snakemake(checkout, "all", "--cores", str(CORES), output=output)
+def start(checkout: Path, target: str, output) -> subprocess.Popen:
+    return snakemake(checkout, target, "--cores", str(CORES), output=output)
 
 
 def snakemake(checkout: Path, *words: str, output=subprocess.DEVNULL) -> subprocess.Popen:
@@ -260,7 +262,10 @@ def durations(checkout: Path) -> dict[str, float]:
     }.items():  # fmt: skip
         folder = checkout / STUDY / "benchmarks"
         files = [file for pattern in patterns for file in folder.glob(f"{pattern}.tsv")]
-        found[module] = min(float(file.read_text().split("\n")[1].split("\t")[0]) for file in files)
+        if files:
+            found[module] = min(
+                float(file.read_text().split("\n")[1].split("\t")[0]) for file in files
+            )
     return found
 
 
@@ -304,11 +309,13 @@ def digests(checkout: Path) -> dict[str, str]:
     return {str(f.relative_to(study)): sha256(f.read_bytes()).hexdigest() for f in files}
 
 
-def compare(folder: Path, kills: int, seed: int) -> tuple[Story, Story, list[str]]:
-    """A study undisturbed, the same killed, and what is wrong with the second."""
+def compare(
+    folder: Path, kills: int, seed: int, target: str = "all"
+) -> tuple[Story, Story, list[str]]:
+    """A study undisturbed up to a target, the same killed, and what is wrong with the second."""
     quiet, broken = copy_project(folder / "quiet"), copy_project(folder / "broken")
-    undisturbed = run(quiet)
-    story = run(broken, kills, Random(seed), (quiet, undisturbed))
+    undisturbed = run(quiet, target)
+    story = run(broken, target, kills, Random(seed), (quiet, undisturbed))
     expected, found = digests(quiet), digests(broken)
     assert len(expected) > 20
     differ = sorted(n for n in expected | found if expected.get(n) != found.get(n))

@@ -132,7 +132,7 @@ def test_why_names_the_setting_the_module_and_the_file_that_changed(fresh):
     (fresh / "tests/changed.yaml").write_text(yaml.safe_dump(settings))
     reasons = why(fresh, model, "tests/changed.yaml")
     assert reasons[:2] == ["train_sft (sft) would run:", "  learning_rate: 0.001 -> 0.002"]
-    assert re.fullmatch(r"1 job; it took \d+ s when it last ran", reasons[2])
+    assert re.fullmatch(r"1 job; it took \d+ (s|min) when it last ran", reasons[2])
     path = fresh / "workflow/persuasion_rl/training/dpo.py"
     path.write_text(path.read_text().replace("0.5 * beta", "0.4 * beta"))
     reasons = why(fresh, "results/small/report.html")
