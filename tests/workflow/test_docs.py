@@ -91,7 +91,7 @@ NOT_RUN = {
     "nvidia-smi": "needs a GPU",
     "pip install *": "installs; its extras and files are looked for below",
     "python benchmarks/overhead.py *": "twice the demo",
-    "python tests/interruptions.py *": "half an hour; test_interruptions.py kills five times",
+    "python tests/interruptions.py *": "half an hour; test_interruptions.py kills four times",
     "snakemake * --profile aws-gpu": "needs a GPU",
     "snakemake * -f": "needs the demo's results; test_study.py makes a study's files again",
     "snakemake --configfile config/NAME.yaml --cores 2": "trains; test_study.py makes a study",
