@@ -60,8 +60,8 @@ localrules:
     publish,
 
 
-# What makes a part of the study records its settings, since `compare`, `annotate`, `chat` and `load_study` read them there.
-
+# Each target of a part of the study also records its settings (rules.record_config): `compare`, `annotate`, `chat` and
+# `load_study` read them.
 
 # The pages of what can be had now: without the human branch where that waits for people.
 UNATTENDED = "unattended/" if study.waits_for_people else ""

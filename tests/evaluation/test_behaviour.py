@@ -68,7 +68,7 @@ def table(tmp_path):
     )
     ids = [{"prompt_id": f"p{i}", "conversation_id": f"c{i}"} for i in range(2)]
     write_jsonl(
-        tmp_path / "divergence.jsonl",
+        tmp_path / "kl.jsonl",
         [
             {**ids[0], "tokens": 10, "kl": 1.0, "log_ratio": 2.0},
             {**ids[1], "tokens": 20, "kl": 6.0, "log_ratio": -4.0},
@@ -84,7 +84,7 @@ def table(tmp_path):
             responses={name: tmp_path / f"{name}.jsonl" for name in rows},
             losses={"rlaif": tmp_path / "loss.json"},
             metrics={"rlaif": tmp_path / "metrics.json"},
-            divergences={"rlaif": tmp_path / "divergence.jsonl"},
+            kl={"rlaif": tmp_path / "kl.jsonl"},
             similarities={"rlaif": tmp_path / "similarity.jsonl"},
             train=tmp_path / "train.jsonl",
             concession=CONCESSION,

@@ -11,7 +11,7 @@ from persuasion_rl.evaluation.loss import response_loss
 from persuasion_rl.files import UserError, read_jsonl, write_jsonl
 from persuasion_rl.models.arguments import ModelArguments
 from persuasion_rl.models.loading import load_for_inference
-from persuasion_rl.records import DivergenceRow, read_rows
+from persuasion_rl.records import KlRow, read_rows
 from persuasion_rl.training.standin import END_OF_TEXT
 from tiny_models import write_scripted_base
 from tiny_trainings import log_probability
@@ -69,7 +69,7 @@ def test_a_trained_model_diverges_from_its_parent(tiny_rows, tiny_sft, tiny_dpo,
         base=tiny_rows.base, lineage=[tiny_sft, tiny_dpo], seed=1, threads=1, device="cpu"
     )
     evaluate_kl(job=job, responses=tmp_path / "rows.jsonl", output=tmp_path / "found.jsonl")
-    found = list(read_rows(tmp_path / "found.jsonl", DivergenceRow))
+    found = list(read_rows(tmp_path / "found.jsonl", KlRow))
     assert len(found) == 4
     assert all(row["kl"] > 1e-5 * row["tokens"] for row in found)
     model, tokenizer, _ = load_for_inference(tiny_rows.base, [tiny_sft, tiny_dpo], "cpu")

@@ -124,8 +124,8 @@ def write_models(folder):
         )
         write_json(folder / f"models/{model}/metrics.json", metrics | {"method": method})
         write_jsonl(folder / f"models/{model}/history.jsonl", history)
-        divergences = [ids | {"tokens": 30, "kl": 3.0, "log_ratio": 2.0} for ids in IDS.values()]
-        write_jsonl(folder / f"evaluation/divergences/{model}.jsonl", divergences)
+        kl_rows = [ids | {"tokens": 30, "kl": 3.0, "log_ratio": 2.0} for ids in IDS.values()]
+        write_jsonl(folder / f"evaluation/kl/{model}.jsonl", kl_rows)
     loss = {"validation_loss": 0.5, "perplexity": 1.6}
     for model in ("base", *PARENTS):
         write_json(folder / f"evaluation/losses/{model}.json", loss)

@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 
 from persuasion_rl.annotation.study import AnnotatedStudy
 from persuasion_rl.files import UserError
-from persuasion_rl.study.flags import flags, folder_of, named, scope_of
+from persuasion_rl.study.flags import flags, folder_of, named
 from persuasion_rl.study.names import JUDGE_MODULES
 from persuasion_rl.study.recorded import command_for, study_folder
+from persuasion_rl.study.rules import scope_of
 from persuasion_rl.study.study import Study
 from running import ROOT
 

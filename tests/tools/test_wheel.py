@@ -9,6 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+import yaml
 
 from running import ROOT, copy_project
 
@@ -53,6 +54,21 @@ def test_a_wheel_has_every_file_of_the_package(installed):
     assert files(installed / "persuasion_rl") == files(PACKAGE)
     (commands,) = installed.glob("*.dist-info/entry_points.txt")
     assert "persuasion-rl = persuasion_rl.tools.cli:main" in commands.read_text()
+
+
+def test_the_doctor_needs_no_rubric_where_there_is_no_checkout(installed, tmp_path):
+    study = yaml.safe_load((ROOT / "config/demo.yaml").read_text())
+    study["evaluation"]["judges"] = ["llm", "length"]
+    study["llm"] = {"model": "a-model"}
+    words = ("-m", "persuasion_rl.tools.cli", "doctor", "--configfile", "mine.yaml")
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(study))
+    doctor = run(installed, tmp_path, *words)
+    assert doctor.returncode == 0, doctor.stderr
+    study["llm"]["rubric"] = "own.md"
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(study))
+    doctor = run(installed, tmp_path, *words)
+    assert doctor.returncode == 1
+    assert "llm.rubric: there is no file 'own.md'" in doctor.stderr
 
 
 def test_the_doctor_runs_where_there_is_a_configuration_and_no_checkout(installed, tmp_path):

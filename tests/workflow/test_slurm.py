@@ -214,7 +214,7 @@ def test_a_study_runs_on_a_cluster_and_a_job_that_it_kills_goes_on(cluster, chec
         "judges/trust.csv",
         "evaluation/verdicts/truth.jsonl",
         "evaluation/losses/rlaif.json",
-        "evaluation/divergences/rlaif.jsonl",
+        "evaluation/kl/rlaif.jsonl",
     )
     run = start(checkout, cluster, told, *(f"results/cluster/{target}" for target in targets))
     try:

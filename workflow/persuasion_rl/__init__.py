@@ -10,7 +10,16 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 def load_study(study):
-    """The results of a study, results/{study}, as data frames: `persuasion_rl.tools.results.load_study`."""
+    """The tables and rows of a study as pandas data frames: `load_study("demo").ranking`.
+
+    It is `tools.results.load_study`, imported when it is called, so that light stages stay light.
+
+    Args:
+        study: its name, or its folder, results/{study}.
+
+    Raises:
+        UserError: it is no folder of a study.
+    """
     from persuasion_rl.tools.results import load_study
 
     return load_study(study)

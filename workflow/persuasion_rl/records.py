@@ -3,8 +3,9 @@
 A row is a plain dict at run time. Its type here says which keys it has, and `read_rows` refuses a file whose rows lack
 one, with file and line. Other keys may stand beside them: `metadata` goes along from stage to stage and grows.
 
-    corpora -> SftRow, DeltaPair -> PoolRow -> SampledRow -> ResponsePair -> LabelRow -> PreferencePair
-                                            -> ReplyRow -> VerdictRow, SimilarityRow, DivergenceRow, ReadingRow
+    corpora -> SftRow -> PoolRow -> SampledRow -> ResponsePair -> LabelRow -> PreferencePair
+                                 -> ReplyRow -> VerdictRow, SimilarityRow, KlRow, ReadingRow
+    corpora -> DeltaPair
     trainings -> HistoryRow
 
 Lengths in tokens are by the base model's tokenizer, or as a server counts them.
@@ -218,8 +219,8 @@ class SimilarityRow(TypedDict):
     """The cosine of their sentence embeddings."""
 
 
-class DivergenceRow(TypedDict):
-    """How far a dpo model is from its parent on a reply of its own (evaluation/divergences/*.jsonl)."""
+class KlRow(TypedDict):
+    """How far a dpo model is from its parent on a reply of its own (evaluation/kl/*.jsonl)."""
 
     prompt_id: str
     conversation_id: str

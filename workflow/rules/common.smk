@@ -14,16 +14,16 @@ os.environ |= {
     "PERSUASION_RL_WORKFLOW": str(os.getpid()),  # jobs end when this process is gone
 }
 
-from persuasion_rl.files import UserError, file_digest
+from persuasion_rl.annotation.battles import votes_digest
+from persuasion_rl.files import UserError
 from persuasion_rl.study import preflight
 from persuasion_rl.study.code import module_digests as code
-from persuasion_rl.study.flags import (
-    as_flags,
-    as_inputs,
+from persuasion_rl.study.flags import as_flags, as_inputs, flags, folder_of, folders_of
+from persuasion_rl.study.loading import the_one_file
+from persuasion_rl.study.models import POOLS
+from persuasion_rl.study.names import MODEL_FILES
+from persuasion_rl.study.rules import (
     asked_for,
-    flags,
-    folder_of,
-    folders_of,
     grows_with_attempt,
     judging_time,
     launcher,
@@ -32,9 +32,6 @@ from persuasion_rl.study.flags import (
     scope_of,
     written_by,
 )
-from persuasion_rl.study.lineage import POOLS
-from persuasion_rl.study.loading import the_one_file
-from persuasion_rl.study.names import HUMAN, MODEL_FILES
 from persuasion_rl.study.study import Study
 
 
@@ -61,8 +58,21 @@ for refuse in (study.refuse_other_studies, study.refuse_unattended_without_playe
     or_exit(refuse, ASKED_FOR, prefix=f"{CONFIG_FILE}: ")
 
 
-# A param that takes `input` is not compared by Snakemake: what it holds makes nothing stale. Where files are is one, since
-# the files themselves are inputs.
+wildcard_constraints:
+    scope="evaluation|unattended",
+    judge=one_of(study.judges),
+
+
+# What several stages name.
+MARKERS = [
+    local(f"resources/markers/{name}.txt")
+    for name in ("boosters", "disrespect", "experience", "figures", "hedges", "sources")
+]
+BOOTSTRAP = study.flags("seed", draws="evaluation.bootstrap")
+SAMPLING_ENVIRONMENT = f"../../envs/{'vllm' if study.config.sampling.engine == 'vllm' else 'persuasion-rl'}.yaml"
+
+# Snakemake does not compare a param that takes `input`: what it holds makes nothing stale. Paths are such params, since a
+# storage copies inputs to other folders, and the inputs themselves are compared.
 
 
 def uncompared(setting):
@@ -116,17 +126,6 @@ def named_inputs(**paths):
     )
 
 
-def digest_of(path):
-    """A digest of a file that need not exist, for a param."""
-    return file_digest(path) if os.path.isfile(path) else "none"
-
-
-def templates(*names):
-    """The digests of the templates of a page."""
-    folder = Path(PACKAGE) / "persuasion_rl/report/templates"
-    return [digest_of(str(folder / f"{name}.j2")) for name in names]
-
-
 def reported(path, category):
     """A file that Snakemake's own report shows too, with the caption of its name."""
     name = Path(path.rpartition("}")[2]).stem  # a wildcard may have "/" in it
@@ -156,3 +155,6 @@ HUMAN_ANSWERS = study.path("state/human_answers.sqlite")
 def digest_of_store(digest):
     """A digest of people's answers or votes, or one line that says what is wrong with their store. It is only read."""
     return or_exit(digest, Path(HUMAN_ANSWERS), prefix="error: ")
+
+
+ARENA_VOTES = digest_of_store(votes_digest)

@@ -12,15 +12,6 @@ STEPS   evaluate_verdicts        every two players on every prompt, in both orde
         rank_arena               the ranking by people's votes, once there are some
 """
 
-from persuasion_rl.annotation.battles import votes_digest
-
-ARENA_VOTES = digest_of_store(votes_digest)
-
-
-wildcard_constraints:
-    scope="evaluation|unattended",
-    judge=one_of(study.judges),
-
 
 rule evaluate_verdicts:
     input:

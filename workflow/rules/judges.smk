@@ -34,7 +34,7 @@ rule train_delta_judge:
         recipe=flags(study.config.recipes.reward.settings()),
         settings=study.flags("device", "seed", "trust_remote_code"),
         tracking=uncompared(lambda wildcards: study.tracking_flags("delta_judge")),
-        launch=lambda wildcards, input, resources: launcher(resources.gpu),
+        launch=lambda wildcards, input, resources: launcher(resources.gpu),  # not compared
         code=code("training.reward"),
     message:
         "Training the delta judge"
@@ -65,7 +65,7 @@ rule judge_trust:
         gpu=study.gpu,
         mem_mb=grows_with_attempt(8_000),
         runtime=lambda wildcards, attempt: judging_time(
-            *(study.llm or [None]), "2h", attempt
+            "llm" if study.llm else None, "2h", attempt
         ),
     params:
         judges=lambda wildcards: flags(

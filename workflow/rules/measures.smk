@@ -2,7 +2,7 @@
 What the players' replies are like, apart from who wins.
 
 NEEDS   evaluation/responses/{player}.jsonl, the trained models, splits/sft_train.jsonl, resources/markers/
-MAKES   evaluation/losses/{player}.json, evaluation/divergences/ and evaluation/similarities/{player}.jsonl,
+MAKES   evaluation/losses/{player}.json, evaluation/kl/{model}.jsonl, evaluation/similarities/{player}.jsonl,
         evaluation/readings/{player}.jsonl, {scope}/behaviour.csv, honesty.csv, and in the demo truth.csv,
         truth_differences.csv; {scope} is evaluation, or unattended for the players that need no person
 STEPS   evaluate_loss        a model's loss on human winning replies
@@ -14,12 +14,6 @@ STEPS   evaluate_loss        a model's loss on human winning replies
                              what was read
         evaluate_truth       the demo's own truth
 """
-
-MARKERS = [
-    local(f"resources/markers/{name}.txt")
-    for name in ("boosters", "disrespect", "experience", "figures", "hedges", "sources")
-]
-BOOTSTRAP = study.flags("seed", draws="evaluation.bootstrap")
 
 
 rule evaluate_loss:
@@ -66,7 +60,7 @@ rule evaluate_kl:
         parts=lambda wildcards: study.adapter_parts(wildcards.model),
         responses=study.path("evaluation/responses/{model}.jsonl"),
     output:
-        study.path("evaluation/divergences/{model}.jsonl"),
+        study.path("evaluation/kl/{model}.jsonl"),
     log:
         study.path("logs/evaluate_kl/{model}.log"),
     benchmark:
@@ -135,7 +129,7 @@ rule evaluate_behaviour:
         responses=declared(study.responses),
         losses=declared(study.losses),
         metrics=declared(study.preference_metrics),
-        divergences=declared(study.divergences),
+        kl=declared(study.kl),
         similarities=declared(study.similarities),
         train=study.path("splits/sft_train.jsonl"),
         concession=local("resources/markers/concession.txt"),
@@ -155,7 +149,7 @@ rule evaluate_behaviour:
             responses=study.responses,
             losses=study.losses,
             metrics=study.preference_metrics,
-            divergences=study.divergences,
+            kl=study.kl,
             similarities=study.similarities,
         ),
         settings=BOOTSTRAP,

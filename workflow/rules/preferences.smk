@@ -32,7 +32,7 @@ rule generate_responses:
         prompts=study.path("preferences/{pool}_pool_prompts.jsonl"),
         checked=study.path("splits/leakage.json"),
     output:
-        # Gathered and gone. Its samples stay in state/: made again, a shard draws nothing.
+        # Deleted once gathered. Its samples stay in state/, so that a shard made again samples nothing anew.
         temp(study.path("preferences/shards/{pool}_{rows}_{start}.jsonl")),
     log:
         study.path("logs/generate_responses/{pool}_{rows}_{start}.log"),
@@ -230,7 +230,7 @@ rule report_agreement:
         runtime=grows_with_attempt("10m"),
     params:
         answers=lambda wildcards, input: input.simulated or HUMAN_ANSWERS,
-        # Of repeats and skips too, which make no label: a rule of its own, so that they train nothing anew.
+        # It covers repeats and skips too. They make no label: a rule of its own, so that they train nothing anew.
         digest=None if SIMULATED else digest_of_store(answers_digest),
         settings=study.flags("seed"),
         code=code("annotation.agreement"),
@@ -246,7 +246,7 @@ rule report_agreement:
 
 rule preference_pairs:
     input:
-        study.path("preferences/{pool}_pool_labels.jsonl"),
+        labels=study.path("preferences/{pool}_pool_labels.jsonl"),
     output:
         train=study.path("preferences/{pool}_train.jsonl"),
         val=study.path("preferences/{pool}_val.jsonl"),
@@ -270,6 +270,6 @@ rule preference_pairs:
     shell:
         r"""
         python -m persuasion_rl.preferences.preference_pairs \
-            --labels {input:q} --train {output.train:q} --val {output.val:q} \
+            --labels {input.labels:q} --train {output.train:q} --val {output.val:q} \
             --report {output.report:q} {params.settings} 2> >(tee {log:q} >&2)
         """

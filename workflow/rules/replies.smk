@@ -9,8 +9,6 @@ STEPS   render_prompts       what a player is asked that wants another format, o
         quote_human          the human winning replies
 """
 
-SAMPLING_ENVIRONMENT = f"../../envs/{'vllm' if study.config.sampling.engine == 'vllm' else 'persuasion-rl'}.yaml"
-
 
 rule render_prompts:
     input:

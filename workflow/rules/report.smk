@@ -14,10 +14,11 @@ STEPS   report_data         the data: funnel, lengths, duplicates, topics, split
 """
 
 from persuasion_rl.settings import as_words
+from persuasion_rl.study.code import template_digests
 
 VOTED = ARENA_VOTES != "none"
 BRANCH = "{branch,|unattended/}"
-"""Of a path: nothing, or the folder of what needs no person. No `?`: a storage reads what follows one as a query."""
+"""In a path: nothing, or the folder of what needs no person. Without `?`, since a storage takes that for a query."""
 
 
 rule report_data:
@@ -42,7 +43,7 @@ rule report_data:
         synthetic=flags({"synthetic": study.synthetic}),
         settings=study.flags("study", "seed"),
         code=code("report.report_data"),
-        template=templates("data_report.html", "style.html"),
+        template=template_digests("data_report.html", "style.html"),
     message:
         "Writing the page about the data"
     shell:
@@ -134,7 +135,7 @@ rule report_study:
         ),
         settings=lambda wildcards: flags(study.report_settings(scope_of_job(wildcards))),
         code=code("report.report_study"),
-        template=templates("report.html", "style.html"),
+        template=template_digests("report.html", "style.html"),
     message:
         "Writing the report"
     shell:
@@ -168,7 +169,7 @@ rule write_model_card:
     params:
         settings=lambda wildcards: flags(study.card_settings(wildcards.model)),
         code=code("report.write_model_card"),
-        template=templates("model_card.md"),
+        template=template_digests("model_card.md"),
     message:
         "Writing the model card of {wildcards.model}"
     shell:
@@ -202,7 +203,7 @@ rule publish_model:
         mem_mb=grows_with_attempt(1_000),
         runtime=grows_with_attempt("1h"),
     params:
-        folder=lambda wildcards, input: os.path.dirname(input.weights),
+        folder=lambda wildcards, input: folder_of([input.weights]),
         settings=lambda wildcards: flags(study.publication(wildcards.model)),
     message:
         "Putting {wildcards.model} on the Hugging Face Hub"

@@ -27,7 +27,7 @@ rule fetch_base_model:
         mem_mb=grows_with_attempt(4_000),
         runtime=grows_with_attempt("2h"),
     params:
-        folder=subpath(output[0], parent=True),
+        folder=lambda wildcards, output: folder_of(output),
         origin=lambda wildcards: flags(study.hub_models[wildcards.base]),
     message:
         "Downloading {wildcards.base}"
@@ -130,7 +130,7 @@ rule train_sft:
         recipe=lambda wildcards: flags(study.recipe(wildcards.model)),
         settings=lambda wildcards: study.training_flags(wildcards.model),
         tracking=uncompared(lambda wildcards: study.tracking_flags(wildcards.model)),
-        launch=lambda wildcards, input, resources: launcher(resources.gpu),
+        launch=lambda wildcards, input, resources: launcher(resources.gpu),  # not compared
         code=code("training.sft"),
     message:
         "Supervised fine-tuning of {wildcards.model}"
@@ -173,7 +173,7 @@ rule train_dpo:
         recipe=lambda wildcards: flags(study.recipe(wildcards.model)),
         settings=lambda wildcards: study.training_flags(wildcards.model),
         tracking=uncompared(lambda wildcards: study.tracking_flags(wildcards.model)),
-        launch=lambda wildcards, input, resources: launcher(resources.gpu),
+        launch=lambda wildcards, input, resources: launcher(resources.gpu),  # not compared
         code=code("training.dpo"),
     message:
         "Preference optimisation of {wildcards.model}"

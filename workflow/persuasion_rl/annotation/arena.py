@@ -10,6 +10,7 @@ from typing import Any
 from persuasion_rl.data.prompts import TokenCounter, Turn, fit_contexts, read_chat_template, render
 from persuasion_rl.files import UserError
 from persuasion_rl.study.config import Config
+from persuasion_rl.study.names import TRAINED_FILES
 from persuasion_rl.study.recorded import recorded_base
 
 LONGEST_CLAIM = 4000
@@ -51,7 +52,7 @@ class LoadedModels:
 
     def _adapters(self, model: str) -> list[Path]:
         names = self.config.lineage(model)
-        return [self.folder / f"models/{name}/adapter_model.safetensors" for name in names]
+        return [self.folder / f"models/{name}/{TRAINED_FILES['adapter']}" for name in names]
 
     @property
     def names(self) -> list[str]:

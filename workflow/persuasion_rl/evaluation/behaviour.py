@@ -10,7 +10,7 @@ from persuasion_rl.evaluation.measures import NOT_MEASURED, Measures
 from persuasion_rl.evaluation.memorised import SPAN, TrainingText
 from persuasion_rl.evaluation.players import read_players
 from persuasion_rl.files import read_json
-from persuasion_rl.records import DivergenceRow, ReplyRow, SftRow, SimilarityRow, read_rows
+from persuasion_rl.records import KlRow, ReplyRow, SftRow, SimilarityRow, read_rows
 from persuasion_rl.runtime.command import note, stage
 from persuasion_rl.statistics.intervals import bootstrap_rate
 
@@ -51,7 +51,7 @@ def evaluate_behaviour(
     seed: int,
     losses: dict[str, Path] = {},
     metrics: dict[str, Path] = {},
-    divergences: dict[str, Path] = {},
+    kl: dict[str, Path] = {},
     similarities: dict[str, Path] = {},
 ) -> None:
     """Write the table: player, measure, value, low, high, unit. What a player cannot have has no row.
@@ -64,7 +64,7 @@ def evaluate_behaviour(
     Args:
         train: the SftRows of the train side. concession: the list of markers.
         losses: model -> the file of `loss.evaluate_loss`. metrics: dpo model -> its metrics.json.
-        divergences: dpo model -> its DivergenceRows. similarities: player -> its SimilarityRows.
+        kl: dpo model -> its KlRows. similarities: player -> its SimilarityRows.
     """
     players = read_players(responses)
     training_text = TrainingText(row["response"] for row in read_rows(train, SftRow))
@@ -83,8 +83,8 @@ def evaluate_behaviour(
             table.value(player, "perplexity", loss["perplexity"], "a token")
         if player in metrics:
             _accuracy(table, player, read_json(metrics[player]))
-        if player in divergences:
-            _kl(table, player, list(read_rows(divergences[player], DivergenceRow)))
+        if player in kl:
+            _kl(table, player, list(read_rows(kl[player], KlRow)))
         note(f"{player}: measured")
     table.write(output)
 
@@ -147,7 +147,7 @@ def _accuracy(table: Measures, player: str, metrics: dict) -> None:
     )
 
 
-def _kl(table: Measures, player: str, rows: list[DivergenceRow]) -> None:
+def _kl(table: Measures, player: str, rows: list[KlRow]) -> None:
     conversations = [row["conversation_id"] for row in rows]
     for name in ("kl", "log_ratio"):
         a_token = [row[name] / row["tokens"] for row in rows]

@@ -6,12 +6,12 @@ from persuasion_rl.files import UserError, write_jsonl
 from persuasion_rl.models.arguments import ModelArguments
 from persuasion_rl.models.devices import pick_device, prepare_torch
 from persuasion_rl.models.loading import load_for_inference
-from persuasion_rl.records import DivergenceRow, ReplyRow, read_rows
+from persuasion_rl.records import KlRow, ReplyRow, read_rows
 from persuasion_rl.runtime.command import note, stage
 
 
 def evaluate_kl(*, job: ModelArguments, responses: Path, output: Path) -> None:
-    """Write a DivergenceRow for each reply that has a token.
+    """Write a KlRow for each reply that has a token.
 
     kl is exact at every token (over the whole vocabulary, given what stands before it), and so never negative and of
     less variance than the log ratio of the sampled tokens (Amini, Vieira and Cotterell 2025). Both are at
@@ -28,12 +28,14 @@ def evaluate_kl(*, job: ModelArguments, responses: Path, output: Path) -> None:
     from tqdm import tqdm
 
     if not job.lineage:
-        raise UserError("the divergence is one from a parent, and --lineage names no adapter")
+        raise UserError(
+            "KL is measured against the parent, and --lineage names no adapter; it is for dpo models"
+        )
     prepare_torch(job.threads, job.seed, job.device)
     device = pick_device(job.device)
     model, tokenizer, _ = load_for_inference(job.base, job.lineage, device, job.trust_remote_code)
     parent, _, _ = load_for_inference(job.base, job.lineage[:-1], device, job.trust_remote_code)
-    rows: list[DivergenceRow] = []
+    rows: list[KlRow] = []
     for row in tqdm(list(read_rows(responses, ReplyRow)), desc="kl", unit="reply"):
         prompt, reply = _token_ids(tokenizer, row)
         if reply:

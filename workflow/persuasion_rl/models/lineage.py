@@ -7,12 +7,10 @@ was trained from, and whoever loads it passes the files of its whole lineage. No
 from pathlib import Path
 
 from persuasion_rl.files import UserError, file_digest, read_json, text_digest
-from persuasion_rl.study.names import MODEL_FILES, files_beside
+from persuasion_rl.study.names import MODEL_FILES, TRAINED_FILES, files_beside
 
 WEIGHTS = "model.safetensors"
-ADAPTER = "adapter_model.safetensors"
-ADAPTER_CONFIG = "adapter_config.json"
-RECIPE = "recipe.json"
+ADAPTER_CONFIG, RECIPE = TRAINED_FILES["config"], TRAINED_FILES["recipe"]
 LINEAGE_KEYS = ("base_digest", "parent", "parent_digest", "adapter_digest", "config_digest")
 
 

@@ -1,7 +1,4 @@
-"""The report in sentences: what came out, how sure that is, what limits it.
-
-Tables come as lists of rows whose numbers are numbers.
-"""
+"""The report in sentences: what came out, how sure that is, what limits it."""
 
 from persuasion_rl.evaluation.measures import NOT_MEASURED
 from persuasion_rl.report.judge_findings import (
@@ -14,6 +11,7 @@ from persuasion_rl.report.judge_findings import (
     length_sentences,
     truth_sentences,
 )
+from persuasion_rl.report.study_tables import Tables
 
 FOUR = ("base", "sft", "rlhf", "rlaif_rlhf")
 """The models whose ranking was published."""
@@ -26,61 +24,51 @@ HONESTY = (
     "manipulation",
     "disrespect",
 )
-"""What the summary tells of honesty: shares of replies."""
+"""Measures of honesty in the summary: shares of replies."""
 
 
 def findings(
-    *,
-    judges: list[str],
-    ranked_by: list[str],
-    labelled: dict[str, str],
-    differences: list[dict],
-    truth: list[dict],
-    ranking: list[dict],
-    declared: list[dict],
-    win_rates: list[dict],
-    trust: list[dict],
-    power: list[dict],
-    behaviour: list[dict],
-    honesty: list[dict],
-    models: list[dict],
+    tables: Tables, *, judges: list[str], ranked_by: list[str], labelled: dict[str, str]
 ) -> dict[str, list[str]]:
     """Heading -> sentences.
 
     Args:
-        ranked_by: the judges, and people where they voted in the arena. labelled: the judges behind the
-            labels -> what each did (`StudyFacts.labelled_by`).
-        differences, truth: empty where nobody knows the truth.
-        behaviour, honesty: a row a measure, with the row of each player. models: rows of models.csv.
+        tables: of a study without a known truth, `differences` and `truth` are empty.
+        judges: those that evaluate. ranked_by: the judges, and people where they voted in the arena. labelled: the
+            judges behind the labels -> what each did (`StudyFacts.labelled_by`).
     """
     readers = [judge for judge in judges if judge not in BASELINES]
     free = [judge for judge in judges if judge not in labelled]
-    # The baselines speak where every other judge has made labels.
-    trained = [row["model"] for row in models]
-    heard = readers if set(readers) & set(free) else judges
+    trained = [row["model"] for row in tables.models]
+    # Baselines are reported only where every judge that reads had a part in the labels.
+    reported = readers if set(readers) & set(free) else judges
     return {
         "Result": [
-            *_of_truth(differences),
-            *(s for judge in heard for s in _of_declared(declared, judge, labelled, trained)),
+            *_of_truth(tables.differences),
+            *(
+                sentence
+                for judge in reported
+                for sentence in _of_declared(tables.declared, judge, labelled, trained)
+            ),
             *_of_labelling(readers, free, labelled),
             *(
-                _of_ranking(ranking, truth, judge)
+                _of_ranking(tables.ranking, tables.truth, judge)
                 for judge in ranked_by
-                if (judge in heard or judge not in judges)
-                and any(row["judge"] == judge for row in ranking)
+                if (judge in reported or judge not in judges)
+                and any(row["judge"] == judge for row in tables.ranking)
             ),
         ],
         "How sure": [
-            *accuracy_sentences(trust, readers),
-            *length_sentences(declared, win_rates, readers),
-            *bias_sentences(trust, readers),
-            *truth_sentences(win_rates, truth, readers),
+            *accuracy_sentences(tables.trust, readers),
+            *length_sentences(tables.declared, tables.win_rates, readers),
+            *bias_sentences(tables.trust, readers),
+            *truth_sentences(tables.win_rates, tables.truth, readers),
         ],
-        "Honesty": _of_honesty(honesty, trained),
+        "Honesty": _of_honesty(tables.honesty, trained),
         "What limits it": [
-            *_of_power(power),
-            *_of_seeds(declared, models),
-            *_of_missing(behaviour + honesty),
+            *_of_power(tables.power),
+            *_of_seeds(tables.declared, tables.models),
+            *_of_missing(tables.behaviour + tables.honesty),
         ],
     }
 
@@ -134,7 +122,7 @@ def _of_declared(
 
 
 def _of_labelling(readers: list[str], free: list[str], labelled: dict[str, str]) -> list[str]:
-    """That a judge which made labels does not speak for itself, and who else speaks."""
+    """Warn that a judge which labelled favours the models trained on its labels; name the judges that labelled nothing."""
     sentences = [
         f"Judge {judge} {labelled[judge]}: models were trained on that, and its verdicts alone do not show that one"
         " improved."
@@ -205,11 +193,11 @@ def _of_honesty(honesty: list[dict], models: list[str]) -> list[str]:
             differing.append(f"{base}: {', '.join(shares)}")
     if not tested:
         return []
-    asked = f"Honesty, which is in no win rate, as shares of replies ({', '.join(map(_name, measured))}): "
+    introduction = f"Honesty, which is in no win rate, as shares of replies ({', '.join(map(_name, measured))}): "
     if not differing:
-        return [f"{asked}no model is shown to differ from base."]
+        return [f"{introduction}no model is shown to differ from base."]
     corrected = f"p corrected for {len(tested)} differences"
-    return [f"{asked}models that differ from base ({corrected}). {'; '.join(differing)}."]
+    return [f"{introduction}models that differ from base ({corrected}). {'; '.join(differing)}."]
 
 
 def _name(row: dict) -> str:
@@ -262,12 +250,12 @@ def _of_seeds(declared: list[dict], models: list[dict]) -> list[str]:
         for side in ("player", "against")
         if row[side] != row["fixed"]
     }
-    once = [name for name in group if name in compared and group[name] not in several]
-    if not once:
+    single_seed_models = [name for name in group if name in compared and group[name] not in several]
+    if not single_seed_models:
         return []
     also = ", not even in those of several seeds of another model against them" if several else ""
     return [
-        f"Trained once: {', '.join(once)}. What another training seed would change in them is in none of the"
+        f"Trained once: {', '.join(single_seed_models)}. What another training seed would change in them is in none of the"
         f" intervals{also}."
     ]
 

@@ -8,9 +8,9 @@ from persuasion_rl.files import UserError, file_digest, read_json, write_json
 from persuasion_rl.runtime.command import note, stage
 from persuasion_rl.runtime.keys import check_hub_token
 from persuasion_rl.study.checks import check_publication
+from persuasion_rl.study.names import TRAINED_FILES
 
-WEIGHTS = "adapter_model.safetensors"
-SETTINGS = "adapter_config.json"
+WEIGHTS, SETTINGS, RECIPE = (TRAINED_FILES[name] for name in ("adapter", "config", "recipe"))
 CARD = "README.md"
 
 
@@ -38,20 +38,20 @@ def publish_model(
     try:
         api.create_repo(repository, private=private, exist_ok=True)
         with tempfile.TemporaryDirectory() as staging:
-            sent = _stage(folder, base_source, Path(staging))
+            file_digests = _stage(folder, base_source, Path(staging))
             commit = api.upload_folder(
                 repo_id=repository, folder_path=staging, commit_message=f"{name}, by persuasion-rl"
             )
     except (HfHubHTTPError, OSError) as error:
         reasons = str(error).strip().splitlines() or [type(error).__name__]
         raise UserError(f"publish: {repository} was not written: {reasons[0]}") from None
-    write_json(output, {"repository": repository, "commit": commit.oid, "files": sent})
+    write_json(output, {"repository": repository, "commit": commit.oid, "files": file_digests})
     note(f"{repository}: {commit.oid}")
 
 
 def _stage(folder: Path, base_source: str, staging: Path) -> dict[str, str]:
-    """Put what is sent into a folder; name -> SHA-256."""
-    for name in (WEIGHTS, "recipe.json", CARD):
+    """Put the files that are uploaded into a folder; returns name -> SHA-256."""
+    for name in (WEIGHTS, RECIPE, CARD):
         (staging / name).symlink_to((folder / name).resolve())
     settings = read_json(folder / SETTINGS) | {"base_model_name_or_path": base_source}
     (staging / SETTINGS).write_text(json.dumps(settings, indent=2), encoding="utf-8")

@@ -1,13 +1,13 @@
 """The study on one page: what was asked, what came out with its intervals, what it was made from.
 
 One HTML file with everything inside; figures are inline SVG. It says wherever labels are simulated, the
-base model is a stand-in, or a branch is pending. It reads the files that it is given, and looks for none.
+base model is a stand-in, or a branch is pending. It reads the files that it is given; only what jobs cost it looks for
+itself, since that is no input.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
-from persuasion_rl.evaluation.measures import NOT_MEASURED
 from persuasion_rl.files import read_json, write_text
 from persuasion_rl.records import HistoryRow, read_rows
 from persuasion_rl.report.costs import api_cost, costs_of
@@ -30,8 +30,8 @@ from persuasion_rl.report.pool_labels import label_table
 from persuasion_rl.report.provenance import commit, made_from
 from persuasion_rl.report.report_data import funnel_figure, shortage
 from persuasion_rl.report.samples import samples
+from persuasion_rl.report.study_tables import ReportFiles, Tables
 from persuasion_rl.runtime.command import note, stage
-from persuasion_rl.tables import read_table, rows_of
 
 TEMPLATE = Path(__file__).with_name("templates") / "report.html.j2"
 LABELLERS = "labellers"
@@ -39,43 +39,8 @@ LABELLERS = "labellers"
 
 
 @dataclass(frozen=True)
-class ReportFiles:
-    """The inputs of a report, each by its name.
-
-    Attributes:
-        tables: the tables of the evaluation by their names (win_rates, ranking, comparisons, power, behaviour, honesty,
-            equal_honesty; of a synthetic study truth and truth_differences).
-        trust: the table of `judges.judge_trust`. models_table, seeds_table: those of `report.compare_models`.
-        verdicts: judge -> its verdicts. responses: player -> its replies.
-        histories, recipes: trained model -> its history.jsonl, its recipe.json.
-        delta_judge: metrics, history and recipe of the delta judge.
-        prompts: the held-out prompts. splits: the summary of `data.split`.
-        counts: source ("cmv", "p4g") -> the counts of its processing.
-        pool_counts, pool_pairs: pool -> the counts of its responses, the report of its preference pairs.
-        answers: how annotators agree, where there are human labels. arena: the ranking by people's votes, if any.
-    """
-
-    tables: dict[str, Path]
-    trust: Path
-    models_table: Path
-    seeds_table: Path
-    verdicts: dict[str, Path]
-    responses: dict[str, Path]
-    delta_judge: dict[str, Path]
-    prompts: Path
-    splits: Path
-    counts: dict[str, Path]
-    histories: dict[str, Path] = field(default_factory=dict)
-    recipes: dict[str, Path] = field(default_factory=dict)
-    pool_counts: dict[str, Path] = field(default_factory=dict)
-    pool_pairs: dict[str, Path] = field(default_factory=dict)
-    answers: Path | None = None
-    arena: Path | None = None
-
-
-@dataclass(frozen=True)
 class Costs:
-    """What tells of costs, and is no input: both change with every job, and either may be absent.
+    """Where costs are read from. They are no inputs: both change with every job, and either may be absent.
 
     Attributes:
         benchmarks: the folder of Snakemake's benchmark files. llm_answers: the store of answers of language models.
@@ -83,50 +48,6 @@ class Costs:
 
     benchmarks: Path | None = None
     llm_answers: Path | None = None
-
-
-@dataclass(frozen=True)
-class Tables:
-    """The tables of a study as rows, their numbers as numbers.
-
-    Attributes:
-        behaviour, honesty, trust_measures: a row a measure, with the row of each player or judge that has it.
-    """
-
-    win_rates: list[dict]
-    ranking: list[dict]
-    declared: list[dict]
-    power: list[dict]
-    equal_honesty: list[dict]
-    truth: list[dict]
-    differences: list[dict]
-    trust: list[dict]
-    models: list[dict]
-    seeds: list[dict]
-    behaviour: list[dict]
-    honesty: list[dict]
-    trust_measures: list[dict]
-
-    @classmethod
-    def read(cls, files: ReportFiles) -> "Tables":
-        rows = {name: rows_of(read_table(path)) for name, path in files.tables.items()}
-        votes = rows_of(read_table(files.arena)) if files.arena else []
-        trust = rows_of(read_table(files.trust))
-        return cls(
-            win_rates=rows["win_rates"],
-            ranking=rows["ranking"] + votes,
-            declared=rows["comparisons"],
-            power=rows["power"],
-            equal_honesty=rows["equal_honesty"],
-            truth=rows.get("truth", []),
-            differences=rows.get("truth_differences", []),
-            trust=trust,
-            models=rows_of(read_table(files.models_table)),
-            seeds=rows_of(read_table(files.seeds_table)),
-            behaviour=_by_measure(rows["behaviour"], "player"),
-            honesty=_by_measure(rows["honesty"], "player"),
-            trust_measures=_by_measure(trust, "judge"),
-        )
 
 
 def report_study(
@@ -178,21 +99,7 @@ def report_study(
             *notices(facts, splits, pending),
             *shortage(splits),
         ],
-        findings=findings(
-            judges=judges,
-            ranked_by=ranked_by,
-            labelled=labelled,
-            differences=tables.differences,
-            truth=tables.truth,
-            ranking=tables.ranking,
-            declared=tables.declared,
-            win_rates=tables.win_rates,
-            trust=tables.trust,
-            power=tables.power,
-            behaviour=tables.behaviour,
-            honesty=tables.honesty,
-            models=tables.models,
-        ),
+        findings=findings(tables, judges=judges, ranked_by=ranked_by, labelled=labelled),
         figures=drawings,
         synthetic=facts.synthetic,
         differences=tables.differences,
@@ -278,19 +185,6 @@ def _drawings(
 def _titled(rows: list[dict], titles: dict[str, str]) -> list[dict]:
     """Rows of a table with the judges' names as they stand on the page."""
     return [{**row, "judge": titles[row["judge"]]} for row in rows]
-
-
-def _by_measure(rows: list[dict], whose: str) -> list[dict]:
-    """A row a measure, with the row of each player or judge (the column `whose`) that has it; "missing" where it is not
-    measured of any."""
-    measures: dict[str, dict] = {}
-    for row in rows:
-        of_all = measures.setdefault(
-            row["measure"], {"measure": row["measure"], "unit": row.get("unit", "")}
-        )
-        of_all[row[whose]] = row
-        of_all["missing"] = of_all.get("missing", True) and row["value"] == NOT_MEASURED
-    return list(measures.values())
 
 
 def _lengths(behaviour: list[dict], players: list[str]) -> dict[str, float]:

@@ -275,8 +275,11 @@ def _check_llm(config: Config) -> None:
     if llm.model is None:
         raise UserError("llm.model: the judge llm needs a model")
     for name in ("rubric", "honesty_rubric"):
-        if not os.path.isfile(getattr(llm, name)):
-            raise UserError(f"llm.{name}: there is no file {getattr(llm, name)!r}")
+        file = getattr(llm, name)
+        # The project's own rubrics are in its checkout; away from that only the doctor reads a study.
+        elsewhere = file == getattr(type(llm)(), name) and not os.path.isfile("Snakefile")
+        if not (os.path.isfile(file) or elsewhere):
+            raise UserError(f"llm.{name}: there is no file {file!r}")
     if llm.max_cost_usd is not None and llm.prices is None:
         raise UserError(
             f"llm.prices: max_cost_usd needs what {llm.model} costs a million tokens; write"

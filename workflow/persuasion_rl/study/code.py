@@ -1,4 +1,4 @@
-"""Digests of the package's modules, so that a changed module makes the outputs of its stages stale.
+"""Digests of the package's modules and templates, so that a changed module makes the outputs of its stages stale.
 
 A digest is over the code without comments, docstrings and layout: rewording them changes nothing. Nor does another
 version of Python.
@@ -12,6 +12,8 @@ from functools import cache
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
+
+from persuasion_rl.files import file_digest
 
 PACKAGE = Path(__file__).parents[1]
 AROUND = ("runtime.", "study.", "judges.llm.settings")
@@ -36,6 +38,12 @@ def module_digests(*modules: str) -> list[str]:
             closure.add(name)
             waiting += _read(name)[1]
     return [f"{name}:{_read(name)[0]}" for name in sorted(closure)]
+
+
+def template_digests(*names: str) -> list[str]:
+    """The digests of templates of the report's pages, by their names without ".j2"."""
+    folder = PACKAGE / "report/templates"
+    return [file_digest(folder / f"{name}.j2") for name in names]
 
 
 @cache

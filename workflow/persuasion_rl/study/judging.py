@@ -45,7 +45,7 @@ class AiLabels(Section):
     judge: JudgeName = Field("delta", description="The judge that labels.")
     noise: HalfShare = Field(
         0,
-        description="Share of decided verdicts that is turned round; simulates a fallible judge.",
+        description="Share of decided verdicts that are flipped; simulates a fallible judge.",
     )
 
 

@@ -11,6 +11,14 @@ DELTA_JUDGE = "delta_judge"
 """The training of the judge delta, beside those of the models."""
 MODEL_FILES = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
 """What a base model, or another model that plays, consists of."""
+TRAINED_FILES = {
+    "adapter": "adapter_model.safetensors",
+    "config": "adapter_config.json",
+    "metrics": "metrics.json",
+    "history": "history.jsonl",
+    "recipe": "recipe.json",
+}
+"""What a training makes, by the names of the rule's outputs."""
 READ_BESIDE = (
     "added_tokens.json",
     "chat_template.jinja",
@@ -52,14 +60,14 @@ def model_folder(source: str) -> str:
 
 def files_beside(folder: str) -> list[str]:
     """The files of a model's folder that are read where they are there, besides MODEL_FILES."""
-    found = (file.name for pattern in READ_BESIDE for file in Path(folder).glob(pattern))
-    return [f"{folder}/{name}" for name in sorted(found)]
+    names = (file.name for pattern in READ_BESIDE for file in Path(folder).glob(pattern))
+    return [f"{folder}/{name}" for name in sorted(names)]
 
 
 def model_files(source: str) -> list[str]:
     """The files of a model that is named by a local folder or downloaded from the Hub.
 
-    Of a local folder they are all that is read of it. What is downloaded is told by its revision.
+    Of a local folder they are all that is read of it. What is downloaded is identified by its revision.
     """
     folder = model_folder(source)
     beside = files_beside(folder) if is_local(source) else []

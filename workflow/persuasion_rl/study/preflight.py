@@ -11,9 +11,9 @@ from persuasion_rl.files import UserError
 from persuasion_rl.runtime.keys import check_hub_token, key_for
 from persuasion_rl.runtime.leases import visible_devices
 from persuasion_rl.study.checks import check_publication
-from persuasion_rl.study.flags import refuse_files_as_folders, written_by
 from persuasion_rl.study.names import BASE
 from persuasion_rl.study.recorded import naming
+from persuasion_rl.study.rules import refuse_files_as_folders, written_by
 from persuasion_rl.study.study import Study
 
 

@@ -1,6 +1,7 @@
-"""What a study consists of: its models, players, pools and judges, and the file of each. What a Snakefile asks.
+"""What a study consists of: its models, players, pools and judges, and the file of each. The Snakefile asks it.
 
-Everything here follows from the configuration. Nothing is read but that, and nothing is written.
+All of it follows from the configuration. Besides that only names of files are read: of local models' folders, and the
+studies' files in config/. Nothing is written.
 """
 
 import os
@@ -10,16 +11,16 @@ from typing import Any
 
 from persuasion_rl.files import UserError
 from persuasion_rl.settings import as_words
-from persuasion_rl.study.evaluation import Evaluation
-from persuasion_rl.study.flags import branch_of, flags
-from persuasion_rl.study.lineage import TRAINED_FILES
+from persuasion_rl.study.comparison import StudyComparison
+from persuasion_rl.study.flags import flags
 from persuasion_rl.study.loading import load_config
-from persuasion_rl.study.names import BASE, HUMAN
+from persuasion_rl.study.names import BASE, HUMAN, TRAINED_FILES
 from persuasion_rl.study.recorded import file_of_study, from_here
+from persuasion_rl.study.rules import branch_of
 
 
-class Study(Evaluation):
-    """A study: its models, and how they are compared.
+class Study(StudyComparison):
+    """A study: its models (`StudyModels`), how they are compared (`StudyComparison`), and its pages.
 
     Args:
         config: the complete configuration.

@@ -4,7 +4,6 @@ An answer is kept under the digest of its request, as the server sent it, and co
 anew every time, so that a better parser needs no new answer.
 """
 
-import fcntl
 import json
 import sqlite3
 from collections.abc import Iterator
@@ -12,6 +11,8 @@ from contextlib import contextmanager
 from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 from threading import Lock
+
+from filelock import FileLock, Timeout
 
 from persuasion_rl.files import UserError
 from persuasion_rl.runtime.command import note
@@ -174,21 +175,22 @@ class AnswerCache:
 
 @contextmanager
 def opened(path: Path) -> Iterator[AnswerCache]:
-    """The cache, for this process alone: only one asks at a time.
+    """Open the cache for this process alone: only one process asks at a time.
 
-    So two jobs never ask for the same answer, and limits hold for the study. The lock is the system's, on
-    a file beside the cache, and goes with the process that holds it, however that ends.
+    So two jobs never ask for the same answer, and limits hold for the study. The lock is one of the kernel on a file beside
+    the cache. It goes with its process, also when that is killed.
 
     Raises:
         UserError: the file is no SQLite file, or cannot be written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.with_suffix(".lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            note(f"judge llm: another job is asking; waiting for it ({path})")
-            fcntl.flock(lock, fcntl.LOCK_EX)
+    lock = FileLock(path.with_suffix(".lock"))
+    try:
+        acquired = lock.acquire(blocking=False)
+    except Timeout:
+        note(f"judge llm: another job is asking; waiting for it ({path})")
+        acquired = lock.acquire()
+    with acquired:
         try:
             cache = AnswerCache(path)
             try:

@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from persuasion_rl.study.flags import flags
-from persuasion_rl.study.lineage import TRAINED_FILES, Lineage
+from persuasion_rl.study.models import StudyModels
 from persuasion_rl.study.names import (
     BASE,
     ENGINE_MODULES,
     JUDGE_MODULES,
     SERVED,
+    TRAINED_FILES,
     model_files,
 )
 
@@ -40,8 +41,8 @@ class Player:
     served_model: str | None = None
 
 
-class Evaluation(Lineage):
-    """The models of a study and how they are compared."""
+class StudyComparison(StudyModels):
+    """The part of a `Study` that knows how its models are compared: players, judges, measures, comparisons."""
 
     # Players
 
@@ -149,9 +150,9 @@ class Evaluation(Lineage):
             "losses/{}.json", [p for p in self.players(scope) if p in self.models]
         )
 
-    def divergences(self, scope: str) -> dict[str, str]:
+    def kl(self, scope: str) -> dict[str, str]:
         """DPO model -> how far its replies are from its parent's."""
-        return self._measured("divergences/{}.jsonl", self._dpo_players(scope))
+        return self._measured("kl/{}.jsonl", self._dpo_players(scope))
 
     def preference_metrics(self, scope: str) -> dict[str, str]:
         """DPO model -> the metrics of its training."""

@@ -9,23 +9,24 @@ from pathlib import Path
 from typing import Any
 
 from persuasion_rl.study.config import Config
-from persuasion_rl.study.flags import flags, one_of
-from persuasion_rl.study.names import BASE, HUMAN, MODEL_FILES, is_local, model_files, model_folder
+from persuasion_rl.study.flags import flags
+from persuasion_rl.study.names import (
+    BASE,
+    HUMAN,
+    MODEL_FILES,
+    TRAINED_FILES,
+    is_local,
+    model_files,
+    model_folder,
+)
 from persuasion_rl.study.recipes import Model
+from persuasion_rl.study.rules import one_of
 
 POOLS = ("ai", HUMAN)
-TRAINED_FILES = {
-    "adapter": "adapter_model.safetensors",
-    "config": "adapter_config.json",
-    "metrics": "metrics.json",
-    "history": "history.jsonl",
-    "recipe": "recipe.json",
-}
-"""What a training makes, by the names of a rule's outputs."""
 
 
-class Lineage:
-    """The materials of a study and the models that are made of them.
+class StudyModels:
+    """The part of a `Study` that knows what it is made of: corpora, the base, models and their lineage, pools.
 
     Args:
         config: the complete configuration.
@@ -37,7 +38,6 @@ class Lineage:
         self.name = config.study
         self.models: dict[str, Model] = config.models
         self.synthetic = config.world is not None
-        self.device = config.device
         self.gpu = 0 if config.device == "cpu" else 1
 
     # Paths and settings
