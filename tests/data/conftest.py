@@ -1,4 +1,4 @@
-"""What the tests of the data stages share: the stages as functions of small corpora."""
+"""Fixtures of the data tests: stages that run on small corpora."""
 
 from dataclasses import replace
 
@@ -25,8 +25,8 @@ def make_cmv(tmp_path_factory, tokenizer):
 
 
 @pytest.fixture
-def thread(write_corpus, make_cmv):
-    """A function that makes examples of one thread with the given comments."""
+def process_thread(write_corpus, make_cmv):
+    """A function that runs process_cmv on one thread with these comments."""
 
     def make(*comments, meta=META, **settings):
         return make_cmv(write_corpus([POST, *comments], {"t3_a": meta}), **settings)
@@ -35,7 +35,8 @@ def thread(write_corpus, make_cmv):
 
 
 @pytest.fixture(scope="session")
-def of_synthetic(synthetic, make_cmv):
+def processed_synthetic(synthetic, make_cmv):
+    """What process_cmv makes of the synthetic corpus. Read only."""
     return make_cmv(synthetic)
 
 

@@ -1,4 +1,4 @@
-"""ChangeMyView's corpora as wholes: the synthetic one, one without marks, several, and whatever threads there may be."""
+"""Whole ChangeMyView corpora: the synthetic one, one without marks, several together, and arbitrary threads."""
 
 import re
 import tempfile
@@ -25,52 +25,60 @@ MUST_NOT_BE_LEARNED = re.compile(
 )
 
 
-def test_all_winning_replies_of_the_synthetic_corpus_and_only_they(of_synthetic, synthetic):
+def test_all_winning_replies_of_the_synthetic_corpus_and_only_they(processed_synthetic, synthetic):
     expected = set()
     for conversation in read_threads(synthetic):
         for u in conversation.utterances.values():
             own = u.speaker == conversation.meta["op-userID"]
             if u.meta["success"] == 1 and not own and u.text != "[deleted]":
                 expected.add(u.id)
-    assert set(of_synthetic.by_id) == expected
-    assert len(of_synthetic.rows) == len(expected) == of_synthetic.counts["made"]["examples"]
-    assert len(of_synthetic.pairs) == of_synthetic.counts["made"]["delta_pairs"] >= 60
+    assert set(processed_synthetic.by_id) == expected
+    assert (
+        len(processed_synthetic.rows)
+        == len(expected)
+        == processed_synthetic.counts["made"]["examples"]
+    )
+    assert len(processed_synthetic.pairs) == processed_synthetic.counts["made"]["delta_pairs"] >= 60
 
 
 @pytest.mark.parametrize("batch", [1, 7, 10_000])
-def test_the_size_of_a_batch_changes_nothing(of_synthetic, synthetic, make_cmv, monkeypatch, batch):
+def test_the_size_of_a_batch_changes_nothing(
+    processed_synthetic, synthetic, make_cmv, monkeypatch, batch
+):
     monkeypatch.setattr(cmv, "BATCH", batch)
-    made = make_cmv(synthetic)
-    assert (made.rows, made.pairs, made.counts) == (
-        of_synthetic.rows, of_synthetic.pairs, of_synthetic.counts,
+    processed = make_cmv(synthetic)
+    assert (processed.rows, processed.pairs, processed.counts) == (
+        processed_synthetic.rows, processed_synthetic.pairs, processed_synthetic.counts,
     )  # fmt: skip
 
 
-def test_nothing_that_leaks_or_is_noise_is_left_in_the_synthetic_rows(of_synthetic):
-    for row in of_synthetic.rows:
+def test_nothing_that_leaks_or_is_noise_is_left_in_the_synthetic_rows(processed_synthetic):
+    for row in processed_synthetic.rows:
         assert not MUST_NOT_BE_LEARNED.search(row["full_text"]), row["full_text"]
-    for pair in of_synthetic.pairs:
+    for pair in processed_synthetic.pairs:
         assert not MUST_NOT_BE_LEARNED.search(
             "\n".join((pair["prompt"], pair["winner"], pair["loser"]))
         )
 
 
-def test_the_prompt_holds_all_that_decides_about_the_delta(of_synthetic, synthetic):
-    """The truth of a rendered prompt is that of the post, and winners are ahead by it."""
+def test_the_prompt_holds_all_that_decides_about_the_delta(processed_synthetic, synthetic):
+    """A rendered prompt has the truth of its post, and by it winners are ahead of losers."""
     threads = threads_of(synthetic)
-    for row in of_synthetic.rows:
+    for row in processed_synthetic.rows:
         if row["metadata"]["reply_to"] == row["metadata"]["conversation_id"]:
             body = threads[row["metadata"]["conversation_id"]].body
             by_prompt = truth(row["input_text"], row["response"])
             assert by_prompt == pytest.approx(truth(clean(body), row["response"]))
     gap = [
         truth(pair["prompt"], pair["winner"]) - truth(pair["prompt"], pair["loser"])
-        for pair in of_synthetic.pairs
+        for pair in processed_synthetic.pairs
     ]
     assert sum(gap) / len(gap) > 0.1
 
 
-def test_a_thread_of_two_corpora_is_used_once(synthetic, of_synthetic, write_corpus, make_cmv):
+def test_a_thread_of_two_corpora_is_used_once(
+    synthetic, processed_synthetic, write_corpus, make_cmv
+):
     other = write_corpus(
         [
             comment("t3_z", None, "op", BODY, thread="t3_z"),
@@ -78,12 +86,18 @@ def test_a_thread_of_two_corpora_is_used_once(synthetic, of_synthetic, write_cor
         ],
         {"t3_z": META},
     )
-    made = make_cmv(synthetic, other, synthetic)
-    assert set(made.by_id) == set(of_synthetic.by_id) | {"z1"}
-    assert len(made.rows) == len(made.by_id)
-    assert made.counts["won"]["in_another_corpus"] == of_synthetic.counts["won"]["labelled"]
-    assert made.counts["lost"]["in_another_corpus"] == of_synthetic.counts["lost"]["labelled"]
-    assert len(made.pairs) == len(of_synthetic.pairs)
+    processed = make_cmv(synthetic, other, synthetic)
+    assert set(processed.by_id) == set(processed_synthetic.by_id) | {"z1"}
+    assert len(processed.rows) == len(processed.by_id)
+    assert (
+        processed.counts["won"]["in_another_corpus"]
+        == processed_synthetic.counts["won"]["labelled"]
+    )
+    assert (
+        processed.counts["lost"]["in_another_corpus"]
+        == processed_synthetic.counts["lost"]["labelled"]
+    )
+    assert len(processed.pairs) == len(processed_synthetic.pairs)
 
 
 THREAD = [
@@ -96,14 +110,16 @@ THREAD = [
 ]
 
 
-def test_deltas_of_a_subreddit_corpus_are_found(tmp_path, make_cmv, thread):
+def test_deltas_of_a_subreddit_corpus_are_found(tmp_path, make_cmv, process_thread):
     corpus = as_subreddit(THREAD, {"t3_a": META["op-title"]}, tmp_path / "subreddit")
-    made = make_cmv(corpus)
-    marked = thread(*THREAD[1:])
-    assert made.rows == marked.rows and list(made.by_id) == ["b"]
-    assert made.counts["won"] == {"labelled": 1, "kept": 1}
-    assert made.counts["lost"] == {"labelled": 2, "kept": 2}, "all that stand beside the winner"
-    assert made.pairs == marked.pairs
+    processed = make_cmv(corpus)
+    marked = process_thread(*THREAD[1:])
+    assert processed.rows == marked.rows and list(processed.by_id) == ["b"]
+    assert processed.counts["won"] == {"labelled": 1, "kept": 1}
+    assert processed.counts["lost"] == {"labelled": 2, "kept": 2}, (
+        "all that stand beside the winner"
+    )
+    assert processed.pairs == marked.pairs
 
 
 def test_a_thread_of_both_corpora_counts_once_and_the_other_one_adds_what_it_has_more(
@@ -116,39 +132,41 @@ def test_a_thread_of_both_corpora_counts_once_and_the_other_one_adds_what_it_has
         comment("t1_yes", "t1_f", "op", "!delta for you"),
     ]
     titles = {"t3_a": META["op-title"]}
-    whole = as_subreddit([*THREAD, *further], titles, tmp_path / "subreddit")
-    made = make_cmv(marked, whole)
-    assert list(made.by_id) == ["b", "f"]
-    assert made.counts["read"] == {"conversations": 2, "utterances": 6 + 9}
-    assert made.counts["won"] == {"labelled": 3, "in_another_corpus": 1, "kept": 2}
-    # In the whole thread `d` led to a delta and is no loser.
-    assert made.counts["lost"] == {"labelled": 2, "in_another_corpus": 1, "kept": 1}
-    turned = make_cmv(whole, marked)
-    assert {row["full_text"] for row in turned.rows} == {row["full_text"] for row in made.rows}
+    subreddit = as_subreddit([*THREAD, *further], titles, tmp_path / "subreddit")
+    processed = make_cmv(marked, subreddit)
+    assert list(processed.by_id) == ["b", "f"]
+    assert processed.counts["read"] == {"conversations": 2, "utterances": 6 + 9}
+    assert processed.counts["won"] == {"labelled": 3, "in_another_corpus": 1, "kept": 2}
+    # In the subreddit's thread `d` led to a delta, so it is no loser.
+    assert processed.counts["lost"] == {"labelled": 2, "in_another_corpus": 1, "kept": 1}
+    swapped = make_cmv(subreddit, marked)
+    assert {row["full_text"] for row in swapped.rows} == {
+        row["full_text"] for row in processed.rows
+    }
 
 
 SPEAKERS = st.sampled_from(["op", "ben", "carl", "dora", "[deleted]", "DeltaBot"])
 
 
-SAID = st.sampled_from(
+TEXTS = st.sampled_from(
     ["Dogs are loyal.", "I doubt it.", "∆ That is true.", "> ∆\n\nNo.", "[deleted]", "EDIT: thanks!",
      "Confirmed: 1 delta awarded to /u/ben.", "&gt; so?\n\nThat is so."]
 )  # fmt: skip
 
 
 COMMENTS = st.lists(
-    # What it answers: the post (0), a comment by its number (itself and later ones too), or one that is gone.
-    st.tuples(st.integers(0, 12), SPEAKERS, SAID, st.sampled_from([1, 0, None])),
+    # What the comment answers: the post (0), a comment by its number (its own or a later one too), or a missing one.
+    st.tuples(st.integers(0, 12), SPEAKERS, TEXTS, st.sampled_from([1, 0, None])),
     max_size=10,
 )
 
 
 def reaches_the_post(parents: dict[str, str | None], id_: str) -> bool:
-    seen = set()
-    while id_ in parents and id_ not in seen:
+    visited = set()
+    while id_ in parents and id_ not in visited:
         if parents[id_] is None:
             return True
-        seen.add(id_)
+        visited.add(id_)
         id_ = parents[id_]
     return False
 
@@ -157,7 +175,7 @@ def reaches_the_post(parents: dict[str, str | None], id_: str) -> bool:
 def test_whatever_the_threads_each_reply_is_kept_or_counted_out_by_name(
     tokenizer, comments, layout
 ):
-    """Circles and missing comments among them; nothing hangs, crashes or is counted twice."""
+    """Even with circles and missing comments, nothing hangs, crashes or is counted twice."""
     rows = [POST] + [
         comment(f"t1_{n}", "t3_a" if answers == 0 else f"t1_{answers}", speaker, text, success)
         for n, (answers, speaker, text, success) in enumerate(comments, 1)
@@ -172,37 +190,37 @@ def test_whatever_the_threads_each_reply_is_kept_or_counted_out_by_name(
         folder = Path(name)
         write_jsonl(folder / "marked" / "utterances.jsonl", rows + healthy)
         write_json(folder / "marked" / "conversations.json", {"t3_a": META, "t3_h": META})
-        found = as_subreddit(rows + healthy, titles, folder / "found")
+        subreddit = as_subreddit(rows + healthy, titles, folder / "found")
         corpora = {"winning-args": ["marked"], "subreddit": ["found"], "both": ["marked", "found"]}
         process_cmv(
             corpora=[folder / corpus for corpus in corpora[layout]], tokenizer=tokenizer,
             examples=folder / "examples.jsonl", pairs=folder / "pairs.jsonl",
             counts=folder / "counts.json", budget=WIDE,
         )  # fmt: skip
-        made = Processed(folder)
-        in_found = threads_of(found)["a"]
-    assert set(made.counts["won"]) | set(made.counts.get("lost", ())) <= {
+        processed = Processed(folder)
+        subreddit_thread = threads_of(subreddit)["a"]
+    assert set(processed.counts["won"]) | set(processed.counts.get("lost", ())) <= {
         "labelled", "kept", "posters_own", "deleted", "bot", "awards_a_delta_itself", "chain_broken",
         "answered_comment_missing", "after_the_delta", "empty_after_cleaning", "in_another_corpus",
         "no_winner_beside",
     }  # fmt: skip
     parents = {row["id"][3:]: row["reply-to"] and row["reply-to"][3:] for row in rows}
     by_id = {row["id"][3:]: row for row in rows}
-    assert len(made.rows) == len(made.by_id) == made.counts["made"]["examples"]
-    for id_ in made.by_id.keys() - {"h1"}:
+    assert len(processed.rows) == len(processed.by_id) == processed.counts["made"]["examples"]
+    for id_ in processed.by_id.keys() - {"h1"}:
         row = by_id[id_]
         assert reaches_the_post(parents, id_)
         assert row["speaker"] not in ("op", "DeltaBot") and not awards(row["text"])
-    for pair in made.pairs:
+    for pair in processed.pairs:
         winner, loser = (by_id[pair["metadata"][key]] for key in ("winner_id", "loser_id"))
         assert winner["reply-to"] == loser["reply-to"] and winner["speaker"] != loser["speaker"]
     if layout == "winning-args":
         labels = {id_: row["meta"]["success"] for id_, row in by_id.items() if id_ != "a"}
     elif layout == "subreddit":
-        labels = cmv.labels_of(in_found)
+        labels = cmv.labels_of(subreddit_thread)
     else:
         return
-    # The exclusions that come before: what is left of the replies whose chain is broken is counted as that.
+    # A reply with a broken chain counts as such only if no earlier exclusion applies to it.
     for group, success in (("won", 1), ("lost", 0)):
         broken = [
             id_
@@ -211,4 +229,4 @@ def test_whatever_the_threads_each_reply_is_kept_or_counted_out_by_name(
             if by_id[id_]["speaker"] != "op" and not awards(by_id[id_]["text"])
             if not unusable(by_id[id_]["speaker"], by_id[id_]["text"])
         ]
-        assert made.counts.get(group, Counter())["chain_broken"] == len(broken)
+        assert processed.counts.get(group, Counter())["chain_broken"] == len(broken)

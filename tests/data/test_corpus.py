@@ -121,8 +121,8 @@ def test_a_missing_comment_may_have_no_text(write_corpus):
     assert read(write_corpus(rows, {"t3_a": META}))["a"].body == ""
 
 
-def mixed_up(synthetic: Path, folder: Path) -> Path:
-    """The corpus with the utterances of all threads in one another's midst."""
+def interleave(synthetic: Path, folder: Path) -> Path:
+    """Copy the corpus, with the utterances of all threads interleaved."""
     lines = (synthetic / "utterances.jsonl").read_bytes().splitlines(keepends=True)
     folder.mkdir()
     (folder / "utterances.jsonl").write_bytes(b"".join(lines[::3] + lines[1::3] + lines[2::3]))
@@ -134,17 +134,17 @@ def mixed_up(synthetic: Path, folder: Path) -> Path:
 def test_a_large_file_dealt_into_parts_gives_the_same_threads(
     synthetic, tmp_path, monkeypatch, part_bytes
 ):
-    folder = mixed_up(synthetic, tmp_path / "mixed")
-    whole = read(folder)
+    folder = interleave(synthetic, tmp_path / "mixed")
+    expected = read(folder)
     (tmp_path / "temporary").mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
     monkeypatch.setattr(corpus, "PART_BYTES", part_bytes)
-    parts = list(read_threads(folder))
-    assert len(parts) == len(whole) == 60
-    assert [t.id for t in parts] != list(whole), "it was dealt"
-    assert {thread.id: thread for thread in parts} == whole
-    for thread in parts:
-        assert list(thread.utterances) == list(whole[thread.id].utterances)
+    threads = list(read_threads(folder))
+    assert len(threads) == len(expected) == 60
+    assert [t.id for t in threads] != list(expected), "the file was not dealt"
+    assert {thread.id: thread for thread in threads} == expected
+    for thread in threads:
+        assert list(thread.utterances) == list(expected[thread.id].utterances)
     assert not list((tmp_path / "temporary").iterdir())
 
 
@@ -239,14 +239,14 @@ BROKEN = {
 }
 
 
-@pytest.mark.parametrize("damage, says", BROKEN.values(), ids=BROKEN)
-def test_broken_input_is_one_clear_line(write_corpus, damage, says):
+@pytest.mark.parametrize("damage, expected", BROKEN.values(), ids=BROKEN)
+def test_broken_input_is_one_clear_line(write_corpus, damage, expected):
     folder = write_corpus(THREAD, {"t3_a": META})
     damage(folder)
     with pytest.raises(UserError) as raised:
         read(folder)
     message = str(raised.value)
-    assert says in message and str(folder) in message and "\n" not in message
+    assert expected in message and str(folder) in message and "\n" not in message
 
 
 @pytest.mark.parametrize(
@@ -256,7 +256,7 @@ def test_broken_input_ends_the_command_with_one_line(
     write_corpus, tokenizer, command_line, tmp_path, name
 ):
     folder = write_corpus(THREAD, {"t3_a": META})
-    damage, says = BROKEN[name]
+    damage, expected = BROKEN[name]
     damage(folder)
     outputs = [tmp_path / "out" / file for file in ("examples.jsonl", "pairs.jsonl", "counts.json")]
     run = command_line(
@@ -266,7 +266,7 @@ def test_broken_input_ends_the_command_with_one_line(
     )  # fmt: skip
     assert run.returncode == 1
     assert run.stderr.startswith("error: ") and run.stderr.count("\n") == 1
-    assert says in run.stderr
+    assert expected in run.stderr
     assert not any(path.exists() for path in outputs)
 
 
@@ -279,19 +279,19 @@ def test_a_comment_whose_parent_is_not_in_the_corpus_has_no_chain(write_corpus):
 
 @given(st.lists(st.integers(-1, 12), min_size=1, max_size=12))
 def test_the_chain_leads_to_the_root_or_there_is_none(parents):
-    """Comment i answers comment parents[i] (0 is the post); -1 and numbers too large are not in the corpus."""
+    """Comment i answers comment parents[i], and 0 is the post; no comment has the number -1 or one that is too large."""
     thread = Conversation("0", META, {"0": Utterance("0", "0", "anna", "x", None, None, {})})
     for number, parent in enumerate(parents, 1):
         id_ = str(number)
         thread.utterances[id_] = Utterance(id_, "0", "anna", "x", str(parent), None, {})
     for number in range(1, len(parents) + 1):
-        above, seen = number, [number]
-        while above > 0 and above <= len(parents) and len(seen) <= len(parents) + 1:
-            above = parents[above - 1]
-            seen.append(above)
+        ancestor, path = number, [number]
+        while ancestor > 0 and ancestor <= len(parents) and len(path) <= len(parents) + 1:
+            ancestor = parents[ancestor - 1]
+            path.append(ancestor)
         chain = thread.chain_to(thread.utterances[str(number)])
-        if above == 0:
-            assert [int(u.id) for u in chain] == seen[::-1]
+        if ancestor == 0:
+            assert [int(u.id) for u in chain] == path[::-1]
         else:
             assert chain is None
 
@@ -317,12 +317,14 @@ def test_a_corpus_that_is_not_as_it_was_downloaded_is_refused(write_corpus):
     check_digests(folder)
     utterances = folder / "utterances.jsonl"
     content = utterances.read_bytes()
-    for damage, says in (
+    for damaged, expected in (
         (content[:-1], "utterances.jsonl has .* bytes, not"),
         (content.replace(b"cat", b"dog").replace(b"Some", b"Same"), "has SHA-256 .*, not"),
     ):
-        utterances.write_bytes(damage)
-        with pytest.raises(UserError, match=f"{folder.name}: .*{says}.*fetch it again") as raised:
+        utterances.write_bytes(damaged)
+        with pytest.raises(
+            UserError, match=f"{folder.name}: .*{expected}.*fetch it again"
+        ) as raised:
             check_digests(folder)
         assert "\n" not in str(raised.value)
     utterances.unlink()
@@ -340,7 +342,7 @@ def test_the_real_corpora_are_read_whole(real_data, name, conversations, utteran
     assert {thread.title is not None for thread in threads.values()} == {has_title}
 
 
-SEEN_BY_CONVOKIT = """
+READ_WITH_CONVOKIT = """
 import json, sys
 from convokit import Corpus
 corpus = Corpus(filename=sys.argv[1])
@@ -348,57 +350,59 @@ def plain(id_):
     return id_[3:] if id_ and id_[:3] in ("t1_", "t3_") else id_
 def meta(utterance):
     return {key: utterance.meta[key] for key in ("success", "role") if key in utterance.meta}
-seen = {
+utterances = {
     plain(u.id): [u.text, u.speaker.id, plain(u.reply_to), plain(u.conversation_id), u.timestamp, meta(u)]
     for u in corpus.iter_utterances()
 }
 titles = {plain(c.id): c.meta.get("op-title") for c in corpus.iter_conversations()}
-whole = all(c.check_integrity(verbose=False) for c in corpus.iter_conversations())
-json.dump([seen, titles, whole], open(sys.argv[2], "w"))
+intact = all(c.check_integrity(verbose=False) for c in corpus.iter_conversations())
+json.dump([utterances, titles, intact], open(sys.argv[2], "w"))
 """
 
 
 @pytest.fixture
-def seen_by_convokit(tmp_path):
+def read_with_convokit(tmp_path):
     """A function that reads a corpus with convokit.Corpus, in a process of its own."""
     if find_spec("convokit") is None:
         pytest.skip("convokit is not installed")
 
-    def see(folder: Path) -> tuple[dict, dict, bool]:
+    def read_corpus(folder: Path) -> tuple[dict, dict, bool]:
         run = subprocess.run(
-            [sys.executable, "-c", SEEN_BY_CONVOKIT, str(folder), str(tmp_path / "seen.json")],
+            [sys.executable, "-c", READ_WITH_CONVOKIT, str(folder), str(tmp_path / "corpus.json")],
             env=os.environ | {"HOME": str(tmp_path)},
             capture_output=True,
             text=True,
             timeout=120,
         )
         assert run.returncode == 0, run.stderr
-        return json.loads((tmp_path / "seen.json").read_text())
+        return json.loads((tmp_path / "corpus.json").read_text())
 
-    return see
+    return read_corpus
 
 
-def compare_with_convokit(folder: Path, seen_by_convokit) -> None:
-    seen, titles, whole = seen_by_convokit(folder)
+def compare_with_convokit(folder: Path, read_with_convokit) -> None:
+    utterances, titles, intact = read_with_convokit(folder)
     ours = read(folder)
-    assert whole
+    assert intact
     assert titles == {id_: thread.title for id_, thread in ours.items()}
     for thread in ours.values():
         for u in thread.utterances.values():
             meta = {key: u.meta[key] for key in ("success", "role") if key in u.meta}
             # ConvoKit reads the null of a placeholder as an empty text.
-            there = [u.text or "", u.speaker, u.reply_to, u.conversation_id, u.timestamp, meta]
-            assert seen.pop(u.id) == there
-    assert not seen
+            fields = [u.text or "", u.speaker, u.reply_to, u.conversation_id, u.timestamp, meta]
+            assert utterances.pop(u.id) == fields
+    assert not utterances
 
 
 @pytest.mark.slow
-def test_convokit_itself_sees_the_same_synthetic_utterances(synthetic, seen_by_convokit):
-    compare_with_convokit(synthetic, seen_by_convokit)
+def test_convokit_itself_sees_the_same_synthetic_utterances(synthetic, read_with_convokit):
+    compare_with_convokit(synthetic, read_with_convokit)
 
 
 @pytest.mark.slow
-def test_convokit_itself_sees_the_same_in_the_servers_layout(synthetic, tmp_path, seen_by_convokit):
+def test_convokit_itself_sees_the_same_in_the_servers_layout(
+    synthetic, tmp_path, read_with_convokit
+):
     """Flat conversations and the older names, as subreddit corpora have them."""
     folder = tmp_path / "server"
     shutil.copytree(synthetic, folder)
@@ -408,10 +412,10 @@ def test_convokit_itself_sees_the_same_in_the_servers_layout(synthetic, tmp_path
     metas = json.loads((synthetic / "conversations.json").read_text())
     flat = {id_: entry["meta"] for id_, entry in metas.items()}
     (folder / "conversations.json").write_text(json.dumps(flat))
-    compare_with_convokit(folder, seen_by_convokit)
+    compare_with_convokit(folder, read_with_convokit)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["winning-args-corpus", "persuasionforgood-corpus"])
-def test_convokit_itself_sees_the_same_real_utterances(real_data, seen_by_convokit, name):
-    compare_with_convokit(real_data / name, seen_by_convokit)
+def test_convokit_itself_sees_the_same_real_utterances(real_data, read_with_convokit, name):
+    compare_with_convokit(real_data / name, read_with_convokit)

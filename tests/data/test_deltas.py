@@ -1,4 +1,4 @@
-"""Finding deltas where a corpus does not mark them: what counts as the poster's award, who won, who lost."""
+"""Deltas in a corpus without marks: what counts as the poster's award, who won, who lost."""
 
 import pytest
 
@@ -23,8 +23,8 @@ def thread(*comments: tuple, poster: str = "op", **meta) -> Conversation:
     return Conversation("post", {"title": "CMV: cats"} | meta, {u.id: u for u in utterances})
 
 
-def awarded(text: str, *further: tuple, speaker: str = "op") -> dict[str, int]:
-    """Who won and who lost where `text` answers the comment `b`, beside which stands `c`."""
+def labels_after(text: str, *further: tuple, speaker: str = "op") -> dict[str, int]:
+    """Who won and who lost after `text` answers the comment `b`, a sibling of `c`."""
     return won_and_lost(
         thread(
             ("b", "post", "ben", "Dogs are loyal."),
@@ -62,7 +62,7 @@ def awarded(text: str, *further: tuple, speaker: str = "op") -> dict[str, int]:
 )
 def test_the_posters_mark_is_a_delta_for_the_comment_that_it_answers(text):
     assert awards(text)
-    assert awarded(text) == {"b": 1, "c": 0}
+    assert labels_after(text) == {"b": 1, "c": 0}
 
 
 @pytest.mark.parametrize(
@@ -87,22 +87,31 @@ def test_the_posters_mark_is_a_delta_for_the_comment_that_it_answers(text):
         "!deltas",
     ],
 )
-def test_quoted_marks_refusals_and_words_are_none(text):
+def test_quoted_marks_refusals_and_words_are_no_deltas(text):
     assert not awards(text)
-    assert awarded(text) == {}
+    assert labels_after(text) == {}
 
 
 def test_other_peoples_deltas_do_not_count():
-    assert awarded("∆ You changed my view.", speaker="eve") == {}
-    assert awarded("∆ You changed my view.", ("x", "d", "DeltaBot", CONFIRMED), speaker="eve") == {}
+    assert labels_after("∆ You changed my view.", speaker="eve") == {}
+    assert (
+        labels_after("∆ You changed my view.", ("x", "d", "DeltaBot", CONFIRMED), speaker="eve")
+        == {}
+    )
 
 
 def test_deltabot_confirms_what_no_mark_shows():
     """The poster may have edited the mark out, or written it in a form that nobody knows."""
-    assert awarded("You changed my view.", ("x", "d", "DeltaBot", CONFIRMED)) == {"b": 1, "c": 0}
-    assert awarded("You changed my view.", ("x", "d", "deltabot", CONFIRMED)) == {"b": 1, "c": 0}
-    assert awarded("You changed my view.", ("x", "d", "eve", CONFIRMED)) == {}
-    assert awarded("You changed my view.", ("x", "b", "DeltaBot", CONFIRMED)) == {}
+    assert labels_after("You changed my view.", ("x", "d", "DeltaBot", CONFIRMED)) == {
+        "b": 1,
+        "c": 0,
+    }
+    assert labels_after("You changed my view.", ("x", "d", "deltabot", CONFIRMED)) == {
+        "b": 1,
+        "c": 0,
+    }
+    assert labels_after("You changed my view.", ("x", "d", "eve", CONFIRMED)) == {}
+    assert labels_after("You changed my view.", ("x", "b", "DeltaBot", CONFIRMED)) == {}
 
 
 @pytest.mark.parametrize(
@@ -114,17 +123,17 @@ def test_deltabot_confirms_what_no_mark_shows():
         "You can't award DeltaBot a delta.",
     ],
 )
-def test_what_deltabot_refused_is_none(refusal):
-    assert awarded("∆", ("x", "d", "DeltaBot", refusal)) == {}
+def test_a_delta_that_deltabot_refused_does_not_count(refusal):
+    assert labels_after("∆", ("x", "d", "DeltaBot", refusal)) == {}
 
 
-def test_what_it_confirmed_after_a_refusal_counts():
+def test_a_delta_that_deltabot_confirmed_after_a_refusal_counts():
     further = (("x", "d", "DeltaBot", TOO_SHORT), ("y", "d", "DeltaBot", CONFIRMED))
-    assert awarded("∆ Because of this.", *further) == {"b": 1, "c": 0}
+    assert labels_after("∆ Because of this.", *further) == {"b": 1, "c": 0}
 
 
 def test_another_answer_of_deltabot_changes_nothing():
-    assert awarded("∆ Because.", ("x", "d", "DeltaBot", None)) == {"b": 1, "c": 0}
+    assert labels_after("∆ Because.", ("x", "d", "DeltaBot", None)) == {"b": 1, "c": 0}
 
 
 def test_of_a_poster_whose_account_is_deleted_nothing_is_known():
@@ -142,7 +151,7 @@ def test_the_poster_gives_no_delta_to_a_comment_of_their_own_or_to_the_post():
 
 
 def test_who_lost_answers_the_same_comment_and_led_to_no_delta():
-    found = won_and_lost(
+    labels = won_and_lost(
         thread(
             ("won", "post", "ben", "Dogs are loyal."),
             ("thanks", "won", "op", "∆ Yes."),
@@ -156,16 +165,16 @@ def test_who_lost_answers_the_same_comment_and_led_to_no_delta():
             ("elsewhere", "lost", "ben", "Me too."),
         )
     )
-    assert found == {"won": 1, "won_below": 1, "lost": 0, "lost_below": 0}
+    assert labels == {"won": 1, "won_below": 1, "lost": 0, "lost_below": 0}
 
 
 def test_two_winners_beside_each_other_both_win():
-    both = awarded("∆ Yes.", ("e", "c", "op", "∆ You too."), ("f", "post", "fay", "No."))
-    assert both == {"b": 1, "c": 1, "f": 0}
+    labels = labels_after("∆ Yes.", ("e", "c", "op", "∆ You too."), ("f", "post", "fay", "No."))
+    assert labels == {"b": 1, "c": 1, "f": 0}
 
 
 def test_an_award_in_a_broken_thread_is_no_crash():
-    found = won_and_lost(
+    labels = won_and_lost(
         thread(
             ("to_nobody", "gone", "op", "∆"),
             ("orphan", "gone_too", "ben", "Dogs."),
@@ -175,7 +184,7 @@ def test_an_award_in_a_broken_thread_is_no_crash():
             ("self", "self", "op", "∆"),
         )
     )
-    assert found == {"orphan": 1, "one": 1}
+    assert labels == {"orphan": 1, "one": 1}
 
 
 def test_marks_of_the_corpus_go_before_deltas_found():
@@ -191,18 +200,18 @@ def test_marks_of_the_corpus_go_before_deltas_found():
 
 
 def test_on_real_threads_what_is_found_contradicts_no_mark(real_data):
-    """Ten whole threads with DeltaBot's comments. Tan et al. marked one winner and one loser of a pair: of
-    the 17 comments that are found to have won, 12 are marked so and the others not at all."""
-    found_of, marks_of = {}, {}
+    """Ten complete threads have DeltaBot's comments. Tan et al. marked one winner and one loser of a pair: 12 of
+    the 17 winners that are found are marked as winners, and the others not at all."""
+    all_labels, all_marks = {}, {}
     for conversation in read_threads(real_data / "winning-args-corpus"):
         marks = labels_of(conversation)
         for utterance in conversation.utterances.values():
             utterance.meta.pop("success")
-        if found := labels_of(conversation):
-            found_of |= found
-            marks_of |= marks
+        if labels := labels_of(conversation):
+            all_labels |= labels
+            all_marks |= marks
             assert conversation.meta["train"] == 1
-    won = {id_ for id_, success in found_of.items() if success}
-    assert len(won) == 17 and len(found_of) - len(won) == 216
-    assert sum(marks_of.get(id_) == 1 for id_ in won) == 12
-    assert not any(id_ in marks_of and marks_of[id_] != found_of[id_] for id_ in found_of)
+    won = {id_ for id_, success in all_labels.items() if success}
+    assert len(won) == 17 and len(all_labels) - len(won) == 216
+    assert sum(all_marks.get(id_) == 1 for id_ in won) == 12
+    assert not any(id_ in all_marks and all_marks[id_] != all_labels[id_] for id_ in all_labels)

@@ -1,4 +1,4 @@
-"""From turns and a response to a row: within the budget, in either format, whatever the texts."""
+"""Rows from turns and a response: within the budget, in either format, whatever the texts."""
 
 from dataclasses import replace
 
@@ -38,7 +38,7 @@ CHAT_TEMPLATE = (
 
 @pytest.fixture(scope="module")
 def row_maker(tokenizer, tmp_path_factory):
-    """A function that makes a row maker with a budget, in which the format of prompts is one of two."""
+    """A function that makes a RowMaker with a budget, for either prompt format."""
     base = tmp_path_factory.mktemp("base")
     (base / "tokenizer.json").write_bytes(tokenizer.read_bytes())
     (base / "chat_template.jinja").write_text(CHAT_TEMPLATE)
@@ -69,12 +69,14 @@ def test_prompt_and_response_fit_and_the_context_does_not_depend_on_the_response
         elif isinstance(one, str):
             assert one in reasons
         else:
-            prompt, said = maker.counter.counts([one["input_text"], one["response"]])
+            prompt_tokens, response_tokens = maker.counter.counts(
+                [one["input_text"], one["response"]]
+            )
             assert one["response"] == response
             assert one["full_text"] == one["input_text"] + response
-            assert budget.min_tokens <= said + 1 <= budget.max_tokens
-            assert prompt + said + 1 <= budget.max_seq_length
-            assert one["metadata"]["response_tokens"] == said + 1
+            assert budget.min_tokens <= response_tokens + 1 <= budget.max_tokens
+            assert prompt_tokens + response_tokens + 1 <= budget.max_seq_length
+            assert one["metadata"]["response_tokens"] == response_tokens + 1
             assert one["metadata"]["context_tokens"] <= budget.max_context_tokens
 
 

@@ -1,4 +1,4 @@
-"""Fetching, through ConvoKit's own code, from a server on this machine that also fails in every way.
+"""Fetching through ConvoKit's own code, from a server on this machine that also fails in many ways.
 
 The server is the fetch's proxy: it answers plain http itself, and https with a certificate of an authority
 that only the fetch trusts. Connections to anything but this machine are refused.
@@ -80,7 +80,7 @@ def status(code):
     return answer
 
 
-def whole(body: bytes):
+def complete(body: bytes):
     def answer(handler):
         handler.begin(body)
         handler.wfile.write(body)
@@ -118,7 +118,7 @@ def serving(authority: trustme.CA):
     server = ThreadingHTTPServer(("127.0.0.1", 0), Answering)
     server.tls, server.requests = tls, []
     server.half_sent, server.closing = Event(), Event()
-    server.pages = {LIST: [whole(json.dumps(DATA_SETS).encode())]}
+    server.pages = {LIST: [complete(json.dumps(DATA_SETS).encode())]}
     Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
     try:
         yield server
@@ -143,7 +143,8 @@ class Fetching:
     """Runs the fetch of a corpus into a folder, as the workflow does, with a home and a network of its own."""
 
     def __init__(self, folder: Path, port: int, authority: trustme.CA):
-        self.folder, self.home, self.refused = folder, folder / "home", folder / "refused.log"
+        self.folder, self.home = folder, folder / "home"
+        self.refused_log = folder / "refused.log"
         self.home.mkdir()
         (folder / "authority.pem").write_bytes(authority.cert_pem.bytes())
         proxy = {
@@ -158,7 +159,7 @@ class Fetching:
             "SSL_CERT_FILE": str(folder / "authority.pem"),
             "HOME": str(self.home),
             "PYTHONPATH": os.pathsep.join([str(ROOT / "workflow"), str(ROOT / "tests/no_network")]),
-            "NETWORK_LOG": str(self.refused),
+            "NETWORK_LOG": str(self.refused_log),
         }
 
     def output(self, name: str = NAME) -> Path:
@@ -178,27 +179,27 @@ class Fetching:
     def __call__(self, name: str = NAME, **settings) -> tuple[int, str]:
         """The exit status and standard error. What must hold after every fetch is checked here."""
         with self.start(name, **settings) as run:
-            told = run.communicate(timeout=60)[1]
+            stderr = run.communicate(timeout=60)[1]
         assert not self.part(name).exists()
         assert not list(self.home.iterdir()), "something was written to the home folder"
-        assert not self.refused.exists(), self.refused.read_text()
+        assert not self.refused_log.exists(), self.refused_log.read_text()
         assert not self.processes()
-        assert "Traceback" not in told
-        return run.returncode, told
+        assert "Traceback" not in stderr
+        return run.returncode, stderr
 
     def succeed(self, name: str = NAME, **settings) -> str:
-        code, told = self(name, **settings)
-        assert code == 0, told
-        return told
+        code, stderr = self(name, **settings)
+        assert code == 0, stderr
+        return stderr
 
     def fail(self, name: str = NAME, **settings) -> tuple[str, str]:
-        """The whole of standard error and its last line, the only one that starts with `error:`."""
-        code, told = self(name, **settings)
-        assert code == 1, told
-        assert re.findall("^error:", told, flags=re.MULTILINE) == ["error:"]
-        last = told.splitlines()[-1]
-        assert last.startswith("error:")
-        return told, last
+        """Standard error and its last line, the only one that starts with `error:`."""
+        code, stderr = self(name, **settings)
+        assert code == 1, stderr
+        assert re.findall("^error:", stderr, flags=re.MULTILINE) == ["error:"]
+        error = stderr.splitlines()[-1]
+        assert error.startswith("error:")
+        return stderr, error
 
     def processes(self) -> list[psutil.Process]:
         """What still runs of the fetches of this folder."""
@@ -250,7 +251,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def manual(name: str) -> list[str]:
-    """What a person must be told to do without the download."""
+    """What the message must tell a person to do without the download."""
     documentation = "https://convokit.cornell.edu/documentation/datasets.html"
     files = [f"{name}/utterances.jsonl", f"{name}/conversations.json"]
     return [f"cannot download {name}: ", "by hand", documentation, "corpora_dir", *files]
@@ -261,7 +262,7 @@ def fetched(corpus, authority, tmp_path_factory) -> Path:
     """The corpus, fetched once. Read only."""
     fetching = Fetching(tmp_path_factory.mktemp("fetched"), 0, authority)
     with serving(authority) as server:
-        server.pages[ARCHIVE] = [whole(zipped(corpus))]
+        server.pages[ARCHIVE] = [complete(zipped(corpus))]
         for key in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
             fetching.environment[key] = f"http://127.0.0.1:{server.server_port}"
         fetching.succeed()
@@ -283,8 +284,8 @@ def test_sizes_and_digests_are_recorded_beside_it(fetched, corpus):
 
 
 def test_a_subreddit_is_found_by_its_group_and_unpacked(server, fetching, corpus):
-    server.pages[GROUPS] = [whole(b"aaa~-~bbb\nccc~-~ddd\n")]
-    server.pages[SUBREDDIT_ARCHIVE] = [whole(zipped(corpus, prefix=""))]
+    server.pages[GROUPS] = [complete(b"aaa~-~bbb\nccc~-~ddd\n")]
+    server.pages[SUBREDDIT_ARCHIVE] = [complete(zipped(corpus, prefix=""))]
     fetching.succeed(SUBREDDIT)
     assert server.requests == [LIST, GROUPS, SUBREDDIT_ARCHIVE]
     assert contents(fetching.output(SUBREDDIT)) == contents(corpus)
@@ -293,44 +294,48 @@ def test_a_subreddit_is_found_by_its_group_and_unpacked(server, fetching, corpus
 def test_after_a_break_a_slow_but_steady_download_is_waited_for_and_shown(server, fetching, corpus):
     body = zipped(corpus)
     server.pages[ARCHIVE] = [half(body), slowly(body, seconds=5)]
-    told = fetching.succeed(retries=1, timeout_s=3)
+    stderr = fetching.succeed(retries=1, timeout_s=3)
     assert contents(fetching.output()) == contents(corpus)
-    assert "attempt 1 of 2 failed: BadZipFile: File is not a zip file (was the archive cut" in told
-    written = re.findall(rf"^{NAME}: ([\d.]+) MB written, [\d.]+ MB/s$", told, flags=re.MULTILINE)
-    assert len(written) >= 2 and written == sorted(set(written), key=float)
+    assert (
+        "attempt 1 of 2 failed: BadZipFile: File is not a zip file (was the archive cut" in stderr
+    )
+    megabytes = re.findall(
+        rf"^{NAME}: ([\d.]+) MB written, [\d.]+ MB/s$", stderr, flags=re.MULTILINE
+    )
+    assert len(megabytes) >= 2 and megabytes == sorted(set(megabytes), key=float)
 
 
 def test_a_server_that_hangs_is_given_up(server, fetching, corpus):
     server.pages[ARCHIVE] = [half(zipped(corpus), hang=True)]
     began = time.monotonic()
-    told, error = fetching.fail(retries=1, timeout_s=1)
+    stderr, error = fetching.fail(retries=1, timeout_s=1)
     assert time.monotonic() - began < 30
     assert server.requests == [LIST, ARCHIVE] * 2
-    assert told.count("failed: no data for 1 s") == 2
+    assert stderr.count("failed: no data for 1 s") == 2
     assert all(word in error for word in [*manual(NAME), "no data for 1 s"])
     assert contents(fetching.output()) == {}
 
 
 @pytest.mark.parametrize(
-    "name, requests, says",
+    "name, requests, expected",
     [
         (NAME, [LIST, ARCHIVE], ["404", ARCHIVE]),
         ("no-such-corpus", [LIST], ["no-such-corpus", "has ConvoKit a corpus of this name?"]),
     ],
 )
-def test_what_is_not_there_is_not_asked_for_again(server, fetching, name, requests, says):
-    told, error = fetching.fail(name)
+def test_what_is_not_there_is_not_asked_for_again(server, fetching, name, requests, expected):
+    stderr, error = fetching.fail(name)
     assert server.requests == requests
-    assert told.count("failed: ") == 1
-    assert all(word in error for word in manual(name) + says)
+    assert stderr.count("failed: ") == 1
+    assert all(word in error for word in manual(name) + expected)
 
 
 def test_a_failing_server_is_asked_again(server, fetching):
     server.pages[LIST].insert(0, status(500))
     server.pages[ARCHIVE] = [status(500), status(503)]
-    told, error = fetching.fail(retries=2)
+    stderr, error = fetching.fail(retries=2)
     assert server.requests == [LIST, LIST, ARCHIVE, LIST, ARCHIVE]
-    reasons = re.findall(r"attempt \d of 3 failed: (.*)", told)
+    reasons = re.findall(r"attempt \d of 3 failed: (.*)", stderr)
     for reason, word in zip(reasons, ("list of data sets", "500", "503"), strict=True):
         assert word in reason
     assert all(word in error for word in [*manual(NAME), "503"])
@@ -341,13 +346,13 @@ def test_offline_says_what_to_do_by_hand(authority, tmp_path):
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
         fetching = Fetching(tmp_path, closed.getsockname()[1], authority)
-        told, error = fetching.fail(retries=1)
-    assert told.count("failed: ") == 2
+        stderr, error = fetching.fail(retries=1)
+    assert stderr.count("failed: ") == 2
     assert all(word in error for word in manual(NAME))
 
 
 def test_a_killed_fetch_ends_its_download_and_the_next_starts_anew(server, fetching, corpus):
-    server.pages[ARCHIVE] = [half(zipped(corpus), hang=True), whole(zipped(corpus))]
+    server.pages[ARCHIVE] = [half(zipped(corpus), hang=True), complete(zipped(corpus))]
     with fetching.start() as killed:
         assert server.half_sent.wait(20)
         assert len(fetching.processes()) == 2
@@ -357,16 +362,16 @@ def test_a_killed_fetch_ends_its_download_and_the_next_starts_anew(server, fetch
         assert time.monotonic() < end, "the download goes on without its parent"
         time.sleep(0.1)
     assert contents(fetching.output()) == {}
-    left = fetching.part() / NAME / "left"  # as if it had been killed later, when it unpacked
-    left.parent.mkdir()
-    left.touch()
+    leftover = fetching.part() / NAME / "left"  # as if killed later, while it unpacked
+    leftover.parent.mkdir()
+    leftover.touch()
     fetching.succeed()
     assert contents(fetching.output()) == contents(corpus)
 
 
 def test_a_corpus_that_cannot_be_read_never_gets_its_name(server, fetching, corpus):
     cut = (corpus / "utterances.jsonl").read_bytes()[:-20]
-    server.pages[ARCHIVE] = [whole(zipped(corpus, utterances=cut))]
+    server.pages[ARCHIVE] = [complete(zipped(corpus, utterances=cut))]
     _, error = fetching.fail()
     assert server.requests == [LIST, ARCHIVE]
     assert all(word in error for word in [*manual(NAME), "utterances.jsonl, line "])
@@ -377,18 +382,18 @@ def test_a_corpus_that_cannot_be_read_never_gets_its_name(server, fetching, corp
 def test_another_content_than_at_the_first_download_is_refused(server, fetching, corpus, fetched):
     shutil.copytree(fetched.parent, fetching.output().parent)
     record = fetching.output().parent / f"{NAME}.digests.json"
-    before, recorded = contents(fetching.output()), record.read_bytes()
+    corpus_before, record_before = contents(fetching.output()), record.read_bytes()
     other = (corpus / "utterances.jsonl").read_bytes().replace(b"the", b"teh", 1)
-    server.pages[ARCHIVE] = [whole(zipped(corpus, utterances=other))]
+    server.pages[ARCHIVE] = [complete(zipped(corpus, utterances=other))]
     _, error = fetching.fail()
     first = read_json(record)["utterances.jsonl"]["sha256"]
     for word in ("utterances.jsonl has SHA-256 ", first[:12], str(record), "delete the record"):
         assert word in error
-    assert contents(fetching.output()) == before and record.read_bytes() == recorded
+    assert contents(fetching.output()) == corpus_before and record.read_bytes() == record_before
 
     record.unlink()
     fetching.succeed()
-    assert contents(fetching.output()) == before | {"utterances.jsonl": other}
+    assert contents(fetching.output()) == corpus_before | {"utterances.jsonl": other}
     assert read_json(record)["utterances.jsonl"]["sha256"] != first
 
 
@@ -403,23 +408,23 @@ def cut_off(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "damage, says",
+    "damage, message",
     [
         (change_a_byte, "utterances.jsonl has SHA-256 "),
         (cut_off, "utterances.jsonl has "),
         (Path.unlink, "utterances.jsonl is missing"),
     ],
 )
-def test_a_corpus_that_changed_after_its_download_is_refused(fetched, tmp_path, damage, says):
+def test_a_corpus_that_changed_after_its_download_is_refused(fetched, tmp_path, damage, message):
     shutil.copytree(fetched.parent, tmp_path / "corpora")
     folder = tmp_path / "corpora" / NAME
     check_digests(folder)
     damage(folder / "utterances.jsonl")
-    with pytest.raises(UserError, match=says) as refused:
+    with pytest.raises(UserError, match=message) as raised:
         check_digests(folder)
     for word in (str(folder), "not the file that was downloaded", "delete the folder and fetch it"):
-        assert word in str(refused.value)
-    assert "\n" not in str(refused.value)
+        assert word in str(raised.value)
+    assert "\n" not in str(raised.value)
 
 
 def test_a_file_of_another_size_is_not_hashed(fetched, tmp_path, monkeypatch):
@@ -458,13 +463,15 @@ def test_a_model_is_put_into_place_whole(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("status", "code", "told"),
+    ("status", "code", "message"),
     [
         (403, "GatedRepo", "some/model is gated: accept its terms .* set HF_TOKEN"),
         (404, "RepoNotFound", "there is no model some/model at revision 1"),
     ],
 )
-def test_a_hub_that_refuses_is_explained(status, code, told, command_line, tmp_path, monkeypatch):
+def test_a_hub_that_refuses_is_explained(
+    status, code, message, command_line, tmp_path, monkeypatch
+):
     class Hub(BaseHTTPRequestHandler):
         def do_GET(self):
             self.send_response(status)
@@ -482,11 +489,11 @@ def test_a_hub_that_refuses_is_explained(status, code, told, command_line, tmp_p
         monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{server.server_port}")
         monkeypatch.setenv("HF_HUB_OFFLINE", "0")
         monkeypatch.setenv("HF_HOME", str(tmp_path / "home"))
-        ran = command_line(
+        result = command_line(
             "data.fetch", "fetch_base_model", "--source", "some/model", "--revision", "1", "--output", tmp_path / "out"
         )  # fmt: skip
         server.shutdown()
-    assert ran.returncode == 1
-    assert re.search(told, ran.stderr.strip().splitlines()[-1])
-    assert "Traceback" not in ran.stderr
+    assert result.returncode == 1
+    assert re.search(message, result.stderr.strip().splitlines()[-1])
+    assert "Traceback" not in result.stderr
     assert not (tmp_path / "out").exists()

@@ -14,8 +14,8 @@ from persuasion_rl.data.synthetic import grammar
 from persuasion_rl.files import write_jsonl
 
 BY_TOPIC_AND_KIND: dict[tuple, list[str]] = {}
-for known, move in grammar.reply_sentences().items():
-    BY_TOPIC_AND_KIND.setdefault((move.topic, move.kind), []).append(known)
+for sentence, move in grammar.reply_sentences().items():
+    BY_TOPIC_AND_KIND.setdefault((move.topic, move.kind), []).append(sentence)
 
 TOPIC = "bike lanes"
 POST = (
@@ -38,19 +38,19 @@ INSULT = "Only a fool could believe this."
 
 @st.composite
 def exchanges(draw):
-    """A post on a topic with its reasons, and a reply of known sentences (own topic, another, or none)."""
+    """A post on a topic with its reasons, and a reply of the grammar's sentences on this topic, another, or none."""
     topic = draw(st.sampled_from(grammar.TOPICS))
     reasons = draw(
         st.lists(st.sampled_from(grammar.reasons_of(topic)), min_size=1, max_size=3, unique=True)
     )
-    stated = [
+    statements = [
         grammar.sentence(draw(st.sampled_from(grammar.REASONS[name].statements)), topic=topic)
         for name in reasons
     ]
     groups = [key for key in BY_TOPIC_AND_KIND if key[0] in (None, topic, "pet shops")]
     sentence = st.sampled_from(groups).flatmap(lambda key: st.sampled_from(BY_TOPIC_AND_KIND[key]))
     reply = draw(st.lists(sentence, max_size=6))
-    return topic, reasons, f"Poster: I am sure of it. {' '.join(stated)}", reply
+    return topic, reasons, f"Poster: I am sure of it. {' '.join(statements)}", reply
 
 
 def test_the_documented_weights_are_the_weights():
@@ -67,11 +67,11 @@ def test_there_are_at_least_24_topics_with_eight_reasons_each():
 
 def test_no_two_sentences_of_the_grammar_are_the_same():
     numbers = len(grammar.PLACES) * len(grammar.MEASURES) * len(grammar.PERCENTAGES)
-    a_topic = len(grammar.QUESTIONS) + len(grammar.EVIDENCE) * numbers
+    per_topic = len(grammar.QUESTIONS) + len(grammar.EVIDENCE) * numbers
     for reason in grammar.REASONS.values():
-        a_topic += len(reason.answers) + len(grammar.ACKNOWLEDGEMENTS)
+        per_topic += len(reason.answers) + len(grammar.ACKNOWLEDGEMENTS)
     anywhere = len(grammar.OPENINGS + grammar.ANALOGIES + grammar.OFF_TOPIC + grammar.INSULTS)
-    assert len(grammar.reply_sentences()) == anywhere + len(grammar.TOPICS) * a_topic
+    assert len(grammar.reply_sentences()) == anywhere + len(grammar.TOPICS) * per_topic
     statements = sum(
         len(grammar.REASONS[name].statements)
         for topic in grammar.TOPICS
@@ -98,9 +98,9 @@ def test_everything_in_a_synthetic_corpus_is_read_back(synthetic):
         assert len(topics) == 1 and len(reasons) in (2, 3)
         for utterance in thread.utterances.values():
             if utterance.speaker.split("_")[0] in ("thoughtful", "average", "hasty", "rude"):
-                found = [move.kind for move in grammar.moves(clean(utterance.text))]
-                assert len(found) >= 3 and "unknown" not in found, utterance.text
-                kinds.update(found)
+                reply_kinds = [move.kind for move in grammar.moves(clean(utterance.text))]
+                assert len(reply_kinds) >= 3 and "unknown" not in reply_kinds, utterance.text
+                kinds.update(reply_kinds)
     assert kinds == set(grammar.WEIGHTS) - {"further_answer", "missed", "repetition", "unknown"}
 
 

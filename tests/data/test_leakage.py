@@ -1,4 +1,4 @@
-"""The check of a split: every leak that is planted in one is an error."""
+"""The check of a split finds every planted leak."""
 
 import pytest
 
@@ -25,7 +25,7 @@ def pool_row(conversation, prompt="another prompt"):
 
 
 def add_conversation(folder, name, cluster, side, post=None):
-    """A conversation more in the table of sides, and in the corpus."""
+    """Add a conversation to the table of sides and to the corpus."""
     with (folder / "sides.csv").open("a") as table:
         table.write(f"x,{name},{cluster},{side}\n")
     metas = {i: e for i, e in read_json(folder / "x" / "conversations.json").items()}
@@ -34,7 +34,7 @@ def add_conversation(folder, name, cluster, side, post=None):
 
 
 def twin_of(folder, name):
-    """Let a new conversation on the same side be a near-duplicate of the first one of a file."""
+    """Add a near-duplicate of the first conversation of a file, on the same side."""
     conversation = written(folder, name)[0]["metadata"]["conversation_id"]
     side_of, cluster_of = sides_of(folder)
     cluster = cluster_of[conversation]
@@ -42,7 +42,7 @@ def twin_of(folder, name):
 
 
 def secret_twin(folder, name, side):
-    """Let a new conversation on `side` be a near-duplicate of the first one of a file, unknown to the table of sides."""
+    """Add a near-duplicate of the first conversation of a file on `side`, with another cluster in the table."""
     conversation = written(folder, name)[0]["metadata"]["conversation_id"]
     return add_conversation(
         folder, "twin", "twin", side, post_of(sides_of(folder)[1][conversation])
@@ -69,7 +69,7 @@ def a_row_in_the_file_of_another_side(folder):
 
 
 def near_duplicate_posts_on_two_sides(folder):
-    """No row is of the twin."""
+    """No row belongs to the twin."""
     secret_twin(folder, "sft_test", "train")
 
 
@@ -161,7 +161,7 @@ def test_a_planted_leak_is_found(folder, plant):
 
 
 def test_a_twin_on_its_own_side_is_no_leak(folder):
-    """It would be with what the table says of clusters only: here the posts are compared."""
+    """Its cluster in the table is another one, so only the comparison of posts could call it a leak."""
     secret_twin(folder, "sft_test", "test")
     assert check(folder)["conversations"] == 121
 
@@ -196,12 +196,12 @@ def test_a_delta_pair_without_a_side_is_found(folder):
 
 def test_a_leak_ends_the_command_with_one_line(folder, command_line):
     a_conversation_in_two_pools(folder)
-    run_ = command_line(
+    result = command_line(
         "data.leakage", "--corpora", folder / "x", "--sides", folder / "sides.csv",
         "--sft", *(f"{side}={folder}/out/sft_{side}.jsonl" for side in SIDES),
         "--pools", *(f"{pool}={folder}/out/{pool}.jsonl" for pool in POOLS),
         "--pairs", folder / "pairs.jsonl",
         "--output", folder / "leakage.json",
     )  # fmt: skip
-    assert run_.returncode == 1
-    assert run_.stderr.startswith("error: leak: ") and run_.stderr.count("\n") == 1
+    assert result.returncode == 1
+    assert result.stderr.startswith("error: leak: ") and result.stderr.count("\n") == 1

@@ -1,4 +1,4 @@
-"""Of PersuasionForGood's dialogues: whose turns count, and which are taken where not all are."""
+"""PersuasionForGood's dialogues: whose turns count, and which are selected where there are too many."""
 
 import re
 import tempfile
@@ -38,12 +38,12 @@ def test_only_the_persuaders_turns_become_responses(write_corpus, make_p4g):
         turn(4, 1, "Tell me."),
         turn(5, 0, "They help."),
     ]
-    made = make_p4g(write_corpus(dialogue, {"d1": {"donation_ee": 0.5}}))
-    assert [row["response"] for row in made.rows] == [
+    processed = make_p4g(write_corpus(dialogue, {"d1": {"donation_ee": 0.5}}))
+    assert [row["response"] for row in processed.rows] == [
         "Do you know Save the Children?",
         "They help.",
     ]
-    prompt = made.by_id["d1-5"]["input_text"]
+    prompt = processed.by_id["d1-5"]["input_text"]
     assert prompt.split("[CONTEXT]\n")[1].split("\n[TASK]")[0].splitlines()[1:] == [
         "Persuader: Hello!",
         "Persuadee: Hi.",
@@ -52,8 +52,8 @@ def test_only_the_persuaders_turns_become_responses(write_corpus, make_p4g):
         "Persuadee: Tell me.",
     ]
     assert "persuader's next message" in prompt
-    assert made.by_id["d1-5"]["metadata"]["source"] == "p4g"
-    assert made.by_id["d1-5"]["metadata"]["donation"] == 0.5
+    assert processed.by_id["d1-5"]["metadata"]["source"] == "p4g"
+    assert processed.by_id["d1-5"]["metadata"]["donation"] == 0.5
 
 
 def test_the_role_is_that_of_the_utterance_and_not_of_the_speaker(write_corpus, make_p4g):
@@ -62,8 +62,8 @@ def test_the_role_is_that_of_the_utterance_and_not_of_the_speaker(write_corpus, 
         turn(0, 0, "Hello!", "d1", "anna"), turn(1, 1, "Hi.", "d1", "ben"), turn(2, 0, "Give!", "d1", "anna"),
         turn(0, 0, "Hey!", "d2", "ben"), turn(1, 1, "Ho.", "d2", "anna"), turn(2, 0, "Donate!", "d2", "ben"),
     ]  # fmt: skip
-    made = make_p4g(write_corpus(rows, {"d1": {}, "d2": {}}))
-    assert [row["response"] for row in made.rows] == ["Give!", "Donate!"]
+    processed = make_p4g(write_corpus(rows, {"d1": {}, "d2": {}}))
+    assert [row["response"] for row in processed.rows] == ["Give!", "Donate!"]
 
 
 @pytest.mark.parametrize("role", [None, 2, "persuader"])
@@ -74,58 +74,58 @@ def test_an_unknown_role_is_named(write_corpus, make_p4g, role):
 
 def test_all_persuaders_turns_are_counted(write_corpus, make_p4g):
     dialogue = [turn(i, i % 2, "Yes. " * (1 + 20 * (i % 4 == 2))) for i in range(9)]
-    made = make_p4g(write_corpus(dialogue, {"d1": {}}), budget=replace(WIDE, min_tokens=20))
-    assert made.counts["persuader"] == {
+    processed = make_p4g(write_corpus(dialogue, {"d1": {}}), budget=replace(WIDE, min_tokens=20))
+    assert processed.counts["persuader"] == {
         "labelled": 5, "opens_the_dialogue": 1, "response_too_short": 2, "kept": 2,
     }  # fmt: skip
-    assert made.counts["read"] == {"conversations": 1, "utterances": 9}
-    assert made.counts["made"]["examples"] == 2
+    assert processed.counts["read"] == {"conversations": 1, "utterances": 9}
+    assert processed.counts["made"]["examples"] == 2
 
 
-def test_of_too_many_dialogue_turns_a_seeded_part_is_taken(write_corpus, make_p4g):
+def test_too_many_dialogue_turns_are_sampled_with_the_seed(write_corpus, make_p4g):
     dialogue = [turn(i, i % 2, f"This is turn {i}.") for i in range(41)]
     corpus = write_corpus(dialogue, {"d1": {}})
     everything = set(make_p4g(corpus).by_id)
-    made = [make_p4g(corpus, max_examples=5, seed=seed) for seed in (1, 1, 2)]
-    taken = [set(some.by_id) for some in made]
+    runs = [make_p4g(corpus, max_examples=5, seed=seed) for seed in (1, 1, 2)]
+    selections = [set(run.by_id) for run in runs]
     assert len(everything) == 20
-    assert all(len(some) == 5 and some < everything for some in taken)
-    assert taken[0] == taken[1] != taken[2]
-    assert made[0].counts["persuader"]["not_selected"] == 15
+    assert all(len(ids) == 5 and ids < everything for ids in selections)
+    assert selections[0] == selections[1] != selections[2]
+    assert runs[0].counts["persuader"]["not_selected"] == 15
     assert set(make_p4g(corpus, max_examples=20).by_id) == everything
 
 
-def donating(*donations: float | None) -> list[dict]:
+def rows_with_donations(*donations: float | None) -> list[dict]:
     return [
         {"metadata": {"utterance_id": f"{number}", "donation": donation}}
         for number, donation in enumerate(donations)
     ]
 
 
-def picked(rows: list[dict], seed: int, by_donation: bool = True, size: int = 1) -> list[str]:
+def select_ids(rows: list[dict], seed: int, by_donation: bool = True, size: int = 1) -> list[str]:
     return [row["metadata"]["utterance_id"] for row in selected(rows, size, seed, by_donation)]
 
 
 def test_with_donations_as_weights_turns_are_picked_in_proportion_to_them():
-    rows = donating(2.0, 1.0, 0.5, 0.5)
-    first = Counter(picked(rows, seed)[0] for seed in range(4_000))
+    rows = rows_with_donations(2.0, 1.0, 0.5, 0.5)
+    first = Counter(select_ids(rows, seed)[0] for seed in range(4_000))
     for id_, share in (("0", 1 / 2), ("1", 1 / 4), ("2", 1 / 8), ("3", 1 / 8)):
         assert abs(first[id_] / 4_000 - share) < 0.03  # four standard errors
-    even = Counter(picked(rows, seed, by_donation=False)[0] for seed in range(4_000))
+    even = Counter(select_ids(rows, seed, by_donation=False)[0] for seed in range(4_000))
     assert all(abs(count / 4_000 - 1 / 4) < 0.03 for count in even.values())
 
 
 def test_a_dialogue_without_a_donation_is_never_picked_by_weight():
-    rows = donating(0.0, None, float("nan"), 0.01, 5.0)
+    rows = rows_with_donations(0.0, None, float("nan"), 0.01, 5.0)
     for seed in range(200):
-        assert sorted(picked(rows, seed, size=5)) == ["3", "4"]
-    assert sorted(picked(rows, 1, by_donation=False, size=5)) == ["0", "1", "2", "3", "4"]
+        assert sorted(select_ids(rows, seed, size=5)) == ["3", "4"]
+    assert sorted(select_ids(rows, 1, by_donation=False, size=5)) == ["0", "1", "2", "3", "4"]
 
 
 def test_more_than_the_payment_weighs_no_more_than_it():
-    """Some wrote down a donation that they could not make."""
-    rows = donating(1_000.0, 2.0)
-    first = Counter(picked(rows, seed)[0] for seed in range(2_000))
+    """Some stated a donation that they could not make."""
+    rows = rows_with_donations(1_000.0, 2.0)
+    first = Counter(select_ids(rows, seed)[0] for seed in range(2_000))
     assert abs(first["0"] / 2_000 - 1 / 2) < 0.045
 
 
@@ -135,9 +135,9 @@ def test_donations_as_weights_are_a_setting(write_corpus, make_p4g):
     ]
     donations = {"d1": {"donation_ee": 0.0}, "d2": {"donation_ee": 1.0}, "d3": {}}
     corpus = write_corpus(rows, donations)
-    made = make_p4g(corpus, donation_weighted=True)
-    assert {row["metadata"]["conversation_id"] for row in made.rows} == {"d2"}
-    assert made.counts["persuader"] == {
+    processed = make_p4g(corpus, donation_weighted=True)
+    assert {row["metadata"]["conversation_id"] for row in processed.rows} == {"d2"}
+    assert processed.counts["persuader"] == {
         "labelled": 15, "opens_the_dialogue": 3, "not_selected": 8, "kept": 4,
     }  # fmt: skip
     assert len(make_p4g(corpus, donation_weighted=True, max_examples=3).rows) == 3
@@ -149,10 +149,10 @@ def test_donations_as_weights_are_a_setting(write_corpus, make_p4g):
     answers=st.lists(st.integers(0, 16), min_size=15, max_size=15),
 )
 def test_whatever_the_dialogues_only_persuaders_turns_are_kept(tokenizer, turns, answers):
-    """The order is that of the file: what `reply-to` says, circles too, does not matter."""
+    """The order is that of the file; `reply-to` does not matter, not even where it makes circles."""
     rows = [turn(i, role, text) for i, (role, text) in enumerate(turns)]
-    for row, answered in zip(rows[1:], answers, strict=False):
-        row["reply-to"] = f"d1-{answered}"
+    for row, number in zip(rows[1:], answers, strict=False):
+        row["reply-to"] = f"d1-{number}"
     rows += [turn(0, 1, "Hi.", "d2"), turn(1, 0, "Please give.", "d2")]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -163,19 +163,19 @@ def test_whatever_the_dialogues_only_persuaders_turns_are_kept(tokenizer, turns,
             corpus=folder / "corpus", tokenizer=tokenizer, examples=folder / "examples.jsonl",
             counts=folder / "counts.json", seed=1, budget=WIDE,
         )  # fmt: skip
-        made = Processed(folder)
+        processed = Processed(folder)
     persuaders = [row for row in rows if row["meta"]["role"] == 0]
-    assert made.counts["persuader"]["labelled"] == len(persuaders)
-    assert made.by_id.keys() <= {row["id"] for row in persuaders}
-    assert made.by_id["d2-1"]["input_text"].endswith(
+    assert processed.counts["persuader"]["labelled"] == len(persuaders)
+    assert processed.by_id.keys() <= {row["id"] for row in persuaders}
+    assert processed.by_id["d2-1"]["input_text"].endswith(
         "\nPersuadee: Hi.\n[TASK]\nWrite the persuader's next message.\n[RESPONSE]\n"
     )
-    for row in made.rows:
+    for row in processed.rows:
         if row["metadata"]["conversation_id"] == "d1":
             before = int(row["metadata"]["utterance_id"][3:])
             context = row["input_text"].split("[CONTEXT]\n")[1].split("\n[TASK]")[0]
-            roles = [("Persuader", "Persuadee")[role] for role, _ in turns[:before]]
-            shown = [
+            expected = [("Persuader", "Persuadee")[role] for role, _ in turns[:before]]
+            roles = [
                 line.split(": ")[0] for line in context.split("\n") if re.match(r"\w+: ", line)
             ]
-            assert [role for role in shown if role in ("Persuader", "Persuadee")] == roles
+            assert [role for role in roles if role in ("Persuader", "Persuadee")] == expected

@@ -69,13 +69,13 @@ def joining(tmp_path_factory):
 @given(turns=threads(), share=st.floats(0, 1.1))
 def test_a_context_keeps_its_budget_and_what_matters(counter, turns, share):
     claim, answered = turns[0], turns[-1]
-    whole = "\n".join(map(str, turns))
-    budget = int(counter.counts([f"{whole}\n"])[0] * share)
+    full_text = "\n".join(map(str, turns))
+    budget = int(counter.counts([f"{full_text}\n"])[0] * share)
     (context,) = fit_contexts([turns], counter, budget)
-    kept = [claim] if answered.is_post else [claim, answered]
-    needed = counter.counts(["".join(f"{turn}\n" for turn in kept)])[0]
-    if counter.counts([f"{whole}\n"])[0] <= budget:
-        assert (context.text, context.cut) == (whole, False)
+    required = [claim] if answered.is_post else [claim, answered]
+    needed = counter.counts(["".join(f"{turn}\n" for turn in required)])[0]
+    if counter.counts([f"{full_text}\n"])[0] <= budget:
+        assert (context.text, context.cut) == (full_text, False)
     elif needed > budget:
         assert context is None
     elif not answered.is_post:
@@ -84,7 +84,7 @@ def test_a_context_keeps_its_budget_and_what_matters(counter, turns, share):
         return
     assert context.tokens == counter.counts([context.text + "\n"])[0] <= budget
     assert counter.counts([context.text])[0] <= budget
-    assert context.cut == (context.text != whole)
+    assert context.cut == (context.text != full_text)
     assert context.text.startswith(f"{claim}\n")
     if not answered.is_post:
         assert context.text.endswith(f"\n{answered}")
@@ -102,8 +102,8 @@ def test_every_line_that_is_left_is_the_head_or_the_tail_of_a_turn_with_its_role
     lines = context.text.split("\n")
     place, marks = 0, 0
     for line in lines:
-        role, _, said = line.partition(": ")
-        head, mark, tail = re.fullmatch(r"(.*?)( ?\[\.\.\.\] ?|$)(.*)", said).groups()
+        role, _, text = line.partition(": ")
+        head, mark, tail = re.fullmatch(r"(.*?)( ?\[\.\.\.\] ?|$)(.*)", text).groups()
         marks += bool(mark)
         place += next(
             number
@@ -112,7 +112,7 @@ def test_every_line_that_is_left_is_the_head_or_the_tail_of_a_turn_with_its_role
             if mark or turn.text == head
         )
     assert marks <= 2
-    if marks:  # then something of the middle is left, and the end of it
+    if marks:  # then the end of the middle is left
         last = turns[-1] if turns[-1].is_post else turns[-2]
         line = lines[-1] if turns[-1].is_post else lines[-2]
         assert line.startswith(f"{last.role}: ") and line.endswith((last.text[-1], "[...]"))
@@ -127,12 +127,12 @@ def test_a_batch_gives_what_each_thread_alone_gives(counter, batch, budget):
 
 @given(turns=threads())
 def test_claim_and_answered_comment_just_fit_or_do_not(counter, turns):
-    kept = [turns[0], turns[-1]]
-    exact = counter.counts(["".join(f"{turn}\n" for turn in kept)])[0]
+    required = [turns[0], turns[-1]]
+    exact = counter.counts(["".join(f"{turn}\n" for turn in required)])[0]
     if turns[-1].is_post:
         return
     (just,) = fit_contexts([turns], counter, exact)
-    assert just.text == "\n".join(map(str, kept)) and just.cut
+    assert just.text == "\n".join(map(str, required)) and just.cut
     assert fit_contexts([turns], counter, exact - 1) == [None]
 
 
@@ -157,7 +157,7 @@ def test_the_middle_goes_and_its_head_and_tail_stay(counter):
     assert lines[3] == "Poster: I doubt it."
 
 
-def test_of_an_answered_post_the_middle_goes(counter):
+def test_an_answered_post_loses_its_middle(counter):
     post = Turn("Poster", "It begins. " + "noise " * 200 + "It ends.", is_post=True)
     (context,) = fit_contexts([[Turn("Claim", "cats"), post]], counter, 70)
     claim, rest = context.text.split("\n")
@@ -167,7 +167,7 @@ def test_of_an_answered_post_the_middle_goes(counter):
 
 
 def test_a_role_at_the_seam_is_whole_or_gone(counter):
-    """The head of what is kept may end anywhere, inside of a role too."""
+    """The head may end anywhere, even inside a role."""
     turns = [Turn("Claim", "cats"), *(Turn("Persuadee", "Yes, it is.") for _ in range(30))]
     for budget in range(40, 250):
         (context,) = fit_contexts([turns], counter, budget)
@@ -179,10 +179,10 @@ def test_a_role_at_the_seam_is_whole_or_gone(counter):
 @given(st.lists(st.lists(threads().map(lambda turns: [f"{t}\n" for t in turns]), max_size=2)))
 def test_parts_are_counted_as_their_whole_is(counter, joining, batches):
     texts = [parts for batch in batches for parts in batch]
-    wholes = ["".join(parts) for parts in texts]
+    joined = ["".join(parts) for parts in texts]
     assert counter.divides_at_lines and not joining.divides_at_lines
     for one in (counter, joining):
-        assert one.counts_of_lines(texts) == one.counts(wholes)
+        assert one.counts_of_lines(texts) == one.counts(joined)
 
 
 def test_a_tokenizer_that_joins_lines_keeps_the_budget_too(joining):

@@ -90,11 +90,11 @@ def test_the_funnel_has_these_numbers(funnel):
             # What they answer is a [missing] placeholder: the poster's replies inside of most threads are
             # not in this part of the corpus.
             "answered_comment_missing": 319,
-            # The mark stands on the whole thread of comments that won, the poster's own among them.
+            # All comments of a winning thread have the mark, the poster's own too.
             "posters_own": 20,
-            # Another reader whose mind was changed says so with a mark.
+            # Another reader whose mind was changed awards a delta.
             "awards_a_delta_itself": 2,
-            # One that says only that the poster does not give the deltas that people deserve.
+            # It says only that the poster does not give the deltas that people deserve.
             "empty_after_cleaning": 1,
             # More than 1,024 tokens.
             "response_too_long": 33,
@@ -106,7 +106,7 @@ def test_the_funnel_has_these_numbers(funnel):
         },
         "lost": {
             "labelled": 910,
-            # No winning reply that may be used answers the same comment: of no use for a pair.
+            # No usable winning reply answers the same comment, so it makes no pair.
             "no_winner_beside": 3,
             "answered_comment_missing": 176,
             "posters_own": 5,
@@ -114,9 +114,9 @@ def test_the_funnel_has_these_numbers(funnel):
             "over_max_seq_length": 72,
             "kept": 646,
         },
-        # Each reply is in one pair at most; where a winner's rivals are by itself or are used up, it has none.
+        # Each reply is in one pair at most; a winner has none where its rivals have the same author or are used up.
         "made": {"contexts_cut": 35, "examples": 685, "delta_pairs": 580},
-        # The texts that each rule changed; a post that stands in many contexts counts once.
+        # How many texts each rule changed; a post in many contexts counts once.
         "cleaned": {
             "html_entities": 644,
             "footnote": 258,
@@ -131,18 +131,18 @@ def test_the_funnel_has_these_numbers(funnel):
 
 @pytest.mark.parametrize("group, success", [("won", 1), ("lost", 0)])
 def test_all_that_is_labelled_is_kept_or_counted_out(funnel, raw, posters, group, success):
-    told = Counter(read_json(funnel / "cmv_counts.json")[group])
+    counts = Counter(read_json(funnel / "cmv_counts.json")[group])
     labelled = [
         row
         for row in raw.values()
         if row["meta"]["success"] == success and row["reply-to"] is not None
     ]
-    assert told["labelled"] == len(labelled) == told.total() - told["labelled"]
+    assert counts["labelled"] == len(labelled) == counts.total() - counts["labelled"]
     own = [row for row in labelled if row["speaker"] == posters[row["conversation_id"]]]
-    assert told["posters_own"] == len(own)
+    assert counts["posters_own"] == len(own)
     missing = [row for row in labelled if raw[row["reply-to"]]["speaker"] == "[missing]"]
     others = [row for row in missing if row not in own and not awards(row["text"])]
-    assert told["answered_comment_missing"] == len(others)
+    assert counts["answered_comment_missing"] == len(others)
 
 
 def test_no_example_is_by_the_poster_and_all_won(rows, raw, posters):
@@ -174,13 +174,13 @@ def test_nothing_is_left_of(what, rows, pairs):
     texts = [row[key] for row in rows for key in ("input_text", "response")]
     texts += [pair[key] for pair in pairs for key in ("prompt", "winner", "loser")]
     assert len(texts) == 2 * 685 + 3 * 580
-    found = [
+    matches = [
         text[match.start() - 40 : match.end() + 40]
         for text in texts
         for match in [pattern.search(text)]
         if match
     ]
-    assert found == []
+    assert matches == []
 
 
 def test_no_name_is_in_any_artifact_beside_the_texts(dialogues, real_data):
@@ -203,7 +203,7 @@ def test_no_name_is_in_any_artifact_beside_the_texts(dialogues, real_data):
 
 
 ON_REAL_ROWS = [
-    # Rule, utterance, what it held, what else stays (where the rule was the only one that did something).
+    # Rule, utterance, a part of its raw text, a part of its cleaned text.
     ("html_entities", "t1_culqtty", "&gt;If I", "\n\n>If I get drunk"),
     ("html_entities", "t1_culv71v", "&", "makes it more fun for some people."),
     ("footnote", "t3_3j7dlx", "Hello, users of CMV!", "all flowers and smiles like I think it is."),
@@ -221,14 +221,14 @@ ON_REAL_ROWS = [
 ]
 
 
-@pytest.mark.parametrize("rule, id_, held, stays", ON_REAL_ROWS)
-def test_each_rule_on_real_rows(raw, rule, id_, held, stays):
+@pytest.mark.parametrize("rule, id_, raw_part, cleaned_part", ON_REAL_ROWS)
+def test_each_rule_on_real_rows(raw, rule, id_, raw_part, cleaned_part):
     counts = Counter()
     text = raw[id_]["text"]
     cleaned = (clean_post if id_.startswith("t3_") else clean)(text, counts)
     assert counts[rule] == 1
-    assert held in text.replace("&#8710;", "∆") and stays in cleaned
-    assert held not in cleaned or rule == "html_entities"
+    assert raw_part in text.replace("&#8710;", "∆") and cleaned_part in cleaned
+    assert raw_part not in cleaned or rule == "html_entities"
     assert "&gt;" not in cleaned
 
 
@@ -250,8 +250,8 @@ def test_rows_fit_their_budget(dialogues, qwen_tokenizer, name, every):
     rows = list(read_jsonl(dialogues / name))[::every]
     prompts = counter.counts([row["input_text"] for row in rows])
     responses = counter.counts([row["response"] for row in rows])
-    whole = counter.counts([row["full_text"] for row in rows])
-    for row, prompt, response, both in zip(rows, prompts, responses, whole, strict=True):
+    full_texts = counter.counts([row["full_text"] for row in rows])
+    for row, prompt, response, both in zip(rows, prompts, responses, full_texts, strict=True):
         assert row["metadata"]["response_tokens"] == response + 1
         assert 20 <= response + 1 <= 1024
         assert row["metadata"]["context_tokens"] <= 700
@@ -265,13 +265,13 @@ def test_rows_in_the_models_own_template_fit_too(real_data, qwen_tokenizer, tmp_
         (tmp_path / "base" / file.name).write_bytes(file.read_bytes())
     tokenizer = tmp_path / "base" / "tokenizer.json"
     tokenizer.write_bytes(qwen_tokenizer.read_bytes())
-    told = process_cmv(
+    counts = process_cmv(
         corpora=[real_data / CMV], tokenizer=tokenizer, examples=tmp_path / "examples.jsonl",
         pairs=tmp_path / "pairs.jsonl", counts=tmp_path / "counts.json", budget=replace(LIMITS, prompt_format="chat"),
     )  # fmt: skip
     rows = list(read_jsonl(tmp_path / "examples.jsonl"))
     # The template's tags are a few tokens less than the plain ones.
-    assert 685 <= len(rows) == told["won"]["kept"] < 700
+    assert 685 <= len(rows) == counts["won"]["kept"] < 700
     both = TokenCounter(tokenizer).counts([row["full_text"] for row in rows])
     assert max(both) + 1 <= 1024
     assert all(row["input_text"].endswith("<|im_start|>assistant\n") for row in rows)
@@ -291,7 +291,7 @@ def test_the_whole_of_an_answered_comment_and_the_claim_are_in_the_prompt(rows, 
     assert answering_comments == 4, "nearly all whose parent is not missing answer the post"
 
 
-def test_of_persuasion_for_good_the_persuaders_turns_are_taken(dialogues, real_data):
+def test_the_examples_of_persuasion_for_good_are_the_persuaders_turns(dialogues, real_data):
     assert read_json(dialogues / "p4g_counts.json") == {
         "read": {"conversations": 1017, "utterances": 20932},
         "persuader": {
@@ -340,10 +340,10 @@ def sides(real_data, tmp_path_factory) -> Path:
 
 
 def test_no_post_is_a_near_duplicate_and_the_hold_out_is_not_kept(sides):
-    found = read_json(sides / "duplicates.json")
-    assert found["near_duplicates"] == [] and found["clusters"] == 552 + 1017
+    duplicates = read_json(sides / "duplicates.json")
+    assert duplicates["near_duplicates"] == [] and duplicates["clusters"] == 552 + 1017
     # Only ten of the 552 threads here are not Tan et al.'s own hold-out.
-    assert found["official_split"] == {
+    assert duplicates["official_split"] == {
         CMV: "not used: its shares do not allow data.split",
         P4G: "none in this corpus",
     }
@@ -395,13 +395,15 @@ def test_the_published_plan_shrinks_to_what_the_real_rows_allow(funnel, sides, r
 
 
 def test_a_thread_that_stands_in_both_corpora_counts_once(real_data, qwen_tokenizer, raw, tmp_path):
-    """The ten whole threads once more, as `subreddit-changemyview` would have them: without marks."""
-    metas = json.loads((real_data / CMV / "conversations.json").read_bytes())
-    whole = {id_: entry["meta"] for id_, entry in metas.items() if entry["meta"]["train"] == 1}
+    """The ten complete threads once more, without marks, as `subreddit-changemyview` would have them."""
+    conversations = json.loads((real_data / CMV / "conversations.json").read_bytes())
+    metas = {
+        id_: entry["meta"] for id_, entry in conversations.items() if entry["meta"]["train"] == 1
+    }
     both = {}
     for name, rows in (
-        ("marked", [row for row in raw.values() if row["conversation_id"] in whole]),
-        ("found", [row for row in raw.values() if row["conversation_id"] in whole]),
+        ("marked", [row for row in raw.values() if row["conversation_id"] in metas]),
+        ("found", [row for row in raw.values() if row["conversation_id"] in metas]),
     ):
         if name == "found":
             rows = [
@@ -410,8 +412,8 @@ def test_a_thread_that_stands_in_both_corpora_counts_once(real_data, qwen_tokeni
                 for row in rows
             ]  # fmt: skip
         write_jsonl(tmp_path / name / "utterances.jsonl", rows)
-    write_json(tmp_path / "marked" / "conversations.json", whole)
-    titles = {id_[3:]: {"title": meta["op-title"]} for id_, meta in whole.items()}
+    write_json(tmp_path / "marked" / "conversations.json", metas)
+    titles = {id_[3:]: {"title": meta["op-title"]} for id_, meta in metas.items()}
     write_json(tmp_path / "found" / "conversations.json", titles)
     for name, corpora in (("one", ["marked"]), ("other", ["found"]), ("both", ["marked", "found"])):
         process_cmv(

@@ -1,4 +1,4 @@
-"""Rows are of their type: what the stages write, and what is refused with file and line."""
+"""Rows have their types: what the stages write, and what readers refuse with file and line."""
 
 import types
 import typing
@@ -122,7 +122,7 @@ def test_a_missing_key_is_one_line_with_the_file_and_the_line(study, tmp_path, k
 
 
 @pytest.mark.parametrize("metadata", [{"conversation_id": "c"}, None, "conversation_id"])
-def test_a_key_that_the_metadata_lacks_is_one_too(tmp_path, metadata):
+def test_a_key_missing_from_the_metadata_is_one_line_too(tmp_path, metadata):
     row = {"prompt": "p", "winner": "w", "loser": "l", "metadata": metadata}
     write_jsonl(tmp_path / "pairs.jsonl", [row])
     (tmp_path / "sides.csv").write_text("conversation_id,side\nc,train\n")
@@ -167,11 +167,11 @@ def test_whatever_the_rows_they_are_read_as_they_are_or_refused_in_one_line(
     path = tmp_path_factory.mktemp("rows") / "rows.jsonl"
     write_jsonl(path, rows)
     try:
-        read = list(read_rows(path, kind))
+        actual = list(read_rows(path, kind))
     except UserError as error:
         assert str(path) in str(error) and "\n" not in str(error)
         assert f"is missing from a {kind.__name__}" in str(error)
     else:
-        assert read == rows
+        assert actual == rows
         full = [row for row in rows if "excluded" not in row]
         assert all(kind.__required_keys__ <= row.keys() for row in full)

@@ -1,4 +1,4 @@
-"""Sides: near-duplicates are found exactly, stand together, and no order of files matters."""
+"""Sides: near-duplicates are found exactly and stay together, and the order of files does not matter."""
 
 import csv
 import json
@@ -67,11 +67,11 @@ def test_the_index_finds_exactly_what_brute_force_finds(words, threshold):
         index = NearDuplicateIndex(NearDuplicateSettings(words, threshold))
         added = {}
         for name, text in mutated_texts(seed).items():
-            found = index.add(name, text)
+            actual = index.add(name, text)
             own = shingles(text, words)
             expected = [other for other in added if jaccard(own, added[other]) >= threshold]
-            assert sorted(found) == sorted(expected)
-            near_pairs += len(found)
+            assert sorted(actual) == sorted(expected)
+            near_pairs += len(actual)
             added[name] = own
     assert near_pairs > 500
 
@@ -79,13 +79,13 @@ def test_the_index_finds_exactly_what_brute_force_finds(words, threshold):
 def test_of_pairs_at_the_threshold_hardly_any_is_missed():
     """8 of 10 shingles in common; of 2,000 such pairs at most 0.2 are expected to be missed."""
     rng = random.Random(1)
-    found = 0
+    hits = 0
     for _pair in range(2_000):
         index = NearDuplicateIndex()
         words = [f"{rng.random()}".replace(".", "") for _ in range(14)]  # ten shingles
-        index.add("whole", " ".join(words))
-        found += index.add("eight", " ".join(words[:12])) == ["whole"]
-    assert found > 2_000 - 4
+        index.add("ten", " ".join(words))
+        hits += index.add("eight", " ".join(words[:12])) == ["ten"]
+    assert hits > 2_000 - 4
 
 
 @pytest.mark.parametrize("threshold", [0.4, 0.5, 0.8, 0.9, 1.0])
@@ -117,17 +117,17 @@ def test_clusters_are_the_connected_components():
                 if near(texts[a], texts[b]):
                     touched = {group for group in expected if a in group or b in group}
                     expected = expected - touched | {frozenset().union(*touched)}
-        found = clusters(texts)
-        assert partition(found) == expected
-        assert all(found[name] == min(group) for group in expected for name in group)
+        cluster_of = clusters(texts)
+        assert partition(cluster_of) == expected
+        assert all(cluster_of[name] == min(group) for group in expected for name in group)
 
 
 def test_the_threshold_itself_is_a_near_duplicate():
     words = [f"w{i}" for i in range(14)]  # ten shingles
-    whole, eight, seven = (" ".join(words[:count]) for count in (14, 12, 11))
-    assert jaccard(shingles(whole), shingles(eight)) == DEFAULTS.near_duplicate
-    assert clusters({"a": whole, "b": eight})["b"] == "a"
-    assert clusters({"a": whole, "c": seven})["c"] == "c"
+    ten, eight, seven = (" ".join(words[:count]) for count in (14, 12, 11))
+    assert jaccard(shingles(ten), shingles(eight)) == DEFAULTS.near_duplicate
+    assert clusters({"a": ten, "b": eight})["b"] == "a"
+    assert clusters({"a": ten, "c": seven})["c"] == "c"
 
 
 def test_case_punctuation_and_layout_make_no_difference():
@@ -137,7 +137,7 @@ def test_case_punctuation_and_layout_make_no_difference():
 
 
 def copy_of(thread_rows: list[dict], meta: dict, name: str) -> tuple[list[dict], dict]:
-    """The thread again under another id, its post with a word more at the end and an EDIT."""
+    """The thread under another id, its post with one more word and an EDIT at the end."""
     old = thread_rows[0]["conversation_id"]
     rows = json.loads(json.dumps(thread_rows).replace(old[3:], name[3:]))
     body = meta["op-text-body"].split("\n\n")[0] + " Really.\n\nEDIT: posted again."
@@ -147,7 +147,7 @@ def copy_of(thread_rows: list[dict], meta: dict, name: str) -> tuple[list[dict],
 
 @pytest.fixture
 def reposted(synthetic, write_corpus):
-    """The synthetic corpus with every third thread posted a second time: the folder, and who equals whom."""
+    """The synthetic corpus with every third thread posted twice: the folder, and the first thread of each copy."""
     rows = [json.loads(line) for line in (synthetic / "utterances.jsonl").read_text().splitlines()]
     metas = {
         id_: entry["meta"]
@@ -181,10 +181,10 @@ def test_a_reposted_thread_stands_on_the_side_of_the_first(reposted, tmp_path):
         assert table[copy]["cluster"] == table[first]["cluster"]
         assert table[copy]["side"] == table[first]["side"]
     assert len({row["cluster"] for row in table.values()}) == 60
-    found = read_json(tmp_path / "sides.json")
-    assert found["conversations"] == 80 and found["clusters"] == 60
-    assert [cluster["conversations"] for cluster in found["near_duplicates"]] == [2] * 20
-    assert {cluster["cluster"] for cluster in found["near_duplicates"]} == set(again)
+    duplicates = read_json(tmp_path / "sides.json")
+    assert duplicates["conversations"] == 80 and duplicates["clusters"] == 60
+    assert [cluster["conversations"] for cluster in duplicates["near_duplicates"]] == [2] * 20
+    assert {cluster["cluster"] for cluster in duplicates["near_duplicates"]} == set(again)
 
 
 def test_the_thresholds_are_settings(reposted, tmp_path):
@@ -203,9 +203,9 @@ def test_the_sides_do_not_depend_on_the_order_of_the_files(reposted, tmp_path):
     (folder / "conversations.json").write_text(json.dumps(backwards))
     lines = (folder / "utterances.jsonl").read_text().splitlines(keepends=True)
     (folder / "utterances.jsonl").write_text("".join(reversed(lines)))
-    turned = sides([folder], tmp_path / "turned.csv")
+    reordered = sides([folder], tmp_path / "reordered.csv")
     side_of = {id_: row["side"] for id_, row in straight.items()}
-    assert {id_: row["side"] for id_, row in turned.items()} == side_of
+    assert {id_: row["side"] for id_, row in reordered.items()} == side_of
 
 
 @pytest.mark.parametrize("shares", [(0.8, 0.1, 0.1), (0.4, 0.2, 0.4), (8, 1, 1)])
@@ -306,7 +306,7 @@ def test_the_corpus_own_hold_out_is_kept_where_its_shares_allow(
 
 
 @pytest.mark.parametrize("held_out, others", [(15, 85), (30, 70)])
-def test_a_hold_out_that_does_not_allow_the_shares_is_left_and_that_is_said(
+def test_a_hold_out_that_does_not_allow_the_shares_is_not_used_and_reported(
     posts, tmp_path, capsys, held_out, others
 ):
     folder = posts(*marked(held_out, others))
@@ -328,7 +328,7 @@ def test_the_hold_out_is_not_kept_where_the_study_says_so(posts, tmp_path):
 
 
 def test_a_near_duplicate_of_a_held_out_post_is_held_out_too(posts, tmp_path):
-    """Also one of a corpus without marks."""
+    """This holds in a corpus without marks too."""
     first = posts(*marked(20, 80), ("p900", words_of(3) + " x", 1), name="first")
     second = posts(("q1", words_of(5) + " y", None), ("q2", words_of(900), None), name="second")
     for seed in range(5):
@@ -349,8 +349,10 @@ def test_a_large_cluster_is_named_and_no_user_with_it(posts, tmp_path, capsys):
     pair = [(f"d{n}", words_of(8), None) for n in range(2)]
     folder = posts(*copies, *pair, *((f"p{n}", words_of(n + 20), None) for n in range(195)))
     sides([folder], tmp_path / "sides.csv")
-    found = read_json(tmp_path / "sides.json")
-    assert [(c["cluster"], c["conversations"], c["share"]) for c in found["near_duplicates"]] == [
+    duplicates = read_json(tmp_path / "sides.json")
+    assert [
+        (c["cluster"], c["conversations"], c["share"]) for c in duplicates["near_duplicates"]
+    ] == [
         ("c0", 3, 0.015),
         ("d0", 2, 0.01),
     ]

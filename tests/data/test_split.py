@@ -45,7 +45,7 @@ PLANS = st.fixed_dictionaries(
 
 
 def small_enough(plan: dict) -> bool:
-    """What the configuration asks of a plan: the pools fit into validation and test."""
+    """Whether the pools fit into validation and test, as the configuration requires."""
     rest = plan["test"] - plan["human_pool_size"] - plan["final_eval_size"]
     return (
         rest >= 0 and 1 <= (plan["ai_pool_size"] or 1) <= rest + plan["val"] * plan["use_val_set"]
@@ -102,20 +102,20 @@ def test_whatever_the_plan_sides_and_pools_have_nothing_in_common(seed, plan):
         }
 
 
-def proportional(used: dict[str, int], asked: dict[str, int]) -> bool:
-    """Whether one factor gives all sizes, rounded down, of those that were asked for; none is below one
+def proportional(used: dict[str, int], planned: dict[str, int]) -> bool:
+    """Whether one factor gives all sizes, rounded down, from the planned ones; none is below one
     row, and the test side is not below what the two held-out pools need."""
-    least = {part: 1 for part in asked} | {"test": used["human"] + used["final_eval"]}
+    least = {part: 1 for part in planned} | {"test": used["human"] + used["final_eval"]}
     shrunk = {part for part, size in used.items() if size > least[part]}
-    above = max((used[part] / asked[part] for part in shrunk), default=0)
-    below = min((used[part] + 1) / asked[part] for part in used)
+    above = max((used[part] / planned[part] for part in shrunk), default=0)
+    below = min((used[part] + 1) / planned[part] for part in used)
     return above < below + 1e-9
 
 
 @given(seed=st.integers(0, 10**9), plan=PLANS)
 def test_a_plan_is_met_exactly_or_all_parts_shrink_in_proportion_or_it_is_an_error(seed, plan):
     assume(small_enough(plan))
-    asked = {part: plan[key] for part, key in SIZES.items() if plan[key] is not None}
+    planned = {part: plan[key] for part, key in SIZES.items() if plan[key] is not None}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         write_data(folder, seed)
@@ -125,22 +125,22 @@ def test_a_plan_is_met_exactly_or_all_parts_shrink_in_proportion_or_it_is_an_err
             with pytest.raises(UserError, match="the data is too small"):
                 run(folder, "strict", on_shortage="error", **plan)
             return
-        used = {part: summary["parts"][part]["used"] for part in asked}
-        assert {part: summary["parts"][part]["asked"] for part in asked} == asked
-        assert summary["scale"] == round(used["train"] / asked["train"], 4)
+        used = {part: summary["parts"][part]["used"] for part in planned}
+        assert {part: summary["parts"][part]["asked"] for part in planned} == planned
+        assert summary["scale"] == round(used["train"] / planned["train"], 4)
         ai = summary["parts"]["ai"]["used"]
         assert summary["sft_to_rlaif"] == round(used["train"] / ai, 2)
         assert summary["sft_to_rlhf"] == round(used["train"] / used["human"], 2)
-        if used == asked:
+        if used == planned:
             run(folder, "strict", on_shortage="error", **plan)
             for file in (folder / "out").glob("*.jsonl"):
                 assert file.read_bytes() == (folder / "strict" / file.name).read_bytes()
             return
-        assert proportional(used, asked)
+        assert proportional(used, planned)
         with pytest.raises(UserError) as raised:
             run(folder, "strict", on_shortage="error", **plan)
         assert all(
-            f"{part} {used[part]:,} of {asked[part]:,}" in str(raised.value) for part in asked
+            f"{part} {used[part]:,} of {planned[part]:,}" in str(raised.value) for part in planned
         )
         assert "on_shortage" in str(raised.value) and "\n" not in str(raised.value)
         assert not (folder / "strict").exists()
@@ -165,21 +165,21 @@ def test_where_there_is_enough_every_size_is_exact(seed, share, plan):
         }
         assume(small_enough(plan) and plan["final_eval_size"] > 0)
         summary = run(folder, **plan)
-        asked = {part: plan[key] for part, key in SIZES.items()}
+        planned = {part: plan[key] for part, key in SIZES.items()}
         rest = plan["test"] - plan["test"] // 2 + plan["val"] * plan["use_val_set"]
-        asked["ai"] = plan["ai_pool_size"] or rest
-        assert sizes_written(folder) == asked
+        planned["ai"] = plan["ai_pool_size"] or rest
+        assert sizes_written(folder) == planned
         assert summary["scale"] == 1
 
 
 def test_the_outcome_depends_on_the_seed_and_not_on_the_order_of_the_rows(folder):
     rows = list(read_jsonl(folder / "examples.jsonl"))
     write_jsonl(folder / "examples.jsonl", reversed(rows))
-    run(folder, "turned")
+    run(folder, "reversed")
     run(folder, "other", seed=2)
     names = [f"sft_{side}.jsonl" for side in SIDES] + [f"{pool}.jsonl" for pool in POOLS]
     for name in [*names, "summary.json"]:
-        assert (folder / "out" / name).read_bytes() == (folder / "turned" / name).read_bytes()
+        assert (folder / "out" / name).read_bytes() == (folder / "reversed" / name).read_bytes()
     for name in ("sft_train.jsonl", "final_eval.jsonl"):
         assert (folder / "out" / name).read_bytes() != (folder / "other" / name).read_bytes()
 
@@ -200,7 +200,7 @@ def test_a_row_of_a_pool_names_its_prompt_and_conversation(folder):
 
 
 def test_the_summary_tells_the_plan_from_what_the_data_allowed(folder, capsys):
-    """The training rows are too few: of all parts there is the share that there is of them."""
+    """The training rows are too few, so all parts shrink to the same share of the plan."""
     side_of, _ = sides_of(folder)
     rows = list(read_jsonl(folder / "examples.jsonl"))
     examples = Counter(side_of[row["metadata"]["conversation_id"]] for row in rows)
@@ -237,12 +237,14 @@ def test_the_summary_tells_the_plan_from_what_the_data_allowed(folder, capsys):
 def test_without_a_size_the_ai_pool_is_the_rest(folder):
     summary = run(folder, ai_pool_size=None)
     assert summary["parts"]["ai"]["asked"] == "the rest"
-    taken = {row["prompt"] for pool in ("human", "final_eval") for row in written(folder, pool)}
+    pool_prompts = {
+        row["prompt"] for pool in ("human", "final_eval") for row in written(folder, pool)
+    }
     rest = [
         row["input_text"]
         for side in ("val", "test")
         for row in written(folder, f"sft_{side}")
-        if row["metadata"]["source"] == "cmv" and row["input_text"] not in taken
+        if row["metadata"]["source"] == "cmv" and row["input_text"] not in pool_prompts
     ]
     assert Counter(rest) == Counter(row["prompt"] for row in written(folder, "ai"))
     run(folder, ai_pool_size=None, use_val_set=False)
@@ -336,11 +338,11 @@ def test_a_cut_off_examples_file_ends_the_command_with_one_line(folder, command_
     examples.write_text(examples.read_text()[:-30])
     plan = [word for name, value in asdict(PLAN).items() for word in (f"--{name}", str(value))]
     outputs = [f"sft_{side}" for side in SIDES] + ["ai_pool", "human_pool", "final_eval", "summary"]
-    run_ = command_line(
+    result = command_line(
         "data.split", "--examples", examples, "--sides", folder / "sides.csv", "--seed", 1, *plan,
         *(word for name in outputs for word in (f"--{name}", folder / "new" / name)),
     )  # fmt: skip
     last = sum(1 for _ in examples.open())
-    assert run_.returncode == 1
-    assert run_.stderr.startswith(f"error: {examples}, line {last}: not valid JSON")
-    assert run_.stderr.count("\n") == 1 and not (folder / "new").exists()
+    assert result.returncode == 1
+    assert result.stderr.startswith(f"error: {examples}, line {last}: not valid JSON")
+    assert result.stderr.count("\n") == 1 and not (folder / "new").exists()

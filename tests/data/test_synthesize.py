@@ -130,15 +130,15 @@ def test_every_thread_has_a_winning_and_a_losing_reply_to_the_post(utterances, c
 
 
 def test_the_deltas_that_are_found_are_those_that_were_awarded(synthetic):
-    """Each is the last comment of a marked thread of comments, and thanked for."""
+    """Each is the last comment of a marked thread of comments, and the poster thanks for it."""
     deltas = 0
     for thread in read(synthetic).values():
-        found = {id_ for id_, won in won_and_lost(thread).items() if won}
+        winners = {id_ for id_, won in won_and_lost(thread).items() if won}
         utterances = thread.utterances
         bots = [u for u in utterances.values() if u.speaker == "DeltaBot"]
-        assert found == {utterances[bot.reply_to].reply_to for bot in bots}
-        assert all(utterances[id_].meta["success"] == 1 for id_ in found)
-        deltas += len(found)
+        assert winners == {utterances[bot.reply_to].reply_to for bot in bots}
+        assert all(utterances[id_].meta["success"] == 1 for id_ in winners)
+        deltas += len(winners)
     assert deltas >= 60
 
 

@@ -1,4 +1,4 @@
-"""Labels by a judge: rows keep what they are made of, noise flips its share, failures are counted out by name."""
+"""Labels by a judge: they keep their row, noise flips its share, failures are counted out by name."""
 
 import json
 from collections import Counter
@@ -23,7 +23,7 @@ from running import copy_project, planned, succeed
 
 
 @pytest.fixture
-def label(tmp_path):
+def label_rows(tmp_path):
     """A function that labels rows with label_ai, and returns the labels."""
 
     def run(rows, settings=SETTINGS, **arguments):
@@ -36,21 +36,21 @@ def label(tmp_path):
             **arguments,
         )
         labels = list(read_jsonl(tmp_path / "labels.jsonl"))
-        assert counts == Counter(found["verdict"] for found in labels)
+        assert counts == Counter(label["verdict"] for label in labels)
         return labels
 
     return run
 
 
-def test_ai_labels_keep_the_row_and_show_both_orders(label):
+def test_ai_labels_keep_the_row_and_show_both_orders(label_rows):
     rows = [row(1, GOOD, BAD), row(2, BAD, FAIR), row(3, FAIR, FAIR)]
-    labels = label(rows)
-    assert [found["verdict"] for found in labels] == ["1", "2", "tie"]
-    for found, given in zip(labels, rows, strict=True):
-        assert given.items() <= found.items()
-        assert found["labeler"] == "truth"
-        assert [vote["order"] for vote in found["votes"]] == ["12", "21"]
-        assert {vote["verdict"] for vote in found["votes"]} == {found["verdict"]}
+    labels = label_rows(rows)
+    assert [label["verdict"] for label in labels] == ["1", "2", "tie"]
+    for label, pair in zip(labels, rows, strict=True):
+        assert pair.items() <= label.items()
+        assert label["labeler"] == "truth"
+        assert [vote["order"] for vote in label["votes"]] == ["12", "21"]
+        assert {vote["verdict"] for vote in label["votes"]} == {label["verdict"]}
 
 
 def test_what_could_not_be_judged_is_counted_out_by_name_and_reasons_are_kept(
@@ -75,13 +75,13 @@ def test_what_could_not_be_judged_is_counted_out_by_name_and_reasons_are_kept(
     assert third["verdict"] == "none"
 
 
-def test_the_length_judge_labels_too(label):
-    assert [found["verdict"] for found in label([row(1, BAD, GOOD)], judge="length")] == ["2"]
+def test_the_length_judge_labels_too(label_rows):
+    assert [label["verdict"] for label in label_rows([row(1, BAD, GOOD)], judge="length")] == ["2"]
 
 
-def test_noise_flips_its_share_of_decided_verdicts_and_no_tie(label):
+def test_noise_flips_its_share_of_decided_verdicts_and_no_tie(label_rows):
     rows = many(1500)
-    exact, noisy = label(rows), label(rows, noise=0.2)
+    exact, noisy = label_rows(rows), label_rows(rows, noise=0.2)
     changes = Counter((a["verdict"], b["verdict"]) for a, b in zip(exact, noisy, strict=True))
     decided = sum(count for (before, _), count in changes.items() if before != "tie")
     flipped = changes["1", "2"] + changes["2", "1"]
@@ -90,12 +90,13 @@ def test_noise_flips_its_share_of_decided_verdicts_and_no_tie(label):
     assert "20%" in noisy[0]["labeler"]
 
 
-def test_noise_is_a_function_of_seed_and_prompt_and_not_of_the_order(label):
+def test_noise_is_a_function_of_seed_and_prompt_and_not_of_the_order(label_rows):
     rows = many(200)
 
-    def verdicts(given, **settings):
+    def verdicts(pairs, **settings):
         return {
-            f["metadata"]["prompt_id"]: f["verdict"] for f in label(given, noise=0.3, **settings)
+            label["metadata"]["prompt_id"]: label["verdict"]
+            for label in label_rows(pairs, noise=0.3, **settings)
         }
 
     assert verdicts(rows) == verdicts(rows[::-1])
@@ -142,4 +143,4 @@ def test_labelling_is_a_command(tmp_path, command_line):
         "--judge", "truth", "--noise", 0, "--seed", 1, "--threads", 1,
     )  # fmt: skip
     assert run.returncode == 0, run.stderr
-    assert [found["verdict"] for found in read_jsonl(tmp_path / "labels.jsonl")] == ["1"]
+    assert [label["verdict"] for label in read_jsonl(tmp_path / "labels.jsonl")] == ["1"]

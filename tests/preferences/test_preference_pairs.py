@@ -1,4 +1,4 @@
-"""Preference pairs: ties make none, none is there twice, a conversation has one side, the report counts."""
+"""Preference pairs: ties make none, none is repeated, a conversation has one side, the report counts."""
 
 from collections import Counter
 from pathlib import Path
@@ -37,8 +37,8 @@ def label(number: int, verdict: str, first: str, second: str, votes=(), prompt=P
         "verdict": verdict,
         "labeler": "someone",
         "votes": [
-            {"labeler": "someone", "verdict": said} | ({"order": order} if order else {})
-            for order, said in votes
+            {"labeler": "someone", "verdict": vote} | ({"order": order} if order else {})
+            for order, vote in votes
         ],
     }
 
@@ -148,20 +148,20 @@ def test_pairs_are_distinct_and_nothing_is_lost_uncounted(rows, tmp_path_factory
         labels=folder / "labels.jsonl", **paths, report=folder / "r.json", val_fraction=0.4, seed=1
     )
     train, val = (list(read_jsonl(path)) for path in paths.values())
-    found = read_json(folder / "r.json")
+    report = read_json(folder / "r.json")
     assert not conversations(train) & conversations(val)
-    told = [(row["prompt"], row["chosen"], row["rejected"]) for row in train + val]
-    assert len({(prompt, frozenset(texts)) for prompt, *texts in told}) == len(told)
+    pairs = [(row["prompt"], row["chosen"], row["rejected"]) for row in train + val]
+    assert len({(prompt, frozenset(texts)) for prompt, *texts in pairs}) == len(pairs)
     decided = [
         (row["prompt"], *(row[f"response_{n}"] for n in (row["verdict"], OPPOSITE[row["verdict"]])))
         for row in rows + ENOUGH
         if row.get("verdict") in ("1", "2")
     ]
-    assert set(told) == {(p, a, b) for p, a, b in decided if (p, b, a) not in decided}
-    assert len(decided) == len(told) + sum(found["duplicates"].values())
-    assert found["pairs"] == {"train": len(train), "val": len(val)}
-    assert sum(found["verdicts"].values()) == found["labels"]
-    assert found["labels"] + sum(found["excluded"].values()) == len(rows + ENOUGH)
+    assert set(pairs) == {(p, a, b) for p, a, b in decided if (p, b, a) not in decided}
+    assert len(decided) == len(pairs) + sum(report["duplicates"].values())
+    assert report["pairs"] == {"train": len(train), "val": len(val)}
+    assert sum(report["verdicts"].values()) == report["labels"]
+    assert report["labels"] + sum(report["excluded"].values()) == len(rows + ENOUGH)
 
 
 # The report
@@ -181,63 +181,61 @@ def test_the_numbers_of_an_example_that_is_counted_by_hand(pairs, tmp_path):
         label(9, "2", "m n", "o", [(None, "2")]),  # contradicts the row before
         label(10, "none", "q", "r", [(None, "none")]),
     ]
-    made = pairs(rows, val_fraction=0.5, seed=2)
-    assert Counter(row["chosen"] for part in made for row in part) == Counter(
-        ["a b c", "c d e f", "b"]
-    )
-    found = read_json(tmp_path / "pairs.json")
-    assert found["labels"] == 9 and found["verdicts"] == {"1": 2, "2": 4, "none": 1, "tie": 2}
-    assert found["excluded"] == {"unreadable": 1}
-    assert found["flips"] == {"asked": 6, "flipped": 2}  # rows 3 and 5
-    assert found["duplicates"] == {"repeated": 1, "contradictory": 2}
-    assert found["pairs"] == {"train": len(made[0]), "val": len(made[1])}
-    assert found["mean_tokens"] == (10 + 8 + 6) / 3
+    train, val = pairs(rows, val_fraction=0.5, seed=2)
+    assert Counter(row["chosen"] for row in train + val) == Counter(["a b c", "c d e f", "b"])
+    report = read_json(tmp_path / "pairs.json")
+    assert report["labels"] == 9 and report["verdicts"] == {"1": 2, "2": 4, "none": 1, "tie": 2}
+    assert report["excluded"] == {"unreadable": 1}
+    assert report["flips"] == {"asked": 6, "flipped": 2}  # rows 3 and 5
+    assert report["duplicates"] == {"repeated": 1, "contradictory": 2}
+    assert report["pairs"] == {"train": len(train), "val": len(val)}
+    assert report["mean_tokens"] == (10 + 8 + 6) / 3
     # Votes for the response shown first, row by row: 1 2 3 4 5 7 8 9.
     votes = (1 + 1 + 2 + 1 + 0 + 1 + 1 + 0) / (2 + 2 + 2 + 2 + 1 + 2 + 1 + 1)
-    assert found["first_shown"]["value"] == pytest.approx(votes)
-    assert found["first_shown"]["rows"] == 13
-    # Rows 1 2 4 7 8 9, with contradictions and repetitions: these are of the labels.
-    assert found["longer_chosen"]["value"] == pytest.approx((1 + 1 + 0 + 1 + 1 + 0) / 6)
-    assert found["words_more"]["value"] == pytest.approx((2 + 2 - 3 + 2 + 1 - 1) / 6)
-    assert found["agreement"]["length"]["value"] == pytest.approx((1 + 1 + 0 + 1 + 1 + 0) / 6)
+    assert report["first_shown"]["value"] == pytest.approx(votes)
+    assert report["first_shown"]["rows"] == 13
+    # Rows 1 2 4 7 8 9: these measures are of the labels, with contradictions and repetitions.
+    assert report["longer_chosen"]["value"] == pytest.approx((1 + 1 + 0 + 1 + 1 + 0) / 6)
+    assert report["words_more"]["value"] == pytest.approx((2 + 2 - 3 + 2 + 1 - 1) / 6)
+    assert report["agreement"]["length"]["value"] == pytest.approx((1 + 1 + 0 + 1 + 1 + 0) / 6)
     for name in ("first_shown", "longer_chosen", "words_more"):
-        assert found[name]["low"] < found[name]["value"] < found[name]["high"]
+        assert report[name]["low"] < report[name]["value"] < report[name]["high"]
 
 
 def test_what_cannot_be_measured_is_none(pairs, tmp_path):
     pairs([labelled(number, "1") for number in range(20)])
-    found = read_json(tmp_path / "pairs.json")
-    assert found["flips"] is found["first_shown"] is found["mean_tokens"] is None
-    assert found["longer_chosen"]["value"] == 0.5  # as many words
-    assert found["agreement"]["length"]["low"] < 0.5, "twenty ties are no certainty"
+    report = read_json(tmp_path / "pairs.json")
+    assert report["flips"] is report["first_shown"] is report["mean_tokens"] is None
+    assert report["longer_chosen"]["value"] == 0.5  # as many words
+    assert report["agreement"]["length"]["low"] < 0.5, "twenty ties are no certainty"
 
 
-def test_the_report_tells_them_as_text(pairs, tmp_path):
+def test_the_report_has_the_numbers_as_text(pairs, tmp_path):
     both = [("12", "1"), ("21", "2")]
     excluded = {"excluded": "unreadable", "metadata": {}}
     pairs([*(label(n, "1", f"a a a{n}", "b", both, tokens=[4, 2]) for n in range(20)), excluded])
-    found = label_column({"made": 1200, "cut": 30}, read_json(tmp_path / "pairs.json"))
-    assert found["prompts"] == "1,230" and found["labels"] == "20"
-    assert found["prompts without two usable responses"] == "cut: 30"
-    assert found["verdicts"] == "1: 20" and found["could not be labelled"] == "unreadable: 1"
-    assert found["judge's answers differ with the order"] == "20 of 20"
-    assert found["votes for the response shown first"] == "1.000 [0.839, 1.000] of 40 votes"
-    assert found["words that the chosen one is longer"] == "+2.0 [+2.0, +2.0]"
-    assert found["duplicates dropped"] == "none" and found["mean tokens of a pair"] == "6.0"
+    column = label_column({"made": 1200, "cut": 30}, read_json(tmp_path / "pairs.json"))
+    assert column["prompts"] == "1,230" and column["labels"] == "20"
+    assert column["prompts without two usable responses"] == "cut: 30"
+    assert column["verdicts"] == "1: 20" and column["could not be labelled"] == "unreadable: 1"
+    assert column["judge's answers differ with the order"] == "20 of 20"
+    assert column["votes for the response shown first"] == "1.000 [0.839, 1.000] of 40 votes"
+    assert column["words that the chosen one is longer"] == "+2.0 [+2.0, +2.0]"
+    assert column["duplicates dropped"] == "none" and column["mean tokens of a pair"] == "6.0"
     pairs([labelled(number, "1") for number in range(20)])
-    found = label_column({"made": 20}, read_json(tmp_path / "pairs.json"))
-    assert found["judge's answers differ with the order"] == "not asked in both orders"
-    assert found["votes for the response shown first"] == "none"
-    assert found["mean tokens of a pair"] == "unknown"
+    column = label_column({"made": 20}, read_json(tmp_path / "pairs.json"))
+    assert column["judge's answers differ with the order"] == "not asked in both orders"
+    assert column["votes for the response shown first"] == "none"
+    assert column["mean tokens of a pair"] == "unknown"
 
 
 def labels_of(judge, lengths):
-    """What a judge says of responses of so many words, asked in both orders."""
+    """Labels by a judge, in both orders, of responses with these numbers of words."""
     texts = [("a " * one, "b " * other) for one, other in lengths]
-    asked = judge_both_orders(judge, [Comparison(POST, *pair) for pair in texts])
+    judgments = judge_both_orders(judge, [Comparison(POST, *pair) for pair in texts])
     return [
         label(number, verdict, *pair, zip(("12", "21"), [o.verdict for o in answers], strict=True))
-        for number, (pair, (verdict, answers)) in enumerate(zip(texts, asked, strict=True))
+        for number, (pair, (verdict, answers)) in enumerate(zip(texts, judgments, strict=True))
     ]
 
 
@@ -246,14 +244,14 @@ def labels_of(judge, lengths):
     [(PrefersTheFirst(), 1, 4), (LeansToTheFirst(), 5 / 8, 1), (LengthJudge(), 1 / 2, 0)],
 )
 def test_a_preference_for_the_place_shows(judge, first_shown, flipped):
-    found = describe(labels_of(judge, [(4, 1), (1, 4), (3, 2), (6, 2)]), [], seed=1)
-    assert found["first_shown"]["value"] == first_shown
-    assert found["flips"] == {"asked": 4, "flipped": flipped}
+    report = describe(labels_of(judge, [(4, 1), (1, 4), (3, 2), (6, 2)]), [], seed=1)
+    assert report["first_shown"]["value"] == first_shown
+    assert report["flips"] == {"asked": 4, "flipped": flipped}
 
 
 @given(rows=st.lists(label_rows(), max_size=12))
-def test_which_response_a_row_has_first_says_nothing(rows):
-    """Swapped, with verdicts and orders of the votes, the labels are like they were."""
+def test_swapping_the_responses_changes_no_measure(rows):
+    """Swapping the responses, with verdicts and orders of the votes, changes no measure."""
     swapped = [
         row
         | {"response_1": row["response_2"], "response_2": row["response_1"]}
@@ -274,8 +272,8 @@ def _swapped(vote):
 def test_intervals_are_over_conversations():
     """Rows of one conversation tell as much as one row."""
     rows = [label(1, "1", "a", "b", [("12", str(1 + n % 2))]) for n in range(20)]
-    found = describe(rows, [], seed=1)["first_shown"]
-    assert found == {**wilson(0.5, 1).columns("value"), "rows": 20}
+    first_shown = describe(rows, [], seed=1)["first_shown"]
+    assert first_shown == {**wilson(0.5, 1).columns("value"), "rows": 20}
 
 
 def trust_rows(folder: Path, labels: Path, draws: int) -> dict[str, dict[str, str]]:
@@ -309,17 +307,17 @@ def test_agreement_with_the_length_baseline_is_the_one_of_the_table_of_trust(pai
         for n in range(60)
     ]
     pairs(rows)
-    told = read_json(tmp_path / "pairs.json")["agreement"]["length"]
+    agreement = read_json(tmp_path / "pairs.json")["agreement"]["length"]
     row = trust_rows(tmp_path, tmp_path / "labels.jsonl", draws=2000)["ai_labels"]
     for name in ("value", "low", "high", "rows"):
-        assert told[name] == pytest.approx(float(row[name]), abs=1e-6)
+        assert agreement[name] == pytest.approx(float(row[name]), abs=1e-6)
 
 
 def test_a_few_pairs_leave_one_to_validate_and_most_stay_where_they_were():
     few = [f"c{i}" for i in range(5)]
     assert len(validation_conversations(few, 0.05, seed=1)) == 1
     many = [f"c{i}" for i in range(200)]
-    drawn = validation_conversations(many, 0.1, seed=1)
-    assert len(drawn) == 20 and drawn != validation_conversations(many, 0.1, seed=2)
+    validation = validation_conversations(many, 0.1, seed=1)
+    assert len(validation) == 20 and validation != validation_conversations(many, 0.1, seed=2)
     fewer = validation_conversations(many[:-5], 0.1, seed=1)
-    assert len(drawn - fewer) <= 6 and len(fewer - drawn) <= 6
+    assert len(validation - fewer) <= 6 and len(fewer - validation) <= 6

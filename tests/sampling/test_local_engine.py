@@ -78,7 +78,7 @@ def count_differing(texts: dict, expected: dict) -> int:
 
 
 def near_ties(samples: int) -> int:
-    """How many there may be: 1 in 1,000, and one of fewer."""
+    """How many may differ: 1 in 1,000, rounded up."""
     return -(-samples // 1000)
 
 
@@ -114,7 +114,7 @@ def test_a_prompt_alone_has_the_same_text(tiny_base, requests, texts_of_one_batc
 
 @pytest.mark.slow
 def test_continuous_batching_samples_the_same_texts(tiny_base, requests, texts_of_one_batch):
-    """What a GPU gets, here on the CPU: each place is taken by another request when its response ends."""
+    """A GPU samples so; here the CPU does. When a response ends, another request takes its place."""
     some = random.Random(SEED).sample(requests, 400)
     texts = sampled_texts(ContinuousBatches(sampling_settings(tiny_base, batch_size=16)), some)
     assert texts.keys() == {(request.prompt_id, request.sample_number) for request in some}

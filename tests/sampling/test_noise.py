@@ -66,13 +66,13 @@ LOGITS = torch.tensor([0.3, 2.0, -1.0, 1.1, -4.0, 1.9, 0.0, -2.5])
 def nucleus(logits: torch.Tensor, temperature: float, top_p: float) -> np.ndarray:
     """The tempered nucleus, worked out one token at a time."""
     weights = [math.exp(logit / temperature) for logit in logits.tolist()]
-    total, kept, mass = sum(weights), {}, 0.0
+    total, probabilities, mass = sum(weights), {}, 0.0
     for token in sorted(range(len(weights)), key=lambda t: -weights[t]):
         if mass >= top_p:
             break
-        kept[token] = weights[token] / total
-        mass += kept[token]
-    return np.array([kept.get(token, 0.0) / mass for token in range(len(weights))])
+        probabilities[token] = weights[token] / total
+        mass += probabilities[token]
+    return np.array([probabilities.get(token, 0.0) / mass for token in range(len(weights))])
 
 
 def keyed_tokens(
@@ -114,7 +114,7 @@ def test_each_row_and_step_uses_its_own_seed():
 
 
 def test_a_small_change_of_the_logits_changes_hardly_any_token():
-    """Which is what a batch does to them."""
+    """A batch changes logits by so little."""
     generator = torch.Generator().manual_seed(0)
     logits = 2 * torch.randn((20_000, 300), generator=generator)
     seeds = torch.from_numpy(step_seeds(20_000, "near-ties"))
@@ -129,7 +129,7 @@ def test_a_small_change_of_the_logits_changes_hardly_any_token():
 def test_the_largest_tokens_of_a_large_vocabulary_are_enough_or_all_are_taken(
     spread, top_p, monkeypatch
 ):
-    """With a flat distribution (the second) the nucleus is larger than what is looked at first."""
+    """With a flat distribution (the second) the nucleus has more tokens than are tried first."""
     generator = torch.Generator().manual_seed(0)
     logits = spread * torch.randn((40, 100 * NUCLEUS), generator=generator)
     seeds = torch.from_numpy(step_seeds(40, "large vocabulary"))

@@ -1,4 +1,4 @@
-"""Players from elsewhere through the workflow: a model that the study does not train, and one that another server has."""
+"""Other players in the workflow: a model that the study does not train, and one on another server."""
 
 import shlex
 
@@ -23,7 +23,7 @@ def neighbour(tmp_path_factory):
 
 @pytest.fixture
 def root(tmp_path, neighbour):
-    """A checkout with held-out prompts, and a function that writes the study's settings."""
+    """A checkout with held-out prompts."""
     root = copy_project(tmp_path / "checkout")
     prompts = [
         {
@@ -86,14 +86,16 @@ def test_a_served_model_needs_no_gpu_here(root, neighbour, start_server):
     write_study(root, neighbour, server.url)
     words = ["--cores", 1, "--configfile", CONFIG, "--config", "device=cuda"]
     succeed(responses("oracle"), *words, root=root)
-    refused = snakemake(responses("neighbour"), *words, root=root, CUDA_VISIBLE_DEVICES="")
-    assert refused.returncode != 0
-    assert "error: evaluate_model: need a GPU (device: cuda)" in refused.stdout
+    result = snakemake(responses("neighbour"), *words, root=root, CUDA_VISIBLE_DEVICES="")
+    assert result.returncode != 0
+    assert "error: evaluate_model: need a GPU (device: cuda)" in result.stdout
 
 
 @pytest.mark.parametrize(("model", "llm"), [("big", "oracle"), ("other", "unknown")])
-def test_a_judge_that_begins_with_a_players_weights_is_said_to(root, neighbour, model, llm):
-    """The delta judge begins with the base model's, as every model of the study does and whoever has the same folder."""
+def test_a_judge_that_shares_its_first_weights_with_a_player_is_reported(
+    root, neighbour, model, llm
+):
+    """The delta judge begins with the base model's weights, as all models of the study and of the same folder do."""
     write_study(root, neighbour, model=model)
     plan = succeed(f"{STUDY}/judges/trust.csv", "-n", "-p", "--configfile", CONFIG, root=root)
     words = shlex.split(next(line for line in plan.splitlines() if " --shared " in line))

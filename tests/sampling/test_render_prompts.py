@@ -1,4 +1,4 @@
-"""Players that are asked in their own way, and what they are asked."""
+"""Prompts that are rendered for players in their own format."""
 
 import json
 
@@ -39,8 +39,8 @@ def test_a_prompt_of_another_format_is_refused():
 
 
 @pytest.fixture
-def asked(tmp_path):
-    """Asks a player the same two prompts; the human replies have 4 and 57 words."""
+def prompts_of_player(tmp_path):
+    """A function that renders two prompts for a player; their human replies have 4 and 57 words."""
     prompts = [
         {
             "prompt": render(context, "cmv", "plain"),
@@ -55,7 +55,7 @@ def asked(tmp_path):
     (tmp_path / "base").mkdir()
     (tmp_path / "base" / "chat_template.jinja").write_text(TEMPLATE)
 
-    def ask(**settings) -> list[str]:
+    def run(**settings) -> list[str]:
         render_prompts(
             prompts=tmp_path / "prompts.jsonl", held_out=tmp_path / "held_out.jsonl",
             output=tmp_path / "asked.jsonl", study_format="plain", study_base=tmp_path / "base",
@@ -65,22 +65,22 @@ def asked(tmp_path):
         assert [{key: row[key] for key in ("prompt", "metadata")} for row in rows] == prompts
         return [row["asked"] for row in rows]
 
-    return ask
+    return run
 
 
-def test_a_player_is_asked_by_its_own_chat_template(asked):
-    prompts = asked(player_format="chat", match_length=False)
+def test_a_player_is_asked_by_its_own_chat_template(prompts_of_player):
+    prompts = prompts_of_player(player_format="chat", match_length=False)
     assert prompts == [render(context, "cmv", "chat", TEMPLATE) for context in CONTEXTS]
 
 
-def test_a_control_of_length_is_asked_for_the_human_replys_words(asked):
-    short, long = asked(player_format="plain", match_length=True)
+def test_a_control_of_length_is_asked_for_the_human_replys_words(prompts_of_player):
+    short, long = prompts_of_player(player_format="plain", match_length=True)
     assert "Use about 10 words." in short and "Use about 60 words." in long
 
 
-def test_an_endpoint_gets_a_conversation(asked):
+def test_an_endpoint_gets_a_conversation(prompts_of_player):
     for text, context in zip(
-        asked(player_format="messages", match_length=False), CONTEXTS, strict=True
+        prompts_of_player(player_format="messages", match_length=False), CONTEXTS, strict=True
     ):
         system, user = json.loads(text)
         assert system == {"role": "system", "content": SYSTEM}
@@ -99,7 +99,7 @@ def with_player(**player) -> dict:
 
 
 @pytest.mark.parametrize(
-    "player, says",
+    "player, expected",
     [
         ({}, "needs one of model, source and endpoint"),
         ({"model": "base", "source": "a/b"}, "needs one of model, source and endpoint"),
@@ -112,11 +112,11 @@ def with_player(**player) -> dict:
         ({"model": "base", "format": "chat"}, "unknown key"),
     ],
 )
-def test_a_mistake_in_a_player_is_one_line(player, says):
-    with pytest.raises(UserError, match=r"evaluation.other_players.other") as refused:
+def test_a_mistake_in_a_player_is_one_line(player, expected):
+    with pytest.raises(UserError, match=r"evaluation.other_players.other") as raised:
         with_player(**player)
-    assert says in str(refused.value) and "\n" not in str(refused.value)
-    assert "secretsecret" not in str(refused.value)
+    assert expected in str(raised.value) and "\n" not in str(raised.value)
+    assert "secretsecret" not in str(raised.value)
 
 
 def test_players_have_their_defaults_and_models_none():

@@ -40,7 +40,7 @@ def sample_shard(
 
 
 def respond(base: Path, folder: Path, pool: list[dict], **changed) -> tuple[list[dict], list[dict]]:
-    """The rows of a shard with the whole pool, and what is gathered from it."""
+    """The rows of a shard with the whole pool, and the rows gathered from it."""
     write_jsonl(folder / "prompts.jsonl", pool)
     rows = sample_shard(base, folder, 0, len(pool), **changed)
     shard = folder / f"shard_0_{len(pool)}.jsonl"
@@ -53,7 +53,7 @@ def short_pool(count: int) -> list[dict]:
 
 
 def test_what_cannot_be_used_is_counted_out_by_reason(troubled_base, tmp_path):
-    """A and B are whole, C goes on for ever, and one in five is empty; two of a prompt are all there is."""
+    """A and B are whole, C never ends, and one in five is empty; a prompt has two responses and no redraws."""
     pool = short_pool(150)
     shard, gathered = respond(troubled_base, tmp_path, pool)
     assert [row["metadata"]["prompt_id"] for row in shard] == [f"cmv-{i}" for i in range(150)]
@@ -131,14 +131,17 @@ def test_every_pair_of_more_than_two_responses_is_a_row(tmp_path):
 
 def test_shards_of_another_size_make_the_same_pool_and_draw_nothing_again(tmp_path, troubled_base):
     pool = short_pool(30)
-    whole, _ = respond(troubled_base, tmp_path, pool, redraws=1)
-    (kept,) = (tmp_path / "state").rglob("*.jsonl")
-    before = kept.read_text()
+    single_shard, _ = respond(troubled_base, tmp_path, pool, redraws=1)
+    (state_file,) = (tmp_path / "state").rglob("*.jsonl")
+    before = state_file.read_text()
     parts = []
     for start in (0, 13, 26):
         parts += sample_shard(troubled_base, tmp_path, start, 13, redraws=1)
-    assert parts == whole
-    assert list((tmp_path / "state").rglob("*.jsonl")) == [kept] and kept.read_text() == before
+    assert parts == single_shard
+    assert (
+        list((tmp_path / "state").rglob("*.jsonl")) == [state_file]
+        and state_file.read_text() == before
+    )
 
 
 def test_a_shard_beyond_the_data_is_empty(troubled_base, tmp_path):
@@ -174,11 +177,11 @@ def test_a_pool_without_any_pair_is_refused_in_one_line(tmp_path):
     row = {"prompt": "p", "responses": [response(""), response("a")], "metadata": {}}
     write_jsonl(tmp_path / "shard.jsonl", [row])
     output = tmp_path / "pool.jsonl"
-    with pytest.raises(UserError, match="no usable pair") as refusal:
+    with pytest.raises(UserError, match="no usable pair") as raised:
         gather_responses(
             shards=[tmp_path / "shard.jsonl"], output=output, counts=tmp_path / "counts.json"
         )
-    assert "\n" not in str(refusal.value)
+    assert "\n" not in str(raised.value)
     assert not output.exists()
 
 

@@ -1,4 +1,4 @@
-"""The engines openai and endpoint: servers that are busy, broken, refuse, or tell secrets."""
+"""The engines openai and endpoint: servers that are busy, broken, refuse, or repeat secrets."""
 
 import json
 from collections import Counter
@@ -42,7 +42,7 @@ def endpoint(url: str, model: str = "big") -> Engine:
 
 
 def samples_of_endpoint(url: str, *texts: str) -> dict[str, Sample]:
-    """An endpoint's samples by what it was asked."""
+    """An endpoint's samples by prompt."""
     samples = endpoint(url).sample(chats(*texts))
     return {json.loads(request.prompt)[0]["content"]: sample for request, sample in samples}
 
@@ -94,16 +94,16 @@ def test_a_server_without_end_of_such_bodies_is_one_line_and_what_was_drawn_is_k
         )
     )
     store = SampleStore(tmp_path, endpoint(server.url))
-    with pytest.raises(UserError, match="answers what is no completion .'<html> busy") as refused:
+    with pytest.raises(UserError, match="answers what is no completion .'<html> busy") as raised:
         list(store.sample(chats(*"abcdefgh")))
-    assert "\n" not in str(refused.value)
+    assert "\n" not in str(raised.value)
     assert [asked_for(body) for body in server.bodies].count("e") == 4
     before = len(server.bodies)
     server.answer = lambda body, times: completion("fine")
     samples = list(SampleStore(tmp_path, endpoint(server.url)).sample(chats(*"abcdefgh")))
     assert len(samples) == 8 and "e" in map(asked_for, server.bodies[before:])
-    asked = Counter(map(asked_for, server.bodies))
-    assert all(asked[text] == 1 for text in "abcdfgh")  # what was under way was kept, too
+    times_asked = Counter(map(asked_for, server.bodies))
+    assert all(times_asked[text] == 1 for text in "abcdfgh")  # requests under way were kept too
 
 
 @pytest.mark.parametrize("status", [429, 500, 503])
@@ -111,9 +111,9 @@ def test_a_server_that_is_busy_is_asked_again_and_not_for_ever(status, start_ser
     server = start_server(lambda body, times: completion("fine") if times > 3 else error(status))
     assert samples_of_endpoint(server.url, "a")["a"].text == "fine"
     server.answer = lambda body, times: error(status, "busy\nbusy")
-    with pytest.raises(UserError, match="busy.*; what was drawn is kept$") as refused:
+    with pytest.raises(UserError, match="busy.*; what was drawn is kept$") as raised:
         samples_of_endpoint(server.url, "b")
-    assert "\n" not in str(refused.value)
+    assert "\n" not in str(raised.value)
     assert [asked_for(body) for body in server.bodies].count("b") == 6
 
 
@@ -217,19 +217,19 @@ def test_a_pool_counts_out_what_a_server_refused_by_its_name(start_server, tiny_
 
 
 @pytest.mark.parametrize(
-    ("status", "says"),
+    ("status", "message"),
     [
         (401, "does not accept the key in OPENAI_API_KEY"),
         (404, "knows no model 'big'"),
         (402, "kept"),
     ],
 )
-def test_what_concerns_every_request_ends_in_one_line(status, says, start_server):
+def test_what_concerns_every_request_ends_in_one_line(status, message, start_server):
     server = start_server(lambda body, times: error(status, "no\nno"))
-    with pytest.raises(UserError, match=says) as refused:
+    with pytest.raises(UserError, match=message) as raised:
         samples_of_endpoint(server.url, *"abcdefgh")
-    assert "\n" not in str(refused.value)
-    assert len(server.bodies) <= 4  # those under way
+    assert "\n" not in str(raised.value)
+    assert len(server.bodies) <= 4  # the requests under way
 
 
 def test_a_server_that_says_the_key_leaves_it_nowhere(start_server, tmp_path, monkeypatch, capsys):
@@ -244,20 +244,20 @@ def test_a_server_that_says_the_key_leaves_it_nowhere(start_server, tmp_path, mo
     rows = replies_of_endpoint(server.url, tmp_path, ["a", "b", "c"])
     assert set(server.keys) == {KEY}
     assert rows[0]["response"] == "Your key is [key], thank you"
-    left = [path for path in tmp_path.rglob("*") if path.is_file()]
-    assert len(left) == 3
-    assert not any(KEY in path.read_text() for path in left)
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert len(files) == 3
+    assert not any(KEY in path.read_text() for path in files)
     printed = capsys.readouterr()
     assert "you sent Bearer [key]" in printed.err and KEY not in printed.err + printed.out
     for status in (401, 500):
         server.answer = lambda body, times, status=status: error(status, f"bad key {KEY}")
-        with pytest.raises(UserError, match="bad key .key.") as refused:
+        with pytest.raises(UserError, match="bad key .key.") as raised:
             samples_of_endpoint(server.url, "d")
-        assert KEY not in str(refused.value)
+        assert KEY not in str(raised.value)
     server.answer = lambda body, times: (200, f"<html>{KEY}</html>")
-    with pytest.raises(UserError, match="no completion .'<html>.key.</html>'") as refused:
+    with pytest.raises(UserError, match="no completion .'<html>.key.</html>'") as raised:
         samples_of_endpoint(server.url, "d")
-    assert KEY not in str(refused.value)
+    assert KEY not in str(raised.value)
 
 
 def test_an_endpoint_elsewhere_needs_a_key(monkeypatch):
@@ -291,25 +291,25 @@ def test_another_address_is_another_endpoint_and_a_server_may_move(
 def test_a_real_server_samples(peer):
     """`transformers serve`, which speaks OpenAI's completions."""
     url, base = peer
-    wanted = [Request(f"p{i}", "The reason that " + "you " * i, 1) for i in range(6)]
-    samples = samples_of_server(url, Path(base), wanted)
-    assert samples.keys() == set(wanted)
+    requests = [Request(f"p{i}", "The reason that " + "you " * i, 1) for i in range(6)]
+    samples = samples_of_server(url, Path(base), requests)
+    assert samples.keys() == set(requests)
     assert any(sample.text for sample in samples.values())
     for sample in samples.values():
         assert 0 < sample.tokens <= 12
         assert sample.finish_reason == (CUT if sample.tokens == 12 else STOPPED)
-    with pytest.raises(UserError, match="engine openai, http://127.0.0.1") as refused:
-        samples_of_server(url, Path(base), wanted[:1], model="sft")
-    assert "\n" not in str(refused.value)
+    with pytest.raises(UserError, match="engine openai, http://127.0.0.1") as raised:
+        samples_of_server(url, Path(base), requests[:1], model="sft")
+    assert "\n" not in str(raised.value)
 
 
 @pytest.mark.slow
 def test_a_real_endpoint_is_asked_in_conversations(peer):
     url, base = peer
     conversation = json.dumps([{"role": "user", "content": "Change my mind."}])
-    wanted = [Request(f"p{i}", conversation, 1) for i in range(3)]
-    samples = dict(endpoint(url, model=base).sample(wanted))
-    assert samples.keys() == set(wanted)
+    requests = [Request(f"p{i}", conversation, 1) for i in range(3)]
+    samples = dict(endpoint(url, model=base).sample(requests))
+    assert samples.keys() == set(requests)
     assert all(0 < sample.tokens <= 12 for sample in samples.values())
 
 

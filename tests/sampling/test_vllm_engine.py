@@ -1,4 +1,4 @@
-"""The engine vllm, by a stand-in for the package: it needs a GPU."""
+"""The engine vllm, with a stand-in for the package, which needs a GPU."""
 
 import json
 import sys
@@ -13,22 +13,23 @@ from tiny_models import TROUBLE, engine_of, short_requests, write_scripted_base
 
 
 class StandInForVllm(ModuleType):
-    """Stands in for the package vllm, which needs a GPU: of the interface that the documentation of 0.30 describes,
-    what we use. It answers every prompt with its token ids, backwards, as far as `max_tokens` lets it."""
+    """A stand-in for the package vllm, which needs a GPU, with the part of the interface of 0.30 that we use.
+
+    It answers every prompt with its token ids in reverse, up to `max_tokens`."""
 
     def __init__(self):
         super().__init__("vllm")
-        self.made: list[tuple] = []
-        self.asked: list[tuple] = []
+        self.instances: list[tuple] = []
+        self.calls: list[tuple] = []
         stand_in = self
 
         class LLM:
             def __init__(self, model, **settings):
-                stand_in.made.append((model, settings))
+                stand_in.instances.append((model, settings))
                 self.tokenizer = load_tokenizer(Path(model))
 
             def generate(self, prompts, sampling_params, *, use_tqdm=True, lora_request=None):
-                stand_in.asked.append((prompts, sampling_params, lora_request))
+                stand_in.calls.append((prompts, sampling_params, lora_request))
                 return [self.answer(*pair) for pair in zip(prompts, sampling_params, strict=True)]
 
             def answer(self, prompt, limits):
@@ -58,25 +59,25 @@ def vllm(monkeypatch) -> StandInForVllm:
 
 def test_what_vllm_is_asked_and_what_becomes_of_its_answers(vllm, troubled_base, monkeypatch):
     monkeypatch.setattr("persuasion_rl.sampling.vllm.REQUESTS_PER_CALL", 3)
-    wanted = [Request(f"p{i}", "Hello" + "!" * i, n) for i in range(4) for n in (1, 2)]
+    requests = [Request(f"p{i}", "Hello" + "!" * i, n) for i in range(4) for n in (1, 2)]
     settings = {"limits": Limits(0.7, 0.9, 8), "engine": "vllm", "batch_size": 5}
-    samples = list(engine_of(troubled_base, **settings).sample(wanted))
-    assert [request for request, _ in samples] == wanted
-    assert [len(prompts) for prompts, _, _ in vllm.asked] == [3, 3, 2]
-    ((model, llm_settings),) = vllm.made  # loaded once
+    samples = list(engine_of(troubled_base, **settings).sample(requests))
+    assert [request for request, _ in samples] == requests
+    assert [len(prompts) for prompts, _, _ in vllm.calls] == [3, 3, 2]
+    ((model, llm_settings),) = vllm.instances  # loaded once
     assert model == str(troubled_base)
     assert llm_settings["max_num_seqs"] == 5 and llm_settings["generation_config"] == "vllm"
-    assert "enable_lora" not in llm_settings and {adapter for *_, adapter in vllm.asked} == {None}
+    assert "enable_lora" not in llm_settings and {adapter for *_, adapter in vllm.calls} == {None}
     tokenizer = load_tokenizer(troubled_base)
-    prompts = [prompt["prompt_token_ids"] for prompts, _, _ in vllm.asked for prompt in prompts]
-    assert prompts == [tokenizer(request.prompt)["input_ids"] for request in wanted]
-    all_limits = [limits for _, some, _ in vllm.asked for limits in some]
+    prompts = [prompt["prompt_token_ids"] for prompts, _, _ in vllm.calls for prompt in prompts]
+    assert prompts == [tokenizer(request.prompt)["input_ids"] for request in requests]
+    all_limits = [limits for _, some, _ in vllm.calls for limits in some]
     for limits in all_limits:
         assert (limits.temperature, limits.top_p, limits.max_tokens) == (0.7, 0.9, 8)
         assert limits.stop_token_ids == [tokenizer.eos_token_id]
-    assert len({limits.seed for limits in all_limits}) == len(wanted)
-    list(engine_of(troubled_base, **settings).sample(wanted[::-1]))
-    assert [limits.seed for _, some, _ in vllm.asked[3:] for limits in some] == [
+    assert len({limits.seed for limits in all_limits}) == len(requests)
+    list(engine_of(troubled_base, **settings).sample(requests[::-1]))
+    assert [limits.seed for _, some, _ in vllm.calls[3:] for limits in some] == [
         limits.seed for limits in all_limits[::-1]
     ]
     reasons = set()
@@ -95,7 +96,7 @@ def test_vllm_stops_at_every_end_that_the_base_model_has(vllm, tmp_path):
     (eos,) = {load_tokenizer(base).eos_token_id}
     (base / "generation_config.json").write_text(json.dumps({"eos_token_id": [7, eos]}))
     list(engine_of(base, engine="vllm").sample(short_requests(1)))
-    ((_, (limits,), _),) = vllm.asked
+    ((_, (limits,), _),) = vllm.calls
     assert limits.stop_token_ids == sorted([7, eos])
     model, _ = engine_of(base).load()
     assert limits.stop_token_ids == model.generation_config.eos_token_id
@@ -111,9 +112,9 @@ def test_vllm_gets_the_models_own_adapter(vllm, troubled_base, tmp_path, monkeyp
         (adapter.parent / "adapter_config.json").write_text(json.dumps({"r": rank}))
     engine = engine_of(troubled_base, engine="vllm", lineage=lineage, model="dpo")
     list(engine.sample(short_requests(2)))
-    ((_, llm_settings),) = vllm.made
+    ((_, llm_settings),) = vllm.instances
     assert (
         llm_settings["enable_lora"] and llm_settings["max_lora_rank"] == 16
     )  # the next that vLLM has
-    ((_, _, adapter),) = vllm.asked
+    ((_, _, adapter),) = vllm.calls
     assert adapter == ("dpo", 1, str(tmp_path / "dpo"))

@@ -1,8 +1,8 @@
-"""What the tests of intervals resample."""
+"""Resamples for tests of intervals."""
 
 from persuasion_rl.statistics.intervals import Resamples
 
 
-def alone(count: int, draws: int = 500) -> Resamples:
-    """Rows that are conversations of their own."""
+def independent(count: int, draws: int = 500) -> Resamples:
+    """Resamples of rows, each a conversation of its own."""
     return Resamples([f"c{i}" for i in range(count)], draws, 1)

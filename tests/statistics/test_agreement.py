@@ -10,8 +10,8 @@ from persuasion_rl.statistics.agreement import kappa, krippendorffs_alpha
 from persuasion_rl.statistics.intervals import Resamples, wilson
 
 
-def alone(count: int, draws: int = 500) -> Resamples:
-    """Rows that are conversations of their own."""
+def independent(count: int, draws: int = 500) -> Resamples:
+    """Resamples of rows, each a conversation of its own."""
     return Resamples([f"c{i}" for i in range(count)], draws, 1)
 
 
@@ -19,7 +19,7 @@ def test_kappa_is_that_of_another_implementation():
     generator = np.random.default_rng(0)
     one = generator.choice(["1", "2", "tie"], 400, p=[0.5, 0.3, 0.2])
     other = np.where(generator.random(400) < 0.6, one, generator.choice(["1", "2", "tie"], 400))
-    interval = kappa(one, other, alone(400))
+    interval = kappa(one, other, independent(400))
     assert interval.value == pytest.approx(cohen_kappa_score(one, other))
     assert interval.low < interval.value < interval.high
 
@@ -27,7 +27,7 @@ def test_kappa_is_that_of_another_implementation():
 @given(st.lists(st.tuples(st.sampled_from("ab"), st.sampled_from("ab")), min_size=2, max_size=20))
 def test_kappa_is_within_its_bounds_and_alike_for_both(votes):
     one, other = zip(*votes, strict=True)
-    resamples = alone(len(one), draws=20)
+    resamples = independent(len(one), draws=20)
     interval = kappa(one, other, resamples)
     assert -1 <= interval.value <= 1
     assert kappa(other, one, resamples).value == pytest.approx(interval.value)
@@ -39,15 +39,15 @@ def test_alpha_of_krippendorffs_own_example():
     units = [
         "111", "2232", "3333", "3333", "2222", "1234", "4444", "1121", "2222", "555", "11", "3",
     ]  # fmt: skip
-    assert krippendorffs_alpha([list(unit) for unit in units], alone(12)).value == pytest.approx(
-        0.743, abs=5e-4
-    )
+    assert krippendorffs_alpha(
+        [list(unit) for unit in units], independent(12)
+    ).value == pytest.approx(0.743, abs=5e-4)
 
 
 def test_alpha_of_two_voters_who_guess_is_zero():
     generator = np.random.default_rng(0)
     votes = generator.choice(["1", "2"], (2000, 2)).tolist()
-    interval = krippendorffs_alpha(votes, alone(2000))
+    interval = krippendorffs_alpha(votes, independent(2000))
     assert interval.low < 0 < interval.high
 
 
@@ -56,14 +56,14 @@ def test_labellers_who_agree_on_few_rows_may_not_always(count):
     labels = ["1", "2"] * (count // 2)
     agreed = wilson(1.0, count).low
     for interval in (
-        kappa(labels, labels, alone(count)),
-        krippendorffs_alpha([[label, label] for label in labels], alone(count)),
+        kappa(labels, labels, independent(count)),
+        krippendorffs_alpha([[label, label] for label in labels], independent(count)),
     ):
         assert interval.value == interval.high == 1
         assert -1 < interval.low <= 2 * agreed - 1 + 1e-9  # chance is one half
     for interval in (
-        kappa(["1"] * count, ["1"] * count, alone(count)),
-        krippendorffs_alpha([["1", "1"]] * count, alone(count)),
+        kappa(["1"] * count, ["1"] * count, independent(count)),
+        krippendorffs_alpha([["1", "1"]] * count, independent(count)),
     ):
         assert (interval.value, interval.low, interval.high) == (
             0,

@@ -21,15 +21,21 @@ def clustered(rng, conversations: int, rows_each: int, within: float) -> tuple[l
 
 def test_the_estimate_is_the_plain_mean_inside_its_interval():
     values = [0.0, 1.0, 1.0, 0.5, 0.25, 1.0]
-    found = bootstrap_mean(values, ["a", "a", "b", "c", "d", "d"], draws=500, seed=1)
-    assert math.isclose(found.value, sum(values) / 6)
-    assert 0 <= found.low < found.value < found.high <= 1
-    assert found.columns("rate") == {"rate": found.value, "low": found.low, "high": found.high}
+    interval = bootstrap_mean(values, ["a", "a", "b", "c", "d", "d"], draws=500, seed=1)
+    assert math.isclose(interval.value, sum(values) / 6)
+    assert 0 <= interval.low < interval.value < interval.high <= 1
+    assert interval.columns("rate") == {
+        "rate": interval.value,
+        "low": interval.low,
+        "high": interval.high,
+    }
 
 
 def test_equal_values_have_an_interval_of_no_width():
-    found = bootstrap_mean([0.3] * 10, [f"c{i // 2}" for i in range(10)], draws=100, seed=1)
-    assert all(math.isclose(number, 0.3) for number in (found.value, found.low, found.high))
+    interval = bootstrap_mean([0.3] * 10, [f"c{i // 2}" for i in range(10)], draws=100, seed=1)
+    assert all(
+        math.isclose(number, 0.3) for number in (interval.value, interval.low, interval.high)
+    )
 
 
 def test_the_interval_is_a_function_of_the_seed():
@@ -51,45 +57,46 @@ def test_rows_of_one_conversation_widen_the_interval():
 def test_the_width_is_that_of_the_normal_interval():
     rng = np.random.default_rng(1)
     values = rng.standard_normal(400)
-    found = bootstrap_mean(values.tolist(), [f"c{i}" for i in range(400)], draws=4000, seed=1)
+    interval = bootstrap_mean(values.tolist(), [f"c{i}" for i in range(400)], draws=4000, seed=1)
     half = 1.96 * values.std() / math.sqrt(400)
-    assert math.isclose(found.high - found.low, 2 * half, rel_tol=0.06)
-    assert math.isclose(found.high + found.low, 2 * found.value, abs_tol=0.2 * half)
+    assert math.isclose(interval.high - interval.low, 2 * half, rel_tol=0.06)
+    assert math.isclose(interval.high + interval.low, 2 * interval.value, abs_tol=0.2 * half)
 
 
 def test_95_percent_of_the_intervals_hold_the_truth():
     rng = np.random.default_rng(5)
     datasets = 400
-    held = naive = 0
+    covered = naive = 0
     for seed in range(datasets):
         values, names = clustered(rng, 40, 4, 0.5)
-        found = bootstrap_mean(values, names, draws=400, seed=seed)
-        held += found.low <= 0 <= found.high
+        interval = bootstrap_mean(values, names, draws=400, seed=seed)
+        covered += interval.low <= 0 <= interval.high
         rows = bootstrap_mean(values, list(map(str, range(len(values)))), draws=200, seed=seed)
         naive += rows.low <= 0 <= rows.high
     # .95 within three standard errors of a share of 400; `benchmarks/coverage.py` counts over more.
-    assert 0.917 < held / datasets < 0.983
+    assert 0.917 < covered / datasets < 0.983
     assert naive / datasets < 0.8  # rows drawn one by one would claim too much
 
 
 def test_intervals_over_few_conversations_hold_the_truth_too():
-    """In 94.5% of such studies; plain percentiles would in 90.4%."""
-    rng, held = np.random.default_rng(12), 0
+    """They do in 94.5% of such studies; plain percentiles would in 90.4%."""
+    rng, covered = np.random.default_rng(12), 0
     for seed in range(1500):
         values = rng.standard_normal(12).tolist()
-        found = bootstrap_mean(values, [f"c{i}" for i in range(12)], draws=1000, seed=seed)
-        held += found.low <= 0 <= found.high
-    assert 0.925 < held / 1500 < 0.97
+        interval = bootstrap_mean(values, [f"c{i}" for i in range(12)], draws=1000, seed=seed)
+        covered += interval.low <= 0 <= interval.high
+    assert 0.925 < covered / 1500 < 0.97
 
 
 @given(st.lists(st.tuples(st.floats(-5, 5), st.sampled_from("abcd")), min_size=1, max_size=12))
 def test_an_interval_holds_its_estimate_and_the_order_of_rows_does_not_matter(rows):
-    found, turned = (
-        bootstrap_mean(*zip(*given, strict=True), draws=50, seed=1) for given in (rows, rows[::-1])
+    interval, reordered = (
+        bootstrap_mean(*zip(*ordered, strict=True), draws=50, seed=1)
+        for ordered in (rows, rows[::-1])
     )
-    assert found.low <= found.value <= found.high
-    assert (turned.value, turned.low, turned.high) == pytest.approx(
-        (found.value, found.low, found.high)
+    assert interval.low <= interval.value <= interval.high
+    assert (reordered.value, reordered.low, reordered.high) == pytest.approx(
+        (interval.value, interval.low, interval.high)
     )
 
 
@@ -99,8 +106,10 @@ def test_a_share_of_few_trials_is_not_certain():
         z, share = 1.959964, right / trials
         middle = (share + z**2 / (2 * trials)) / (1 + z**2 / trials)
         half = z * math.sqrt(share * (1 - share) / trials + z**2 / (4 * trials**2)) / (1 + z**2 / trials)  # fmt: skip
-        found = wilson(share, trials)
-        assert (found.low, found.high) == pytest.approx((middle - half, middle + half), abs=1e-6)
+        interval = wilson(share, trials)
+        assert (interval.low, interval.high) == pytest.approx(
+            (middle - half, middle + half), abs=1e-6
+        )
     assert wilson(1.0, 2).low < 0.35
 
 
@@ -130,7 +139,7 @@ def test_a_rare_rate_has_the_interval_of_the_trials_that_it_is_worth():
     assert (alone.low, alone.high) == expected(60)
     alike = bootstrap_rate([1.0, 1.0] + [0.0] * 58, [str(i // 2) for i in range(60)], 500, 1)
     assert (alike.low, alike.high) == expected(30)
-    # Half of them is worth as much as a tie in a game: less in doubt than a whole one.
+    # Half a point, as for a tie, is less uncertain than a whole one.
     half = bootstrap_rate([0.5] + [0.0] * 59, [str(i) for i in range(60)], 500, 1)
     assert half.value == alone.value / 2 and 0 < half.low < alone.low and half.high < alone.high
 
@@ -150,11 +159,11 @@ def test_a_rate_and_its_opposite_have_the_same_interval_turned_round(points, siz
 
 
 def test_intervals_of_a_rare_rate_hold_it_in_about_95_percent_of_studies():
-    """Where those of the bootstrap alone do in fewer: more in benchmarks/coverage.py."""
-    share, held = 1 / 50, {bootstrap_rate: 0, bootstrap_mean: 0}
+    """Those of the bootstrap alone hold it in fewer; see benchmarks/coverage.py."""
+    share, covered = 1 / 50, {bootstrap_rate: 0, bootstrap_mean: 0}
     for seed in range(600):
         points = (np.random.default_rng(seed).random(200) < share).astype(float)
-        for interval in held:
-            found = interval(points, [str(i) for i in range(200)], 200, seed)
-            held[interval] += found.low <= share <= found.high
-    assert held[bootstrap_mean] / 600 < 0.925 < held[bootstrap_rate] / 600 < 0.98
+        for method in covered:
+            interval = method(points, [str(i) for i in range(200)], 200, seed)
+            covered[method] += interval.low <= share <= interval.high
+    assert covered[bootstrap_mean] / 600 < 0.925 < covered[bootstrap_rate] / 600 < 0.98

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from resampling import alone
+from resampling import independent
 from sklearn.linear_model import LogisticRegression
 
 from persuasion_rl.statistics.intervals import Resamples, bootstrap_rate, wilson
@@ -40,15 +40,15 @@ def tournaments(draw) -> np.ndarray:
 
 @given(tournaments())
 def test_expected_points_under_the_strengths_are_those_that_there_are(points):
-    """What a maximum of the likelihood is, with the tie against an average player."""
+    """This defines the maximum of the likelihood, with a tie against an average player."""
     strength = bradley_terry(points[None])[0]
     assert np.isfinite(strength).all() and abs(strength.mean()) < 1e-9
     played = points + points.T
     expected = played * logistic(strength[:, None] - strength[None, :])
     # The average player's strength is not at zero but where the players' points balance.
-    left = points.sum(axis=1) - expected.sum(axis=1)
-    assert abs(left.sum()) < 1e-6
-    assert (abs(left) <= 0.5 + 1e-6).all()
+    excess = points.sum(axis=1) - expected.sum(axis=1)
+    assert abs(excess.sum()) < 1e-6
+    assert (abs(excess) <= 0.5 + 1e-6).all()
 
 
 @given(tournaments(), st.randoms())
@@ -68,15 +68,15 @@ def test_strengths_are_those_of_another_implementation():
     points = np.zeros((5, 5))
     for _ in range(3000):
         i, j = generator.choice(5, 2, replace=False)
-        drawn = generator.random()
+        uniform = generator.random()
         chance = logistic(true[i] - true[j])
-        result = 1.0 if drawn < 0.8 * chance else 0.0 if drawn > 0.2 + 0.8 * chance else 0.5
+        result = 1.0 if uniform < 0.8 * chance else 0.0 if uniform > 0.2 + 0.8 * chance else 0.5
         points[i, j] += result
         points[j, i] += 1 - result
         one.append(names[i])
         other.append(names[j])
-        said = {1.0: evalica.Winner.X, 0.0: evalica.Winner.Y, 0.5: evalica.Winner.Draw}
-        winner.append(said[result])
+        winners = {1.0: evalica.Winner.X, 0.0: evalica.Winner.Y, 0.5: evalica.Winner.Draw}
+        winner.append(winners[result])
     theirs = evalica.bradley_terry(one, other, winner, tie_weight=0.5, tolerance=1e-10, limit=10**5)
     logs = np.log(theirs.scores[names].to_numpy())
     ours = bradley_terry(points[None], prior=1e-9)[0]
@@ -92,7 +92,7 @@ def test_who_never_wins_has_a_finite_strength_and_the_last_rank():
 
 
 def each_game(points: np.ndarray, conversations: int) -> np.ndarray:
-    """(rows, players, players): in every row all pairs play; the row's player wins this share of the rows."""
+    """(rows, players, players): all pairs play in every row; player i beats player j in the share points[i, j] of the rows."""
     row = np.arange(conversations)[:, None, None]
     wins = row < np.triu(points, 1) * conversations
     games = np.triu(np.ones_like(points), 1) * wins
@@ -102,7 +102,7 @@ def each_game(points: np.ndarray, conversations: int) -> np.ndarray:
 def test_who_wins_every_game_is_not_certain_to():
     """All draws are the same; the low end is that of Wilson's interval, as odds."""
     games = each_game(np.array([[0.0, 1.0], [0.0, 0.0]]), 40)
-    (_, first), (strength, rank) = standings(games[:, ::-1, ::-1], alone(40))
+    (_, first), (strength, rank) = standings(games[:, ::-1, ::-1], independent(40))
     lowest = wilson(1.0, 40).low
     assert strength.low == pytest.approx(math.log(lowest / (1 - lowest)), abs=0.15)
     assert np.isfinite([strength.value, strength.high]).all() and strength.high >= strength.value
@@ -111,12 +111,12 @@ def test_who_wins_every_game_is_not_certain_to():
 
 def test_where_a_weak_first_player_always_loses_the_others_are_uncertain_but_keep_their_places():
     shares = np.array([[0.0, 0.0, 0.0], [0.0, 0.0, 0.3], [0.0, 0.0, 0.0]])
-    found = standings(each_game(shares, 100), alone(100))
-    assert [rank.value for _, rank in found] == [3, 2, 1]
-    (base, _), (middle, _), (best, _) = found
+    players = standings(each_game(shares, 100), independent(100))
+    assert [rank.value for _, rank in players] == [3, 2, 1]
+    (base, _), (middle, _), (best, _) = players
     assert (base.value, base.low, base.high) == (0, 0, 0)
     assert middle.value - middle.low > 1 and best.value - best.low > 1
-    assert all(rank.low == rank.value == rank.high for _, rank in found[:1])
+    assert all(rank.low == rank.value == rank.high for _, rank in players[:1])
 
 
 def test_standings_recover_the_strengths_that_games_were_drawn_from():
@@ -127,12 +127,12 @@ def test_standings_recover_the_strengths_that_games_were_drawn_from():
         for j in range(i + 1, 4):
             games[:, i, j] = generator.random(800) < chance[i, j]
             games[:, j, i] = 1 - games[:, i, j]
-    found = standings(games, alone(800))
-    for (strength, rank), truth in zip(found, true, strict=True):
+    players = standings(games, independent(800))
+    for (strength, rank), truth in zip(players, true, strict=True):
         assert strength.low <= truth <= strength.high
         assert strength.high - strength.low < 0.5
         assert rank.low <= rank.value <= rank.high
-    assert [(rank.low, rank.high) for _, rank in found] == [(4, 4), (3, 3), (1, 2), (1, 2)]
+    assert [(rank.low, rank.high) for _, rank in players] == [(4, 4), (3, 3), (1, 2), (1, 2)]
 
 
 def test_equal_players_share_a_rank():
@@ -152,36 +152,38 @@ def judged_by_length(bias: float, advantage: float, count: int, seed: int = 1):
 @pytest.mark.parametrize("advantage", [-0.5, 0.0, 0.8])
 def test_the_rate_at_equal_length_is_that_without_the_judges_bias(advantage):
     points, longer = judged_by_length(1.5, advantage, 4000)
-    found = length_controlled(points, longer, alone(4000))
-    assert found.low < logistic(advantage) < found.high
+    interval = length_controlled(points, longer, independent(4000))
+    assert interval.low < logistic(advantage) < interval.high
     assert abs(points.mean() - logistic(advantage)) > 0.05  # the plain rate is another
 
 
 def test_the_rate_at_equal_length_is_that_of_another_implementation():
     points, longer = judged_by_length(0.7, 0.3, 500)
-    found = length_controlled(points, longer, alone(500))
+    interval = length_controlled(points, longer, independent(500))
     term = np.tanh(longer / longer.std())[:, None]
     model = LogisticRegression(C=1e9, tol=1e-9).fit(term, points)
-    assert found.value == pytest.approx(logistic(model.intercept_[0]), abs=2e-3)
+    assert interval.value == pytest.approx(logistic(model.intercept_[0]), abs=2e-3)
 
 
 def test_a_judge_who_only_wants_the_longer_one_finds_all_equal_at_equal_length():
-    """A straight line would make 59% of this."""
+    """A straight line would give 59%."""
     longer = np.random.default_rng(1).normal(100, 67, 5000)
     points = (np.random.default_rng(2).random(5000) < logistic(1.2 * np.tanh(longer / 40))) * 1.0
     assert points.mean() > 0.7
-    assert length_controlled(points, longer, alone(5000)).value == pytest.approx(0.5, abs=0.04)
+    assert length_controlled(points, longer, independent(5000)).value == pytest.approx(
+        0.5, abs=0.04
+    )
 
 
 @given(st.lists(st.tuples(st.sampled_from([0.0, 0.5, 1.0]), st.integers(-50, 50)), min_size=2))
 def test_the_rate_at_equal_length_mirrors_and_never_breaks(games):
     points, longer = map(np.array, zip(*games, strict=True))
-    resamples = alone(len(games), draws=50)
-    found = length_controlled(points, longer, resamples)
-    turned = length_controlled(1 - points, -longer, resamples)
-    assert 0 <= found.low <= found.value <= found.high <= 1
-    assert found.high - found.low > 0.05  # also where all games went one way
-    assert turned.value == pytest.approx(1 - found.value, abs=1e-6)
+    resamples = independent(len(games), draws=50)
+    interval = length_controlled(points, longer, resamples)
+    mirrored = length_controlled(1 - points, -longer, resamples)
+    assert 0 <= interval.low <= interval.value <= interval.high <= 1
+    assert interval.high - interval.low > 0.05  # also where all games went one way
+    assert mirrored.value == pytest.approx(1 - interval.value, abs=1e-6)
 
 
 # Tests of significance
@@ -221,8 +223,8 @@ def test_the_power_of_a_number_of_prompts():
     generator = np.random.default_rng(2)
     wins = generator.binomial(196, 0.6, 4000) / 196
     deviation = np.sqrt(wins * (1 - wins) / 196)
-    shown = (np.abs(wins - 0.5) > 1.96 * deviation).mean()
-    assert abs(shown - 0.8) < 0.03
+    power = (np.abs(wins - 0.5) > 1.96 * deviation).mean()
+    assert abs(power - 0.8) < 0.03
 
 
 def test_effects_are_cohens():
@@ -245,7 +247,7 @@ def test_seeds_that_differ_widen_the_interval():
 
 
 def test_seeds_that_agree_leave_the_interval_of_the_conversations():
-    """Where every seed has the same points, more of them say nothing more."""
+    """Seeds that have the same points add no information."""
     points = (np.random.default_rng(0).random(300) < 0.6) * 1.0
     names = [str(i // 2) for i in range(300)]
     several, one = over_seeds([points] * 3, names, 2000, 1), bootstrap_rate(points, names, 2000, 1)
@@ -258,13 +260,13 @@ def test_seeds_that_agree_leave_the_interval_of_the_conversations():
 @pytest.mark.parametrize("seeds", [2, 3])
 def test_intervals_over_seeds_hold_the_truth(seeds, between):
     """Whether seeds differ less, as much, or more than conversations make them seem to."""
-    generator, names, held = np.random.default_rng(4), [str(i // 2) for i in range(200)], 0
+    generator, names, covered = np.random.default_rng(4), [str(i // 2) for i in range(200)], 0
     for study in range(600):
         offsets = generator.normal(0, between, (seeds, 1))
         prompts = np.repeat(generator.normal(0, 0.15, 100), 2)
         values = 0.5 + offsets + prompts + generator.normal(0, 0.15, (seeds, 200))
-        found = over_seeds(values, names, 100, study)
-        held += found.low <= 0.5 <= found.high
+        interval = over_seeds(values, names, 100, study)
+        covered += interval.low <= 0.5 <= interval.high
     # Not below .95 by more than two standard errors. Above it where seeds hardly differ: the quantile of so few seeds is
     # that of 1 or 2 degrees of freedom whatever they do, and a rule of thumb for less would undercover where they differ.
-    assert 0.932 <= held / 600 <= 0.992
+    assert 0.932 <= covered / 600 <= 0.992
