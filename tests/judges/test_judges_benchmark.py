@@ -1,4 +1,4 @@
-"""The benchmark of the judges on pairs that people labelled: its table, counted by hand, and its command."""
+"""The benchmark of the judges on pairs that people labelled: its table, checked by hand, and its command."""
 
 import os
 import re
@@ -27,11 +27,11 @@ PAIRS = [
 
 @pytest.fixture
 def benchmark(tmp_path):
-    """A function that runs the command on some pairs; output and, with `fails`, its one line of error."""
+    """A function that runs the command on pairs and returns its output, or with `fails` its error."""
 
     def run(rows, *words, fails=False):
         write_jsonl(tmp_path / "pairs.jsonl", rows)
-        done = subprocess.run(
+        process = subprocess.run(
             [sys.executable, ROOT / "benchmarks/judges.py", "--pairs", tmp_path / "pairs.jsonl"]
             + [str(word) for word in words],
             env=os.environ | {"PYTHONPATH": str(ROOT / "workflow")},
@@ -39,8 +39,8 @@ def benchmark(tmp_path):
             text=True,
             timeout=120,
         )
-        assert (done.returncode != 0) == fails, done.stderr
-        return done.stderr if fails else done.stdout
+        assert (process.returncode != 0) == fails, process.stderr
+        return process.stderr if fails else process.stdout
 
     return run
 
@@ -57,10 +57,10 @@ def test_the_length_baseline_is_right_as_often_as_counted_by_hand(benchmark):
     assert "may measure nothing but length" in " ".join(output.split())
     table = rows_of(output)
     assert table["pairs"] == ["number", "length"]
-    found = {
+    actual = {
         name: (count, cell.split()[0]) for name, (count, cell) in table.items() if name != "pairs"
     }
-    assert found == {
+    assert actual == {
         "all pairs": ("5", "0.700"),
         "of these, within 20% in words": ("2", "0.750"),
         "ban cars": ("4", "0.625"),
