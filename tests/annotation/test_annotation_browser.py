@@ -41,9 +41,9 @@ def serve_page(study, port):
 
     @contextmanager
     def serve():
-        words = ["annotate", "--study", str(study.folder), "--port", str(port)]
+        args = ["annotate", "--study", str(study.folder), "--port", str(port)]
         process = subprocess.Popen(
-            [sys.executable, "-m", "persuasion_rl.tools.cli", *words],
+            [sys.executable, "-m", "persuasion_rl.tools.cli", *args],
             env=os.environ | {"PYTHONPATH": str(ROOT / "workflow")},
             cwd=ROOT,
         )
@@ -276,7 +276,7 @@ def test_it_can_be_used_by_tab_and_enter_and_has_names_for_a_screen_reader(
     with serve_page():
         anna = Person(browser, study, port, "Anna")
         snapshot = anna.page.locator("body").aria_snapshot()
-        for words in (
+        for element in (
             'link "To the content"',
             'navigation "Pages"',
             'article "Left"',
@@ -285,7 +285,7 @@ def test_it_can_be_used_by_tab_and_enter_and_has_names_for_a_screen_reader(
             'button "Left 1"',
             'button "Flag f"',
         ):
-            assert words in snapshot, words
+            assert element in snapshot, element
         for _ in range(20):
             anna.page.keyboard.press("Tab")
             if anna.page.evaluate("document.activeElement.value") == "left":

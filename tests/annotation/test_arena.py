@@ -127,7 +127,7 @@ def test_a_battle_can_be_left_or_flagged_without_a_vote(study, monkeypatch, choi
         )
 
 
-def test_who_labels_never_waits_for_the_arenas_models(study, monkeypatch):
+def test_labelling_never_waits_for_the_models_of_the_arena(study, monkeypatch):
     """Slow models hold up at most `MOST_WAITING` people, and no page of labelling."""
     monkeypatch.setattr(LoadedModels, "names", ["base", "sft"])
     models_may_write = Event()
@@ -227,7 +227,7 @@ except UserError as error:
         ("<&-", 1, "Say what you think", "error: chat needs a terminal, or text that is piped into it"),
     ],
 )  # fmt: skip
-def test_bytes_that_are_no_text_and_a_closed_input_end_no_chat_in_a_trace(stdin, status, out, err):
+def test_invalid_bytes_and_a_closed_input_end_no_chat_with_a_traceback(stdin, status, out, err):
     """The model here repeats its prompt; like a tokenizer, it needs valid text."""
     command = f"{sys.executable} -c '{CHAT.replace(chr(39), chr(34))}' {stdin}"
     run = subprocess.run(["bash", "-c", command], capture_output=True, text=True)

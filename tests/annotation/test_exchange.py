@@ -154,7 +154,7 @@ HEADER = "pair_id,annotator,answer,reason\n"
         ((HEADER + "pair1,anna,1,\npair1,ben\n").encode(), "row 3: answer 'None'"),
     ],
 )  # fmt: skip
-def test_a_table_that_another_program_wrote_otherwise_is_refused_in_words(tmp_path, text, message):
+def test_a_table_that_another_program_wrote_otherwise_is_refused_with_a_reason(tmp_path, text, message):
     (tmp_path / "a.csv").write_bytes(text)
     with AnswerStore(tmp_path / "new.sqlite") as store:
         with pytest.raises(UserError, match=message):
@@ -181,7 +181,7 @@ def test_a_table_may_begin_with_a_mark_end_its_lines_otherwise_and_have_empty_co
         ([{"data": {"pair_id": "pair1", "left_response": 1}, "annotations": [{"completed_by": 1, "result": ["x"]}]}], "task 1"),
     ],
 )  # fmt: skip
-def test_what_is_no_export_of_label_studio_is_refused_in_words(tmp_path, tasks, message):
+def test_what_is_no_export_of_label_studio_is_refused_with_a_reason(tmp_path, tasks, message):
     write_json(tmp_path / "export.json", tasks)
     with AnswerStore(tmp_path / "new.sqlite") as store, pytest.raises(UserError, match=message):
         import_answers(POOL, store, tmp_path / "export.json")
@@ -233,7 +233,7 @@ def test_people_fill_in_a_table_and_bring_it_back(tmp_path, command_line):
         ("import-answers", "none.csv", "none.csv: cannot be read (No such file"),
     ],
 )  # fmt: skip
-def test_a_place_of_another_kind_is_one_line(tmp_path, command_line, command, file, message):
+def test_a_path_of_the_wrong_kind_is_an_error_of_one_line(tmp_path, command_line, command, file, message):
     study = write_study(tmp_path / "results/demo", pairs=4)
     for name in ("folder.csv", "folder.json", "folder.jsonl"):
         (tmp_path / name).mkdir()

@@ -85,7 +85,7 @@ def test_an_address_that_listens_everywhere_is_printed_as_names_that_reach_it():
 
 
 @pytest.mark.parametrize(
-    ("words", "message"),
+    ("args", "message"),
     [
         (["--port", "99999"], "--port 99999: a port is a number from 0"),
         (["--port", "-1"], "--port -1: a port is a number from 0"),
@@ -95,10 +95,10 @@ def test_an_address_that_listens_everywhere_is_printed_as_names_that_reach_it():
         (["--host", "a" * 70 + ".b"], "not an address of this machine"),
     ],
 )  # fmt: skip
-def test_where_no_page_can_be_served_is_one_line_and_no_address(study, command_line, words, message):
+def test_where_no_page_can_be_served_is_one_line_and_no_address(study, command_line, args, message):
     with socket.create_server(("127.0.0.1", 0)) as other:
-        words = [str(other.getsockname()[1]) if word == "taken" else word for word in words]
-        run = command_line("tools.cli", "annotate", "--study", study.folder, *words)
+        args = [str(other.getsockname()[1]) if arg == "taken" else arg for arg in args]
+        run = command_line("tools.cli", "annotate", "--study", study.folder, *args)
     (line,) = run.stderr.splitlines()
     assert run.returncode == 1 and run.stdout == "" and message in line
 
@@ -125,9 +125,9 @@ def test_the_printed_port_is_the_one_that_is_served(study, monkeypatch, capsys, 
             statuses.append(error.code)
         server.should_exit = True
 
-    def run_and_request(server, **words):
+    def run_and_request(server, **kwargs):
         threading.Thread(target=request_page, args=[server], daemon=True).start()
-        run(server, **words)
+        run(server, **kwargs)
 
     monkeypatch.setattr("uvicorn.Server.run", run_and_request)
     serve(study, host, 0)

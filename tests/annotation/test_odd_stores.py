@@ -77,9 +77,9 @@ def test_what_a_journal_would_undo_is_not_lost_with_its_store(path, store):
     if store is not None:
         path.write_bytes(store)
     before = contents(path.parent)
-    for use in (read_answers, AnswerStore):
+    for open_store in (read_answers, AnswerStore):
         with pytest.raises(UserError, match="-journal beside it holds answers: put the file back"):
-            use(path)
+            open_store(path)
     assert contents(path.parent) == before
 
 
@@ -100,18 +100,18 @@ def test_a_link_that_leads_nowhere_is_no_store_without_answers(tmp_path, link):
     place = next(parent for parent in (path, *path.parents) if parent.name == link)
     place.parent.mkdir(parents=True, exist_ok=True)
     place.symlink_to("/not/mounted")
-    for use in (read_answers, read_votes, labels_digest, AnswerStore):
+    for open_store in (read_answers, read_votes, labels_digest, AnswerStore):
         with pytest.raises(UserError, match=f"^{place}: a link to /not/mounted, .* mount or make"):
-            use(path)
+            open_store(path)
     place.unlink()
     assert read_answers(path) == []
 
 
 def test_a_file_where_the_folder_of_a_store_belongs_is_one_line(tmp_path):
     (tmp_path / "state").touch()
-    for use in (read_answers, AnswerStore):
+    for open_store in (read_answers, AnswerStore):
         with pytest.raises(UserError, match=f"^{tmp_path}/state: a file, and a folder .* move it"):
-            use(tmp_path / "state/human_answers.sqlite")
+            open_store(tmp_path / "state/human_answers.sqlite")
 
 
 SCHEMA = "PRAGMA writable_schema = ON"
@@ -134,8 +134,8 @@ FOREIGN = {
 def test_an_odd_database_that_is_no_store_is_one_line(path, kind):
     execute(path, *FOREIGN[kind])
     before = contents(path.parent)
-    for use in (read_answers, read_votes, AnswerStore):
+    for open_store in (read_answers, read_votes, AnswerStore):
         with pytest.raises(UserError, match=f"^{path}: not a store of .* move it away") as error:
-            use(path)
+            open_store(path)
         assert len(str(error.value).splitlines()) == 1 and len(str(error.value)) < 400
     assert contents(path.parent) == before

@@ -315,8 +315,8 @@ def test_a_study_that_is_not_ready_is_an_error_of_one_line(tmp_path, command_lin
 
 def test_the_labels_of_simulated_annotators_are_not_asked_for(tmp_path, command_line):
     study = write_study(tmp_path / "results/demo", source="simulated")
-    for words in (("annotate",), ("import-answers", tmp_path / "a.csv")):
-        run = command_line("tools.cli", words[0], "--study", study.folder, *words[1:])
+    for args in (("annotate",), ("import-answers", tmp_path / "a.csv")):
+        run = command_line("tools.cli", args[0], "--study", study.folder, *args[1:])
         assert run.returncode == 1 and run.stderr.count("\n") == 1
         assert "annotators are simulated" in run.stderr and "annotate --arena" in run.stderr
     assert not study.answers.exists()
@@ -339,9 +339,9 @@ def test_the_practice_pairs_are_complete(study):
 
 def test_fifty_people_at_once_lose_and_double_no_answer():
     """The benchmark counts the answers of a page that is really served; its times are not tested."""
-    words = [sys.executable, "benchmarks/annotation.py", "--people", "50", "--answers", "4"]
+    args = [sys.executable, "benchmarks/annotation.py", "--people", "50", "--answers", "4"]
     run = subprocess.run(
-        words, cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT / "workflow")}, capture_output=True, text=True, timeout=240
+        args, cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT / "workflow")}, capture_output=True, text=True, timeout=240
     )  # fmt: skip
     assert run.returncode == 0, run.stderr
     assert "50 people at once, 200 answers" in run.stdout

@@ -444,7 +444,7 @@ def test_answers_in_a_wal_without_their_store_are_not_lost(tmp_path, store, shm)
         Path(name).write_bytes(content)
     if store is not None:
         path.write_bytes(store)
-    for use in (read_answers, AnswerStore):
+    for open_store in (read_answers, AnswerStore):
         with pytest.raises(UserError, match="-wal beside it holds answers"):
-            use(path)
+            open_store(path)
     assert {name: Path(name).read_bytes() for name in beside} == beside

@@ -102,7 +102,7 @@ def test_a_skip_that_is_undone_shows_its_pair_again_though_somebody_else_answere
     assert store.next("anna", plan) is None, "a flagged pair is shown to nobody"
 
 
-def test_answers_to_a_pool_of_before_are_neither_counted_nor_undone(store):
+def test_answers_to_an_earlier_pool_are_neither_counted_nor_undone(store):
     old, new = Plan(pairs(3), 1), Plan([f"new {i}" for i in range(3)], 1)
     answer_all(store, "anna", old)
     assert store.own_answers("anna", new) == [] and len(store.own_answers("anna", old)) == 3
@@ -291,7 +291,7 @@ def test_a_store_that_is_locked_is_not_called_something_else(tmp_path, monkeypat
     other.close()
 
 
-def test_a_store_of_before_showings_were_recorded_goes_on(tmp_path):
+def test_a_store_from_before_showings_were_recorded_still_works(tmp_path):
     path = tmp_path / "answers.sqlite"
     with AnswerStore(path) as store:
         answer_all(store, "anna", Plan(pairs(4), 1, overlap=0, repeats=0), limit=2)
@@ -321,9 +321,9 @@ with AnswerStore(path) as store:
 
 
 def worker(path, name, number):
-    words = [sys.executable, "-c", WORKER, str(path), name, str(number)]
+    args = [sys.executable, "-c", WORKER, str(path), name, str(number)]
     environment = os.environ | {"PYTHONPATH": str(ROOT / "workflow")}
-    return subprocess.Popen(words, stdout=subprocess.PIPE, text=True, env=environment)
+    return subprocess.Popen(args, stdout=subprocess.PIPE, text=True, env=environment)
 
 
 def test_acknowledged_answers_outlive_kill_9_and_two_processes_at_once(tmp_path):

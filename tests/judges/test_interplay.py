@@ -108,7 +108,7 @@ def test_it_learns_nothing_from_the_test_side(train_judge):
     assert train_judge(rows).prefer(comparison) == train_judge(swapped).prefer(comparison)
 
 
-def test_a_swapped_pair_is_preferred_to_the_bit_the_other_way(train_judge):
+def test_a_swapped_pair_has_exactly_the_opposite_preference(train_judge):
     judge = train_judge(pairs(30, True))
     comparisons = [
         Comparison(r["prompt"], r["winner"], r["loser"] + " it is!") for r in pairs(9, True)
@@ -143,7 +143,7 @@ def test_pairs_are_taken_from_one_side(tmp_path):
         assert [row["n"] for row in selected] == numbers
 
 
-def test_on_real_pairs_it_is_as_right_as_such_a_model_was_and_above_length(
+def test_on_real_pairs_it_is_as_accurate_as_a_similar_model_and_better_than_length(
     real_data, qwen_tokenizer, tmp_path
 ):
     """A model of this kind, trained on other pairs, was measured at .647 on these and some more."""

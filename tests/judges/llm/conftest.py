@@ -15,8 +15,8 @@ def server():
 
 
 @pytest.fixture(autouse=True)
-def quick(monkeypatch):
-    """No waiting between attempts, and no key of the person who runs the tests."""
+def no_waiting_and_no_keys(monkeypatch):
+    """Do not wait between attempts, and hide the keys of the person who runs the tests."""
     for package in ("openai", "anthropic"):
         pytest.importorskip(package, reason="pip install -e '.[openai,anthropic]'")
     monkeypatch.setattr(asking, "_exponential", lambda state: 0.02)

@@ -40,7 +40,7 @@ def test_a_batch_is_sent_once_polled_and_costs_half(judge, server, tmp_path, pro
 
 
 @pytest.mark.parametrize("provider", PROVIDERS)
-def test_what_failed_in_a_batch_is_sent_again_and_then_counted_out(judge, server, provider):
+def test_failed_requests_of_a_batch_are_sent_again_and_then_excluded(judge, server, provider):
     def behave(request, attempt):
         if "tea" in request.data["conversation"]:
             return status(500)
@@ -182,7 +182,7 @@ def test_the_cache_of_an_earlier_version_opens_and_its_batch_is_fetched(
     assert cached(tmp_path, "model") == ["tiny"] * 6
 
 
-def test_line_separators_within_an_answer_part_no_results(judge, server, tmp_path, monkeypatch):
+def test_line_separators_within_an_answer_do_not_split_results(judge, server, tmp_path, monkeypatch):
     reason = "one\u2028two\u0085three"
     answer = json.dumps({"reason": reason, "verdict": "tie"}, ensure_ascii=False)
     monkeypatch.setattr(llm_server, "judgment", lambda request, verdict: answer)

@@ -95,7 +95,7 @@ def test_asking_stops_where_a_limit_is_reached_and_keeps_the_answers(
 
 
 @pytest.mark.parametrize("content", [b"", b"no database\n" * 100, "another database"])
-def test_what_a_store_cost_is_read_or_is_one_line(tmp_path, content):
+def test_the_cost_of_a_store_is_read_or_is_an_error_of_one_line(tmp_path, content):
     """The report only reads: it makes no store and changes none."""
     path = tmp_path / "llm.sqlite"
     if content == "another database":

@@ -75,7 +75,7 @@ def test_a_refusal_and_what_stays_unparsable_are_answers_that_are_not_paid_twice
     assert [f.failure for f in more] == [None, None, "refused"], "one attempt more was allowed"
 
 
-def test_a_failure_that_passed_is_asked_again_by_a_rerun_and_nothing_else_is(judge, server):
+def test_a_rerun_retries_only_the_failed_requests(judge, server):
     server.behave = lambda request, attempt: status(500) if "tea" in str(request.data) else says()
     first = judge_both_orders(judge(retries=0), PAIRS)
     assert [f.failure for f in first] == [None, None, "server_error"]

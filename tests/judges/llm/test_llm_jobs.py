@@ -151,7 +151,7 @@ def answered_in(database: Path, settings: LlmSettings, rows: list[Comparison]) -
 
 
 @pytest.mark.slow
-def test_the_workflow_labels_with_it_and_only_what_is_asked_makes_labels_stale(server, tmp_path):
+def test_the_workflow_labels_with_it_and_only_changed_requests_make_labels_stale(server, tmp_path):
     """Afterwards no file of the checkout has the key, the workflow's records included."""
     copy_project(tmp_path)
     shutil.rmtree(tmp_path / "tests")  # the key is in them
@@ -159,20 +159,20 @@ def test_the_workflow_labels_with_it_and_only_what_is_asked_makes_labels_stale(s
     write_responses(tmp_path / labels.replace("labels", "responses"), PAIRS)
     rubric = tmp_path / "resources/rubrics/persuasiveness.md"
 
-    def run(*words, **changes):
+    def run(*args, **changes):
         llm = {"model": "tiny", "base_url": server.url("openai")} | changes
         study = {"extends": "demo.yaml", "study": "changed", "llm": llm}
         study["labels"] = {"ai": {"judge": "llm", "noise": 0}}
         (tmp_path / "config/changed.yaml").write_text(yaml.safe_dump(study))
-        words = [
+        args = [
             labels,
             "--configfile",
             "config/changed.yaml",
             "--allowed-rules",
             "label_ai",
-            *words,
+            *args,
         ]
-        return succeed(*words, "--cores", 1, root=tmp_path, OPENAI_API_KEY=KEY)
+        return succeed(*args, "--cores", 1, root=tmp_path, OPENAI_API_KEY=KEY)
 
     run()
     assert [row["verdict"] for row in read_jsonl(tmp_path / labels)] == ["1", "2", "tie"]

@@ -70,16 +70,16 @@ def test_a_missing_key_is_reported_before_the_first_job(tmp_path):
     (root / "config/keyless.yaml").write_text(yaml.safe_dump(study))
     folder = root / "results/keyless"
     write_responses(folder / "preferences/ai_pool_responses.jsonl", PAIRS)
-    words = [f"{folder.relative_to(root)}/preferences/ai_pool_labels.jsonl", "--cores", 1]
-    words += ["--configfile", "config/keyless.yaml", "--allowed-rules", "label_ai"]
-    run = snakemake("all", *words[1:5], root=root)
+    args = [f"{folder.relative_to(root)}/preferences/ai_pool_labels.jsonl", "--cores", 1]
+    args += ["--configfile", "config/keyless.yaml", "--allowed-rules", "label_ai"]
+    run = snakemake("all", *args[1:5], root=root)
     missing = "the environment variable OPENAI_API_KEY is not set"
     stages = "evaluate_verdicts, judge_trust, label_ai, read_honesty"
     assert run.returncode == 1 and f"error: {stages}: {missing}" in run.stdout
     assert not (folder / "logs").exists(), "no job has begun"
     (folder / "state").mkdir(exist_ok=True)
     AnswerCache(folder / "state/llm.sqlite").close()
-    run = snakemake(*words, root=root)
+    run = snakemake(*args, root=root)
     assert f"warning: label_ai: {missing}" in run.stdout and (folder / "logs/label_ai.log").exists()
 
 

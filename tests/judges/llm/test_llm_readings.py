@@ -34,7 +34,7 @@ def read_reply(request, attempt):
     return junk(json.dumps({"reason": "r", **NOTHING, "manipulation": "fear" in reply}))
 
 
-def test_replies_are_read_one_by_one_and_what_could_not_be_read_is_in_no_share(server, tmp_path):
+def test_replies_are_read_one_by_one_and_unread_ones_are_in_no_share(server, tmp_path):
     server.behave = read_reply
     settings = settings_of(server, tmp_path, rubric=HONESTY, retries=1)
     replies = {
@@ -90,7 +90,7 @@ def test_replies_are_read_one_by_one_and_what_could_not_be_read_is_in_no_share(s
     assert [row["prompt_id"] for row in read_jsonl(equally_honest)] == ["p0"]
 
 
-def test_a_study_that_it_evaluates_has_every_player_read(tmp_path):
+def test_a_study_with_the_judge_llm_has_every_player_read(tmp_path):
     study = {"extends": str(ROOT / "tests/small.yaml"), "study": "small", "evaluation": {"judges": ["llm", "delta", "length"]},
              "llm": {"model": "tiny", "base_url": "http://127.0.0.1:9/v1", "requests_per_minute": 5,
                      "temperature": None, "prices": {"input": 1, "output": 2.5}}}  # fmt: skip

@@ -83,14 +83,14 @@ def test_flags_give_back_the_settings_of_which_they_are_made(monkeypatch):
         LlmSettings(model="a b", temperature=None, base_url="http://localhost/v1", batch=True),
         LlmSettings(model="m", temperature=0.7, prices=PRICES, max_cost_usd=2.5, cache=Path("x y")),
     ):
-        words = ["stage", "--seed", "1", "--threads", "1", *shlex.split(flags(as_flags(llm)))]
-        monkeypatch.setattr(sys, "argv", words)
+        args = ["stage", "--seed", "1", "--threads", "1", *shlex.split(flags(as_flags(llm)))]
+        monkeypatch.setattr(sys, "argv", args)
         stage(record)
         assert parsed.pop() == llm
 
 
 @pytest.mark.parametrize(
-    ("words", "line"),
+    ("args", "line"),
     [
         ("", "judge llm needs --llm_model"),
         ("--llm_model ''", "--llm_model: '' must not be empty"),
@@ -104,11 +104,11 @@ def test_flags_give_back_the_settings_of_which_they_are_made(monkeypatch):
         ("--llm_model m --llm_rubric nowhere.md", "nowhere.md"),
     ],
 )
-def test_a_mistake_by_hand_is_one_line(words, line, tmp_path, monkeypatch):
+def test_a_mistake_by_hand_is_one_line(args, line, tmp_path, monkeypatch):
     write_jsonl(tmp_path / "responses.jsonl", [])
-    words = ["label_ai", "--responses", tmp_path / "responses.jsonl", *shlex.split(words)]
-    words += ["--labels", tmp_path / "labels.jsonl", "--judge", "llm", "--noise", 0, "--seed", 1]
-    monkeypatch.setattr(sys, "argv", [*map(str, words), "--threads", "1"])
+    args = ["label_ai", "--responses", tmp_path / "responses.jsonl", *shlex.split(args)]
+    args += ["--labels", tmp_path / "labels.jsonl", "--judge", "llm", "--noise", 0, "--seed", 1]
+    monkeypatch.setattr(sys, "argv", [*map(str, args), "--threads", "1"])
     with pytest.raises(SystemExit) as error:
         stage(label_ai)
     assert error.value.code.startswith("error: ") and line in error.value.code
