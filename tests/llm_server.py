@@ -43,7 +43,9 @@ class LlmHandler(BaseHTTPRequestHandler):
         if not self.server.has_batches and self.path.endswith(("/files", "/batches")):
             return self.reply({"error": {"message": "no such address"}}, 404)
         if self.path.endswith("/files"):
-            return self.reply({"id": self.server.save_file(self._uploaded(content)), "object": "file"})
+            return self.reply(
+                {"id": self.server.save_file(self._uploaded(content)), "object": "file"}
+            )
         body = json.loads(content)
         if self.path.endswith("/batches"):
             return self.reply(self.server.create_batch(body, openai=self._openai()))

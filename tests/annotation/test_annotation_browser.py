@@ -184,7 +184,9 @@ def test_a_reason_is_typed_without_answering_and_is_kept(browser, study, port, s
         assert (answer.reason, answer.confidence) == ("1 of 2 says 0 about it; but so what?", 3)
 
 
-def test_keys_in_the_fields_of_reason_and_confidence_answer_nothing(browser, study, port, serve_page):
+def test_keys_in_the_fields_of_reason_and_confidence_answer_nothing(
+    browser, study, port, serve_page
+):
     """A radio button is chosen by arrows; digits and Enter there press no button of the form."""
     with serve_page():
         anna = Person(browser, study, port, "Anna")
@@ -194,7 +196,9 @@ def test_keys_in_the_fields_of_reason_and_confidence_answer_nothing(browser, stu
         for key in ("Space", "ArrowRight", "1", "0", "s", "u", "Enter", "2"):
             page.keyboard.press(key)
         page.wait_for_timeout(300)
-        assert anna.pair == pair and page.url.endswith("/pair") and not stored_answers(study, "Anna")
+        assert (
+            anna.pair == pair and page.url.endswith("/pair") and not stored_answers(study, "Anna")
+        )
         assert page.get_by_label("fairly").is_checked()
         page.keyboard.press("Escape")
         page.keyboard.press("r")
@@ -224,7 +228,9 @@ def test_keys_can_be_turned_off_and_stay_so(browser, study, port, serve_page):
         page, pair = anna.page, anna.pair
         left_button = page.locator("button[value=left]")
         assert left_button.get_attribute("aria-keyshortcuts") == "1"
-        assert page.locator("form.answer button:visible").count() == 6, "hidden buttons are not visible"
+        assert page.locator("form.answer button:visible").count() == 6, (
+            "hidden buttons are not visible"
+        )
         page.get_by_role("button", name="keys off").click()
         for again in (False, True):
             if again:
@@ -254,7 +260,9 @@ def test_two_tabs_of_one_browser_with_two_names_do_not_mix(browser, study, port,
         assert not stored_answers(study, "Anna") and not stored_answers(study, "Ben")
 
 
-def test_on_a_phone_the_answers_are_in_reach_from_the_first_line_on(browser, port, serve_page, study):
+def test_on_a_phone_the_answers_are_in_reach_from_the_first_line_on(
+    browser, port, serve_page, study
+):
     with serve_page():
         anna = Person(browser, study, port, "Anna", viewport={"width": 360, "height": 640})
         page = anna.page
@@ -297,7 +305,9 @@ def test_it_can_be_used_by_tab_and_enter_and_has_names_for_a_screen_reader(
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [360, 1200])
-def test_it_fits_the_screen_and_has_enough_contrast(browser, study, port, serve_page, scheme, width):
+def test_it_fits_the_screen_and_has_enough_contrast(
+    browser, study, port, serve_page, scheme, width
+):
     with serve_page():
         screen = {"color_scheme": scheme, "viewport": {"width": width, "height": 800}}
         anna = Person(browser, study, port, "Anna", **screen)

@@ -98,9 +98,7 @@ def test_votes_from_before_digests_were_stored_are_read_as_on_unknown_models(stu
     write_json(recipe, {"adapter_digest": "first", "base_digest": "base"})
     assert ranking(study, tmp_path, recipe) == []
     assert "0 votes of 0 people; 1 more" in capsys.readouterr().err
-    with pytest.raises(
-        UserError, match="earlier version .* left_digest.* export-answers"
-    ) as error:
+    with pytest.raises(UserError, match="earlier version .* left_digest.* export-answers") as error:
         BattleStore(study.answers)
     assert "\n" not in str(error.value)
     assert study.answers.read_bytes() == before

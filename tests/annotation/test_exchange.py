@@ -154,7 +154,9 @@ HEADER = "pair_id,annotator,answer,reason\n"
         ((HEADER + "pair1,anna,1,\npair1,ben\n").encode(), "row 3: answer 'None'"),
     ],
 )  # fmt: skip
-def test_a_table_that_another_program_wrote_otherwise_is_refused_with_a_reason(tmp_path, text, message):
+def test_a_table_that_another_program_wrote_otherwise_is_refused_with_a_reason(
+    tmp_path, text, message
+):
     (tmp_path / "a.csv").write_bytes(text)
     with AnswerStore(tmp_path / "new.sqlite") as store:
         with pytest.raises(UserError, match=message):
@@ -208,9 +210,7 @@ def test_people_fill_in_a_table_and_bring_it_back(tmp_path, command_line):
     assert [verdict_of(a) for a in read_answers(study.answers)] == ["1", "2", "tie"]
     command_line("tools.cli", "export-answers", "--study", study.folder, tmp_path / "all.jsonl")
     assert [row["answer"] for row in read_jsonl(tmp_path / "all.jsonl")] == ["1", "2", "tie", None]
-    run = command_line(
-        "tools.cli", "export-answers", "--study", study.folder, tmp_path / "all.txt"
-    )
+    run = command_line("tools.cli", "export-answers", "--study", study.folder, tmp_path / "all.txt")
     assert run.returncode == 1 and run.stderr.count("\n") == 1
     assert "write .jsonl, .csv, or .json for Label Studio" in run.stderr
 
@@ -233,7 +233,9 @@ def test_people_fill_in_a_table_and_bring_it_back(tmp_path, command_line):
         ("import-answers", "none.csv", "none.csv: cannot be read (No such file"),
     ],
 )  # fmt: skip
-def test_a_path_of_the_wrong_kind_is_an_error_of_one_line(tmp_path, command_line, command, file, message):
+def test_a_path_of_the_wrong_kind_is_an_error_of_one_line(
+    tmp_path, command_line, command, file, message
+):
     study = write_study(tmp_path / "results/demo", pairs=4)
     for name in ("folder.csv", "folder.json", "folder.jsonl"):
         (tmp_path / name).mkdir()
@@ -270,7 +272,9 @@ RECORD = "study: demo\nmodels:\n  base: {source: standin}\n"
         ),
     ],
 )
-def test_a_broken_recorded_configuration_is_one_line(tmp_path, command_line, command, config, message):
+def test_a_broken_recorded_configuration_is_one_line(
+    tmp_path, command_line, command, config, message
+):
     study = write_study(tmp_path / "results/demo", pairs=4)
     (study.folder / "config.yaml").write_text(config)
     run = command_line("tools.cli", *command, "--study", study.folder)

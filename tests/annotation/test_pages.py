@@ -79,7 +79,9 @@ def test_practice_comes_first_with_the_expected_answers(study):
             choice = "left" if left_text == row[f"response_{choice}"] else "right"
         replies.append(answer(page, choice if replies else "skip").text)
     assert len(replies) == len(study.practice) >= 3
-    assert "otherwise" in replies[0] and all("what we would have said" in text for text in replies[1:])
+    assert "otherwise" in replies[0] and all(
+        "what we would have said" in text for text in replies[1:]
+    )
     for text, row in zip(replies, study.practice.values(), strict=True):
         assert row["feedback"] in unescape(text)
 

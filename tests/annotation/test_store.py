@@ -137,7 +137,9 @@ def test_what_is_shown_to_somebody_is_offered_to_others_after_a_while(store):
     showing = store.next("anna", plan, now=0.0)
     assert store.next("ben", plan, now=TAKEN_S - 1.0) is None
     assert store.next("ben", plan, now=TAKEN_S + 1.0).pair == showing.pair
-    assert add_answer(store, "ben", showing) and add_answer(store, "anna", showing), "a late answer is stored all the same"
+    assert add_answer(store, "ben", showing) and add_answer(store, "anna", showing), (
+        "a late answer is stored all the same"
+    )
 
 
 def test_a_skipped_pair_goes_to_somebody_else_and_a_flagged_one_to_nobody(store):
@@ -167,7 +169,9 @@ def test_what_was_skipped_does_not_come_back(store):
 
 
 def test_a_repeat_changes_the_sides_that_were_shown_whatever_the_seed_is_now(store):
-    first = {s.pair: s.left_response for s in answer_all(store, "anna", Plan(pairs(30), 1, repeats=0))}
+    first = {
+        s.pair: s.left_response for s in answer_all(store, "anna", Plan(pairs(30), 1, repeats=0))
+    }
     repeats = answer_all(store, "anna", Plan(pairs(30), 2, repeats=1))
     assert len(repeats) == 20 and {s.kind for s in repeats} == {"repeat"}
     assert all(s.left_response == 3 - first[s.pair] for s in repeats)
@@ -345,9 +349,10 @@ def test_acknowledged_answers_outlive_kill_9_and_two_processes_at_once(tmp_path)
     assert set(stored.values()) == {1} and len(stored) == 300
     for name, lines in printed.items():
         acknowledged = [line for line in lines if line]
-        assert len(acknowledged) == len(set(acknowledged)) and {
-            (name, pair) for pair in acknowledged
-        } <= stored.keys()
+        assert (
+            len(acknowledged) == len(set(acknowledged))
+            and {(name, pair) for pair in acknowledged} <= stored.keys()
+        )
 
 
 def test_a_full_disk_is_an_error_and_loses_no_answer(store, tmp_path):

@@ -170,7 +170,9 @@ def test_on_real_pairs_it_is_as_accurate_as_a_similar_model_and_better_than_leng
             if row["measure"] == "delta_pairs":
                 correct[row["judge"]] += float(row["value"]) * int(row["rows"])
                 correct["pairs", row["judge"]] += int(row["rows"])
-    accuracy = {judge: correct[judge] / correct["pairs", judge] for judge in ("interplay", "length")}
+    accuracy = {
+        judge: correct[judge] / correct["pairs", judge] for judge in ("interplay", "length")
+    }
     assert correct["pairs", "interplay"] > 700
     assert abs(accuracy["interplay"] - 0.647) < 0.033
     assert accuracy["interplay"] > accuracy["length"] + 0.02

@@ -146,7 +146,9 @@ def module_server():
 @pytest.mark.parametrize("provider", PROVIDERS)
 @settings(max_examples=25)
 @given(data=st.data())
-def test_any_body_ends_as_a_label_or_a_named_exclusion(module_server, provider, data, tmp_path_factory):
+def test_any_body_ends_as_a_label_or_a_named_exclusion(
+    module_server, provider, data, tmp_path_factory
+):
     """The second run reads the bodies from the cache."""
     folder = tmp_path_factory.mktemp("odd")
     bodies = data.draw(st.lists(odd_bodies(provider, module_server), min_size=3, max_size=3))

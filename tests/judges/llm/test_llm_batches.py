@@ -133,7 +133,9 @@ def send_batch(judge, server, monkeypatch):
 
     def send_and_kill(provider, judge=judge, id_saved=True, **changes):
         with monkeypatch.context() as patch:
-            patch.setattr(*((Batches, "_results") if id_saved else (AnswerCache, "name_batch")), kill)
+            patch.setattr(
+                *((Batches, "_results") if id_saved else (AnswerCache, "name_batch")), kill
+            )
             with pytest.raises(Killed):
                 judge_both_orders(judge(provider, batch=True, **changes), PAIRS)
 
@@ -182,7 +184,9 @@ def test_the_cache_of_an_earlier_version_opens_and_its_batch_is_fetched(
     assert cached(tmp_path, "model") == ["tiny"] * 6
 
 
-def test_line_separators_within_an_answer_do_not_split_results(judge, server, tmp_path, monkeypatch):
+def test_line_separators_within_an_answer_do_not_split_results(
+    judge, server, tmp_path, monkeypatch
+):
     reason = "one\u2028two\u0085three"
     answer = json.dumps({"reason": reason, "verdict": "tie"}, ensure_ascii=False)
     monkeypatch.setattr(llm_server, "judgment", lambda request, verdict: answer)

@@ -126,7 +126,9 @@ def test_a_model_whose_answers_are_all_unparsable_is_not_paid_for_all(
     assert "as 'As an AI model with [key] I like both." in str(error.value)
     assert len(str(error.value)) < 400 and "\n" not in str(error.value)
     assert 20 <= len(cached(tmp_path)) <= 24
-    server.behave = lambda request, attempt: says() if len(server.requests) % 20 == 0 else junk("no")
+    server.behave = lambda request, attempt: (
+        says() if len(server.requests) % 20 == 0 else junk("no")
+    )
     judge_both_orders(judge(model="clumsy", concurrency=1, retries=0), pairs(40))
     # The pairs without a verdict may be those that it cannot judge.
     server.behave = lambda request, attempt: junk("no")

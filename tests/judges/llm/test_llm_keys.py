@@ -92,7 +92,9 @@ def test_a_key_is_nowhere_in_what_a_job_leaves_behind(server, tmp_path, provider
 
     def behave(request, attempt):
         number = int(request.data["conversation"].removeprefix("Poster: view "))
-        return echoes[number] if number < len(echoes) else [echoes[2], junk(answer)][min(attempt, 2) - 1]
+        if number < len(echoes):
+            return echoes[number]
+        return [echoes[2], junk(answer)][min(attempt, 2) - 1]
 
     server.behave = behave
     job = Job(
