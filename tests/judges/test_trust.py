@@ -248,20 +248,18 @@ def test_planted_judges_are_exposed_on_a_generated_study_in_the_words_of_its_rep
         trust=rows, power=[], behaviour=[], honesty=[], models=[],
     )["How sure"]  # fmt: skip
 
-    def text_of(judge: str) -> str:
+    def about(judge: str) -> str:
         return " ".join(
             sentence for sentence in sentences if sentence.startswith(f"Judge {judge} ")
         )
 
-    assert "it beats the length baseline" in text_of("truth")
-    assert "changes its answer" not in text_of("truth") and "prefers a place" not in text_of(
-        "truth"
-    )
-    assert "it does not clearly beat the length baseline" in text_of("place")
-    assert "changes its answer with the order in 1.000" in text_of("place")
-    assert "prefers a place: 1.000" in text_of("place")
-    assert "it does not clearly beat the length baseline" in text_of("longer")
-    assert "prefers the longer reply in 1.000" in text_of("longer")
+    assert "it beats the length baseline" in about("truth")
+    assert "changes its answer" not in about("truth") and "prefers a place" not in about("truth")
+    assert "it does not clearly beat the length baseline" in about("place")
+    assert "changes its answer with the order in 1.000" in about("place")
+    assert "prefers a place: 1.000" in about("place")
+    assert "it does not clearly beat the length baseline" in about("longer")
+    assert "prefers the longer reply in 1.000" in about("longer")
     assert warnings(rows, judges) == []
     (warning,) = warnings(rows, ["place", "longer", "length"])
     assert "no evidence of persuasiveness" in warning
