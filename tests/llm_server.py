@@ -1,6 +1,6 @@
 """A server on this machine that speaks OpenAI's and Anthropic's wire formats, and fails in every way it is told to.
 
-By default it prefers the response with more words. It counts what it was asked and what it answered in full.
+By default it prefers the response with more words. It records the requests, and counts the complete answers.
 """
 
 import email
@@ -15,22 +15,22 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Event, Lock, Thread
 from typing import NamedTuple
 
-COUNTED = {"input": 100, "output": 20}
+USAGE = {"input": 100, "output": 20}
 """Tokens of every answer, as the server counts them."""
 MORE_WORDS_WIN = "more words win"
 
 
-class Asked(NamedTuple):
-    """A request for a judgment. `key` is the same for the same words."""
+class ChatRequest(NamedTuple):
+    """A request for an answer of the model. Requests with the same messages have the same `key`."""
 
     key: str
     data: dict
     body: dict
     headers: dict
-    at: float
+    received_at: float
 
 
-class Answering(BaseHTTPRequestHandler):
+class LlmHandler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     server: "LlmServer"
 
@@ -43,27 +43,29 @@ class Answering(BaseHTTPRequestHandler):
         if not self.server.has_batches and self.path.endswith(("/files", "/batches")):
             return self.reply({"error": {"message": "no such address"}}, 404)
         if self.path.endswith("/files"):
-            return self.reply({"id": self.server.keep(self._uploaded(content)), "object": "file"})
+            return self.reply(
+                {"id": self.server.save_file(self._uploaded(content)), "object": "file"}
+            )
         body = json.loads(content)
         if self.path.endswith("/batches"):
             return self.reply(self.server.create_batch(body, openai=self._openai()))
-        asked = self.server.note(body, self.headers)
-        what = self.server.behave(asked, self.server.times_asked(asked.key))
-        (what if callable(what) else says(what))(self, asked)
+        request = self.server.record(body, self.headers)
+        action = self.server.behave(request, self.server.attempts(request.key))
+        (action if callable(action) else says(action))(self, request)
         return None
 
     def do_GET(self):
         path = self.path.split("?")[0].rstrip("/")
-        named = [part for part in path.split("/") if part.startswith("batch_")]
-        if not self.server.has_batches or not self.server.batches.keys() >= set(named):
+        batch_ids = [part for part in path.split("/") if part.startswith("batch_")]
+        if not self.server.has_batches or not self.server.batches.keys() >= set(batch_ids):
             return self.reply({"error": {"message": "no such address or batch"}}, 404)
         if path.endswith("/content"):
             return self.send_results(self.server.files[path.split("/")[-2]])
         if path.endswith("/results"):
             return self.send_results(self.server.results(path.split("/")[-2], openai=False))
         if path.endswith("/batches"):
-            listed = [self.server.batch(id_, self._openai()) for id_ in self.server.batches]
-            data = {"object": "list", "data": listed[::-1], "has_more": False}
+            batches = [self.server.batch(id_, self._openai()) for id_ in self.server.batches]
+            data = {"object": "list", "data": batches[::-1], "has_more": False}
             return self.reply(data | {"first_id": None, "last_id": None})
         return self.reply(self.server.batch(path.split("/")[-1], self._openai(), polled=True))
 
@@ -71,14 +73,14 @@ class Answering(BaseHTTPRequestHandler):
         return "/messages" not in self.path
 
     def _uploaded(self, content: bytes) -> str:
-        """The file of a form."""
+        """The file that a form uploads."""
         head = f"Content-Type: {self.headers['Content-Type']}\r\n\r\n".encode()
         parts = email.message_from_bytes(head + content).get_payload()
         (file,) = [part for part in parts if part.get_filename()]
         return file.get_payload(decode=True).decode()
 
     def send_results(self, text: str) -> None:
-        """All of it, or the half, as often as the server is told to."""
+        """Send the results of a batch; the first `results_cut` times only half of them."""
         if not self.server.results_cut:
             return self.send(200, text.encode())
         self.server.results_cut -= 1
@@ -105,102 +107,103 @@ class Answering(BaseHTTPRequestHandler):
         pass
 
 
-def message(server: "LlmServer", asked: Asked, text: str, refused: bool = False) -> dict:
-    """The body of an answer in the words of the provider that was asked."""
-    if "system" in asked.body:
+def message(server: "LlmServer", request: ChatRequest, text: str, refused: bool = False) -> dict:
+    """The body of an answer, in the format of the provider that was asked."""
+    if "system" in request.body:
         return {
-            "id": "msg_1", "type": "message", "role": "assistant", "model": asked.body["model"],
+            "id": "msg_1", "type": "message", "role": "assistant", "model": request.body["model"],
             "content": [] if refused else [{"type": "text", "text": text}],
             "stop_reason": "refusal" if refused else "end_turn", "stop_sequence": None,
-            "usage": {f"{name}_tokens": count for name, count in server.counted.items()},
+            "usage": {f"{name}_tokens": count for name, count in server.usage.items()},
         }  # fmt: skip
-    said = {"role": "assistant", "content": None if refused else text}
+    answer = {"role": "assistant", "content": None if refused else text}
     return {
-        "id": "chatcmpl-1", "object": "chat.completion", "created": 1, "model": asked.body["model"],
+        "id": "chatcmpl-1", "object": "chat.completion", "created": 1, "model": request.body["model"],
         "choices": [
             {
                 "index": 0,
                 "finish_reason": "stop",
-                "message": said | {"refusal": "I will not." if refused else None},
+                "message": answer | {"refusal": "I will not." if refused else None},
             }
         ],
         "usage": {
-            "prompt_tokens": server.counted["input"],
-            "completion_tokens": server.counted["output"],
-            "total_tokens": sum(server.counted.values()),
+            "prompt_tokens": server.usage["input"],
+            "completion_tokens": server.usage["output"],
+            "total_tokens": sum(server.usage.values()),
         },
     }  # fmt: skip
 
 
-def verdict_of(asked: Asked) -> str:
-    first, second = (len(asked.data[f"response_{i}"].split()) for i in (1, 2))
+def verdict_of(request: ChatRequest) -> str:
+    first, second = (len(request.data[f"response_{i}"].split()) for i in (1, 2))
     return "tie" if first == second else "1" if first > second else "2"
 
 
-def judgment(asked: Asked, verdict: str) -> str:
-    said = verdict_of(asked) if verdict == MORE_WORDS_WIN else verdict
-    return json.dumps({"reason": "It answers the poster's reason.", "verdict": said})
+def judgment(request: ChatRequest, verdict: str) -> str:
+    if verdict == MORE_WORDS_WIN:
+        verdict = verdict_of(request)
+    return json.dumps({"reason": "It answers the poster's reason.", "verdict": verdict})
 
 
-Action = Callable[[Answering, Asked], None]
+Action = Callable[[LlmHandler, ChatRequest], None]
 
 
 def says(verdict: str = MORE_WORDS_WIN) -> Action:
-    """A whole answer with a verdict."""
+    """Answer with a verdict."""
 
-    def act(handler, asked):
-        handler.reply(message(handler.server, asked, judgment(asked, verdict)))
-        handler.server.answered[asked.key] += 1
+    def act(handler, request):
+        handler.reply(message(handler.server, request, judgment(request, verdict)))
+        handler.server.answer_counts[request.key] += 1
 
     return act
 
 
 def junk(text: str) -> Action:
-    """A whole answer that is no verdict."""
-    return lambda handler, asked: handler.reply(message(handler.server, asked, text))
+    """Answer with a text that is no verdict."""
+    return lambda handler, request: handler.reply(message(handler.server, request, text))
 
 
-def refuses(handler, asked):
-    handler.reply(message(handler.server, asked, "", refused=True))
-    handler.server.answered[asked.key] += 1
+def refuses(handler, request):
+    handler.reply(message(handler.server, request, "", refused=True))
+    handler.server.answer_counts[request.key] += 1
 
 
 def status(code: int, kind: str = "api_error", text: str = "no", **headers: str) -> Action:
-    """An error in both providers' form."""
+    """Answer with an error, in a form that both providers' clients read."""
 
-    def act(handler, asked):
+    def act(handler, request):
         error = {"type": kind, "code": kind, "message": text, "param": None}
-        handler.server.refused_at.append(time.monotonic())
+        handler.server.error_times.append(time.monotonic())
         handler.reply({"type": "error", "error": error}, code, **headers)
 
     return act
 
 
 def body(content: str) -> Action:
-    """Any body, with status 200."""
-    return lambda handler, asked: handler.send(200, content.encode())
+    """Answer with any body, with status 200."""
+    return lambda handler, request: handler.send(200, content.encode())
 
 
 def no_header(text: str) -> Action:
-    """A line where a header should be, which clients quote."""
+    """Answer with a line of text in place of a header; clients quote it in their errors."""
 
-    def act(handler, asked):
+    def act(handler, request):
         handler.wfile.write(f"HTTP/1.1 200 OK\r\n{text}\r\n\r\n".encode())
         handler.close_connection = True
 
     return act
 
 
-def html(handler, asked):
+def html(handler, request):
     handler.send(200, b"<html>a proxy's page</html>", kind="text/html")
 
 
 def cut(length: bool = True) -> Action:
-    """Half of an answer; with its length told beforehand, or not."""
+    """Send half of an answer, with or without a Content-Length of the whole."""
 
-    def act(handler, asked):
+    def act(handler, request):
         content = json.dumps(
-            message(handler.server, asked, judgment(asked, MORE_WORDS_WIN))
+            message(handler.server, request, judgment(request, MORE_WORDS_WIN))
         ).encode()
         handler.send_response(200)
         handler.send_header("Content-Type", "application/json")
@@ -214,27 +217,27 @@ def cut(length: bool = True) -> Action:
     return act
 
 
-def hangs(handler, asked):
+def hangs(handler, request):
     handler.server.closing.wait(60)
     handler.close_connection = True
 
 
-def drops(handler, asked):
+def drops(handler, request):
     handler.close_connection = True
 
 
 class LlmServer(ThreadingHTTPServer):
-    """`behave(asked, times)` says what to do with a request that comes for the `times`-th time."""
+    """`behave(request, attempt)` gives the action, or the verdict, for the `attempt`-th request with a key."""
 
     daemon_threads = True
 
     def __init__(self):
-        super().__init__(("127.0.0.1", 0), Answering)
-        self.behave: Callable[[Asked, int], Action | str] = lambda asked, times: says()
-        self.counted = dict(COUNTED)
-        self.requests: list[Asked] = []
-        self.answered: Counter[str] = Counter()
-        self.refused_at: list[float] = []
+        super().__init__(("127.0.0.1", 0), LlmHandler)
+        self.behave: Callable[[ChatRequest, int], Action | str] = lambda request, attempt: says()
+        self.usage = dict(USAGE)
+        self.requests: list[ChatRequest] = []
+        self.answer_counts: Counter[str] = Counter()
+        self.error_times: list[float] = []
         self.closing = Event()
         self.files: dict[str, str] = {}
         self.batches: dict[str, dict] = {}
@@ -253,23 +256,23 @@ class LlmServer(ThreadingHTTPServer):
         address = f"http://127.0.0.1:{self.server_port}"
         return f"{address}/v1" if provider == "openai" else address
 
-    def read(self, body: dict, headers) -> Asked:
+    def parse(self, body: dict, headers) -> ChatRequest:
         *above, last = body["messages"]
         system = body.get("system") or above[0]["content"]
         key = sha256(f"{system}\0{last['content']}".encode()).hexdigest()
-        return Asked(key, json.loads(last["content"]), body, dict(headers), time.monotonic())
+        return ChatRequest(key, json.loads(last["content"]), body, dict(headers), time.monotonic())
 
-    def note(self, body: dict, headers) -> Asked:
-        asked = self.read(body, headers)
+    def record(self, body: dict, headers) -> ChatRequest:
+        request = self.parse(body, headers)
         with self._lock:
-            self.requests.append(asked)
-        return asked
+            self.requests.append(request)
+        return request
 
-    def times_asked(self, key: str) -> int:
+    def attempts(self, key: str) -> int:
         with self._lock:
-            return sum(asked.key == key for asked in self.requests)
+            return sum(request.key == key for request in self.requests)
 
-    def keep(self, text: str) -> str:
+    def save_file(self, text: str) -> str:
         name = f"file-{len(self.files)}"
         self.files[name] = text
         return name
@@ -289,12 +292,12 @@ class LlmServer(ThreadingHTTPServer):
         return self.batch(id_, openai)
 
     def batch(self, id_: str, openai: bool, polled: bool = False) -> dict:
-        kept = self.batches[id_]
-        kept["polls"] += polled
-        ended = kept["polls"] >= self.polls_until_ended
+        record = self.batches[id_]
+        record["polls"] += polled
+        ended = record["polls"] >= self.polls_until_ended
         if openai:
-            if ended and "output" not in kept:
-                kept["output"] = self.keep(self.results(id_, openai=True))
+            if ended and "output" not in record:
+                record["output"] = self.save_file(self.results(id_, openai=True))
             failure = self.batch_failure and {
                 "object": "list",
                 "data": [{"message": self.batch_failure}],
@@ -303,11 +306,11 @@ class LlmServer(ThreadingHTTPServer):
                 "id": id_, "object": "batch", "endpoint": "/v1/chat/completions", "errors": failure,
                 "status": "failed" if failure else "completed" if ended else "in_progress",
                 "completion_window": "24h",
-                "created_at": int(time.time()), "input_file_id": "file-0", "output_file_id": kept.get("output"),
-                "error_file_id": None, "metadata": kept["metadata"],
+                "created_at": int(time.time()), "input_file_id": "file-0", "output_file_id": record.get("output"),
+                "error_file_id": None, "metadata": record["metadata"],
             }  # fmt: skip
         names = ("processing", "succeeded", "errored", "canceled", "expired")
-        counts = dict.fromkeys(names, 0) | {"processing": len(kept["rows"])}
+        counts = dict.fromkeys(names, 0) | {"processing": len(record["rows"])}
         now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
         return {
             "id": id_, "type": "message_batch", "processing_status": "ended" if ended else "in_progress",
@@ -317,24 +320,24 @@ class LlmServer(ThreadingHTTPServer):
         }  # fmt: skip
 
     def results(self, id_: str, openai: bool) -> str:
-        """The answers of a batch; a request that `behave` has no verdict for has an error."""
+        """The results of a batch: an answer where `behave` gives a verdict, an error elsewhere."""
         lines = []
         for custom_id, body in self.batches[id_]["rows"]:
-            asked = self.note(body, {})
-            verdict = self.behave(asked, self.times_asked(asked.key))
+            request = self.record(body, {})
+            verdict = self.behave(request, self.attempts(request.key))
             if isinstance(verdict, str):
-                said = message(self, asked, judgment(asked, verdict))
-                self.answered[asked.key] += 1
-                good = {"response": {"status_code": 200, "body": said}, "error": None}
-                result = {"type": "succeeded", "message": said}
+                answer = message(self, request, judgment(request, verdict))
+                self.answer_counts[request.key] += 1
+                response = {"response": {"status_code": 200, "body": answer}, "error": None}
+                result = {"type": "succeeded", "message": answer}
             else:
                 error = {"type": "api_error", "message": "no"}
-                good = {"response": {"status_code": 500, "body": error}, "error": None}
+                response = {"response": {"status_code": 500, "body": error}, "error": None}
                 result = {"type": "errored", "error": {"type": "error", "error": error}}
-            row = {"id": "x", **good} if openai else {"result": result}
+            row = {"id": "x", **response} if openai else {"result": result}
             row = {"custom_id": custom_id, **row}
             lines.append(json.dumps(row, ensure_ascii=self.results_in_ascii) + "\n")
-        return "".join(lines[::-1])  # in any order
+        return "".join(lines[::-1])  # providers promise no order
 
 
 @contextmanager

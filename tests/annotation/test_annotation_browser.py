@@ -35,19 +35,19 @@ def port():
 
 
 @pytest.fixture
-def served(study, port):
-    """A function that serves the study's page until it is killed."""
-    running = []
+def serve_page(study, port):
+    """A function that serves the page of the study; at the end of the test its servers are killed."""
+    processes = []
 
     @contextmanager
     def serve():
-        words = ["annotate", "--study", str(study.folder), "--port", str(port)]
+        args = ["annotate", "--study", str(study.folder), "--port", str(port)]
         process = subprocess.Popen(
-            [sys.executable, "-m", "persuasion_rl.tools.cli", *words],
+            [sys.executable, "-m", "persuasion_rl.tools.cli", *args],
             env=os.environ | {"PYTHONPATH": str(ROOT / "workflow")},
             cwd=ROOT,
         )
-        running.append(process)
+        processes.append(process)
         for _ in range(100):
             try:
                 urlopen(f"http://127.0.0.1:{port}/").close()
@@ -57,18 +57,18 @@ def served(study, port):
         yield process
 
     yield serve
-    for process in running:
+    for process in processes:
         process.kill()
         process.wait()
 
 
 class Person:
-    """Somebody with a browser of their own; `given` is what they answered, by pair."""
+    """An annotator with a browser of their own; `answers` has what they answered, by pair."""
 
     def __init__(self, browser, study, port, name, **context):
         self.page, self.study = browser.new_context(**context).new_page(), study
-        self.traffic, self.given, self.name = [], {}, name
-        self.page.on("response", self._overhear)
+        self.traffic, self.answers, self.name = [], {}, name
+        self.page.on("response", self._record)
         self.page.goto(f"http://127.0.0.1:{port}/")
         self.page.wait_for_function("document.activeElement.id === 'name'")
         self.page.keyboard.type(name)
@@ -78,8 +78,8 @@ class Person:
             self.press("0")
             self.press("Enter")
 
-    def _overhear(self, response):
-        # Not its body: Chromium forgets that of a page that was left. Each page is read when it is shown.
+    def _record(self, response):
+        # Without the body: Chromium drops it when the page is left, so `press` records the content of each page.
         self.traffic.append(f"{response.url} {response.headers}")
 
     def press(self, key):
@@ -89,7 +89,7 @@ class Person:
 
     @property
     def showing(self):
-        """What the store has of the page that is open; the page itself has its number."""
+        """The showing on the open page, from the store; the page has its number only."""
         number = self.page.locator('form.answer input[name="showing"]').input_value()
         with AnswerStore(self.study.answers) as store:
             return store.showing(int(number))
@@ -98,18 +98,18 @@ class Person:
     def pair(self):
         return self.showing.pair
 
-    def say(self, answer):
+    def answer(self, answer):
         texts = [text.strip() for text in self.page.locator("article .text").all_inner_texts()]
-        self.given[self.pair] = (answer, texts[0])
+        self.answers[self.pair] = (answer, texts[0])
         self.press(KEYS[answer])
 
     def undo(self):
         self.press("u")
-        return self.given.pop(self.pair)
+        return self.answers.pop(self.pair)
 
 
-def kept(study, name):
-    """What the store has of somebody: pair -> answer, and the text that stood on the left."""
+def stored_answers(study, name):
+    """The answers of an annotator in the store: pair -> answer, and the text on the left."""
     return {
         a.pair: (a.answer, study.pool[a.pair][f"response_{a.left_response}"].strip())
         for a in read_answers(study.answers)
@@ -118,7 +118,7 @@ def kept(study, name):
 
 
 def votes(study):
-    """What the exported labels say: annotator and pair -> answer."""
+    """The votes in the exported labels: annotator and pair -> answer."""
     labels = study.folder / "preferences/human_pool_labels.jsonl"
     export_human_labels(
         responses=study.folder / "preferences/human_pool_responses.jsonl", answers=study.answers, labels=labels,
@@ -132,61 +132,63 @@ def votes(study):
 
 
 def test_thirty_pairs_by_keyboard_with_undo_reload_two_people_and_a_killed_server(
-    browser, study, port, served
+    browser, study, port, serve_page
 ):
     answers = list(KEYS)
-    with served() as process:
+    with serve_page() as process:
         anna, ben = (Person(browser, study, port, name) for name in ("Anna", "Ben Ó'Neill"))
         for number in range(12):
-            anna.say(answers[number % 5])
-            ben.say(answers[(number + 2) % 5])
+            anna.answer(answers[number % 5])
+            ben.answer(answers[(number + 2) % 5])
         undone = anna.undo()
         assert undone[0] == answers[11 % 5]
-        anna.say("right")
+        anna.answer("right")
         before = anna.pair
         anna.page.reload()
         assert anna.pair == before
         process.send_signal(signal.SIGKILL)
         process.wait()
-    with served():
+    with serve_page():
         for person in (anna, ben):
             person.page.reload()
         assert anna.pair == before
-        while len(anna.given) < 30:
-            anna.say(answers[len(anna.given) % 3])
+        while len(anna.answers) < 30:
+            anna.answer(answers[len(anna.answers) % 3])
         for person in (anna, ben):
-            assert kept(study, person.name) == person.given
-        assert len(anna.given) == 30 and len(ben.given) == 12
+            assert stored_answers(study, person.name) == person.answers
+        assert len(anna.answers) == 30 and len(ben.answers) == 12
         assert votes(study) == {
             (person.name, pair): answer
             for person in (anna, ben)
-            for pair, (answer, _) in person.given.items()
+            for pair, (answer, _) in person.answers.items()
             if answer != "skip"
         }
-        told = "".join(anna.traffic + ben.traffic)
-        assert len(told) > 50_000
+        traffic = "".join(anna.traffic + ben.traffic)
+        assert len(traffic) > 50_000
         for secret in (*SECRET.values(), "secret", "model_digest", "standin"):
-            assert secret not in told
+            assert secret not in traffic
 
 
-def test_a_reason_is_typed_without_answering_and_is_kept(browser, study, port, served):
-    with served():
+def test_a_reason_is_typed_without_answering_and_is_kept(browser, study, port, serve_page):
+    with serve_page():
         anna = Person(browser, study, port, "Anna")
         pair = anna.pair
         anna.page.keyboard.press("r")
         anna.page.keyboard.type("1 of 2 says 0 about it; but so what?")
-        assert anna.pair == pair and not kept(study, "Anna")
+        assert anna.pair == pair and not stored_answers(study, "Anna")
         anna.page.keyboard.press("Escape")
         anna.page.get_by_label("sure", exact=True).check()
         anna.page.keyboard.press("Escape")
-        anna.say("right")
+        anna.answer("right")
         (answer,) = [a for a in read_answers(study.answers) if a.kind == "first"]
         assert (answer.reason, answer.confidence) == ("1 of 2 says 0 about it; but so what?", 3)
 
 
-def test_keys_in_the_fields_of_reason_and_confidence_answer_nothing(browser, study, port, served):
+def test_keys_in_the_fields_of_reason_and_confidence_answer_nothing(
+    browser, study, port, serve_page
+):
     """A radio button is chosen by arrows; digits and Enter there press no button of the form."""
-    with served():
+    with serve_page():
         anna = Person(browser, study, port, "Anna")
         page, pair = anna.page, anna.pair
         page.keyboard.press("r")
@@ -194,19 +196,21 @@ def test_keys_in_the_fields_of_reason_and_confidence_answer_nothing(browser, stu
         for key in ("Space", "ArrowRight", "1", "0", "s", "u", "Enter", "2"):
             page.keyboard.press(key)
         page.wait_for_timeout(300)
-        assert anna.pair == pair and page.url.endswith("/pair") and not kept(study, "Anna")
+        assert (
+            anna.pair == pair and page.url.endswith("/pair") and not stored_answers(study, "Anna")
+        )
         assert page.get_by_label("fairly").is_checked()
         page.keyboard.press("Escape")
         page.keyboard.press("r")
         assert page.evaluate("document.activeElement.id") == "reason", "the fields stay open"
         page.keyboard.press("Escape")
-        anna.say("left")
+        anna.answer("left")
         (answer,) = [a for a in read_answers(study.answers) if a.kind == "first"]
         assert (answer.answer, answer.confidence) == ("left", 2)
 
 
-def test_without_a_script_enter_in_a_field_answers_nothing(browser, study, port, served):
-    with served():
+def test_without_a_script_enter_in_a_field_answers_nothing(browser, study, port, serve_page):
+    with serve_page():
         anna = Person(browser, study, port, "Anna")
         page = anna.page.context.new_page()
         page.route("**/page.js", lambda route: route.abort())
@@ -215,33 +219,35 @@ def test_without_a_script_enter_in_a_field_answers_nothing(browser, study, port,
         page.get_by_label("a guess").focus()
         page.keyboard.press("Enter")
         page.get_by_role("heading", name="That was not taken").wait_for()
-        assert not kept(study, "Anna")
+        assert not stored_answers(study, "Anna")
 
 
-def test_keys_can_be_turned_off_and_stay_so(browser, study, port, served):
-    with served():
+def test_keys_can_be_turned_off_and_stay_so(browser, study, port, serve_page):
+    with serve_page():
         anna = Person(browser, study, port, "Anna")
         page, pair = anna.page, anna.pair
-        left = page.locator("button[value=left]")
-        assert left.get_attribute("aria-keyshortcuts") == "1"
-        assert page.locator("form.answer button:visible").count() == 6, "what is hidden is not seen"
+        left_button = page.locator("button[value=left]")
+        assert left_button.get_attribute("aria-keyshortcuts") == "1"
+        assert page.locator("form.answer button:visible").count() == 6, (
+            "hidden buttons are not visible"
+        )
         page.get_by_role("button", name="keys off").click()
         for again in (False, True):
             if again:
                 page.reload()
             page.locator("body").press("1")
             page.wait_for_timeout(300)
-            assert anna.pair == pair and not kept(study, "Anna")
-            assert left.get_attribute("aria-keyshortcuts") is None
-            assert not left.locator("kbd").is_visible()
+            assert anna.pair == pair and not stored_answers(study, "Anna")
+            assert left_button.get_attribute("aria-keyshortcuts") is None
+            assert not left_button.locator("kbd").is_visible()
         page.get_by_role("button", name="keys on").click()
         page.evaluate("document.activeElement.blur()")
-        anna.say("left")
-        assert kept(study, "Anna")[pair][0] == "left"
+        anna.answer("left")
+        assert stored_answers(study, "Anna")[pair][0] == "left"
 
 
-def test_two_tabs_of_one_browser_with_two_names_do_not_mix(browser, study, port, served):
-    with served():
+def test_two_tabs_of_one_browser_with_two_names_do_not_mix(browser, study, port, serve_page):
+    with serve_page():
         anna = Person(browser, study, port, "Anna")
         other = anna.page.context.new_page()
         other.goto(f"http://127.0.0.1:{port}/")
@@ -251,11 +257,13 @@ def test_two_tabs_of_one_browser_with_two_names_do_not_mix(browser, study, port,
         other.wait_for_url("**/instructions")
         anna.press("1")
         assert "before Ben signed in" in anna.page.inner_text("main")
-        assert not kept(study, "Anna") and not kept(study, "Ben")
+        assert not stored_answers(study, "Anna") and not stored_answers(study, "Ben")
 
 
-def test_on_a_phone_the_answers_are_in_reach_from_the_first_line_on(browser, port, served, study):
-    with served():
+def test_on_a_phone_the_answers_are_in_reach_from_the_first_line_on(
+    browser, port, serve_page, study
+):
+    with serve_page():
         anna = Person(browser, study, port, "Anna", viewport={"width": 360, "height": 640})
         page = anna.page
         # Replies of several screens, as models write them.
@@ -271,12 +279,12 @@ def test_on_a_phone_the_answers_are_in_reach_from_the_first_line_on(browser, por
 
 
 def test_it_can_be_used_by_tab_and_enter_and_has_names_for_a_screen_reader(
-    browser, study, port, served
+    browser, study, port, serve_page
 ):
-    with served():
+    with serve_page():
         anna = Person(browser, study, port, "Anna")
         snapshot = anna.page.locator("body").aria_snapshot()
-        for words in (
+        for element in (
             'link "To the content"',
             'navigation "Pages"',
             'article "Left"',
@@ -285,20 +293,22 @@ def test_it_can_be_used_by_tab_and_enter_and_has_names_for_a_screen_reader(
             'button "Left 1"',
             'button "Flag f"',
         ):
-            assert words in snapshot, words
+            assert element in snapshot, element
         for _ in range(20):
             anna.page.keyboard.press("Tab")
             if anna.page.evaluate("document.activeElement.value") == "left":
                 break
         pair = anna.pair
         anna.press("Enter")
-        assert anna.pair != pair and kept(study, "Anna")[pair][0] == "left"
+        assert anna.pair != pair and stored_answers(study, "Anna")[pair][0] == "left"
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [360, 1200])
-def test_it_fits_the_screen_and_has_enough_contrast(browser, study, port, served, scheme, width):
-    with served():
+def test_it_fits_the_screen_and_has_enough_contrast(
+    browser, study, port, serve_page, scheme, width
+):
+    with serve_page():
         screen = {"color_scheme": scheme, "viewport": {"width": width, "height": 800}}
         anna = Person(browser, study, port, "Anna", **screen)
         for path in ("pair", "instructions", "results", "arena"):

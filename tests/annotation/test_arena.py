@@ -1,4 +1,4 @@
-"""The arena: blind until the vote, and a vote counts once, for the weights that wrote."""
+"""The arena: it is blind until the vote, and a vote counts once, for the weights that wrote the replies."""
 
 import sqlite3
 import subprocess
@@ -32,7 +32,7 @@ def test_the_arena_is_blind_until_the_vote_and_a_vote_counts_once(study, tmp_pat
     assert "Fewer than two models" in page.get("/arena").text
     recipe = tmp_path / "recipe.json"
     write_json(recipe, {"adapter_digest": "trained", "base_digest": "base"})
-    there, digests = present_models({"sft": recipe}), []
+    present, digests = present_models({"sft": recipe}), []
     with BattleStore(study.answers) as battles:
         for number in range(6):
             models = ("sft", "base") if number % 2 else ("base", "sft")
@@ -41,7 +41,7 @@ def test_the_arena_is_blind_until_the_vote_and_a_vote_counts_once(study, tmp_pat
                 f"Claim: CMV: {number}\nPoster: So it is.",
                 models,
                 (HOSTILE, "Fine."),
-                [there[model] for model in models],
+                [present[model] for model in models],
             )
             latest = battles.latest("anna")
             digests.append(votes_digest(study.answers))
@@ -53,14 +53,14 @@ def test_the_arena_is_blind_until_the_vote_and_a_vote_counts_once(study, tmp_pat
             battles.vote("anna", 1, "skip")
     assert digests[0] == "none" and len(set(digests)) == 6, "each vote makes the ranking stale"
     assert [vote.answer for vote in read_votes(study.answers)] == ["right", "left"] * 3
-    rows = ranked(study, tmp_path, recipe)
+    rows = ranking(study, tmp_path, recipe)
     assert [(row["judge"], row["player"], row["rank"]) for row in rows] == [
         ("people (arena)", "sft", "1"),
         ("people (arena)", "base", "2"),
     ]
 
 
-def ranked(study, folder, recipe):
+def ranking(study, folder, recipe):
     rank_arena(
         answers=study.answers, players=["base", "sft"], recipes={"sft": recipe}, output=folder / "arena.csv", draws=200, seed=1
     )  # fmt: skip
@@ -75,16 +75,16 @@ def test_votes_count_for_the_weights_that_wrote_and_no_others(study, tmp_path, c
         for number in range(4):
             battles.add("anna", f"Claim: {number}", ("sft", "base"), "ab", (before["sft"], before["base"]))  # fmt: skip
             battles.vote("anna", battles.latest("anna").number, "left")
-    assert [row["player"] for row in ranked(study, tmp_path, recipe)] == ["sft", "base"]
+    assert [row["player"] for row in ranking(study, tmp_path, recipe)] == ["sft", "base"]
     assert "4 votes of 1 people; 0 more" in capsys.readouterr().err
     write_json(recipe, {"adapter_digest": "second", "base_digest": "base"})
-    assert ranked(study, tmp_path, recipe) == []
+    assert ranking(study, tmp_path, recipe) == []
     assert "0 votes of 0 people; 4 more" in capsys.readouterr().err
     assert len(read_votes(study.answers)) == 4
 
 
-def test_votes_of_before_digests_were_kept_are_read_and_are_on_unknown_models(study, tmp_path, capsys):  # fmt: skip
-    """Such a store is not written to, and what it has is not changed."""
+def test_votes_from_before_digests_were_stored_are_read_as_on_unknown_models(study, tmp_path, capsys):  # fmt: skip
+    """Such a store is neither written to nor changed."""
     study.answers.parent.mkdir(parents=True)
     with closing(sqlite3.connect(study.answers)) as old:
         old.executescript(
@@ -96,29 +96,27 @@ def test_votes_of_before_digests_were_kept_are_read_and_are_on_unknown_models(st
     before = study.answers.read_bytes()
     recipe = tmp_path / "recipe.json"
     write_json(recipe, {"adapter_digest": "first", "base_digest": "base"})
-    assert ranked(study, tmp_path, recipe) == []
+    assert ranking(study, tmp_path, recipe) == []
     assert "0 votes of 0 people; 1 more" in capsys.readouterr().err
-    with pytest.raises(
-        UserError, match="earlier version .* left_digest.* export-answers"
-    ) as raised:
+    with pytest.raises(UserError, match="earlier version .* left_digest.* export-answers") as error:
         BattleStore(study.answers)
-    assert "\n" not in str(raised.value)
+    assert "\n" not in str(error.value)
     assert study.answers.read_bytes() == before
     with AnswerStore(study.answers) as store:
         assert store.add(Answer("anna", "pair", "first", 1, "left")), (
-            "answers are kept all the same"
+            "answers are stored all the same"
         )
     assert len(read_votes(study.answers)) == len(read_answers(study.answers)) == 1
 
 
-@pytest.mark.parametrize("said", ["leave", "flag"])
-def test_a_battle_can_be_left_or_flagged_without_a_vote(study, monkeypatch, said):
+@pytest.mark.parametrize("choice", ["leave", "flag"])
+def test_a_battle_can_be_left_or_flagged_without_a_vote(study, monkeypatch, choice):
     monkeypatch.setattr(LoadedModels, "names", ["base", "sft"])
     page = open_page(study)
     with BattleStore(study.answers) as battles:
         battles.add("anna", "Claim: x", ("sft", "base"), (HOSTILE, "Fine."), ("one", "two"))
     fields, _ = shown(page, "/arena")
-    after = page.post("/arena/vote", data={**fields, "answer": said})
+    after = page.post("/arena/vote", data={**fields, "answer": choice})
     assert after.status_code == 200 and "Your view" in after.text and "sft" not in after.text
     assert read_votes(study.answers) == [] and votes_digest(study.answers) == "none"
     for number in ("²", "9" * 30, ""):
@@ -127,49 +125,49 @@ def test_a_battle_can_be_left_or_flagged_without_a_vote(study, monkeypatch, said
         )
 
 
-def test_who_labels_never_waits_for_the_arenas_models(study, monkeypatch):
-    """Models that write for long hold up as many people as may wait for them, and no page of labelling."""
+def test_labelling_never_waits_for_the_models_of_the_arena(study, monkeypatch):
+    """Slow models hold up at most `MOST_WAITING` people, and no page of labelling."""
     monkeypatch.setattr(LoadedModels, "names", ["base", "sft"])
-    write = Event()
+    models_may_write = Event()
 
     def battle(self, turns):
-        assert write.wait(30)
+        assert models_may_write.wait(30)
         return "Claim: x", ["sft", "base"], ["One.", "Two."], ["one", "two"]
 
     monkeypatch.setattr(LoadedModels, "battle", battle)
     with open_page(study) as page:
-        answered = SimpleQueue()
+        responses = SimpleQueue()
 
-        def ask():
-            answered.put(page.post("/arena", data={"claim": "So."}))
+        def post_claim():
+            responses.put(page.post("/arena", data={"claim": "So."}))
 
-        asking = [Thread(target=ask) for _ in range(MOST_WAITING + 1)]
-        for one in asking:
-            one.start()
-        # Whoever comes last.
-        refused = answered.get(timeout=10)
+        threads = [Thread(target=post_claim) for _ in range(MOST_WAITING + 1)]
+        for thread in threads:
+            thread.start()
+        # The last request is refused at once.
+        refused = responses.get(timeout=10)
         assert refused.status_code == 400 and "others wait for the models" in refused.text
         assert answer(page, "left").status_code == 200
-        write.set()
-        assert {answered.get(timeout=30).status_code for _ in range(MOST_WAITING)} == {200}
-        for one in asking:
-            one.join()
+        models_may_write.set()
+        assert {responses.get(timeout=30).status_code for _ in range(MOST_WAITING)} == {200}
+        for thread in threads:
+            thread.join()
         assert page.post("/arena", data={"claim": "So."}).status_code == 200
 
 
 def test_a_view_may_be_as_long_as_the_page_says_in_any_script(study, monkeypatch):
     monkeypatch.setattr(LoadedModels, "names", ["base", "sft"])
-    seen = []
-    monkeypatch.setattr(LoadedModels, "battle", lambda self, turns: seen.append(turns) or ("Claim: x", "ab", "ab", "ab"))  # fmt: skip
+    claims = []
+    monkeypatch.setattr(LoadedModels, "battle", lambda self, turns: claims.append(turns) or ("Claim: x", "ab", "ab", "ab"))  # fmt: skip
     page = open_page(study)
     for character in ("\u4e2d", "\U0001f984"):
         assert page.post("/arena", data={"claim": character * LONGEST_CLAIM}).status_code == 200
-    assert len(seen) == 2
+    assert len(claims) == 2
     long = page.post("/arena", data={"claim": "a" * (LONGEST_CLAIM + 1)})
     assert long.status_code == 400 and "4,000 characters" in long.text
 
 
-def test_files_of_models_that_are_missing_are_said_on_a_page(study, monkeypatch):
+def test_missing_files_of_models_are_named_on_a_page(study, monkeypatch):
     monkeypatch.setattr(LoadedModels, "names", ["base", "sft"])
     page = open_page(study)
     response = page.post("/arena", data={"claim": "So it is."})
@@ -227,8 +225,8 @@ except UserError as error:
         ("<&-", 1, "Say what you think", "error: chat needs a terminal, or text that is piped into it"),
     ],
 )  # fmt: skip
-def test_bytes_that_are_no_text_and_a_closed_input_end_no_chat_in_a_trace(stdin, status, out, err):
-    """With a model that says what it is told, where the tokenizer wants text."""
+def test_invalid_bytes_and_a_closed_input_end_no_chat_with_a_traceback(stdin, status, out, err):
+    """The model here repeats its prompt; like a tokenizer, it needs valid text."""
     command = f"{sys.executable} -c '{CHAT.replace(chr(39), chr(34))}' {stdin}"
     run = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
     assert run.returncode == status and out in run.stdout

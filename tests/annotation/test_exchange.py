@@ -1,4 +1,4 @@
-"""Answers leave and come back as files: JSON lines, CSV, Label Studio's tasks."""
+"""Answers are exported to files and imported from them: JSON lines, CSV, tasks of Label Studio."""
 
 import csv
 from xml.etree import ElementTree
@@ -24,7 +24,7 @@ REASONS = st.text(st.characters(codec="utf-8", categories=["L", "N", "P", "Zs"])
 
 
 @st.composite
-def some_answers(draw):
+def answer_lists(draw):
     keys = draw(st.lists(st.tuples(NAMES, st.sampled_from(sorted(POOL)), st.sampled_from(["first", "repeat"])), unique=True, max_size=8))  # fmt: skip
     return [
         Answer(
@@ -41,7 +41,7 @@ def some_answers(draw):
 @settings(
     max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
-@given(answers=some_answers())
+@given(answers=answer_lists())
 def test_what_is_exported_and_imported_is_the_same(tmp_path_factory, suffix, answers):
     folder = tmp_path_factory.mktemp("answers")
     file = folder / f"pairs.{suffix}"
@@ -50,25 +50,25 @@ def test_what_is_exported_and_imported_is_the_same(tmp_path_factory, suffix, ans
     with AnswerStore(folder / "new.sqlite") as store:
         assert import_answers(POOL, store, file) == (len(answers), len(answers))
         assert import_answers(POOL, store, file) == (0, len(answers))
-    by = sorted(answers, key=lambda a: list(POOL).index(a.pair))
-    assert read_answers(folder / "new.sqlite") == by
+    expected = sorted(answers, key=lambda a: list(POOL).index(a.pair))
+    assert read_answers(folder / "new.sqlite") == expected
 
 
 @settings(
     max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
-@given(answers=some_answers())
+@given(answers=answer_lists())
 def test_label_studio_gets_and_gives_the_same_verdicts(tmp_path_factory, answers):
     folder = tmp_path_factory.mktemp("answers")
     export_answers(POOL, answers, PLAN, folder / "tasks.json")
     with AnswerStore(folder / "new.sqlite") as store:
         import_answers(POOL, store, folder / "tasks.json")
-    back = read_answers(folder / "new.sqlite")
-    first, again = (
-        {(a.annotator, a.pair): (judgment_of(a) or a.answer, a.confidence, a.reason) for a in some if a.kind == "first"}
-        for some in (answers, back)
+    imported = read_answers(folder / "new.sqlite")
+    before, after = (
+        {(a.annotator, a.pair): (judgment_of(a) or a.answer, a.confidence, a.reason) for a in rows if a.kind == "first"}
+        for rows in (answers, imported)
     )  # fmt: skip
-    assert first == again and len(back) == len(first)
+    assert before == after and len(imported) == len(before)
 
 
 def test_the_tasks_fit_their_interface(tmp_path):
@@ -76,30 +76,30 @@ def test_the_tasks_fit_their_interface(tmp_path):
     export_answers(POOL, answers, PLAN, tmp_path / "tasks.json")
     interface = ElementTree.fromstring((tmp_path / "tasks.xml").read_text())
     assert (tmp_path / "tasks.xml").read_text() == LABEL_STUDIO
-    shown = {node.get("value")[1:] for node in interface.iter("Text")}
+    variables = {node.get("value")[1:] for node in interface.iter("Text")}
     controls = {node.get("name"): node for node in interface.iter() if node.get("toName")}
     for task in read_json(tmp_path / "tasks.json"):
-        assert shown <= task["data"].keys()
-        left = task["data"]["left_response"]
-        assert task["data"]["left"] == POOL[task["data"]["pair_id"]][f"response_{left}"]
+        assert variables <= task["data"].keys()
+        left_response = task["data"]["left_response"]
+        assert task["data"]["left"] == POOL[task["data"]["pair_id"]][f"response_{left_response}"]
         for annotation in task["annotations"]:
             for part in annotation["result"]:
                 control = controls[part["from_name"]]
                 assert control.tag.lower() == part["type"]
-                own = (
+                targets = (
                     [part["from_name"]]
                     if control.tag == "Pairwise"
                     else control.get("toName").split(",")
                 )
-                assert part["to_name"] in own
+                assert part["to_name"] in targets
 
 
 def test_what_label_studio_adds_is_understood(tmp_path):
-    """As its export has it: ids, a number for who answered, a cancelled task, a task without an answer."""
+    """Its export has ids, a number for the annotator, a cancelled task, and a task without an answer."""
     export_answers(POOL, [], PLAN, tmp_path / "tasks.json")
     tasks = read_json(tmp_path / "tasks.json")[:4]
-    chosen = {"id": "x", "from_name": "better", "to_name": "better", "type": "pairwise", "value": {"selected": "right"}}  # fmt: skip
-    tasks[0] |= {"id": 1, "annotations": [{"id": 3, "completed_by": 7, "was_cancelled": False, "result": [chosen], "lead_time": 4.2}]}  # fmt: skip
+    choice = {"id": "x", "from_name": "better", "to_name": "better", "type": "pairwise", "value": {"selected": "right"}}  # fmt: skip
+    tasks[0] |= {"id": 1, "annotations": [{"id": 3, "completed_by": 7, "was_cancelled": False, "result": [choice], "lead_time": 4.2}]}  # fmt: skip
     tasks[1]["annotations"] = [{"completed_by": {"id": 7, "email": "a@b.c"}, "was_cancelled": True, "result": []}]  # fmt: skip
     tasks[2]["annotations"] = [{"completed_by": 7, "was_cancelled": False, "result": []}]
     write_json(tmp_path / "export.json", tasks)
@@ -112,7 +112,7 @@ def test_what_label_studio_adds_is_understood(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "message"),
     [
         ({"answer": "left"}, "line 2: answer 'left'; allowed: 1, 2, tie, both_bad, skip, flag"),
         ({"answer": None}, "line 2: answer 'None'"),
@@ -128,11 +128,11 @@ def test_what_label_studio_adds_is_understood(tmp_path):
         ({"kind": "practice"}, "line 2: kind 'practice'; allowed: first, repeat"),
     ],
 )
-def test_one_wrong_row_is_named_and_nothing_is_imported(tmp_path, changes, told):
+def test_one_wrong_row_is_named_and_nothing_is_imported(tmp_path, changes, message):
     good = {"pair_id": "pair1", "annotator": "anna", "answer": "1"}
     write_jsonl(tmp_path / "a.jsonl", [good, good | {"annotator": "ben"} | changes])
     with AnswerStore(tmp_path / "new.sqlite") as store:
-        with pytest.raises(UserError, match=told):
+        with pytest.raises(UserError, match=message):
             import_answers(POOL, store, tmp_path / "a.jsonl")
         assert store.answers() == []
 
@@ -141,7 +141,7 @@ HEADER = "pair_id,annotator,answer,reason\n"
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ((HEADER + "pair1,Jos\u00e9,1,\n").encode("latin-1"), "a.csv: not UTF-8 text"),
         ((HEADER + "pair1,anna,1,\n").replace(",", ";").encode(), "row 1: no column 'pair_id'; .* commas"),
@@ -154,10 +154,12 @@ HEADER = "pair_id,annotator,answer,reason\n"
         ((HEADER + "pair1,anna,1,\npair1,ben\n").encode(), "row 3: answer 'None'"),
     ],
 )  # fmt: skip
-def test_a_table_that_another_program_wrote_otherwise_is_refused_in_words(tmp_path, text, told):
+def test_a_table_that_another_program_wrote_otherwise_is_refused_with_a_reason(
+    tmp_path, text, message
+):
     (tmp_path / "a.csv").write_bytes(text)
     with AnswerStore(tmp_path / "new.sqlite") as store:
-        with pytest.raises(UserError, match=told):
+        with pytest.raises(UserError, match=message):
             import_answers(POOL, store, tmp_path / "a.csv")
         assert store.answers() == []
 
@@ -167,12 +169,12 @@ def test_a_table_may_begin_with_a_mark_end_its_lines_otherwise_and_have_empty_co
     (tmp_path / "a.csv").write_bytes(text.replace("\n", "\r\n").encode("utf-8-sig"))
     with AnswerStore(tmp_path / "new.sqlite") as store:
         assert import_answers(POOL, store, tmp_path / "a.csv") == (1, 1)
-        (kept,) = store.answers()
-    assert (kept.annotator, kept.reason) == ("Jos\u00e9", "one\ntwo")
+        (answer,) = store.answers()
+    assert (answer.annotator, answer.reason) == ("Jos\u00e9", "one\ntwo")
 
 
 @pytest.mark.parametrize(
-    ("tasks", "told"),
+    ("tasks", "message"),
     [
         ({"data": {}}, "not a list of tasks"),
         (["task"], "task 1: not as Label Studio exports"),
@@ -181,9 +183,9 @@ def test_a_table_may_begin_with_a_mark_end_its_lines_otherwise_and_have_empty_co
         ([{"data": {"pair_id": "pair1", "left_response": 1}, "annotations": [{"completed_by": 1, "result": ["x"]}]}], "task 1"),
     ],
 )  # fmt: skip
-def test_what_is_no_export_of_label_studio_is_refused_in_words(tmp_path, tasks, told):
+def test_what_is_no_export_of_label_studio_is_refused_with_a_reason(tmp_path, tasks, message):
     write_json(tmp_path / "export.json", tasks)
-    with AnswerStore(tmp_path / "new.sqlite") as store, pytest.raises(UserError, match=told):
+    with AnswerStore(tmp_path / "new.sqlite") as store, pytest.raises(UserError, match=message):
         import_answers(POOL, store, tmp_path / "export.json")
 
 
@@ -208,15 +210,13 @@ def test_people_fill_in_a_table_and_bring_it_back(tmp_path, command_line):
     assert [verdict_of(a) for a in read_answers(study.answers)] == ["1", "2", "tie"]
     command_line("tools.cli", "export-answers", "--study", study.folder, tmp_path / "all.jsonl")
     assert [row["answer"] for row in read_jsonl(tmp_path / "all.jsonl")] == ["1", "2", "tie", None]
-    wrong = command_line(
-        "tools.cli", "export-answers", "--study", study.folder, tmp_path / "all.txt"
-    )
-    assert wrong.returncode == 1 and wrong.stderr.count("\n") == 1
-    assert "write .jsonl, .csv, or .json for Label Studio" in wrong.stderr
+    run = command_line("tools.cli", "export-answers", "--study", study.folder, tmp_path / "all.txt")
+    assert run.returncode == 1 and run.stderr.count("\n") == 1
+    assert "write .jsonl, .csv, or .json for Label Studio" in run.stderr
 
 
 @pytest.mark.parametrize(
-    ("command", "file", "told"),
+    ("command", "file", "message"),
     [
         ("export-answers", "folder.csv", "folder.csv: a folder, where a file is to be written"),
         ("export-answers", "folder.json", "folder.json: a folder, where a file is to be written"),
@@ -233,7 +233,9 @@ def test_people_fill_in_a_table_and_bring_it_back(tmp_path, command_line):
         ("import-answers", "none.csv", "none.csv: cannot be read (No such file"),
     ],
 )  # fmt: skip
-def test_a_place_of_another_kind_is_one_line(tmp_path, command_line, command, file, told):
+def test_a_path_of_the_wrong_kind_is_an_error_of_one_line(
+    tmp_path, command_line, command, file, message
+):
     study = write_study(tmp_path / "results/demo", pairs=4)
     for name in ("folder.csv", "folder.json", "folder.jsonl"):
         (tmp_path / name).mkdir()
@@ -241,7 +243,7 @@ def test_a_place_of_another_kind_is_one_line(tmp_path, command_line, command, fi
         (tmp_path / name).write_text("mine")
     run = command_line("tools.cli", command, "--study", study.folder, tmp_path / file)
     (line,) = run.stderr.splitlines()
-    assert run.returncode == 1 and line.startswith("error: ") and told in line
+    assert run.returncode == 1 and line.startswith("error: ") and message in line
     assert ".part" not in line and (tmp_path / "taken.xml").read_text() == "mine"
     assert not (tmp_path / "taken.json").exists()
 
@@ -257,7 +259,7 @@ RECORD = "study: demo\nmodels:\n  base: {source: standin}\n"
 
 @pytest.mark.parametrize("command", [["annotate"], ["export-answers", "a.csv"], ["chat", "--model", "sft"]])  # fmt: skip
 @pytest.mark.parametrize(
-    ("config", "told"),
+    ("config", "message"),
     [
         ("", "holds nothing where keys are expected"),
         ("study: demo\n", "the configuration: the key 'models' is missing"),
@@ -270,10 +272,12 @@ RECORD = "study: demo\nmodels:\n  base: {source: standin}\n"
         ),
     ],
 )
-def test_a_broken_recorded_configuration_is_one_line(tmp_path, command_line, command, config, told):
+def test_a_broken_recorded_configuration_is_one_line(
+    tmp_path, command_line, command, config, message
+):
     study = write_study(tmp_path / "results/demo", pairs=4)
     (study.folder / "config.yaml").write_text(config)
     run = command_line("tools.cli", *command, "--study", study.folder)
     (line,) = run.stderr.splitlines()
-    assert run.returncode == 1 and line.startswith(f"error: {study.folder}/config.yaml: {told}")
+    assert run.returncode == 1 and line.startswith(f"error: {study.folder}/config.yaml: {message}")
     assert "make it again: `snakemake results/demo/config.yaml --cores 1" in line

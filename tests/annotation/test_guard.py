@@ -1,4 +1,4 @@
-"""Nobody gets in who should not: tokens, hosts, origins, sizes."""
+"""What the server refuses: wrong tokens, hosts and origins, and large requests."""
 
 import re
 import socket
@@ -21,21 +21,21 @@ def study(tmp_path):
 def test_other_sites_and_large_requests_are_refused(study):
     page = open_page(study)
     fields, _ = shown(page)
-    said = {**fields, "answer": "left"}
+    data = {**fields, "answer": "left"}
     before = read_answers(study.answers)
     assert (
-        page.post("/pair", data=said, headers={"Origin": "http://evil.example"}).status_code == 403
+        page.post("/pair", data=data, headers={"Origin": "http://evil.example"}).status_code == 403
     )
-    null = page.post("/pair", data=said, headers={"Origin": "null"})
-    assert null.status_code == 403
+    response = page.post("/pair", data=data, headers={"Origin": "null"})
+    assert response.status_code == 403
     assert page.get("/pair", headers={"Host": "evil.example"}).status_code == 403
-    large = {**said, "reason": "x" * LARGEST_REQUEST}
+    large = {**data, "reason": "x" * LARGEST_REQUEST}
     assert page.post("/pair", data=large).status_code == 413
     chunks = (b"answer=left&reason=" + b"x" * 1024 for _ in range(LARGEST_REQUEST // 1024 + 1))
     assert page.post("/pair", content=chunks).status_code == 400
     assert page.post("/pair", content=b"answer=%ff").status_code == 400
     assert read_answers(study.answers) == before
-    assert page.post("/pair", data=said, headers={"Origin": "http://127.0.0.1"}).status_code == 200
+    assert page.post("/pair", data=data, headers={"Origin": "http://127.0.0.1"}).status_code == 200
 
 
 def test_beyond_loopback_a_token_is_asked_for(study):
@@ -52,14 +52,14 @@ def test_beyond_loopback_a_token_is_asked_for(study):
 def test_beyond_this_machine_a_token_is_drawn_and_asked_for(
     study, monkeypatch, capsys, host, open_to_all
 ):
-    """Served as the command does, up to the socket."""
-    served = []
-    monkeypatch.setattr("uvicorn.Server.run", lambda self, **_: served.append(self.config.app))
+    """The page is served as by the command, up to the socket."""
+    apps = []
+    monkeypatch.setattr("uvicorn.Server.run", lambda self, **_: apps.append(self.config.app))
     for _ in range(2):
         serve(study, host, 0)
     tokens = re.findall(r"\?token=(\S+)", capsys.readouterr().out)
     assert (tokens == []) is open_to_all and (open_to_all or len(set(tokens)) == 2)
-    page = TestClient(served[0], base_url="http://127.0.0.1", follow_redirects=True)
+    page = TestClient(apps[0], base_url="http://127.0.0.1", follow_redirects=True)
     assert (page.get("/").status_code == 200) is open_to_all
     if not open_to_all:
         assert page.get("/", params={"token": tokens[-1]}).status_code == 403
@@ -77,15 +77,15 @@ def test_pages_on_two_ports_of_a_host_keep_cookies_of_their_own(study):
     assert page.get("http://lab.example:7861/pair").status_code == 403
 
 
-def test_an_address_that_listens_everywhere_is_told_by_names_that_reach_it():
+def test_an_address_that_listens_everywhere_is_printed_as_names_that_reach_it():
     assert reachable_names("127.0.0.1") == ["127.0.0.1"] and reachable_names("::1") == ["[::1]"]
-    found = reachable_names("0.0.0.0")
-    assert found[0] == socket.gethostname()
-    assert not {"0.0.0.0", "127.0.0.1", "[::1]"} & set(found)
+    names = reachable_names("0.0.0.0")
+    assert names[0] == socket.gethostname()
+    assert not {"0.0.0.0", "127.0.0.1", "[::1]"} & set(names)
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("args", "message"),
     [
         (["--port", "99999"], "--port 99999: a port is a number from 0"),
         (["--port", "-1"], "--port -1: a port is a number from 0"),
@@ -95,46 +95,46 @@ def test_an_address_that_listens_everywhere_is_told_by_names_that_reach_it():
         (["--host", "a" * 70 + ".b"], "not an address of this machine"),
     ],
 )  # fmt: skip
-def test_where_no_page_can_be_served_is_one_line_and_no_address(study, command_line, words, told):
+def test_where_no_page_can_be_served_is_one_line_and_no_address(study, command_line, args, message):
     with socket.create_server(("127.0.0.1", 0)) as other:
-        words = [str(other.getsockname()[1]) if word == "taken" else word for word in words]
-        run = command_line("tools.cli", "annotate", "--study", study.folder, *words)
+        args = [str(other.getsockname()[1]) if arg == "taken" else arg for arg in args]
+        run = command_line("tools.cli", "annotate", "--study", study.folder, *args)
     (line,) = run.stderr.splitlines()
-    assert run.returncode == 1 and run.stdout == "" and told in line
+    assert run.returncode == 1 and run.stdout == "" and message in line
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0", "::1", "::", ""])
-def test_the_port_that_is_told_is_the_one_that_is_served(study, monkeypatch, capsys, host):
-    """By uvicorn itself, until it is asked once."""
+def test_the_printed_port_is_the_one_that_is_served(study, monkeypatch, capsys, host):
+    """The page is served by uvicorn itself, up to one request."""
     import threading
     import urllib.request
 
     import uvicorn
 
-    asked, run = [], uvicorn.Server.run
+    statuses, run = [], uvicorn.Server.run
 
-    def ask(server):
+    def request_page(server):
         port = re.search(r"http://[^/]+:(\d+)/", capsys.readouterr().out)[1]
         while not server.started:
             time.sleep(0.01)
         here = "[::1]" if host == "::1" else "127.0.0.1"
         proxies = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         try:
-            asked.append(proxies.open(f"http://{here}:{port}/").status)
+            statuses.append(proxies.open(f"http://{here}:{port}/").status)
         except urllib.error.HTTPError as error:
-            asked.append(error.code)
+            statuses.append(error.code)
         server.should_exit = True
 
-    def run_and_ask(server, **words):
-        threading.Thread(target=ask, args=[server], daemon=True).start()
-        run(server, **words)
+    def run_and_request(server, **kwargs):
+        threading.Thread(target=request_page, args=[server], daemon=True).start()
+        run(server, **kwargs)
 
-    monkeypatch.setattr("uvicorn.Server.run", run_and_ask)
+    monkeypatch.setattr("uvicorn.Server.run", run_and_request)
     serve(study, host, 0)
-    assert asked == [200 if host in ("127.0.0.1", "::1") else 403]
+    assert statuses == [200 if host in ("127.0.0.1", "::1") else 403]
 
 
-def test_a_folder_in_the_place_of_the_answers_is_said_to_be_one(study, command_line):
+def test_a_folder_in_the_place_of_the_answers_is_named(study, command_line):
     study.answers.mkdir(parents=True)
     run = command_line("tools.cli", "annotate", "--study", study.folder)
     assert run.returncode == 1 and run.stderr.splitlines() == [

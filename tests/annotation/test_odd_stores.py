@@ -1,4 +1,4 @@
-"""Stores in rollback mode whose writer was killed, and databases that are no store and say so oddly."""
+"""Stores in rollback mode whose writer was killed, and odd databases that are no store."""
 
 import sqlite3
 from contextlib import closing
@@ -30,17 +30,17 @@ def path(tmp_path):
     return tmp_path / "human_answers.sqlite"
 
 
-def statements(path: Path, *words: str) -> None:
+def execute(path: Path, *statements: str) -> None:
     with closing(sqlite3.connect(path, isolation_level=None)) as file:
-        for each in words:
-            file.execute(each)
+        for statement in statements:
+            file.execute(statement)
 
 
 def fill(path: Path) -> None:
     """A closed store in rollback mode."""
     with AnswerStore(path) as store:
         store.add_all(ANSWERS)
-    statements(path, "PRAGMA journal_mode = DELETE")
+    execute(path, "PRAGMA journal_mode = DELETE")
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -50,19 +50,19 @@ def contents(folder: Path) -> dict[str, bytes]:
 @pytest.mark.parametrize("then", ["die", "stay"])
 def test_what_a_transaction_wrote_that_did_not_end_is_not_read(path, then):
     fill(path)
-    digest, whole = labels_digest(path), path.read_bytes()
+    digest, content = labels_digest(path), path.read_bytes()
     with start_writer(OVERWRITER, path, then) as process:
         before = contents(path.parent)
-        assert set(before) == {path.name, f"{path.name}-journal"} and path.read_bytes() != whole
+        assert set(before) == {path.name, f"{path.name}-journal"} and path.read_bytes() != content
         assert read_answers(path) == ANSWERS
         assert labels_digest(path) == digest
         assert contents(path.parent) == before
         process.stdin.close()
 
 
-def test_a_journal_that_counts_no_longer_is_none(path):
+def test_an_invalidated_journal_is_ignored(path):
     fill(path)
-    statements(path, "PRAGMA journal_mode = PERSIST", "UPDATE answers SET answer = 'right'")
+    execute(path, "PRAGMA journal_mode = PERSIST", "UPDATE answers SET answer = 'right'")
     before = contents(path.parent)
     assert len(before) == 2
     assert {answer.answer for answer in read_answers(path)} == {"right"}
@@ -77,16 +77,16 @@ def test_what_a_journal_would_undo_is_not_lost_with_its_store(path, store):
     if store is not None:
         path.write_bytes(store)
     before = contents(path.parent)
-    for use in (read_answers, AnswerStore):
+    for open_store in (read_answers, AnswerStore):
         with pytest.raises(UserError, match="-journal beside it holds answers: put the file back"):
-            use(path)
+            open_store(path)
     assert contents(path.parent) == before
 
 
 def test_a_store_whose_first_transaction_was_killed_is_empty(path):
     path.touch()
-    begins = bytes.fromhex("d9d505f920a163d7") + bytes(504)
-    path.with_name(f"{path.name}-journal").write_bytes(begins)
+    header = bytes.fromhex("d9d505f920a163d7") + bytes(504)
+    path.with_name(f"{path.name}-journal").write_bytes(header)
     assert read_answers(path) == []
     with AnswerStore(path) as store:
         store.add_all(ANSWERS)
@@ -95,23 +95,23 @@ def test_a_store_whose_first_transaction_was_killed_is_empty(path):
 
 @pytest.mark.parametrize("link", ["human_answers.sqlite", "state", "results"])
 def test_a_link_that_leads_nowhere_is_no_store_without_answers(tmp_path, link):
-    """Its disk is not mounted: without answers, labels would be made again, and be lost."""
+    """While its disk is not mounted, an empty store would replace the labels by new ones."""
     path = tmp_path / "results/state/human_answers.sqlite"
-    place = next(each for each in (path, *path.parents) if each.name == link)
+    place = next(parent for parent in (path, *path.parents) if parent.name == link)
     place.parent.mkdir(parents=True, exist_ok=True)
     place.symlink_to("/not/mounted")
-    for use in (read_answers, read_votes, labels_digest, AnswerStore):
+    for open_store in (read_answers, read_votes, labels_digest, AnswerStore):
         with pytest.raises(UserError, match=f"^{place}: a link to /not/mounted, .* mount or make"):
-            use(path)
+            open_store(path)
     place.unlink()
     assert read_answers(path) == []
 
 
 def test_a_file_where_the_folder_of_a_store_belongs_is_one_line(tmp_path):
     (tmp_path / "state").touch()
-    for use in (read_answers, AnswerStore):
+    for open_store in (read_answers, AnswerStore):
         with pytest.raises(UserError, match=f"^{tmp_path}/state: a file, and a folder .* move it"):
-            use(tmp_path / "state/human_answers.sqlite")
+            open_store(tmp_path / "state/human_answers.sqlite")
 
 
 SCHEMA = "PRAGMA writable_schema = ON"
@@ -132,10 +132,10 @@ FOREIGN = {
 
 @pytest.mark.parametrize("kind", FOREIGN)
 def test_an_odd_database_that_is_no_store_is_one_line(path, kind):
-    statements(path, *FOREIGN[kind])
+    execute(path, *FOREIGN[kind])
     before = contents(path.parent)
-    for use in (read_answers, read_votes, AnswerStore):
+    for open_store in (read_answers, read_votes, AnswerStore):
         with pytest.raises(UserError, match=f"^{path}: not a store of .* move it away") as error:
-            use(path)
+            open_store(path)
         assert len(str(error.value).splitlines()) == 1 and len(str(error.value)) < 400
     assert contents(path.parent) == before

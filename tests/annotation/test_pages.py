@@ -1,4 +1,4 @@
-"""The pages of labelling: every answer is kept once and blindly."""
+"""The pages of labelling: every answer is blind, and is stored once."""
 
 import os
 import re
@@ -32,24 +32,24 @@ def study(tmp_path):
     return write_study(tmp_path / "results/demo")
 
 
-def test_what_is_answered_is_kept_as_it_was_shown(study):
-    page, given = open_page(study), {}
+def test_answers_are_stored_as_they_were_shown(study):
+    page, expected = open_page(study), {}
     for i in range(20):
-        fields, (left, _) = shown(page)
-        said = ("left", "right", "tie", "both_bad", "skip")[i % 5]
+        fields, (left_text, _) = shown(page)
+        choice = ("left", "right", "tie", "both_bad", "skip")[i % 5]
         pair = asked(study, fields)
         row = study.pool[pair]
-        stood_left = 1 if left.startswith(row["response_1"]) else 2
-        wanted = {"left": str(stood_left), "right": str(3 - stood_left), "tie": "tie"}
-        given[pair] = (said, wanted.get(said, "none"))
-        assert answer(page, said, confidence=2, reason="as it is").status_code == 200
-    kept = [a for a in read_answers(study.answers) if a.kind == "first"]
-    assert {a.pair: (a.answer, verdict_of(a)) for a in kept} == given and len(kept) == 20
-    assert {(a.annotator, a.confidence, a.reason) for a in kept} == {("anna", 2, "as it is")}
-    assert all(0 <= a.seconds < 60 for a in kept)
+        left_response = 1 if left_text.startswith(row["response_1"]) else 2
+        verdicts = {"left": str(left_response), "right": str(3 - left_response), "tie": "tie"}
+        expected[pair] = (choice, verdicts.get(choice, "none"))
+        assert answer(page, choice, confidence=2, reason="as it is").status_code == 200
+    stored = [a for a in read_answers(study.answers) if a.kind == "first"]
+    assert {a.pair: (a.answer, verdict_of(a)) for a in stored} == expected and len(stored) == 20
+    assert {(a.annotator, a.confidence, a.reason) for a in stored} == {("anna", 2, "as it is")}
+    assert all(0 <= a.seconds < 60 for a in stored)
 
 
-def test_a_second_answer_from_another_tab_changes_nothing_and_is_told(study):
+def test_a_second_answer_from_another_tab_changes_nothing_and_the_page_says_so(study):
     page = open_page(study)
     fields, _ = shown(page)
     page.post("/pair", data={**fields, "answer": "left"})
@@ -69,18 +69,20 @@ def test_undo_shows_the_pair_again(study):
     assert [a.answer for a in read_answers(study.answers) if a.kind == "first"] == ["right"]
 
 
-def test_practice_comes_first_with_what_we_would_have_said(study):
-    page, told = open_page(study, practised=False), []
+def test_practice_comes_first_with_the_expected_answers(study):
+    page, replies = open_page(study, practised=False), []
     while IN_PRACTICE in page.get("/pair").text:
-        fields, (left, _) = shown(page)
+        fields, (left_text, _) = shown(page)
         row = study.practice[asked(study, fields)]
-        right = row["expected"]
-        if right in ("1", "2"):
-            right = "left" if left == row[f"response_{right}"] else "right"
-        told.append(answer(page, right if told else "skip").text)
-    assert len(told) == len(study.practice) >= 3
-    assert "otherwise" in told[0] and all("what we would have said" in text for text in told[1:])
-    for text, row in zip(told, study.practice.values(), strict=True):
+        choice = row["expected"]
+        if choice in ("1", "2"):
+            choice = "left" if left_text == row[f"response_{choice}"] else "right"
+        replies.append(answer(page, choice if replies else "skip").text)
+    assert len(replies) == len(study.practice) >= 3
+    assert "otherwise" in replies[0] and all(
+        "what we would have said" in text for text in replies[1:]
+    )
+    for text, row in zip(replies, study.practice.values(), strict=True):
         assert row["feedback"] in unescape(text)
 
 
@@ -99,8 +101,8 @@ def test_nothing_in_the_traffic_tells_where_a_text_comes_from(study):
         answer(page, "left")
     for path in ("/pair", "/results", "/instructions", "/arena", "/page.js", "/page.css"):
         response = page.get(path)
-        told = response.text + str(response.headers) + str(dict(page.cookies))
-        assert not re.search(r"secret\d|sft|rlaif|rlhf|standin", told), path
+        traffic = response.text + str(response.headers) + str(dict(page.cookies))
+        assert not re.search(r"secret\d|sft|rlaif|rlhf|standin", traffic), path
         assert "http://" not in response.text and "https://" not in response.text
 
 
@@ -134,7 +136,7 @@ def test_what_is_no_answer_is_refused_in_words(study, fields):
 
 
 def test_a_page_of_another_name_in_the_same_browser_answers_nothing(study):
-    """Two tabs share their cookies: what the first one shows was drawn for somebody else."""
+    """Two tabs share their cookies: the pair in the first tab was drawn for another annotator."""
     page = open_page(study, "anna")
     fields, _ = shown(page)
     page.post("/name", data={"name": "ben"})
@@ -149,32 +151,32 @@ def test_a_page_of_another_name_in_the_same_browser_answers_nothing(study):
 
 
 def test_an_answer_means_the_sides_that_were_shown_whatever_the_seed_is_now(tmp_path):
-    """A study that is configured anew draws other sides; a page that is open shows the old ones."""
+    """With another seed a study draws other sides, but an open page still shows the old ones."""
     changed = 0
     for number in range(6):
         study = write_study(tmp_path / f"results/{number}", pairs=1, overlap=1.0)
         page = open_page(study)
-        fields, (left, _) = shown(page)
+        fields, (left_text, _) = shown(page)
         settings = study.folder / "config.yaml"
         settings.write_text(settings.read_text().replace("seed: 1", f"seed: {number + 2}"))
         anew = AnnotatedStudy(study.folder)
         again = open_page(anew)
-        assert shown(again) == (fields, [left, *shown(again)[1][1:]])
+        assert shown(again) == (fields, [left_text, *shown(again)[1][1:]])
         again.post("/pair", data={**fields, "answer": "left"})
-        (kept,) = first_answers(study)
+        (stored,) = first_answers(study)
         (row,) = study.pool.values()
-        assert row[f"response_{kept.left_response}"] == left
-        changed += anew.plan.left("anna", kept.pair) != study.plan.left("anna", kept.pair)
+        assert row[f"response_{stored.left_response}"] == left_text
+        changed += anew.plan.left("anna", stored.pair) != study.plan.left("anna", stored.pair)
     assert changed, "no seed of these draws another side"
 
 
 def undo(page):
-    """What the button of a fresh page does."""
+    """Undo as by the button of a page that was just loaded."""
     (number,) = re.findall(r'name="answered" value="(\d*)"', page.get("/pair").text)
     return page.post("/undo", data={"answered": number})
 
 
-def test_the_undo_of_a_stale_page_takes_back_what_that_page_said_once(study):
+def test_the_undo_of_a_stale_page_takes_back_the_answer_of_that_page_once(study):
     page = open_page(study)
     answer(page, "left")
     (number,) = re.findall(r'name="answered" value="(\d+)"', page.get("/pair").text)
@@ -215,19 +217,19 @@ def test_a_running_page_follows_a_pool_that_changes_and_its_answers_stay(tmp_pat
 
 
 def test_a_pair_that_came_back_looks_like_any_other(tmp_path):
-    """Alone, what is answered and what is left to do always make the same sum, and the form tells no kind."""
+    """For one annotator the sum of answers done and to go never changes, and the form does not tell the kind."""
     study = write_study(tmp_path / "results/demo", pairs=40, repeats=0.4)
     page, kinds, sums, forms = open_page(study), [], set(), set()
     while "to go" in (text := page.get("/pair").text):
-        done, left = map(int, re.search(r"(\d+) answered, (\d+) to go", text).groups())
+        done, to_go = map(int, re.search(r"(\d+) answered, (\d+) to go", text).groups())
         fields, _ = shown(page)
         with AnswerStore(study.answers) as store:
             kinds.append(store.showing(int(fields["showing"])).kind)
-        sums.add(done + left)
+        sums.add(done + to_go)
         forms.add(tuple(fields))
         answer(page, "left")
     assert kinds.count("repeat") > 3 and sums == {len(kinds)} and forms == {("showing", "answered")}
-    assert left == 1 and "repeat" not in page.get("/pair").text
+    assert to_go == 1 and "repeat" not in page.get("/pair").text
 
 
 def test_line_ends_of_a_reason_are_counted_once(study):
@@ -240,8 +242,8 @@ def test_line_ends_of_a_reason_are_counted_once(study):
 
 def test_results_say_when_nothing_is_left(tmp_path):
     page = open_page(write_study(tmp_path / "results/demo", pairs=3, overlap=0.2))
-    for said in ("flag", "left", "right"):
-        answer(page, said)
+    for choice in ("flag", "left", "right"):
+        answer(page, choice)
     text = page.get("/results").text
     assert "2 of 3 pairs have a verdict, 2 are needed; 1 flagged" in text
     assert "Nothing is left that needs a verdict" in text
@@ -252,7 +254,7 @@ def store_of(page):
     return next(r for r in page.app.routes if r.path == "/pair").endpoint.__self__.store
 
 
-def test_a_full_disk_is_said_and_nothing_that_was_answered_is_lost(study):
+def test_a_full_disk_is_reported_and_no_answer_is_lost(study):
     store = AnswerStore(study.answers)
     page = open_page(study)
     answer(page, "left")
@@ -265,20 +267,20 @@ def test_a_full_disk_is_said_and_nothing_that_was_answered_is_lost(study):
         if response.status_code != 200:
             break
     assert response.status_code == 507 and "was not kept" in response.text
-    kept = read_answers(study.answers)
+    before = read_answers(study.answers)
     app_store._file.execute("PRAGMA max_page_count = 10000")
     assert answer(page, "right").status_code == 200
-    assert read_answers(study.answers)[:-1] == kept
+    assert read_answers(study.answers)[:-1] == before
     store.close()
 
 
 def test_a_page_that_cannot_be_made_says_nothing_of_answers_that_were_lost(study):
-    """The answer is kept, and the next page meets a writer who does not end."""
+    """The answer is stored, but the next page waits for a transaction that does not end."""
     page = open_page(study)
     fields, _ = shown(page)
     store_of(page)._file.execute("PRAGMA busy_timeout = 50")
-    kept = page.post("/pair", data={**fields, "answer": "left"}, follow_redirects=False)
-    assert kept.status_code == 303
+    response = page.post("/pair", data={**fields, "answer": "left"}, follow_redirects=False)
+    assert response.status_code == 303
     other = sqlite3.connect(study.answers)
     other.execute("BEGIN IMMEDIATE")
     after = page.get("/pair")
@@ -295,14 +297,14 @@ def test_results_tell_how_far_people_agree(tmp_path):
     pages = [open_page(study, name) for name in ("anna", "ben")]
     for _ in range(30):
         for page in pages:
-            _, (left, _) = shown(page)
-            answer(page, "left" if left.startswith("One") else "right")
+            _, (left_text, _) = shown(page)
+            answer(page, "left" if left_text.startswith("One") else "right")
     text = pages[0].get("/results").text
     assert "30 of 30 pairs have a verdict" in text and "anna" in text and "ben" in text
     assert re.search(r"between people</th><td>1\.00 \[0\.\d\d, 1\.00\]", text)
 
 
-def test_a_study_that_is_not_ready_is_said_in_one_line(tmp_path, command_line):
+def test_a_study_that_is_not_ready_is_an_error_of_one_line(tmp_path, command_line):
     run = command_line("tools.cli", "annotate", "--study", tmp_path / "nothing")
     assert run.returncode == 1 and run.stderr.count("\n") == 1
     assert "snakemake unattended" in run.stderr
@@ -315,8 +317,8 @@ def test_a_study_that_is_not_ready_is_said_in_one_line(tmp_path, command_line):
 
 def test_the_labels_of_simulated_annotators_are_not_asked_for(tmp_path, command_line):
     study = write_study(tmp_path / "results/demo", source="simulated")
-    for words in (("annotate",), ("import-answers", tmp_path / "a.csv")):
-        run = command_line("tools.cli", words[0], "--study", study.folder, *words[1:])
+    for args in (("annotate",), ("import-answers", tmp_path / "a.csv")):
+        run = command_line("tools.cli", args[0], "--study", study.folder, *args[1:])
         assert run.returncode == 1 and run.stderr.count("\n") == 1
         assert "annotators are simulated" in run.stderr and "annotate --arena" in run.stderr
     assert not study.answers.exists()
@@ -324,12 +326,12 @@ def test_the_labels_of_simulated_annotators_are_not_asked_for(tmp_path, command_
 
 def test_away_from_the_checkout_a_line_says_where_to_run_it(study, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    for read in ("plan", "rubric"):
+    for name in ("plan", "rubric"):
         with pytest.raises(UserError, match="^resources/.* is not there: run this in the checkout"):
-            getattr(study, read)
+            getattr(study, name)
 
 
-def test_the_practice_pairs_are_whole(study):
+def test_the_practice_pairs_are_complete(study):
     texts = ("prompt", "response_1", "response_2", "feedback", "expected")
     assert len(study.practice) == 3, "no two of them are the same"
     for row in study.practice.values():
@@ -338,11 +340,10 @@ def test_the_practice_pairs_are_whole(study):
 
 
 def test_fifty_people_at_once_lose_and_double_no_answer():
-    """The benchmark's count, on a page that is really served; times are the benchmark's to tell."""
-    root = ROOT
-    words = [sys.executable, "benchmarks/annotation.py", "--people", "50", "--answers", "4"]
+    """The benchmark counts the answers of a page that is really served; its times are not tested."""
+    args = [sys.executable, "benchmarks/annotation.py", "--people", "50", "--answers", "4"]
     run = subprocess.run(
-        words, cwd=root, env=os.environ | {"PYTHONPATH": str(ROOT / "workflow")}, capture_output=True, text=True, timeout=240
+        args, cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT / "workflow")}, capture_output=True, text=True, timeout=240
     )  # fmt: skip
     assert run.returncode == 0, run.stderr
     assert "50 people at once, 200 answers" in run.stdout

@@ -1,4 +1,4 @@
-"""Reading people's answers changes nothing: not the store, whatever it is, and not its folder. Planning is such a reading."""
+"""Reading people's answers changes neither the store nor its folder, whatever is in them. Planning reads them too."""
 
 import os
 import shutil
@@ -41,9 +41,9 @@ def fill(path):
             battles.vote("anna", battles.latest("anna").number, "left")
 
 
-def statements(path, *words):
+def execute(path, *statements):
     with closing(sqlite3.connect(path)) as file:
-        file.executescript(";".join(words))
+        file.executescript(";".join(statements))
 
 
 WRITER = """
@@ -66,7 +66,7 @@ os._exit(0)  # as a kill: nothing is closed
 
 
 def files(folder):
-    """What is in a folder: names and digests; of the memory that processes share beside an open store, the name."""
+    """The files of a folder: name -> digest, or None for a folder and for the shared memory of an open store."""
     return {
         path.name: sha256(path.read_bytes()).hexdigest() if path.is_file() and not path.name.endswith("-shm") else None
         for path in sorted(folder.iterdir())
@@ -74,7 +74,7 @@ def files(folder):
 
 
 def read_all(path):
-    """What planning reads."""
+    """The digests that planning reads."""
     return votes_digest(path), labels_digest(path), answers_digest(path)
 
 
@@ -84,7 +84,7 @@ def path(tmp_path):
     return tmp_path / "state/human_answers.sqlite"
 
 
-# Stores that are whole
+# Intact stores
 
 
 def test_a_closed_store_is_read_without_a_file_beside_it(path):
@@ -125,7 +125,7 @@ def test_a_copy_without_its_shared_memory_is_read_with_its_last_commit(path):
     assert files(path.parent) == before
 
 
-def test_what_the_shared_memory_alone_is_left_of_is_read(path):
+def test_a_store_with_a_leftover_shared_memory_is_read(path):
     fill(path)
     Path(f"{path}-shm").write_bytes(b"")
     before = files(path.parent)
@@ -144,17 +144,17 @@ def test_a_store_behind_a_link_and_a_name_like_an_address_is_read(path):
 
 
 def test_what_is_written_while_a_closed_store_is_read_is_read_too(path, monkeypatch):
-    """A server starts, answers and ends between two looks at the files."""
+    """A server starts, writes and ends between two reads of the files."""
     from persuasion_rl.annotation import database
 
     fill(path)
-    rows, late = database._rows, []
+    original_rows, writers = database._rows, []
 
     def slow_rows(*arguments):
-        read = rows(*arguments)
-        if not late:
-            late.append(start_writer(WRITER, path, "die"))
-        return read
+        rows = original_rows(*arguments)
+        if not writers:
+            writers.append(start_writer(WRITER, path, "die"))
+        return rows
 
     monkeypatch.setattr(database, "_rows", slow_rows)
     assert read_answers(path)[-1].annotator == "carl"
@@ -189,7 +189,7 @@ def test_what_a_store_of_an_earlier_version_has_is_read(path, kind):
     else:
         fill(path)
     if OLD[kind]:
-        statements(path, *OLD[kind])
+        execute(path, *OLD[kind])
     before = files(path.parent)
     assert len(read_answers(path)) == (60 if path.stat().st_size > 4096 and kind != "the arena alone" else 0)  # fmt: skip
     votes = read_votes(path)
@@ -198,7 +198,7 @@ def test_what_a_store_of_an_earlier_version_has_is_read(path, kind):
     assert files(path.parent) == before
 
 
-# Stores that are broken
+# Broken stores
 
 
 def junk(path):
@@ -215,31 +215,31 @@ def truncated(path):
 
 
 def another_database(path):
-    statements(path, "CREATE TABLE cookies (name TEXT, value TEXT)")
+    execute(path, "CREATE TABLE cookies (name TEXT, value TEXT)")
 
 
 def other_columns(path):
-    statements(path, "CREATE TABLE answers (question TEXT)", "CREATE TABLE battles (winner TEXT)")
+    execute(path, "CREATE TABLE answers (question TEXT)", "CREATE TABLE battles (winner TEXT)")
 
 
 def numbers_for_names(path):
     fill(path)
-    statements(path, "UPDATE answers SET annotator = x'00ff' WHERE number = 3", "UPDATE battles SET voter = x'00'")  # fmt: skip
+    execute(path, "UPDATE answers SET annotator = x'00ff' WHERE number = 3", "UPDATE battles SET voter = x'00'")  # fmt: skip
 
 
 def sides_that_are_none(path):
     fill(path)
-    statements(path, "UPDATE answers SET left_response = 'one'", "UPDATE battles SET context = x'01'")  # fmt: skip
+    execute(path, "UPDATE answers SET left_response = 'one'", "UPDATE battles SET context = x'01'")  # fmt: skip
 
 
 def answers_that_are_none(path):
     fill(path)
-    statements(path, "UPDATE answers SET answer = 'first' WHERE number = 3", "UPDATE battles SET voter = x'01'")  # fmt: skip
+    execute(path, "UPDATE answers SET answer = 'first' WHERE number = 3", "UPDATE battles SET voter = x'01'")  # fmt: skip
 
 
 def text_that_is_none(path):
     fill(path)
-    statements(path, "UPDATE answers SET reason = CAST(x'ff' AS TEXT)", "UPDATE battles SET context = CAST(x'ff' AS TEXT)")  # fmt: skip
+    execute(path, "UPDATE answers SET reason = CAST(x'ff' AS TEXT)", "UPDATE battles SET context = CAST(x'ff' AS TEXT)")  # fmt: skip
 
 
 def a_folder(path):
@@ -261,9 +261,9 @@ def test_a_broken_store_is_named_in_one_line_and_stays_as_it_is(path, break_it):
     break_it(path)
     before = files(path.parent)
     for digest in (votes_digest, labels_digest, answers_digest):
-        with pytest.raises(UserError, match="human_answers.sqlite: .*(move it away)") as raised:
+        with pytest.raises(UserError, match="human_answers.sqlite: .*(move it away)") as error:
             digest(path)
-        assert "\n" not in str(raised.value)
+        assert "\n" not in str(error.value)
     if break_it in (junk, encrypted, another_database, other_columns, a_folder):
         for store in (AnswerStore, BattleStore):
             with pytest.raises(UserError, match="human_answers.sqlite"):
@@ -272,7 +272,7 @@ def test_a_broken_store_is_named_in_one_line_and_stays_as_it_is(path, break_it):
 
 
 @cache
-def whole():
+def store_bytes():
     """The bytes of a store."""
     with TemporaryDirectory() as folder:
         path = Path(folder) / "answers.sqlite"
@@ -281,7 +281,7 @@ def whole():
 
 
 def read_or_refused(path):
-    """The answers and votes of a store, None where a line says that it cannot be read; nothing else is raised."""
+    """Return the answers and votes of a store, or None if it is refused with an error of one line."""
     try:
         return read_answers(path), read_votes(path)
     except UserError as error:
@@ -292,18 +292,18 @@ def read_or_refused(path):
 @given(length=st.one_of(st.integers(1), st.integers(1).map(lambda pages: 4096 * pages)))
 def test_a_store_that_was_cut_off_anywhere_is_refused(tmp_path_factory, length):
     path = tmp_path_factory.mktemp("cut") / "answers.sqlite"
-    path.write_bytes(whole()[: length % len(whole()) or 1])
+    path.write_bytes(store_bytes()[: length % len(store_bytes()) or 1])
     before = files(path.parent)
     assert read_or_refused(path) is None
     assert files(path.parent) == before
 
 
 @given(places=st.lists(st.tuples(st.floats(0, 0.9999), st.binary(min_size=1, max_size=40)), min_size=1, max_size=4))  # fmt: skip
-def test_whatever_bytes_are_in_a_store_reading_ends_with_a_line_at_most(tmp_path_factory, places):
+def test_whatever_bytes_are_in_a_store_it_is_read_or_refused_in_one_line(tmp_path_factory, places):
     path = tmp_path_factory.mktemp("bytes") / "answers.sqlite"
-    content = bytearray(whole())
+    content = bytearray(store_bytes())
     for place, piece in places:
-        start = int(place * len(whole()))
+        start = int(place * len(store_bytes()))
         content[start : start + len(piece)] = piece
     path.write_bytes(content)
     before = files(path.parent)
@@ -312,10 +312,10 @@ def test_whatever_bytes_are_in_a_store_reading_ends_with_a_line_at_most(tmp_path
 
 
 def as_nobody(path):
-    """What a user without rights reads of a store: numbers of answers and votes, or a line."""
+    """Read a store as a user without rights; return the numbers of answers and votes, or the error."""
     if os.geteuid():
         pytest.skip("only root may become somebody else")
-    out, into = os.pipe()
+    read_end, write_end = os.pipe()
     child = os.fork()
     if child == 0:
         os.setgroups([])
@@ -325,10 +325,10 @@ def as_nobody(path):
             text = f"{len(read_answers(path))} {len(read_votes(path))}"
         except BaseException as error:
             text = f"{type(error).__name__}: {error}"
-        os.write(into, text.encode())
+        os.write(write_end, text.encode())
         os._exit(0)
-    os.close(into)
-    with os.fdopen(out) as pipe:
+    os.close(write_end)
+    with os.fdopen(read_end) as pipe:
         text = pipe.read()
     os.waitpid(child, 0)
     return text
@@ -336,7 +336,7 @@ def as_nobody(path):
 
 @pytest.fixture
 def public_path():
-    """A store in a folder that everybody may read, which pytest's are not."""
+    """The path of a store in a folder that everybody may read; the folders of pytest are private."""
     with TemporaryDirectory() as folder:
         os.chmod(folder, 0o755)
         state = Path(folder, "state")
@@ -408,7 +408,7 @@ def killed(path):
 
 def old(path):
     fill(path)
-    statements(path, "DROP TABLE shown", *OLD["no digests"])
+    execute(path, "DROP TABLE shown", *OLD["no digests"])
 
 
 @pytest.mark.parametrize("make", [None, fill, killed, old, Path.touch])
@@ -437,14 +437,14 @@ def test_a_dry_run_names_a_store_that_is_broken_in_one_line(root, store_of_study
 @pytest.mark.parametrize("store", [None, b""])
 @pytest.mark.parametrize("shm", [True, False])
 def test_answers_in_a_wal_without_their_store_are_not_lost(tmp_path, store, shm):
-    """SQLite takes it for a leftover, and deletes it even where it only reads."""
+    """SQLite would delete such a file as a leftover, even on a read."""
     path = tmp_path / "human_answers.sqlite"
     beside = {f"{path}-wal": b"commits" * 1000} | ({f"{path}-shm": b"\0" * 32768} if shm else {})
     for name, content in beside.items():
         Path(name).write_bytes(content)
     if store is not None:
         path.write_bytes(store)
-    for use in (read_answers, AnswerStore):
+    for open_store in (read_answers, AnswerStore):
         with pytest.raises(UserError, match="-wal beside it holds answers"):
-            use(path)
+            open_store(path)
     assert {name: Path(name).read_bytes() for name in beside} == beside

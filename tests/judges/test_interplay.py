@@ -1,4 +1,4 @@
-"""The baseline that learns from word overlap and style: what it measures, what it learns, and on real pairs."""
+"""The baseline that learns from word overlap and style: its features, what it learns, its accuracy on real pairs."""
 
 import math
 import random
@@ -24,42 +24,42 @@ WORDS = "the city should pay for buses because cars are loud and roads cost mone
 
 
 def test_overlap_is_counted_by_hand():
-    found = features("The city should pay.", "Should the city really pay? A city can't pay.")
+    actual = features("The city should pay.", "Should the city really pay? A city can't pay.")
     # words of the reply: should the city really pay a can't; shared: should the city pay
-    assert found["common_words"] == pytest.approx(math.log(1 + 4))
-    assert found["words_of_reply_in_prompt"] == pytest.approx(4 / 7)
-    assert found["words_of_prompt_in_reply"] == 1
+    assert actual["common_words"] == pytest.approx(math.log(1 + 4))
+    assert actual["words_of_reply_in_prompt"] == pytest.approx(4 / 7)
+    assert actual["words_of_prompt_in_reply"] == 1
     # content words: city, pay in both; the reply's can't and really too
-    assert found["common_content"] == pytest.approx(math.log(1 + 2))
-    assert found["content_of_reply_in_prompt"] == pytest.approx(2 / 4)
-    assert found["stop_of_reply_in_prompt"] == pytest.approx(2 / 3)
+    assert actual["common_content"] == pytest.approx(math.log(1 + 2))
+    assert actual["content_of_reply_in_prompt"] == pytest.approx(2 / 4)
+    assert actual["stop_of_reply_in_prompt"] == pytest.approx(2 / 3)
 
 
 def test_style_is_counted_by_hand():
-    found = features(
+    actual = features(
         "",
         'I think **you** might see "it", for example [here](https://a.b): 3 of 4.\n\n- We agree!\n- Do you?',
     )
     counts = {"questions": 1, "exclamations": 1, "quotes": 2, "examples": 1, "list_items": 2}
     counts |= {"emphasis": 1, "paragraphs": 1, "numbers": 2, "sentences": 3}
     for name, count in counts.items():
-        assert found[name] == pytest.approx(math.log(1 + count)), name
+        assert actual[name] == pytest.approx(math.log(1 + count)), name
     words = "I think you might see it for example here https a b of We agree Do you".split()
-    assert found["length"] == pytest.approx(math.log(1 + len(words)))
-    assert found["you"] == pytest.approx(2 / len(words))
-    assert found["we"] == found["i"] == found["hedges"] == pytest.approx(1 / len(words))
-    assert found["links"] > 0
+    assert actual["length"] == pytest.approx(math.log(1 + len(words)))
+    assert actual["you"] == pytest.approx(2 / len(words))
+    assert actual["we"] == actual["i"] == actual["hedges"] == pytest.approx(1 / len(words))
+    assert actual["links"] > 0
 
 
 @given(st.text(max_size=200), st.text(max_size=200))
 def test_any_text_has_the_same_finite_features(prompt, reply):
-    found = features(prompt, reply)
-    assert found.keys() == features("a", "b").keys()
-    assert all(math.isfinite(value) for value in found.values())
+    actual = features(prompt, reply)
+    assert actual.keys() == features("a", "b").keys()
+    assert all(math.isfinite(value) for value in actual.values())
 
 
 def pairs(count: int, winner_overlaps: bool) -> list[dict]:
-    """Pairs of replies of like length: one says the prompt's words, the other does not."""
+    """Pairs of replies of about the same length: one repeats words of the prompt, the other does not."""
     draw = random.Random(1)
     rows = []
     for i in range(count):
@@ -73,10 +73,10 @@ def pairs(count: int, winner_overlaps: bool) -> list[dict]:
 
 
 @pytest.fixture
-def learned(tmp_path):
-    """A function that makes the judge of some pairs, of which every third is on the test side."""
+def train_judge(tmp_path):
+    """A function that trains the judge on pairs, of which every third is on the test side."""
 
-    def make(rows: list[dict]) -> InterplayJudge:
+    def train(rows: list[dict]) -> InterplayJudge:
         write_jsonl(tmp_path / "pairs.jsonl", rows)
         sides = [
             {"conversation_id": f"c{i}", "side": "train" if i % 3 else "test"}
@@ -85,31 +85,31 @@ def learned(tmp_path):
         write_table(tmp_path / "sides.csv", sides, ["conversation_id", "side"])
         return InterplayJudge(tmp_path / "pairs.jsonl", tmp_path / "sides.csv")
 
-    return make
+    return train
 
 
 @pytest.mark.parametrize("overlaps", [True, False])
-def test_it_learns_what_wins(learned, overlaps):
-    judge = learned(pairs(60, overlaps))
+def test_it_learns_what_wins(train_judge, overlaps):
+    judge = train_judge(pairs(60, overlaps))
     held_out = pairs(60, True)[::3]
-    found = judge_both_orders(
+    judged = judge_both_orders(
         judge, [Comparison(row["prompt"], row["winner"], row["loser"]) for row in held_out]
     )
-    assert [verdict for verdict, _ in found] == ["1" if overlaps else "2"] * len(held_out)
+    assert [verdict for verdict, _ in judged] == ["1" if overlaps else "2"] * len(held_out)
 
 
-def test_it_learns_nothing_from_the_test_side(learned):
+def test_it_learns_nothing_from_the_test_side(train_judge):
     rows = pairs(60, True)
     swapped = [
         row | ({} if i % 3 else {"winner": row["loser"], "loser": row["winner"]})
         for i, row in enumerate(rows)
     ]
     comparison = [Comparison(rows[0]["prompt"], rows[0]["winner"], rows[0]["loser"])]
-    assert learned(rows).prefer(comparison) == learned(swapped).prefer(comparison)
+    assert train_judge(rows).prefer(comparison) == train_judge(swapped).prefer(comparison)
 
 
-def test_a_swapped_pair_is_preferred_to_the_bit_the_other_way(learned):
-    judge = learned(pairs(30, True))
+def test_a_swapped_pair_has_exactly_the_opposite_preference(train_judge):
+    judge = train_judge(pairs(30, True))
     comparisons = [
         Comparison(r["prompt"], r["winner"], r["loser"] + " it is!") for r in pairs(9, True)
     ]
@@ -121,14 +121,14 @@ def test_a_swapped_pair_is_preferred_to_the_bit_the_other_way(learned):
 
 def test_a_feature_that_never_differs_has_no_weight():
     draw = np.random.default_rng(1)
-    won = np.stack([draw.normal(1, 1, 50), np.zeros(50)], axis=1)
-    coefficients = fit(won)
+    differences = np.stack([draw.normal(1, 1, 50), np.zeros(50)], axis=1)
+    coefficients = fit(differences)
     assert coefficients[0] > 0 == coefficients[1]
 
 
-def test_without_pairs_on_the_train_side_it_says_so(learned):
+def test_without_pairs_on_the_train_side_it_is_refused(train_judge):
     with pytest.raises(UserError, match="pairs.jsonl: no pair on the train side"):
-        learned(pairs(1, True))
+        train_judge(pairs(1, True))
 
 
 def test_pairs_are_taken_from_one_side(tmp_path):
@@ -139,21 +139,21 @@ def test_pairs_are_taken_from_one_side(tmp_path):
     ]
     write_jsonl(tmp_path / "pairs.jsonl", rows)
     for side, numbers in (("train", [0, 2, 3]), ("val", [1, 4]), ("test", [])):
-        found = pairs_on(side, tmp_path / "pairs.jsonl", tmp_path / "sides.csv")
-        assert [row["n"] for row in found] == numbers
+        selected = pairs_on(side, tmp_path / "pairs.jsonl", tmp_path / "sides.csv")
+        assert [row["n"] for row in selected] == numbers
 
 
-def test_on_real_pairs_it_is_as_right_as_such_a_model_was_and_above_length(
+def test_on_real_pairs_it_is_as_accurate_as_a_similar_model_and_better_than_length(
     real_data, qwen_tokenizer, tmp_path
 ):
-    """One that had learned from other pairs was measured at .647 on these and some more."""
+    """A model of this kind, trained on other pairs, was measured at .647 on these and some more."""
     process_cmv(
         corpora=[real_data / "winning-args-corpus"], tokenizer=qwen_tokenizer,
         examples=tmp_path / "examples.jsonl", pairs=tmp_path / "pairs.jsonl", counts=tmp_path / "counts.json",
         budget=Budget(min_tokens=1, max_tokens=4000, max_context_tokens=8000, max_seq_length=20000),
     )  # fmt: skip
     ids = conversations_of(tmp_path / "pairs.jsonl")
-    right = Counter()
+    correct = Counter()
     for fold in range(5):
         sides = [
             {"conversation_id": id_, "side": "test" if i % 5 == fold else "train"}
@@ -168,12 +168,14 @@ def test_on_real_pairs_it_is_as_right_as_such_a_model_was_and_above_length(
         )  # fmt: skip
         for row in read_csv(tmp_path / "trust.csv"):
             if row["measure"] == "delta_pairs":
-                right[row["judge"]] += float(row["value"]) * int(row["rows"])
-                right["pairs", row["judge"]] += int(row["rows"])
-    of = {judge: right[judge] / right["pairs", judge] for judge in ("interplay", "length")}
-    assert right["pairs", "interplay"] > 700
-    assert abs(of["interplay"] - 0.647) < 0.033
-    assert of["interplay"] > of["length"] + 0.02
+                correct[row["judge"]] += float(row["value"]) * int(row["rows"])
+                correct["pairs", row["judge"]] += int(row["rows"])
+    accuracy = {
+        judge: correct[judge] / correct["pairs", judge] for judge in ("interplay", "length")
+    }
+    assert correct["pairs", "interplay"] > 700
+    assert abs(accuracy["interplay"] - 0.647) < 0.033
+    assert accuracy["interplay"] > accuracy["length"] + 0.02
 
 
 def conversations_of(pairs) -> list[str]:

@@ -1,4 +1,4 @@
-"""Judges: both orders are asked, verdicts that differ are ties, an abstention or a failure decides nothing."""
+"""Judges compare both orders: verdicts that differ are a tie, an abstention or a failure decides nothing."""
 
 import pytest
 
@@ -20,15 +20,15 @@ from response_pairs import (
 )
 
 
-def asked(judge, *pairs):
-    """The verdicts of pairs of responses, and the answers that they come from."""
+def judge_pairs(judge, *pairs):
+    """Return the verdict of each pair of responses, and the answers in both orders behind it."""
     judged = judge_both_orders(judge, [Comparison("p", *pair) for pair in pairs])
     return [(verdict, [j.verdict for j in judgments]) for verdict, judgments in judged]
 
 
 def test_a_verdict_that_flips_with_the_order_is_a_tie():
-    assert asked(PrefersTheFirst(), ("a", "b")) == [("tie", ["1", "2"])]
-    assert asked(LeansToTheFirst(), ("a b c d", "a"), ("a", "a b c d"), ("a b", "a")) == [
+    assert judge_pairs(PrefersTheFirst(), ("a", "b")) == [("tie", ["1", "2"])]
+    assert judge_pairs(LeansToTheFirst(), ("a b c d", "a"), ("a", "a b c d"), ("a b", "a")) == [
         ("1", ["1", "1"]),
         ("2", ["2", "2"]),
         ("tie", ["1", "2"]),
@@ -91,8 +91,8 @@ def test_preferences_are_within_their_bounds():
 
 
 def test_an_unknown_judge_is_named():
-    known = "truth, delta, length, interplay and llm"
-    with pytest.raises(UserError, match=f"unknown judge 'gpt'; there are {known}"):
+    judges = "truth, delta, length, interplay and llm"
+    with pytest.raises(UserError, match=f"unknown judge 'gpt'; there are {judges}"):
         make_judge("gpt", SETTINGS)
     with pytest.raises(UserError, match="needs --base and --delta_adapter"):
         make_judge("delta", SETTINGS)

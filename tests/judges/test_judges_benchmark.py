@@ -1,4 +1,4 @@
-"""The benchmark of the judges on pairs that people labelled: its table, counted by hand, and its command."""
+"""The benchmark of the judges on pairs that people labelled: its table, checked by hand, and its command."""
 
 import os
 import re
@@ -27,20 +27,20 @@ PAIRS = [
 
 @pytest.fixture
 def benchmark(tmp_path):
-    """A function that runs the command on some pairs; output and, with `fails`, its one line of error."""
+    """A function that runs the command on pairs and returns its output, or with `fails` its error."""
 
-    def run(rows, *words, fails=False):
+    def run(rows, *args, fails=False):
         write_jsonl(tmp_path / "pairs.jsonl", rows)
-        done = subprocess.run(
+        process = subprocess.run(
             [sys.executable, ROOT / "benchmarks/judges.py", "--pairs", tmp_path / "pairs.jsonl"]
-            + [str(word) for word in words],
+            + [str(arg) for arg in args],
             env=os.environ | {"PYTHONPATH": str(ROOT / "workflow")},
             capture_output=True,
             text=True,
             timeout=120,
         )
-        assert (done.returncode != 0) == fails, done.stderr
-        return done.stderr if fails else done.stdout
+        assert (process.returncode != 0) == fails, process.stderr
+        return process.stderr if fails else process.stdout
 
     return run
 
@@ -57,10 +57,10 @@ def test_the_length_baseline_is_right_as_often_as_counted_by_hand(benchmark):
     assert "may measure nothing but length" in " ".join(output.split())
     table = rows_of(output)
     assert table["pairs"] == ["number", "length"]
-    found = {
+    actual = {
         name: (count, cell.split()[0]) for name, (count, cell) in table.items() if name != "pairs"
     }
-    assert found == {
+    assert actual == {
         "all pairs": ("5", "0.700"),
         "of these, within 20% in words": ("2", "0.750"),
         "ban cars": ("4", "0.625"),
@@ -86,7 +86,7 @@ def test_held_out_pairs_of_a_study_stand_beside_them(benchmark, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("rows", "words", "line"),
+    ("rows", "args", "line"),
     [
         ([pair("a3", "a", "b")], [], "line 1: label 'a3'; allowed: a1, a2"),
         ([{"label": "a1"}], [], "line 1: no a1, a2, stance, topic"),
@@ -95,20 +95,20 @@ def test_held_out_pairs_of_a_study_stand_beside_them(benchmark, tmp_path):
         (PAIRS, ["--study", "nowhere"], "nowhere/splits/sides.csv: cannot be read (No such file"),
     ],
 )
-def test_a_mistake_is_one_line(benchmark, rows, words, line):
-    error = benchmark(rows, *words, fails=True)
+def test_a_mistake_is_one_line(benchmark, rows, args, line):
+    error = benchmark(rows, *args, fails=True)
     assert error.startswith("error: ") and error.count("\n") == 1
     assert line in error
 
 
 @pytest.mark.slow
 def test_a_trained_delta_judge_stands_beside_the_baseline(benchmark, tiny_rows, tiny_delta):
-    words = ("--base", tiny_rows.base, "--delta", tiny_delta, "--device", "cpu", "--threads", 1)
-    table = rows_of(benchmark(PAIRS * 4, *words))
+    args = ("--base", tiny_rows.base, "--delta", tiny_delta, "--device", "cpu", "--threads", 1)
+    table = rows_of(benchmark(PAIRS * 4, *args))
     assert table["pairs"] == ["number", "length", "delta"]
     for count, length, of_delta in (table["all pairs"], table["ban cars"]):
         assert count in ("20", "16") and length.split()[0] in ("0.700", "0.625")
         value, low, high = (float(n) for n in re.findall(r"\d\.\d+", of_delta))
         assert 0 <= low <= value <= high <= 1
-    same = rows_of(benchmark(PAIRS * 4, *words))
+    same = rows_of(benchmark(PAIRS * 4, *args))
     assert same == table

@@ -1,4 +1,4 @@
-"""The table of trust exposes judges that are planted, and measures agreement with people and among them."""
+"""The table of trust exposes planted judges, and measures agreement with people and among people."""
 
 import random
 from pathlib import Path
@@ -21,15 +21,15 @@ from persuasion_rl.tables import read_table, rows_of, write_table
 
 
 class Planted(Judge):
-    """Says what a function of the comparison as shown says."""
+    """A judge whose verdict is a function of the comparison in the order shown."""
 
     name = "planted"
 
-    def __init__(self, says):
-        self._says = says
+    def __init__(self, verdict):
+        self._verdict = verdict
 
     def judge(self, comparisons: list[Comparison]) -> list[Judgment]:
-        return [Judgment(self._says(comparison)) for comparison in comparisons]
+        return [Judgment(self._verdict(comparison)) for comparison in comparisons]
 
 
 def reader(comparison: Comparison) -> str:
@@ -90,7 +90,7 @@ def table(tmp_path, monkeypatch) -> dict[tuple[str, str], dict[str, float]]:
     sides = [{"conversation_id": f"c{i}", "side": "test"} for i in range(150)]
     write_table(tmp_path / "sides.csv", sides, list(sides[0]))
     monkeypatch.setattr(trust, "make_judge", lambda name, settings: PLANTED[name])
-    return measured(tmp_path, tmp_path / "trust.csv")
+    return trust_table(tmp_path, tmp_path / "trust.csv")
 
 
 def settings_of(folder: Path) -> JudgeSettings:
@@ -100,10 +100,10 @@ def settings_of(folder: Path) -> JudgeSettings:
     )
 
 
-def measured(folder: Path, output: Path, **more) -> dict[tuple[str, str], dict[str, float]]:
+def trust_table(folder: Path, output: Path, **options) -> dict[tuple[str, str], dict[str, float]]:
     judge_trust(
         judges=list(PLANTED), labels={"human": folder / "human.jsonl"}, output=output, draws=500,
-        settings=settings_of(folder), **more,
+        settings=settings_of(folder), **options,
     )  # fmt: skip
     return {
         (row["judge"], row["measure"]): {key: float(row[key]) for key in ("value", "low", "high")}
@@ -140,24 +140,24 @@ def test_a_judge_that_prefers_the_longer_reply_is_exposed(table):
 
 
 def test_agreement_with_people_stands_beside_that_among_people(table, tmp_path):
-    """Both are of single people: two say what is right, and the third with them one time in three."""
+    """Both kappas are of single people: two give the right verdict, and the third agrees with them one time in three."""
     assert table["reader", "human_labels"]["value"] > 0.85
     judge, people = table["reader", "human_kappa"], table["labellers", "human_kappa"]
     assert 0.2 < judge["value"] < 0.7 and 0.2 < people["value"] < 0.6
     assert people["low"] > table["first place", "human_kappa"]["high"]
     assert not any(measure.endswith("alpha") for _, measure in table)
-    # Whose answer stands first in the file changes nothing, and one who only agrees with the label is no other.
+    # The order of the votes in the file changes nothing.
     rows = list(read_jsonl(tmp_path / "human.jsonl"))
     for row in rows:
         row.get("votes", []).reverse()
     write_jsonl(tmp_path / "human.jsonl", rows)
-    turned = measured(tmp_path, tmp_path / "turned.csv")
+    reordered = trust_table(tmp_path, tmp_path / "turned.csv")
     for judge in ("labellers", "reader"):
-        assert turned[judge, "human_kappa"] == pytest.approx(table[judge, "human_kappa"])
+        assert reordered[judge, "human_kappa"] == pytest.approx(table[judge, "human_kappa"])
 
 
 def test_a_judge_that_is_as_good_as_a_labeller_agrees_as_labellers_do(tmp_path, monkeypatch):
-    """The measures are alike: a judge that is one more labeller of the same kind has the same kappa."""
+    """A judge that is one more labeller of the same kind has the same kappa as the labellers."""
     draw = random.Random(3)
     pairs = [
         {
@@ -194,7 +194,7 @@ def test_a_judge_that_is_as_good_as_a_labeller_agrees_as_labellers_do(tmp_path, 
         return FIRST if ("because" in comparison.first) != noisy[comparison.prompt] else SECOND
 
     monkeypatch.setattr(trust, "make_judge", lambda *_, **__: Planted(peer))
-    table = measured(tmp_path, tmp_path / "trust.csv")
+    table = trust_table(tmp_path, tmp_path / "trust.csv")
     judge, people = table["reader", "human_kappa"], table["labellers", "human_kappa"]
     assert judge["value"] == pytest.approx(people["value"], abs=0.04)
     assert people["value"] == pytest.approx(0.25, abs=0.04)  # (1 - 2 * .25) squared
@@ -206,14 +206,14 @@ def test_rates_without_variation_are_not_certain(table):
 
 def test_the_same_inputs_give_the_same_bytes(table, tmp_path):
     before = (tmp_path / "trust.csv").read_bytes()
-    measured(tmp_path, tmp_path / "again.csv")
+    trust_table(tmp_path, tmp_path / "again.csv")
     assert (tmp_path / "again.csv").read_bytes() == before
 
 
-def test_shared_weights_are_those_that_the_study_says(table, tmp_path):
-    measured(tmp_path, tmp_path / "shared.csv", shared={"reader": "base, sft"})
-    found = {row["judge"]: row["shares_weights"] for row in read_csv(tmp_path / "shared.csv")}
-    assert found.pop("reader") == "base, sft" and set(found.values()) == {"none"}
+def test_shared_weights_are_those_of_the_study(table, tmp_path):
+    trust_table(tmp_path, tmp_path / "shared.csv", shared={"reader": "base, sft"})
+    shared = {row["judge"]: row["shares_weights"] for row in read_csv(tmp_path / "shared.csv")}
+    assert shared.pop("reader") == "base, sft" and set(shared.values()) == {"none"}
 
 
 @pytest.fixture(scope="module")
@@ -234,7 +234,7 @@ def generated(synthetic, tokenizer, tmp_path_factory) -> Path:
 def test_planted_judges_are_exposed_on_a_generated_study_in_the_words_of_its_report(
     generated, monkeypatch
 ):
-    """One that looks at the place and one that looks at the length, beside the delta function itself."""
+    """A judge of the place and a judge of the length, beside the delta function itself."""
     kinds = {"truth": TruthJudge(), "length": LengthJudge()}
     kinds |= {"place": PLANTED["first place"], "longer": Planted(longer)}
     monkeypatch.setattr(trust, "make_judge", lambda name, settings: kinds[name])
@@ -243,21 +243,23 @@ def test_planted_judges_are_exposed_on_a_generated_study_in_the_words_of_its_rep
     )  # fmt: skip
     rows = rows_of(read_table(generated / "trust.csv"))
     judges = ["truth", "place", "longer", "length"]
-    said = findings(
+    sentences = findings(
         judges=judges, ranked_by=[], labelled={}, differences=[], truth=[], ranking=[], declared=[], win_rates=[],
         trust=rows, power=[], behaviour=[], honesty=[], models=[],
     )["How sure"]  # fmt: skip
 
-    def of(judge: str) -> str:
-        return " ".join(sentence for sentence in said if sentence.startswith(f"Judge {judge} "))
+    def about(judge: str) -> str:
+        return " ".join(
+            sentence for sentence in sentences if sentence.startswith(f"Judge {judge} ")
+        )
 
-    assert "it beats the length baseline" in of("truth")
-    assert "changes its answer" not in of("truth") and "prefers a place" not in of("truth")
-    assert "it does not clearly beat the length baseline" in of("place")
-    assert "changes its answer with the order in 1.000" in of("place")
-    assert "prefers a place: 1.000" in of("place")
-    assert "it does not clearly beat the length baseline" in of("longer")
-    assert "prefers the longer reply in 1.000" in of("longer")
+    assert "it beats the length baseline" in about("truth")
+    assert "changes its answer" not in about("truth") and "prefers a place" not in about("truth")
+    assert "it does not clearly beat the length baseline" in about("place")
+    assert "changes its answer with the order in 1.000" in about("place")
+    assert "prefers a place: 1.000" in about("place")
+    assert "it does not clearly beat the length baseline" in about("longer")
+    assert "prefers the longer reply in 1.000" in about("longer")
     assert warnings(rows, judges) == []
-    (warned,) = warnings(rows, ["place", "longer", "length"])
-    assert "no evidence of persuasiveness" in warned
+    (warning,) = warnings(rows, ["place", "longer", "length"])
+    assert "no evidence of persuasiveness" in warning

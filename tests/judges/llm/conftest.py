@@ -1,4 +1,4 @@
-"""What the tests of the judge llm share: a server on this machine, and a judge that asks it without waiting."""
+"""Fixtures of the tests of the judge llm: a server on this machine, and a judge that retries without waiting."""
 
 import pytest
 
@@ -15,8 +15,8 @@ def server():
 
 
 @pytest.fixture(autouse=True)
-def quick(monkeypatch):
-    """No waiting between attempts, and no key of the person who runs the tests."""
+def no_waiting_and_no_keys(monkeypatch):
+    """Do not wait between attempts, and hide the keys of the person who runs the tests."""
     for package in ("openai", "anthropic"):
         pytest.importorskip(package, reason="pip install -e '.[openai,anthropic]'")
     monkeypatch.setattr(asking, "_exponential", lambda state: 0.02)
@@ -26,7 +26,7 @@ def quick(monkeypatch):
 
 @pytest.fixture
 def judge(server, tmp_path):
-    """A function that makes a judge of the server, whose answers lie in one place."""
+    """A function that makes a judge llm of the server; the judges of a test share one cache."""
     return lambda provider="openai", **changes: LlmJudge(
         settings_of(server, tmp_path, provider, **changes)
     )

@@ -1,4 +1,4 @@
-"""How an answer is read: strictly, and whatever a server sends ends as a label or a named exclusion."""
+"""Answers are parsed strictly; whatever a server sends ends as a label or a named exclusion."""
 
 import json
 
@@ -72,9 +72,9 @@ def test_a_fence_around_the_object_is_markup_and_nothing_else(text):
     assert read_answer(text, VERDICT_SCHEMA) == json.loads(GOOD)
 
 
-def test_a_better_reader_needs_no_new_answer(judge, server, monkeypatch):
-    """The meaning of an answer is read from what came, every time."""
-    server.behave = lambda asked, times: junk(f"Sure! {GOOD}")
+def test_a_better_parser_needs_no_new_answer(judge, server, monkeypatch):
+    """The cache has raw answers, which are parsed anew by every run."""
+    server.behave = lambda request, attempt: junk(f"Sure! {GOOD}")
     assert judge_both_orders(judge(retries=0), PAIRS)[0].failure == "unparsable"
     count = len(server.requests)
     monkeypatch.setattr(
@@ -101,7 +101,7 @@ TEXTS = st.sampled_from(["[" * 100_000, '{"a":' * 100_000, "", "null"]) | st.bui
 )
 
 
-PLACES = {
+PATHS = {
     "openai": [
         (), ("choices",), ("choices", 0), ("choices", 0, "message"), ("choices", 0, "message", "refusal"),
         ("choices", 0, "finish_reason"), ("usage",), ("usage", "prompt_tokens"), ("usage", "completion_tokens"),
@@ -114,28 +114,31 @@ PLACES = {
 }  # fmt: skip
 
 
-def altered(value, place: tuple, by):
-    """A JSON value with another one in that place."""
-    if not place:
-        return by
-    step, *rest = place
+def altered(value, path: tuple, replacement):
+    """A copy of a JSON value with `replacement` at `path`."""
+    if not path:
+        return replacement
+    step, *rest = path
     parts = list(value.items()) if isinstance(value, dict) else list(enumerate(value))
-    made = {key: altered(part, tuple(rest), by) if key == step else part for key, part in parts}
-    return made if isinstance(value, dict) else list(made.values())
+    copy = {
+        key: altered(part, tuple(rest), replacement) if key == step else part for key, part in parts
+    }
+    return copy if isinstance(value, dict) else list(copy.values())
 
 
 @st.composite
 def odd_bodies(draw, provider: str, server) -> str:
-    """A body of the provider with anything at all in one of its places."""
-    asked = {"openai": {"model": "m"}, "anthropic": {"model": "m", "system": "s"}}[provider]
-    whole = llm_server.message(server, llm_server.Asked("k", {}, asked, {}, 0), draw(TEXTS))
-    where = draw(st.sampled_from(PLACES[provider]))
-    text = json.dumps(altered(whole, where, draw(ODD | TEXTS)))
+    """A body in the format of the provider, with any value at one of its paths."""
+    request_body = {"openai": {"model": "m"}, "anthropic": {"model": "m", "system": "s"}}[provider]
+    request = llm_server.ChatRequest("k", {}, request_body, {}, 0)
+    response_body = llm_server.message(server, request, draw(TEXTS))
+    path = draw(st.sampled_from(PATHS[provider]))
+    text = json.dumps(altered(response_body, path, draw(ODD | TEXTS)))
     return draw(st.sampled_from([text, text, text, text[:-3], "[" * 100_000]))
 
 
 @pytest.fixture(scope="module")
-def standing():
+def module_server():
     with llm_server.serving() as server:
         yield server
 
@@ -143,17 +146,19 @@ def standing():
 @pytest.mark.parametrize("provider", PROVIDERS)
 @settings(max_examples=25)
 @given(data=st.data())
-def test_any_body_ends_as_a_label_or_a_named_exclusion(standing, provider, data, tmp_path_factory):
-    """Also when it is read from the cache."""
+def test_any_body_ends_as_a_label_or_a_named_exclusion(
+    module_server, provider, data, tmp_path_factory
+):
+    """The second run reads the bodies from the cache."""
     folder = tmp_path_factory.mktemp("odd")
-    bodies = data.draw(st.lists(odd_bodies(provider, standing), min_size=3, max_size=3))
+    bodies = data.draw(st.lists(odd_bodies(provider, module_server), min_size=3, max_size=3))
 
-    def behave(asked, times):
-        number = asked.data["conversation"].removeprefix("Poster: view ")
+    def behave(request, attempt):
+        number = request.data["conversation"].removeprefix("Poster: view ")
         return says() if number == "3" else body(bodies[int(number)])
 
-    standing.behave = behave
-    settings = settings_of(standing, folder, provider, retries=0)
+    module_server.behave = behave
+    settings = settings_of(module_server, folder, provider, retries=0)
     job = Job(folder, settings, pairs(4))
     for _ in range(2):
         counts = label_ai(
@@ -168,7 +173,7 @@ PARTS = [{"type": "text", "text": GOOD}]
 
 
 @pytest.mark.parametrize(
-    ("place", "by", "label"),
+    ("path", "replacement", "label"),
     [
         (("choices", 0, "message", "content"), PARTS, "unparsable"),
         (("choices", 0, "message", "content"), "[" * 100_000, "unparsable"),
@@ -177,10 +182,10 @@ PARTS = [{"type": "text", "text": GOOD}]
         (("usage",), ["x"], "1"),
     ],
 )
-def test_an_odd_answer_is_kept_and_counted(judge, server, tmp_path, place, by, label):
-    asked = llm_server.Asked("k", {}, {"model": "m"}, {}, 0)
-    said = altered(llm_server.message(server, asked, GOOD.replace("1", "tie")), place, by)
-    server.behave = only(body(json.dumps(said)))
+def test_an_odd_answer_is_kept_and_counted(judge, server, tmp_path, path, replacement, label):
+    request = llm_server.ChatRequest("k", {}, {"model": "m"}, {}, 0)
+    response_body = llm_server.message(server, request, GOOD.replace("1", "tie"))
+    server.behave = for_cars(body(json.dumps(altered(response_body, path, replacement))))
     for _ in range(2):
         judged = judge_both_orders(judge(retries=0), PAIRS[1:])[0]
         assert (judged.verdict or judged.failure) == label.replace("1", "tie")
@@ -189,12 +194,12 @@ def test_an_odd_answer_is_kept_and_counted(judge, server, tmp_path, place, by, l
 
 
 def test_half_a_surrogate_pair_in_a_reason_is_written(server, tmp_path):
-    server.behave = lambda asked, times: junk('{"reason": "so \\ud83d it is", "verdict": "1"}')
+    server.behave = lambda request, attempt: junk('{"reason": "so \\ud83d it is", "verdict": "1"}')
     job = Job(tmp_path, settings_of(server, tmp_path), PAIRS)
     job.run()
     assert job.labels()[0]["votes"][0]["reason"] == "so ? it is"
 
 
-def only(action):
-    """That for the pairs about cars, and verdicts for the others."""
-    return lambda asked, times: action if "cars" in asked.data["conversation"] else says()
+def for_cars(action):
+    """Take `action` for the pairs about cars, and answer the others with verdicts."""
+    return lambda request, attempt: action if "cars" in request.data["conversation"] else says()

@@ -1,4 +1,4 @@
-"""Batches: sent once, waited for, fetched once, whatever comes in between."""
+"""A batch is sent once, waited for and fetched once, whatever interrupts the job."""
 
 import json
 import sqlite3
@@ -28,10 +28,10 @@ from persuasion_rl.judges.llm.judge import LlmJudge
 
 @pytest.mark.parametrize("provider", PROVIDERS)
 def test_a_batch_is_sent_once_polled_and_costs_half(judge, server, tmp_path, provider):
-    server.behave = lambda asked, times: MORE_WORDS_WIN
+    server.behave = lambda request, attempt: MORE_WORDS_WIN
     server.polls_until_ended = 2
-    asked = judge(provider, batch=True, prices=PRICES)
-    judged = judge_both_orders(asked, PAIRS)
+    batch_judge = judge(provider, batch=True, prices=PRICES)
+    judged = judge_both_orders(batch_judge, PAIRS)
     assert [v for v, _ in judged] == ["1", "2", "tie"]
     assert len(server.batches) == 1 and len(server.requests) == 6
     assert sum(cached(tmp_path, "cost_usd")) == pytest.approx(6 * 0.15)
@@ -40,11 +40,11 @@ def test_a_batch_is_sent_once_polled_and_costs_half(judge, server, tmp_path, pro
 
 
 @pytest.mark.parametrize("provider", PROVIDERS)
-def test_what_failed_in_a_batch_is_sent_again_and_then_counted_out(judge, server, provider):
-    def behave(asked, times):
-        if "tea" in asked.data["conversation"]:
+def test_failed_requests_of_a_batch_are_sent_again_and_then_excluded(judge, server, provider):
+    def behave(request, attempt):
+        if "tea" in request.data["conversation"]:
             return status(500)
-        return MORE_WORDS_WIN if times == 2 else status(500)
+        return MORE_WORDS_WIN if attempt == 2 else status(500)
 
     server.behave = behave
     judged = judge_both_orders(judge(provider, batch=True, retries=1), PAIRS)
@@ -53,8 +53,8 @@ def test_what_failed_in_a_batch_is_sent_again_and_then_counted_out(judge, server
 
 
 def test_a_batch_whose_answers_are_all_unparsable_is_not_sent_again(judge, server, monkeypatch):
-    server.behave = lambda asked, times: MORE_WORDS_WIN
-    monkeypatch.setattr(llm_server, "judgment", lambda asked, verdict: "I like both.")
+    server.behave = lambda request, attempt: MORE_WORDS_WIN
+    monkeypatch.setattr(llm_server, "judgment", lambda request, verdict: "I like both.")
     with pytest.raises(UserError, match="the first 28 answers of tiny .* 'I like both.'"):
         judge_both_orders(judge(batch=True), pairs(15))
     assert len(server.batches) == 1
@@ -66,8 +66,8 @@ def test_a_batch_whose_answers_are_all_unparsable_is_not_sent_again(judge, serve
 def test_a_batch_that_was_sent_is_never_sent_again(
     judge, server, tmp_path, provider, moment, batch, monkeypatch
 ):
-    """Nor is what it holds asked for otherwise, though the batch is waited for."""
-    server.behave = lambda asked, times: MORE_WORDS_WIN
+    """Its requests are not sent one by one either, while the batch is pending."""
+    server.behave = lambda request, attempt: MORE_WORDS_WIN
 
     def kill(*_):
         raise Killed
@@ -80,7 +80,7 @@ def test_a_batch_that_was_sent_is_never_sent_again(
         with pytest.raises(Killed):
             judge_both_orders(judge(provider, batch=True, prices=PRICES), PAIRS)
     assert len(server.batches) == 1
-    # Also where other rows are asked for by now; what was paid for is kept.
+    # The same holds for other rows than before, and answers that were paid for are kept.
     (judged,) = judge_both_orders(judge(provider, batch=batch, prices=PRICES), PAIRS[:1])
     assert judged.verdict == "1" and len(server.batches) == 1
     assert [f.verdict for f in judge_both_orders(judge(provider), PAIRS)] == ["1", "2", "tie"]
@@ -88,8 +88,8 @@ def test_a_batch_that_was_sent_is_never_sent_again(
     assert cached(tmp_path, "cost_usd") == pytest.approx([0.15] * 6)
 
 
-def test_a_batch_that_the_provider_failed_is_told_and_not_waited_for_again(judge, server):
-    server.behave = lambda asked, times: MORE_WORDS_WIN
+def test_a_batch_that_failed_at_the_provider_is_reported_and_not_waited_for_again(judge, server):
+    server.behave = lambda request, attempt: MORE_WORDS_WIN
     server.batch_failure = "The limit of enqueued tokens is reached"
     with pytest.raises(UserError, match="no answers from the batch batch_0 .*enqueued tokens"):
         judge_both_orders(judge(batch=True), PAIRS)
@@ -100,19 +100,19 @@ def test_a_batch_that_the_provider_failed_is_told_and_not_waited_for_again(judge
 
 @pytest.mark.parametrize("provider", PROVIDERS)
 def test_results_that_break_off_are_fetched_again(judge, server, provider, monkeypatch):
-    server.behave = lambda asked, times: MORE_WORDS_WIN
+    server.behave = lambda request, attempt: MORE_WORDS_WIN
     server.results_cut = 1
     assert judge_both_orders(judge(provider, batch=True), PAIRS)[0].verdict == "1"
     assert server.results_cut == 0 and len(server.batches) == 1
 
 
 @pytest.mark.parametrize("provider", PROVIDERS)
-def test_a_server_without_batches_is_told_and_blocks_nothing(judge, server, tmp_path, provider):
+def test_a_server_without_batches_is_reported_and_blocks_nothing(judge, server, tmp_path, provider):
     server.has_batches = False
     for _ in range(2):
         with pytest.raises(UserError, match="where a server has no batches: llm.batch false"):
             judge_both_orders(judge(provider, batch=True), PAIRS)
-    # A plan that an earlier version has left behind, or a kill.
+    # An earlier version, or a kill, has left the plan of a batch behind.
     cache = AnswerCache(tmp_path / "state/llm.sqlite")
     cache.plan_batch(Batch("token", None, ["key"], time.time()), provider)
     cache.close()
@@ -124,44 +124,46 @@ class Killed(BaseException):
 
 
 @pytest.fixture
-def sent(judge, server, monkeypatch):
-    """A function that sends a batch, and is killed while it waits for it or before it has noted its id."""
-    server.behave = lambda asked, times: MORE_WORDS_WIN
+def send_batch(judge, server, monkeypatch):
+    """A function that sends a batch, and is killed before it saves the id of the batch, or while it polls."""
+    server.behave = lambda request, attempt: MORE_WORDS_WIN
 
     def kill(*_):
         raise Killed
 
-    def send(provider, judge=judge, noted=True, **changes):
+    def send_and_kill(provider, judge=judge, id_saved=True, **changes):
         with monkeypatch.context() as patch:
-            patch.setattr(*((Batches, "_results") if noted else (AnswerCache, "name_batch")), kill)
+            patch.setattr(
+                *((Batches, "_results") if id_saved else (AnswerCache, "name_batch")), kill
+            )
             with pytest.raises(Killed):
                 judge_both_orders(judge(provider, batch=True, **changes), PAIRS)
 
-    return send
+    return send_and_kill
 
 
 @pytest.mark.parametrize("provider", PROVIDERS)
 @pytest.mark.parametrize("batch", [True, False])
-def test_a_batch_that_is_gone_is_given_up(sent, judge, server, provider, batch, capfd):
-    sent(provider)
+def test_a_batch_that_is_gone_is_given_up(send_batch, judge, server, provider, batch, capfd):
+    send_batch(provider)
     server.batches["batch_x"] = server.batches.pop("batch_0")
     assert judge_both_orders(judge(provider, batch=batch), PAIRS)[0].verdict == "1"
     assert "the batch batch_0 is gone; its requests are asked anew" in capfd.readouterr().err
     assert len(server.requests) == 6 and len(server.batches) == 1 + batch
 
 
-def test_a_batch_waits_where_it_was_sent(sent, judge, server, capfd):
-    sent("openai")
+def test_a_batch_waits_where_it_was_sent(send_batch, judge, server, capfd):
+    send_batch("openai")
     with llm_server.serving() as other:
         judged = judge_both_orders(judge(base_url=other.url("openai")), PAIRS[:1])
         assert judged[0].verdict == "1" and len(other.requests) == 2
     assert f"a batch waits at {server.url('openai')}" in capfd.readouterr().err
     assert [f.verdict for f in judge_both_orders(judge(), PAIRS)] == ["1", "2", "tie"]
-    assert len(server.requests) == 6, "what the batch held"
+    assert len(server.requests) == 6, "the requests of the batch"
 
 
-def test_an_old_batch_is_named_and_priced_as_it_was_sent(sent, judge, tmp_path):
-    sent("openai", prices=PRICES)
+def test_an_old_batch_is_named_and_priced_as_it_was_sent(send_batch, judge, tmp_path):
+    send_batch("openai", prices=PRICES)
     dearer = {name: 10 * price for name, price in PRICES.items()}
     judge_both_orders(judge(prices=dearer, model="other"), PAIRS[:1])
     rows = list(zip(cached(tmp_path, "model"), cached(tmp_path, "cost_usd"), strict=True))
@@ -170,9 +172,9 @@ def test_an_old_batch_is_named_and_priced_as_it_was_sent(sent, judge, tmp_path):
 
 @pytest.mark.parametrize("provider", PROVIDERS)
 def test_the_cache_of_an_earlier_version_opens_and_its_batch_is_fetched(
-    sent, judge, server, tmp_path, provider
+    send_batch, judge, server, tmp_path, provider
 ):
-    sent(provider)
+    send_batch(provider)
     with sqlite3.connect(tmp_path / "state/llm.sqlite") as file:
         for table, columns in ADDED.items():
             for column in columns:
@@ -182,11 +184,13 @@ def test_the_cache_of_an_earlier_version_opens_and_its_batch_is_fetched(
     assert cached(tmp_path, "model") == ["tiny"] * 6
 
 
-def test_line_separators_within_an_answer_part_no_results(judge, server, tmp_path, monkeypatch):
+def test_line_separators_within_an_answer_do_not_split_results(
+    judge, server, tmp_path, monkeypatch
+):
     reason = "one\u2028two\u0085three"
-    said = json.dumps({"reason": reason, "verdict": "tie"}, ensure_ascii=False)
-    monkeypatch.setattr(llm_server, "judgment", lambda asked, verdict: said)
-    server.behave = lambda asked, times: MORE_WORDS_WIN
+    answer = json.dumps({"reason": reason, "verdict": "tie"}, ensure_ascii=False)
+    monkeypatch.setattr(llm_server, "judgment", lambda request, verdict: answer)
+    server.behave = lambda request, attempt: MORE_WORDS_WIN
     server.results_in_ascii = False
     judged = judge_both_orders(judge(batch=True), PAIRS)
     assert judged[0].judgments[0].reason == reason and len(server.batches) == 1
@@ -194,15 +198,15 @@ def test_line_separators_within_an_answer_part_no_results(judge, server, tmp_pat
 
 @pytest.mark.parametrize("provider", PROVIDERS)
 def test_rows_of_results_that_cannot_be_read_are_asked_anew(judge, server, provider, monkeypatch):
-    whole = llm_server.LlmServer.results
+    original_results = llm_server.LlmServer.results
 
     def results(self, id_, openai):
         odd = ["1", "{}", "[]", '{"custom_id": [], "response": 1, "result": 1}']
-        lines = whole(self, id_, openai).splitlines()
+        lines = original_results(self, id_, openai).splitlines()
         return "\n".join([*odd, *(lines[1:] if id_ == "batch_0" else lines)]) + "\n"
 
     monkeypatch.setattr(llm_server.LlmServer, "results", results)
-    server.behave = lambda asked, times: MORE_WORDS_WIN
+    server.behave = lambda request, attempt: MORE_WORDS_WIN
     judged = judge_both_orders(judge(provider, batch=True), PAIRS)
     assert [f.verdict for f in judged] == ["1", "2", "tie"]
     assert [len(batch["rows"]) for batch in server.batches.values()] == [6, 1]
@@ -210,19 +214,19 @@ def test_rows_of_results_that_cannot_be_read_are_asked_anew(judge, server, provi
 
 @pytest.mark.parametrize("provider", PROVIDERS)
 def test_another_studys_batch_of_the_same_size_is_not_taken_for_ones_own(
-    sent, judge, server, tmp_path, provider
+    send_batch, judge, server, tmp_path, provider
 ):
-    sent(provider, noted=False)
+    send_batch(provider, id_saved=False)
     (tmp_path / "rubric.md").write_text("Judge by length.")
     (tmp_path / "other").mkdir()
 
-    def others(provider, **changes):
+    def other_judge(provider, **changes):
         changes["rubric"] = tmp_path / "rubric.md"
         return LlmJudge(settings_of(server, tmp_path / "other", provider, **changes))
 
-    sent(provider, judge=others, noted=False)
-    for one in (judge, others):
-        judged = judge_both_orders(one(provider, batch=True), PAIRS)
+    send_batch(provider, judge=other_judge, id_saved=False)
+    for make_judge in (judge, other_judge):
+        judged = judge_both_orders(make_judge(provider, batch=True), PAIRS)
         assert [f.verdict for f in judged] == ["1", "2", "tie"]
-    assert len(server.batches) == 2 and max(server.answered.values()) <= 2
-    assert len({asked.key for asked in server.requests}) == 12
+    assert len(server.batches) == 2 and max(server.answer_counts.values()) <= 2
+    assert len({request.key for request in server.requests}) == 12

@@ -1,4 +1,4 @@
-"""Answers are kept: none is asked for twice, whatever ends a job, and whoever asks beside it."""
+"""The cache of answers: no request is sent twice, whatever ends a job and whichever job runs beside it."""
 
 import os
 import subprocess
@@ -25,7 +25,7 @@ def test_a_rerun_asks_only_what_is_new(judge, server, tmp_path):
     judge_both_orders(judge(), pairs(4))
     count = len(server.requests)
     judge_both_orders(judge(concurrency=1, retries=0), pairs(6))
-    new = {asked.data["conversation"] for asked in server.requests[count:]}
+    new = {request.data["conversation"] for request in server.requests[count:]}
     assert new == {"Poster: view 4", "Poster: view 5"}
     (tmp_path / "rubric.md").write_text("Judge by length.")
     count = len(server.requests)
@@ -43,18 +43,18 @@ def test_a_file_that_is_no_cache_is_named(judge, tmp_path):
 
 
 def test_two_jobs_at_once_ask_nothing_twice(server, tmp_path):
-    server.behave = lambda asked, times: time.sleep(0.02) or says()
+    server.behave = lambda request, attempt: time.sleep(0.02) or says()
     job = Job(tmp_path, settings_of(server, tmp_path), pairs(30))
     with job.start("a.jsonl") as one, job.start("b.jsonl") as other:
         errors = [run.communicate(timeout=120)[1] for run in (one, other)]
     assert one.returncode == other.returncode == 0, errors
     assert "another job is asking; waiting for it" in "".join(errors)
     assert job.labels("a.jsonl") == job.labels("b.jsonl")
-    assert set(Counter(asked.key for asked in server.requests).values()) == {1}
+    assert set(Counter(request.key for request in server.requests).values()) == {1}
 
 
 def test_threads_and_processes_may_write_the_cache_together(tmp_path):
-    """Though only one process asks at a time, nothing depends on it for the file to stay whole."""
+    """Only one process sends requests at a time, but the file is safe without that."""
     script = (
         "import sys; from pathlib import Path; from threading import Thread\n"
         "from persuasion_rl.judges.llm.cache import Answer, AnswerCache\n"
@@ -66,7 +66,7 @@ def test_threads_and_processes_may_write_the_cache_together(tmp_path):
     )
     environment = os.environ | {"PYTHONPATH": str(ROOT / "workflow")}
     path = tmp_path / "llm.sqlite"
-    AnswerCache(path).close()  # only `opened` may meet a file that is not there yet
+    AnswerCache(path).close()  # made before, as only `opened` creates one safely
     runs = [
         subprocess.Popen([sys.executable, "-c", script, str(path), name], env=environment)
         for name in ("a", "b")

@@ -1,4 +1,4 @@
-"""What goes wrong is asked again as often as allowed, and then counted out by its name."""
+"""A request that fails is retried as often as allowed; then its pair is excluded, with the name of the failure."""
 
 import time
 
@@ -11,15 +11,15 @@ from persuasion_rl.judges.base import judge_both_orders
 from persuasion_rl.judges.llm.provider import retry_after
 
 
-def only(action):
-    """That for the pairs about cars, and verdicts for the others."""
-    return lambda asked, times: action if "cars" in asked.data["conversation"] else says()
+def for_cars(action):
+    """Take `action` for the pairs about cars, and answer the others with verdicts."""
+    return lambda request, attempt: action if "cars" in request.data["conversation"] else says()
 
 
 LIMITED = status(429, "rate_limit_error", Retry_After="0.05")
 
 
-PASSING = {
+TRANSIENT = {
     "rate_limited": [LIMITED, status(429, "rate_limit_error")],
     "server_error": [status(500), status(503, Retry_After="0"), status(529, "overloaded_error")],
     "timeout": [hangs, status(408)],
@@ -29,23 +29,23 @@ PASSING = {
 }
 
 
-FAULTS = [(name, action) for name, actions in PASSING.items() for action in actions]
+FAULTS = [(name, action) for name, actions in TRANSIENT.items() for action in actions]
 
 
 @pytest.mark.parametrize("provider", PROVIDERS)
 @pytest.mark.parametrize(("name", "action"), FAULTS)
-def test_what_passes_is_asked_again(judge, server, provider, name, action):
-    server.behave = lambda asked, times: action if times == 1 else says()
+def test_a_transient_failure_is_retried(judge, server, provider, name, action):
+    server.behave = lambda request, attempt: action if attempt == 1 else says()
     judged = judge_both_orders(judge(provider, timeout_s=0.4), PAIRS[:1])
     assert judged[0].verdict == "1" and len(server.requests) == 4
 
 
 @pytest.mark.parametrize("provider", PROVIDERS)
 @pytest.mark.parametrize(("name", "action"), FAULTS)
-def test_what_does_not_pass_is_named_after_bounded_attempts(
+def test_a_lasting_failure_is_named_after_bounded_attempts(
     judge, server, provider, name, action, tmp_path, capfd
 ):
-    server.behave = only(action)
+    server.behave = for_cars(action)
     judged, other = judge_both_orders(judge(provider, timeout_s=1, retries=2), PAIRS[1:])
     assert (judged.verdict, judged.failure) == (None, name) and other.verdict == "tie"
     assert len(server.requests) == 2 * 3 + 2
@@ -57,55 +57,55 @@ def test_what_does_not_pass_is_named_after_bounded_attempts(
 @pytest.mark.parametrize(
     ("name", "action"), [("refused", refuses), ("rejected", status(400, "invalid_request_error"))]
 )
-def test_what_would_not_pass_is_not_asked_again(judge, server, provider, name, action):
-    server.behave = only(action)
+def test_a_permanent_failure_is_not_retried(judge, server, provider, name, action):
+    server.behave = for_cars(action)
     judged, _ = judge_both_orders(judge(provider), PAIRS[1:])
     assert judged.failure == name and len(server.requests) == 4
 
 
 def test_a_refusal_and_what_stays_unparsable_are_answers_that_are_not_paid_twice(judge, server):
-    server.behave = lambda asked, times: refuses if "tea" in str(asked.data) else junk("no")
+    server.behave = lambda request, attempt: refuses if "tea" in str(request.data) else junk("no")
     first = judge_both_orders(judge(retries=1), PAIRS)
     count = len(server.requests)
     assert [f.failure for f in first] == ["unparsable", "unparsable", "refused"]
     assert judge_both_orders(judge(retries=1), PAIRS) == first
     assert len(server.requests) == count
-    server.behave = lambda asked, times: says()
+    server.behave = lambda request, attempt: says()
     more = judge_both_orders(judge(retries=2), PAIRS)
     assert [f.failure for f in more] == [None, None, "refused"], "one attempt more was allowed"
 
 
-def test_a_failure_that_passed_is_asked_again_by_a_rerun_and_nothing_else_is(judge, server):
-    server.behave = lambda asked, times: status(500) if "tea" in str(asked.data) else says()
+def test_a_rerun_retries_only_the_failed_requests(judge, server):
+    server.behave = lambda request, attempt: status(500) if "tea" in str(request.data) else says()
     first = judge_both_orders(judge(retries=0), PAIRS)
     assert [f.failure for f in first] == [None, None, "server_error"]
-    server.behave = lambda asked, times: says()
+    server.behave = lambda request, attempt: says()
     del server.requests[:]
     assert judge_both_orders(judge(), PAIRS)[2].verdict == "tie"
-    assert all("tea" in asked.data["conversation"] for asked in server.requests)
+    assert all("tea" in request.data["conversation"] for request in server.requests)
     assert len(server.requests) == 2
 
 
 def test_no_request_is_sent_while_the_server_asks_to_wait(judge, server):
-    server.behave = lambda asked, times: (
+    server.behave = lambda request, attempt: (
         status(429, Retry_After="0.6") if len(server.requests) == 3 else says()
     )
     judge_both_orders(judge(concurrency=1), PAIRS)
-    (refused,) = server.refused_at
-    after = [asked.at for asked in server.requests if asked.at > refused]
-    assert len(after) == 4 and min(after) - refused >= 0.59
+    (error_time,) = server.error_times
+    after = [request.received_at for request in server.requests if request.received_at > error_time]
+    assert len(after) == 4 and min(after) - error_time >= 0.59
 
 
 def test_a_server_that_asks_to_wait_too_long_has_not_answered(judge, server):
-    server.behave = only(status(429, Retry_After="7200"))
+    server.behave = for_cars(status(429, Retry_After="7200"))
     started = time.monotonic()
     assert judge_both_orders(judge(), PAIRS[1:])[0].failure == "rate_limited"
     assert time.monotonic() - started < 5 and len(server.requests) == 4
 
 
 def test_where_nothing_was_answered_there_are_no_labels(server, tmp_path):
-    """However few the requests are; the line says why."""
-    server.behave = lambda asked, times: drops
+    """This holds for a few requests as well; the error says why they failed."""
+    server.behave = lambda request, attempt: drops
     job = Job(tmp_path, settings_of(server, tmp_path, retries=0), PAIRS)
     with job.start() as run:
         errors = run.communicate(timeout=120)[1]
@@ -120,15 +120,18 @@ def test_a_model_whose_answers_are_all_unparsable_is_not_paid_for_all(
     judge, server, tmp_path, monkeypatch
 ):
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
-    server.behave = lambda asked, times: junk(f"As an AI model with {KEY}\nI like both. " * 20)
-    with pytest.raises(UserError, match=r"the first 2\d answers of tiny are no JSON") as stop:
+    server.behave = lambda request, attempt: junk(f"As an AI model with {KEY}\nI like both. " * 20)
+    with pytest.raises(UserError, match=r"the first 2\d answers of tiny are no JSON") as error:
         judge_both_orders(judge(), pairs(100))
-    assert "as 'As an AI model with [key] I like both." in str(stop.value)
-    assert len(str(stop.value)) < 400 and "\n" not in str(stop.value)
+    assert "as 'As an AI model with [key] I like both." in str(error.value)
+    assert len(str(error.value)) < 400 and "\n" not in str(error.value)
     assert 20 <= len(cached(tmp_path)) <= 24
-    server.behave = lambda asked, times: says() if len(server.requests) % 20 == 0 else junk("no")
+    server.behave = lambda request, attempt: (
+        says() if len(server.requests) % 20 == 0 else junk("no")
+    )
     judge_both_orders(judge(model="clumsy", concurrency=1, retries=0), pairs(40))
-    server.behave = lambda asked, times: junk("no")  # what is left may be what it cannot judge
+    # The pairs without a verdict may be those that it cannot judge.
+    server.behave = lambda request, attempt: junk("no")
     judged = judge_both_orders(judge(model="clumsy", concurrency=1, retries=1), pairs(40))
     assert all(f.failure == "unparsable" for f in judged[:10])
 
@@ -150,7 +153,7 @@ def test_retry_after_is_a_number_or_a_date(headers, seconds):
 
 @pytest.mark.parametrize("provider", PROVIDERS)
 @pytest.mark.parametrize(
-    ("action", "line"),
+    ("action", "message"),
     [
         (status(401, "authentication_error", f"bad key {KEY}"), "does not accept the key in"),
         (status(403, "permission_error"), "does not accept the key in"),
@@ -158,36 +161,36 @@ def test_retry_after_is_a_number_or_a_date(headers, seconds):
         (status(404, "not_found_error", f"model not found, {KEY}"), "has no model 'tiny'"),
     ],
 )
-def test_what_would_fail_for_all_stops_in_one_line(
-    judge, server, provider, action, line, monkeypatch
+def test_a_failure_of_all_requests_stops_in_one_line(
+    judge, server, provider, action, message, monkeypatch
 ):
     monkeypatch.setenv(f"{provider.upper()}_API_KEY", KEY)
-    server.behave = lambda asked, times: action
-    with pytest.raises(UserError, match=line) as stop:
+    server.behave = lambda request, attempt: action
+    with pytest.raises(UserError, match=message) as error:
         judge_both_orders(judge(provider, concurrency=2), pairs(30))
-    assert KEY not in str(stop.value) and "\n" not in str(stop.value)
+    assert KEY not in str(error.value) and "\n" not in str(error.value)
     assert len(server.requests) <= 4
 
 
 def test_openais_spent_quota_is_no_rate_limit(judge, server):
-    server.behave = lambda asked, times: status(429, "insufficient_quota", "You exceeded it")
+    server.behave = lambda request, attempt: status(429, "insufficient_quota", "You exceeded it")
     with pytest.raises(UserError, match="gives no more credit"):
         judge_both_orders(judge(), PAIRS)
 
 
 def test_a_server_that_is_out_of_order_is_not_asked_for_ever(judge, server):
-    server.behave = lambda asked, times: says() if len(server.requests) < 5 else status(500)
+    server.behave = lambda request, attempt: says() if len(server.requests) < 5 else status(500)
     with pytest.raises(UserError, match="20 requests in a row had no answer, .*status 500"):
         judge_both_orders(judge(retries=1, concurrency=2), pairs(200))
     assert len(server.requests) < 80
-    server.behave = lambda asked, times: says()
+    server.behave = lambda request, attempt: says()
     assert all(f.failure is None for f in judge_both_orders(judge(), pairs(200)))
-    assert max(server.answered.values()) == 1
+    assert max(server.answer_counts.values()) == 1
 
 
 def test_requests_go_at_the_pace_that_is_allowed(judge, server):
     started = time.monotonic()
     judge_both_orders(judge(requests_per_minute=600), pairs(5))
-    # From before the first was sent, so that a slow one shortens nothing.
-    last = max(asked.at for asked in server.requests)
+    # Measured from before the first request, so that a slow one does not shorten the time.
+    last = max(request.received_at for request in server.requests)
     assert len(server.requests) > 7 and last - started >= 0.1 * (len(server.requests) - 1)

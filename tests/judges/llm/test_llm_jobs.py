@@ -1,4 +1,4 @@
-"""Whole jobs of the judge llm: with kills on the way, in the workflow, and against a real server of another make."""
+"""Jobs of the judge llm: killed on the way, in the workflow, and with a real server of another make."""
 
 import json
 import shutil
@@ -49,14 +49,14 @@ FAULTY = 0.3
 
 
 def faulty(random: Random, server):
-    """For 30% of the requests a fault, for the others a verdict. Refusals are few: they are answers."""
+    """Fail for 30% of the requests, and answer the others with a verdict. Refusals are few, as they are answers."""
     faults = [
         status(429, "rate_limit_error", Retry_After="0.2"),
         status(500), status(503), hangs, cut(length=True), cut(length=False), drops, html,
         junk("As an AI model, I like both."), junk('{"verdict": "3"}'),
     ]  # fmt: skip
 
-    def behave(asked, times):
+    def behave(request, attempt):
         time.sleep(0.01)
         if random.random() >= FAULTY:
             return says()
@@ -78,10 +78,9 @@ def test_every_pair_ends_labelled_or_counted_out_and_no_answer_is_paid_twice(
     )
     job = Job(tmp_path, settings, rows)
     database = tmp_path / "state/llm.sqlite"
-    kept: list[
-        tuple[int, set[str]]
-    ] = []  # after each kill: requests so far, and keys with a verdict
-    bodies_at_kill = []
+    # After each kill: the number of requests so far, and the keys of those with a verdict.
+    checkpoints: list[tuple[int, set[str]]] = []
+    answers_at_kills = []
     for goal in (150, 400, 700):
         with job.start() as run:
             while len(server.requests) < goal:
@@ -94,9 +93,9 @@ def test_every_pair_ends_labelled_or_counted_out_and_no_answer_is_paid_twice(
         shutil.copytree(database.parent, copy)
         (copy / "llm.lock").unlink()
         keys = answered_in(copy / "llm.sqlite", settings, rows)
-        kept.append((len(server.requests), keys))
+        checkpoints.append((len(server.requests), keys))
         with sqlite3.connect(copy / "llm.sqlite") as file:
-            bodies_at_kill.append(file.execute("SELECT count(*) FROM answers").fetchone()[0])
+            answers_at_kills.append(file.execute("SELECT count(*) FROM answers").fetchone()[0])
         shutil.rmtree(copy)
     started = time.monotonic()
     errors = job.run()
@@ -106,37 +105,37 @@ def test_every_pair_ends_labelled_or_counted_out_and_no_answer_is_paid_twice(
     ]
     excluded = Counter(row["excluded"] for row in labels if "excluded" in row)
     assert excluded.keys() <= FAILURES and sum(excluded.values()) < 30
-    # What the server says of the pairs that are left: the response with more words, in both orders.
+    # The verdicts of the other pairs: the server prefers the response with more words, in both orders.
     expected = [v for v, _ in judge_both_orders(LengthJudge(), rows)]
-    said = [
+    verdicts = [
         (row["verdict"], v) for row, v in zip(labels, expected, strict=True) if "verdict" in row
     ]
-    assert len(said) > 470 and all(verdict == v for verdict, v in said)
-    assert {verdict for verdict, _ in said} == {"1", "2", "tie"}
-    # The server's own counts: a request whose verdict was in the cache was never asked again ...
-    for so_far, keys in kept:
-        again = {asked.key for asked in server.requests[so_far:]} & keys
+    assert len(verdicts) > 470 and all(verdict == v for verdict, v in verdicts)
+    assert {verdict for verdict, _ in verdicts} == {"1", "2", "tie"}
+    # By the counts of the server: a request whose verdict was in the cache was never sent again ...
+    for so_far, keys in checkpoints:
+        again = {request.key for request in server.requests[so_far:]} & keys
         assert not again
-    # ... and only answers that were under way when a kill came were lost.
-    twice = [key for key, count in server.answered.items() if count > 1]
+    # ... and only answers that were under way at a kill were lost.
+    twice = [key for key, count in server.answer_counts.items() if count > 1]
     assert len(twice) <= 3 * settings.concurrency
     with sqlite3.connect(database) as file:
         answers = file.execute("SELECT count(*) FROM answers").fetchone()[0]
     print(
         f"\n{provider}: {len(server.requests)} requests for {len({a.key for a in server.requests})}"
         f" judgments, {answers} answers kept,"
-        f" at the kills {bodies_at_kill}; asked again though the server had answered: {len(twice)};"
+        f" at the kills {answers_at_kills}; asked again though the server had answered: {len(twice)};"
         f" excluded {dict(excluded)}; last run {time.monotonic() - started:.0f} s\n{errors[-300:]}"
     )
-    # One more run asks nothing but what got no answer, a refusal being one.
+    # One more run sends only requests without an answer; a refusal is an answer.
     count = len(server.requests)
-    known = answered_in(database, settings, rows)
+    answered_keys = answered_in(database, settings, rows)
     job.run()
-    assert not {asked.key for asked in server.requests[count:]} & known
+    assert not {request.key for request in server.requests[count:]} & answered_keys
 
 
 def answered_in(database: Path, settings: LlmSettings, rows: list[Comparison]) -> set[str]:
-    """The server's keys of the requests with a verdict or a refusal in a cache."""
+    """The keys, as the server has them, of the requests with a verdict or a refusal in a cache."""
     cache = AnswerCache(database)
     judge = LlmJudge(settings)
     requests = [judge.request(c) for c in [*rows, *[c.swapped() for c in rows]]]
@@ -152,28 +151,28 @@ def answered_in(database: Path, settings: LlmSettings, rows: list[Comparison]) -
 
 
 @pytest.mark.slow
-def test_the_workflow_labels_with_it_and_only_what_is_asked_makes_labels_stale(server, tmp_path):
-    """And the key is nowhere in the checkout afterwards, the workflow's own records included."""
+def test_the_workflow_labels_with_it_and_only_changed_requests_make_labels_stale(server, tmp_path):
+    """Afterwards no file of the checkout has the key, the workflow's records included."""
     copy_project(tmp_path)
-    shutil.rmtree(tmp_path / "tests")  # they have the key
+    shutil.rmtree(tmp_path / "tests")  # the key is in them
     labels = "results/changed/preferences/ai_pool_labels.jsonl"
     write_responses(tmp_path / labels.replace("labels", "responses"), PAIRS)
     rubric = tmp_path / "resources/rubrics/persuasiveness.md"
 
-    def run(*words, **changes):
-        given = {"model": "tiny", "base_url": server.url("openai")} | changes
-        study = {"extends": "demo.yaml", "study": "changed", "llm": given}
+    def run(*args, **changes):
+        llm = {"model": "tiny", "base_url": server.url("openai")} | changes
+        study = {"extends": "demo.yaml", "study": "changed", "llm": llm}
         study["labels"] = {"ai": {"judge": "llm", "noise": 0}}
         (tmp_path / "config/changed.yaml").write_text(yaml.safe_dump(study))
-        words = [
+        args = [
             labels,
             "--configfile",
             "config/changed.yaml",
             "--allowed-rules",
             "label_ai",
-            *words,
+            *args,
         ]
-        return succeed(*words, "--cores", 1, root=tmp_path, OPENAI_API_KEY=KEY)
+        return succeed(*args, "--cores", 1, root=tmp_path, OPENAI_API_KEY=KEY)
 
     run()
     assert [row["verdict"] for row in read_jsonl(tmp_path / labels)] == ["1", "2", "tie"]
@@ -185,14 +184,14 @@ def test_the_workflow_labels_with_it_and_only_what_is_asked_makes_labels_stale(s
     rubric.write_text(rubric.read_text() + "\nBe kind.\n")
     run()
     assert len(server.requests) == 12, "both orders with each rubric"
-    assert all(KEY in str(asked.headers) for asked in server.requests)
+    assert all(KEY in str(request.headers) for request in server.requests)
     for path in tmp_path.rglob("*"):
         assert not path.is_file() or KEY.encode() not in path.read_bytes(), path
 
 
 @pytest.mark.slow
 def test_a_real_server_of_another_make_is_understood(peer, server, tmp_path):
-    """Its answers are answers, and what an untrained model says is counted out as no verdict."""
+    """Its answers are read; what an untrained model writes is excluded as unparsable."""
     url, model = peer
     (tmp_path / "rubric.md").write_text("Prefer the reply that engages with the poster's reason.")
     settings = settings_of(
@@ -205,7 +204,7 @@ def test_a_real_server_of_another_make_is_understood(peer, server, tmp_path):
     assert "{'unparsable': 3}" in errors
     bodies = [json.loads(body) for body in cached(tmp_path)]
     assert len(bodies) == 2 * 6, "each request was answered twice, and each answer kept"
-    said = [body["choices"][0]["message"]["content"] for body in bodies]
-    assert all(isinstance(text, str) for text in said) and any(said)
+    texts = [body["choices"][0]["message"]["content"] for body in bodies]
+    assert all(isinstance(text, str) for text in texts) and any(texts)
     assert all(tokens > 20 for tokens in cached(tmp_path, "input_tokens"))
     assert all(0 < tokens <= 24 for tokens in cached(tmp_path, "output_tokens"))

@@ -1,4 +1,4 @@
-"""The language model as a reader: replies are read for honesty, and tabulated."""
+"""The language model reads replies for honesty, and the readings are tabulated."""
 
 import json
 
@@ -24,9 +24,9 @@ HONESTY = ROOT / "resources/rubrics/honesty.md"
 NOTHING = dict.fromkeys(READ, False)
 
 
-def reads(asked, times):
-    """An answer by the reply's words."""
-    reply = asked.data["reply"]
+def read_reply(request, attempt):
+    """Answer by the words of the reply."""
+    reply = request.data["reply"]
     if "refuse" in reply:
         return refuses
     if "odd" in reply:
@@ -34,8 +34,8 @@ def reads(asked, times):
     return junk(json.dumps({"reason": "r", **NOTHING, "manipulation": "fear" in reply}))
 
 
-def test_replies_are_read_one_by_one_and_what_could_not_be_read_is_in_no_share(server, tmp_path):
-    server.behave = reads
+def test_replies_are_read_one_by_one_and_unread_ones_are_in_no_share(server, tmp_path):
+    server.behave = read_reply
     settings = settings_of(server, tmp_path, rubric=HONESTY, retries=1)
     replies = {
         "base": ["fear it", "plain", "refuse", "odd"],
@@ -67,9 +67,9 @@ def test_replies_are_read_one_by_one_and_what_could_not_be_read_is_in_no_share(s
         **NOTHING,
         "manipulation": True,
     }
-    asked = server.requests[0]
-    assert asked.data.keys() == {"conversation", "reply"} and "honest with the poster" in str(
-        asked.body
+    request = server.requests[0]
+    assert request.data.keys() == {"conversation", "reply"} and "honest with the poster" in str(
+        request.body
     )
 
     markers = sorted((ROOT / "resources/markers").glob("*.txt"))
@@ -79,18 +79,18 @@ def test_replies_are_read_one_by_one_and_what_could_not_be_read_is_in_no_share(s
     assert float(values["base", "manipulation"]) == 0.5 == float(values["base", "unread"])
     assert float(values["sft", "manipulation"]) == 0.5 and float(values["sft", "disrespect"]) == 0
 
-    verdicts, kept = tmp_path / "verdicts.jsonl", tmp_path / "kept.jsonl"
+    verdicts, equally_honest = tmp_path / "verdicts.jsonl", tmp_path / "kept.jsonl"
     games = [
         {"prompt_id": f"p{i}", "conversation_id": f"c{i}"}
         | {"player_1": "base", "player_2": "sft", "verdict": "1"}
         for i in range(4)
     ]
     write_jsonl(verdicts, games)
-    keep_equally_honest(**files, verdicts=verdicts, markers=markers, output=kept)
-    assert [row["prompt_id"] for row in read_jsonl(kept)] == ["p0"]
+    keep_equally_honest(**files, verdicts=verdicts, markers=markers, output=equally_honest)
+    assert [row["prompt_id"] for row in read_jsonl(equally_honest)] == ["p0"]
 
 
-def test_a_study_that_it_evaluates_has_every_player_read(tmp_path):
+def test_a_study_with_the_judge_llm_has_every_player_read(tmp_path):
     study = {"extends": str(ROOT / "tests/small.yaml"), "study": "small", "evaluation": {"judges": ["llm", "delta", "length"]},
              "llm": {"model": "tiny", "base_url": "http://127.0.0.1:9/v1", "requests_per_minute": 5,
                      "temperature": None, "prices": {"input": 1, "output": 2.5}}}  # fmt: skip
@@ -102,5 +102,5 @@ def test_a_study_that_it_evaluates_has_every_player_read(tmp_path):
     for flag in ("requests_per_minute 5", "temperature none", "prices input=1 output=2.5"):
         assert f"--llm_{flag}" in commands[0]
     assert "honesty_rubric" not in commands[0]
-    (tabulated,) = [line for line in plan.splitlines() if "honesty evaluate_honesty" in line]
-    assert "rlaif=results/small/evaluation/readings/rlaif.jsonl" in tabulated
+    (table_command,) = [line for line in plan.splitlines() if "honesty evaluate_honesty" in line]
+    assert "rlaif=results/small/evaluation/readings/rlaif.jsonl" in table_command

@@ -1,4 +1,4 @@
-"""What the judge llm asks, of both providers, and what is one request."""
+"""The requests of the judge llm to both providers, and when two of them are the same."""
 
 import json
 from collections import Counter
@@ -34,23 +34,23 @@ CLIENTS = {"openai": OpenAI, "anthropic": Anthropic}
 
 
 @pytest.fixture(scope="module")
-def plain(tmp_path_factory):
+def settings(tmp_path_factory):
     return settings_of(type("Nowhere", (), {"url": lambda *_: None}), tmp_path_factory.mktemp("x"))
 
 
-def word(settings: LlmSettings, rubric: str, comparison: Comparison) -> Request:
+def request_of(settings: LlmSettings, rubric: str, comparison: Comparison) -> Request:
     judge = LlmJudge(settings)
     judge._rubric = rubric + TASK
     return judge.request(comparison)
 
 
 @given(prompt=st.text(), first=st.text(), second=st.text())
-def test_texts_stay_inside_their_strings(plain, prompt, first, second):
-    """Whatever they say: the task is the same, and the data reads back as it was."""
-    asked = word(plain, "Judge.", Comparison(prompt, first, second))
-    data = json.loads(asked.user)
+def test_texts_stay_inside_their_strings(settings, prompt, first, second):
+    """Whatever they say, the task is the same, and the data parses to the same texts."""
+    request = request_of(settings, "Judge.", Comparison(prompt, first, second))
+    data = json.loads(request.user)
     assert data == {"conversation": prompt, "response_1": first, "response_2": second}
-    assert asked.system == word(plain, "Judge.", Comparison("", "", "")).system
+    assert request.system == request_of(settings, "Judge.", Comparison("", "", "")).system
 
 
 def test_half_a_surrogate_pair_does_not_stop_a_job(judge, server):
@@ -59,17 +59,17 @@ def test_half_a_surrogate_pair_does_not_stop_a_job(judge, server):
     assert server.requests[0].data["conversation"] == "Poster: ? cars"
 
 
-def test_a_request_is_keyed_by_all_that_matters_and_nothing_else(plain):
-    def key(settings=plain, rubric="Judge.", comparison=PAIRS[0]):
-        return word(settings, rubric, comparison).key
+def test_a_request_is_keyed_by_all_that_matters_and_nothing_else(settings):
+    def key(settings=settings, rubric="Judge.", comparison=PAIRS[0]):
+        return request_of(settings, rubric, comparison).key
 
     same = dict(retries=9, concurrency=1, base_url="http://localhost/v1", batch=True, timeout_s=1)
-    assert key() == key(replace(plain, **same))
+    assert key() == key(replace(settings, **same))
     others = [
-        key(replace(plain, model="other")),
-        key(replace(plain, provider="anthropic")),
-        key(replace(plain, max_tokens=100)),
-        key(replace(plain, temperature=None)),
+        key(replace(settings, model="other")),
+        key(replace(settings, provider="anthropic")),
+        key(replace(settings, max_tokens=100)),
+        key(replace(settings, temperature=None)),
         key(rubric="Judge!"),
         key(comparison=PAIRS[0].swapped()),
         key(comparison=PAIRS[1]),
@@ -82,8 +82,8 @@ def test_both_providers_are_asked_in_both_orders(judge, server, provider):
     judged = judge_both_orders(judge(provider), PAIRS)
     assert [v for v, _ in judged] == [v for v, _ in judge_both_orders(LengthJudge(), PAIRS)]
     assert {o.reason for _, both in judged for o in both} == {"It answers the poster's reason."}
-    shown = Counter((a.data["response_1"], a.data["response_2"]) for a in server.requests)
-    assert set(shown.values()) == {1} and len(shown) == 6
+    response_orders = Counter((a.data["response_1"], a.data["response_2"]) for a in server.requests)
+    assert set(response_orders.values()) == {1} and len(response_orders) == 6
     body = server.requests[0].body
     assert body["temperature"] == 0 and body["max_tokens"] == 200 and body["model"] == "tiny"
     system = body.get("system") or body["messages"][0]["content"]
@@ -93,7 +93,7 @@ def test_both_providers_are_asked_in_both_orders(judge, server, provider):
 
 @pytest.mark.parametrize("provider", PROVIDERS)
 def test_the_provider_itself_is_asked_for_the_schema(judge, server, provider, monkeypatch, capfd):
-    """Where there is no base_url. The clients' own variables lead nowhere."""
+    """This holds without a base_url; the variables of the clients are ignored."""
     monkeypatch.setenv(f"{provider.upper()}_BASE_URL", "http://127.0.0.1:9/v1")
     monkeypatch.setattr(CLIENTS[provider], "address", server.url(provider))
     monkeypatch.setenv(f"{provider.upper()}_API_KEY", KEY)
@@ -107,11 +107,11 @@ def test_the_provider_itself_is_asked_for_the_schema(judge, server, provider, mo
 
 
 @pytest.mark.parametrize(
-    ("said", "verdict"),
+    ("answer", "verdict"),
     [("1", "tie"), ("tie", "tie"), ("abstain", "none"), (MORE_WORDS_WIN, "1")],
 )
-def test_verdicts_of_both_orders_make_one(judge, server, said, verdict):
-    server.behave = lambda asked, times: said
+def test_verdicts_of_both_orders_make_one(judge, server, answer, verdict):
+    server.behave = lambda request, attempt: answer
     assert judge_both_orders(judge(), PAIRS[:1])[0].verdict == verdict
 
 
@@ -122,7 +122,7 @@ def test_the_same_texts_are_one_request(judge, server):
 
 
 def test_labels_have_votes_with_reasons_and_failures_are_counted_out(server, tmp_path):
-    server.behave = lambda asked, times: refuses if "tea" in str(asked.data) else says()
+    server.behave = lambda request, attempt: refuses if "tea" in str(request.data) else says()
     job = Job(tmp_path, settings_of(server, tmp_path), PAIRS)
     errors = job.run()
     first, second, third = job.labels()

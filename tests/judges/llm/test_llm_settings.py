@@ -1,4 +1,4 @@
-"""The settings of the judge llm, in the configuration and as flags: a mistake is one line."""
+"""The settings of the judge llm, in the configuration and as flags; a mistake is an error of one line."""
 
 import shlex
 import sys
@@ -44,20 +44,20 @@ def study_of(**changes) -> dict:
 )
 def test_a_mistake_in_the_section_is_one_line_without_a_key(changes, line):
     assert load_config(study_of()).resolved()["llm"]["retries"] == 5
-    with pytest.raises(UserError) as refusal:
+    with pytest.raises(UserError) as error:
         load_config(study_of(**changes)).resolved()
-    assert line in str(refusal.value) and "\n" not in str(refusal.value)
-    assert KEY not in str(refusal.value)
+    assert line in str(error.value) and "\n" not in str(error.value)
+    assert KEY not in str(error.value)
 
 
-def test_people_cannot_be_simulated_by_it(tmp_path):
+def test_it_cannot_simulate_people(tmp_path):
     study = study_of()
     study["labels"]["human"]["judge"] = "llm"
     with pytest.raises(UserError, match="labels.human.judge: 'llm' must be one of"):
         load_config(study).resolved()
 
 
-def test_other_judges_need_nothing_of_it():
+def test_other_judges_need_none_of_its_settings():
     study = study_of(model=None)
     study["labels"]["ai"]["judge"] = "truth"
     assert load_config(study).resolved()["llm"]["model"] is None
@@ -73,24 +73,24 @@ def test_by_hand_a_model_is_enough_and_the_rest_is_as_in_the_configuration():
 
 
 def test_flags_give_back_the_settings_of_which_they_are_made(monkeypatch):
-    read = []
+    parsed = []
 
-    def reads(*, settings: JudgeSettings) -> None:
-        read.append(settings.llm)
+    def record(*, settings: JudgeSettings) -> None:
+        parsed.append(settings.llm)
 
     for llm in (
         LlmSettings(model="tiny"),
         LlmSettings(model="a b", temperature=None, base_url="http://localhost/v1", batch=True),
         LlmSettings(model="m", temperature=0.7, prices=PRICES, max_cost_usd=2.5, cache=Path("x y")),
     ):
-        words = ["stage", "--seed", "1", "--threads", "1", *shlex.split(flags(as_flags(llm)))]
-        monkeypatch.setattr(sys, "argv", words)
-        stage(reads)
-        assert read.pop() == llm
+        args = ["stage", "--seed", "1", "--threads", "1", *shlex.split(flags(as_flags(llm)))]
+        monkeypatch.setattr(sys, "argv", args)
+        stage(record)
+        assert parsed.pop() == llm
 
 
 @pytest.mark.parametrize(
-    ("words", "line"),
+    ("args", "line"),
     [
         ("", "judge llm needs --llm_model"),
         ("--llm_model ''", "--llm_model: '' must not be empty"),
@@ -104,12 +104,12 @@ def test_flags_give_back_the_settings_of_which_they_are_made(monkeypatch):
         ("--llm_model m --llm_rubric nowhere.md", "nowhere.md"),
     ],
 )
-def test_a_mistake_by_hand_is_one_line(words, line, tmp_path, monkeypatch):
+def test_a_mistake_by_hand_is_one_line(args, line, tmp_path, monkeypatch):
     write_jsonl(tmp_path / "responses.jsonl", [])
-    words = ["label_ai", "--responses", tmp_path / "responses.jsonl", *shlex.split(words)]
-    words += ["--labels", tmp_path / "labels.jsonl", "--judge", "llm", "--noise", 0, "--seed", 1]
-    monkeypatch.setattr(sys, "argv", [*map(str, words), "--threads", "1"])
-    with pytest.raises(SystemExit) as stop:
+    args = ["label_ai", "--responses", tmp_path / "responses.jsonl", *shlex.split(args)]
+    args += ["--labels", tmp_path / "labels.jsonl", "--judge", "llm", "--noise", 0, "--seed", 1]
+    monkeypatch.setattr(sys, "argv", [*map(str, args), "--threads", "1"])
+    with pytest.raises(SystemExit) as error:
         stage(label_ai)
-    assert stop.value.code.startswith("error: ") and line in stop.value.code
-    assert "\n" not in stop.value.code and "null" not in stop.value.code
+    assert error.value.code.startswith("error: ") and line in error.value.code
+    assert "\n" not in error.value.code and "null" not in error.value.code
