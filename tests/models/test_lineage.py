@@ -1,4 +1,4 @@
-"""The lineage of adapters: a chain that does not fit is refused, and what does not fit is named."""
+"""The lineage of adapters: a chain that does not fit is refused with the name of what does not fit."""
 
 import shutil
 from pathlib import Path
@@ -41,9 +41,9 @@ def test_a_chain_that_fits_is_accepted(chain):
 
 
 def refused(base: Path, adapters: list[Path], match: str) -> None:
-    with pytest.raises(UserError, match=match) as refusal:
+    with pytest.raises(UserError, match=match) as error:
         check_lineage(base, adapters)
-    assert "\n" not in str(refusal.value)
+    assert "\n" not in str(error.value)
 
 
 def test_a_parent_that_was_trained_again_is_refused(chain):
@@ -98,7 +98,7 @@ def test_an_adapter_on_the_wrong_parent_is_refused(tiny_rows, tiny_sft, tiny_dpo
     other = tmp_path / "other"
     train_sft(tiny_rows, other, seed=2)
     refused(tiny_rows.base, [other / ADAPTER, tiny_dpo], "its parent sft has changed")
-    # Trained again with another result, in its place.
+    # The parent was trained again in its place, with another result.
     shutil.copytree(tiny_sft.parent, tmp_path / "sft", ignore=shutil.ignore_patterns("state"))
     for name in (ADAPTER, "recipe.json", "adapter_config.json"):
         shutil.copyfile(other / name, tmp_path / "sft" / name)

@@ -1,4 +1,4 @@
-"""The package as it is installed from a wheel, away from its checkout."""
+"""The package installed from a wheel, outside of its checkout."""
 
 import os
 import shutil
@@ -17,7 +17,7 @@ PACKAGE = ROOT / "workflow/persuasion_rl"
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory) -> Path:
-    """The folder that a wheel was unpacked to. It is built from a copy, which is gone by then."""
+    """The folder of an unpacked wheel. It was built from a copy that is deleted afterwards."""
     if find_spec("setuptools") is None:
         pytest.skip("setuptools is not installed: it builds the wheel")
     source, folder = (tmp_path_factory.mktemp(name) for name in ("source", "installed"))
@@ -35,7 +35,7 @@ def installed(tmp_path_factory) -> Path:
 
 
 def run(installed: Path, folder: Path, *words: object) -> subprocess.CompletedProcess:
-    """Run Python in a folder, with the package as it was installed."""
+    """Run Python in a folder with the installed package."""
     return subprocess.run(
         [sys.executable, *map(str, words)],
         cwd=folder,

@@ -1,4 +1,4 @@
-"""A study whose files are in S3, as profiles/aws-batch has it: a server of this machine in place of Amazon's."""
+"""A study with its files in S3, as in profiles/aws-batch, with a local server instead of Amazon's."""
 
 import os
 import socket
@@ -18,11 +18,11 @@ PROFILE = yaml.safe_load((ROOT / "profiles/aws-batch/config.yaml").read_text())
 STARTS_WITHIN_S = 60
 KEYS = {"AWS_ACCESS_KEY_ID": "none", "AWS_SECRET_ACCESS_KEY": "none"}
 PLUGINS = ROOT / ".venv/s3"
-"""Where .ci/outside installs what these tests need, apart from the environment of all others."""
+"""Where .ci/outside installs the packages of these tests, apart from the environment of all others."""
 WITH_PLUGINS = KEYS | {"PYTHONPATH": str(PLUGINS)}
 BATCH = {f"SNAKEMAKE_AWS_BATCH_{name}": "none" for name in ("JOB_QUEUE", "JOB_ROLE")}
 STUDY = ("--configfile", "tests/tiny.yaml")
-# Jobs run here, and share this machine's records and sources, but no results.
+# Jobs run on this machine and share its records and sources, but no results.
 SHARED = ("persistence", "software-deployment", "sources", "source-cache")
 
 

@@ -1,7 +1,7 @@
-"""What a change would make again, and what not, to the rule and the number of its jobs.
+"""The jobs that a change makes stale, by rule and number.
 
-Snakemake compares what it recorded of each file with what is so now, whatever is in the file: the study here has its
-files, and Snakemake's record of them, without a training (`--touch`). That a study that ran is whole is in test_study.py.
+Snakemake compares its records of each file with the current state, whatever the file contains. So the study here has
+files and records without a training (`--touch`). test_study.py has a study that ran.
 """
 
 import os
@@ -23,23 +23,23 @@ PUBLISHED = "config/config.yaml"
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    """A checkout with a study of which nothing is to be done."""
+    """A checkout with an up-to-date study. Read only."""
     folder = tmp_path_factory.mktemp("finished") / "checkout"
     root = finished_study(folder, CONFIG, "all", "explore_data")
-    # Gathered, and gone: that a setting of theirs is seen all the same is in the table, "setting of sampling".
+    # The shards were gathered and deleted. "setting of sampling" below checks that their settings still count.
     assert not (root / STUDY / "preferences/shards").exists()
     return root
 
 
 @pytest.fixture(scope="module")
 def without_world(tmp_path_factory):
-    """A checkout with the published study, which has no synthetic world, and of which nothing is to be done."""
+    """A checkout with the published study, up to date, which has no synthetic world."""
     return finished_study(tmp_path_factory.mktemp("published") / "checkout", PUBLISHED, "all")
 
 
 @pytest.fixture
 def checkout(finished, tmp_path):
-    """A copy, to change things in."""
+    """A copy of the checkout, which a test may change."""
     subprocess.run(["cp", "-a", finished, tmp_path / "checkout"], check=True)
     return tmp_path / "checkout"
 
@@ -50,7 +50,7 @@ def stale(root, *words, target="all", config=CONFIG):
 
 
 def replaced(name: str, old: str, new: str):
-    """A change of a file in workflow/; without a folder, of the package."""
+    """A change of a text in a file of workflow/rules/ or of the package."""
 
     def change(root: Path) -> None:
         path = root / "workflow" / (name if name.startswith("rules/") else f"persuasion_rl/{name}")
@@ -62,7 +62,7 @@ def replaced(name: str, old: str, new: str):
 
 
 def edited(*patterns: str):
-    """A change of the code of modules (patterns below the package), as another message or another constant is one."""
+    """A change of the code of the modules that match patterns in the package."""
 
     def change(root: Path) -> None:
         modules = [
@@ -106,7 +106,7 @@ def deleted(name: str):
 
 
 def ordered_anew(root: Path) -> None:
-    """Settings from the last one to the first, at every level but that of the models, which tables list as they stand."""
+    """Reverse the settings at every level except that of the models, whose order tables keep."""
 
     def reordered(value):
         if not isinstance(value, dict):
@@ -120,13 +120,13 @@ def ordered_anew(root: Path) -> None:
 
 
 def another_environment(root: Path) -> None:
-    """Seen with `--sdm conda` alone, which makes it; that was not tried, for want of conda."""
+    """Only `--sdm conda` would notice it; this is not tested without conda."""
     with (root / "envs/persuasion-rl.yaml").open("a") as file:
         file.write("      - another-package\n")
 
 
 def checked_out_anew(root: Path) -> None:
-    """Every file, sources too, gets a time of its own, in no order."""
+    """Give every file, sources too, a random time."""
     random = Random(1)
     for path in sorted(root.rglob("*")):
         if ".snakemake" not in path.parts and not path.is_symlink():
@@ -141,7 +141,7 @@ def unchanged(root: Path) -> None:
 MODEL = {"parent": "sft", "method": "dpo", "pool": "human", "recipe": {"beta": 0.3}}
 PLAYERS = ["base", "base_length", "sft", "rlaif", "rlhf", "rlaif_rlhf", "human"]
 
-# What reads replies, all of them; the numbers are of jobs.
+# The rules that read replies -> their numbers of jobs.
 COMPARED = {
     "evaluate_verdicts": 3, "evaluate_win_rates": 1, "evaluate_ranking": 1, "evaluate_truth": 1, "evaluate_behaviour": 1,
     "evaluate_honesty": 1, "keep_equally_honest": 3, "evaluate_equal_honesty": 1, "report_study": 1,
@@ -228,7 +228,7 @@ def test_a_change_makes_again_what_depends_on_it(checkout, change, expected):
 
 
 def test_the_order_of_the_corpora_counts_where_their_conversations_are_read(tmp_path):
-    """Which of two near-duplicates comes first decides the sides; the inputs are the same files."""
+    """The order of two near-duplicates decides their sides, though the inputs are the same files."""
     study = tmp_path / "two.yaml"
 
     def corpora(*names: str) -> None:
@@ -244,7 +244,7 @@ def test_the_order_of_the_corpora_counts_where_their_conversations_are_read(tmp_
 
 @pytest.fixture(scope="module")
 def with_models_of_ones_own(tmp_path_factory):
-    """A checkout of which nothing is to be done, whose base and one player are folders outside of it, and its study."""
+    """An up-to-date checkout whose base model and one player are folders outside of it, and its study."""
     folder = tmp_path_factory.mktemp("own")
     for model in ("base", "player"):
         (folder / model).mkdir()
@@ -299,7 +299,7 @@ def test_a_change_that_is_known_to_change_no_result_is_accepted(checkout):
 
 
 def test_a_notebook_goes_by_its_time_and_what_it_imports_by_its_code(checkout):
-    """Snakemake compares notebooks by time alone. No other file comes of this one."""
+    """Snakemake compares notebooks by time alone. No other file depends on this one."""
     table = f"{STUDY}/exploration/sides.csv"
     assert stale(checkout, target=table) == {}
     notebook = checkout / "workflow/notebooks/explore_data.py.ipynb"
@@ -320,7 +320,7 @@ def test_a_study_is_the_same_whichever_way_its_file_is_named(finished, tmp_path)
 
 
 def test_every_param_is_of_a_kind_that_snakemake_compares(finished):
-    """It leaves out what it cannot write down, a Path for one, and of a dict the order of keys counts."""
+    """It ignores what it cannot serialise, such as a Path, and the order of keys counts in a dict."""
     script = (
         "from persuasion_rl.tools.why import _planned\n"
         "for job, _ in _planned('all', None)[0]:\n"
@@ -339,8 +339,8 @@ def test_every_param_is_of_a_kind_that_snakemake_compares(finished):
 
 
 @pytest.mark.slow
-def test_what_reads_a_file_that_came_back_the_same_is_left_alone(tmp_path):
-    """Only within the run that makes it again does Snakemake run what reads it."""
+def test_readers_of_a_file_that_was_made_again_unchanged_are_not_stale(tmp_path):
+    """Snakemake runs the readers only within the run that makes the file again."""
     root = copy_project(tmp_path / "checkout")
     config = ("--configfile", "tests/tiny.yaml")
     corpus, sides = "corpora/synthetic-changemyview/utterances.jsonl", "splits/sides.csv"
@@ -361,5 +361,5 @@ def test_what_reads_a_file_that_came_back_the_same_is_left_alone(tmp_path):
     ],
     ids=["threads", "GPUs", "profile"],
 )
-def test_where_and_how_fast_a_study_runs_makes_nothing_again(finished, words):
+def test_threads_gpus_and_profile_make_nothing_stale(finished, words):
     assert stale(finished, *words) == {}
