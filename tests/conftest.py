@@ -55,8 +55,8 @@ def pytest_collection_modifyitems(items):
 @pytest.fixture(scope="session")
 def real_data() -> Path:
     """The folder of real corpora beside the project, or the one that the environment names."""
-    named = os.environ.get("PERSUASION_RL_CORPORA")
-    folder = Path(named) if named else ROOT.parent / "shared" / "data"
+    path_from_env = os.environ.get("PERSUASION_RL_CORPORA")
+    folder = Path(path_from_env) if path_from_env else ROOT.parent / "shared" / "data"
     if not (folder / "winning-args-corpus" / "utterances.jsonl").is_file():
         pytest.skip(f"no real corpora in {folder}; name their folder in PERSUASION_RL_CORPORA")
     return folder
@@ -196,9 +196,9 @@ def browser():
     if chromium is None:
         pytest.skip(os.environ.get("NOT_INSTALLED") or "no Chromium: apt-get install chromium")
     with api.sync_playwright() as playwright:
-        opened = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-        yield opened
-        opened.close()
+        instance = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        yield instance
+        instance.close()
 
 
 @pytest.fixture

@@ -234,10 +234,10 @@ def record_doubled(checkout: Path, story: Story) -> None:
     outputs: Counter[str] = Counter()
     for process in stages(checkout):
         try:
-            opened = [f.path for f in process.open_files() if f.mode not in ("r", "a+")]
-            opened = [path for path in opened if Path(path).name != LOCK]
+            open_paths = [f.path for f in process.open_files() if f.mode not in ("r", "a+")]
+            open_paths = [path for path in open_paths if Path(path).name != LOCK]
             # A file that is being written has its writer's number in its name, until it is complete.
-            paths = {re.sub(r"/\.([^/]+)\.\d+\.part$", r"/\1", path) for path in opened}
+            paths = {re.sub(r"/\.([^/]+)\.\d+\.part$", r"/\1", path) for path in open_paths}
             files.update({path for path in paths if path.startswith(f"{checkout / STUDY}/")})
             words = process.cmdline()
             alive = process.status() != psutil.STATUS_ZOMBIE

@@ -44,7 +44,7 @@ def tabulate(tmp_path):
     return run
 
 
-def ranked(count: int, rates: dict[tuple[str, str], float], seed: int = 1) -> list[dict]:
+def ranking_verdicts(count: int, rates: dict[tuple[str, str], float], seed: int = 1) -> list[dict]:
     """Verdicts of `count` rankings, one per conversation. The first of each pair ranks above the second in the given
     share of them: orders are random, and then swapped one by one until the shares are right."""
     generator = np.random.default_rng(seed)
@@ -81,7 +81,7 @@ def test_a_published_run_shows_its_first_difference_only(tabulate):
     """115 rankings of four models with the published pairwise rates, through all stages that read verdicts."""
     comparisons = [":".join(pair) for pair in PUBLISHED]
     models = ["base", "sft", "rlhf", "rlaif_rlhf"]
-    tables = tabulate(ranked(115, PUBLISHED), models, comparisons=comparisons)
+    tables = tabulate(ranking_verdicts(115, PUBLISHED), models, comparisons=comparisons)
     first, *others = tables["comparisons"]
     for row, rate in zip([first, *others], PUBLISHED.values(), strict=True):
         assert float(row["win_rate"]) == pytest.approx(rate, abs=0.005)

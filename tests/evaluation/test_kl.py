@@ -93,7 +93,7 @@ def test_a_model_without_a_parent_has_no_divergence(tmp_path):
 def test_a_bos_stands_before_the_prompt_only(tmp_path):
     """As in training, though Llama's tokenizers put one before every text."""
     child, parent = (
-        opened_with_bos(write_scripted_base(tmp_path / name, table))
+        with_bos(write_scripted_base(tmp_path / name, table))
         for name, table in (("child", CHILD), ("parent", PARENT))
     )
     model, tokenizer, _ = load_for_inference(child, [], "cpu")
@@ -112,7 +112,7 @@ def test_a_bos_stands_before_the_prompt_only(tmp_path):
     assert nats == pytest.approx(-(math.log(0.8) + math.log(0.5)) / 2, abs=1e-4)
 
 
-def opened_with_bos(base: Path) -> Path:
+def with_bos(base: Path) -> Path:
     """A base whose tokenizer puts a BOS before every text."""
     from tokenizers import Tokenizer
     from tokenizers.processors import TemplateProcessing

@@ -51,7 +51,7 @@ def encoder(bert, tmp_path):
     return save
 
 
-def embedded(folder: Path, *texts: str) -> torch.Tensor:
+def embed(folder: Path, *texts: str) -> torch.Tensor:
     return embeddings(load_encoder(str(folder), "cpu"), list(texts))
 
 
@@ -72,7 +72,7 @@ def states(bert: Path, text: str) -> torch.Tensor:
     ],
 )
 def test_a_model_pools_as_it_says_whatever_else_is_in_the_batch(encoder, bert, pooling, pool):
-    batch = embedded(encoder(pooling), SHORT, LONG[:80])
+    batch = embed(encoder(pooling), SHORT, LONG[:80])
     expected = pool(states(bert, SHORT))
     assert torch.allclose(batch[0], expected / expected.norm(), atol=1e-5)
     assert torch.allclose(batch.norm(dim=-1), torch.ones(2), atol=1e-5)
@@ -81,7 +81,7 @@ def test_a_model_pools_as_it_says_whatever_else_is_in_the_batch(encoder, bert, p
 def test_modules_after_the_pooling_are_applied(encoder, bert):
     dense = Dense(16, 4, activation_function=torch.nn.Identity())
     expected = dense.linear(states(bert, SHORT).mean(0)).detach()
-    (embedding,) = embedded(encoder("mean", dense), SHORT)
+    (embedding,) = embed(encoder("mean", dense), SHORT)
     assert torch.allclose(embedding, expected / expected.norm(), atol=1e-5)
 
 
@@ -90,9 +90,9 @@ def test_a_text_is_cut_where_the_model_says(encoder, bert):
     words = AutoTokenizer.from_pretrained(bert)
     first = words.decode(words(LONG)["input_ids"][:12])
     short = encoder(longest=12)
-    assert torch.allclose(embedded(short, LONG), embedded(short, first), atol=1e-5)
+    assert torch.allclose(embed(short, LONG), embed(short, first), atol=1e-5)
     uncut = states(bert, LONG[:120]).mean(0)
-    assert not torch.allclose(embedded(short, LONG[:120])[0], uncut / uncut.norm(), atol=1e-3)
+    assert not torch.allclose(embed(short, LONG[:120])[0], uncut / uncut.norm(), atol=1e-3)
 
 
 def replies(*texts: str) -> list[dict]:

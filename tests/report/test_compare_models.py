@@ -35,14 +35,14 @@ def dpo(seed=1, parent="sft", pool="ai", accuracy=0.7, **recipe):
     return Trained(parent, "dpo", pool, seed, COMMON["dpo"] | recipe, metrics)
 
 
-def compared(groups={}, **trained):
+def table_rows(groups={}, **trained):
     """The rows of both tables, by model and by group."""
     rows = model_rows(trained, groups, COMMON)
     return {row["model"]: row for row in rows}, {row["group"]: row for row in seed_rows(rows)}
 
 
 def test_a_group_is_named_by_its_first_model_and_stands_together():
-    rows, spread = compared(
+    rows, spread = table_rows(
         {"sft_s2": "sft"}, sft=sft(1), warm=sft(1, learning_rate=0.002), sft_s2=sft(2)
     )
     groups = {name: row["group"] for name, row in rows.items()}
@@ -53,7 +53,7 @@ def test_a_group_is_named_by_its_first_model_and_stands_together():
 
 def test_the_spread_is_over_seeds_and_that_of_a_sample():
     groups = {"sft_s2": "sft", "sft_s3": "sft"}
-    _, spread = compared(
+    _, spread = table_rows(
         groups, sft=sft(1, loss=0.2), sft_s2=sft(2, loss=0.3), sft_s3=sft(3, loss=0.4)
     )
     assert spread.keys() == {"sft"}
@@ -64,7 +64,7 @@ def test_the_spread_is_over_seeds_and_that_of_a_sample():
 
 
 def test_a_group_of_dpo_models_has_the_spread_of_its_accuracy():
-    _, spread = compared(
+    _, spread = table_rows(
         {"rlaif_s2": "rlaif"},
         **{"sft": sft(1), "rlaif": dpo(1, accuracy=0.6), "rlaif_s2": dpo(2, accuracy=0.8)},
         b5=dpo(1, beta=0.5),
@@ -85,7 +85,7 @@ def test_a_group_of_dpo_models_has_the_spread_of_its_accuracy():
     ],
 )
 def test_what_differs_is_what_the_common_recipe_does_not_say(recipe, words):
-    rows, _ = compared(sft=sft(), rlaif=dpo(**recipe))
+    rows, _ = table_rows(sft=sft(), rlaif=dpo(**recipe))
     assert rows["rlaif"]["differs"] == words
 
 
@@ -162,7 +162,7 @@ def test_a_broken_file_is_one_line(models, command_line):
 
 def test_the_figure_is_there_where_two_models_can_be_compared():
     def figure(**trained):
-        rows = compared(**trained)[0].values()
+        rows = table_rows(**trained)[0].values()
         return variants_figure([{k: "" if v is None else v for k, v in r.items()} for r in rows])
 
     assert figure(sft=sft(), rlaif=dpo(), rlhf=dpo(pool="human")) == ""

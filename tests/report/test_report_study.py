@@ -154,13 +154,13 @@ def test_what_waits_for_people_is_named_on_top_and_is_nowhere_else_in_the_report
     assert html.unescape(pending) == (
         "Pending: rlhf, rlaif_rlhf wait for people's labels and are not in this report."
     )
-    named = re.compile(r"\b(?:rlaif_)?rlhf\b")
-    assert named.findall(top) == PENDING and not named.findall(rest)
+    pattern = re.compile(r"\b(?:rlaif_)?rlhf\b")
+    assert pattern.findall(top) == PENDING and not pattern.findall(rest)
     for player in PLAYERS:
         assert f">{player}</td>" in rest and f">{player}</text>" in rest
     figures = {path.stem: path.read_text() for path in (root / REPORT).parent.glob("figures/*.svg")}
     assert figures.keys() >= {"lineage", "ranking", "length", "training", "win_rates_delta"}
-    assert not named.findall("".join(figures.values()))
+    assert not pattern.findall("".join(figures.values()))
     assert "The annotators of the human pool" not in rest
 
 

@@ -155,8 +155,8 @@ def test_every_module_and_function_that_a_page_names_is_there_with_its_package(p
 def test_every_module_and_function_that_the_code_names_in_words_is_there():
     wrong = {}
     for path in [*PACKAGE.rglob("*.py"), *(ROOT / "workflow/rules").glob("*.smk")]:
-        beside = ".".join(path.relative_to(ROOT / "workflow").parts[1:-1])  # its package
+        package = ".".join(path.relative_to(ROOT / "workflow").parts[1:-1])
         names = names_of_nothing(path.read_text(encoding="utf-8"))
-        if names := {name for name in names if not leads_somewhere(f"{beside}.{name}")}:
+        if names := {name for name in names if not leads_somewhere(f"{package}.{name}")}:
             wrong[path.name] = names
     assert wrong == {}

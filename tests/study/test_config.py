@@ -346,12 +346,12 @@ def test_recipes_that_are_taken_are_those_that_trl_takes(steps):
             use_cpu=True, load_best_model_at_end=True, eval_strategy="steps", save_strategy="steps", report_to=[],
             bf16=False, **steps,
         )  # fmt: skip
-        refused = False
+        invalid = False
     except ValueError:
-        refused = True
+        invalid = True
     study = changed("recipes.sft", {"eval_strategy": "steps", **steps})
-    assert refused == (
-        error_message(study).startswith("recipes.sft.") if refused else not load_config(study)
+    assert invalid == (
+        error_message(study).startswith("recipes.sft.") if invalid else not load_config(study)
     )
 
 

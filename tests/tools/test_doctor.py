@@ -50,9 +50,9 @@ def test_there_is_one_thing_to_do_next(downloads):
     assert "`snakemake data " in next_step()
     import torch
 
-    where = "" if torch.cuda.is_available() else ", on a machine with a GPU"
+    suffix = "" if torch.cuda.is_available() else ", on a machine with a GPU"
     unattended = next_step("splits/summary.json")
-    assert unattended.endswith(f"`snakemake unattended --profile aws-gpu`{where}")
+    assert unattended.endswith(f"`snakemake unattended --profile aws-gpu`{suffix}")
     pairs = [
         {"prompt": f"Why {number}?", "response_1": "a", "response_2": "b", "metadata": {}}
         for number in range(2)
@@ -207,7 +207,7 @@ def test_a_machine_with_little_memory_is_told_how_to_run_there(checkout, monkeyp
     assert "--resources" not in report(Path("config/demo.yaml")), "its jobs are small"
 
 
-ODD = [
+INVALID = [
     ("HF_ENDPOINT", "hf-mirror.com"), ("HF_ENDPOINT", ""), ("HF_ENDPOINT", "http://"), ("HF_ENDPOINT", "http://[::1"),
     ("HF_ENDPOINT", "http://localhost:abc"), ("HF_ENDPOINT", "https://a b"), ("HF_ENDPOINT", "file:///etc"),
     ("https_proxy", "proxy"), ("https_proxy", "http://[::1"), ("http_proxy", "http://localhost:abc"), ("http_proxy", "://"),
@@ -216,7 +216,7 @@ ODD = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("name", "value"), ODD)
+@pytest.mark.parametrize(("name", "value"), INVALID)
 def test_an_invalid_environment_variable_does_not_stop_the_doctor(config_folder, monkeypatch, name, value):
     monkeypatch.setenv(name, value)
     output = report(Path("config/config.yaml"))

@@ -57,16 +57,16 @@ def test_a_wheel_has_every_file_of_the_package(installed):
 
 def test_the_doctor_runs_where_there_is_a_configuration_and_no_checkout(installed, tmp_path):
     (tmp_path / "mine.yaml").write_text((ROOT / "config/demo.yaml").read_text())
-    where = run(installed, tmp_path, "-c", "import persuasion_rl; print(persuasion_rl.__file__)")
-    assert where.stdout.startswith(str(installed))
+    location = run(installed, tmp_path, "-c", "import persuasion_rl; print(persuasion_rl.__file__)")
+    assert location.stdout.startswith(str(installed))
     words = ("-m", "persuasion_rl.tools.cli", "doctor", "--configfile", "mine.yaml")
-    elsewhere = run(installed, tmp_path, *words)
-    assert elsewhere.returncode == 0, elsewhere.stderr
-    assert "not in this folder; the commands below are for its checkout" in elsewhere.stdout
-    assert elsewhere.stdout.splitlines()[-1].startswith("next: the data and a page about it: ")
+    outside = run(installed, tmp_path, *words)
+    assert outside.returncode == 0, outside.stderr
+    assert "not in this folder; the commands below are for its checkout" in outside.stdout
+    assert outside.stdout.splitlines()[-1].startswith("next: the data and a page about it: ")
 
     checkout = copy_project(tmp_path / "checkout")
     shutil.rmtree(checkout / "workflow/persuasion_rl")
-    here = run(installed, checkout, *words[:-1], "config/demo.yaml")
-    assert here.returncode == 0, here.stderr
-    assert "not in this folder" not in here.stdout and "\nnext: the data " in here.stdout
+    inside = run(installed, checkout, *words[:-1], "config/demo.yaml")
+    assert inside.returncode == 0, inside.stderr
+    assert "not in this folder" not in inside.stdout and "\nnext: the data " in inside.stdout

@@ -17,7 +17,7 @@ from tiny_trainings import ADAPTER, run_training, train_sft, training_words
 pytestmark = pytest.mark.slow
 
 
-def refused(match: str, function, *arguments, **named) -> None:
+def assert_refused(match: str, function, *arguments, **named) -> None:
     with pytest.raises(UserError, match=match) as error:
         function(*arguments, **named)
     assert "\n" not in str(error.value)
@@ -28,9 +28,9 @@ def test_a_tokenizer_without_eos_is_refused(tiny_rows, tmp_path):
     shutil.copytree(tiny_rows.base, base)
     config = read_json(base / "tokenizer_config.json")
     write_json(base / "tokenizer_config.json", config | {"eos_token": None})
-    refused("no EOS token", tokenize, rows=tiny_rows.sft_train, base=base, output=tmp_path / "t.parquet")  # fmt: skip
+    assert_refused("no EOS token", tokenize, rows=tiny_rows.sft_train, base=base, output=tmp_path / "t.parquet")  # fmt: skip
     assert not (tmp_path / "t.parquet").exists()
-    refused("no EOS token", train_sft, tiny_rows, tmp_path / "sft", base=base)
+    assert_refused("no EOS token", train_sft, tiny_rows, tmp_path / "sft", base=base)
 
 
 def test_a_base_with_code_of_its_own_is_named(tiny_rows, tmp_path):
@@ -41,13 +41,13 @@ def test_a_base_with_code_of_its_own_is_named(tiny_rows, tmp_path):
     write_json(base / "config.json", config | {"auto_map": code, "model_type": "their-own"})
     marker = tmp_path / "ran"
     (base / "modeling.py").write_text(f"open({str(marker)!r}, 'w').close()\n")
-    refused("trust_remote_code: true", load_base, base, "cpu")
+    assert_refused("trust_remote_code: true", load_base, base, "cpu")
     assert not marker.exists()
 
 
 def test_a_module_that_is_not_there_is_named(tiny_rows, tmp_path):
     wrong = ["q_proj", "query_key_value"]
-    refused(
+    assert_refused(
         "no module 'query_key_value'", train_sft, tiny_rows, tmp_path, lora_target_modules=wrong
     )
 
@@ -55,7 +55,7 @@ def test_a_module_that_is_not_there_is_named(tiny_rows, tmp_path):
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a CUDA device is here")
 @pytest.mark.parametrize("wrong, match", [({"device": "cuda"}, "no CUDA device is here"), ({"use_4bit": True}, "use_4bit: true needs a CUDA")])  # fmt: skip
 def test_what_needs_cuda_says_so(wrong, match, tiny_rows, tmp_path):
-    refused(match, train_sft, tiny_rows, tmp_path, **wrong)
+    assert_refused(match, train_sft, tiny_rows, tmp_path, **wrong)
 
 
 # Failures on the way
@@ -122,4 +122,4 @@ def test_memory_that_ends_in_a_training_says_what_to_set(tmp_path):
         torch.empty(2**50)  # torch's own refusal
 
     trainer = SimpleNamespace(train=train, args=SimpleNamespace(per_device_train_batch_size=8))
-    refused("set per_device_train_batch_size to 4", train_or_say_why, trainer, None)
+    assert_refused("set per_device_train_batch_size to 4", train_or_say_why, trainer, None)

@@ -174,24 +174,24 @@ def test_a_notice_saves_at_once_and_a_rerun_goes_on(training):
 @pytest.mark.parametrize("training", ["sft"], indirect=True)
 def test_a_training_that_outlived_its_workflow_is_waited_for(training):
     """It saves and ends a second after its workflow, here a process that sleeps. The next one resumes from there."""
-    outlived, following = (
+    orphan, successor = (
         training("twice", max_steps=200, eval_steps=20, save_steps=20) for _ in range(2)
     )
-    following.log_file = outlived.folder / "log of the second.txt"
+    successor.log_file = orphan.folder / "log of the second.txt"
     workflow = subprocess.Popen(["sleep", "600"])
-    first = outlived.start(**{WORKFLOW: str(workflow.pid)})
-    outlived.wait_for_checkpoint(first)
-    second = following.start()
+    first = orphan.start(**{WORKFLOW: str(workflow.pid)})
+    orphan.wait_for_checkpoint(first)
+    second = successor.start()
     waits = f"process {first.pid} on {socket.gethostname()} still trains this model"
-    while waits not in following.log:
-        assert first.poll() is None and second.poll() is None, outlived.log[-3000:] + following.log
+    while waits not in successor.log:
+        assert first.poll() is None and second.poll() is None, orphan.log[-3000:] + successor.log
         time.sleep(0.05)
     workflow.kill()
     workflow.wait()
     assert first.wait(timeout=60) == 128 + signal.SIGTERM
-    assert second.wait(timeout=200) == 0, following.log[-3000:]
-    assert "going on from" in following.log
-    steps = [row["step"] for row in outlived.history if "loss" in row]
+    assert second.wait(timeout=200) == 0, successor.log[-3000:]
+    assert "going on from" in successor.log
+    steps = [row["step"] for row in orphan.history if "loss" in row]
     assert steps == list(range(1, 201))
 
 

@@ -51,7 +51,7 @@ def run_stage(module, *words):
     assert run.returncode == 0, run.stderr[-4000:]
 
 
-def tokenized(base, rows):
+def tokenize_rows(base, rows):
     """Write the token ids of some rows beside them, and return the table's path."""
     table = rows.with_suffix(".parquet")
     run_stage("training.tokenize", "--base", base, "--rows", rows, "--output", table)
@@ -85,8 +85,8 @@ def test_sft_on_losing_replies_is_not_above_base(small, measure, tmp_path):
     adapter, base = tmp_path / "models/losing/adapter_model.safetensors", small / "models/base"
     run_stage(
         *("training.sft", "--base", base, "--adapter", adapter, "--state", tmp_path / "state"),
-        *("--train", tokenized(base, tmp_path / "train.jsonl")),
-        *("--val", tokenized(base, tmp_path / "val.jsonl")),
+        *("--train", tokenize_rows(base, tmp_path / "train.jsonl")),
+        *("--val", tokenize_rows(base, tmp_path / "val.jsonl")),
         *("--seed", 1, "--threads", 2, *recipe_words("sft", num_train_epochs=2)),
     )
     low, _ = measure([adapter], "base")
@@ -102,8 +102,8 @@ def test_swapped_preferences_fall_below_sft(small, measure, tmp_path):
     sft = small / "models/sft/adapter_model.safetensors"
     run_stage(
         *("training.dpo", "--base", base, "--lineage", sft, "--parent", "sft"),
-        *("--train", tokenized(base, tmp_path / "train.jsonl")),
-        *("--val", tokenized(base, tmp_path / "val.jsonl")),
+        *("--train", tokenize_rows(base, tmp_path / "train.jsonl")),
+        *("--val", tokenize_rows(base, tmp_path / "val.jsonl")),
         *("--adapter", adapter, "--state", tmp_path / "state", "--seed", 1, "--threads", 2),
         *recipe_words("dpo"),
     )

@@ -123,7 +123,7 @@ def blocks(page, *languages):
     ]
 
 
-def shown_commands():
+def documented_commands():
     """Each command in a block or code span of a page, with the names of its pages."""
     pages_of = defaultdict(set)
     for page in PAGES:
@@ -138,7 +138,7 @@ def shown_commands():
     return {command: ", ".join(sorted(pages)) for command, pages in sorted(pages_of.items())}
 
 
-def typed(command):
+def fill_in(command):
     """A command with its placeholders filled in."""
     for name, value in STANDS_FOR.items():
         command = re.sub(rf"\b{name}\b", value, command)
@@ -147,7 +147,7 @@ def typed(command):
 
 def words_of(command):
     """The words of a command without the variables before it."""
-    words = shlex.split(typed(command))
+    words = shlex.split(fill_in(command))
     while re.match(r"[A-Z_]+=", words[0]):
         words = words[1:]
     return words
@@ -159,10 +159,10 @@ def entry_of(command):
     return next(entries, None)
 
 
-COMMANDS = shown_commands()
+COMMANDS = documented_commands()
 
 
-def starting_with(program):
+def commands_of(program):
     """The commands of a program that no test runs as shown."""
     return [c for c in COMMANDS if words_of(c)[0] == program and entry_of(c) in {*NOT_RUN, *RUN_BY}]
 
@@ -173,7 +173,7 @@ def dry_runs():
     Commands that differ only in their targets are planned together, to save time.
     """
     runs = defaultdict(list)
-    for command in starting_with("snakemake"):
+    for command in commands_of("snakemake"):
         words = words_of(command)[1:]
         if "--report" in words:
             continue
@@ -218,7 +218,7 @@ def test_every_command_is_run_or_listed_with_the_reason_why_not():
     "command", [*RUN, *(pytest.param(command, marks=pytest.mark.slow) for command in RUN_SLOWLY)]
 )
 def test_a_command_does_what_is_said(command, checkout):
-    output = run_as_typed(typed(command), checkout)
+    output = run_as_typed(fill_in(command), checkout)
     assert re.search((RUN | RUN_SLOWLY)[command], output, re.M), output[-4000:]
 
 
@@ -269,7 +269,7 @@ def flags_of(words):
     return {word.partition("=")[0] for word in words if word.startswith("-") and word != "--help"}
 
 
-@pytest.mark.parametrize("command", starting_with("persuasion-rl"))
+@pytest.mark.parametrize("command", commands_of("persuasion-rl"))
 def test_a_command_of_ours_has_the_flags_that_are_shown(command, capsys):
     name, *words = words_of(command)[1:]
     with pytest.raises(SystemExit) as error:
@@ -278,7 +278,7 @@ def test_a_command_of_ours_has_the_flags_that_are_shown(command, capsys):
     assert flags_of(words) <= {*re.findall(r"--?[\w-]+", capsys.readouterr().out)}
 
 
-@pytest.mark.parametrize("command", starting_with("python"))
+@pytest.mark.parametrize("command", commands_of("python"))
 def test_a_benchmark_has_the_flags_that_are_shown(command):
     words = words_of(command)[1:]
     entry, rest = words[:1], words[1:]
@@ -287,7 +287,7 @@ def test_a_benchmark_has_the_flags_that_are_shown(command):
     assert flags_of(rest) <= {*re.findall(r"--?[\w-]+", help_of(*entry))}
 
 
-@pytest.mark.parametrize("command", starting_with("make"))
+@pytest.mark.parametrize("command", commands_of("make"))
 def test_a_target_of_make_is_one(command):
     run = subprocess.run(
         ["make", "-n", *words_of(command)[1:]], cwd=ROOT, capture_output=True, text=True
@@ -391,22 +391,22 @@ def test_extras_and_files_to_install_are_there():
     ]
     files = [*PAGES, *(ROOT / "profiles").rglob("*.yaml"), *(ROOT / "envs").iterdir()]
     files += (ROOT / "workflow/persuasion_rl").rglob("*.py")
-    named = defaultdict(set)
+    files_by_extra = defaultdict(set)
     for path in files:
         for listed in re.findall(r"\.\[([\w,-]+)\]", path.read_text()):
             for extra in listed.split(","):
-                named[extra].add(path.name)
-    assert {"annotate", "openai", "qlora"} <= named.keys()
-    assert {extra: paths for extra, paths in named.items() if extra not in extras} == {}
+                files_by_extra[extra].add(path.name)
+    assert {"annotate", "openai", "qlora"} <= files_by_extra.keys()
+    assert {extra: paths for extra, paths in files_by_extra.items() if extra not in extras} == {}
     locks = {lock for page in PAGES for lock in re.findall(r"envs/[\w.-]+\.txt", page.read_text())}
     assert len(locks) > 2 and {lock for lock in locks if not (ROOT / lock).is_file()} == set()
 
 
 def test_every_test_that_is_named_is_there():
-    named = {name for page in PAGES for name in re.findall(r"`(test_\w+)`", page.read_text())}
+    tests = {name for page in PAGES for name in re.findall(r"`(test_\w+)`", page.read_text())}
     sources = "\n".join(path.read_text() for path in (ROOT / "tests").rglob("test_*.py"))
-    assert len(named) > 15
-    assert {name for name in named if f"def {name}(" not in sources} == set()
+    assert len(tests) > 15
+    assert {name for name in tests if f"def {name}(" not in sources} == set()
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))

@@ -79,16 +79,16 @@ def test_a_study_is_made_in_s3_and_found_there_again(server, tmp_path):
     run = snakemake(*words, root=checkout, **WITH_PLUGINS)
     assert run.returncode == 0, run.stdout[-5000:]
 
-    listed = client(server).list_objects_v2(Bucket="study", Prefix="results/tiny/")["Contents"]
-    there = {entry["Key"].removeprefix("results/tiny/") for entry in listed}
+    entries = client(server).list_objects_v2(Bucket="study", Prefix="results/tiny/")["Contents"]
+    names = {entry["Key"].removeprefix("results/tiny/") for entry in entries}
     assert {
         "splits/sides.csv", "splits/sft_train.jsonl", "splits/leakage.json", "data_report.html",
         "models/base/model.safetensors", "models/sft/adapter_model.safetensors", "models/sft/recipe.json",
-    } <= there  # fmt: skip
+    } <= names  # fmt: skip
     assert not (checkout / "results/tiny/splits").exists(), "what S3 has is not here too"
 
-    again = snakemake(*words, "-n", root=checkout, **WITH_PLUGINS)
-    assert "Nothing to be done" in again.stdout, again.stdout[-3000:]
+    plan = snakemake(*words, "-n", root=checkout, **WITH_PLUGINS)
+    assert "Nothing to be done" in plan.stdout, plan.stdout[-3000:]
 
 
 def test_the_profile_of_aws_batch_is_planned(server, tmp_path):

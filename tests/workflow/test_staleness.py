@@ -49,7 +49,7 @@ def stale(root, *words, target="all", config=CONFIG):
     return planned(output) if "Job stats:" in output else {}
 
 
-def replaced(name: str, old: str, new: str):
+def replace_text(name: str, old: str, new: str):
     """A change of a text in a file of workflow/rules/ or of the package."""
 
     def change(root: Path) -> None:
@@ -61,7 +61,7 @@ def replaced(name: str, old: str, new: str):
     return change
 
 
-def edited(*patterns: str):
+def edit_modules(*patterns: str):
     """A change of the code of the modules that match patterns in the package."""
 
     def change(root: Path) -> None:
@@ -75,7 +75,7 @@ def edited(*patterns: str):
     return change
 
 
-def added(name: str):
+def append_to(name: str):
     """A change of the content of a file of the study."""
 
     def change(root: Path) -> None:
@@ -85,7 +85,7 @@ def added(name: str):
     return change
 
 
-def settings(**changed):
+def change_settings(**changed):
     """A change of the study's settings."""
 
     def change(root: Path) -> None:
@@ -97,15 +97,15 @@ def settings(**changed):
     return change
 
 
-def touched(name: str):
+def touch(name: str):
     return lambda root: (root / STUDY / name).touch()
 
 
-def deleted(name: str):
+def delete(name: str):
     return lambda root: (root / STUDY / name).unlink()
 
 
-def ordered_anew(root: Path) -> None:
+def reverse_settings(root: Path) -> None:
     """Reverse the settings at every level except that of the models, whose order tables keep."""
 
     def reordered(value):
@@ -119,13 +119,13 @@ def ordered_anew(root: Path) -> None:
     path.write_text(yaml.safe_dump(reordered(yaml.safe_load(path.read_text())), sort_keys=False))
 
 
-def another_environment(root: Path) -> None:
+def change_environment(root: Path) -> None:
     """Only `--sdm conda` would notice it; this is not tested without conda."""
     with (root / "envs/persuasion-rl.yaml").open("a") as file:
         file.write("      - another-package\n")
 
 
-def checked_out_anew(root: Path) -> None:
+def randomise_times(root: Path) -> None:
     """Give every file, sources too, a random time."""
     random = Random(1)
     for path in sorted(root.rglob("*")):
@@ -134,7 +134,7 @@ def checked_out_anew(root: Path) -> None:
             os.utime(path, (when, when))
 
 
-def unchanged(root: Path) -> None:
+def no_change(root: Path) -> None:
     pass
 
 
@@ -175,49 +175,49 @@ ONE_PLAYER = {"train_dpo": 1, "evaluate_model": 1, "evaluate_kl": 1, "evaluate_l
     [
         pytest.param(change, expected, id=name)
         for name, change, expected in [
-            ("nothing", unchanged, {}),
-            ("touched file", touched("splits/sides.csv"), {}),
-            ("fresh checkout", checked_out_anew, {}),
+            ("nothing", no_change, {}),
+            ("touched file", touch("splits/sides.csv"), {}),
+            ("fresh checkout", randomise_times, {}),
             (
                 "reworded docstring",
-                replaced("training/dpo.py", "Preference pairs as trl's collator takes them", "Pairs, in the form of trl's collator"),
+                replace_text("training/dpo.py", "Preference pairs as trl's collator takes them", "Pairs, in the form of trl's collator"),
                 {},
             ),
-            ("reworded comment", replaced("training/dpo.py", "# bf16 and fp16", "# 16 bits"), {}),
-            ("keys in another order", ordered_anew, {}),
-            ("deleted file between others", deleted("preferences/ai_train.jsonl"), {}),
-            ("environment file", another_environment, {}),
-            ("message of a stage's end", edited("runtime/command.py"), {}),
-            ("message about waiting", edited("runtime/leases.py"), {}),
-            ("time-out of W&B", edited("runtime/tracking.py"), {}),
-            ("message about the configuration", edited("study/config.py"), {}),
-            ("W&B mode", settings(wandb={"mode": "offline"}), RECORD),
-            ("batch size of sampling", settings(sampling={"batch_size": 16}), RECORD),
-            ("retries of downloads", settings(downloads={"retries": 9}), RECORD),
-            ("world", settings(world={"threads": 1600}), OTHER_DATA | RECORD | {"synthesize_corpus": 1}),
-            ("setting of SFT", settings(recipes={"sft": {"learning_rate": 0.002}}), OTHER_SFT | RECORD),
-            ("setting of sampling", settings(sampling={"temperature": 0.5}),
+            ("reworded comment", replace_text("training/dpo.py", "# bf16 and fp16", "# 16 bits"), {}),
+            ("keys in another order", reverse_settings, {}),
+            ("deleted file between others", delete("preferences/ai_train.jsonl"), {}),
+            ("environment file", change_environment, {}),
+            ("message of a stage's end", edit_modules("runtime/command.py"), {}),
+            ("message about waiting", edit_modules("runtime/leases.py"), {}),
+            ("time-out of W&B", edit_modules("runtime/tracking.py"), {}),
+            ("message about the configuration", edit_modules("study/config.py"), {}),
+            ("W&B mode", change_settings(wandb={"mode": "offline"}), RECORD),
+            ("batch size of sampling", change_settings(sampling={"batch_size": 16}), RECORD),
+            ("retries of downloads", change_settings(downloads={"retries": 9}), RECORD),
+            ("world", change_settings(world={"threads": 1600}), OTHER_DATA | RECORD | {"synthesize_corpus": 1}),
+            ("setting of SFT", change_settings(recipes={"sft": {"learning_rate": 0.002}}), OTHER_SFT | RECORD),
+            ("setting of sampling", change_settings(sampling={"temperature": 0.5}),
              OTHER_SAMPLES | RECORD | {"evaluate_model": 6}),
-            ("setting of DPO", settings(recipes={"dpo": {"beta": 0.2}}), TRAINED_BY_DPO | RECORD | {"train_dpo": 4}),  # one has its own
-            ("two values swapped", settings(sampling={"temperature": 0.9, "top_p": 0.7}),
+            ("setting of DPO", change_settings(recipes={"dpo": {"beta": 0.2}}), TRAINED_BY_DPO | RECORD | {"train_dpo": 4}),  # one has its own
+            ("two values swapped", change_settings(sampling={"temperature": 0.9, "top_p": 0.7}),
              OTHER_SAMPLES | RECORD | {"evaluate_model": 6}),
-            ("device", settings(device="auto"), OTHER_DEVICE | RECORD),
+            ("device", change_settings(device="auto"), OTHER_DEVICE | RECORD),
             ("code of an engine that the study does not use",
-             replaced("sampling/server.py", "(1, 4, 16, 60)", "(1, 4, 16)"), {}),
-            ("code of the study's engine", replaced("sampling/local.py", "SHARE = 0.25", "SHARE = 0.5"),
+             replace_text("sampling/server.py", "(1, 4, 16, 60)", "(1, 4, 16)"), {}),
+            ("code of the study's engine", replace_text("sampling/local.py", "SHARE = 0.25", "SHARE = 0.5"),
              OTHER_SAMPLES | {"evaluate_model": 6}),
-            ("code of SFT", edited("training/sft.py"), OTHER_SFT),
-            ("command of a rule", replaced("rules/training.smk", "persuasion_rl.training.dpo", " persuasion_rl.training.dpo"), TRAINED_BY_DPO),
-            ("code of all trainings", replaced("training/recipe.py", '"use_4bit", False', '"use_4bit", True'), OTHER_SFT | {"train_delta_judge": 1}),
-            ("file of the base model", added("models/base/tokenizer_config.json"), OTHER_BASE),
-            ("code of DPO", replaced("training/dpo.py", "else 0.5 * beta", "else 0.4 * beta"), TRAINED_BY_DPO),
-            ("page of the report", replaced("report/templates/report.html.j2", "<body>", "<body >"), {"report_study": 1}),
-            ("corpus", added("corpora/synthetic-changemyview/utterances.jsonl"), OTHER_DATA),
-            ("pairs of people", added("preferences/human_train.jsonl"),
+            ("code of SFT", edit_modules("training/sft.py"), OTHER_SFT),
+            ("command of a rule", replace_text("rules/training.smk", "persuasion_rl.training.dpo", " persuasion_rl.training.dpo"), TRAINED_BY_DPO),
+            ("code of all trainings", replace_text("training/recipe.py", '"use_4bit", False', '"use_4bit", True'), OTHER_SFT | {"train_delta_judge": 1}),
+            ("file of the base model", append_to("models/base/tokenizer_config.json"), OTHER_BASE),
+            ("code of DPO", replace_text("training/dpo.py", "else 0.5 * beta", "else 0.4 * beta"), TRAINED_BY_DPO),
+            ("page of the report", replace_text("report/templates/report.html.j2", "<body>", "<body >"), {"report_study": 1}),
+            ("corpus", append_to("corpora/synthetic-changemyview/utterances.jsonl"), OTHER_DATA),
+            ("pairs of people", append_to("preferences/human_train.jsonl"),
              TRAINED_BY_DPO | HUMAN_BRANCH | {"tokenize": 1}),
-            ("added model", settings(models={"rlhf_b3": MODEL}), ONE_MODEL | RECORD),
+            ("added model", change_settings(models={"rlhf_b3": MODEL}), ONE_MODEL | RECORD),
             ("added player",
-             settings(models={"rlhf_b3": MODEL}, evaluation={"players": [*PLAYERS, "rlhf_b3"]}),
+             change_settings(models={"rlhf_b3": MODEL}, evaluation={"players": [*PLAYERS, "rlhf_b3"]}),
              COMPARED | ONE_MODEL | ONE_PLAYER | {"write_model_card": 7, "judge_trust": 1} | RECORD),
         ]
     ],
@@ -281,18 +281,18 @@ def test_every_file_that_is_read_of_a_model_of_ones_own_counts(
 
 
 def test_the_client_of_language_models_is_no_code_of_a_study_that_asks_none(checkout):
-    edited("judges/llm/*.py")(checkout)
+    edit_modules("judges/llm/*.py")(checkout)
     assert stale(checkout) == {}
 
 
 def test_the_grammar_is_no_code_of_a_study_without_a_synthetic_world(without_world):
-    edited("data/synthetic/grammar.py")(without_world)
+    edit_modules("data/synthetic/grammar.py")(without_world)
     assert stale(without_world, config=PUBLISHED) == {}
 
 
 def test_a_change_that_is_known_to_change_no_result_is_accepted(checkout):
     model = f"{STUDY}/models/rlaif/adapter_model.safetensors"
-    replaced("training/dpo.py", "else 0.5 * beta", "else beta / 2")(checkout)
+    replace_text("training/dpo.py", "else 0.5 * beta", "else beta / 2")(checkout)
     assert stale(checkout, target=model) == {"train_dpo": 1}
     succeed(model, "--touch", "--configfile", CONFIG, root=checkout)
     assert stale(checkout, target=model) == {}
@@ -307,7 +307,7 @@ def test_a_notebook_goes_by_its_time_and_what_it_imports_by_its_code(checkout):
     notebook.touch()
     assert stale(checkout, target=table) == {"explore_data": 1}
     os.utime(notebook, ns=(before.st_atime_ns, before.st_mtime_ns))
-    replaced("files.py", 'encoding="utf-8"', 'encoding="utf8"')(checkout)
+    replace_text("files.py", 'encoding="utf-8"', 'encoding="utf8"')(checkout)
     only = ("--allowed-rules", "explore_data")
     assert stale(checkout, *only, target=table) == {"explore_data": 1}
 

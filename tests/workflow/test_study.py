@@ -62,13 +62,13 @@ def test_the_reports_ranking_agrees_with_the_truth(small):
     truth = {row["model"]: float(row["mean"]) for row in table(small / "evaluation/truth.csv")}
     report = (small / "report.html").read_text()
     for judge, least in (("truth", 0.3), ("delta", -1)):
-        (stated,) = re.findall(
+        (reported,) = re.findall(
             rf"Judge {judge} ranks,.*?the measured truth: (-?\d\.\d\d)\.", report
         )
         rows = [row for row in table(small / "evaluation/ranking.csv") if row["judge"] == judge]
         strengths = [float(row["strength"]) for row in rows]
         tau = kendalltau(strengths, [truth[row["player"]] for row in rows]).statistic
-        assert len(rows) == len(PLAYERS) and float(stated) == round(tau, 2) > least
+        assert len(rows) == len(PLAYERS) and float(reported) == round(tau, 2) > least
 
 
 def test_a_second_run_does_nothing(small, make_small):
@@ -301,10 +301,10 @@ def test_the_arena_and_the_chat_speak_with_the_studys_models(small):
     assert digests == [present[model] for model in models], "as the ranking finds them"
     assert context.startswith("Claim: We should get rid of bike lanes\nPoster: ")
     assert len(set(models)) == 2 and all(replies)
-    talk = run_module(
+    chat = run_module(
         *("tools.cli", "chat", "--study", small, "--model", "sft"),
         input=f"{view.replace(chr(10), ' ')}\nI doubt it.\n\n",
     )
-    assert talk.returncode == 0 and talk.stdout.count("sft: ") == 2, talk.stderr
+    assert chat.returncode == 0 and chat.stdout.count("sft: ") == 2, chat.stderr
     wrong = run_module("tools.cli", "chat", "--study", small, "--model", "gpt")
     assert wrong.returncode == 1 and wrong.stderr.startswith("error: no model 'gpt'; there are: ")

@@ -302,7 +302,7 @@ def pins(lines: list[str]) -> dict[str, str]:
     return versions
 
 
-def locked(name: str) -> dict[str, str]:
+def locked_versions(name: str) -> dict[str, str]:
     lines = (ROOT / f"envs/{name}").read_text().splitlines()
     return pins([line for line in lines if not line.startswith("#")])
 
@@ -312,7 +312,7 @@ def test_the_environment_of_vllm_has_the_locked_versions_and_what_sampling_impor
     packages = pins(environment["dependencies"][-1]["pip"])
     assert {"transformers", "peft", "orjson", "tqdm"} <= packages.keys()
     assert packages.pop("vllm")
-    assert packages.items() <= locked("requirements.txt").items()
+    assert packages.items() <= locked_versions("requirements.txt").items()
 
 
 @pytest.mark.parametrize("conda", ["persuasion-rl", "notebook", "vllm"])
@@ -331,7 +331,7 @@ def test_a_conda_environment_takes_a_python_that_the_project_takes(conda):
 def test_the_locks_do_not_contradict_each_other():
     versions = {}
     for file in sorted((ROOT / "envs").glob("requirements*.txt")):
-        for name, version in locked(file.name).items():
+        for name, version in locked_versions(file.name).items():
             assert versions.setdefault(name, version) == version, f"{file.name}: {name}"
 
 
@@ -343,10 +343,10 @@ def test_the_containerfile_is_one_and_copies_what_is_there():
     run = subprocess.run([linter, "--no-color", file], capture_output=True, text=True)
     assert run.returncode == 0, run.stdout + run.stderr
     text = file.read_text()
-    copied = re.findall(r"^COPY (\S+) (?:\S+)$", text, re.M)
-    named = re.findall(r"envs/requirements\S*\.txt", text)
-    assert copied == ["envs", "."] and len(named) >= 3
-    assert all((ROOT / name).exists() for name in copied + named)
+    sources = re.findall(r"^COPY (\S+) (?:\S+)$", text, re.M)
+    lock_files = re.findall(r"envs/requirements\S*\.txt", text)
+    assert sources == ["envs", "."] and len(lock_files) >= 3
+    assert all((ROOT / name).exists() for name in sources + lock_files)
     (version,) = re.findall(r"^FROM \S+/python:(\d+\.\d+)-", text, re.M)
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     assert SpecifierSet(project["requires-python"]).contains(version)
