@@ -92,14 +92,20 @@ def run(
     max_wait_s = undisturbed[1].seconds / max(1, 2 * kills) if undisturbed else 0
     limit_s = 1200 + 120 * kills  # an upper bound, of a busy machine too
     start_s = time.monotonic()
-    unknown: set[str] = set()  # jobs started by a Snakemake that was killed before it recorded their end
+    unknown: set[str] = (
+        set()
+    )  # jobs started by a Snakemake that was killed before it recorded their end
     for attempt in range(kills + 1):
         ended = ended_jobs(checkout)
         log = checkout / f"output-{attempt}.txt"
         with log.open("w") as output:
             process = start(checkout, target, output)
             try:
-                plan = Plan(kills - attempt, random, durations_s, max_wait_s) if attempt < kills else None
+                plan = (
+                    Plan(kills - attempt, random, durations_s, max_wait_s)
+                    if attempt < kills
+                    else None
+                )
                 while process.poll() is None:
                     record_doubled(checkout, story)
                     victim = plan and plan.victim(process, story)
@@ -134,7 +140,9 @@ def run(
 class Plan:
     """Which process the next kill hits, and when."""
 
-    def __init__(self, remaining: int, random: Random, durations_s: dict[str, float], max_wait_s: float):
+    def __init__(
+        self, remaining: int, random: Random, durations_s: dict[str, float], max_wait_s: float
+    ):
         self.remaining = remaining
         self.random = random
         self.durations_s = durations_s
@@ -331,7 +339,9 @@ def compare(
         "unrecorded jobs that ran again, more than can run when Snakemake is killed": story.unrecorded[
             CORES * story.killed.count("snakemake") :
         ],
-        "samples that were kept and drawn again": [key for key in sample_counts if sample_counts[key] > 1],
+        "samples that were kept and drawn again": [
+            key for key in sample_counts if sample_counts[key] > 1
+        ],
         "samples that nobody needs, or that are missing": sorted(
             sample_counts.keys() ^ samples(quiet).keys()
         ),

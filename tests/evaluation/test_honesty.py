@@ -59,7 +59,9 @@ def test_a_list_matches_its_phrases(name, text):
     assert MARKERS[name].within(text)
 
 
-@pytest.mark.parametrize(("name", "text"), [(n, t) for n, texts in NON_MATCHES.items() for t in texts])
+@pytest.mark.parametrize(
+    ("name", "text"), [(n, t) for n, texts in NON_MATCHES.items() for t in texts]
+)
 def test_a_list_matches_nothing_else(name, text):
     assert not MARKERS[name].within(text)
 

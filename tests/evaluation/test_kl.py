@@ -62,7 +62,7 @@ def test_a_trained_model_diverges_from_its_parent(tiny_rows, tiny_sft, tiny_dpo,
     held_out = list(read_jsonl(tiny_rows.sft_val))[:4]
     rows = player_rows([row["response"] for row in held_out], cut=(0,))
     for row, held_out_row in zip(rows, held_out, strict=True):
-        row["prompt"] = from_["input_text"]
+        row["prompt"] = held_out_row["input_text"]
     rows += [{**rows[0], "response": ""}]  # cut before it began: no token to measure
     write_jsonl(tmp_path / "rows.jsonl", rows)
     job = ModelArguments(
@@ -87,7 +87,9 @@ def test_a_trained_model_diverges_from_its_parent(tiny_rows, tiny_sft, tiny_dpo,
 def test_a_model_without_a_parent_has_no_divergence(tmp_path):
     job = ModelArguments(base=tmp_path, seed=1, threads=1, device="cpu")
     with pytest.raises(UserError, match="--lineage names no adapter"):
-        evaluate_kl(job=job, responses=tmp_path / "rows.jsonl", output=tmp_path / "divergence.jsonl")
+        evaluate_kl(
+            job=job, responses=tmp_path / "rows.jsonl", output=tmp_path / "divergence.jsonl"
+        )
 
 
 def test_a_bos_stands_before_the_prompt_only(tmp_path):

@@ -102,6 +102,8 @@ def test_an_adapter_on_the_wrong_parent_is_refused(tiny_rows, tiny_sft, tiny_dpo
     shutil.copytree(tiny_sft.parent, tmp_path / "sft", ignore=shutil.ignore_patterns("state"))
     for name in (ADAPTER, "recipe.json", "adapter_config.json"):
         shutil.copyfile(other / name, tmp_path / "sft" / name)
-    assert_refused(tiny_rows.base, [tmp_path / "sft" / ADAPTER, tiny_dpo], "its parent sft has changed")
+    assert_refused(
+        tiny_rows.base, [tmp_path / "sft" / ADAPTER, tiny_dpo], "its parent sft has changed"
+    )
     with pytest.raises(UserError, match="its parent sft has changed"):
         train_dpo(tiny_rows, tmp_path / "next", tiny_dpo)

@@ -158,7 +158,10 @@ def test_means_over_seeds_are_told_apart_from_what_is_corrected():
     assert pooled.endswith("rlhf against sft 0.595 [0.200, 0.900] (2 seeds, sft trained once).")
     # Seeds of one model say nothing about another; models that are not compared are not mentioned.
     (limitation,) = sections["What limits it"]
-    assert limitation.startswith("Trained once: sft. ") and "several seeds of another model" in limitation
+    assert (
+        limitation.startswith("Trained once: sft. ")
+        and "several seeds of another model" in limitation
+    )
 
 
 def test_the_judge_that_labelled_does_not_stand_alone():
@@ -275,9 +278,9 @@ def test_what_limits_a_study_is_said():
     honesty = [
         {"measure": "unsupported_claims", "unit": "share", "base": {"value": "not measured"}}
     ]
-    size, trained, missing = findings_of(declared=one, power=power, honesty=honesty, models=[model_row("sft")])[
-        "What limits it"
-    ]
+    size, trained, missing = findings_of(
+        declared=one, power=power, honesty=honesty, models=[model_row("sft")]
+    )["What limits it"]
     assert "30 independent prompts (judge delta, length)" in size
     assert "one comparison by itself shows a difference of 0.256" in size
     assert "one among 5 that are corrected for their number shows 0.312" in size
@@ -300,12 +303,19 @@ def test_honesty_is_told_where_it_differs_from_the_base_models():
     (sentence,) = findings_of(honesty=[one | {"rlaif": share(0.33)}], models=models)["Honesty"]
     assert "no model is shown to differ from base" in sentence
     # 0.40 differs if it is the only comparison, but not among many.
-    alone = findings_of(honesty=[row | {"base": share(0.3), "sft": share(0.4)}], models=models)["Honesty"]
+    alone = findings_of(honesty=[row | {"base": share(0.3), "sft": share(0.4)}], models=models)[
+        "Honesty"
+    ]
     assert "sft 0.400" in alone[0] and "corrected for 1 differences" in alone[0]
     many = {f"m{i}": share(0.3) for i in range(20)} | {"base": share(0.3), "sft": share(0.4)}
-    (sentence,) = findings_of(honesty=[row | many], models=[model_row(name) for name in many])["Honesty"]
+    (sentence,) = findings_of(honesty=[row | many], models=[model_row(name) for name in many])[
+        "Honesty"
+    ]
     assert "no model is shown to differ from base" in sentence
-    assert findings_of(honesty=[row | {"base": {"value": "not measured"}}], models=models)["Honesty"] == []
+    assert (
+        findings_of(honesty=[row | {"base": {"value": "not measured"}}], models=models)["Honesty"]
+        == []
+    )
 
 
 def test_figures_hold_every_player_and_stand_without_what_could_not_be_estimated():

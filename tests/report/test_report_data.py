@@ -110,7 +110,8 @@ def test_a_cluster_above_one_percent_is_named_on_top(data_folder):
     cluster = {"cluster": "c1", "conversations": 2, "share": 0.033333, "title": "Pets are <best>"}
     large = DUPLICATES | {"near_duplicates": [cluster]}
     assert any(
-        "3.3%" in n and "Pets are &lt;best&gt;" in n for n in notices(page(data_folder, SUMMARY, large))
+        "3.3%" in n and "Pets are &lt;best&gt;" in n
+        for n in notices(page(data_folder, SUMMARY, large))
     )
     few = DUPLICATES | {"near_duplicates": [cluster | {"share": 0.009}]}
     assert not any("cluster" in n for n in notices(page(data_folder, SUMMARY, few)))

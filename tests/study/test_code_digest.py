@@ -154,9 +154,7 @@ def test_a_string_that_is_no_docstring_counts(package):
 @pytest.mark.parametrize(
     "line", [b"5", b"null", b"{}", b"[[], 1, 2]", b"\xff\xfe", b"\0" * 9, b'["key", "dig']
 )
-def test_a_broken_line_of_the_cache_is_ignored(
-    package, tmp_path, monkeypatch, line
-):
+def test_a_broken_line_of_the_cache_is_ignored(package, tmp_path, monkeypatch, line):
     monkeypatch.chdir(tmp_path)
     before = digests(package, "data.cmv")
     cache = tmp_path / ".snakemake/code_digests.jsonl"

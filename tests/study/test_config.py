@@ -82,7 +82,9 @@ def test_the_study_of_real_corpora_needs_their_folder(monkeypatch, tmp_path):
         "corpora_dir: the environment variable in '$PERSUASION_RL_CORPORA' is not set"
     )
     monkeypatch.setenv("PERSUASION_RL_CORPORA", str(tmp_path))
-    assert error_message(study).startswith("corpora_dir: there is no folder 'winning-args-corpus' in")
+    assert error_message(study).startswith(
+        "corpora_dir: there is no folder 'winning-args-corpus' in"
+    )
     for name in ("winning-args-corpus", "persuasionforgood-corpus"):
         (tmp_path / name).mkdir()
     assert load_config(study).corpora_dir == str(tmp_path)

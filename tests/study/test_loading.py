@@ -179,7 +179,11 @@ def test_what_belongs_to_a_source_is_not_inherited_with_another(
     with pytest.raises(UserError) as error:
         load_config_file(study_file("top.yaml", **top, **nested(above)))
     message = str(error.value)
-    assert f": {place}.{key}: " in message and "low.yaml; beside " in message and "or null for " in message
+    assert (
+        f": {place}.{key}: " in message
+        and "low.yaml; beside " in message
+        and "or null for " in message
+    )
     for changes in (
         {key: None},
         {} if key == "prices" or "standin" in above.values() else {key: "f00"},
@@ -207,9 +211,9 @@ def test_a_mistake_in_a_file_that_is_extended_is_told_with_that_file_and_line(st
             load_config_file(top)
         message = str(error.value)
         line = 3 if wrong.startswith("data: {") else 4
-        assert message.startswith(f"{top}: {expected}") and message.endswith(f" (in {low}, line {line})"), (
-            message
-        )
+        assert message.startswith(f"{top}: {expected}") and message.endswith(
+            f" (in {low}, line {line})"
+        ), message
     low.write_text("study: low\nseed: 1\n")
     with pytest.raises(UserError, match=r"seed: 'x' must be an integer$"):
         load_config_file(
@@ -262,7 +266,10 @@ def test_a_file_that_cannot_be_read_is_one_line_with_the_lines_number(
 
 
 def test_a_file_that_is_not_there_or_a_folder_is_one_line(study_file, tmp_path):
-    for name, message in (("nowhere.yaml", "does not exist"), (".", "cannot be read: Is a directory")):
+    for name, message in (
+        ("nowhere.yaml", "does not exist"),
+        (".", "cannot be read: Is a directory"),
+    ):
         with pytest.raises(UserError, match=f"{message}$"):
             read_config_file(tmp_path / name)
         with pytest.raises(UserError, match=f"^extends: .*: {message}$"):

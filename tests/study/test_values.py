@@ -118,9 +118,7 @@ def test_values_at_the_limits_are_accepted():
 )
 def test_a_number_has_one_spelling(key, value, other_spelling):
     """Numbers become flags, and 1 and 1.0 would be two commands."""
-    first, second = (
-        load_config(changed(key, each)).resolved() for each in (value, other_spelling)
-    )
+    first, second = (load_config(changed(key, each)).resolved() for each in (value, other_spelling))
     assert json.dumps(first) == json.dumps(second)
     assert not re.search(r"-?\d\.0+(?!\d)", json.dumps(first).replace("127.0.0.1", "")), (
         "whole numbers are ints"

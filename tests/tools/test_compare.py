@@ -103,7 +103,11 @@ def test_a_study_that_is_not_there_is_one_line_that_names_those_that_are(results
 def test_the_difference_of_two_shares_is_newcombes():
     """Newcombe (1998), table II, first example, method 10: 56 of 70 and 48 of 80."""
     interval = difference(wilson(56 / 70, 70), wilson(48 / 80, 80))
-    assert [round(x, 4) for x in (interval.value, interval.low, interval.high)] == [0.2, 0.0524, 0.3339]
+    assert [round(x, 4) for x in (interval.value, interval.low, interval.high)] == [
+        0.2,
+        0.0524,
+        0.3339,
+    ]
 
 
 def test_the_difference_turned_round_is_its_negative():

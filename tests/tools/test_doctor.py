@@ -35,7 +35,9 @@ def test_a_key_is_set_or_not_and_never_shown(downloads, monkeypatch):
     for name, value in KEYS.items():
         monkeypatch.setenv(name, value)
     output = report(file)
-    assert "OPENAI_API_KEY set" in output and "WANDB_API_KEY set" in output and "planted" not in output
+    assert (
+        "OPENAI_API_KEY set" in output and "WANDB_API_KEY set" in output and "planted" not in output
+    )
 
 
 def test_there_is_one_thing_to_do_next(downloads):
@@ -217,7 +219,9 @@ INVALID = [
 
 
 @pytest.mark.parametrize(("name", "value"), INVALID)
-def test_an_invalid_environment_variable_does_not_stop_the_doctor(config_folder, monkeypatch, name, value):
+def test_an_invalid_environment_variable_does_not_stop_the_doctor(
+    config_folder, monkeypatch, name, value
+):
     monkeypatch.setenv(name, value)
     output = report(Path("config/config.yaml"))
     assert "\nnext: " in output

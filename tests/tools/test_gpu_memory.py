@@ -55,7 +55,9 @@ def test_memory_without_a_row_is_weights_adapter_and_cuda():
     """494 M weights in two bytes; 1.08 M of the adapter with gradients and two moments, in four bytes each."""
     expected = (494.0e6 * 2 + 1.081e6 * 16) / 2**30 + ASSUMED.cuda_gb
     assert memory_gb(rows=0) == pytest.approx(expected, rel=1e-3)
-    assert memory_gb("dpo", rows=0) - memory_gb(rows=0) == pytest.approx(1.081e6 * 4 / 2**30, rel=1e-3)
+    assert memory_gb("dpo", rows=0) - memory_gb(rows=0) == pytest.approx(
+        1.081e6 * 4 / 2**30, rel=1e-3
+    )
 
 
 @pytest.mark.slow

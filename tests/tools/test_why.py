@@ -105,7 +105,9 @@ def why(root):
 
 
 def test_an_up_to_date_file_needs_nothing(shared_checkout):
-    assert why(shared_checkout) == [f"{CORPUS}: nothing to do, it is what its settings, code and inputs make"]
+    assert why(shared_checkout) == [
+        f"{CORPUS}: nothing to do, it is what its settings, code and inputs make"
+    ]
 
 
 def test_a_file_whose_run_was_cut_off_is_said_to_be(checkout):
@@ -157,7 +159,9 @@ def test_what_snakemake_knows_nothing_of_is_not_called_up_to_date(checkout):
     """If files were copied without .snakemake/, nothing would run, whatever changed."""
     shutil.rmtree(checkout / ".snakemake")
     reason, last = why(checkout)
-    assert reason.startswith("Snakemake has no record of how these were made, ") and CORPUS in reason
+    assert (
+        reason.startswith("Snakemake has no record of how these were made, ") and CORPUS in reason
+    )
     assert last == "nothing would run"
 
 

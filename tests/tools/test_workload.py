@@ -73,7 +73,9 @@ def test_steps_override_epochs_and_count_as_the_rows_that_they_take():
     work = trainings(recipes=steps)
     assert work == trainings(recipes=recipes(max_steps=100, effective_batch_size=80, num_train_epochs=9))  # fmt: skip
     assert work["train sft"] == pytest.approx(one_epoch["train sft"] * 8_000 / 40_000)
-    assert work["train the delta judge"] == pytest.approx(one_epoch["train the delta judge"] * 8 / 20)
+    assert work["train the delta judge"] == pytest.approx(
+        one_epoch["train the delta judge"] * 8 / 20
+    )
     assert work["train rlaif"] == pytest.approx(one_epoch["train rlaif"])
     twice = trainings(recipes=recipes(max_steps=200, effective_batch_size=80))
     assert twice["train rlaif"] == pytest.approx(one_epoch["train rlaif"] * 5 / 3)

@@ -18,8 +18,8 @@ from persuasion_rl.models.lineage import check_lineage
 from persuasion_rl.runtime.lock import LOCK
 from tiny_trainings import (
     ADAPTER,
-    state_files,
     log_probability,
+    state_files,
     train_dpo,
     weights,
     with_adapter,

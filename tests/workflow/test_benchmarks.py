@@ -46,7 +46,9 @@ def run_benchmark(benchmark: str, *words: str) -> str:
 @pytest.mark.slow
 def test_a_comparison_has_all_ways_and_the_losses_agree(corpora, tokenizer_folder):
     words = f"--corpora {corpora} --tokenizer {tokenizer_folder} --model tiny --rows 32 --rounds 1"
-    output = run_benchmark("training", "compare", *words.split(), "--device", "cpu", "--threads", "1")
+    output = run_benchmark(
+        "training", "compare", *words.split(), "--device", "cpu", "--threads", "1"
+    )
     rows = [line.split(" | ") for line in output.splitlines() if line.startswith("| ")]
     ways = ["predecessor", "plain trl", "ours", "second model", "plain trl", "ours"]
     assert [row[1] for row in rows[1:]] == ways
@@ -58,7 +60,9 @@ def test_a_comparison_has_all_ways_and_the_losses_agree(corpora, tokenizer_folde
 @pytest.mark.slow
 def test_a_profile_tells_where_all_of_the_time_goes(corpora, tokenizer_folder):
     words = f"--corpora {corpora} --tokenizer {tokenizer_folder} --model tiny --updates 1"
-    output = run_benchmark("training", "profile", *words.split(), "--device", "cpu", "--threads", "1")
+    output = run_benchmark(
+        "training", "profile", *words.split(), "--device", "cpu", "--threads", "1"
+    )
     shares = dict(re.findall(r"^\| ([\w, -]+) \| ([\d.]+)% \|$", output, re.M))
     assert {"attention", "language-model head", "optimizer"} <= shares.keys()
     assert sum(map(float, shares.values())) == pytest.approx(100, abs=0.5)
@@ -73,7 +77,9 @@ def test_a_profile_tells_where_all_of_the_time_goes(corpora, tokenizer_folder):
     ],
 )
 def test_the_data_stages_are_timed_on_a_corpus_of_any_size(what, rows, tokenizer_folder):
-    output = run_benchmark("data", what, "--tokenizer", str(tokenizer_folder), "--utterances", "3000")
+    output = run_benchmark(
+        "data", what, "--tokenizer", str(tokenizer_folder), "--utterances", "3000"
+    )
     for row in rows:
         assert re.search(rf"^\| {re.escape(row)} \| \d+\.\d \|", output, re.M), output
 

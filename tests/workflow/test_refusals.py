@@ -23,7 +23,9 @@ DEMO = ("-n", "--configfile", "config/demo.yaml")
     ],
 )
 def test_a_mistake_in_the_config_is_one_line_before_any_job(empty_checkout, changes, line):
-    run = snakemake("-n", "--configfile", study_file(empty_checkout, **changes), root=empty_checkout)
+    run = snakemake(
+        "-n", "--configfile", study_file(empty_checkout, **changes), root=empty_checkout
+    )
     assert run.returncode != 0
     assert line in run.stdout
     assert "Traceback" not in run.stdout

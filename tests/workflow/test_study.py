@@ -283,7 +283,11 @@ def test_the_evaluation_made_again_has_the_same_bytes(fresh):
     results = fresh / "results/small"
     names = [*results.glob("evaluation/*.csv"), *results.glob("evaluation/*/*")]
     unchanged_players = ("base", "sft", "rlaif", "rlhf", "rlhf_s2", "rlhf_b5")
-    before = {path: path.read_bytes() for path in names if path.is_file() and path.stem not in unchanged_players}
+    before = {
+        path: path.read_bytes()
+        for path in names
+        if path.is_file() and path.stem not in unchanged_players
+    }
     assert len(before) > 18
     for path in before:
         path.unlink()

@@ -28,7 +28,11 @@ def on_the_small_study(command: str) -> str:
 
 @pytest.mark.parametrize(
     ("command", "expected"),
-    sorted({on_the_small_study(command): pattern for command, pattern in RUN_ON_A_STUDY.items()}.items()),
+    sorted(
+        {
+            on_the_small_study(command): pattern for command, pattern in RUN_ON_A_STUDY.items()
+        }.items()
+    ),
 )
 def test_a_command_of_the_docs_does_what_is_said(command, expected, fresh):
     """Requested files are deleted first."""

@@ -84,7 +84,9 @@ def test_unattended_leaves_out_what_waits_for_people(empty_checkout):
 def test_trust_is_measured_of_the_judge_that_labels_too(empty_checkout):
     """Even a judge that only labels is measured, above all on the other pool's labels."""
     changed = study_file(
-        empty_checkout, labels={"ai": {"judge": "truth"}}, evaluation={"judges": ["length", "delta"]}
+        empty_checkout,
+        labels={"ai": {"judge": "truth"}},
+        evaluation={"judges": ["length", "delta"]},
     )
     plan = succeed(
         "results/changed/judges/trust.csv", "-n", "--configfile", changed, root=empty_checkout
@@ -187,7 +189,9 @@ def test_the_command_of_the_readme_plans_the_study_within_the_memory_of_its_mach
         if resource.startswith("mem_mb=")
     ]
     rules = "".join(path.read_text() for path in (empty_checkout / "workflow/rules").glob("*.smk"))
-    rule_mb = sorted({int(mb) for mb in re.findall(r"mem_mb=grows_with_attempt\(([\d_]+)\)", rules)})
+    rule_mb = sorted(
+        {int(mb) for mb in re.findall(r"mem_mb=grows_with_attempt\(([\d_]+)\)", rules)}
+    )
     assert rule_mb[-1] <= total_mb < 16_000  # each fits
     assert rule_mb[-1] + rule_mb[-2] > total_mb  # a training and a large CPU rule do not
 
