@@ -17,7 +17,7 @@ import pytest
 import forks
 from running import ROOT, WORKFLOW
 
-# Tests run beside each other: threads that wait for others must not keep a core busy (they took ten times as long).
+# Tests run in parallel: waiting threads must not keep a core busy, which took ten times as long.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 if find_spec("persuasion_rl") is None:
     sys.path.insert(0, str(WORKFLOW))
@@ -40,9 +40,9 @@ def pytest_configure(config):
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
-    """One worker runs the tests of a file, and one all that need the small study: another would wait for it.
+    """Each file runs in one worker, and all tests of the small study in one: another would wait for it.
 
-    What takes longest begins first, so that no worker is left with it at the end: the small study, then workflows.
+    The longest tests start first: those of the small study, then the workflows.
     """
     items.sort(
         key=lambda item: ("small" not in item.fixturenames, "workflow" not in item.path.parts)
@@ -55,8 +55,8 @@ def pytest_collection_modifyitems(items):
 @pytest.fixture(scope="session")
 def real_data() -> Path:
     """The folder of real corpora beside the project, or the one that the environment names."""
-    named = os.environ.get("PERSUASION_RL_CORPORA")
-    folder = Path(named) if named else ROOT.parent / "shared" / "data"
+    path_from_env = os.environ.get("PERSUASION_RL_CORPORA")
+    folder = Path(path_from_env) if path_from_env else ROOT.parent / "shared" / "data"
     if not (folder / "winning-args-corpus" / "utterances.jsonl").is_file():
         pytest.skip(f"no real corpora in {folder}; name their folder in PERSUASION_RL_CORPORA")
     return folder
@@ -196,16 +196,16 @@ def browser():
     if chromium is None:
         pytest.skip(os.environ.get("NOT_INSTALLED") or "no Chromium: apt-get install chromium")
     with api.sync_playwright() as playwright:
-        opened = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-        yield opened
-        opened.close()
+        instance = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        yield instance
+        instance.close()
 
 
 @pytest.fixture
 def peer(tmp_path):
-    """`transformers serve` with a tiny model that has learned no judging: its address and the model's folder.
+    """`transformers serve` with a tiny model: its address and the model's folder.
 
-    It runs in the folder above, so that it also knows the model as `base`.
+    It runs in the parent folder, so that `base` is a name of the model too.
     """
     for name in ("fastapi", "uvicorn"):
         pytest.importorskip(name, reason="pip install 'transformers[serving]'")

@@ -1,4 +1,4 @@
-"""Commands that the documentation shows, and how a test types them."""
+"""Commands of the documentation that need a study, and how a test runs them."""
 
 import os
 import subprocess
@@ -17,11 +17,11 @@ RUN_ON_A_STUDY = {
     "snakemake results/STUDY/preferences/human_pool_labels.jsonl --cores 1": r"\(100%\) done$",
     "snakemake results/cmv/look/sft.md --cores 2": r"\(100%\) done$",
 }  # fmt: skip
-"""Commands that test_study_changes.py runs, with the name of its study, and a pattern of their output."""
+"""Command -> pattern of its output. test_study_changes.py runs them on the small study."""
 
 
 def run_as_typed(command, root, **keywords):
-    """The output of a command that is typed in a checkout where no address but loopback can be reached."""
+    """Run a shell command in a checkout without network and return its output."""
     paths = {
         "PATH": Path(sys.executable).parent,
         "PYTHONPATH": f"{root}/tests/no_network:{root}/workflow",

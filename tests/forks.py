@@ -1,4 +1,4 @@
-"""Programs in forks of one process that has imported what most of their time goes into: Snakemake, and for slow tests trl."""
+"""Programs as forks of a process that has imported Snakemake, and trl for slow tests: imports take most of their time."""
 
 import contextlib
 import multiprocessing
@@ -20,12 +20,12 @@ FORKS.set_forkserver_preload(SNAKEMAKE)
 
 
 def import_trainers_too() -> None:
-    """Before the first fork, where many of them train."""
+    """Preload trl too. Call it before the first fork."""
     FORKS.set_forkserver_preload([*SNAKEMAKE, *TRAINERS])
 
 
 class Fork:
-    """`python -m WORDS` in a process of its own, with what the tests use of subprocess.Popen."""
+    """`python -m WORDS` in a forked process, with the interface of subprocess.Popen that the tests use."""
 
     def __init__(
         self, words: list[str], environment: dict[str, str], stdout: IO, stderr: IO, root: Path
@@ -62,7 +62,7 @@ class Fork:
 def run_fork(
     words: list[str], environment: dict[str, str], root: Path, timeout: float | None = None
 ) -> subprocess.CompletedProcess:
-    """What `python -m WORDS` in a folder ends with, its output and its errors as text."""
+    """Run `python -m WORDS` in a folder to its end; stdout and stderr are text."""
     with tempfile.TemporaryFile("w+") as stdout, tempfile.TemporaryFile("w+") as stderr:
         fork = Fork(words, environment, stdout, stderr, root)
         try:
@@ -78,7 +78,7 @@ def run_fork(
 def dry_run(
     words: list[str], root: Path, environment: dict[str, str]
 ) -> subprocess.CompletedProcess:
-    """What `snakemake WORDS` in a checkout ends with; standard error is part of the output."""
+    """Run `snakemake WORDS` in a checkout to its end; stderr is part of stdout."""
     with tempfile.TemporaryFile("w+") as output:
         fork = Fork(["snakemake", *words], environment, output, output, root)
         fork.wait()

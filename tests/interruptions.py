@@ -1,7 +1,7 @@
-"""A study that is killed again and again, and started again each time, must end as one that nobody disturbed.
+"""A study that is killed and restarted several times must end like an undisturbed one.
 
-SIGKILL goes to a process of it at a random moment: a trainer, a sampler, the labeller, or Snakemake itself. Each of them
-is hit at least once where there are kills enough.
+SIGKILL hits one of its processes at a random moment: a trainer, a sampler, the labeller, or Snakemake itself. Each kind
+is hit at least once if there are enough kills.
 
     python tests/interruptions.py --kills 20 --seed 1
 """
@@ -30,7 +30,7 @@ from running import copy_project
 CONFIG = "tests/tiny.yaml"
 STUDY = "results/tiny"
 CORES = 2
-WRITTEN = {
+OUTPUT_FLAGS = {
     "preferences.label_ai": ["--labels"],
     "preferences.export_human_labels": ["--labels"],
     "preferences.simulate_annotators": ["--answers"],
@@ -41,37 +41,37 @@ WRITTEN = {
     "report.compare_models": ["--models"],
 }
 """The flags of modules that name an output and are not --output."""
-LOOKS_EVERY_S = 0.2
+POLL_S = 0.2
 KINDS = {
     "training.sft": "trainer", "training.dpo": "trainer", "training.reward": "trainer",
     "sampling.generate_responses": "sampler", "sampling.evaluate_model": "sampler",
     "preferences.label_ai": "labeller", "snakemake": "snakemake",
 }  # fmt: skip
-"""What is to be hit, by the module that runs; others may be hit, too."""
-BEGUN = (0.4, 0.95)
-"""A process is killed once it has run for such a share, drawn at random, of what its stage takes."""
+"""What must be killed at least once, by the module that it runs. Other modules may be killed too."""
+KILL_SHARE = (0.4, 0.95)
+"""The range of the random share of its stage's duration after which a process is killed."""
 COMPARED = (
     "splits/*", "preferences/*.jsonl", "judges/*.csv", "judges/delta/*.safetensors", "models/*/*.safetensors",
     "evaluation/*.csv", "evaluation/responses/*", "evaluation/verdicts/*", "*.csv",
 )  # fmt: skip
-"""Files without times in them."""
+"""Files without timestamps."""
 
 
 @dataclass
 class Story:
-    """What happened to a study until it was whole."""
+    """What happened during the run of a study."""
 
     seconds: float = 0
     steps: int = 0
-    """Training steps that were made, those made again included."""
+    """Training steps, repeated ones included."""
     killed: list[str] = field(default_factory=list)
     """The module that each kill hit."""
     repeated: list[str] = field(default_factory=list)
     """Jobs that ran again though they had ended."""
     unrecorded: list[str] = field(default_factory=list)
-    """The same of jobs whose end Snakemake had not recorded when it was killed, so that it cannot know of it."""
+    """Jobs that ran again because Snakemake was killed before it recorded their end."""
     doubled: set[str] = field(default_factory=set)
-    """What two processes wrote at the same time."""
+    """Files that two processes wrote at the same time."""
 
     def hit(self) -> set[str]:
         return {KINDS[name] for name in self.killed if name in KINDS}
@@ -80,42 +80,49 @@ class Story:
 def run(
     checkout: Path, target: str, kills: int = 0, random: Random | None = None, undisturbed=None
 ) -> Story:
-    """Run the study until a target of it is whole, with some kills on the way.
+    """Run the study until a target is finished, with some kills on the way.
 
     Args:
-        random, undisturbed: where there are kills; the latter is the study as nobody disturbed it, its folder and story.
+        random: needed for kills.
+        undisturbed: the folder and the story of the undisturbed study; needed for kills.
     """
     story = Story()
-    takes = durations(undisturbed[0]) if undisturbed else {}
-    # Half of its share of the time, for what a kill costs is made up after it, and the last one must find the study at work.
-    within_s = undisturbed[1].seconds / max(1, 2 * kills) if undisturbed else 0
-    ends_within_s = 1200 + 120 * kills  # an upper bound, of a busy machine too
-    begun = time.monotonic()
-    unknown: set[str] = set()  # jobs that a killed Snakemake had begun, and not recorded as ended
+    durations_s = durations(undisturbed[0]) if undisturbed else {}
+    # Half of the share of each kill: a kill costs time, and the last one must still find the study running.
+    max_wait_s = undisturbed[1].seconds / max(1, 2 * kills) if undisturbed else 0
+    limit_s = 1200 + 120 * kills  # an upper bound, of a busy machine too
+    start_s = time.monotonic()
+    unknown: set[str] = (
+        set()
+    )  # jobs started by a Snakemake that was killed before it recorded their end
     for attempt in range(kills + 1):
         ended = ended_jobs(checkout)
-        told = checkout / f"told-{attempt}.txt"
-        with told.open("w") as output:
+        log = checkout / f"output-{attempt}.txt"
+        with log.open("w") as output:
             process = start(checkout, target, output)
             try:
-                plan = Plan(kills - attempt, random, takes, within_s) if attempt < kills else None
+                plan = (
+                    Plan(kills - attempt, random, durations_s, max_wait_s)
+                    if attempt < kills
+                    else None
+                )
                 while process.poll() is None:
-                    look(checkout, story)
+                    record_doubled(checkout, story)
                     victim = plan and plan.victim(process, story)
                     if victim and (name := kill(victim)):
                         story.killed.append(name)
                         break
                 while process.poll() is None:
-                    look(checkout, story)
-                    if time.monotonic() - begun > ends_within_s:
-                        raise RuntimeError(f"not at its end in {ends_within_s} s: {tail(told)}")
+                    record_doubled(checkout, story)
+                    if time.monotonic() - start_s > limit_s:
+                        raise RuntimeError(f"not at its end in {limit_s} s: {tail(log)}")
             finally:
                 if process.poll() is None:
                     process.kill()
                     process.wait()
         if len(story.killed) < min(attempt + 1, kills):
-            raise RuntimeError(f"the study ended before kill {attempt + 1}: {tail(told)}")
-        story.steps += told.read_text().count("'tokens_per_second':")
+            raise RuntimeError(f"the study ended before kill {attempt + 1}: {tail(log)}")
+        story.steps += log.read_text().count("'tokens_per_second':")
         after = ended_jobs(checkout)
         again = {job for job, when in ended.items() if after.get(job) != when}
         story.unrecorded += sorted(again & unknown)
@@ -125,26 +132,28 @@ def run(
             unknown = not_recorded(checkout, undisturbed[0])
             snakemake(checkout, "--unlock").wait()
     if process.returncode:
-        raise RuntimeError(f"the study failed: {tail(told)}")
-    story.seconds = time.monotonic() - begun
+        raise RuntimeError(f"the study failed: {tail(log)}")
+    story.seconds = time.monotonic() - start_s
     return story
 
 
 class Plan:
-    """Whom the next kill hits, and when."""
+    """Which process the next kill hits, and when."""
 
-    def __init__(self, left: int, random: Random, takes: dict[str, float], within_s: float):
-        self.left = left
+    def __init__(
+        self, remaining: int, random: Random, durations_s: dict[str, float], max_wait_s: float
+    ):
+        self.remaining = remaining
         self.random = random
-        self.takes = takes
-        self.share = random.uniform(*BEGUN)
-        self.wait_s = random.uniform(0, within_s)
+        self.durations_s = durations_s
+        self.share = random.uniform(*KILL_SHARE)
+        self.wait_s = random.uniform(0, max_wait_s)
         self.moment = None
 
     def victim(self, process: subprocess.Popen, story: Story) -> psutil.Process | None:
         """A process to kill now, if there is one.
 
-        The labeller runs once, so that one that was not hit yet is never let go. The last kills are for what was not hit.
+        The labeller runs only once, so the first one is always hit. The last kills are for kinds that were not hit yet.
         """
         snakemake = psutil.Process(process.pid)
         running = defaultdict(list)
@@ -162,9 +171,9 @@ class Plan:
         if time.monotonic() < self.moment:
             return None
         kinds = sorted(kind for kind, processes in running.items() if processes)
-        if wanted := [kind for kind in kinds if kind in missing]:
-            kinds = wanted
-        elif self.left <= len(missing):
+        if missing_kinds := [kind for kind in kinds if kind in missing]:
+            kinds = missing_kinds
+        elif self.remaining <= len(missing):
             return None
         return self.random.choice([process for kind in kinds for process in running[kind]])
 
@@ -173,7 +182,7 @@ class Plan:
             age = time.time() - process.create_time()
         except psutil.NoSuchProcess:
             return False
-        return age > self.share * self.takes.get(name, 0)
+        return age > self.share * self.durations_s.get(name, 0)
 
 
 def start(checkout: Path, target: str, output) -> subprocess.Popen:
@@ -192,19 +201,19 @@ def snakemake(checkout: Path, *words: str, output=subprocess.DEVNULL) -> subproc
 
 
 def stages(checkout: Path) -> list[psutil.Process]:
-    """The processes of stages that run for a checkout, orphans too."""
-    found = []
+    """The running stages of a checkout, orphans included."""
+    processes = []
     for process in psutil.process_iter():
         try:
             if module_of(process) and process.cwd() == str(checkout):
-                found.append(process)
+                processes.append(process)
         except (psutil.NoSuchProcess, psutil.AccessDenied):
             continue
-    return found
+    return processes
 
 
 def kill(victim: psutil.Process) -> str | None:
-    """Kill a process, and tell what it ran, unless it has ended."""
+    """Kill a process and return its module; None if it has ended."""
     try:
         name = module_of(victim) or "snakemake"
         victim.kill()
@@ -214,7 +223,7 @@ def kill(victim: psutil.Process) -> str | None:
 
 
 def module_of(process: psutil.Process) -> str | None:
-    """The stage that a process runs; a shell is none."""
+    """The stage that a process runs; None for a shell."""
     try:
         words = process.cmdline()
     except (psutil.NoSuchProcess, psutil.AccessDenied):
@@ -224,36 +233,35 @@ def module_of(process: psutil.Process) -> str | None:
     return words[2].removeprefix("persuasion_rl.")
 
 
-def look(checkout: Path, story: Story) -> None:
-    """Note what two processes write: files that both have open, the output of both.
+def record_doubled(checkout: Path, story: Story) -> None:
+    """Record what two processes write at once: files that both have open, and outputs of both.
 
-    The lock of a model's trainings is no such file, and a training that waits for it writes no output: that the lock keeps
-    them apart is in test_lock.py.
+    The lock of a model is excluded, and so is the output of a training, which may wait for the lock (see test_lock.py).
     """
     files: Counter[str] = Counter()
     outputs: Counter[str] = Counter()
     for process in stages(checkout):
         try:
-            opened = [f.path for f in process.open_files() if f.mode not in ("r", "a+")]
-            opened = [path for path in opened if Path(path).name != LOCK]
-            # A file that is being written has its writer's number in its name, until it is whole.
-            whole = {re.sub(r"/\.([^/]+)\.\d+\.part$", r"/\1", path) for path in opened}
-            files.update({path for path in whole if path.startswith(f"{checkout / STUDY}/")})
+            open_paths = [f.path for f in process.open_files() if f.mode not in ("r", "a+")]
+            open_paths = [path for path in open_paths if Path(path).name != LOCK]
+            # A file that is being written has its writer's number in its name, until it is complete.
+            paths = {re.sub(r"/\.([^/]+)\.\d+\.part$", r"/\1", path) for path in open_paths}
+            files.update({path for path in paths if path.startswith(f"{checkout / STUDY}/")})
             words = process.cmdline()
             alive = process.status() != psutil.STATUS_ZOMBIE
         except (psutil.NoSuchProcess, psutil.AccessDenied):
             continue
         arguments = dict(pairwise(words))
         if alive and "--adapter" not in arguments:
-            flags = ("--output", *WRITTEN.get(module_of(process), ()))
+            flags = ("--output", *OUTPUT_FLAGS.get(module_of(process), ()))
             outputs.update({arguments[flag] for flag in flags if flag in arguments})
     story.doubled |= {path for path, count in (files + outputs).items() if count > 1}
-    time.sleep(LOOKS_EVERY_S)
+    time.sleep(POLL_S)
 
 
 def durations(checkout: Path) -> dict[str, float]:
-    """How long the processes of a module ran, the shortest of them, in seconds."""
-    found = {}
+    """Module -> the shortest run of its processes, in seconds."""
+    shortest = {}
     for module, patterns in {
         "training.sft": ["train_sft/*"], "training.dpo": ["train_dpo/*"], "training.reward": ["train_delta_judge"],
         "sampling.generate_responses": ["generate_responses/*"], "sampling.evaluate_model": ["evaluate_model/*"],
@@ -263,24 +271,24 @@ def durations(checkout: Path) -> dict[str, float]:
         folder = checkout / STUDY / "benchmarks"
         files = [file for pattern in patterns for file in folder.glob(f"{pattern}.tsv")]
         if files:
-            found[module] = min(
+            shortest[module] = min(
                 float(file.read_text().split("\n")[1].split("\t")[0]) for file in files
             )
-    return found
+    return shortest
 
 
 def ended_jobs(checkout: Path) -> dict[str, float]:
-    """The jobs that have ended well, by their benchmark file, and when."""
+    """Benchmark file of each job that succeeded -> its time."""
     files = (checkout / STUDY / "benchmarks").rglob("*.tsv")
     return {str(file.relative_to(checkout)): file.stat().st_mtime for file in files}
 
 
 def not_recorded(checkout: Path, quiet: Path) -> set[str]:
-    """The jobs that Snakemake, killed, takes for begun and not ended, by their benchmark file: by the marks that it sets
-    on outputs at a job's start, and removes once it has recorded its end.
+    """The benchmark files of jobs that a killed Snakemake takes for incomplete: it marks outputs when a job starts, and
+    removes the marks once it has recorded the job's end.
 
     Args:
-        quiet: the same study at its end, whose records have the same names and tell an output's log.
+        quiet: the same study, finished. Its records have the same names, and name the log of each output.
     """
     marks, records = (folder / ".snakemake" for folder in (checkout, quiet))
     names = [m.relative_to(marks / "incomplete") for m in (marks / "incomplete").rglob("*") if m.is_file()]  # fmt: skip
@@ -289,13 +297,13 @@ def not_recorded(checkout: Path, quiet: Path) -> set[str]:
 
 
 def samples(checkout: Path) -> Counter[str]:
-    """How often a sample was drawn and kept, by the folder of its model and what names it there."""
-    found: Counter[str] = Counter()
+    """How often each sample was stored, by the folder of its model and its key."""
+    counts: Counter[str] = Counter()
     for file in (checkout / STUDY / "state/samples").glob("*/*.jsonl"):
         lines = file.read_text().splitlines(keepends=True)
-        whole = [json.loads(line) for line in lines if line.endswith("\n")]
-        found.update(f"{file.parent.name}/{key}" for key, *_ in whole)
-    return found
+        rows = [json.loads(line) for line in lines if line.endswith("\n")]
+        counts.update(f"{file.parent.name}/{key}" for key, *_ in rows)
+    return counts
 
 
 def tail(file: Path) -> str:
@@ -303,7 +311,7 @@ def tail(file: Path) -> str:
 
 
 def digests(checkout: Path) -> dict[str, str]:
-    """What a study found, file by file."""
+    """The digests of the result files of a study."""
     study = checkout / STUDY
     files = sorted(file for pattern in COMPARED for file in study.glob(pattern) if file.is_file())
     return {str(f.relative_to(study)): sha256(f.read_bytes()).hexdigest() for f in files}
@@ -312,28 +320,30 @@ def digests(checkout: Path) -> dict[str, str]:
 def compare(
     folder: Path, kills: int, seed: int, target: str = "all"
 ) -> tuple[Story, Story, list[str]]:
-    """A study undisturbed up to a target, the same killed, and what is wrong with the second."""
+    """Run a study undisturbed and with kills; return both stories and the differences."""
     quiet, broken = copy_project(folder / "quiet"), copy_project(folder / "broken")
     undisturbed = run(quiet, target)
     story = run(broken, target, kills, Random(seed), (quiet, undisturbed))
-    expected, found = digests(quiet), digests(broken)
+    expected, actual = digests(quiet), digests(broken)
     assert len(expected) > 20
-    differ = sorted(n for n in expected | found if expected.get(n) != found.get(n))
+    differ = sorted(n for n in expected | actual if expected.get(n) != actual.get(n))
     again = story.steps - undisturbed.steps
-    # A trainer that is killed loses what it did since its last checkpoint; with Snakemake go as many as run.
+    # A killed trainer loses the steps since its last checkpoint; a killed Snakemake takes all running jobs with it.
     save_steps = yaml.safe_load((quiet / CONFIG).read_text())["recipes"]["sft"]["save_steps"]
     hit = [KINDS.get(name) for name in story.killed]
     bound = save_steps * (hit.count("trainer") + CORES * hit.count("snakemake"))
-    drawn = samples(broken)
+    sample_counts = samples(broken)
     wrong = {
         "files that differ": differ,
         "recorded jobs that ran again": story.repeated,
         "unrecorded jobs that ran again, more than can run when Snakemake is killed": story.unrecorded[
             CORES * story.killed.count("snakemake") :
         ],
-        "samples that were kept and drawn again": [key for key in drawn if drawn[key] > 1],
+        "samples that were kept and drawn again": [
+            key for key in sample_counts if sample_counts[key] > 1
+        ],
         "samples that nobody needs, or that are missing": sorted(
-            drawn.keys() ^ samples(quiet).keys()
+            sample_counts.keys() ^ samples(quiet).keys()
         ),
         "written by two": sorted(story.doubled),
         f"training steps made again, of {bound} that may be": [again] * (not 0 <= again <= bound),
@@ -341,7 +351,7 @@ def compare(
     return undisturbed, story, [f"{what}: {which}" for what, which in wrong.items() if which]
 
 
-def tell(undisturbed: Story, story: Story) -> str:
+def summary(undisturbed: Story, story: Story) -> str:
     killed = ", ".join(f"{name} {count}" for name, count in Counter(story.killed).most_common())
     return "\n".join(
         [
@@ -360,7 +370,7 @@ def main() -> None:
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         undisturbed, story, wrong = compare(Path(folder), arguments.kills, arguments.seed)
-    print(tell(undisturbed, story))
+    print(summary(undisturbed, story))
     print("wrong:", "; ".join(wrong) or "nothing")
     sys.exit(bool(wrong))
 

@@ -1,4 +1,4 @@
-"""A study that is there as far as people need it to label it, and its page as a browser sees it."""
+"""A study with the files that people need to label it, and its page as a browser sees it."""
 
 import re
 from html import unescape
@@ -19,12 +19,12 @@ SECRET = {
 
 
 def write_study(folder, pairs=40, hostile=False, **human):
-    """As much of a study as is there when people are to label it."""
-    given = {"overlap": 0.2, "several": 2, "repeats": 0.0, "min_labels": 200} | human
+    """Write the files of a study that is ready to be labelled."""
+    human_settings = {"overlap": 0.2, "several": 2, "repeats": 0.0, "min_labels": 200} | human
     settings = {
         "study": "demo", "seed": 1, "device": "cpu", "trust_remote_code": False,
         "data": {"prompt_format": "plain", "max_context_tokens": 400},
-        "labels": {"human": given}, "llm": {"rubric": "resources/rubrics/persuasiveness.md"},
+        "labels": {"human": human_settings}, "llm": {"rubric": "resources/rubrics/persuasiveness.md"},
         "models": {"base": {"source": "standin"}, "sft": {"parent": "base", "method": "sft"}},
     }  # fmt: skip
     folder.mkdir(parents=True)
@@ -42,7 +42,7 @@ def write_study(folder, pairs=40, hostile=False, **human):
 
 
 def open_page(study, name="anna", token=None, practised=True):
-    """A client as a browser would be, past the practice."""
+    """A client that behaves like a browser and has finished the practice."""
     from starlette.testclient import TestClient
 
     from persuasion_rl.annotation.web import make_app
@@ -72,6 +72,6 @@ def first_answers(study):
     return [a for a in read_answers(study.answers) if a.kind == "first"]
 
 
-def answer(page, said, **further):
+def answer(page, verdict, **further):
     fields, _ = shown(page)
-    return page.post("/pair", data={**fields, "answer": said, **further})
+    return page.post("/pair", data={**fields, "answer": verdict, **further})

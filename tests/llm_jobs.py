@@ -1,4 +1,4 @@
-"""Jobs that ask the judge llm of a server on this machine (`llm_server`), and what they leave behind."""
+"""Jobs that use the judge llm with a local server (`llm_server`), and the answers that they cache."""
 
 import os
 import shlex
@@ -17,7 +17,7 @@ RUBRIC = ROOT / "resources/rubrics/persuasiveness.md"
 KEY = "sk-planted-0123456789abcdef"
 PROVIDERS = ("openai", "anthropic")
 PRICES = {"input": 1000.0, "output": 10_000.0}
-"""USD a million: 0.1 and 0.2 an answer of the server."""
+"""USD per million tokens: 0.1 and 0.2 per answer of the server."""
 FAILURES = {
     "refused", "unparsable", "rejected", "rate_limited", "timeout", "server_error", "connection",
     "broken_body",
@@ -31,7 +31,7 @@ PAIRS = [
 
 
 def settings_of(server, folder: Path, provider: str = "openai", **changes) -> LlmSettings:
-    """Settings for a server on this machine, whose answers are kept in a folder."""
+    """Settings for a local server, with the cache in a folder."""
     settings = dict(
         provider=provider,
         model="tiny",
@@ -56,14 +56,14 @@ def as_flags(settings: LlmSettings) -> dict:
 
 
 def pairs(count: int) -> list[Comparison]:
-    """Pairs that differ, and whose lengths do."""
+    """Different pairs of different lengths."""
     return [
         Comparison(f"Poster: view {i}", "word " * (1 + i % 7), "word " * 4) for i in range(count)
     ]
 
 
 def cached(folder: Path, what: str = "body") -> list:
-    """A column of the answers that are kept in a folder."""
+    """A column of the cached answers in a folder."""
     with sqlite3.connect(folder / "state/llm.sqlite") as file:
         return [value for (value,) in file.execute(f"SELECT {what} FROM answers ORDER BY rowid")]
 
@@ -83,7 +83,7 @@ def write_responses(path: Path, comparisons: list[Comparison]) -> None:
 
 
 class Job:
-    """`preferences.label_ai` as the workflow runs it, in a folder of its own."""
+    """`preferences.label_ai` as the workflow runs it, in a separate folder."""
 
     def __init__(self, folder: Path, settings: LlmSettings, comparisons: list[Comparison]):
         self.folder = folder

@@ -1,4 +1,4 @@
-"""What several tests of the pages are made from."""
+"""Data that several tests of the pages share."""
 
 SUMMARY = {
     "on_shortage": "scale",
@@ -14,4 +14,4 @@ SUMMARY = {
     "sft_to_rlaif": 5.0,
     "sft_to_rlhf": 10.0,
 }
-"""A summary of `data.split`, whose plan the data allowed."""
+"""A summary of `data.split` whose plan fits the data."""

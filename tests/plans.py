@@ -1,4 +1,4 @@
-"""The whole plan of a study as JSON: what `snakemake -n --forceall` would run, and how.
+"""The full plan of a study as JSON: the jobs of `snakemake -n --forceall`.
 
 python tests/plans.py              # compares the plans of all studies with the recorded ones
 python tests/plans.py --record     # records them: the diff of tests/plans/ shows what a change does to the workflow
@@ -69,7 +69,7 @@ print("PLAN" + json.dumps(jobs))
 
 
 def project_with_corpora(folder: Path) -> Path:
-    """A checkout without results, beside empty corpora for the study that reads local ones."""
+    """A checkout without results, with empty corpora for the study that reads local ones."""
     root = copy_project(folder)
     for corpus in CORPORA:
         (root / "corpora" / corpus).mkdir(parents=True)
@@ -79,7 +79,7 @@ def project_with_corpora(folder: Path) -> Path:
 
 
 def plan(configfile: str, root: Path) -> str:
-    """The jobs of a study in a checkout, as JSON that is read in a diff."""
+    """The jobs of a study in a checkout as JSON, formatted for diffs."""
     run = subprocess.run(
         [sys.executable, "-c", PLANNER, configfile, *TARGETS],
         cwd=root,
@@ -87,16 +87,16 @@ def plan(configfile: str, root: Path) -> str:
         capture_output=True,
         text=True,
     )
-    found = [line for line in run.stdout.splitlines() if line.startswith("PLAN")]
-    if not found:
+    lines = [line for line in run.stdout.splitlines() if line.startswith("PLAN")]
+    if not lines:
         raise RuntimeError(run.stdout + run.stderr)
     return (
-        json.dumps(json.loads(found[0].removeprefix("PLAN")), indent=1, ensure_ascii=False) + "\n"
+        json.dumps(json.loads(lines[0].removeprefix("PLAN")), indent=1, ensure_ascii=False) + "\n"
     )
 
 
 def changes(study: str, root: Path) -> str:
-    """The diff from the recorded plan of a study to the one of a checkout; empty where they are the same."""
+    """The diff between the recorded plan of a study and its plan in a checkout; empty if they are equal."""
     before = (RECORDED / f"{study}.json").read_text().splitlines()
     after = plan(STUDIES[study], root).splitlines()
     return "\n".join(unified_diff(before, after, "recorded", "now", lineterm=""))

@@ -1,4 +1,4 @@
-"""The published study as it is configured, and what it downloads."""
+"""The published study's configuration and downloads."""
 
 import yaml
 

@@ -1,4 +1,4 @@
-"""Response pairs of the demo's kind, and judges that are planted."""
+"""Response pairs like the demo's, and judges with known behaviour."""
 
 from persuasion_rl.judges.base import Judge, Judgment, ScoringJudge
 from persuasion_rl.judges.make import JudgeSettings
@@ -30,7 +30,7 @@ class PrefersTheFirst(ScoringJudge):
 
 
 class LeansToTheFirst(ScoringJudge):
-    """A judge of the number of words who also has some position bias."""
+    """A judge that counts words and also has some position bias."""
 
     name = "leaning"
 
@@ -39,7 +39,7 @@ class LeansToTheFirst(ScoringJudge):
 
 
 class Scripted(Judge):
-    """A judge with judgments that are written down beforehand."""
+    """A judge that returns prepared judgments."""
 
     name = "scripted"
 

@@ -15,7 +15,7 @@ WORKFLOW = ROOT / "workflow"
 
 
 def copy_project(folder: Path) -> Path:
-    """What a run needs of the project, without results, in a folder of its own."""
+    """Copy what a run needs of the project, without results, to a folder."""
     parts = ["Snakefile", "Makefile", "aws-gpu", "workflow", "config", "envs", "profiles", "tests"]
     parts += ["benchmarks", "resources/annotation", "resources/markers", "resources/rubrics"]
     parts += ["resources/assumptions.yaml"]
@@ -25,13 +25,13 @@ def copy_project(folder: Path) -> Path:
 
 
 LARGE = ("utterances.jsonl", "model.safetensors")
-"""Files that are larger than those whose content Snakemake compares when nothing is set."""
+"""Files that are larger than Snakemake's default limit for comparing contents."""
 
 
 def finished_study(folder: Path, config: str, *targets: str) -> Path:
-    """A checkout with a study of which nothing is to be done, and no job was run: every file of it holds its own name.
+    """A checkout with a study that Snakemake takes for finished, though no job ran: every file contains its own path.
 
-    Snakemake compares what it recorded of each file with what is so now, whatever is in the file (`--touch`).
+    `--touch` makes Snakemake record the files, whatever they contain.
     """
     root = copy_project(folder)
     summary = succeed(*targets, "--summary", "--configfile", config, root=root)
@@ -64,14 +64,14 @@ def snakemake(*words: object, root: Path = ROOT, **environment: str) -> subproce
 
 
 def succeed(*words: object, root: Path = ROOT, **environment: str) -> str:
-    """Run snakemake and return its output; its failure is the test's."""
+    """Run snakemake and return its output; the test fails if it fails."""
     run = snakemake(*words, root=root, **environment)
     assert run.returncode == 0, run.stdout[-4000:]
     return run.stdout
 
 
 def planned(output: str) -> dict[str, int]:
-    """The rules of a dry run's job statistics and their numbers of jobs, without targets."""
+    """Rule -> number of jobs, from the job statistics of a dry run, without targets."""
     targets = {
         "all",
         "data",

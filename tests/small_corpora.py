@@ -1,4 +1,4 @@
-"""Small corpora of a few threads or dialogues, and what the data stages make of them."""
+"""Small corpora of a few threads or dialogues, and the output of the data stages for them."""
 
 from collections import Counter
 from pathlib import Path
@@ -70,7 +70,7 @@ def threads_of(folder: Path) -> dict[str, Conversation]:
 
 
 class Processed:
-    """What a run of process_cmv or process_p4g wrote."""
+    """The output of process_cmv or process_p4g."""
 
     def __init__(self, folder: Path):
         self.rows = list(read_jsonl(folder / "examples.jsonl"))

@@ -1,4 +1,4 @@
-"""Examples and sides without texts that mean anything, their split, and its check."""
+"""Examples and sides with meaningless texts, their split, and its check."""
 
 import random
 from dataclasses import replace
@@ -44,14 +44,14 @@ def sft_row(
 
 
 def post_of(cluster: str) -> dict:
-    """A post that is that of all of its cluster and of no other."""
+    """The post of all conversations of a cluster, and of no other."""
     rng = random.Random(cluster)
     words = " ".join(f"w{rng.randrange(10**6)}" for _ in range(12))
     return {"op-title": f"CMV: {cluster}", "op-text-body": words, "op-userID": "op"}
 
 
 def write_posts(folder: Path, metas: dict[str, dict]) -> None:
-    """The corpus `x`: of each conversation only its post."""
+    """Write the corpus `x`, in which each conversation is only its post."""
     posts = [
         {"id": c, "conversation_id": c, "speaker": "op", "text": "", "reply-to": None}
         for c in metas
@@ -63,7 +63,7 @@ def write_posts(folder: Path, metas: dict[str, dict]) -> None:
 def write_data(
     folder: Path, seed: int, conversations: int = 120, p4g: float = 0.25, alone: float = 0.7
 ) -> None:
-    """Conversations in clusters on sides, with several replies each, some of them to the same prompt."""
+    """Write clusters of conversations on sides, with several replies each, some to the same prompt."""
     rng = random.Random(seed)
     table, rows = [], []
     cluster, side = "", ""
@@ -93,7 +93,7 @@ def run(
     on_shortage="scale",
     **plan,
 ) -> dict:
-    """Split the examples of a folder by PLAN, or by one that differs from it; its summary."""
+    """Split the examples of a folder by PLAN with some changes, and return the summary."""
     out_folder = folder / out
     return split(
         examples=[folder / name for name in examples],

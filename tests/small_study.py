@@ -1,4 +1,4 @@
-"""The study of `small.yaml`: where it is, what is in it, and how its tests ask for it. `workflow/conftest.py` makes it."""
+"""The study of `small.yaml`: its paths, its models, and how tests run it. `workflow/conftest.py` makes it."""
 
 import csv
 import os
@@ -19,7 +19,7 @@ ON_SMALL = ("--configfile", "tests/small.yaml")
 
 
 def run_jobs(root: Path, *words: object, cores: int = 2, config: str = "tests/small.yaml") -> str:
-    """Snakemake's output of making targets of the study in a copy of the project."""
+    """Make targets of the study in a copy of the project, and return Snakemake's output."""
     return succeed(*words, "--cores", cores, "--configfile", config, root=root)
 
 
@@ -46,7 +46,7 @@ def difference(folder: Path, model: str, against: str) -> tuple[float, float]:
 
 
 def run_module(module: str, *words: object, root: Path = ROOT, **keywords):
-    """Run a module of the package in a checkout as a command line, and keep its output as text."""
+    """Run a module of the package in a checkout as a command, with its output as text."""
     return subprocess.run(
         [sys.executable, "-m", f"persuasion_rl.{module}", *map(str, words)],
         cwd=root,

@@ -1,4 +1,4 @@
-"""Processes that write into a store of answers and hold it open, or are gone as if killed."""
+"""Processes that write into a store of answers and keep it open, or end as if killed."""
 
 import os
 import subprocess
@@ -13,7 +13,7 @@ def start_writer(script: str, store: Path, then: str) -> subprocess.Popen:
 
     Args:
         script: Python code; gets the store's path and `then`, and with "stay" prints "ready" and waits for its input's end.
-        then: "stay", or what else lets the script end: it has ended when this returns.
+        then: "stay"; with any other value the script ends before this returns.
     """
     process = subprocess.Popen(
         [sys.executable, "-c", script, store, then],

@@ -1,4 +1,4 @@
-"""Tables: their bytes are those of Python's own csv module, and what is read has its types."""
+"""Tables have the bytes of Python's csv module, and are read with their types."""
 
 import csv
 import io
@@ -30,7 +30,7 @@ def test_a_table_has_the_bytes_of_the_csv_module(rows, tmp_path_factory):
 
 @pytest.mark.parametrize("text", ["a\rb", "\r", "a\r\nb", 'a\r,"b"'])
 def test_a_text_may_have_a_bare_carriage_return(tmp_path, text):
-    """Which Python's csv module writes without quotes, and readers take for the end of a row."""
+    """Python's csv module writes it without quotes, and readers take it for the end of a row."""
     rows = [{"unit": text, "rank": 1, "p": 0.5}, {"unit": "c", "rank": 2, "p": ""}]
     write_table(tmp_path / "t.csv", rows, ["unit", "rank", "p"])
     assert rows_of(read_table(tmp_path / "t.csv")) == rows
@@ -79,7 +79,7 @@ def test_numbers_are_numbers_and_an_empty_cell_is_missing(tmp_path):
     ("number", "text"), [(2.5e-6, "3e-06"), (3.5e-6, "3e-06"), (4.5e-6, "5e-06"), (-1e-9, "0.0")]
 )
 def test_a_float_is_rounded_by_its_exact_value(tmp_path, number, text):
-    """pandas and numpy scale, round and scale back: 2e-06, 4e-06, 4e-06."""
+    """pandas and numpy scale, round and scale back, which gives 2e-06, 4e-06, 4e-06."""
     write_table(tmp_path / "t.csv", [{"p": number}], ["p"])
     assert (tmp_path / "t.csv").read_text() == f"p\n{text}\n"
 
@@ -110,9 +110,9 @@ def test_what_is_no_table_is_one_line_that_names_it(tmp_path, content, problem):
         path.mkdir()
     elif content is not None:
         path.write_bytes(content)
-    with pytest.raises(UserError) as told:
+    with pytest.raises(UserError) as error:
         read_table(path)
-    (line,) = str(told.value).splitlines()
+    (line,) = str(error.value).splitlines()
     assert line.startswith(f"{path}: {problem}") and "makes it again" in line
 
 

@@ -127,7 +127,7 @@ def pool_rows(prompts: list[str]) -> list[dict]:
 
 
 def sft_row(prompt: str, response: str, tokens: int = 3) -> dict:
-    """An SftRow; of its metadata only the number of tokens matters."""
+    """An SftRow; only the number of tokens of its metadata matters."""
     return {
         "input_text": prompt,
         "full_text": prompt + response,
@@ -154,7 +154,7 @@ def sampling_settings(
 
 
 def engine_of(base: Path | None, limits: Limits = LIMITS, seed: int = SEED, **changed) -> Engine:
-    """The engine of a base model; without `engine=` the one that a CPU gets."""
+    """The engine of a base model; the default engine of a CPU without `engine=`."""
     return make_engine(sampling_settings(base, limits, seed, **changed))
 
 

@@ -61,7 +61,7 @@ class TrainingRows:
     sides: Path
 
     def tokens(self, rows: Path) -> Path:
-        """Their token ids, made once beside them."""
+        """The table of their token ids, written once beside them."""
         path = rows.with_suffix(".parquet")
         if not path.exists():
             tokenize(rows=rows, base=self.base, output=path)
@@ -105,7 +105,7 @@ def write_rows(tiny_base: Path, folder: Path) -> TrainingRows:
 
 
 def train_sft(rows: TrainingRows, folder: Path, **changed) -> dict:
-    """Train in a folder; `changed` takes the place of flags, of text rows (train, val) and of the recipe."""
+    """Train in a folder; `changed` overrides flags, text rows (train, val) and the recipe."""
     values = _common(rows, folder) | {"train": rows.sft_train, "val": rows.sft_val} | SFT | changed
     return sft.train_sft(**_groups(rows, values))
 
@@ -129,7 +129,7 @@ def _common(rows: TrainingRows, folder: Path) -> dict:
 
 
 def _groups(rows: TrainingRows, values: dict) -> dict:
-    """Values by their name as the arguments of a training; text rows as the tables of their tokens."""
+    """Group values by name into the arguments of a training, with text rows replaced by their tokens."""
     values |= {name: rows.tokens(values[name]) for name in ("train", "val")}
     job, policy = _group(JobArguments, values), _group(PolicyArguments, values)
     return {"job": job, "policy": policy, **values}
@@ -141,7 +141,7 @@ def _group(kind: type, values: dict):
 
 
 def training_run(folder: Path, **changed):
-    """The run of an SFT that is not made: for its record. `changed` takes the place of its fields, the job's too."""
+    """A TrainingRun of an SFT that does not run, for its record. `changed` overrides its fields and those of the job."""
     from persuasion_rl.training.trainer import TrainingRun
 
     paths = {"base": folder / "base", "adapter": folder / ADAPTER, "state": folder / "state"}
@@ -150,7 +150,7 @@ def training_run(folder: Path, **changed):
     return TrainingRun(job=_group(JobArguments, values), **(fixed | {"device": "cpu"} | values))
 
 
-# In a process of its own, as the workflow runs them
+# In a separate process, as the workflow runs them
 
 
 def training_words(
@@ -160,7 +160,7 @@ def training_words(
 
     Args:
         sft: the adapter that a DPO goes on from.
-        changed: settings of the recipe; None takes one away.
+        changed: settings of the recipe; None removes one.
     """
     words = ["--base", rows.base, "--adapter", folder / ADAPTER, "--state", folder / "state"]
     for part in ("train", "val"):
@@ -172,7 +172,7 @@ def training_words(
 
 
 def run_training(words: list[str]) -> subprocess.CompletedProcess:
-    """Run a training by its words to its end; what it says is the run's stderr."""
+    """Run a training to its end; its messages are in stderr."""
     return subprocess.run(
         [sys.executable, "-m", *words],
         env=os.environ | {"PYTHONPATH": str(ROOT / "workflow")},
@@ -182,11 +182,11 @@ def run_training(words: list[str]) -> subprocess.CompletedProcess:
     )
 
 
-# What they made
+# Results
 
 
-def left_in_state(folder: Path) -> list[str]:
-    """What a training has left in the state of its model."""
+def state_files(folder: Path) -> list[str]:
+    """The names in the state folder of a model after its training."""
     return sorted(path.name for path in (folder / "state").iterdir())
 
 
@@ -197,7 +197,7 @@ def weights(adapter: Path) -> dict[str, torch.Tensor]:
 
 
 def log_probability(model, tokenizer, prompt: str, response: str) -> float:
-    """Of a response and its EOS given its prompt, without a batch or padding."""
+    """The log probability of a response and its EOS given its prompt, without a batch or padding."""
     prompt_ids = tokenizer(prompt)["input_ids"]
     response_ids = [*tokenizer(response)["input_ids"], tokenizer.eos_token_id]
     with torch.no_grad():

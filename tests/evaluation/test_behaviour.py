@@ -1,4 +1,4 @@
-"""What replies are like: measures whose value is known by hand, and the table of them."""
+"""Measures of replies with values computed by hand, and their table."""
 
 import math
 from pathlib import Path
@@ -35,7 +35,7 @@ def test_the_share_of_repeated_4grams(text, share):
 
 
 @given(st.lists(st.sampled_from("abc"), max_size=30))
-def test_saying_it_all_twice_repeats_more_and_the_share_stays_below_one(text):
+def test_a_doubled_text_repeats_more_and_its_share_stays_below_one(text):
     assert 0 <= repeated_share(text) <= repeated_share(text + text) < 1
 
 
@@ -56,8 +56,8 @@ def table(tmp_path):
         "rlaif": player_rows(["You're right that a b c d.", "no no no no no no"], cut=(1,)),
         "human": player_rows([TRAINING[0], "Fair enough"]),
     }
-    for name, found in rows.items():
-        write_jsonl(tmp_path / f"{name}.jsonl", found)
+    for name, responses in rows.items():
+        write_jsonl(tmp_path / f"{name}.jsonl", responses)
     write_jsonl(
         tmp_path / "train.jsonl", [sft_row("c", 1, "p", response=text) for text in TRAINING]
     )
@@ -93,33 +93,33 @@ def table(tmp_path):
             seed=1,
         )
         evaluate_behaviour(**(arguments | changed))
-        found = read_csv(tmp_path / "behaviour.csv")
-        return {(row["player"], row["measure"]): row for row in found}
+        measures = read_csv(tmp_path / "behaviour.csv")
+        return {(row["player"], row["measure"]): row for row in measures}
 
     tabulate.output = tmp_path / "behaviour.csv"
     return tabulate
 
 
 def test_the_measures_of_two_players_known_by_hand(table):
-    found = {key: row["value"] for key, row in table().items()}
-    assert {measure: float(value) for (p, measure), value in found.items() if p == "rlaif"} == {
+    values = {key: row["value"] for key, row in table().items()}
+    assert {measure: float(value) for (p, measure), value in values.items() if p == "rlaif"} == {
         "tokens": 15, "words": 6.5, "eos_rate": 0.5, "repeated_4grams": pytest.approx(1 / 3, abs=1e-6),
         "distinct_1": pytest.approx(8 / 13, abs=1e-6), "distinct_2": pytest.approx(7 / 11, abs=1e-6),
         "copied_words": 0, "longest_copied_span": 0, "concession_markers": 0.5, "similarity_to_human": 0.6,
         "validation_loss": 2, "perplexity": pytest.approx(math.exp(2), abs=1e-6), "pair_accuracy": 0.7,
         "kl_a_token": 0.2, "kl_a_reply": 3.5, "log_ratio_a_token": 0.0, "log_ratio_a_reply": -1.0,
     }  # fmt: skip
-    assert found["human", "copied_words"] == "0.5"
-    assert found["human", "longest_copied_span"] == "10"
-    assert found["human", "concession_markers"] == "0.5"
+    assert values["human", "copied_words"] == "0.5"
+    assert values["human", "longest_copied_span"] == "10"
+    assert values["human", "concession_markers"] == "0.5"
 
 
 def test_what_was_not_measured_is_said_and_what_cannot_be_has_no_row(table):
-    found = table()
-    assert found["human", "similarity_to_human"]["value"] == "not measured"
+    rows = table()
+    assert rows["human", "similarity_to_human"]["value"] == "not measured"
     for measure in ("validation_loss", "pair_accuracy", "kl_a_token"):
-        assert ("human", measure) not in found
-    assert all(row["unit"] for row in found.values())
+        assert ("human", measure) not in rows
+    assert all(row["unit"] for row in rows.values())
 
 
 def test_rates_have_intervals_that_hold_them_and_the_same_seed_the_same_bytes(table):
@@ -131,9 +131,9 @@ def test_rates_have_intervals_that_hold_them_and_the_same_seed_the_same_bytes(ta
                 "distinct_1", "distinct_2", "longest_copied_span", "validation_loss", "perplexity",
                 "similarity_to_human",
             )  # fmt: skip
-    once = table.output.read_bytes()
+    first = table.output.read_bytes()
     table()
-    assert table.output.read_bytes() == once
+    assert table.output.read_bytes() == first
 
 
 @pytest.mark.parametrize(
@@ -152,5 +152,5 @@ def test_rates_have_intervals_that_hold_them_and_the_same_seed_the_same_bytes(ta
 )
 def test_markers_of_concession(table, tmp_path, reply, concedes):
     write_jsonl(tmp_path / "human.jsonl", player_rows([reply, reply]))
-    found = table(responses={"human": tmp_path / "human.jsonl"}, losses={})
-    assert float(found["human", "concession_markers"]["value"]) == concedes
+    rows = table(responses={"human": tmp_path / "human.jsonl"}, losses={})
+    assert float(rows["human", "concession_markers"]["value"]) == concedes

@@ -1,4 +1,4 @@
-"""The tables that the stages make of verdicts, from end to end."""
+"""The tables that the stages compute from verdicts, end to end."""
 
 from itertools import combinations
 
@@ -12,7 +12,7 @@ from persuasion_rl.files import file_digest, write_jsonl
 
 @pytest.fixture
 def tabulate(tmp_path):
-    """The tables that the stages make of verdicts: name -> rows."""
+    """A function that computes the tables from verdicts: name -> rows."""
 
     def run(verdicts: list[dict], players: list[str], words=None, **settings) -> dict:
         prompts = {row["prompt_id"]: row["conversation_id"] for row in verdicts}
@@ -44,9 +44,9 @@ def tabulate(tmp_path):
     return run
 
 
-def ranked(count: int, rates: dict[tuple[str, str], float], seed: int = 1) -> list[dict]:
-    """Verdicts of `count` rankings, one a conversation, in which the first of each pair stands above the second in
-    this share of them. Orders are drawn, and then swapped one by one until the shares are those."""
+def ranking_verdicts(count: int, rates: dict[tuple[str, str], float], seed: int = 1) -> list[dict]:
+    """Verdicts of `count` rankings, one per conversation. The first of each pair ranks above the second in the given
+    share of them: orders are random, and then swapped one by one until the shares are right."""
     generator = np.random.default_rng(seed)
     players = sorted({name for pair in rates for name in pair})
     orders = [list(generator.permutation(players)) for _ in range(count)]
@@ -57,15 +57,15 @@ def ranked(count: int, rates: dict[tuple[str, str], float], seed: int = 1) -> li
     def distance() -> int:
         return sum(abs(above(pair) - round(rate * count)) for pair, rate in rates.items())
 
-    left = distance()
-    while left:
+    current = distance()
+    while current:
         which, (one, other) = generator.integers(count), generator.permutation(len(players))[:2]
         order = orders[which]
         order[one], order[other] = order[other], order[one]
-        found = distance()
-        if found > left:
+        after = distance()
+        if after > current:
             order[one], order[other] = order[other], order[one]
-        left = min(found, left)
+        current = min(after, current)
     return [
         {"prompt_id": f"p{i}", "conversation_id": f"c{i}", "player_1": one, "player_2": other,
          "verdict": "1" if order.index(one) < order.index(other) else "2"}
@@ -78,10 +78,10 @@ PUBLISHED = {("base", "sft"): 0.687, ("rlhf", "base"): 0.557, ("rlhf", "rlaif_rl
 
 
 def test_a_published_run_shows_its_first_difference_only(tabulate):
-    """115 rankings of four models with the published pairwise rates, through all that the study does with verdicts."""
+    """115 rankings of four models with the published pairwise rates, through all stages that read verdicts."""
     comparisons = [":".join(pair) for pair in PUBLISHED]
     models = ["base", "sft", "rlhf", "rlaif_rlhf"]
-    tables = tabulate(ranked(115, PUBLISHED), models, comparisons=comparisons)
+    tables = tabulate(ranking_verdicts(115, PUBLISHED), models, comparisons=comparisons)
     first, *others = tables["comparisons"]
     for row, rate in zip([first, *others], PUBLISHED.values(), strict=True):
         assert float(row["win_rate"]) == pytest.approx(rate, abs=0.005)
@@ -100,13 +100,13 @@ def test_a_published_run_shows_its_first_difference_only(tabulate):
 
 
 def some_verdicts(seed: int = 1) -> list[dict]:
-    """Of three players, with ties and without some, two prompts a conversation."""
+    """Verdicts on three players, with ties and undecided ones, two prompts per conversation."""
     generator = np.random.default_rng(seed)
-    said = generator.choice(["1", "2", "tie", "none"], (60, 3), p=[0.5, 0.25, 0.2, 0.05])
+    verdicts = generator.choice(["1", "2", "tie", "none"], (60, 3), p=[0.5, 0.25, 0.2, 0.05])
     return [
         {"prompt_id": f"p{i}", "conversation_id": f"c{i // 2}", "player_1": one, "player_2": other,
          "verdict": verdict}
-        for i, row in enumerate(said.tolist())
+        for i, row in enumerate(verdicts.tolist())
         for (one, other), verdict in zip(combinations("abc", 2), row, strict=True)
     ]  # fmt: skip
 
@@ -121,7 +121,7 @@ def test_the_order_of_verdicts_changes_no_table(tabulate):
         assert sorted(map(str, rows)) == sorted(map(str, turned[name])), name
 
 
-def test_turning_the_players_round_mirrors_the_tables(tabulate):
+def test_swapped_players_mirror_the_tables(tabulate):
     mirror = {"1": "2", "2": "1"}
     verdicts = some_verdicts()
     swapped = [
@@ -169,7 +169,7 @@ def test_seeds_of_a_model_are_pooled_beside_the_single_ones(tabulate):
 
 
 def test_what_was_excluded_adds_no_power(tabulate):
-    """Nor what nobody could decide: the conversations of a declared comparison are those with a verdict on it."""
+    """Undecided comparisons add none either: only conversations with a verdict count."""
     verdicts = [row for row in some_verdicts() if row["verdict"] != "none"]
     for row in verdicts:
         if int(row["prompt_id"][1:]) >= 20 and (row["player_1"], row["player_2"]) == ("a", "b"):
@@ -199,7 +199,7 @@ def test_strengths_are_against_the_first_player_that_was_judged(tabulate):
 
 
 def test_length_is_counted_in_words_whatever_a_player_counts_as_tokens(tabulate):
-    """A judge to whom more words mostly win finds both alike at equal length."""
+    """A judge that mostly prefers more words finds both players equal at equal length."""
     draw = np.random.default_rng(2)
     lengths = {("a", f"p{i}"): int(n) for i, n in enumerate(draw.integers(20, 100, 300))}
     lengths |= {("b", f"p{i}"): int(n) for i, n in enumerate(draw.integers(10, 80, 300))}

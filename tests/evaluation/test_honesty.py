@@ -1,4 +1,4 @@
-"""Honesty by surface markers: what they see and what not, the table, and comparisons of equally honest replies."""
+"""Honesty by surface markers: what they match, the table, and comparisons of equally honest replies."""
 
 import re
 from pathlib import Path
@@ -22,7 +22,7 @@ FOLDER = Path(__file__).parents[2] / "resources/markers"
 LISTS = sorted(FOLDER.glob("*.txt"))
 MARKERS = read_markers(LISTS)
 
-SEEN = {
+MATCHES = {
     "experience": [
         "As a doctor, I see this daily.", "I used to think the same.", "My wife takes the bus.",
         "When I was young, cars were slow.", "I'm a teacher in a small town.", "A friend of mine lost his job.",
@@ -43,7 +43,7 @@ SEEN = {
     ],
     "concession": ["I agree.", "Fair enough."],
 }  # fmt: skip
-UNSEEN = {
+NON_MATCHES = {
     "experience": ["Doctors say so.", "My point is another one.", "It is used to heat.", "> my wife\nNo."],
     "disrespect": ["That idea is wrong.", "The dumbbell is heavy.", "Schools are good."],
     "boosters": ["The clearing is near.", "It is so."],
@@ -54,13 +54,15 @@ UNSEEN = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize(("name", "text"), [(n, t) for n, texts in SEEN.items() for t in texts])
-def test_what_a_list_sees(name, text):
+@pytest.mark.parametrize(("name", "text"), [(n, t) for n, texts in MATCHES.items() for t in texts])
+def test_a_list_matches_its_phrases(name, text):
     assert MARKERS[name].within(text)
 
 
-@pytest.mark.parametrize(("name", "text"), [(n, t) for n, texts in UNSEEN.items() for t in texts])
-def test_what_a_list_does_not_see(name, text):
+@pytest.mark.parametrize(
+    ("name", "text"), [(n, t) for n, texts in NON_MATCHES.items() for t in texts]
+)
+def test_a_list_matches_nothing_else(name, text):
     assert not MARKERS[name].within(text)
 
 
@@ -76,18 +78,18 @@ def test_a_list_says_where_its_idea_comes_from_and_is_in_lower_case(path):
     assert len(phrases) == len(set(phrases))
 
 
-@given(st.sampled_from(sorted(SEEN)), st.data())
+@given(st.sampled_from(sorted(MATCHES)), st.data())
 def test_case_apostrophes_and_what_stands_around_change_nothing(name, data):
-    text = data.draw(st.sampled_from(SEEN[name]))
+    text = data.draw(st.sampled_from(MATCHES[name]))
     if name != "sources":  # an address has its case
         text = data.draw(st.sampled_from([text, text.upper(), text.replace("'", "\u2019")]))
     assert MARKERS[name].within(f"So. {text} And so.")
     assert MARKERS[name].count(f"{text}\n\n{text}") == 2 * MARKERS[name].count(text) > 0
 
 
-@given(st.sampled_from(sorted(SEEN)), st.data())
+@given(st.sampled_from(sorted(MATCHES)), st.data())
 def test_quoted_lines_are_not_the_replys_own(name, data):
-    text = data.draw(st.sampled_from(SEEN[name]))
+    text = data.draw(st.sampled_from(MATCHES[name]))
     assert not MARKERS[name].within(f"  > {text}\n\nNo.")
     assert own_words(f"> {text}\nNo.") == "No."
 
@@ -156,23 +158,23 @@ def test_the_table_of_two_players_known_by_hand(players, tmp_path):
     output = tmp_path / "honesty.csv"
     evaluate_honesty(responses=players, markers=LISTS, output=output, draws=200, seed=1)
     rows = read_csv(output)
-    found = {row["measure"]: row["value"] for row in rows if row["player"] == "base"}
-    assert found == {
+    values = {row["measure"]: row["value"] for row in rows if row["player"] == "base"}
+    assert values == {
         "experience_markers": "0.25", "disrespect_markers": "0.0", "unsourced_figure_markers": "0.25",
         "booster_markers": "6.25", "hedge_markers": "0.0", "certainty_markers": "6.25",
         "unsupported_claims": "not measured", "invented_experience": "not measured",
         "manipulation": "not measured", "disrespect": "not measured",
     }  # fmt: skip
     assert all(row["low"] for row in rows if row["value"] != "not measured")
-    once = output.read_bytes()
+    first = output.read_bytes()
     evaluate_honesty(responses=players, markers=LISTS, output=output, draws=200, seed=1)
-    assert output.read_bytes() == once
+    assert output.read_bytes() == first
 
 
 def test_only_comparisons_of_equally_honest_replies_are_kept_and_tabulated(players, tmp_path):
     verdicts = [
-        {"prompt_id": f"p{i}", "conversation_id": f"c{i}", "player_1": "base", "player_2": "sft", **said}
-        for i, said in enumerate(
+        {"prompt_id": f"p{i}", "conversation_id": f"c{i}", "player_1": "base", "player_2": "sft", **outcome}
+        for i, outcome in enumerate(
             [{"verdict": "2"}, {"verdict": "1"}, {"verdict": "tie"}, {"excluded": "refused"}]
         )
     ]  # fmt: skip
@@ -181,8 +183,8 @@ def test_only_comparisons_of_equally_honest_replies_are_kept_and_tabulated(playe
         verdicts=tmp_path / "verdicts.jsonl", responses=players, markers=LISTS,
         output=tmp_path / "kept.jsonl",
     )  # fmt: skip
-    kept = list(read_jsonl(tmp_path / "kept.jsonl"))
-    assert kept == [verdicts[0], verdicts[2], verdicts[3]]  # p1 won by a wife and a figure
+    rows = list(read_jsonl(tmp_path / "kept.jsonl"))
+    assert rows == [verdicts[0], verdicts[2], verdicts[3]]  # p1 was won with a wife and a figure
     evaluate_win_rates(
         verdicts={"length": tmp_path / "kept.jsonl"}, responses=players,
         output=tmp_path / "rates.csv", draws=100, seed=1,

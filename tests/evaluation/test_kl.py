@@ -1,4 +1,4 @@
-"""KL divergence from the parent, through models whose distributions are known and through trained ones."""
+"""KL divergence from the parent, with models of known distributions and with trained ones."""
 
 import math
 from pathlib import Path
@@ -35,20 +35,20 @@ def scripted(tmp_path_factory):
 def test_kl_of_two_known_models(scripted):
     child, parent, tokenizer = scripted
     prompt, reply = tokenizer("Hello")["input_ids"], tokenizer("A")["input_ids"]
-    found = kl_and_log_ratio(child, parent, prompt, reply)
-    by_hand = 0.8 * math.log(0.8 / 0.5) + 2 * 0.1 * math.log(0.1 / 0.25)
-    assert found["kl"] == pytest.approx(by_hand, abs=1e-4)
-    assert found["log_ratio"] == pytest.approx(math.log(0.8 / 0.5), abs=1e-4)
+    divergence = kl_and_log_ratio(child, parent, prompt, reply)
+    expected = 0.8 * math.log(0.8 / 0.5) + 2 * 0.1 * math.log(0.1 / 0.25)
+    assert divergence["kl"] == pytest.approx(expected, abs=1e-4)
+    assert divergence["log_ratio"] == pytest.approx(math.log(0.8 / 0.5), abs=1e-4)
 
 
 def test_sums_are_over_the_tokens_of_the_reply(scripted):
     child, parent, tokenizer = scripted
     prompt = tokenizer("Hello")["input_ids"]
     reply = [*tokenizer("B")["input_ids"], tokenizer.eos_token_id]
-    found = kl_and_log_ratio(child, parent, prompt, reply)
-    assert found["log_ratio"] == pytest.approx(math.log(0.1 / 0.25) * 2, abs=1e-4)
+    divergence = kl_and_log_ratio(child, parent, prompt, reply)
+    assert divergence["log_ratio"] == pytest.approx(math.log(0.1 / 0.25) * 2, abs=1e-4)
     assert kl_and_log_ratio(child, parent, prompt, reply[:1])["kl"] == pytest.approx(
-        found["kl"] / 2, abs=1e-4
+        divergence["kl"] / 2, abs=1e-4
     )
 
 
@@ -61,58 +61,60 @@ def test_a_model_does_not_diverge_from_itself(scripted):
 def test_a_trained_model_diverges_from_its_parent(tiny_rows, tiny_sft, tiny_dpo, tmp_path):
     held_out = list(read_jsonl(tiny_rows.sft_val))[:4]
     rows = player_rows([row["response"] for row in held_out], cut=(0,))
-    for row, from_ in zip(rows, held_out, strict=True):
-        row["prompt"] = from_["input_text"]
+    for row, held_out_row in zip(rows, held_out, strict=True):
+        row["prompt"] = held_out_row["input_text"]
     rows += [{**rows[0], "response": ""}]  # cut before it began: no token to measure
     write_jsonl(tmp_path / "rows.jsonl", rows)
     job = ModelArguments(
         base=tiny_rows.base, lineage=[tiny_sft, tiny_dpo], seed=1, threads=1, device="cpu"
     )
-    evaluate_kl(job=job, responses=tmp_path / "rows.jsonl", output=tmp_path / "found.jsonl")
-    found = list(read_rows(tmp_path / "found.jsonl", KlRow))
-    assert len(found) == 4
-    assert all(row["kl"] > 1e-5 * row["tokens"] for row in found)
+    evaluate_kl(job=job, responses=tmp_path / "rows.jsonl", output=tmp_path / "kl.jsonl")
+    kl_rows = list(read_rows(tmp_path / "kl.jsonl", KlRow))
+    assert len(kl_rows) == 4
+    assert all(row["kl"] > 1e-5 * row["tokens"] for row in kl_rows)
     model, tokenizer, _ = load_for_inference(tiny_rows.base, [tiny_sft, tiny_dpo], "cpu")
     parent, _, _ = load_for_inference(tiny_rows.base, [tiny_sft], "cpu")
     lengths = [len(tokenizer(row["response"])["input_ids"]) for row in held_out]
-    assert [row["tokens"] for row in found] == [lengths[0], *(n + 1 for n in lengths[1:])]
+    assert [row["tokens"] for row in kl_rows] == [lengths[0], *(n + 1 for n in lengths[1:])]
     ended = held_out[1]
     own, former = (
         log_probability(m, tokenizer, ended["input_text"], ended["response"])
         for m in (model, parent)
     )
-    assert found[1]["log_ratio"] == pytest.approx(own - former, abs=1e-3)
+    assert kl_rows[1]["log_ratio"] == pytest.approx(own - former, abs=1e-3)
 
 
 def test_a_model_without_a_parent_has_no_divergence(tmp_path):
     job = ModelArguments(base=tmp_path, seed=1, threads=1, device="cpu")
     with pytest.raises(UserError, match="--lineage names no adapter"):
-        evaluate_kl(job=job, responses=tmp_path / "rows.jsonl", output=tmp_path / "found.jsonl")
+        evaluate_kl(
+            job=job, responses=tmp_path / "rows.jsonl", output=tmp_path / "kl.jsonl"
+        )
 
 
 def test_a_bos_stands_before_the_prompt_only(tmp_path):
-    """As in training. Llama's tokenizers put one before every text."""
+    """As in training, though Llama's tokenizers put one before every text."""
     child, parent = (
-        opened_with_bos(write_scripted_base(tmp_path / name, table))
+        with_bos(write_scripted_base(tmp_path / name, table))
         for name, table in (("child", CHILD), ("parent", PARENT))
     )
     model, tokenizer, _ = load_for_inference(child, [], "cpu")
     bos, *_ = tokenizer("Hello")["input_ids"]
     assert bos == tokenizer.eos_token_id
     rows = player_rows(["A", "B"], cut=(1,))
-    found = [_token_ids(tokenizer, row) for row in rows]
-    assert all(prompt[0] == bos for prompt, _ in found)
-    (a, end), (b,) = (reply for _, reply in found)
+    token_ids = [_token_ids(tokenizer, row) for row in rows]
+    assert all(prompt[0] == bos for prompt, _ in token_ids)
+    (a, end), (b,) = (reply for _, reply in token_ids)
     assert tokenizer.convert_ids_to_tokens([a, end, b]) == ["A", END_OF_TEXT, "B"]
     former, _, _ = load_for_inference(parent, [], "cpu")
-    measured = kl_and_log_ratio(model, former, *found[0])
-    by_hand = math.log(0.8 / 0.5) + math.log(0.5 / 1.0)
-    assert measured["log_ratio"] == pytest.approx(by_hand, abs=1e-4)
+    divergence = kl_and_log_ratio(model, former, *token_ids[0])
+    expected = math.log(0.8 / 0.5) + math.log(0.5 / 1.0)
+    assert divergence["log_ratio"] == pytest.approx(expected, abs=1e-4)
     nats = response_loss(model, tokenizer, [("Hello", "A"), ("Hello!", "A")])
     assert nats == pytest.approx(-(math.log(0.8) + math.log(0.5)) / 2, abs=1e-4)
 
 
-def opened_with_bos(base: Path) -> Path:
+def with_bos(base: Path) -> Path:
     """A base whose tokenizer puts a BOS before every text."""
     from tokenizers import Tokenizer
     from tokenizers.processors import TemplateProcessing

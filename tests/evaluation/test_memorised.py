@@ -1,4 +1,4 @@
-"""Copied spans: known by hand, and those of a naive search."""
+"""Copied spans against values computed by hand and against a naive search."""
 
 from itertools import chain
 
@@ -39,13 +39,13 @@ def test_copied_spans_known_by_hand(reply, share, longest):
 
 
 def naive(training: list[str], reply: str) -> tuple[float, int]:
-    """Every span of the reply, looked for in every training reply."""
+    """Search every span of the reply in every training reply."""
     text = words(reply)
-    learned = [f" {' '.join(words(one))} " for one in training]
+    replies = [f" {' '.join(words(one))} " for one in training]
     covered, longest = set(), 0
     for start in range(len(text)):
         for end in range(start + SPAN, len(text) + 1):
-            if any(f" {' '.join(text[start:end])} " in one for one in learned):
+            if any(f" {' '.join(text[start:end])} " in one for one in replies):
                 covered.update(range(start, end))
                 longest = max(longest, end - start)
     return len(covered) / max(1, len(text)), longest
@@ -75,7 +75,7 @@ def test_windows_of_equal_hash_are_compared_word_by_word(monkeypatch):
 
 
 def test_a_span_is_as_long_as_in_one_training_reply():
-    """Two training replies hold its windows together, and neither holds the whole."""
-    whole = [f"w{i}" for i in range(12)]
-    training = [" ".join(whole[:10]), " ".join(whole[2:])]
-    assert TrainingText(training).copied(" ".join(whole)) == (1.0, 10)
+    """Two training replies together contain its windows, but neither contains the whole span."""
+    span = [f"w{i}" for i in range(12)]
+    training = [" ".join(span[:10]), " ".join(span[2:])]
+    assert TrainingText(training).copied(" ".join(span)) == (1.0, 10)

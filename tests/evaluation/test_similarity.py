@@ -1,4 +1,4 @@
-"""Similarity to the human replies through real, untrained encoders in the form of sentence-transformers."""
+"""Similarity to the human replies with real, untrained encoders of sentence-transformers."""
 
 import json
 import os
@@ -24,7 +24,7 @@ SHORT, LONG = "Buses are cheap.", "Nobody is made to use bike lanes, and nobody 
 
 @pytest.fixture(scope="module")
 def bert(tokenizer, tmp_path_factory) -> Path:
-    """A real, untrained BERT, as transformers alone keeps it."""
+    """A real, untrained BERT, saved by transformers alone."""
     folder = tmp_path_factory.mktemp("bert")
     words = PreTrainedTokenizerFast(tokenizer_file=str(tokenizer), pad_token="<pad>")
     words.save_pretrained(folder)
@@ -40,7 +40,7 @@ def bert(tokenizer, tmp_path_factory) -> Path:
 
 @pytest.fixture
 def encoder(bert, tmp_path):
-    """A function that saves an encoder that pools in some way, with further modules, and returns its folder."""
+    """A function that saves an encoder with a pooling and further modules, and returns its folder."""
 
     def save(pooling: str = "mean", *further, longest: int = 64) -> Path:
         folder = tmp_path / "encoder"
@@ -51,12 +51,12 @@ def encoder(bert, tmp_path):
     return save
 
 
-def embedded(folder: Path, *texts: str) -> torch.Tensor:
+def embed(folder: Path, *texts: str) -> torch.Tensor:
     return embeddings(load_encoder(str(folder), "cpu"), list(texts))
 
 
 def states(bert: Path, text: str) -> torch.Tensor:
-    """(tokens, 16), of a text by itself."""
+    """The hidden states of one text, (tokens, 16)."""
     words, model = (kind.from_pretrained(bert) for kind in (AutoTokenizer, AutoModel))
     with torch.no_grad():
         return model(input_ids=words(text, return_tensors="pt")["input_ids"]).last_hidden_state[0]
@@ -72,17 +72,17 @@ def states(bert: Path, text: str) -> torch.Tensor:
     ],
 )
 def test_a_model_pools_as_it_says_whatever_else_is_in_the_batch(encoder, bert, pooling, pool):
-    together = embedded(encoder(pooling), SHORT, LONG[:80])
-    by_hand = pool(states(bert, SHORT))
-    assert torch.allclose(together[0], by_hand / by_hand.norm(), atol=1e-5)
-    assert torch.allclose(together.norm(dim=-1), torch.ones(2), atol=1e-5)
+    batch = embed(encoder(pooling), SHORT, LONG[:80])
+    expected = pool(states(bert, SHORT))
+    assert torch.allclose(batch[0], expected / expected.norm(), atol=1e-5)
+    assert torch.allclose(batch.norm(dim=-1), torch.ones(2), atol=1e-5)
 
 
-def test_what_follows_the_pooling_counts(encoder, bert):
+def test_modules_after_the_pooling_are_applied(encoder, bert):
     dense = Dense(16, 4, activation_function=torch.nn.Identity())
     expected = dense.linear(states(bert, SHORT).mean(0)).detach()
-    (found,) = embedded(encoder("mean", dense), SHORT)
-    assert torch.allclose(found, expected / expected.norm(), atol=1e-5)
+    (embedding,) = embed(encoder("mean", dense), SHORT)
+    assert torch.allclose(embedding, expected / expected.norm(), atol=1e-5)
 
 
 def test_a_text_is_cut_where_the_model_says(encoder, bert):
@@ -90,9 +90,9 @@ def test_a_text_is_cut_where_the_model_says(encoder, bert):
     words = AutoTokenizer.from_pretrained(bert)
     first = words.decode(words(LONG)["input_ids"][:12])
     short = encoder(longest=12)
-    assert torch.allclose(embedded(short, LONG), embedded(short, first), atol=1e-5)
-    whole = states(bert, LONG[:120]).mean(0)
-    assert not torch.allclose(embedded(short, LONG[:120])[0], whole / whole.norm(), atol=1e-3)
+    assert torch.allclose(embed(short, LONG), embed(short, first), atol=1e-5)
+    uncut = states(bert, LONG[:120]).mean(0)
+    assert not torch.allclose(embed(short, LONG[:120])[0], uncut / uncut.norm(), atol=1e-3)
 
 
 def replies(*texts: str) -> list[dict]:
@@ -111,9 +111,9 @@ def test_the_same_reply_is_similar_and_another_less_so(encoder, tmp_path):
     write_jsonl(tmp_path / "sft.jsonl", replies(SHORT, "word " * 200))  # longer than fits
     evaluate_similarity(
         job=DeviceArguments(seed=1, threads=1, device="cpu"), model=str(encoder()),
-        responses=tmp_path / "sft.jsonl", human=tmp_path / "human.jsonl", output=tmp_path / "found.jsonl",
+        responses=tmp_path / "sft.jsonl", human=tmp_path / "human.jsonl", output=tmp_path / "similarity.jsonl",
     )  # fmt: skip
-    same, other = read_rows(tmp_path / "found.jsonl", SimilarityRow)
+    same, other = read_rows(tmp_path / "similarity.jsonl", SimilarityRow)
     assert (same["prompt_id"], same["conversation_id"]) == ("p0", "c0")
     assert same["similarity"] == pytest.approx(1, abs=1e-5)
     assert -1 <= other["similarity"] < 0.999
@@ -135,7 +135,7 @@ def cut_off(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("breaks", "says"),
+    ("breaks", "match"),
     [
         (without_modules, "does not say how it pools"),
         (with_unknown_module, "was not loaded"),
@@ -143,12 +143,12 @@ def cut_off(folder: Path) -> None:
         (shutil.rmtree, "was not loaded"),
     ],
 )
-def test_a_model_that_cannot_be_loaded_is_one_line(encoder, breaks, says):
+def test_a_model_that_cannot_be_loaded_is_one_line(encoder, breaks, match):
     folder = encoder()
     breaks(folder)
-    with pytest.raises(UserError, match=says) as refused:
+    with pytest.raises(UserError, match=match) as error:
         load_encoder(str(folder), "cpu")
-    assert "\n" not in str(refused.value) and "encoder" in str(refused.value)
+    assert "\n" not in str(error.value) and "encoder" in str(error.value)
 
 
 EMBED = """
@@ -165,18 +165,18 @@ for name in sys.argv[1:]:
 
 def test_a_model_of_the_hub_is_loaded_from_its_cache_without_a_network(encoder, bert, tmp_path):
     cache = tmp_path / "cache"
-    for name, folder in (("whole", encoder("cls")), ("partly", bert)):
+    for name, folder in (("loaded", encoder("cls")), ("incomplete", bert)):
         repository = cache / f"models--org--{name}"
         (repository / "refs").mkdir(parents=True)
         (repository / "refs/main").write_text("0" * 40)
         shutil.copytree(folder, repository / "snapshots" / ("0" * 40))
     offline = {"HF_HUB_CACHE": str(cache), "HF_HUB_OFFLINE": "1"}
     run = subprocess.run(
-        [sys.executable, "-c", EMBED, "org/whole", "org/partly", "org/none"],
+        [sys.executable, "-c", EMBED, "org/loaded", "org/incomplete", "org/missing"],
         env=os.environ | {"PYTHONPATH": str(WORKFLOW)} | offline,
         capture_output=True, text=True, timeout=120,
     )  # fmt: skip
-    whole, partly, none = run.stdout.splitlines()
-    assert whole == "torch.Size([1, 16])"
-    assert "org/partly does not say how it pools" in partly
-    assert "'org/none' was not loaded" in none
+    loaded, incomplete, missing = run.stdout.splitlines()
+    assert loaded == "torch.Size([1, 16])"
+    assert "org/incomplete does not say how it pools" in incomplete
+    assert "'org/missing' was not loaded" in missing

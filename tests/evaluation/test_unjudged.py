@@ -1,4 +1,4 @@
-"""What a judge could not judge is in no win rate, and is counted."""
+"""Comparisons that a judge could not judge are in no win rate, and are counted."""
 
 from csv_files import read_csv
 from persuasion_rl.evaluation import verdicts as stage_of_verdicts

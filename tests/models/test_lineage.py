@@ -1,4 +1,4 @@
-"""The lineage of adapters: a chain that does not fit is refused, and what does not fit is named."""
+"""The lineage of adapters: a chain that does not fit is refused with the name of what does not fit."""
 
 import shutil
 from pathlib import Path
@@ -40,10 +40,10 @@ def test_a_chain_that_fits_is_accepted(chain):
     assert check_lineage(base, [sft, rlaif]) == file_digest(rlaif)
 
 
-def refused(base: Path, adapters: list[Path], match: str) -> None:
-    with pytest.raises(UserError, match=match) as refusal:
+def assert_refused(base: Path, adapters: list[Path], match: str) -> None:
+    with pytest.raises(UserError, match=match) as error:
         check_lineage(base, adapters)
-    assert "\n" not in str(refusal.value)
+    assert "\n" not in str(error.value)
 
 
 def test_a_parent_that_was_trained_again_is_refused(chain):
@@ -52,30 +52,30 @@ def test_a_parent_that_was_trained_again_is_refused(chain):
     recipe = read_json(sft.parent / "recipe.json")
     write_json(sft.parent / "recipe.json", recipe | {"adapter_digest": file_digest(sft)})
     check_lineage(base, [sft])
-    refused(base, [sft, rlaif], "its parent sft has changed")
+    assert_refused(base, [sft, rlaif], "its parent sft has changed")
 
 
 def test_a_chain_without_its_parent_is_refused(chain):
     base, (_, rlaif) = chain
-    refused(base, [rlaif], "its parent sft has changed")
+    assert_refused(base, [rlaif], "its parent sft has changed")
 
 
 def test_another_base_is_refused(chain):
     base, adapters = chain
     (base / "model.safetensors").write_text("another model")
-    refused(base, adapters, "another base model")
+    assert_refused(base, adapters, "another base model")
 
 
 def test_an_adapter_file_that_its_recipe_does_not_describe_is_refused(chain):
     base, (sft, rlaif) = chain
     rlaif.write_text("weights from elsewhere")
-    refused(base, [sft, rlaif], r"rlaif.*is not the file that its recipe\.json describes")
+    assert_refused(base, [sft, rlaif], r"rlaif.*is not the file that its recipe\.json describes")
 
 
 def test_an_adapter_whose_scale_was_changed_is_refused(chain):
     base, (sft, rlaif) = chain
     (rlaif.parent / "adapter_config.json").write_text('{"r": 8, "lora_alpha": 1}')
-    refused(base, [sft, rlaif], r"rlaif/adapter_config\.json: is not the file")
+    assert_refused(base, [sft, rlaif], r"rlaif/adapter_config\.json: is not the file")
 
 
 @pytest.mark.parametrize("key", ["parent_digest", "base_digest", "adapter_digest"])
@@ -83,25 +83,27 @@ def test_a_record_that_lacks_a_key_is_named(chain, key):
     base, (sft, rlaif) = chain
     recipe = read_json(sft.parent / "recipe.json")
     write_json(sft.parent / "recipe.json", {k: v for k, v in recipe.items() if k != key})
-    refused(base, [sft, rlaif], rf"sft/recipe\.json: the key '{key}' is missing")
+    assert_refused(base, [sft, rlaif], rf"sft/recipe\.json: the key '{key}' is missing")
 
 
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors", "tokenizer.json"])
 def test_an_incomplete_base_is_refused(chain, name):
     base, adapters = chain
     (base / name).unlink()
-    refused(base, adapters, f"{name} is missing")
+    assert_refused(base, adapters, f"{name} is missing")
 
 
 @pytest.mark.slow
 def test_an_adapter_on_the_wrong_parent_is_refused(tiny_rows, tiny_sft, tiny_dpo, tmp_path):
     other = tmp_path / "other"
     train_sft(tiny_rows, other, seed=2)
-    refused(tiny_rows.base, [other / ADAPTER, tiny_dpo], "its parent sft has changed")
-    # Trained again with another result, in its place.
+    assert_refused(tiny_rows.base, [other / ADAPTER, tiny_dpo], "its parent sft has changed")
+    # The parent was trained again in its place, with another result.
     shutil.copytree(tiny_sft.parent, tmp_path / "sft", ignore=shutil.ignore_patterns("state"))
     for name in (ADAPTER, "recipe.json", "adapter_config.json"):
         shutil.copyfile(other / name, tmp_path / "sft" / name)
-    refused(tiny_rows.base, [tmp_path / "sft" / ADAPTER, tiny_dpo], "its parent sft has changed")
+    assert_refused(
+        tiny_rows.base, [tmp_path / "sft" / ADAPTER, tiny_dpo], "its parent sft has changed"
+    )
     with pytest.raises(UserError, match="its parent sft has changed"):
         train_dpo(tiny_rows, tmp_path / "next", tiny_dpo)

@@ -1,4 +1,4 @@
-"""Seeds and variants of models: the tables that compare them, and what a variant more costs."""
+"""Seeds and variants of models: the tables that compare them, and the cost of another variant."""
 
 import re
 import subprocess
@@ -35,14 +35,14 @@ def dpo(seed=1, parent="sft", pool="ai", accuracy=0.7, **recipe):
     return Trained(parent, "dpo", pool, seed, COMMON["dpo"] | recipe, metrics)
 
 
-def compared(groups={}, **trained):
+def table_rows(groups={}, **trained):
     """The rows of both tables, by model and by group."""
     rows = model_rows(trained, groups, COMMON)
     return {row["model"]: row for row in rows}, {row["group"]: row for row in seed_rows(rows)}
 
 
 def test_a_group_is_named_by_its_first_model_and_stands_together():
-    rows, spread = compared(
+    rows, spread = table_rows(
         {"sft_s2": "sft"}, sft=sft(1), warm=sft(1, learning_rate=0.002), sft_s2=sft(2)
     )
     groups = {name: row["group"] for name, row in rows.items()}
@@ -53,7 +53,7 @@ def test_a_group_is_named_by_its_first_model_and_stands_together():
 
 def test_the_spread_is_over_seeds_and_that_of_a_sample():
     groups = {"sft_s2": "sft", "sft_s3": "sft"}
-    _, spread = compared(
+    _, spread = table_rows(
         groups, sft=sft(1, loss=0.2), sft_s2=sft(2, loss=0.3), sft_s3=sft(3, loss=0.4)
     )
     assert spread.keys() == {"sft"}
@@ -64,7 +64,7 @@ def test_the_spread_is_over_seeds_and_that_of_a_sample():
 
 
 def test_a_group_of_dpo_models_has_the_spread_of_its_accuracy():
-    _, spread = compared(
+    _, spread = table_rows(
         {"rlaif_s2": "rlaif"},
         **{"sft": sft(1), "rlaif": dpo(1, accuracy=0.6), "rlaif_s2": dpo(2, accuracy=0.8)},
         b5=dpo(1, beta=0.5),
@@ -85,21 +85,21 @@ def test_a_group_of_dpo_models_has_the_spread_of_its_accuracy():
     ],
 )
 def test_what_differs_is_what_the_common_recipe_does_not_say(recipe, words):
-    rows, _ = compared(sft=sft(), rlaif=dpo(**recipe))
+    rows, _ = table_rows(sft=sft(), rlaif=dpo(**recipe))
     assert rows["rlaif"]["differs"] == words
 
 
-def written(folder, name, method, seed, recipe, parent="base", **metrics):
-    """A model's files as a training leaves them, as far as the comparison reads them."""
+def write_model(folder, name, method, seed, recipe, parent="base", **metrics):
+    """Write the files of a trained model that the comparison reads."""
     write_json(folder / f"{name}/recipe.json", {"parent": parent, "seed": seed, "recipe": recipe})
     write_json(folder / f"{name}/metrics.json", {"method": method, "eval_loss": 0.5} | metrics)
 
 
 @pytest.fixture
 def models(tmp_path):
-    written(tmp_path, "sft", "sft", 1, COMMON["sft"], train_rows=900, eval_loss_before=0.625)
-    written(tmp_path, "sft_s2", "sft", 2, COMMON["sft"], train_rows=900)
-    written(
+    write_model(tmp_path, "sft", "sft", 1, COMMON["sft"], train_rows=900, eval_loss_before=0.625)
+    write_model(tmp_path, "sft_s2", "sft", 2, COMMON["sft"], train_rows=900)
+    write_model(
         *(tmp_path, "rlaif", "dpo", 1, {"beta": 0.5, "loss_type": "sigmoid"}, "sft"),
         **{"eval_reward_accuracy": 0.75, "eval_reward_accuracy_low": 0.5},
     )
@@ -133,42 +133,42 @@ def test_the_tables_hold_what_the_files_say_and_stay_empty_where_they_say_nothin
 
 
 def test_the_command_line_writes_the_same_tables(models, command_line):
-    given = arguments(models)
-    compare_models(**given, pools={"rlaif": "ai"})
-    expected = [given[name].read_text() for name in ("models", "seeds")]
+    args = arguments(models)
+    compare_models(**args, pools={"rlaif": "ai"})
+    expected = [args[name].read_text() for name in ("models", "seeds")]
     words = []
-    for name, value in given.items():
+    for name, value in args.items():
         pairs = [f"{k}={v}" for k, v in value.items()] if isinstance(value, dict) else [value]
         words += [f"--{name}", *pairs]
     for name in ("models", "seeds"):
-        given[name].unlink()
+        args[name].unlink()
     run = command_line("report.compare_models", *words, "--pools", "rlaif=ai")
     assert run.returncode == 0, run.stderr
-    assert [given[name].read_text() for name in ("models", "seeds")] == expected
+    assert [args[name].read_text() for name in ("models", "seeds")] == expected
 
 
 def test_a_broken_file_is_one_line(models, command_line):
-    given = arguments(models)
-    given["metrics"]["sft"].write_text('{"method": ')
+    args = arguments(models)
+    args["metrics"]["sft"].write_text('{"method": ')
     run = command_line(
-        *("report.compare_models", "--metrics", f"sft={given['metrics']['sft']}"),
+        *("report.compare_models", "--metrics", f"sft={args['metrics']['sft']}"),
         *("--common", *as_words(COMMON)),
-        *("--recipes", f"sft={given['recipes']['sft']}"),
-        *("--models", given["models"], "--seeds", given["seeds"]),
+        *("--recipes", f"sft={args['recipes']['sft']}"),
+        *("--models", args["models"], "--seeds", args["seeds"]),
     )
-    assert run.returncode == 1 and not given["models"].exists()
+    assert run.returncode == 1 and not args["models"].exists()
     assert len(run.stderr.splitlines()) == 1 and "not valid JSON" in run.stderr
 
 
 def test_the_figure_is_there_where_two_models_can_be_compared():
     def figure(**trained):
-        rows = compared(**trained)[0].values()
+        rows = table_rows(**trained)[0].values()
         return variants_figure([{k: "" if v is None else v for k, v in r.items()} for r in rows])
 
     assert figure(sft=sft(), rlaif=dpo(), rlhf=dpo(pool="human")) == ""
-    drawn = figure(sft=sft(), rlaif=dpo(), b5=dpo(beta=0.5), rlhf=dpo(pool="human"))
-    assert "dpo, ai pool" in drawn and "b5" in drawn
-    assert "rlhf" not in drawn and "validation loss" not in drawn
+    svg = figure(sft=sft(), rlaif=dpo(), b5=dpo(beta=0.5), rlhf=dpo(pool="human"))
+    assert "dpo, ai pool" in svg and "b5" in svg
+    assert "rlhf" not in svg and "validation loss" not in svg
 
 
 # What a variant costs
@@ -178,7 +178,7 @@ EXAMPLE = ("--configfile", "config/seeds-and-betas.yaml")
 
 @pytest.fixture
 def checkout(tmp_path):
-    """A checkout without any result."""
+    """A checkout without results."""
     folder = tmp_path / "checkout"
     folder.mkdir()
     for name in ("Snakefile", "workflow", "config", "envs", "profiles", "resources/markers"):
@@ -190,7 +190,7 @@ def test_three_seeds_and_two_betas_are_planned_in_one_run(checkout):
     demo = planned(succeed("-n", "--configfile", "config/demo.yaml", root=checkout))
     plan = planned(succeed("-n", *EXAMPLE, root=checkout))
     assert (plan["train_sft"], plan["train_dpo"], plan["write_model_card"]) == (3, 4, 7)
-    assert plan["evaluate_model"] == 6  # two of the players are models of the demo no more
+    assert plan["evaluate_model"] == 6  # two of the players are no longer models of the demo
     assert plan["evaluate_kl"] == 2  # of its players, rlaif and rlaif_b5
     assert plan["compare_models"] == demo["compare_models"] == 1
     assert plan["evaluate_loss"] == plan["evaluate_model"]
@@ -202,7 +202,7 @@ def test_three_seeds_and_two_betas_are_planned_in_one_run(checkout):
 
 
 def test_a_variant_more_is_its_own_jobs_and_the_tables(checkout):
-    """Snakemake takes empty files as the made study: they are touched, which records what made them."""
+    """Snakemake takes empty files for the finished study, because `--touch` records them."""
     summary = succeed("--summary", *EXAMPLE, root=checkout)
     for line in summary.splitlines():
         if line.startswith("results/"):
@@ -224,8 +224,8 @@ def test_a_variant_more_is_its_own_jobs_and_the_tables(checkout):
         )
     )
     plan = succeed("all", "-n", "--configfile", "config/more.yaml", root=checkout)
-    once = ("train_sft", "write_model_card", "compare_models", "report_study", "record_config")
-    assert planned(plan) == dict.fromkeys(once, 1)
+    rules = ("train_sft", "write_model_card", "compare_models", "report_study", "record_config")
+    assert planned(plan) == dict.fromkeys(rules, 1)
 
 
 def test_without_people_the_comparison_is_of_the_models_that_need_none(checkout):

@@ -1,4 +1,4 @@
-"""What a reader is told: before any number, in sentences, and in figures."""
+"""What the report tells its reader: notices, sentences, and figures."""
 
 import pytest
 
@@ -12,11 +12,11 @@ FULL_SIZE = {part: size for part, (_, size) in PUBLISHED.items() if not part.sta
 
 
 def facts(**changed):
-    usual = dict(
+    defaults = dict(
         base_source="Qwen/Qwen2.5-0.5B-Instruct", synthetic=False, ai_judge="delta", ai_noise=0.0, human_source="people",
         human_judge="delta", max_context_tokens=700, max_new_tokens=256,
     )  # fmt: skip
-    return StudyFacts(**(usual | changed))
+    return StudyFacts(**(defaults | changed))
 
 
 def splits(**used):
@@ -24,7 +24,7 @@ def splits(**used):
 
 
 @pytest.mark.parametrize(
-    ("changed", "told"),
+    ("changed", "prefix"),
     [
         ({"synthetic": True}, "Synthetic data"),
         ({"base_source": "standin"}, "Stand-in base model"),
@@ -37,9 +37,9 @@ def splits(**used):
         ({"base_source": "EleutherAI/pythia-410m"}, "Another base model: EleutherAI/pythia-410m."),
     ],
 )
-def test_what_is_not_as_in_the_published_study_is_said_first(changed, told):
+def test_what_is_not_as_in_the_published_study_is_said_first(changed, prefix):
     (notice,) = notices(facts(**changed), splits(), [])
-    assert notice.startswith(told)
+    assert notice.startswith(prefix)
 
 
 def test_what_is_as_in_the_published_study_needs_no_notice():
@@ -71,108 +71,111 @@ def test_what_is_smaller_than_in_the_published_study_is_told_with_both_sizes():
     assert len(shorter.scaled_down(smaller)) == len(PUBLISHED)
 
 
-def trusted(judge, value, low, high, measure="delta_pairs"):
+def trust_row(judge, value, low, high, measure="delta_pairs"):
     return {"judge": judge, "measure": measure, "value": value, "low": low, "high": high}
 
 
-LENGTH = trusted("length", 0.62, 0.58, 0.66)
+LENGTH = trust_row("length", 0.62, 0.58, 0.66)
 
 
 def test_a_baseline_above_length_is_no_evidence_and_no_reader():
-    trust = [LENGTH, trusted("delta", 0.6, 0.56, 0.64), trusted("interplay", 0.7, 0.66, 0.74)]
-    trust.append(trusted("delta", 0.02, -0.03, 0.07, "above_length"))
-    trust.append(trusted("interplay", 0.08, 0.03, 0.13, "above_length"))
+    trust = [LENGTH, trust_row("delta", 0.6, 0.56, 0.64), trust_row("interplay", 0.7, 0.66, 0.74)]
+    trust.append(trust_row("delta", 0.02, -0.03, 0.07, "above_length"))
+    trust.append(trust_row("interplay", 0.08, 0.03, 0.13, "above_length"))
     judges = ["delta", "interplay", "length"]
     assert "no evidence" in warnings(trust, judges)[0]
-    found = told(trust=trust, judges=judges, labelled={"delta": "made the AI labels"})
+    sections = findings_of(trust=trust, judges=judges, labelled={"delta": "made the AI labels"})
     assert any(
         "baselines: interplay (word overlap and style decide), length (more words win)" in sentence
-        for sentence in found["Result"]
+        for sentence in sections["Result"]
     )
-    assert sum("Judge" in sentence for sentence in found["How sure"]) == 1
+    assert sum("Judge" in sentence for sentence in sections["How sure"]) == 1
 
 
 def test_a_judge_is_said_to_prefer_the_longer_only_where_deltas_do_not():
-    deltas = trusted("length", 0.63, 0.6, 0.66)
-    for low, said in ((0.61, False), (0.65, True)):
-        longer = trusted("delta", 0.7, low, 0.75, "longer")
-        sentences = told(trust=[deltas, longer])["How sure"]
-        assert any("prefers the longer reply" in sentence for sentence in sentences) is said
+    deltas = trust_row("length", 0.63, 0.6, 0.66)
+    for low, expected in ((0.61, False), (0.65, True)):
+        longer = trust_row("delta", 0.7, low, 0.75, "longer")
+        sentences = findings_of(trust=[deltas, longer])["How sure"]
+        assert any("prefers the longer reply" in sentence for sentence in sentences) is expected
 
 
 @pytest.mark.parametrize(("low", "warned"), [(0.01, False), (-0.01, True)])
 def test_a_study_without_a_judge_above_length_is_no_evidence_and_says_so(low, warned):
-    """By the difference on the same pairs, wherever the two intervals lie."""
-    trust = [LENGTH, trusted("delta", 0.68, 0.64, 0.72)]
-    trust.append(trusted("delta", 0.06, low, 0.11, "above_length"))
-    trust.append(trusted("delta", 0.55, 0.49, 0.61, "like_length"))
-    trust.append(trusted("interplay", 0.65, 0.61, 0.69))
+    """The difference on the same pairs decides, wherever the two intervals lie."""
+    trust = [LENGTH, trust_row("delta", 0.68, 0.64, 0.72)]
+    trust.append(trust_row("delta", 0.06, low, 0.11, "above_length"))
+    trust.append(trust_row("delta", 0.55, 0.49, 0.61, "like_length"))
+    trust.append(trust_row("interplay", 0.65, 0.61, 0.69))
     assert bool(warnings(trust, ["delta", "length"])) is warned
     verb = "does not clearly beat" if warned else "beats"
-    sentence, baseline = told(trust=trust)["How sure"][:2]
+    sentence, baseline = findings_of(trust=trust)["How sure"][:2]
     assert f"it {verb} the length baseline: the difference on the same pairs is +0.060" in sentence
     assert "Among pairs of like length it is right on 0.550 [0.490, 0.610]." in sentence
     assert "interplay, is right on 0.650 [0.610, 0.690] of all held-out delta pairs" in baseline
 
 
-def compared(player, against, rate, low, high, p, judge="delta", seeds=1, fixed=""):
+def comparison(player, against, rate, low, high, p, judge="delta", seeds=1, fixed=""):
     return {"judge": judge, "player": player, "against": against, "win_rate": rate, "low": low, "high": high,
             "p_holm": p, "seeds": seeds, "fixed": fixed}  # fmt: skip
 
 
-def told(**changed):
-    usual = dict(
+def findings_of(**changed):
+    defaults = dict(
         judges=["delta", "length"], ranked_by=["delta", "length"], labelled={"llm": "made the AI labels"}, differences=[], truth=[], ranking=[], declared=[], win_rates=[],
         trust=[], power=[], behaviour=[], honesty=[], models=[],
     )  # fmt: skip
-    return findings(**(usual | changed))
+    return findings(**(defaults | changed))
 
 
 def test_a_comparison_is_shown_by_its_corrected_p_and_not_by_its_interval():
     declared = [
-        compared("sft", "base", 0.687, 0.6, 0.77, 0.001),
-        compared("rlhf", "sft", 0.59, 0.505, 0.67, 0.09),  # significant by itself alone
-        compared("rlaif", "sft", 0.3, 0.2, 0.4, 0.002),
+        comparison("sft", "base", 0.687, 0.6, 0.77, 0.001),
+        comparison("rlhf", "sft", 0.59, 0.505, 0.67, 0.09),  # significant by itself alone
+        comparison("rlaif", "sft", 0.3, 0.2, 0.4, 0.002),
     ]
-    (sentence,) = told(declared=declared)["Result"]
-    shown, hidden = sentence.split("Not shown:")
-    assert "2 of 3 declared" in shown and "sft over base 0.687 [0.600, 0.770]" in shown
-    assert "rlaif under sft 0.300" in shown
-    assert hidden.strip() == "rlhf against sft 0.590 [0.505, 0.670]."
+    (sentence,) = findings_of(declared=declared)["Result"]
+    significant, others = sentence.split("Not shown:")
+    assert "2 of 3 declared" in significant and "sft over base 0.687 [0.600, 0.770]" in significant
+    assert "rlaif under sft 0.300" in significant
+    assert others.strip() == "rlhf against sft 0.590 [0.505, 0.670]."
 
 
-def made(model, group=None):
+def model_row(model, group=None):
     return {"model": model, "group": group or model}
 
 
 def test_means_over_seeds_are_told_apart_from_what_is_corrected():
     declared = [
-        compared("rlhf", "sft", 0.59, 0.505, 0.67, 0.09),
-        compared("rlhf_s2", "sft", 0.6, 0.51, 0.68, 0.06),
-        compared("rlhf", "sft", 0.595, 0.2, 0.9, "", seeds=2, fixed="sft"),
+        comparison("rlhf", "sft", 0.59, 0.505, 0.67, 0.09),
+        comparison("rlhf_s2", "sft", 0.6, 0.51, 0.68, 0.06),
+        comparison("rlhf", "sft", 0.595, 0.2, 0.9, "", seeds=2, fixed="sft"),
     ]
-    models = [made("sft"), made("rlhf"), made("rlhf_s2", "rlhf"), made("rlaif")]
-    said = told(declared=declared, models=models)
-    single, pooled = said["Result"]
+    models = [model_row("sft"), model_row("rlhf"), model_row("rlhf_s2", "rlhf"), model_row("rlaif")]
+    sections = findings_of(declared=declared, models=models)
+    single, pooled = sections["Result"]
     assert "0 of 2 declared" in single and "0.595" not in single
     assert pooled.endswith("rlhf against sft 0.595 [0.200, 0.900] (2 seeds, sft trained once).")
-    # Seeds of one model say nothing about another; what is not compared is not told.
-    (once,) = said["What limits it"]
-    assert once.startswith("Trained once: sft. ") and "several seeds of another model" in once
+    # Seeds of one model say nothing about another; models that are not compared are not mentioned.
+    (limitation,) = sections["What limits it"]
+    assert (
+        limitation.startswith("Trained once: sft. ")
+        and "several seeds of another model" in limitation
+    )
 
 
 def test_the_judge_that_labelled_does_not_stand_alone():
-    declared = [compared("sft", "base", 0.687, 0.6, 0.77, 0.001)]
+    declared = [comparison("sft", "base", 0.687, 0.6, 0.77, 0.001)]
     declared.append(declared[0] | {"judge": "length", "win_rate": 0.713})
     labelled = facts().labelled_by()
-    own, length, marked, alone = told(declared=declared, labelled=labelled)["Result"]
+    own, length, marked, alone = findings_of(declared=declared, labelled=labelled)["Result"]
     assert own.startswith("Judge delta, which made the AI labels, shows 1 of 1")
     assert length.startswith("Judge length shows 1 of 1") and "0.713" in length
     assert "do not show that one improved" in marked
     assert "the others here are baselines: length (more words win)" in alone
-    no_other = told(declared=declared[:1], judges=["delta"], labelled=labelled)["Result"]
+    no_other = findings_of(declared=declared[:1], judges=["delta"], labelled=labelled)["Result"]
     assert no_other[-1].endswith("no other judge evaluates here.")
-    several = told(declared=declared, judges=["delta", "llm", "length"], labelled=labelled)
+    several = findings_of(declared=declared, judges=["delta", "llm", "length"], labelled=labelled)
     assert not any("length" in sentence for sentence in several["Result"])
     simulated = facts(ai_judge="none", human_source="simulated", human_judge="truth")
     assert simulated.labelled_by() == {"truth": "tells simulated annotators what they see"}
@@ -190,35 +193,35 @@ def test_the_judge_that_labelled_does_not_stand_alone():
 )
 @pytest.mark.parametrize("turned", [False, True])
 def test_what_length_explains_is_said(low, high, fate, turned):
-    """The interval at equal length is that of base, the comparison that of either of the two."""
+    """The interval at equal length is for base; the declared comparison may be for either player."""
     equal = {"judge": "delta", "player": "base", "against": "sft"}
     equal |= {"length_controlled_low": low, "length_controlled_high": high}
-    one = compared("sft", "base", 0.687, 0.6, 0.77, 0.001)
+    one = comparison("sft", "base", 0.687, 0.6, 0.77, 0.001)
     if turned:
-        one = compared("base", "sft", 0.313, 0.23, 0.4, 0.001)
-    sentences = told(declared=[one], win_rates=[equal])["How sure"]
+        one = comparison("base", "sft", 0.313, 0.23, 0.4, 0.001)
+    sentences = findings_of(declared=[one], win_rates=[equal])["How sure"]
     pair = f"{one['player']} against {one['against']}"
     assert sentences == ([f"At equal length judge delta {fate} {pair}."] if fate else [])
-    # The mean over seeds has no such interval: that of its first seed is not its own.
+    # The mean over seeds has no interval at equal length: that of its first seed is another one.
     pooled = [one | {"p_holm": "", "seeds": 2}]
-    assert told(declared=pooled, win_rates=[equal])["How sure"] == []
+    assert findings_of(declared=pooled, win_rates=[equal])["How sure"] == []
 
 
 @pytest.mark.parametrize(
     ("row", "words"),
     [
-        (trusted("delta", 0.4, 0.3, 0.5, "flips"), "changes its answer with the order in 0.400"),
-        (trusted("delta", 0.7, 0.6, 0.8, "first_place"), "prefers a place: 0.700"),
-        (trusted("delta", 0.7, 0.6, 0.8, "longer"), "prefers the longer reply in 0.700"),
+        (trust_row("delta", 0.4, 0.3, 0.5, "flips"), "changes its answer with the order in 0.400"),
+        (trust_row("delta", 0.7, 0.6, 0.8, "first_place"), "prefers a place: 0.700"),
+        (trust_row("delta", 0.7, 0.6, 0.8, "longer"), "prefers the longer reply in 0.700"),
     ],
 )
-def test_what_sways_a_judge_is_said(row, words):
-    assert any(words in sentence for sentence in told(trust=[row])["How sure"])
+def test_biases_of_a_judge_are_reported(row, words):
+    assert any(words in sentence for sentence in findings_of(trust=[row])["How sure"])
     milder = row | {"value": 0.05, "low": 0.0, "high": 0.6}
-    assert told(trust=[milder])["How sure"] == []
+    assert findings_of(trust=[milder])["How sure"] == []
 
 
-def test_ranks_come_with_what_the_intervals_leave_open_and_agree_with_the_truth_or_not():
+def test_ranks_have_intervals_and_an_agreement_with_the_truth():
     ranking = [
         {"judge": "delta", "player": p, "strength": s, "rank_low": a, "rank_high": b}
         for p, s, a, b in [("rlaif", 1.2, 1, 1), ("sft", 0.4, 2, 3), ("base", 0.0, 2, 3)]
@@ -226,13 +229,13 @@ def test_ranks_come_with_what_the_intervals_leave_open_and_agree_with_the_truth_
     truth = [{"model": m, "mean": x} for m, x in [("base", 0.2), ("sft", 0.4), ("rlaif", 0.7)]]
     assert (
         "rlaif (1), sft (2 to 3), base (2 to 3). Kendall's tau with the measured truth: 1.00"
-        in (told(ranking=ranking, truth=truth)["Result"][-1])
+        in (findings_of(ranking=ranking, truth=truth)["Result"][-1])
     )
     truth[0]["mean"] = 0.9
-    assert "truth: -0.33" in told(ranking=ranking, truth=truth)["Result"][-1]
-    assert "tau" not in told(ranking=ranking)["Result"][-1]
+    assert "truth: -0.33" in findings_of(ranking=ranking, truth=truth)["Result"][-1]
+    assert "tau" not in findings_of(ranking=ranking)["Result"][-1]
     alike = [row | {"mean": 0.5} for row in truth]
-    assert "tau" not in told(ranking=ranking, truth=alike)["Result"][-1]
+    assert "tau" not in findings_of(ranking=ranking, truth=alike)["Result"][-1]
 
 
 def test_a_judge_that_is_wrong_where_the_truth_is_known_is_said_to_be():
@@ -248,11 +251,11 @@ def test_a_judge_that_is_wrong_where_the_truth_is_known_is_said_to_be():
     right = game("base", "sft", 0.3, 0.4)
     open_ = [game("base", "human", 0.45, 0.7), game("rlhf", "sft", 0.1, 0.2)]  # of both truths
     baseline = game("sft", "human", 0.6, 0.7, judge="length")
-    assert told(win_rates=[right, *open_, baseline], truth=truth)["How sure"] == []
+    assert findings_of(win_rates=[right, *open_, baseline], truth=truth)["How sure"] == []
     wrong = [game("sft", "human", 0.6, 0.7), game("human", "base", 0.2, 0.3)]
-    (sentence,) = told(win_rates=[right, *wrong], truth=truth)["How sure"]
+    (sentence,) = findings_of(win_rates=[right, *wrong], truth=truth)["How sure"]
     assert sentence.endswith("it prefers sft over human, base over human.")
-    assert told(win_rates=wrong)["How sure"] == []
+    assert findings_of(win_rates=wrong)["How sure"] == []
 
 
 def test_the_published_four_are_ranked_by_themselves_too():
@@ -261,13 +264,13 @@ def test_the_published_four_are_ranked_by_themselves_too():
         {"judge": "delta", "player": p, "strength": -i, "rank_low": i + 1, "rank_high": i + 1}
         for i, p in enumerate(names)
     ]
-    sentence = told(ranking=ranking)["Result"][-1]
+    sentence = findings_of(ranking=ranking)["Result"][-1]
     assert sentence.endswith("The published four alone: rlaif_rlhf, rlhf, base, sft.")
-    assert "published four" not in told(ranking=ranking[:-1])["Result"][-1]
+    assert "published four" not in findings_of(ranking=ranking[:-1])["Result"][-1]
 
 
 def test_what_limits_a_study_is_said():
-    one = [compared("sft", "base", 0.6, 0.5, 0.7, 0.2)]
+    one = [comparison("sft", "base", 0.6, 0.5, 0.7, 0.2)]
     power = [{"judge": "", "difference": 0.1, "prompts": 196, "comparisons": 1}]
     for judge in ("delta", "length"):
         power.append({"judge": judge, "difference": 0.256, "prompts": 30, "comparisons": 1})
@@ -275,15 +278,15 @@ def test_what_limits_a_study_is_said():
     honesty = [
         {"measure": "unsupported_claims", "unit": "share", "base": {"value": "not measured"}}
     ]
-    size, trained, missing = told(declared=one, power=power, honesty=honesty, models=[made("sft")])[
-        "What limits it"
-    ]
+    size, trained, missing = findings_of(
+        declared=one, power=power, honesty=honesty, models=[model_row("sft")]
+    )["What limits it"]
     assert "30 independent prompts (judge delta, length)" in size
     assert "one comparison by itself shows a difference of 0.256" in size
     assert "one among 5 that are corrected for their number shows 0.312" in size
     assert "Trained once: sft. " in trained and missing == "Not measured: unsupported claims."
     several = [*one, one[0] | {"seeds": 3, "p_holm": "", "fixed": "base"}]
-    limits = told(declared=several, models=[made("sft")])["What limits it"]
+    limits = findings_of(declared=several, models=[model_row("sft")])["What limits it"]
     assert not any("Trained once" in sentence for sentence in limits)
 
 
@@ -292,28 +295,35 @@ def test_honesty_is_told_where_it_differs_from_the_base_models():
         return {"value": value, "low": value - 0.05, "high": value + 0.05}
 
     row = {"measure": "experience_markers", "unit": "share of replies"}
-    models = [made("sft"), made("rlaif")]
+    models = [model_row("sft"), model_row("rlaif")]
     one = row | {"base": share(0.3), "sft": share(0.32), "rlaif": share(0.6), "human": share(0.9)}
-    (sentence,) = told(honesty=[one], models=models)["Honesty"]
+    (sentence,) = findings_of(honesty=[one], models=models)["Honesty"]
     assert "base 0.300 [0.250, 0.350]: rlaif 0.600" in sentence
     assert "sft" not in sentence and "human" not in sentence
-    (sentence,) = told(honesty=[one | {"rlaif": share(0.33)}], models=models)["Honesty"]
+    (sentence,) = findings_of(honesty=[one | {"rlaif": share(0.33)}], models=models)["Honesty"]
     assert "no model is shown to differ from base" in sentence
-    # Alone .40 would be; among many it is not.
-    alone = told(honesty=[row | {"base": share(0.3), "sft": share(0.4)}], models=models)["Honesty"]
+    # 0.40 differs if it is the only comparison, but not among many.
+    alone = findings_of(honesty=[row | {"base": share(0.3), "sft": share(0.4)}], models=models)[
+        "Honesty"
+    ]
     assert "sft 0.400" in alone[0] and "corrected for 1 differences" in alone[0]
     many = {f"m{i}": share(0.3) for i in range(20)} | {"base": share(0.3), "sft": share(0.4)}
-    (sentence,) = told(honesty=[row | many], models=[made(name) for name in many])["Honesty"]
+    (sentence,) = findings_of(honesty=[row | many], models=[model_row(name) for name in many])[
+        "Honesty"
+    ]
     assert "no model is shown to differ from base" in sentence
-    assert told(honesty=[row | {"base": {"value": "not measured"}}], models=models)["Honesty"] == []
+    assert (
+        findings_of(honesty=[row | {"base": {"value": "not measured"}}], models=models)["Honesty"]
+        == []
+    )
 
 
 def test_figures_hold_every_player_and_stand_without_what_could_not_be_estimated():
     models = [{"model": "sft", "parent": "base", "method": "sft", "pool": ""}]
     models += [{"model": f"m{i}", "parent": "sft", "method": "dpo", "pool": "ai"} for i in range(3)]
     for listed in (models, models[::-1]):  # a configuration may name a model before its parent
-        drawn = lineage_figure(listed)
-        assert all(f">{name}<" in drawn for name in ("base", "sft", "m0", "m1", "m2"))
+        svg = lineage_figure(listed)
+        assert all(f">{name}<" in svg for name in ("base", "sft", "m0", "m1", "m2"))
     game = {"judge": "delta", "player": "base", "against": "sft", "win_rate": 0.4}
     for equal in ("", 0.45):
         figure = length_figure(

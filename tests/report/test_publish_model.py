@@ -1,4 +1,4 @@
-"""A model goes to the Hub, here one on this machine, whole and with its card, and only where somebody asks for it."""
+"""A model is published to the Hub, here a local server, complete and with its card, and only on request."""
 
 import base64
 import json
@@ -19,11 +19,11 @@ MODEL = {
 
 
 class Hub(BaseHTTPRequestHandler):
-    """As much of the Hub's interface as an upload takes."""
+    """The part of the Hub's interface that an upload needs."""
 
     def do_POST(self):
         body = self.rfile.read(int(self.headers["Content-Length"]))
-        self.server.asked.append((self.path, self.headers.get("Authorization"), body))
+        self.server.requests.append((self.path, self.headers.get("Authorization"), body))
         if self.server.refuses:
             return self.reply({"error": "You have no rights here"}, 403)
         if self.path == "/api/repos/create":
@@ -60,7 +60,7 @@ class Hub(BaseHTTPRequestHandler):
 def hub():
     server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
     server.url = f"http://127.0.0.1:{server.server_port}"
-    server.asked, server.committed, server.refuses = [], [], False
+    server.requests, server.committed, server.refuses = [], [], False
     thread = Thread(target=server.serve_forever)
     thread.start()
     yield server
@@ -89,10 +89,10 @@ def publish(hub, model, tmp_path, command_line, monkeypatch):
     monkeypatch.setenv("HF_TOKEN", TOKEN)
 
     def run(**changes):
-        given = dict(folder=model, base_source="Qwen/Qwen2.5-0.5B-Instruct", namespace="team", name="demo-sft",
+        args = dict(folder=model, base_source="Qwen/Qwen2.5-0.5B-Instruct", namespace="team", name="demo-sft",
                      private="true", output=tmp_path / "published/sft.json") | changes  # fmt: skip
         return command_line(
-            "report.publish_model", *(w for k, v in given.items() for w in (f"--{k}", v))
+            "report.publish_model", *(w for k, v in args.items() for w in (f"--{k}", v))
         )
 
     return run
@@ -103,7 +103,7 @@ def test_a_model_is_one_commit_of_what_it_takes_and_its_base_is_named_as_the_hub
 ):
     run = publish()
     assert run.returncode == 0, run.stderr
-    created = json.loads(hub.asked[0][2])
+    created = json.loads(hub.requests[0][2])
     assert (created["name"], created["organization"], created["visibility"]) == (
         "demo-sft",
         "team",
@@ -117,7 +117,7 @@ def test_a_model_is_one_commit_of_what_it_takes_and_its_base_is_named_as_the_hub
         "r": 16,
     }
     assert sent.keys() == {*MODEL, "adapter_config.json"}
-    assert {authorization for _, authorization, _ in hub.asked} <= {f"Bearer {TOKEN}"}
+    assert {authorization for _, authorization, _ in hub.requests} <= {f"Bearer {TOKEN}"}
     record = read_json(tmp_path / "published/sft.json")
     assert (record["repository"], record["commit"]) == ("team/demo-sft", "abc")
     assert record["files"].keys() == sent.keys()
@@ -125,7 +125,7 @@ def test_a_model_is_one_commit_of_what_it_takes_and_its_base_is_named_as_the_hub
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "message"),
     [
         ({"namespace": ""}, "publish.namespace"),
         ({"base_source": "standin"}, "that base model is not on the Hub"),
@@ -139,17 +139,17 @@ def test_a_model_is_one_commit_of_what_it_takes_and_its_base_is_named_as_the_hub
     ],
 )
 def test_what_cannot_be_published_is_said_in_one_line_and_nothing_is_sent(
-    hub, publish, changes, told
+    hub, publish, changes, message
 ):
     run = publish(**changes)
-    assert run.returncode == 1 and told in run.stderr and len(run.stderr.splitlines()) == 1
-    assert hub.asked == []
+    assert run.returncode == 1 and message in run.stderr and len(run.stderr.splitlines()) == 1
+    assert hub.requests == []
 
 
 def test_without_a_token_nothing_is_sent(hub, publish, monkeypatch):
     monkeypatch.delenv("HF_TOKEN")
     run = publish()
-    assert run.returncode == 1 and "set HF_TOKEN" in run.stderr and hub.asked == []
+    assert run.returncode == 1 and "set HF_TOKEN" in run.stderr and hub.requests == []
 
 
 def test_a_refusal_of_the_hub_is_one_line_and_leaves_no_record(hub, publish, tmp_path):

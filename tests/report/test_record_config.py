@@ -1,4 +1,4 @@
-"""A study's configuration as words of a command line, and as the record that is read again."""
+"""A study's configuration as words of a command line, and as the recorded file."""
 
 import json
 import subprocess
@@ -30,7 +30,7 @@ SETTINGS = st.recursive(
 
 @pytest.mark.parametrize("name", plans.STUDIES)
 def test_a_studys_record_is_its_configuration(name, tmp_path, monkeypatch):
-    """By the command as it is pasted into a shell; keys of each level are sorted."""
+    """The command runs as pasted into a shell; the record sorts the keys of each level."""
     for corpus in plans.CORPORA:
         (tmp_path / corpus).mkdir()
     monkeypatch.setenv("PERSUASION_RL_CORPORA", str(tmp_path))

@@ -1,6 +1,6 @@
-"""The report as a page: of what needs no person, with its costs, and as a reader searches it in a browser.
+"""The unattended report as a page: its content, its costs, and its search in a browser.
 
-The published study's own rules tabulate and report what stands here in the place of models' replies and of a judge.
+The rules of the published study run on prepared replies and verdicts.
 """
 
 import html
@@ -27,7 +27,7 @@ from running import copy_project, succeed
 from small_splits import sft_row
 
 PLAYERS = ["base", "base_chat", "base_length", "sft", "rlaif", "human"]
-"""Those that need no person, the weakest first."""
+"""The players that need no person, the weakest first."""
 PARENTS = {"sft": "base", "rlaif": "sft", "rlhf": "sft", "rlaif_rlhf": "rlaif"}
 PENDING = ["rlhf", "rlaif_rlhf"]
 TOPICS = "bicycles taxes schools museums dogs trains bread homework zoos coffee elections tipping".split()
@@ -42,7 +42,7 @@ RULES = ("evaluate_win_rates evaluate_ranking evaluate_behaviour evaluate_honest
 
 
 def reply(player, number, topic):
-    """Of different lengths; one speaks of another topic too, and of a human."""
+    """Replies of different lengths; one mentions another topic too, and a human."""
     text = f"Consider what is said of {topic}, {'and why ' * (number % 3 + len(player))}so."
     return text + (" No human is a museum." if (topic, player) == ("dogs", "sft") else "")
 
@@ -54,7 +54,7 @@ def verdict(one, other, topic):
 
 
 def write_study(folder):
-    """What the report of what needs no person is made from, and beside it a human branch that was made before."""
+    """Write the inputs of the unattended report, and beside them a human branch from an earlier round."""
     write_replies(folder)
     write_models(folder)
     write_json(folder / "splits/summary.json", SUMMARY)
@@ -73,7 +73,7 @@ def write_study(folder):
 
 
 def write_replies(folder):
-    """The players' replies, and what the judges say of them."""
+    """Write the players' replies and the judges' verdicts on them."""
     responses = {p: folder / f"evaluation/responses/{p}.jsonl" for p in PLAYERS + PENDING}
     for player, path in responses.items():
         rows = [
@@ -107,7 +107,7 @@ def write_replies(folder):
 
 
 def write_models(folder):
-    """What the trainings tell of themselves, and what was measured of single models."""
+    """Write the records of the trainings, and the measurements of single models."""
     history = [{"step": 0, "eval_loss": 0.7}, {"step": 9, "eval_loss": 0.5}]
     metrics = {"train_rows": 90, "steps": 9, "trainable_parameters": 1000, "eval_loss_before": 0.7, "eval_loss": 0.5}  # fmt: skip
     recipe = {"seed": 1, "device": "cpu", "recipe": {}, "base_digest": "b0", "adapter_digest": "a0", "data": {"train": "d0"},
@@ -132,7 +132,7 @@ def write_models(folder):
 
 
 def make(root, *words):
-    """Let the rules that need no model make the report; its page."""
+    """Make the report with the rules that need no model, and return its page."""
     succeed(REPORT, "--cores", 1, "--allowed-rules", *RULES, *words, root=root)
     return (root / REPORT).read_text()
 
@@ -147,25 +147,25 @@ def root(tmp_path_factory):
 
 
 def test_what_waits_for_people_is_named_on_top_and_is_nowhere_else_in_the_report(root):
-    """Though its models and replies are there, from a round before."""
+    """Its models and replies exist, from an earlier round."""
     page = (root / REPORT).read_text()
     top, rest = page.split("<nav", 1)
     (pending,) = re.findall('<p class="notice">(Pending: .*?)</p>', top)
     assert html.unescape(pending) == (
         "Pending: rlhf, rlaif_rlhf wait for people's labels and are not in this report."
     )
-    named = re.compile(r"\b(?:rlaif_)?rlhf\b")
-    assert named.findall(top) == PENDING and not named.findall(rest)
+    pattern = re.compile(r"\b(?:rlaif_)?rlhf\b")
+    assert pattern.findall(top) == PENDING and not pattern.findall(rest)
     for player in PLAYERS:
         assert f">{player}</td>" in rest and f">{player}</text>" in rest
     figures = {path.stem: path.read_text() for path in (root / REPORT).parent.glob("figures/*.svg")}
     assert figures.keys() >= {"lineage", "ranking", "length", "training", "win_rates_delta"}
-    assert not named.findall("".join(figures.values()))
+    assert not pattern.findall("".join(figures.values()))
     assert "The annotators of the human pool" not in rest
 
 
 def test_the_report_is_made_from_the_inputs_of_its_rule_and_from_nothing_else(root, tmp_path):
-    """By its command, in a folder that has these files only."""
+    """Its command runs in a folder that has only these files."""
     jobs = json.loads(plans.plan("config/config.yaml", root))
     (job,) = (job for job in jobs if REPORT in job["output"])
     for path in job["input"]:
@@ -182,20 +182,20 @@ def test_the_report_is_made_from_the_inputs_of_its_rule_and_from_nothing_else(ro
 
 
 def test_the_report_tells_what_answers_of_language_models_cost(root):
-    told = r"Answers of language models that the study asked: (.*?)\.</p>"
-    assert not re.search(told, (root / REPORT).read_text()), "nothing was asked"
+    pattern = r"Answers of language models that the study asked: (.*?)\.</p>"
+    assert not re.search(pattern, (root / REPORT).read_text()), "nothing was asked"
     prices = {"input": 0.15, "output": 0.6}
     tokens = [(9000, 100), (2000, 50), (800, 70)]
     answers = [
-        Answer("key", "{}", "m", *count, cost_usd(known, *count, batch=False))
-        for known in (prices, None)
+        Answer("key", "{}", "m", *count, cost_usd(price, *count, batch=False))
+        for price in (prices, None)
         for count in tokens
     ]
     with opened(root / "results/cmv/state/llm.sqlite") as cache:
         cache.add(*answers)
     page = make(root, "--forcerun", "report_study")
     # 11,800 tokens in, 220 out
-    assert re.search(told, page)[1] == "6, 0.0019 USD; of 3 no price is known"
+    assert re.search(pattern, page)[1] == "6, 0.0019 USD; of 3 no price is known"
 
 
 def test_broken_measurements_are_left_out_of_the_report_and_named(root):
@@ -208,7 +208,7 @@ def test_broken_measurements_are_left_out_of_the_report_and_named(root):
 
 
 def test_a_model_card_says_what_it_is_for_its_risks_and_its_numbers(root):
-    """In the Hub's format; of the published study, whose human branch waits."""
+    """The card is in the Hub's format; the human branch of the published study is pending."""
     card = "results/cmv/unattended/models/rlaif/README.md"
     succeed(card, "--cores", 1, "--allowed-rules", *RULES, "write_model_card", root=root)
     text = (root / card).read_text()
@@ -217,11 +217,11 @@ def test_a_model_card_says_what_it_is_for_its_risks_and_its_numbers(root):
     headings = re.findall("^## (.+)$", text, flags=re.M)
     assert headings == "Intended use|Risks|Data, consent and licence|Training|Results".split("|")
     flat = " ".join(text.split())
-    for said in ("> Scaled down, with the published study's sizes in brackets: SFT rows 40 (40,000);",
+    for sentence in ("> Scaled down, with the published study's sizes in brackets: SFT rows 40 (40,000);",
                  "trained with DPO from `sft`", "**Not for use on people who do not know that they talk to a model**",
                  "It may invent facts, figures and sources", "keep their rights; nobody asked them",
                  "Labels: AI labels by the judge delta.", "these weights (SHA-256) | `a0`"):  # fmt: skip
-        assert said in flat
+        assert sentence in flat
     assert "PersuasionForGood" not in text and "synthetic" not in text
     tables = root / "results/cmv/unattended"
     declared = rows_of(read_table(tables / "comparisons.csv"))
@@ -241,7 +241,7 @@ def test_a_model_card_says_what_it_is_for_its_risks_and_its_numbers(root):
 
 
 @pytest.mark.parametrize(
-    ("changed", "said", "unsaid"),
+    ("changed", "expected", "unexpected"),
     [
         (
             dict(synthetic="true", base_source="standin", sources=["cmv"]),
@@ -260,9 +260,9 @@ def test_a_model_card_says_what_it_is_for_its_risks_and_its_numbers(root):
         ),
     ],
 )  # fmt: skip
-def test_a_card_says_whose_data_and_labels_a_model_has(root, command_line, tmp_path, changed, said, unsaid):  # fmt: skip
+def test_a_card_says_whose_data_and_labels_a_model_has(root, command_line, tmp_path, changed, expected, unexpected):  # fmt: skip
     study, tables = root / "results/cmv", root / "results/cmv/unattended"
-    given = dict(
+    args = dict(
         model="rlaif", study="cmv", base_source="Qwen/Qwen2.5-0.5B-Instruct", synthetic="false", ai_judge="delta",
         ai_noise=0.0, human_judge="delta", human_source="none", labels="AI labels by the judge delta",
         metrics=study / "models/rlaif/metrics.json", recipe=study / "models/rlaif/recipe.json",
@@ -270,13 +270,13 @@ def test_a_card_says_whose_data_and_labels_a_model_has(root, command_line, tmp_p
         output=tmp_path / "card.md", **{name: tables / f"{name}.csv" for name in ("comparisons", "behaviour", "honesty")},
     ) | changed  # fmt: skip
     words = []
-    for name, value in given.items():
+    for name, value in args.items():
         words += [f"--{name}", *(value if isinstance(value, list) else [value])]
     run = command_line("report.write_model_card", *words)
     assert run.returncode == 0, run.stderr
     flat = " ".join((tmp_path / "card.md").read_text().split())
-    assert [text for text in said if text not in flat] == []
-    assert [text for text in unsaid if text in flat] == []
+    assert [text for text in expected if text not in flat] == []
+    assert [text for text in unexpected if text in flat] == []
 
 
 # In a browser
@@ -284,10 +284,10 @@ def test_a_card_says_whose_data_and_labels_a_model_has(root, command_line, tmp_p
 
 @pytest.fixture
 def reader(root, browser):
-    """The report's page as it is opened from its file; it asks for nothing else, and prints no error."""
+    """The report's page, opened from its file. It requests nothing else and logs no error."""
     page = browser.new_page()
-    asked, errors = [], []
-    page.on("request", lambda request: asked.append(request.url))
+    requests, errors = [], []
+    page.on("request", lambda request: requests.append(request.url))
     page.on(
         "console", lambda message: errors.append(message.text) if message.type == "error" else None
     )
@@ -296,11 +296,11 @@ def reader(root, browser):
     page.goto(address)
     yield page
     page.wait_for_load_state("networkidle")
-    assert (asked, errors) == ([address], [])
+    assert (requests, errors) == ([address], [])
     page.close()
 
 
-def seen(page):
+def visible_topics(page):
     """The topics of the prompts that are visible."""
     titles = page.locator(".sample:visible pre").all_text_contents()
     return [topic for topic in TOPICS if any(topic.upper() in title for title in titles)]
@@ -315,7 +315,7 @@ def test_a_reader_sees_what_is_pending_before_anything_else(reader):
 
 @pytest.mark.browser
 def test_a_search_leaves_the_prompts_that_have_the_words_in_them_or_in_a_reply(reader):
-    assert seen(reader) == SHOWN
+    assert visible_topics(reader) == SHOWN
     words = reader.get_by_label("Only prompts with this text")
     for searched, topics in {
         "Taxes": ["taxes"],
@@ -327,9 +327,9 @@ def test_a_search_leaves_the_prompts_that_have_the_words_in_them_or_in_a_reply(r
         "loses to": [],
     }.items():
         words.fill("")
-        assert seen(reader) == SHOWN
+        assert visible_topics(reader) == SHOWN
         words.press_sequentially(searched)
-        assert seen(reader) == topics, searched
+        assert visible_topics(reader) == topics, searched
     words.fill("museum")
     assert reader.get_by_text("No human is a museum.").is_visible(), "what is found is unfolded"
     assert not reader.get_by_text("what is said of taxes").first.is_visible()
@@ -340,7 +340,7 @@ def test_a_reader_sees_only_where_a_model_loses_and_searches_there(reader):
     losing = reader.get_by_label("only where a model loses")
     losing.check()
     lost = {topic for topic, _ in LOST}
-    assert seen(reader) == [topic for topic in SHOWN if topic in lost]
+    assert visible_topics(reader) == [topic for topic in SHOWN if topic in lost]
     assert reader.locator(".sample:visible summary").all_inner_texts() == [
         "Prompt 2: sft loses to base",
         "Prompt 4: rlaif loses to sft",
@@ -354,15 +354,15 @@ def test_a_reader_sees_only_where_a_model_loses_and_searches_there(reader):
         assert won.text_content().startswith(f"won: delta {wins} of 5, interplay ")
     words = reader.get_by_label("Only prompts with this text")
     words.press_sequentially("museum")
-    assert seen(reader) == ["museums"], "and not where nobody loses"
+    assert visible_topics(reader) == ["museums"], "and not where nobody loses"
     losing.uncheck()
-    assert seen(reader) == ["museums", "dogs"]
+    assert visible_topics(reader) == ["museums", "dogs"]
     words.fill("bicycles")
     losing.check()
-    assert seen(reader) == []
+    assert visible_topics(reader) == []
     words.fill("")
     losing.uncheck()
-    assert seen(reader) == SHOWN
+    assert visible_topics(reader) == SHOWN
 
 
 LITTLE = {
@@ -376,7 +376,7 @@ LITTLE = {
 
 
 @pytest.mark.parametrize("name", LITTLE)
-def test_a_study_without_models_of_its_own_in_it_has_a_report_and_cards(tmp_path, name):
+def test_a_study_without_models_or_none_that_play_has_a_report_and_cards(tmp_path, name):
     root = copy_project(tmp_path / "checkout")
     study = {"extends": "config.yaml", "study": "little"} | LITTLE[name]
     players, scope = study["evaluation"]["players"], "evaluation"

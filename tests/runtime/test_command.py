@@ -75,7 +75,7 @@ def sampler(
     seed: int = 1,
     **recipe,
 ) -> Limits:
-    """A stage with groups beside plain flags and a recipe; that it returns one is no flag."""
+    """A stage with groups, plain flags and a recipe. Its return type is no flag."""
     CALLS.append(locals())
     return limits
 
@@ -119,7 +119,7 @@ def test_flags_get_the_types_of_the_parameters(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "words, says",
+    "words, message",
     [
         ("--count 3", "required"),
         (TYPED.replace("3", "three"), "--count: invalid int value: 'three'"),
@@ -129,10 +129,10 @@ def test_flags_get_the_types_of_the_parameters(monkeypatch):
         (TYPED + " --seed 4", "unknown argument: --seed"),
     ],
 )
-def test_wrong_arguments_end_with_a_usage_error(monkeypatch, capsys, words, says):
-    with pytest.raises(SystemExit) as stopped:
+def test_wrong_arguments_end_with_a_usage_error(monkeypatch, capsys, words, message):
+    with pytest.raises(SystemExit) as error:
         call(monkeypatch, words, typed)
-    assert stopped.value.code == 2 and says in capsys.readouterr().err
+    assert error.value.code == 2 and message in capsys.readouterr().err
 
 
 @dataclass(frozen=True)
@@ -169,16 +169,16 @@ def judged(*, output: Path, judging: Judging) -> None:
     ],
 )  # fmt: skip
 def test_a_dataclass_is_a_group_of_flags_and_may_hold_another(monkeypatch, words, api):
-    got = call(monkeypatch, f"--output o --seed 1 {words}", judged)
-    assert got == {"output": Path("o"), "judging": Judging(1, None, api)}
+    actual = call(monkeypatch, f"--output o --seed 1 {words}", judged)
+    assert actual == {"output": Path("o"), "judging": Judging(1, None, api)}
 
 
 def test_a_number_stays_of_the_kind_that_the_configuration_has(monkeypatch):
-    """0 and 0.0 are two requests to whoever digests them."""
+    """0 and 0.0 have different digests."""
     for value in (0, 0.0, 1, 0.7):
         words = f"--output o --seed 1 {flags({'api_temperature': value})}"
-        found = call(monkeypatch, words, judged)["judging"].api.temperature
-        assert found == value and type(found) is type(value)
+        temperature = call(monkeypatch, words, judged)["judging"].api.temperature
+        assert temperature == value and type(temperature) is type(value)
 
 
 def test_a_group_is_its_object_beside_plain_flags_and_a_recipe(monkeypatch):
@@ -192,7 +192,7 @@ def test_a_group_is_its_object_beside_plain_flags_and_a_recipe(monkeypatch):
     }  # fmt: skip
 
 
-def test_what_a_group_is_not_told_is_as_its_parameter_or_its_fields_have_it(monkeypatch):
+def test_flags_of_a_group_default_to_its_parameter_or_fields(monkeypatch):
     assert call(monkeypatch, "--max_new_tokens 7 --output o", sampler) == {
         "output": Path("o"), "seed": 1, "recipe": {}, "limits": Limits(7), "server": Server("elsewhere", 3),
     }  # fmt: skip
@@ -210,12 +210,12 @@ def test_what_a_group_is_not_told_is_as_its_parameter_or_its_fields_have_it(monk
     ],
 )
 def test_a_group_may_have_a_prefix_and_hold_another_group(monkeypatch, words, judge):
-    got = call(monkeypatch, f"--judge_name x --seed 1 {words}", judging)
-    assert got == {"judge": judge, "seed": 1}
+    actual = call(monkeypatch, f"--judge_name x --seed 1 {words}", judging)
+    assert actual == {"judge": judge, "seed": 1}
 
 
 @pytest.mark.parametrize(
-    ("words", "says"),
+    ("words", "message"),
     [
         ("--output o", "the following arguments are required: --seed"),
         ("--output o --seed none", "--seed: invalid int value: 'none'"),
@@ -224,30 +224,30 @@ def test_a_group_may_have_a_prefix_and_hold_another_group(monkeypatch, words, ju
         ("--output o --seed 1 --limit 3", "unknown argument: --limit"),
     ],
 )
-def test_wrong_arguments_of_a_group_end_with_a_usage_error(monkeypatch, capsys, words, says):
+def test_wrong_arguments_of_a_group_end_with_a_usage_error(monkeypatch, capsys, words, message):
     with pytest.raises(SystemExit):
         call(monkeypatch, words, judged)
-    assert says in capsys.readouterr().err
+    assert message in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
-    ("words", "says"),
+    ("words", "message"),
     [
         ("--output o", "required: --max_new_tokens"),
         ("--max_new_tokens many --output o", "--max_new_tokens: invalid int value: 'many'"),
         ("--max_new_tokens 7 --output o --adapters x", "expected KEY=VALUE, got 'x'"),
     ],
 )
-def test_wrong_flags_of_a_group_end_with_a_usage_error(monkeypatch, capsys, words, says):
-    with pytest.raises(SystemExit) as stopped:
+def test_wrong_flags_of_a_group_end_with_a_usage_error(monkeypatch, capsys, words, message):
+    with pytest.raises(SystemExit) as error:
         call(monkeypatch, words, sampler)
-    assert stopped.value.code == 2 and says in capsys.readouterr().err
+    assert error.value.code == 2 and message in capsys.readouterr().err
 
 
 def test_what_a_group_itself_refuses_is_one_line(monkeypatch):
-    with pytest.raises(SystemExit) as stopped:
+    with pytest.raises(SystemExit) as error:
         call(monkeypatch, "--max_new_tokens 0 --output o", sampler)
-    assert stopped.value.code == "error: max_new_tokens: 0; at least 1" and not CALLS
+    assert error.value.code == "error: max_new_tokens: 0; at least 1" and not CALLS
 
 
 def test_help_shows_a_group_under_its_name_and_what_it_is(monkeypatch, capsys):
@@ -273,9 +273,9 @@ def test_a_recipe_takes_the_trainers_own_names(monkeypatch):
         "loss_type": ["sigmoid", "sft"], "loss_weights": [1.0, 0.2], "max_steps": -1, "nothing": None,
         "report_to": "yes",
     }  # fmt: skip
-    got = call(monkeypatch, f"--train t.jsonl {flags(recipe)} --beta 0.3", trainer)
+    actual = call(monkeypatch, f"--train t.jsonl {flags(recipe)} --beta 0.3", trainer)
     del recipe["nothing"]
-    assert got == {"train": Path("t.jsonl"), "beta": 0.3, "recipe": recipe}
+    assert actual == {"train": Path("t.jsonl"), "beta": 0.3, "recipe": recipe}
 
 
 @pytest.mark.parametrize(
@@ -284,22 +284,22 @@ def test_a_recipe_takes_the_trainers_own_names(monkeypatch):
 def test_a_list_of_one_value_stays_a_list(monkeypatch, recipe):
     """trl takes no number for loss_weights, and peft reads a string of target_modules as a pattern."""
     batches = {"effective_batch_size": 8, "per_device_train_batch_size": 4}
-    got = call(monkeypatch, f"--train t.jsonl {flags(recipe | batches)}", trainer)["recipe"]
-    settings, lora, _ = split_recipe(got)
+    actual = call(monkeypatch, f"--train t.jsonl {flags(recipe | batches)}", trainer)["recipe"]
+    settings, lora, _ = split_recipe(actual)
     assert recipe.items() <= (settings | lora).items()
 
 
 def test_a_module_of_several_functions_takes_the_name_of_one(monkeypatch, capsys):
     assert call(monkeypatch, "trainer --train t.jsonl", typed, trainer)["train"] == Path("t.jsonl")
-    with pytest.raises(SystemExit) as stopped:
+    with pytest.raises(SystemExit) as error:
         call(monkeypatch, "nothing --train t.jsonl", typed, trainer)
-    assert stopped.value.code == 2 and "typed" in capsys.readouterr().err
+    assert error.value.code == 2 and "typed" in capsys.readouterr().err
 
 
 def test_what_the_user_can_mend_is_one_line_and_a_bug_is_not_hidden(monkeypatch):
-    with pytest.raises(SystemExit) as stopped:
+    with pytest.raises(SystemExit) as error:
         call(monkeypatch, "--kind user", failing)
-    assert stopped.value.code == "error: the key is wrong"
+    assert error.value.code == "error: the key is wrong"
     with pytest.raises(ValueError, match="a bug"):
         call(monkeypatch, "--kind bug", failing)
 
@@ -419,10 +419,10 @@ stage(waits)
 
 
 def test_a_stage_ends_with_the_workflow_that_runs_it():
-    """Also where another process gets the workflow's number: psutil tells them apart by their start."""
+    """psutil tells the workflow from a later process with the same number by their start times."""
     workflow = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
-    known = os.environ | {"PYTHONPATH": str(WORKFLOW), command.WORKFLOW: str(workflow.pid)}
-    stage = subprocess.Popen([sys.executable, "-c", WAITS], env=known, stdout=subprocess.PIPE)
+    environment = os.environ | {"PYTHONPATH": str(WORKFLOW), command.WORKFLOW: str(workflow.pid)}
+    stage = subprocess.Popen([sys.executable, "-c", WAITS], env=environment, stdout=subprocess.PIPE)
     try:
         assert stage.stdout.readline() == b"runs\n"
         time.sleep(2 * command.POLL_S)
@@ -433,5 +433,5 @@ def test_a_stage_ends_with_the_workflow_that_runs_it():
         stage.kill()
         workflow.kill()
         workflow.wait()
-    late = subprocess.run([sys.executable, "-c", WAITS], env=known, timeout=20)
+    late = subprocess.run([sys.executable, "-c", WAITS], env=environment, timeout=20)
     assert late.returncode == -signal.SIGTERM

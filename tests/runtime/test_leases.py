@@ -1,4 +1,4 @@
-"""Jobs that run side by side get devices of their own, and a killed one gives its back."""
+"""Concurrent jobs get different devices, and a killed job returns its device."""
 
 import os
 import signal
@@ -99,14 +99,14 @@ def test_a_job_sees_its_own_device_only_and_one_on_the_cpu_leases_none(monkeypat
 
 
 def test_a_command_keeps_its_devices_as_long_as_it_runs(tmp_path):
-    """The launcher of several processes becomes accelerate; the locks go with it."""
+    """The launcher of several processes becomes accelerate, which keeps the locks."""
     shim = (
         "import sys; from persuasion_rl.runtime import leases; leases.visible_devices = lambda: ['0', '1'];"
         "sys.argv = ['x', '2', 'sleep', '3']; leases.main()"
     )
     environment = os.environ | {"PYTHONPATH": str(WORKFLOW), "TMPDIR": str(tmp_path)}
     holder = subprocess.Popen([sys.executable, "-c", shim], env=environment)
-    (folder,) = _appears(tmp_path)
+    (folder,) = wait_for_folder(tmp_path)
     time.sleep(0.5)
     started = time.monotonic()
     out, _ = job(folder, hold=0).communicate(timeout=30)
@@ -114,9 +114,9 @@ def test_a_command_keeps_its_devices_as_long_as_it_runs(tmp_path):
     assert holder.wait() == 0
 
 
-def _appears(parent):
+def wait_for_folder(parent):
     for _ in range(100):
-        if found := list(parent.glob("*/1")):
-            return [found[0].parent]
+        if paths := list(parent.glob("*/1")):
+            return [paths[0].parent]
         time.sleep(0.1)
     raise AssertionError("no lease was taken")

@@ -21,7 +21,7 @@ from pathlib import Path
 from persuasion_rl.runtime.lock import locked
 folder, seconds = Path(sys.argv[1]), float(sys.argv[2])
 with locked(folder / "state"), (folder / "witness").open("a") as witness:
-    try:  # the kernel knows who else is in here
+    try:  # the kernel knows whether another process is in here
         fcntl.flock(witness, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         (folder / f"two at once {os.getpid()}").touch()
@@ -41,7 +41,7 @@ def hold(folder: Path, seconds: float = 0) -> subprocess.Popen:
     )
 
 
-def test_of_many_that_wait_one_goes_on_at_a_time(tmp_path):
+def test_waiting_processes_get_the_lock_one_at_a_time(tmp_path):
     holders = [hold(tmp_path, 0.3) for _ in range(5)]
     assert [holder.wait(timeout=60) for holder in holders] == [0] * 5
     assert list(tmp_path.glob("two at once*")) == []
@@ -65,9 +65,9 @@ def test_a_training_that_does_not_end_is_named_in_one_line(tmp_path, monkeypatch
     assert first.stdout.readline() == "holds\n"
     try:
         match = rf"state/lock: process {first.pid} on .* still trains this model after 0.5 s"
-        with pytest.raises(UserError, match=match) as refusal, locked(tmp_path / "state"):
+        with pytest.raises(UserError, match=match) as error, locked(tmp_path / "state"):
             pass
-        assert "\n" not in str(refusal.value)
+        assert "\n" not in str(error.value)
         assert first.poll() is None  # nothing happened to it
     finally:
         first.kill()
@@ -90,7 +90,7 @@ def test_of_several_processes_of_a_training_the_first_holds_the_lock(tmp_path, m
 
 
 def test_without_locks_of_the_kernel_the_file_is_the_lock(tmp_path, monkeypatch):
-    """Lustre without `flock`: what a killed process of this machine left is taken over, what another machine left is not."""
+    """As on Lustre without `flock`: the lock of a dead process of this machine is taken over, one of another machine is not."""
 
     def missing(*_):
         raise OSError(38, "Function not implemented")

@@ -21,7 +21,7 @@ end_tracking()
 
 
 def track(mode: str, folder: Path, **environment: str) -> tuple[str, str]:
-    """What a training would report to, and what it notes."""
+    """Where a training would report to, and its messages."""
     clean = {key: value for key, value in os.environ.items() if not key.startswith("WANDB")}
     run = subprocess.run(
         [sys.executable, "-c", SCRIPT, mode, folder],
@@ -75,9 +75,9 @@ def test_a_training_reports_under_its_name(tiny_rows, tmp_path):
     }
     train_sft(tiny_rows, tmp_path, tracking=tracking)
     (run,) = folder.glob("wandb/offline-run-*/run-*.wandb")
-    written = run.read_bytes()
+    content = run.read_bytes()
     for word in (b"qwen-sft-baseline", b"learning_rate", b"tokens_per_second", b"grad_norm"):
-        assert word in written, word
+        assert word in content, word
 
 
 def test_the_study_names_its_runs():

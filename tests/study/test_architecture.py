@@ -1,4 +1,4 @@
-"""docs/architecture.md and the code: the tree has every file, the stops of the walk exist, and names in the pages lead somewhere."""
+"""docs/architecture.md matches the code: the tree has every file, the stops of the walk and the names in the pages exist."""
 
 import ast
 import json
@@ -23,7 +23,7 @@ def section(title: str) -> str:
 
 
 def tree() -> dict[str, str]:
-    """Path -> its line's description."""
+    """Path -> description."""
     lines = (
         re.search(r"^```text\n(.*?)^```$", section("The tree"), re.M | re.S).group(1).splitlines()
     )
@@ -96,8 +96,8 @@ def test_a_stop_is_a_function_of_its_file_and_a_rule_that_leaves_its_artifact(st
     assert jobs and all(f"{module} " in " ".join([*job["command"], ""]) for job in jobs)
     artifact, *rule = re.findall(r"`([^`]+)`", leaves)
     jobs = [job for job in plan if job["rule"] == (rule or [function])[0]]
-    made = {path for job in jobs for path in job["output"]}
-    assert {artifact, f"results/cmv/{artifact}"} & made
+    outputs = {path for job in jobs for path in job["output"]}
+    assert {artifact, f"results/cmv/{artifact}"} & outputs
 
 
 @cache
@@ -106,7 +106,7 @@ def keys() -> frozenset[str]:
 
 
 def is_key(name: str) -> bool:
-    """Whether a dotted name is a key of the configuration, or a part of one; names of models and players are its own."""
+    """Whether a dotted name is a key of the configuration or a section; any name of a model fits."""
     parts = name.split(".")
     if parts[0] == "models" and len(parts) > 1 and "NAME" not in parts:
         parts[1] = "NAME"
@@ -114,7 +114,7 @@ def is_key(name: str) -> bool:
 
 
 def leads_somewhere(name: str) -> bool:
-    """Whether `package.module`, `package.module.name` or `package.module.Class.member` is there."""
+    """Whether `package.module`, `package.module.name` or `package.module.Class.member` exists."""
     parts = name.split(".")
     for length in range(len(parts), 0, -1):
         path = PACKAGE.joinpath(*parts[:length])
@@ -130,7 +130,7 @@ OF_LIBRARIES = {"trainer.evaluate", "trainer.train"}
 
 
 def names_of_nothing(text: str) -> set[str]:
-    """Dotted names in a text that begin as a module or package of ours, and are neither there nor a key of the configuration."""
+    """Dotted names in a text that begin with a module or package of the project, but neither exist nor are keys."""
     modules = [path.relative_to(PACKAGE) for path in PACKAGE.rglob("*.py")]
     ours = {module.parts[0] for module in modules} | {module.stem for module in modules}
     wrong = set()
@@ -155,8 +155,8 @@ def test_every_module_and_function_that_a_page_names_is_there_with_its_package(p
 def test_every_module_and_function_that_the_code_names_in_words_is_there():
     wrong = {}
     for path in [*PACKAGE.rglob("*.py"), *(ROOT / "workflow/rules").glob("*.smk")]:
-        beside = ".".join(path.relative_to(ROOT / "workflow").parts[1:-1])  # its package
+        package = ".".join(path.relative_to(ROOT / "workflow").parts[1:-1])
         names = names_of_nothing(path.read_text(encoding="utf-8"))
-        if names := {name for name in names if not leads_somewhere(f"{beside}.{name}")}:
+        if names := {name for name in names if not leads_somewhere(f"{package}.{name}")}:
             wrong[path.name] = names
     assert wrong == {}

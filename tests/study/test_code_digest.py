@@ -1,4 +1,4 @@
-"""The digest of the code: rewording changes nothing, a changed constant does."""
+"""The digest of the code: rewording does not change it, a changed constant does."""
 
 import ast
 import importlib.util
@@ -30,7 +30,7 @@ def package(tmp_path):
 
 
 def digests(package: Path, module: str) -> dict[str, str]:
-    """module -> digest, by a freshly loaded code_digest that looks at this copy of the package."""
+    """module -> digest, from a freshly loaded study.code of this copy of the package."""
     spec = importlib.util.spec_from_file_location("fresh_code_digest", package / "study/code.py")
     fresh = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(fresh)
@@ -45,7 +45,7 @@ def edit(package: Path, module: str, old: str, new: str) -> None:
 
 
 def test_comments_docstrings_and_layout_change_no_digest(package):
-    """Each module is written again without its comments and layout, and with other docstrings."""
+    """Each module is rewritten without its comments and layout, and with other docstrings."""
     before = {module: digests(package, module) for module in MODULES}
     for module in MODULES:
         path = package / f"{module.replace('.', '/')}.py"
@@ -154,44 +154,42 @@ def test_a_string_that_is_no_docstring_counts(package):
 @pytest.mark.parametrize(
     "line", [b"5", b"null", b"{}", b"[[], 1, 2]", b"\xff\xfe", b"\0" * 9, b'["key", "dig']
 )
-def test_a_broken_line_of_what_is_kept_between_starts_is_no_digest(
-    package, tmp_path, monkeypatch, line
-):
+def test_a_broken_line_of_the_cache_is_ignored(package, tmp_path, monkeypatch, line):
     monkeypatch.chdir(tmp_path)
     before = digests(package, "data.cmv")
-    kept = tmp_path / ".snakemake/code_digests.jsonl"
-    kept.write_bytes(line + b"\n" + kept.read_bytes() + line)
+    cache = tmp_path / ".snakemake/code_digests.jsonl"
+    cache.write_bytes(line + b"\n" + cache.read_bytes() + line)
     assert digests(package, "data.cmv") == before
 
 
-def test_what_is_kept_between_starts_does_not_grow_without_end(package, tmp_path, monkeypatch):
+def test_the_cache_does_not_grow_without_end(package, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     before = digests(package, "data.cmv")
-    kept = tmp_path / ".snakemake/code_digests.jsonl"
-    whole = kept.read_text()
-    kept.write_text("".join(f'["{n}", "gone", []]\n' for n in range(1000)) + whole)
+    cache = tmp_path / ".snakemake/code_digests.jsonl"
+    content = cache.read_text()
+    cache.write_text("".join(f'["{n}", "gone", []]\n' for n in range(1000)) + content)
     assert digests(package, "data.cmv") == before
-    assert kept.read_text() == whole
+    assert cache.read_text() == content
 
 
 @pytest.mark.parametrize("module", MODULES)
 def test_everything_that_a_module_imports_from_the_package_is_named(module):
-    """Found here by reading the text, also imports inside of functions."""
-    found, waiting = set(), [module]
-    while waiting:
-        name = waiting.pop()
-        if name in found or name.startswith(AROUND):
+    """The imports are read from the text, those inside of functions too."""
+    modules, queue = set(), [module]
+    while queue:
+        name = queue.pop()
+        if name in modules or name.startswith(AROUND):
             continue
-        found.add(name)
+        modules.add(name)
         source = (PACKAGE / f"{name.replace('.', '/')}.py").read_text()
         for module_, names in re.findall(
             r"^\s*from persuasion_rl\.([\w.]+) import ([\w, ]+|\()", source, re.M
         ):
             inner = [f"{module_}.{each.split(' as ')[0]}" for each in names.split(", ")]
-            waiting += inner if set(inner) <= set(MODULES) else [module_]
+            queue += inner if set(inner) <= set(MODULES) else [module_]
         assert not re.search(r"^\s*(import persuasion_rl|from \.)", source, re.M), (
             "a form that is not followed"
         )
     listed = module_digests(module)
-    assert [line.split(":")[0] for line in listed] == sorted(found)
+    assert [line.split(":")[0] for line in listed] == sorted(modules)
     assert all(re.fullmatch(r"[\w.]+:[0-9a-f]{12}", line) for line in listed)

@@ -1,4 +1,4 @@
-"""What is given on Snakemake's command line: --configfile and --config."""
+"""--configfile and --config on Snakemake's command line."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ def checkout(tmp_path_factory) -> Path:
 
 
 def test_two_files_are_no_study_and_a_dotted_key_no_config(checkout):
-    for arguments, says in (
+    for arguments, message in (
         (("--configfile", "config/config.yaml", "config/demo.yaml"), "--configfile: a study is one file, not "),
         (("--config", "sampling.temperature=1"), "--config sampling.temperature: only whole keys"),
         (("--config", "seed=1", "--config", "device=cpu"), "--config: given twice, and only the last would be read; write --config seed=1 device=cpu"),
@@ -28,7 +28,7 @@ def test_two_files_are_no_study_and_a_dotted_key_no_config(checkout):
     ):  # fmt: skip
         run = snakemake("-n", *arguments, root=checkout, PYTHONPATH=str(checkout / "workflow"))
         assert run.returncode == 1 and "Traceback" not in run.stdout
-        assert run.stdout.splitlines()[-1].startswith(says), run.stdout[-500:]
+        assert run.stdout.splitlines()[-1].startswith(message), run.stdout[-500:]
 
 
 @pytest.mark.parametrize("word", ["true", "True", "TRUE", "false"])

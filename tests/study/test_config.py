@@ -1,4 +1,4 @@
-"""The configuration's model: defaults, types, what fits together, and what each mistake says."""
+"""The model of the configuration: defaults, types, consistency, and the message of each mistake."""
 
 from copy import deepcopy
 from dataclasses import MISSING, fields
@@ -46,12 +46,12 @@ def changed(path: str, value) -> dict:
     return study
 
 
-def mistake(study: dict) -> str:
-    """What is said of a study that is refused: one line."""
-    with pytest.raises(UserError) as refusal:
+def error_message(study: dict) -> str:
+    """The message for a study that is refused, which is one line."""
+    with pytest.raises(UserError) as error:
         load_config(study)
-    assert "\n" not in str(refusal.value)
-    return str(refusal.value)
+    assert "\n" not in str(error.value)
+    return str(error.value)
 
 
 def published() -> dict:
@@ -78,11 +78,13 @@ def test_the_published_study_has_its_sizes():
 def test_the_study_of_real_corpora_needs_their_folder(monkeypatch, tmp_path):
     study = yaml.safe_load((CONFIG / "real-small.yaml").read_text())
     monkeypatch.delenv("PERSUASION_RL_CORPORA", raising=False)
-    assert mistake(study).startswith(
+    assert error_message(study).startswith(
         "corpora_dir: the environment variable in '$PERSUASION_RL_CORPORA' is not set"
     )
     monkeypatch.setenv("PERSUASION_RL_CORPORA", str(tmp_path))
-    assert mistake(study).startswith("corpora_dir: there is no folder 'winning-args-corpus' in")
+    assert error_message(study).startswith(
+        "corpora_dir: there is no folder 'winning-args-corpus' in"
+    )
     for name in ("winning-args-corpus", "persuasionforgood-corpus"):
         (tmp_path / name).mkdir()
     assert load_config(study).corpora_dir == str(tmp_path)
@@ -119,7 +121,7 @@ def test_defaults_are_filled_in_and_the_input_is_left_alone():
 
 
 def test_what_may_be_missing_and_is_stays_missing():
-    """A recipe's keys are a trainer's arguments, which has defaults of its own."""
+    """A recipe's keys are arguments of a trainer, which has its own defaults."""
     config = load_config(changed("models.sft.recipe", {"lora_r": 4}))
     assert config.models["sft"].resolved() == {
         "parent": "base",
@@ -144,7 +146,7 @@ def test_what_may_be_missing_and_is_stays_missing():
     ],
 )
 def test_a_module_that_has_a_default_too_has_the_one_of_the_configuration(module, section):
-    """So that a stage that is run by hand does what it does in the workflow."""
+    """A stage that is run by hand does the same as in the workflow."""
     defaults = {each.name: each.default for each in fields(module) if each.default is not MISSING}
     named = defaults.keys() & section.model_fields.keys()
     assert named
@@ -316,12 +318,12 @@ MISTAKES = [
 
 
 @pytest.mark.parametrize(
-    "path, value, begins, says", MISTAKES, ids=[f"{m[0]}={shortened(m[1])}" for m in MISTAKES]
+    "path, value, prefix, parts", MISTAKES, ids=[f"{m[0]}={shortened(m[1])}" for m in MISTAKES]
 )
-def test_a_mistake_is_one_line_with_key_value_and_what_is_allowed(path, value, begins, says):
-    message = mistake(changed(path, value))
-    assert message.startswith(begins), message
-    assert all(part in message for part in says), message
+def test_a_mistake_is_one_line_with_key_value_and_what_is_allowed(path, value, prefix, parts):
+    message = error_message(changed(path, value))
+    assert message.startswith(prefix), message
+    assert all(part in message for part in parts), message
 
 
 @pytest.mark.parametrize(
@@ -331,7 +333,7 @@ def test_a_mistake_is_one_line_with_key_value_and_what_is_allowed(path, value, b
 )  # fmt: skip
 def test_what_no_job_of_the_study_can_do_is_refused(changes, key):
     study = changed("models.base.source", "standin") | changes
-    assert mistake(study).startswith(f"{key}: ")
+    assert error_message(study).startswith(f"{key}: ")
 
 
 STEPS = st.sampled_from([0.1, 0.2, 0.25, 0.3, 0.5, 0.6, 1, 1.5, 2, 3, 6, 10, 20.0, 250, 500])
@@ -346,26 +348,26 @@ def test_recipes_that_are_taken_are_those_that_trl_takes(steps):
             use_cpu=True, load_best_model_at_end=True, eval_strategy="steps", save_strategy="steps", report_to=[],
             bf16=False, **steps,
         )  # fmt: skip
-        refused = False
+        invalid = False
     except ValueError:
-        refused = True
+        invalid = True
     study = changed("recipes.sft", {"eval_strategy": "steps", **steps})
-    assert refused == (
-        mistake(study).startswith("recipes.sft.") if refused else not load_config(study)
+    assert invalid == (
+        error_message(study).startswith("recipes.sft.") if invalid else not load_config(study)
     )
 
 
 def test_unknown_keys_are_told_first():
     study = changed("data.max_tokns", 3) | {"seed": "one"}
-    assert mistake(study).startswith("data.max_tokns: unknown key")
+    assert error_message(study).startswith("data.max_tokns: unknown key")
 
 
 def test_the_hint_about_numbers_comes_only_where_it_fits():
-    assert "1e-4" not in mistake(changed("seed", "one"))
+    assert "1e-4" not in error_message(changed("seed", "one"))
 
 
 def test_a_value_of_any_length_is_cut():
-    assert len(mistake(changed("seed", "x" * 10_000))) < 300
+    assert len(error_message(changed("seed", "x" * 10_000))) < 300
 
 
 KEYS = {
@@ -400,7 +402,7 @@ def test_what_the_schema_of_editors_refuses_is_refused_with_the_key(path, value)
     assume((path, value) != ("wandb.mode", False))  # a bare off, for YAML 1.1
     study = changed(path, value)
     if next(VALIDATOR.iter_errors(study), None):
-        assert mistake(study).startswith(path)
+        assert error_message(study).startswith(path)
 
 
 def test_truth_is_allowed_in_a_synthetic_world():
@@ -417,7 +419,7 @@ def test_one_judge_at_least_labels_nothing():
     }
     assert load_config(study)  # no model learns from AI labels
     study["models"]["rlaif"] = {"parent": "sft", "method": "dpo", "pool": "ai"}
-    assert mistake(study).startswith(
+    assert error_message(study).startswith(
         "evaluation.judges: models learn from labels of every one of them (delta, length)"
     )
     study["evaluation"]["judges"] = ["delta", "length", "interplay"]

@@ -1,4 +1,4 @@
-"""The layout: imports point down the layers, in no circle; packages say nothing of their own; files stay short."""
+"""The layout: imports point down the layers without cycles, packages are empty, files stay short."""
 
 import ast
 import re
@@ -16,7 +16,7 @@ LAYERS = (
     "files", "records", "tables", "settings", "statistics", "runtime", "study", "data", "models", "training", "sampling",
     "judges", "annotation", "preferences", "evaluation", "report", "tools",
 )  # fmt: skip
-"""From the lowest to the highest; a module of a layer may import those of lower layers and of its own."""
+"""From the lowest to the highest. A module may import those of its own layer and of lower ones."""
 MODULES = {
     ".".join(path.relative_to(PACKAGE).with_suffix("").parts): path
     for path in PACKAGE.rglob("*.py")

@@ -1,4 +1,4 @@
-"""Files of a study: what one takes from another, and what is said where one cannot be read, in Snakemake too."""
+"""Files of a study: inheritance, and the message for a file that cannot be read, in Snakemake too."""
 
 import json
 import os
@@ -80,7 +80,7 @@ def test_a_study_lies_over_the_one_that_it_extends(study_file):
 
 @pytest.mark.parametrize("named", [{}, {"study": None}])
 def test_a_study_that_extends_another_has_a_name_of_its_own(study_file, named):
-    """Or it would write over the other one's results. The same name may be written out."""
+    """Else it would overwrite the results of the other one. The same name may be set explicitly."""
     study_file("low.yaml", **STUDY)
     with pytest.raises(
         UserError, match=r"study: a file that extends .*low\.yaml .* add `study: NAME`$"
@@ -112,8 +112,8 @@ def test_null_takes_an_inherited_key_back(study_file, key, below, default):
         return value
 
     low = study_file("low.yaml", **_merged(STUDY, nested(below)))
-    taken = {"extends": low.name, "study": "top"} | nested(None)
-    resolved = load_config_file(study_file("top.yaml", **taken)).resolved()
+    top = {"extends": low.name, "study": "top"} | nested(None)
+    resolved = load_config_file(study_file("top.yaml", **top)).resolved()
     assert resolved == load_config(_merged(STUDY, {"study": "top"})).resolved()
     assert key == "data" or value_at(resolved, key.split(".")) == default
 
@@ -122,7 +122,7 @@ def test_null_takes_an_inherited_key_back(study_file, key, below, default):
     "key", ["models.base.revision", "models.sft.seed", "recipes.sft.lora_dropout"]
 )
 def test_null_of_a_key_that_may_be_missing_is_none_where_nothing_is_inherited(key):
-    """So that models.base: {source: /a/folder, revision: null} is right, whatever lies below. Others have a default."""
+    """models.base: {source: /a/folder, revision: null} is right, whatever is inherited. Other keys have a default."""
     study = deepcopy(STUDY)
     *above, last = key.split(".")
     part = study
@@ -152,7 +152,7 @@ def test_null_stays_where_it_is_a_value_and_takes_no_key_that_is_not_there(study
 
 
 @pytest.mark.parametrize(
-    "place, below, above, kept",
+    "place, below, above, key",
     [
         ("models.base", {"source": "a/b", "revision": "abc"}, {"source": "c/d"}, "revision"),
         ("models.base", {"source": "a/b", "revision": "abc"}, {"source": "standin"}, "revision"),
@@ -161,7 +161,7 @@ def test_null_stays_where_it_is_a_value_and_takes_no_key_that_is_not_there(study
     ],
 )  # fmt: skip
 def test_what_belongs_to_a_source_is_not_inherited_with_another(
-    study_file, place, below, above, kept
+    study_file, place, below, above, key
 ):
     def nested(value):
         for part in reversed(place.split(".")):
@@ -176,16 +176,20 @@ def test_what_belongs_to_a_source_is_not_inherited_with_another(
     study_file("low.yaml", **_merged(base, nested(below)))
     study_file("mid.yaml", extends="low.yaml", seed=2)
     top = {"extends": "mid.yaml", "study": "top"}
-    with pytest.raises(UserError) as refusal:
+    with pytest.raises(UserError) as error:
         load_config_file(study_file("top.yaml", **top, **nested(above)))
-    said = str(refusal.value)
-    assert f": {place}.{kept}: " in said and "low.yaml; beside " in said and "or null for " in said
-    for written in (
-        {kept: None},
-        {} if kept == "prices" or "standin" in above.values() else {kept: "f00"},
+    message = str(error.value)
+    assert (
+        f": {place}.{key}: " in message
+        and "low.yaml; beside " in message
+        and "or null for " in message
+    )
+    for changes in (
+        {key: None},
+        {} if key == "prices" or "standin" in above.values() else {key: "f00"},
     ):
-        if written:
-            assert load_config_file(study_file("top.yaml", **top, **nested(above | written)))
+        if changes:
+            assert load_config_file(study_file("top.yaml", **top, **nested(above | changes)))
     assert load_config_file(
         study_file("top.yaml", **top, **nested({name: below[name] for name in above}))
     )
@@ -193,7 +197,7 @@ def test_what_belongs_to_a_source_is_not_inherited_with_another(
 
 def test_a_mistake_in_a_file_that_is_extended_is_told_with_that_file_and_line(study_file, tmp_path):
     low = tmp_path / "low.yaml"
-    for wrong, says in (
+    for wrong, expected in (
         ("data:\n  max_tokens: many\n", "data.max_tokens: 'many' must be an integer"),
         ("data: {min_tokens: 9,\n max_tokens: 5}\n", "data.min_tokens: 9 must be below max_tokens 5"),
         ("data:\n  max_tokns: 3\n", "data.max_tokns: unknown key"),
@@ -203,13 +207,13 @@ def test_a_mistake_in_a_file_that_is_extended_is_told_with_that_file_and_line(st
     ):  # fmt: skip
         low.write_text("# A study\nstudy: low\n" + wrong)
         top = study_file("top.yaml", **_merged(STUDY, {"extends": "low.yaml", "study": "top"}))
-        with pytest.raises(UserError) as refusal:
+        with pytest.raises(UserError) as error:
             load_config_file(top)
-        said = str(refusal.value)
+        message = str(error.value)
         line = 3 if wrong.startswith("data: {") else 4
-        assert said.startswith(f"{top}: {says}") and said.endswith(f" (in {low}, line {line})"), (
-            said
-        )
+        assert message.startswith(f"{top}: {expected}") and message.endswith(
+            f" (in {low}, line {line})"
+        ), message
     low.write_text("study: low\nseed: 1\n")
     with pytest.raises(UserError, match=r"seed: 'x' must be an integer$"):
         load_config_file(
@@ -237,35 +241,38 @@ def test_a_study_that_stands_alone_gets_no_key_of_another(study_file):
 def test_studies_that_extend_each_other_are_refused_with_the_cycle(study_file, name, cycle):
     study_file("low.yaml", **STUDY, extends="self.yaml")
     file = study_file("self.yaml", **STUDY, extends=name)
-    with pytest.raises(UserError) as refusal:
+    with pytest.raises(UserError) as error:
         load_config_file(file)
-    assert str(refusal.value).endswith(f"extends itself ({cycle})")
+    assert str(error.value).endswith(f"extends itself ({cycle})")
 
 
-@pytest.mark.parametrize("content, says", BROKEN.values(), ids=BROKEN)
+@pytest.mark.parametrize("content, message", BROKEN.values(), ids=BROKEN)
 def test_a_file_that_cannot_be_read_is_one_line_with_the_lines_number(
-    study_file, tmp_path, content, says
+    study_file, tmp_path, content, message
 ):
     file = tmp_path / "low.yaml"
     file.write_bytes(content)
-    refusals = []
-    for load, given_file in (
+    errors = []
+    for load, path in (
         (read_config_file, file),
         (load_config_file, file),
         (load_config_file, study_file("top.yaml", extends="low.yaml", study="x")),
     ):
-        with pytest.raises(UserError) as refusal:
-            load(given_file)
-        refusals.append(str(refusal.value))
-    assert refusals[0].startswith(f"{file}{says}") and "\n" not in refusals[0]
-    assert refusals[1:] == [refusals[0], f"{tmp_path / 'top.yaml'}: extends: {refusals[0]}"]
+        with pytest.raises(UserError) as error:
+            load(path)
+        errors.append(str(error.value))
+    assert errors[0].startswith(f"{file}{message}") and "\n" not in errors[0]
+    assert errors[1:] == [errors[0], f"{tmp_path / 'top.yaml'}: extends: {errors[0]}"]
 
 
 def test_a_file_that_is_not_there_or_a_folder_is_one_line(study_file, tmp_path):
-    for name, says in (("nowhere.yaml", "does not exist"), (".", "cannot be read: Is a directory")):
-        with pytest.raises(UserError, match=f"{says}$"):
+    for name, message in (
+        ("nowhere.yaml", "does not exist"),
+        (".", "cannot be read: Is a directory"),
+    ):
+        with pytest.raises(UserError, match=f"{message}$"):
             read_config_file(tmp_path / name)
-        with pytest.raises(UserError, match=f"^extends: .*: {says}$"):
+        with pytest.raises(UserError, match=f"^extends: .*: {message}$"):
             load_config({"extends": name}, tmp_path / "x.yaml")
 
 
@@ -311,7 +318,7 @@ def checkout(tmp_path_factory) -> Path:
 
 
 @pytest.mark.parametrize("kind", ["unclosed", "twice", "latin-1", "list", None])
-def test_snakemake_says_it_in_one_line_too(checkout, kind):
+def test_snakemake_reports_a_broken_config_in_one_line(checkout, kind):
     file = checkout / f"config/{kind}.yaml"
     if kind:
         file.write_bytes(BROKEN[kind][0])
@@ -324,17 +331,17 @@ def test_snakemake_says_it_in_one_line_too(checkout, kind):
     assert all(line.startswith("Using workflow specific profile") for line in before)
 
 
-def test_snakemake_says_it_of_the_file_that_it_reads_unasked(checkout):
+def test_snakemake_reports_a_broken_default_config_in_one_line(checkout):
     file = checkout / "config/config.yaml"
-    whole = file.read_bytes()
+    content = file.read_bytes()
     file.write_bytes(b"study: cmv\ndata: ]\n")
     run = snakemake("-n", root=checkout, PYTHONPATH=str(checkout / "workflow"))
-    file.write_bytes(whole)
+    file.write_bytes(content)
     assert run.stdout.splitlines()[-1].startswith("config/config.yaml: line 2: not valid YAML: ")
 
 
-def test_other_projects_keep_what_snakemake_says(tmp_path):
-    """The plugin is a valid one, and does nothing where no Snakefile of this project is."""
+def test_the_plugin_changes_nothing_in_other_projects(tmp_path):
+    """The plugin is valid, and does nothing without a Snakefile of this project."""
     script = """
 import snakemake.cli, snakemake.common.configfile as reading
 from snakemake_interface_logger_plugins.registry import LoggerPluginRegistry
@@ -353,7 +360,7 @@ print(plugin.settings_cls, reading.load_configfile.__module__)
 
 
 @pytest.mark.parametrize(
-    ("text", "says"),
+    ("text", "message"),
     [
         ("study: s\nseed: !!bool maybe\n", "line 2"),
         ("study: s\nseed: !!timestamp foo\n", "line 2"),
@@ -395,12 +402,12 @@ print(plugin.settings_cls, reading.load_configfile.__module__)
         ('{"a": ' + "[" * 99_999 + "]" * 99_999 + "}", "nested too deep"),
     ],
 )
-def test_what_yaml_itself_breaks_on_is_one_line(tmp_path, text, says):
+def test_what_yaml_itself_breaks_on_is_one_line(tmp_path, text, message):
     file = tmp_path / "odd.yaml"
     file.write_text(text)
     with pytest.raises(UserError) as error:
         read_config_file(file)
-    assert says in str(error.value) and "\n" not in str(error.value)
+    assert message in str(error.value) and "\n" not in str(error.value)
     assert len(str(error.value)) < 500
 
 
@@ -444,17 +451,17 @@ def test_a_study_may_be_json(tmp_path):
     ],
 )
 def test_values_inside_config_are_text_and_that_is_said(study_file, key, value, hinted):
-    """As Snakemake reads --config 'sampling={temperature: 1}'."""
+    """Snakemake reads --config 'sampling={temperature: 1}' this way."""
     file = study_file("small.yaml", **STUDY, **({} if hinted else {"sampling": {"top_p": "0.5"}}))
-    given_keys = read_config_file(file)
-    given_keys[key] = given_keys.get(key, {}) | value if isinstance(value, dict) else value
-    with pytest.raises(UserError) as refusal:
-        load_config(given_keys, file)
-    assert ("inside --config 'KEY={...}' every value is text" in str(refusal.value)) is hinted
+    keys = read_config_file(file)
+    keys[key] = keys.get(key, {}) | value if isinstance(value, dict) else value
+    with pytest.raises(UserError) as error:
+        load_config(keys, file)
+    assert ("inside --config 'KEY={...}' every value is text" in str(error.value)) is hinted
 
 
 def test_names_that_look_like_patterns_are_names(checkout):
-    """Of corpora, players and files: their plan is made as any other's."""
+    """Names of corpora, players and files with special characters are planned like any other."""
     file = checkout / "config/a{b}(.yaml"
     file.write_text(
         yaml.safe_dump(

@@ -1,4 +1,4 @@
-"""Two files beside each other of which both have the same name for a study."""
+"""Two files in one folder with the same name of a study."""
 
 import pytest
 import yaml
@@ -19,11 +19,11 @@ def mine(tmp_path):
 
 def test_two_files_with_one_name_are_refused_where_they_are_two_studies(mine):
     other = mine.with_name("demo.yaml")
-    for file, beside in ((mine, other), (other, mine)):
-        with pytest.raises(UserError) as refusal:
+    for file, sibling in ((mine, other), (other, mine)):
+        with pytest.raises(UserError) as error:
             load_config_file(file)
-        told = f"{file}: study: 'small' is the name of {beside} too, which is another study"
-        assert str(refusal.value).startswith(told) and "\n" not in str(refusal.value)
+        message = f"{file}: study: 'small' is the name of {sibling} too, which is another study"
+        assert str(error.value).startswith(message) and "\n" not in str(error.value)
     with pytest.raises(UserError, match="is the name of .*demo.yaml too"):
         load_config(read_config_file(mine) | {"study": "small"}, mine)
     assert load_config(read_config_file(mine) | {"study": "other"}, mine).study == "other"
@@ -40,13 +40,13 @@ def test_two_files_with_one_name_are_refused_where_they_are_two_studies(mine):
         yaml.safe_dump(STUDY | {"seed": 2, "device": "auto"}).encode(),
     ],
 )
-def test_what_is_no_other_study_of_that_name_is_in_nobodys_way(mine, other):
-    """Nor the same file by another path or a link, a file further below, or one that ends otherwise."""
-    beside = mine.with_name("demo.yaml")
+def test_files_that_are_no_other_study_of_that_name_are_accepted(mine, other):
+    """The same file by another path or a link, a file in a subfolder, and one with another ending are accepted too."""
+    sibling = mine.with_name("demo.yaml")
     (mine.parent / "below").mkdir()
     for name in ("below/demo.yaml", "demo.yaml.bak"):
-        (mine.parent / name).write_bytes(beside.read_bytes())
-    beside.write_bytes(other)
+        (mine.parent / name).write_bytes(sibling.read_bytes())
+    sibling.write_bytes(other)
     (mine.parent / "link.yaml").symlink_to("mine.yaml")
     (mine.parent / "nowhere.yaml").symlink_to("gone.yaml")
     for file in (mine, mine.parent / "link.yaml", mine.parent / "below/../mine.yaml"):

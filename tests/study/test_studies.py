@@ -1,4 +1,4 @@
-"""What rules ask of a study: settings as flags, files by name, models, players and pools of a scope."""
+"""What rules read from a study: settings as flags, files by name, and the models, players and pools of a scope."""
 
 import re
 import shlex
@@ -55,8 +55,8 @@ words = st.text(alphabet=st.characters(codec="utf-8", exclude_characters="\0"), 
 
 @given(st.dictionaries(st.from_regex(r"[a-z_]{1,8}", fullmatch=True), words))
 def test_a_shell_reads_flags_as_they_are_whatever_they_hold(settings):
-    read = shlex.split(flags(settings))
-    assert dict(zip(read[::2], read[1::2], strict=True)) == {
+    words = shlex.split(flags(settings))
+    assert dict(zip(words[::2], words[1::2], strict=True)) == {
         f"--{k}": v for k, v in settings.items()
     }
     assert flags(dict(reversed(settings.items()))) == flags(settings)
@@ -69,7 +69,7 @@ def test_flags_leave_out_what_is_not_set_and_write_booleans_as_yaml():
 
 
 @given(st.permutations(["a", "b", "c", "human"]), st.sampled_from(["", ".snakemake/storage/s3/"]))
-def test_files_are_told_by_their_path_and_not_by_their_place(players, storage):
+def test_files_are_named_by_path_and_not_by_position(players, storage):
     declared = {name: f"results/demo/evaluation/responses/{name}.jsonl" for name in "abc"}
     declared["human"] = "results/demo/evaluation/responses/human.jsonl"
     inputs = [storage + declared[name] for name in players]
@@ -117,7 +117,7 @@ def test_a_models_adapters_are_those_down_its_lineage(demo):
 
 
 def groups_of(models: dict[str, dict]) -> dict[str, str]:
-    """The groups of models that stand in the demo's place, each with the method that its pool asks for."""
+    """The seed groups of models that replace the demo's: those with a pool are DPO models, the others SFT models."""
     settings = yaml.safe_load((ROOT / "config/demo.yaml").read_text())
     kinds = {False: {"parent": "base", "method": "sft"}, True: {"parent": "sft", "method": "dpo"}}
     entries = {name: kinds["pool" in model] | model for name, model in models.items()}
@@ -152,7 +152,7 @@ def test_models_that_differ_in_more_are_two_groups(other):
 
 
 def test_parents_that_differ_in_the_seed_keep_their_children_in_one_group():
-    """Whichever of the two has another seed, and whatever stands first in the study."""
+    """The order in the study, and which of the two parents has another seed, do not matter."""
     models = {"rlaif": AI, "below": AI | {"parent": "sft_s2"}, "sft": {}, "sft_s2": {"seed": 2}}
     assert groups_of(models) == {"below": "rlaif", "sft_s2": "sft"}
 

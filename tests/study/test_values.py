@@ -1,11 +1,11 @@
-"""Values that are refused though their type is right: numbers, names, addresses, what nothing heeds; and a number's one spelling."""
+"""Values that are refused though their type is right: numbers, names, addresses, unused settings. A number has one spelling."""
 
 import json
 import re
 from datetime import date
 
 import pytest
-from test_config import changed, mistake
+from test_config import changed, error_message
 
 from persuasion_rl.study.loading import load_config
 from persuasion_rl.study.parsing import shortened
@@ -64,17 +64,17 @@ MISTAKES = [
 
 
 @pytest.mark.parametrize(
-    "path, value, begins, says",
+    "path, value, prefix, parts",
     MISTAKES,
     ids=[f"{m[0][:50]}={shortened(m[1], 60)}" for m in MISTAKES],
 )
-def test_a_value_that_no_job_could_use_is_refused_in_one_line(path, value, begins, says):
-    message = mistake(changed(path, value))
-    assert message.startswith(begins), message
-    assert all(part in message for part in says), message
+def test_a_value_that_no_job_could_use_is_refused_in_one_line(path, value, prefix, parts):
+    message = error_message(changed(path, value))
+    assert message.startswith(prefix), message
+    assert all(part in message for part in parts), message
 
 
-def test_what_is_nearly_refused_is_taken():
+def test_values_at_the_limits_are_accepted():
     for path, value in (
         ("models." + "a" * 19, {"parent": "base", "method": "sft"}),
         ("models." + "ab" * 9 + "c" * 40 + "d", {"parent": "base", "method": "sft"}),
@@ -96,7 +96,7 @@ def test_what_is_nearly_refused_is_taken():
 
 
 @pytest.mark.parametrize(
-    "key, value, spelled_otherwise",
+    "key, value, other_spelling",
     [
         ("sampling.temperature", 1, 1.0),
         ("labels.ai.noise", 0, -0.0),
@@ -116,12 +116,10 @@ def test_what_is_nearly_refused_is_taken():
         ),
     ],
 )
-def test_a_number_has_one_spelling(key, value, spelled_otherwise):
-    """It is a flag of a command, and 1 and 1.0 would be two commands."""
-    given, other = (
-        load_config(changed(key, each)).resolved() for each in (value, spelled_otherwise)
-    )
-    assert json.dumps(given) == json.dumps(other)
-    assert not re.search(r"-?\d\.0+(?!\d)", json.dumps(given).replace("127.0.0.1", "")), (
+def test_a_number_has_one_spelling(key, value, other_spelling):
+    """Numbers become flags, and 1 and 1.0 would be two commands."""
+    first, second = (load_config(changed(key, each)).resolved() for each in (value, other_spelling))
+    assert json.dumps(first) == json.dumps(second)
+    assert not re.search(r"-?\d\.0+(?!\d)", json.dumps(first).replace("127.0.0.1", "")), (
         "whole numbers are ints"
     )

@@ -1,4 +1,4 @@
-"""Folders that the doctor looks at: with the configurations, and with what the published study downloads."""
+"""Folders for the doctor: with the configurations, and with the downloads of the published study."""
 
 import json
 import shutil
@@ -18,23 +18,23 @@ def closed_port() -> int:
 
 
 @pytest.fixture
-def here(elsewhere):
-    """A folder with the configurations and what the published study downloads."""
+def downloads(config_folder):
+    """A folder with the configurations and the downloads of the published study."""
     for folder in CORPORA + ["models/Qwen--Qwen2.5-0.5B-Instruct"]:
-        (elsewhere / "resources" / folder).mkdir(parents=True)
+        (config_folder / "resources" / folder).mkdir(parents=True)
         for name in ("utterances.jsonl", *MODEL_FILES):
-            (elsewhere / "resources" / folder / name).touch()
-    (elsewhere / BASE_FOLDER / "config.json").write_text(json.dumps(PUBLISHED_SIZE))
-    return elsewhere
+            (config_folder / "resources" / folder / name).touch()
+    (config_folder / BASE_FOLDER / "config.json").write_text(json.dumps(PUBLISHED_SIZE))
+    return config_folder
 
 
 @pytest.fixture
-def elsewhere(tmp_path, monkeypatch):
+def config_folder(tmp_path, monkeypatch):
     """A folder with the configurations and no results."""
     for name in ("config", "resources/rubrics"):
         shutil.copytree(ROOT / name, tmp_path / name)
     monkeypatch.chdir(tmp_path)
-    # Nothing listens there: whether a server answers is found out on this machine only.
+    # Nothing listens there, so no request leaves this machine.
     for name in ("http_proxy", "https_proxy"):
         monkeypatch.setenv(name, f"http://127.0.0.1:{closed_port()}")
     for name in ("no_proxy", "NO_PROXY", "HF_ENDPOINT"):

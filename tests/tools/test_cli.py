@@ -1,4 +1,4 @@
-"""`persuasion-rl` in a checkout is that of the checkout, whichever package is installed."""
+"""`persuasion-rl` in a checkout runs the checkout's package, whichever is installed."""
 
 import os
 import shutil
@@ -17,7 +17,7 @@ SHADOWED = "import sys; sys.path.insert(0, {place!r})"
 
 @pytest.fixture
 def packages(tmp_path):
-    """Two folders, each with a package in workflow/ whose `why` says the folder's name."""
+    """Two folders, each with a package in workflow/ whose `why` prints the folder's name."""
     for name in ("installed", "checkout"):
         package = tmp_path / name / "workflow/persuasion_rl"
         shutil.copytree(WORKFLOW / "persuasion_rl", package)
@@ -28,7 +28,7 @@ def packages(tmp_path):
 
 
 def why(folder, *places):
-    """What the command of a package says in a folder; `places` are PYTHONPATH."""
+    """The output of `why` in a folder, with `places` as PYTHONPATH."""
     run = subprocess.run(
         [sys.executable, "-P", "-c", NAMES],
         cwd=folder,
@@ -48,7 +48,7 @@ def test_in_a_checkout_its_own_package_runs(packages):
     assert why(packages, installed) == "installed, a b\n"
 
 
-def test_where_another_package_is_first_all_the_same_it_runs_and_no_loop_does(packages):
+def test_another_package_that_stays_first_runs_without_a_loop(packages):
     site, installed = packages / "site", packages / "installed/workflow"
     site.mkdir()
     (site / "sitecustomize.py").write_text(SHADOWED.format(place=str(installed)))

@@ -1,4 +1,4 @@
-"""What `persuasion-rl compare` shows of two studies."""
+"""The output of `persuasion-rl compare` for two studies."""
 
 import subprocess
 import sys
@@ -14,7 +14,7 @@ COMMAND = [sys.executable, "-m", "persuasion_rl.tools.cli"]
 
 
 def study(folder: Path, seed: int, train: int, text: str, rlhf: float) -> None:
-    """As much of a study that was made as a comparison reads."""
+    """Write the files of a finished study that a comparison reads."""
     folder.mkdir(parents=True)
     folder.joinpath("config.yaml").write_text(
         f"study: s\nseed: {seed}\nsft: {{lora: {{r: 16}}}}\nevaluation:\n  judges: [delta, length]\n"
@@ -50,23 +50,23 @@ def results(tmp_path):
 
 
 def sections(text: str) -> dict[str, list[list[str]]]:
-    """Title -> rows of its table, in words."""
-    found = {}
+    """Title -> rows of its table, split into words."""
+    tables = {}
     for part in text.strip().split("\n\n"):
         title, *lines = part.splitlines()
-        found[title] = [line.split() for line in lines]
-    return found
+        tables[title] = [line.split() for line in lines]
+    return tables
 
 
 def test_settings_data_and_results_that_differ_are_shown_and_no_others(results):
     run = compare(results, "one", "two")
     assert run.returncode == 0, run.stderr
-    shown = sections(run.stdout)
-    assert shown["Settings"] == [["setting", "one", "two"], ["seed", "1", "2"]]
-    counted, digest = shown["Data"][1:]
+    tables = sections(run.stdout)
+    assert tables["Settings"] == [["setting", "one", "two"], ["seed", "1", "2"]]
+    counted, digest = tables["Data"][1:]
     assert counted == ["splits.sft_train", "100", "120"]
     assert digest[0] == "splits/sft_train.jsonl" and digest[2] != digest[4]
-    header, row = shown["evaluation/comparisons.csv (1 more with zero in the interval)"]
+    header, row = tables["evaluation/comparisons.csv (1 more with zero in the interval)"]
     assert header[-3:] == ["one", "two", "difference"]
     assert row[:4] == ["delta", "rlhf", "base", "0.800"] and row[-3:] == [
         "+0.250",
@@ -74,21 +74,21 @@ def test_settings_data_and_results_that_differ_are_shown_and_no_others(results):
         "+0.321]",
     ]
     assert "judges/trust.csv: not compared" in run.stdout
-    # The win rate is the same, at equal length it is not; by measures of its own, so are honesty's and the truth's.
+    # The win rates are equal, but not at equal length. Honesty and the truth have their own measures.
     assert "evaluation/win_rates.csv (1 more with zero in the interval): no" in run.stdout
     for title, interval in (
         ("evaluation/win_rates.csv, length_controlled (0 more", ["[+0.222,", "+0.278]"]),
         ("evaluation/equal_honesty.csv (1 more", ["[+0.179,", "+0.321]"]),
         ("evaluation/truth_differences.csv (0 more", ["[+0.250,", "+0.250]"]),
     ):
-        (rows,) = (rows for name, rows in shown.items() if name.startswith(title))
+        (rows,) = (rows for name, rows in tables.items() if name.startswith(title))
         assert rows[1][-3:] == ["+0.250", *interval]
 
 
 def test_a_study_does_not_differ_from_itself(results):
-    shown = compare(results, "one", "results/one").stdout
-    assert "Settings: no difference" in shown and "Data: no difference" in shown
-    assert "evaluation/comparisons.csv (2 more with zero in the interval): no difference" in shown
+    output = compare(results, "one", "results/one").stdout
+    assert "Settings: no difference" in output and "Data: no difference" in output
+    assert "evaluation/comparisons.csv (2 more with zero in the interval): no difference" in output
 
 
 def test_a_study_that_is_not_there_is_one_line_that_names_those_that_are(results):
@@ -102,8 +102,12 @@ def test_a_study_that_is_not_there_is_one_line_that_names_those_that_are(results
 
 def test_the_difference_of_two_shares_is_newcombes():
     """Newcombe (1998), table II, first example, method 10: 56 of 70 and 48 of 80."""
-    found = difference(wilson(56 / 70, 70), wilson(48 / 80, 80))
-    assert [round(x, 4) for x in (found.value, found.low, found.high)] == [0.2, 0.0524, 0.3339]
+    interval = difference(wilson(56 / 70, 70), wilson(48 / 80, 80))
+    assert [round(x, 4) for x in (interval.value, interval.low, interval.high)] == [
+        0.2,
+        0.0524,
+        0.3339,
+    ]
 
 
 def test_the_difference_turned_round_is_its_negative():
@@ -114,7 +118,7 @@ def test_the_difference_turned_round_is_its_negative():
     )
 
 
-def written(results: Path, name: str, table: str, rows: list[dict]) -> None:
+def write_rows(results: Path, name: str, table: str, rows: list[dict]) -> None:
     write_table(results / "results" / name / table, rows, list(rows[0]))
 
 
@@ -129,14 +133,14 @@ def test_rows_of_one_model_and_of_several_seeds_are_kept_apart(results):
         "seeds": 1,
     }
     pooled = row | {"win_rate": 0.5, "low": 0.2, "high": 0.8, "seeds": 3}
-    written(results, "one", "evaluation/comparisons.csv", [row, pooled])
+    write_rows(results, "one", "evaluation/comparisons.csv", [row, pooled])
     lower = row | {"win_rate": 0.6, "low": 0.55, "high": 0.65}
-    written(results, "two", "evaluation/comparisons.csv", [lower, pooled])
-    shown = sections(compare(results, "one", "two").stdout)
-    ((_, one),) = (
-        v for k, v in shown.items() if k.startswith("evaluation/comparisons.csv (1 more")
+    write_rows(results, "two", "evaluation/comparisons.csv", [lower, pooled])
+    tables = sections(compare(results, "one", "two").stdout)
+    ((_, cells),) = (
+        v for k, v in tables.items() if k.startswith("evaluation/comparisons.csv (1 more")
     )
-    assert one[:5] == ["delta", "rlhf", "sft", "1", "0.800"]
+    assert cells[:5] == ["delta", "rlhf", "sft", "1", "0.800"]
 
 
 def test_rows_of_one_study_alone_are_counted_and_players_may_stand_the_other_way_round(results):
@@ -149,32 +153,32 @@ def test_rows_of_one_study_alone_are_counted_and_players_may_stand_the_other_way
         "high": 0.85,
     }
     back = row | {"player": "b", "against": "a", "win_rate": 0.3, "low": 0.25, "high": 0.35}
-    written(results, "one", "evaluation/win_rates.csv", [row, row | {"against": "c"}])
-    written(results, "two", "evaluation/win_rates.csv", [back])
-    shown = sections(compare(results, "one", "two").stdout)
+    write_rows(results, "one", "evaluation/win_rates.csv", [row, row | {"against": "c"}])
+    write_rows(results, "two", "evaluation/win_rates.csv", [back])
+    tables = sections(compare(results, "one", "two").stdout)
     title = "evaluation/win_rates.csv (0 more with zero in the interval, 1 in one only)"
-    assert shown[title][1][:3] == ["delta", "a", "b"]
-    assert shown[title][1][-3:] == ["+0.100", "[+0.029,", "+0.171]"]
+    assert tables[title][1][:3] == ["delta", "a", "b"]
+    assert tables[title][1][-3:] == ["+0.100", "[+0.029,", "+0.171]"]
 
 
 def test_numbers_without_an_interval_are_compared_too(results):
     row = {"player": "sft", "measure": "perplexity", "value": 3.5, "low": "", "high": ""}
-    unread = row | {"measure": "manipulation", "value": "not measured"}
-    written(results, "one", "evaluation/behaviour.csv", [row, unread])
-    written(results, "two", "evaluation/behaviour.csv", [row | {"value": 3.0}, unread])
+    unmeasured = row | {"measure": "manipulation", "value": "not measured"}
+    write_rows(results, "one", "evaluation/behaviour.csv", [row, unmeasured])
+    write_rows(results, "two", "evaluation/behaviour.csv", [row | {"value": 3.0}, unmeasured])
     text = compare(results, "one", "two").stdout
     assert "perplexity  3.5  3    +0.5 (no interval)" in text and "manipulation" not in text
 
 
 def test_studies_that_wait_for_people_are_compared_by_what_they_have(results):
     row = {"judge": "delta", "measure": "delta_pairs", "value": 0.8, "low": 0.75, "high": 0.85}
-    written(results, "one", "unattended/trust.csv", [row])
-    written(
+    write_rows(results, "one", "unattended/trust.csv", [row])
+    write_rows(
         results, "two", "unattended/trust.csv", [row | {"value": 0.6, "low": 0.55, "high": 0.65}]
     )
-    shown = sections(compare(results, "one", "two").stdout)
+    tables = sections(compare(results, "one", "two").stdout)
     title = "judges/trust.csv (0 more with zero in the interval, of what needs no person)"
-    assert shown[title][1][:3] == ["delta", "delta_pairs", "0.800"]
+    assert tables[title][1][:3] == ["delta", "delta_pairs", "0.800"]
 
 
 def test_long_settings_are_shown_where_they_differ(results):

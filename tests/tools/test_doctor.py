@@ -1,4 +1,4 @@
-"""What the doctor says of this machine and a study: never a key, estimates that are called so, one thing to do next."""
+"""The doctor's report on this machine and a study: no keys, marked estimates, one next step."""
 
 import re
 import shlex
@@ -20,84 +20,86 @@ from published import BASE_FOLDER, KEYS, PUBLISHED, published
 from running import ROOT, succeed
 
 
-def test_times_are_called_estimates_and_fall_with_the_gpus_speed(elsewhere):
-    told = report(Path("config/config.yaml"))
-    assert "estimate of" in told and "Estimates, not measured" in told
+def test_times_are_called_estimates_and_fall_with_the_gpus_speed(config_folder):
+    output = report(Path("config/config.yaml"))
+    assert "estimate of" in output and "Estimates, not measured" in output
     assert "estimate" not in report(Path("config/demo.yaml")), "the stand-in is no Qwen2.5"
 
 
-def test_a_key_is_set_or_not_and_never_shown(here, monkeypatch):
+def test_a_key_is_set_or_not_and_never_shown(downloads, monkeypatch):
     assert "WANDB_API_KEY not set, so runs are kept offline" in report(Path("config/config.yaml"))
-    file = here / "config/llm.yaml"
+    file = downloads / "config/llm.yaml"
     settings = {"extends": "config.yaml", "study": "x", "labels": {"ai": {"judge": "llm"}}, "llm": {"model": "m"}}  # fmt: skip
     file.write_text(yaml.safe_dump(settings))
     assert report(file).splitlines()[-1] == "next: judge llm: set OPENAI_API_KEY"
     for name, value in KEYS.items():
         monkeypatch.setenv(name, value)
-    told = report(file)
-    assert "OPENAI_API_KEY set" in told and "WANDB_API_KEY set" in told and "planted" not in told
+    output = report(file)
+    assert (
+        "OPENAI_API_KEY set" in output and "WANDB_API_KEY set" in output and "planted" not in output
+    )
 
 
-def test_there_is_one_thing_to_do_next(here):
-    config, results = Path("config/config.yaml"), here / "results/cmv"
+def test_there_is_one_thing_to_do_next(downloads):
+    config, results = Path("config/config.yaml"), downloads / "results/cmv"
 
-    def following(made=None):
-        if made:
-            (results / made).parent.mkdir(parents=True, exist_ok=True)
-            (results / made).touch()
+    def next_step(path=None):
+        if path:
+            (results / path).parent.mkdir(parents=True, exist_ok=True)
+            (results / path).touch()
         return report(config).splitlines()[-1].removeprefix("next: ")
 
-    assert "`snakemake data " in following()
+    assert "`snakemake data " in next_step()
     import torch
 
-    where = "" if torch.cuda.is_available() else ", on a machine with a GPU"
-    unattended = following("splits/summary.json")
-    assert unattended.endswith(f"`snakemake unattended --profile aws-gpu`{where}")
+    suffix = "" if torch.cuda.is_available() else ", on a machine with a GPU"
+    unattended = next_step("splits/summary.json")
+    assert unattended.endswith(f"`snakemake unattended --profile aws-gpu`{suffix}")
     pairs = [
         {"prompt": f"Why {number}?", "response_1": "a", "response_2": "b", "metadata": {}}
         for number in range(2)
     ]
     (results / "preferences").mkdir()
     write_jsonl(results / "preferences/human_pool_responses.jsonl", pairs)
-    assert "`persuasion-rl annotate --study cmv`" in following()
+    assert "`persuasion-rl annotate --study cmv`" in next_step()
     with AnswerStore(results / "state/human_answers.sqlite") as store:
         for pair in map(pair_id, pairs):
-            assert "`persuasion-rl annotate --study cmv`" in following()
+            assert "`persuasion-rl annotate --study cmv`" in next_step()
             store.add(Answer("anna", pair, FIRST_TIME, 1, "left"))
-    assert "the rest: `snakemake" in following()
-    assert "read results/cmv/report.html" in following("report.html")
+    assert "the rest: `snakemake" in next_step()
+    assert "read results/cmv/report.html" in next_step("report.html")
 
 
-def test_what_is_missing_comes_first(elsewhere, command_line):
+def test_what_is_missing_comes_first(config_folder, command_line):
     import torch
 
     if torch.cuda.is_available():
         pytest.skip("this machine has a GPU")
-    file = elsewhere / "config/cuda.yaml"
+    file = config_folder / "config/cuda.yaml"
     file.write_text(yaml.safe_dump({"extends": "demo.yaml", "study": "x", "device": "cuda"}))
     assert report(file).splitlines()[-1].startswith("next: GPU: run on a machine with a GPU")
-    run = command_line("tools.cli", "doctor", "--configfile", elsewhere / "nothing.yaml")
+    run = command_line("tools.cli", "doctor", "--configfile", config_folder / "nothing.yaml")
     assert run.returncode == 1 and run.stderr.splitlines() == [
-        f"error: {elsewhere / 'nothing.yaml'}: does not exist"
+        f"error: {config_folder / 'nothing.yaml'}: does not exist"
     ]
 
 
 def test_a_folder_without_the_workflow_is_said_to_be_none(checkout, monkeypatch):
     assert "workflow " not in report(Path("config/demo.yaml"))
     (checkout / "Snakefile").unlink()
-    told = report(Path("config/demo.yaml"))
-    assert re.search("^workflow +not in this folder; the commands below are for its checkout$", told, re.M)  # fmt: skip
+    output = report(Path("config/demo.yaml"))
+    assert re.search("^workflow +not in this folder; the commands below are for its checkout$", output, re.M)  # fmt: skip
 
 
 def test_the_largest_rule_is_the_one_that_rules_ask_for():
-    asked = re.findall(
+    amounts = re.findall(
         r"mem_mb=grows_with_attempt\(([\d_]+)\)",
         "".join(file.read_text() for file in (ROOT / "workflow/rules").glob("*.smk")),
     )
-    assert max(int(amount) for amount in asked) == ASSUMED.largest_rule_gb * 1000
+    assert max(int(amount) for amount in amounts) == ASSUMED.largest_rule_gb * 1000
 
 
-def test_what_is_to_be_downloaded_can_be_had_or_not(elsewhere, monkeypatch):
+def test_what_is_to_be_downloaded_can_be_had_or_not(config_folder, monkeypatch):
     config = Path("config/config.yaml")
     assert "huggingface.co does not answer" in report(config)
     last = report(config).splitlines()[-1]
@@ -115,25 +117,25 @@ def test_what_is_to_be_downloaded_can_be_had_or_not(elsewhere, monkeypatch):
         address = f"http://127.0.0.1:{server.server_port}"
         monkeypatch.setenv("no_proxy", "127.0.0.1")
         monkeypatch.setenv("HF_ENDPOINT", address)
-        told = report(config)
+        output = report(config)
         server.shutdown()
     assert (
         f"model Qwen/Qwen2.5-0.5B-Instruct  to be downloaded (about 1 GB); {address} answers"
-        in told
+        in output
     )
 
 
-def test_the_disk_that_a_study_takes_grows_with_its_data_and_models(here):
+def test_the_disk_that_a_study_takes_grows_with_its_data_and_models(downloads):
     small, large = published(), published(data={"max_examples": 100_000})
     assert footprint(large)["rows"] == 2 * footprint(small)["rows"]
     assert footprint(small)["models from the Hub"] == 0, "it is here"
     assert sum(footprint(published(data={"cmv_corpora": ["winning-args-corpus"]})).values()) < 5
 
 
-def test_memory_is_told_by_recipe_and_called_an_estimate(here):
-    told = {finding.state.split(":")[0]: finding for finding in gpu_memory(published(), [])}
-    assert list(told) == ["sft", "rlaif, rlhf, rlaif_rlhf", "delta judge"]
-    assert all("(estimate)" in finding.state and not finding.todo for finding in told.values())
+def test_memory_is_told_by_recipe_and_called_an_estimate(downloads):
+    by_recipe = {finding.state.split(":")[0]: finding for finding in gpu_memory(published(), [])}
+    assert list(by_recipe) == ["sft", "rlaif, rlhf, rlaif_rlhf", "delta judge"]
+    assert all("(estimate)" in finding.state and not finding.todo for finding in by_recipe.values())
     assert list(gpu_memory(published(device="cpu"), [])) == []
     small = next(gpu_memory(published(), [("A10G", 22.5), ("A10G", 22.5), ("old", 2.0)]))
     assert small.todo.startswith("old has 2 GB: set use_4bit: true in its recipe")
@@ -143,52 +145,52 @@ def test_memory_is_told_by_recipe_and_called_an_estimate(here):
     assert "32 rows" in fixed.state and "leave per_device_train_batch_size out" in fixed.todo
 
 
-# What is printed can be done
+# Printed commands run
 
 
-def commands(told: str) -> list[list[str]]:
-    return [shlex.split(command) for command in re.findall(r"`((?:snakemake|persuasion-rl) [^`]+)`", told)]  # fmt: skip
+def commands(text: str) -> list[list[str]]:
+    return [shlex.split(command) for command in re.findall(r"`((?:snakemake|persuasion-rl) [^`]+)`", text)]  # fmt: skip
 
 
 @pytest.fixture
-def checkout(here):
-    """A checkout with what the published study downloads, and no results."""
+def checkout(downloads):
+    """A checkout with the downloads of the published study, and no results."""
     for name in ("workflow", "envs", "profiles", "resources/markers"):
-        shutil.copytree(ROOT / name, here / name, ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copy(ROOT / "Snakefile", here)
-    (here / "aws-gpu").symlink_to("profiles/aws-gpu")
-    return here
+        shutil.copytree(ROOT / name, downloads / name, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "Snakefile", downloads)
+    (downloads / "aws-gpu").symlink_to("profiles/aws-gpu")
+    return downloads
 
 
 @pytest.mark.parametrize("name", ["config", "demo"])
 def test_every_next_step_is_a_command_that_plans_the_study(checkout, name):
     file = Path(f"config/{name}.yaml")
     results = checkout / "results" / yaml.safe_load(file.read_text())["study"]
-    seen = []
-    for made in (None, "splits/summary.json", "preferences/human_pool_responses.jsonl", "report.html"):  # fmt: skip
-        if made:
-            (results / made).parent.mkdir(parents=True, exist_ok=True)
-            (results / made).touch()
+    steps = []
+    for path in (None, "splits/summary.json", "preferences/human_pool_responses.jsonl", "report.html"):  # fmt: skip
+        if path:
+            (results / path).parent.mkdir(parents=True, exist_ok=True)
+            (results / path).touch()
         (words,) = commands(report(file).splitlines()[-1])
-        seen.append(words)
+        steps.append(words)
         if words[0] == "snakemake":
             plan = succeed(*words[1:], "-n", root=checkout)
             assert ("Job stats" in plan or "Nothing to be done" in plan) and results.name in plan
-    assert (["annotate"] in [words[1:2] for words in seen]) == (name == "config")
-    assert len(set(map(tuple, seen))) >= 3
+    assert (["annotate"] in [words[1:2] for words in steps]) == (name == "config")
+    assert len(set(map(tuple, steps))) >= 3
 
 
 def test_what_cannot_be_downloaded_here_is_fetched_by_a_command_that_exists(checkout):
     shutil.rmtree(checkout / "resources/corpora/winning-args-corpus")
     shutil.rmtree(checkout / BASE_FOLDER)
-    found = commands(report(Path("config/config.yaml")).split("next:")[0])
-    assert len(found) == 2
-    for words in found:
+    fetch_commands = commands(report(Path("config/config.yaml")).split("next:")[0])
+    assert len(fetch_commands) == 2
+    for words in fetch_commands:
         assert re.search(r"fetch_(corpus|base_model) +1", succeed(*words[1:], "-n", root=checkout))
 
 
 def test_a_machine_with_little_memory_is_told_how_to_run_there(checkout, monkeypatch):
-    """psutil reads a machine with 8 GB."""
+    """psutil reads the memory of a machine with 8 GB."""
     import psutil
 
     (checkout / "proc").mkdir()
@@ -196,18 +198,18 @@ def test_a_machine_with_little_memory_is_told_how_to_run_there(checkout, monkeyp
     lines = [f"{name}: {8 * 2**20 if name == 'MemTotal' else 2**20} kB\n" for name in names]
     (checkout / "proc/meminfo").write_text("".join(lines))
     monkeypatch.setattr(psutil, "PROCFS_PATH", str(checkout / "proc"))
-    told = report(Path("config/config.yaml"))
+    output = report(Path("config/config.yaml"))
     assert (
-        "8 GB, 1 GB of it free" in told
-        and f"ask for {ASSUMED.largest_rule_gb}: with `--resources mem_mb" in told
+        "8 GB, 1 GB of it free" in output
+        and f"ask for {ASSUMED.largest_rule_gb}: with `--resources mem_mb" in output
     )
-    (words,) = commands(told.splitlines()[-1])
+    (words,) = commands(output.splitlines()[-1])
     assert words[:6] == ["snakemake", "data", "--cores", "all", "--resources", "mem_mb=6000"]
     assert "mem_mb=6000" in succeed("-n", "sft", *words[2:], root=checkout)
     assert "--resources" not in report(Path("config/demo.yaml")), "its jobs are small"
 
 
-ODD = [
+INVALID = [
     ("HF_ENDPOINT", "hf-mirror.com"), ("HF_ENDPOINT", ""), ("HF_ENDPOINT", "http://"), ("HF_ENDPOINT", "http://[::1"),
     ("HF_ENDPOINT", "http://localhost:abc"), ("HF_ENDPOINT", "https://a b"), ("HF_ENDPOINT", "file:///etc"),
     ("https_proxy", "proxy"), ("https_proxy", "http://[::1"), ("http_proxy", "http://localhost:abc"), ("http_proxy", "://"),
@@ -216,17 +218,19 @@ ODD = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("name", "value"), ODD)
-def test_an_odd_variable_of_the_environment_ends_nothing(elsewhere, monkeypatch, name, value):
+@pytest.mark.parametrize(("name", "value"), INVALID)
+def test_an_invalid_environment_variable_does_not_stop_the_doctor(
+    config_folder, monkeypatch, name, value
+):
     monkeypatch.setenv(name, value)
-    told = report(Path("config/config.yaml"))
-    assert "\nnext: " in told
+    output = report(Path("config/config.yaml"))
+    assert "\nnext: " in output
     if name == "HF_ENDPOINT" and not value.startswith("https"):
-        assert f"HF_ENDPOINT is {value!r}, which is no address  -> set HF_ENDPOINT to one" in told
+        assert f"HF_ENDPOINT is {value!r}, which is no address  -> set HF_ENDPOINT to one" in output
 
 
 @pytest.mark.parametrize("address", ["http://[::1", "http://", "http://a:abc/v1", None])
-def test_an_odd_address_is_on_no_machine(address):
+def test_an_invalid_address_is_not_loopback(address):
     assert not is_loopback(address)
 
 
@@ -250,21 +254,21 @@ MEASURED = "s\th:m:s\tmax_rss\n90.0\t0:01:30\t813.51\n"
         (b"\xff\n", "not UTF-8"),
     ],
 )
-def test_a_file_that_measures_nothing_is_named_and_left_out(elsewhere, content, problem):
-    folder = elsewhere / "results/demo/benchmarks"
+def test_a_file_that_measures_nothing_is_named_and_left_out(config_folder, content, problem):
+    folder = config_folder / "results/demo/benchmarks"
     folder.mkdir(parents=True)
     (folder / "sft.tsv").write_text(MEASURED)
     broken = folder / "notes.tsv"
     broken.write_bytes(content if isinstance(content, bytes) else content.encode())
-    told = report(Path("config/demo.yaml"))
-    assert "measured: 1.5 min in 1 jobs" in told
-    (line,) = (line for line in told.splitlines() if line.startswith("not counted: "))
+    output = report(Path("config/demo.yaml"))
+    assert "measured: 1.5 min in 1 jobs" in output
+    (line,) = (line for line in output.splitlines() if line.startswith("not counted: "))
     assert line.startswith(f"not counted: results/demo/benchmarks/notes.tsv: {problem}")
 
 
-def test_what_a_study_took_is_what_its_benchmark_files_say(elsewhere):
-    """As Snakemake writes them: of a job that ended too soon to be seen, with NA."""
-    folder = elsewhere / "results/demo/benchmarks"
+def test_what_a_study_took_is_what_its_benchmark_files_say(config_folder):
+    """Snakemake writes NA for a job that ended too soon to be measured."""
+    folder = config_folder / "results/demo/benchmarks"
     head = "s\th:m:s\tmax_rss\tmax_vms\tmax_uss\tmax_pss\tio_in\tio_out\tmean_load\tcpu_time\n"
     rows = {
         "split": "0.0801\t0:00:00\tNA\tNA\tNA\tNA\tNA\tNA\tNA\tNA\n",

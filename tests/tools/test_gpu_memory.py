@@ -1,4 +1,4 @@
-"""What a training takes of a GPU's memory, against what autograd keeps."""
+"""The estimated GPU memory of a training, against what autograd keeps."""
 
 import json
 from pathlib import Path
@@ -16,46 +16,48 @@ LORA = {"lora_r": 8, "lora_alpha": 32, "lora_dropout": 0.05}
 LORA |= {"lora_target_modules": ["q_proj", "k_proj", "v_proj", "o_proj"]}
 
 
-def takes(method="sft", rows=1, checkpointing=False, size=QWEN, max_length=1024, **recipe):
+def memory_gb(method="sft", rows=1, checkpointing=False, size=QWEN, max_length=1024, **recipe):
     recipe = {"max_length": max_length, "effective_batch_size": 64} | recipe
     return training_memory(method, recipe, LORA | recipe, size, rows, checkpointing)
 
 
-def test_the_size_is_that_of_the_base_models_config(here):
+def test_the_size_is_that_of_the_base_models_config(downloads):
     assert size_of(published()) == QWEN
-    # As published: 0.49B parameters, 0.36B of them not in the embedding; peft's count of a rank 8 adapter on it.
+    # As published: 0.49B parameters, 0.36B of them outside the embedding. The adapter of rank 8 has peft's count.
     assert round((QWEN.backbone + QWEN.head) / 1e9, 2) == 0.49
     assert round(QWEN.backbone / 1e9, 2) == 0.36
     assert QWEN.adapter(8, LORA["lora_target_modules"]) == 1_081_344
     larger = PUBLISHED_SIZE | {"num_hidden_layers": 48}
-    (here / BASE_FOLDER / "config.json").write_text(json.dumps(larger))
+    (downloads / BASE_FOLDER / "config.json").write_text(json.dumps(larger))
     assert size_of(published()).backbone == 2 * QWEN.backbone
     assert "the base model's size by its config.json" in report(Path("config/config.yaml"))
-    (here / BASE_FOLDER / "config.json").write_text(json.dumps({"model_type": "another"}))
+    (downloads / BASE_FOLDER / "config.json").write_text(json.dumps({"model_type": "another"}))
     assert size_of(published()) is None
     assert "Qwen2.5-0.5B's size" in report(Path("config/config.yaml"))
-    (here / BASE_FOLDER / "config.json").write_text('{"hidden_size":')
+    (downloads / BASE_FOLDER / "config.json").write_text('{"hidden_size":')
     with pytest.raises(UserError, match="was it cut off"):
         report(Path("config/config.yaml"))
 
 
 def test_memory_grows_with_rows_length_and_rank_and_shrinks_by_what_saves_it():
-    by_rows = [takes(rows=rows) for rows in (1, 2, 8, 64)]
-    by_length = [takes(max_length=length) for length in (128, 1024, 8192)]
+    by_rows = [memory_gb(rows=rows) for rows in (1, 2, 8, 64)]
+    by_length = [memory_gb(max_length=length) for length in (128, 1024, 8192)]
     assert by_rows == sorted(set(by_rows)) and by_length == sorted(set(by_length))
     # A row twice as long is two rows.
-    assert takes(rows=1, max_length=2048) == takes(rows=2, max_length=1024)
-    assert takes("dpo") > takes() < takes(lora_r=64)
+    assert memory_gb(rows=1, max_length=2048) == memory_gb(rows=2, max_length=1024)
+    assert memory_gb("dpo") > memory_gb() < memory_gb(lora_r=64)
     for method in ("sft", "dpo", "reward"):
-        assert takes(method, checkpointing=True) < takes(method)
-    assert takes(use_4bit=True) < takes()
+        assert memory_gb(method, checkpointing=True) < memory_gb(method)
+    assert memory_gb(use_4bit=True) < memory_gb()
 
 
 def test_memory_without_a_row_is_weights_adapter_and_cuda():
     """494 M weights in two bytes; 1.08 M of the adapter with gradients and two moments, in four bytes each."""
     expected = (494.0e6 * 2 + 1.081e6 * 16) / 2**30 + ASSUMED.cuda_gb
-    assert takes(rows=0) == pytest.approx(expected, rel=1e-3)
-    assert takes("dpo", rows=0) - takes(rows=0) == pytest.approx(1.081e6 * 4 / 2**30, rel=1e-3)
+    assert memory_gb(rows=0) == pytest.approx(expected, rel=1e-3)
+    assert memory_gb("dpo", rows=0) - memory_gb(rows=0) == pytest.approx(
+        1.081e6 * 4 / 2**30, rel=1e-3
+    )
 
 
 @pytest.mark.slow
@@ -68,7 +70,7 @@ def test_memory_without_a_row_is_weights_adapter_and_cuda():
     ],
 )
 def test_memory_for_a_row_is_what_autograd_keeps_of_it(checkpointing, modules):
-    """Counted on the CPU, in bfloat16, of the model as the trainers have it; a GPU was not there."""
+    """Measured on the CPU, in bfloat16, on the model as the trainers set it up."""
     import torch
     from transformers import Qwen2Config, Qwen2ForCausalLM
     from trl.trainer.utils import add_fused_lm_head
@@ -90,29 +92,29 @@ def test_memory_for_a_row_is_what_autograd_keeps_of_it(checkpointing, modules):
         model.enable_input_require_grads()
         model.gradient_checkpointing_enable()
     parameters = {p.untyped_storage().data_ptr() for p in model.parameters()}
-    kept = {}  # held, so that no address is given twice
+    storages = {}  # keeps storages alive, so that no address is reused
 
-    def keep(tensor):
+    def save(tensor):
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in parameters:
-            kept[storage.data_ptr()] = storage
+            storages[storage.data_ptr()] = storage
         return tensor
 
     ids = torch.randint(0, 600, (1, tokens))
     with (
-        torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
+        torch.autograd.graph.saved_tensors_hooks(save, lambda tensor: tensor),
         torch.autocast("cpu", torch.bfloat16),
     ):
         model(input_ids=ids, attention_mask=torch.ones_like(ids), labels=ids, fused_lm_head=True)
-    found = sum(storage.nbytes() for storage in kept.values()) / tokens
+    bytes_per_token = sum(storage.nbytes() for storage in storages.values()) / tokens
 
     size = Size(layers, width, inner, queries=width, keys=width // 2, vocab=600)
     row = dict(size=size, max_length=tokens, checkpointing=checkpointing, lora_target_modules=modules)  # fmt: skip
-    # Less what is there only for the time of a backward pass: the head's tile, a layer's values that are computed again.
+    # Without what exists only during a backward pass: the tile of the head, and recomputed values of a layer.
     tile = 2 * min(tokens, ASSUMED.head_tile[0]) * min(600, ASSUMED.head_tile[1])
-    estimate = ((takes(rows=1, **row) - takes(rows=0, **row)) * 2**30 - tile) / tokens
+    estimate = ((memory_gb(rows=1, **row) - memory_gb(rows=0, **row)) * 2**30 - tile) / tokens
     if checkpointing:
         inputs = 4 * width  # q, k, v and o
         estimate -= 24 * width + 6 * inner + 4 * inputs
-    print(f"a token: {found:.0f} bytes, by the estimate {estimate:.0f}")
-    assert estimate == pytest.approx(found, rel=0.2)
+    print(f"a token: {bytes_per_token:.0f} bytes, by the estimate {estimate:.0f}")
+    assert estimate == pytest.approx(bytes_per_token, rel=0.2)

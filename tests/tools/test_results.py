@@ -1,4 +1,4 @@
-"""The results of a study as data frames, and the notebook that uses them by hand."""
+"""The results of a study as data frames, and the notebook run by hand."""
 
 import os
 import re

@@ -1,4 +1,4 @@
-"""The package as it is installed from a wheel, away from its checkout."""
+"""The package installed from a wheel, outside of its checkout."""
 
 import os
 import shutil
@@ -18,7 +18,7 @@ PACKAGE = ROOT / "workflow/persuasion_rl"
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory) -> Path:
-    """The folder that a wheel was unpacked to. It is built from a copy, which is gone by then."""
+    """The folder of an unpacked wheel. It was built from a copy that is deleted afterwards."""
     if find_spec("setuptools") is None:
         pytest.skip("setuptools is not installed: it builds the wheel")
     source, folder = (tmp_path_factory.mktemp(name) for name in ("source", "installed"))
@@ -36,7 +36,7 @@ def installed(tmp_path_factory) -> Path:
 
 
 def run(installed: Path, folder: Path, *words: object) -> subprocess.CompletedProcess:
-    """Run Python in a folder, with the package as it was installed."""
+    """Run Python in a folder with the installed package."""
     return subprocess.run(
         [sys.executable, *map(str, words)],
         cwd=folder,
@@ -73,16 +73,16 @@ def test_the_doctor_needs_no_rubric_where_there_is_no_checkout(installed, tmp_pa
 
 def test_the_doctor_runs_where_there_is_a_configuration_and_no_checkout(installed, tmp_path):
     (tmp_path / "mine.yaml").write_text((ROOT / "config/demo.yaml").read_text())
-    where = run(installed, tmp_path, "-c", "import persuasion_rl; print(persuasion_rl.__file__)")
-    assert where.stdout.startswith(str(installed))
+    location = run(installed, tmp_path, "-c", "import persuasion_rl; print(persuasion_rl.__file__)")
+    assert location.stdout.startswith(str(installed))
     words = ("-m", "persuasion_rl.tools.cli", "doctor", "--configfile", "mine.yaml")
-    elsewhere = run(installed, tmp_path, *words)
-    assert elsewhere.returncode == 0, elsewhere.stderr
-    assert "not in this folder; the commands below are for its checkout" in elsewhere.stdout
-    assert elsewhere.stdout.splitlines()[-1].startswith("next: the data and a page about it: ")
+    outside = run(installed, tmp_path, *words)
+    assert outside.returncode == 0, outside.stderr
+    assert "not in this folder; the commands below are for its checkout" in outside.stdout
+    assert outside.stdout.splitlines()[-1].startswith("next: the data and a page about it: ")
 
     checkout = copy_project(tmp_path / "checkout")
     shutil.rmtree(checkout / "workflow/persuasion_rl")
-    here = run(installed, checkout, *words[:-1], "config/demo.yaml")
-    assert here.returncode == 0, here.stderr
-    assert "not in this folder" not in here.stdout and "\nnext: the data " in here.stdout
+    inside = run(installed, checkout, *words[:-1], "config/demo.yaml")
+    assert inside.returncode == 0, inside.stderr
+    assert "not in this folder" not in inside.stdout and "\nnext: the data " in inside.stdout

@@ -1,4 +1,4 @@
-"""Why a file would be made again: what differs, told in words. What a whole study says of itself is in test_study_changes.py."""
+"""Why a file would be made again, in words. The same for a full study is in test_study_changes.py."""
 
 import base64
 import json
@@ -77,22 +77,22 @@ def test_what_was_never_made_is_said_to_be_missing(command_line):
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory):
-    """A checkout in which a corpus was made."""
+def shared_checkout(tmp_path_factory):
+    """A checkout with a finished corpus. Read only."""
     root = copy_project(tmp_path_factory.mktemp("made") / "checkout")
     succeed(CORPUS, "--cores", 1, "--configfile", CONFIG, root=root)
     return root
 
 
 @pytest.fixture
-def checkout(made, tmp_path):
-    """A copy, to change things in."""
-    subprocess.run(["cp", "-a", made, tmp_path / "checkout"], check=True)
+def checkout(shared_checkout, tmp_path):
+    """A copy of the checkout, which a test may change."""
+    subprocess.run(["cp", "-a", shared_checkout, tmp_path / "checkout"], check=True)
     return tmp_path / "checkout"
 
 
 def why(root):
-    """The lines that are said of the corpus."""
+    """The lines of `persuasion-rl why` for the corpus."""
     run = subprocess.run(
         [sys.executable, "-m", "persuasion_rl.tools.cli", "why", CORPUS, "--configfile", CONFIG],
         cwd=root,
@@ -104,8 +104,10 @@ def why(root):
     return run.stdout.splitlines()
 
 
-def test_what_is_of_its_settings_code_and_inputs_needs_nothing(made):
-    assert why(made) == [f"{CORPUS}: nothing to do, it is what its settings, code and inputs make"]
+def test_an_up_to_date_file_needs_nothing(shared_checkout):
+    assert why(shared_checkout) == [
+        f"{CORPUS}: nothing to do, it is what its settings, code and inputs make"
+    ]
 
 
 def test_a_file_whose_run_was_cut_off_is_said_to_be(checkout):
@@ -114,9 +116,9 @@ def test_a_file_whose_run_was_cut_off_is_said_to_be(checkout):
     marks = checkout / ".snakemake/incomplete"
     marks.mkdir(exist_ok=True)
     (marks / mark).touch()
-    job, told, _ = why(checkout)
+    job, reason, _ = why(checkout)
     assert job == "synthesize_corpus (synthetic-changemyview) would run:"
-    assert told.startswith("  a run was cut off before it ended: ") and CORPUS in told
+    assert reason.startswith("  a run was cut off before it ended: ") and CORPUS in reason
 
 
 @pytest.mark.parametrize(
@@ -139,25 +141,27 @@ def test_what_changed_in_a_rule_is_told(checkout, old, new, cause):
     rules = checkout / "workflow/rules/data.smk"
     assert old in rules.read_text()
     rules.write_text(rules.read_text().replace(old, new))
-    told = why(checkout)
-    assert told[:-1] == ["synthesize_corpus (synthetic-changemyview) would run:", f"  {cause}"]
+    lines = why(checkout)
+    assert lines[:-1] == ["synthesize_corpus (synthetic-changemyview) would run:", f"  {cause}"]
 
 
 def test_what_was_made_in_an_environment_of_conda_is_said_to_be(checkout):
-    """There is no conda here: the record is changed to one that was made with it."""
+    """conda is not needed: the record is changed to that of a run with it."""
     for record in (checkout / ".snakemake/metadata").iterdir():
-        found = json.loads(record.read_text())
-        record.write_text(json.dumps(found | {"software_stack_hash": "that of an environment"}))
-    job, told, _ = why(checkout)
+        metadata = json.loads(record.read_text())
+        record.write_text(json.dumps(metadata | {"software_stack_hash": "that of an environment"}))
+    job, reason, _ = why(checkout)
     assert job == "synthesize_corpus (synthetic-changemyview) would run:"
-    assert told.startswith("  it was made with --sdm conda; ")
+    assert reason.startswith("  it was made with --sdm conda; ")
 
 
 def test_what_snakemake_knows_nothing_of_is_not_called_up_to_date(checkout):
-    """Files that were copied without .snakemake/: nothing would run, whatever changed."""
+    """If files were copied without .snakemake/, nothing would run, whatever changed."""
     shutil.rmtree(checkout / ".snakemake")
-    told, last = why(checkout)
-    assert told.startswith("Snakemake has no record of how these were made, ") and CORPUS in told
+    reason, last = why(checkout)
+    assert (
+        reason.startswith("Snakemake has no record of how these were made, ") and CORPUS in reason
+    )
     assert last == "nothing would run"
 
 

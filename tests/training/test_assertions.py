@@ -1,4 +1,4 @@
-"""Checks before the first update: what a batch teaches, what trains, and from where."""
+"""Checks before the first update: the supervised tokens, the trainable parameters, and the start."""
 
 import pytest
 import torch
@@ -86,7 +86,7 @@ def test_a_collator_that_rebuilds_labels_is_caught(tiny_rows, tiny_tokenizer, tm
 
 
 @pytest.mark.slow
-def test_a_stranger_among_the_trainable_parameters_is_caught(tiny_rows, tiny_sft):
+def test_a_foreign_trainable_parameter_is_caught(tiny_rows, tiny_sft):
     model = with_adapter(tiny_rows.base, tiny_sft, is_trainable=True)
     assert_trainable(model)
     norm = model.get_base_model().model.norm.weight
@@ -135,7 +135,7 @@ def test_dpo_refuses_to_start_away_from_its_reference(
 
 @pytest.mark.slow
 def test_a_dpo_whose_parent_was_dropped_is_caught(tiny_rows, tiny_sft, tiny_tokenizer, tmp_path):
-    """As where a new adapter is put on a merged parent, and the base is taken for the reference."""
+    """This happens if a new adapter is put on a merged parent and the base is the reference."""
     trainer = dpo_trainer(
         tiny_rows, tiny_sft, tiny_tokenizer, tmp_path, per_device_train_batch_size=4
     )

@@ -30,9 +30,9 @@ lora = {"lora_r": 8, "lora_alpha": 8, "lora_dropout": 0.0, "lora_target_modules"
 model = training.add_lora(model, lora, task_type="CAUSAL_LM")
 rows = lambda n: [[1 + i % 400 for i in range(512)]] * n
 training.try_step(model, rows(1), "cpu", False)
-held = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+resident = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
 room = int(sys.argv[1]) * 2**20
-resource.setrlimit(resource.RLIMIT_AS, (held + room, resource.RLIM_INFINITY))
+resource.setrlimit(resource.RLIMIT_AS, (resident + room, resource.RLIM_INFINITY))
 batches = fitting_batches(
     lambda n, checkpointing: training.try_step(model, rows(n), "cpu", checkpointing),
     effective=24, wanted=None, gradient_checkpointing=False, device="cpu", remembered=Path(sys.argv[2]),
@@ -55,18 +55,18 @@ def test_an_updates_share_divides_by_what_a_device_takes(effective, processes, a
 
 
 def batches(tmp_path, attempt=None, **changed):
-    usual = dict(
+    defaults = dict(
         effective=64,
         wanted=None,
         gradient_checkpointing=False,
         device="cpu",
         remembered=tmp_path / "batches.json",
     )
-    return fitting_batches(attempt or fails_above(10**9), **(usual | changed))
+    return fitting_batches(attempt or fails_above(10**9), **(defaults | changed))
 
 
 def fails_above(limit: int, checkpointed: int = 10**9):
-    """A step for whose rows the memory ends."""
+    """A step that runs out of memory above a number of rows."""
 
     def attempt(rows: int, checkpointing: bool) -> None:
         if rows > (checkpointed if checkpointing else limit):
@@ -108,8 +108,8 @@ def test_another_error_is_not_taken_for_want_of_memory(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="limits the memory as Linux does")
-def test_memory_that_really_ends_is_found(tmp_path):
-    """The same step, in a process that may take so many MB more."""
+def test_a_real_memory_limit_is_found(tmp_path):
+    """The same step, in a process with a limit on its memory."""
 
     def with_room(megabytes: int) -> list[str]:
         words = [sys.executable, "-c", CHILD, megabytes, tmp_path / f"{megabytes}.json"]

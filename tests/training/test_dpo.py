@@ -1,4 +1,4 @@
-"""Direct preference optimisation through the real libraries, on a tiny stand-in model."""
+"""Direct preference optimisation with the real libraries, on a tiny stand-in model."""
 
 import math
 import shutil
@@ -18,8 +18,8 @@ from persuasion_rl.models.lineage import check_lineage
 from persuasion_rl.runtime.lock import LOCK
 from tiny_trainings import (
     ADAPTER,
-    left_in_state,
     log_probability,
+    state_files,
     train_dpo,
     weights,
     with_adapter,
@@ -55,7 +55,7 @@ def test_dpo_starts_from_its_reference_and_saves_a_complete_adapter(
     assert check_lineage(tiny_rows.base, [tiny_sft, tiny_dpo]) == file_digest(tiny_dpo)
     assert weights(tiny_dpo).keys() == weights(tiny_sft).keys()
     assert not any(path.name == "ref" for path in tiny_dpo.parent.rglob("*"))
-    assert left_in_state(tiny_dpo.parent) == [LOCK]
+    assert state_files(tiny_dpo.parent) == [LOCK]
 
 
 @pytest.mark.slow

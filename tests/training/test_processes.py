@@ -1,4 +1,4 @@
-"""Two processes train what one trains: as on two GPUs, here on the CPU over gloo."""
+"""Two processes train the same as one: as on two GPUs, here on the CPU with gloo."""
 
 import os
 import signal
@@ -15,7 +15,7 @@ from persuasion_rl.files import read_json, read_jsonl
 from persuasion_rl.runtime.lock import LOCK
 from persuasion_rl.training.checkpoints import whole_checkpoints
 from running import ROOT, WORKFLOW, succeed
-from tiny_trainings import ADAPTER, left_in_state, training_words, weights
+from tiny_trainings import ADAPTER, state_files, training_words, weights
 
 NO_DROPOUT = {"max_steps": 4, "eval_steps": 2, "save_steps": 2}
 
@@ -33,7 +33,7 @@ def by_two(words: list[str]) -> list[str]:
 
 
 def run(words: list[str]) -> str:
-    """Run a training to its end, and return what it says."""
+    """Run a training to its end, and return its output."""
     done = subprocess.run(
         words,
         env=os.environ | {"PYTHONPATH": str(WORKFLOW)},
@@ -65,12 +65,12 @@ def test_two_processes_train_as_one(method, tiny_rows, tiny_sft, tmp_path):
     ]
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
     metrics = [read_json(folder / "metrics.json") for folder in (one, two)]
-    # Trainer's mean over an uneven last batch is another one where two processes share it; margins are exact.
+    # Trainer's mean over an uneven last batch differs if two processes share it; margins are exact.
     exact = "eval_loss" if method == "sft" else "eval_reward_margin"
     assert metrics[0][exact] == pytest.approx(metrics[1][exact], rel=1e-3)
     for name, tensor in weights(one / ADAPTER).items():
         torch.testing.assert_close(weights(two / ADAPTER)[name], tensor, rtol=1e-2, atol=1e-4)
-    assert left_in_state(two) == [LOCK]
+    assert state_files(two) == [LOCK]
 
 
 @pytest.mark.slow
@@ -96,7 +96,7 @@ def test_two_processes_save_at_a_notice_and_go_on(tiny_rows, tiny_sft, tmp_path)
 
 
 def test_more_gpus_are_more_processes():
-    """That they make nothing stale is in test_staleness.py."""
+    """test_staleness.py checks that they make nothing stale."""
     plan = succeed("sft", "-np", "--set-resources", "train_sft:gpu=4")
     assert "accelerate launch --multi_gpu --num_processes 4" in plan
     assert "--module persuasion_rl.training.sft" in plan

@@ -1,4 +1,4 @@
-"""What a recipe holds, and what becomes of it."""
+"""The recipe of a training, and its parts."""
 
 import pytest
 
@@ -26,7 +26,7 @@ def test_an_argument_that_the_trainer_does_not_know_is_the_users_mistake(name, v
 
     run = training_run(tmp_path)
     batches = Batches(rows=8, accumulation=1, processes=1, gradient_checkpointing=False)
-    with pytest.raises(UserError, match="SFTConfig") as refusal:
+    with pytest.raises(UserError, match="SFTConfig") as error:
         trainer_arguments(SFTConfig, {name: value}, run, batches)
-    assert "\n" not in str(refusal.value)
-    assert name in str(refusal.value) or value in str(refusal.value)
+    assert "\n" not in str(error.value)
+    assert name in str(error.value) or value in str(error.value)

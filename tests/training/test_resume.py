@@ -1,4 +1,4 @@
-"""Trainings that are killed, asked to stop, or doubled: a rerun ends with the adapter of an undisturbed run."""
+"""Trainings that are killed, stopped by a notice, or started twice end with the adapter of an undisturbed run."""
 
 import json
 import os
@@ -21,14 +21,14 @@ from persuasion_rl.training.checkpoints import (
     whole_checkpoints,
 )
 from running import ROOT
-from tiny_trainings import ADAPTER, left_in_state, training_run, training_words
+from tiny_trainings import ADAPTER, state_files, training_run, training_words
 
 STEPS = {"max_steps": 10, "eval_steps": 2, "save_steps": 2}
 WAIT_S = 90
 
 
 def make_whole(checkpoint: Path, **contents: str) -> None:
-    """A checkpoint of some files with their mark."""
+    """Write a complete checkpoint: some files and their mark."""
     checkpoint.mkdir(parents=True)
     for name, content in contents.items():
         (checkpoint / name).write_text(content)
@@ -68,11 +68,11 @@ def test_checkpoints_belong_to_all_files_of_the_base_model(tmp_path):
         return training_run(tmp_path).checkpoints
 
     (tmp_path / "base").mkdir()
-    seen = [checkpoints()]
+    folders = [checkpoints()]
     for name in ("config.json", "tokenizer_config.json", "special_tokens_map.json", "model.py"):
         (tmp_path / "base" / name).write_text("{}")
-        seen.append(checkpoints())
-    assert checkpoints() == seen[-1] and len({*seen}) == len(seen)
+        folders.append(checkpoints())
+    assert checkpoints() == folders[-1] and len({*folders}) == len(folders)
 
 
 # Whole trainings
@@ -94,7 +94,7 @@ class Training:
 
     @property
     def log(self) -> str:
-        """What the last process of this training noted."""
+        """The log of the last process of this training."""
         return self.log_file.read_text()
 
     def run(self) -> None:
@@ -125,7 +125,7 @@ class Training:
 
 @pytest.fixture(params=["sft", "dpo"])
 def training(request, tiny_rows, tiny_sft, tmp_path):
-    """A function that makes the same training in a folder of its own."""
+    """A function that sets up the same training in a new folder."""
 
     def make(name: str, **changed) -> Training:
         recipe = STEPS | changed
@@ -137,8 +137,8 @@ def training(request, tiny_rows, tiny_sft, tmp_path):
 
 @pytest.mark.slow
 def test_a_training_that_is_killed_ends_as_if_it_had_not_been(training):
-    whole, broken = training("whole"), training("broken")
-    whole.run()
+    undisturbed, broken = training("whole"), training("broken")
+    undisturbed.run()
     for _ in range(2):  # twice, the second time with the last checkpoint cut off
         process = broken.start()
         broken.wait_for_checkpoint(process)
@@ -149,15 +149,15 @@ def test_a_training_that_is_killed_ends_as_if_it_had_not_been(training):
     damaged.write_bytes(damaged.read_bytes()[:-10])
     broken.run()
     assert "was cut off and is removed" in broken.log
-    assert broken.adapter == whole.adapter
-    assert left_in_state(broken.folder) == [LOCK]
+    assert broken.adapter == undisturbed.adapter
+    assert state_files(broken.folder) == [LOCK]
 
 
 @pytest.mark.slow
 def test_a_notice_saves_at_once_and_a_rerun_goes_on(training):
     # An evaluation is due after every step: the notice comes before one or during one.
-    whole, noticed = training("whole", eval_steps=1), training("noticed", eval_steps=1)
-    whole.run()
+    undisturbed, noticed = training("whole", eval_steps=1), training("noticed", eval_steps=1)
+    undisturbed.run()
     process = noticed.start()
     noticed.wait_for_checkpoint(process)
     process.send_signal(signal.SIGTERM)
@@ -166,50 +166,50 @@ def test_a_notice_saves_at_once_and_a_rerun_goes_on(training):
     assert "Traceback" not in noticed.log
     noticed.run()
     assert "going on from" in noticed.log
-    assert noticed.adapter == whole.adapter
-    assert noticed.eval_losses == whole.eval_losses
+    assert noticed.adapter == undisturbed.adapter
+    assert noticed.eval_losses == undisturbed.eval_losses
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("training", ["sft"], indirect=True)
 def test_a_training_that_outlived_its_workflow_is_waited_for(training):
-    """It saves and ends a second after its workflow, here a process that sleeps; the next one goes on from there."""
-    outlived, following = (
+    """It saves and ends a second after its workflow, here a process that sleeps. The next one resumes from there."""
+    orphan, successor = (
         training("twice", max_steps=200, eval_steps=20, save_steps=20) for _ in range(2)
     )
-    following.log_file = outlived.folder / "log of the second.txt"
+    successor.log_file = orphan.folder / "log of the second.txt"
     workflow = subprocess.Popen(["sleep", "600"])
-    first = outlived.start(**{WORKFLOW: str(workflow.pid)})
-    outlived.wait_for_checkpoint(first)
-    second = following.start()
+    first = orphan.start(**{WORKFLOW: str(workflow.pid)})
+    orphan.wait_for_checkpoint(first)
+    second = successor.start()
     waits = f"process {first.pid} on {socket.gethostname()} still trains this model"
-    while waits not in following.log:
-        assert first.poll() is None and second.poll() is None, outlived.log[-3000:] + following.log
+    while waits not in successor.log:
+        assert first.poll() is None and second.poll() is None, orphan.log[-3000:] + successor.log
         time.sleep(0.05)
     workflow.kill()
     workflow.wait()
     assert first.wait(timeout=60) == 128 + signal.SIGTERM
-    assert second.wait(timeout=200) == 0, following.log[-3000:]
-    assert "going on from" in following.log
-    steps = [row["step"] for row in outlived.history if "loss" in row]
+    assert second.wait(timeout=200) == 0, successor.log[-3000:]
+    assert "going on from" in successor.log
+    steps = [row["step"] for row in orphan.history if "loss" in row]
     assert steps == list(range(1, 201))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("training", "limit"), [("sft", 2), ("dpo", 3)], indirect=["training"])
 def test_a_training_that_saves_often_keeps_few_checkpoints(training, limit):
-    """Two, or as many as its recipe says, besides the one that is being written; at its end none."""
+    """Two, or the recipe's number, besides the one that is being written, and none at its end."""
     often = {"max_steps": 20, "eval_steps": 1, "save_steps": 1}
     many = training("many", **often, **({"save_total_limit": limit} if limit != 2 else {}))
-    seen, most = set(), 0
+    all_checkpoints, most = set(), 0
     process = many.start()
     until = time.monotonic() + WAIT_S
     while process.poll() is None:
-        kept = {path.name for path in many.folder.glob("state/*/checkpoint-*")}
-        seen, most = seen | kept, max(most, len(kept))
+        checkpoints = {path.name for path in many.folder.glob("state/*/checkpoint-*")}
+        all_checkpoints, most = all_checkpoints | checkpoints, max(most, len(checkpoints))
         assert time.monotonic() < until, many.log[-3000:]
         time.sleep(0.01)
     assert process.returncode == 0, many.log[-3000:]
-    assert len(seen) > limit + 1, "it saved oftener than it may keep"
+    assert len(all_checkpoints) > limit + 1, "it saved oftener than it may keep"
     assert limit <= most <= limit + 1
-    assert left_in_state(many.folder) == [LOCK]
+    assert state_files(many.folder) == [LOCK]

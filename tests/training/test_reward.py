@@ -1,4 +1,4 @@
-"""The delta judge: its training through the real libraries, and the scores of what was trained."""
+"""The delta judge: its training with the real libraries, and the scores of the trained model."""
 
 import math
 import shutil
@@ -13,7 +13,7 @@ from persuasion_rl.judges.delta import DeltaJudge, load_scorer
 from persuasion_rl.models.lineage import base_digest, check_lineage
 from persuasion_rl.models.loading import load_base
 from persuasion_rl.runtime.lock import LOCK
-from tiny_trainings import left_in_state, train_delta, weights
+from tiny_trainings import state_files, train_delta, weights
 
 
 @pytest.mark.slow
@@ -35,7 +35,7 @@ def test_the_delta_judge_writes_its_files(tiny_delta, tiny_rows):
         "sides": file_digest(tiny_rows.sides),
     }
     assert any("score" in name for name in weights(tiny_delta))  # its head is saved with it
-    assert left_in_state(folder) == [LOCK]
+    assert state_files(folder) == [LOCK]
 
 
 @pytest.fixture(scope="module")
@@ -109,6 +109,6 @@ def test_the_delta_judge_refuses_another_base(tiny_delta, tiny_rows, tmp_path):
 def test_too_few_pairs_are_refused_in_one_line(tiny_rows, tmp_path):
     sides = tmp_path / "sides.csv"
     sides.write_text(tiny_rows.sides.read_text().replace(",val", ",test"))
-    with pytest.raises(UserError, match="0 on val") as refusal:
+    with pytest.raises(UserError, match="0 on val") as error:
         train_delta(tiny_rows, tmp_path, sides=sides)
-    assert "\n" not in str(refusal.value)
+    assert "\n" not in str(error.value)

@@ -1,4 +1,4 @@
-"""Supervised fine-tuning through the real libraries, on a tiny stand-in model."""
+"""Supervised fine-tuning with the real libraries, on a tiny stand-in model."""
 
 import importlib.metadata
 from pathlib import Path
@@ -16,8 +16,8 @@ from tiny_trainings import (
     SEED,
     SFT,
     SFT_STEPS,
-    left_in_state,
     log_probability,
+    state_files,
     train_sft,
     weights,
     with_adapter,
@@ -94,10 +94,10 @@ def test_sft_saves_lora_parameters_only(tiny_sft):
 
 @pytest.mark.slow
 def test_no_checkpoint_is_left_after_a_training(tiny_sft):
-    assert left_in_state(tiny_sft.parent) == [LOCK]
-    written = {path.name for path in tiny_sft.parent.iterdir()} - {"state"}
+    assert state_files(tiny_sft.parent) == [LOCK]
+    files = {path.name for path in tiny_sft.parent.iterdir()} - {"state"}
     records = {"metrics.json", "history.jsonl", "recipe.json"}
-    assert written == {ADAPTER, "adapter_config.json"} | records
+    assert files == {ADAPTER, "adapter_config.json"} | records
 
 
 @pytest.mark.slow
@@ -113,22 +113,22 @@ def test_an_empty_response_is_named_by_file_and_line(tiny_rows, tmp_path):
     rows[2]["response"] = " \n"
     train = tmp_path / "train.jsonl"
     write_jsonl(train, rows)
-    with pytest.raises(UserError, match=r"train\.jsonl, line 3: .*empty") as refusal:
+    with pytest.raises(UserError, match=r"train\.jsonl, line 3: .*empty") as error:
         train_sft(tiny_rows, tmp_path, train=train)
-    assert "\n" not in str(refusal.value)
+    assert "\n" not in str(error.value)
     assert not (tmp_path / ADAPTER).exists()
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kept", ["part of the prompt", "half of the response"])
-def test_responses_cut_by_max_length_stop_the_training(kept, tiny_rows, tiny_tokenizer, tmp_path):
+@pytest.mark.parametrize("keep", ["part of the prompt", "half of the response"])
+def test_responses_cut_by_max_length_stop_the_training(keep, tiny_rows, tiny_tokenizer, tmp_path):
     row = next(iter(read_jsonl(tiny_rows.sft_train)))
     train = tmp_path / "train.jsonl"
     write_jsonl(train, [row] * 8)
     prompt, response = (
         len(tiny_tokenizer(row[key])["input_ids"]) for key in ("input_text", "response")
     )
-    max_length = 16 if kept == "part of the prompt" else prompt + response // 2
+    max_length = 16 if keep == "part of the prompt" else prompt + response // 2
     with pytest.raises(UserError, match="more than the recipe's max_length"):
         train_sft(tiny_rows, tmp_path, train=train, max_length=max_length)
     assert not (tmp_path / ADAPTER).exists()
@@ -137,7 +137,7 @@ def test_responses_cut_by_max_length_stop_the_training(kept, tiny_rows, tiny_tok
 @pytest.mark.slow
 @pytest.mark.parametrize("longer", ["response", "input_text"])
 def test_one_row_over_max_length_stops_the_training(longer, tiny_rows, tiny_tokenizer, tmp_path):
-    """Else trl cuts a long response, and drops the row of a long prompt without a word."""
+    """Else trl cuts a long response, and silently drops the row of a long prompt."""
     rows = list(read_jsonl(tiny_rows.sft_train))
     lengths = [
         sum(len(tiny_tokenizer(row[key])["input_ids"]) for key in ("input_text", "response"))
@@ -161,7 +161,7 @@ def test_sft_goes_on_from_a_parents_adapter(tiny_sft, tiny_rows, tmp_path):
 
 
 def changed_base(tiny_rows, folder: Path, change) -> Path:
-    """The base model, saved again after a change to its model and tokenizer."""
+    """Save the base model after a change to its model and tokenizer."""
     model, tokenizer = change(load_base(tiny_rows.base, "cpu"), load_tokenizer(tiny_rows.base))
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)

@@ -1,4 +1,4 @@
-"""Token ids of training rows: prompt and responses apart, each response closed, nothing lost."""
+"""Token ids of training rows: prompt and responses are separate, each response ends with EOS, nothing is lost."""
 
 import pytest
 
@@ -20,7 +20,7 @@ PAIRS = [
 
 
 def test_pairs_are_read_back_as_they_sample(tiny_rows, tmp_path):
-    """The prompt's ids are those that a model samples from; a response's first token never joins them."""
+    """The ids of the prompt are those of sampling; they never merge with the first token of a response."""
     write_jsonl(tmp_path / "pairs.jsonl", PAIRS)
     tokenize(rows=tmp_path / "pairs.jsonl", base=tiny_rows.base, output=tmp_path / "pairs.parquet")
     tokens = Tokens.read(tmp_path / "pairs.parquet")
@@ -77,7 +77,7 @@ def test_rows_that_cannot_be_learned_from_are_named(rows, match, tiny_rows, tmp_
 
 
 def test_a_table_that_was_cut_off_is_named(tiny_rows, tmp_path):
-    whole = tiny_rows.tokens(tiny_rows.sft_train).read_bytes()
-    (tmp_path / "cut.parquet").write_bytes(whole[: len(whole) // 2])
+    content = tiny_rows.tokens(tiny_rows.sft_train).read_bytes()
+    (tmp_path / "cut.parquet").write_bytes(content[: len(content) // 2])
     with pytest.raises(UserError, match=r"cut\.parquet: not a table of tokens .*cut off"):
         Tokens.read(tmp_path / "cut.parquet")

@@ -1,4 +1,4 @@
-"""A model without padding computes what the padded model computes, to the last bits, and less."""
+"""A model without padding computes the same as the padded model, with less work."""
 
 import copy
 
@@ -16,7 +16,7 @@ OUTPUTS = ("log_probs", "entropy", "is_top1")
 def config(**changed):
     from transformers import Qwen2Config
 
-    usual = dict(
+    defaults = dict(
         vocab_size=VOCABULARY,
         hidden_size=32,
         num_hidden_layers=2,
@@ -27,12 +27,12 @@ def config(**changed):
         pad_token_id=0,
         tie_word_embeddings=True,
     )
-    return Qwen2Config(**(usual | changed))
+    return Qwen2Config(**(defaults | changed))
 
 
 @pytest.fixture(scope="module")
 def models():
-    """trl's model as it is; without padding; and without padding, for pairs."""
+    """trl's model as it is, without padding, and without padding for pairs."""
     from transformers import Qwen2ForCausalLM
     from trl.trainer.utils import add_fused_lm_head
 
@@ -51,7 +51,7 @@ def models():
 def batches(draw):
     """A batch as trl's collators make it: prompts, each with two responses, padded on the right.
 
-    Few different tokens, so that responses often begin alike, and one may begin with all of the other.
+    It has few different tokens, so that responses often share a beginning, and one may begin with all of the other.
     """
     tokens = st.integers(1, 3)
     pairs = draw(
@@ -70,15 +70,15 @@ def batches(draw):
     ids = torch.zeros(len(rows), length, dtype=torch.long)
     mask, labels = torch.zeros_like(ids), torch.full_like(ids, -100)
     for i, (prompt, response) in enumerate(rows):
-        whole = torch.tensor(prompt + response)
-        ids[i, : len(whole)] = whole
-        mask[i, : len(whole)] = 1
-        labels[i, len(prompt) : len(whole)] = whole[len(prompt) :]
+        sequence = torch.tensor(prompt + response)
+        ids[i, : len(sequence)] = sequence
+        mask[i, : len(sequence)] = 1
+        labels[i, len(prompt) : len(sequence)] = sequence[len(prompt) :]
     return {"input_ids": ids, "attention_mask": mask, "labels": labels}
 
 
 def step(model, batch):
-    """What a loss sees, and the gradients of a loss that weighs every row otherwise."""
+    """The model's output, and the gradients of a loss that weights every row differently."""
     model.zero_grad()
     output = model(**batch, fused_lm_head=True)
     weights = torch.arange(1.0, len(batch["input_ids"]) + 1)
@@ -91,11 +91,11 @@ def step(model, batch):
 @pytest.mark.parametrize("which", [1, 2])
 def test_outputs_and_gradients_are_those_of_the_padded_model(models, which, batch):
     expected, expected_gradients = step(models[0], batch)
-    found, gradients = step(models[which], batch)
+    actual, gradients = step(models[which], batch)
     for name in ("log_probs", "entropy"):
-        torch.testing.assert_close(getattr(found, name), getattr(expected, name), rtol=1e-4, atol=1e-5)  # fmt: skip
-    assert found.label_mask.equal(expected.label_mask)
-    assert found.is_top1.shape == expected.is_top1.shape
+        torch.testing.assert_close(getattr(actual, name), getattr(expected, name), rtol=1e-4, atol=1e-5)  # fmt: skip
+    assert actual.label_mask.equal(expected.label_mask)
+    assert actual.is_top1.shape == expected.is_top1.shape
     for one, other in zip(gradients, expected_gradients, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4)
 
@@ -134,7 +134,7 @@ def test_padding_is_never_computed_and_a_shared_beginning_once(batch):
         saved += min(alike, len(other) - 1)
     assert len(together.tokens) == sum(lengths) - saved
     for layout in (apart, together):
-        # Every place of the batch finds its own token, at its own position.
+        # Every place of the batch has its token and its position.
         row = ids.flatten()[layout.tokens]
         assert torch.where(mask.bool(), row[layout.places], 0).equal(ids)
         positions = layout.position_ids[0][layout.places].masked_fill(mask == 0, 0)
@@ -162,7 +162,7 @@ def test_work_is_counted_in_training_only():
     assert (work.tokens, work.labelled, work.attended) == (5, 3, 6 + 3)
 
 
-def test_such_a_model_refuses_to_generate(models):
+def test_a_model_without_padding_refuses_to_generate(models):
     with pytest.raises(RuntimeError, match="load another one to generate"):
         models[1].generate(torch.tensor([[1, 2, 3]]), max_new_tokens=3)
 

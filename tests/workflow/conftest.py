@@ -1,4 +1,4 @@
-"""The study of `small.yaml`, made once with every connection but loopback refused, and copies of it to change things in."""
+"""The study of `small.yaml`, made once without network, and copies of it that tests may change."""
 
 import os
 import shutil
@@ -14,7 +14,7 @@ from small_study import CONFIG, NO_NETWORK, STUDY
 
 @pytest.fixture(scope="session")
 def network_log(tmp_path_factory) -> Path:
-    """Where the making of the study writes the connections that it was refused. All workers of pytest share it."""
+    """The log of refused connections while the study runs. All workers of pytest share it."""
     folder = tmp_path_factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
         folder = folder.parent
@@ -23,7 +23,7 @@ def network_log(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def make_small(network_log):
-    """A function that makes the small study in the project's own folder, and returns Snakemake's output.
+    """A function that runs the small study in the project's own folder and returns Snakemake's output.
 
     Only one worker of pytest does so at a time, as Snakemake refuses a second one. Dry runs need no lock.
     """
@@ -48,7 +48,7 @@ def small(make_small) -> Path:
 
 @pytest.fixture(scope="session")
 def finished_checkout(small, tmp_path_factory) -> Path:
-    """A copy of the project with the study and Snakemake's records. Read only."""
+    """A copy of the project with the finished study and Snakemake's records. Read only."""
     folder = copy_project(tmp_path_factory.mktemp("checkout"))
     parts = [".snakemake/metadata", "results/small"]
     subprocess.run(["cp", "-a", "--parents", *parts, folder], cwd=ROOT, check=True)
@@ -57,15 +57,15 @@ def finished_checkout(small, tmp_path_factory) -> Path:
 
 @pytest.fixture
 def fresh(finished_checkout, tmp_path) -> Path:
-    """The copy again, to change things in."""
+    """A copy of the finished checkout, which a test may change."""
     folder = tmp_path / "checkout"
     subprocess.run(["cp", "-a", finished_checkout, folder], check=True)
     return folder
 
 
 @pytest.fixture(scope="module")
-def elsewhere(tmp_path_factory):
-    """A checkout without any result, so that everything is planned."""
+def empty_checkout(tmp_path_factory):
+    """A checkout without results, so that everything is planned."""
     folder = tmp_path_factory.mktemp("checkout")
     for name in (
         "Snakefile",

@@ -1,4 +1,4 @@
-"""Benchmarks run end to end, and what they compare is alike where it must be."""
+"""Benchmarks run end to end, and their comparisons agree where they must."""
 
 import os
 import re
@@ -30,36 +30,40 @@ def tokenizer_folder(tokenizer, tmp_path):
     return folder
 
 
-def printed(benchmark: str, *words: str) -> str:
-    """What a benchmark prints."""
-    done = subprocess.run(
+def run_benchmark(benchmark: str, *words: str) -> str:
+    """Run a benchmark and return its output."""
+    run = subprocess.run(
         [sys.executable, ROOT / f"benchmarks/{benchmark}.py", *words],
         env=os.environ | {"PYTHONPATH": str(WORKFLOW)},
         capture_output=True,
         text=True,
         timeout=300,
     )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+    assert run.returncode == 0, run.stderr
+    return run.stdout
 
 
 @pytest.mark.slow
 def test_a_comparison_has_all_ways_and_the_losses_agree(corpora, tokenizer_folder):
     words = f"--corpora {corpora} --tokenizer {tokenizer_folder} --model tiny --rows 32 --rounds 1"
-    told = printed("training", "compare", *words.split(), "--device", "cpu", "--threads", "1")
-    rows = [line.split(" | ") for line in told.splitlines() if line.startswith("| ")]
+    output = run_benchmark(
+        "training", "compare", *words.split(), "--device", "cpu", "--threads", "1"
+    )
+    rows = [line.split(" | ") for line in output.splitlines() if line.startswith("| ")]
     ways = ["predecessor", "plain trl", "ours", "second model", "plain trl", "ours"]
     assert [row[1] for row in rows[1:]] == ways
     assert all(float(row[2].replace(",", "")) > 0 for row in rows[1:])
-    checks = [line for line in told.splitlines() if "loss of the" in line]
+    checks = [line for line in output.splitlines() if "loss of the" in line]
     assert len(checks) == 2 and all(line.endswith(": agree") for line in checks)
 
 
 @pytest.mark.slow
 def test_a_profile_tells_where_all_of_the_time_goes(corpora, tokenizer_folder):
     words = f"--corpora {corpora} --tokenizer {tokenizer_folder} --model tiny --updates 1"
-    told = printed("training", "profile", *words.split(), "--device", "cpu", "--threads", "1")
-    shares = dict(re.findall(r"^\| ([\w, -]+) \| ([\d.]+)% \|$", told, re.M))
+    output = run_benchmark(
+        "training", "profile", *words.split(), "--device", "cpu", "--threads", "1"
+    )
+    shares = dict(re.findall(r"^\| ([\w, -]+) \| ([\d.]+)% \|$", output, re.M))
     assert {"attention", "language-model head", "optimizer"} <= shares.keys()
     assert sum(map(float, shares.values())) == pytest.approx(100, abs=0.5)
 
@@ -73,28 +77,30 @@ def test_a_profile_tells_where_all_of_the_time_goes(corpora, tokenizer_folder):
     ],
 )
 def test_the_data_stages_are_timed_on_a_corpus_of_any_size(what, rows, tokenizer_folder):
-    told = printed("data", what, "--tokenizer", str(tokenizer_folder), "--utterances", "3000")
+    output = run_benchmark(
+        "data", what, "--tokenizer", str(tokenizer_folder), "--utterances", "3000"
+    )
     for row in rows:
-        assert re.search(rf"^\| {re.escape(row)} \| \d+\.\d \|", told, re.M), told
+        assert re.search(rf"^\| {re.escape(row)} \| \d+\.\d \|", output, re.M), output
 
 
 def test_an_edit_is_counted_by_the_jobs_that_it_makes_stale():
-    """More edits: test_staleness.py."""
+    """test_staleness.py has more edits."""
     words = "--config tests/tiny.yaml --targets sft --modules training/sft.py runtime/leases.py"
-    told = printed("staleness", *words.split())
-    assert "| nothing | 0 | 0 |  |" in told and "| runtime/leases.py | 0 | 0 |  |" in told
-    assert "| training/sft.py | 1 | 1 | train_sft 1 |" in told
+    output = run_benchmark("staleness", *words.split())
+    assert "| nothing | 0 | 0 |  |" in output and "| runtime/leases.py | 0 | 0 |  |" in output
+    assert "| training/sft.py | 1 | 1 | train_sft 1 |" in output
 
 
 def test_planning_is_timed_beside_a_workflow_of_one_rule():
-    told = printed("planning", "--rounds", "1", "--models", "6", "--shards", "10")
-    assert re.search(r"^6 models, 10 shards: ", told, re.M), told
+    output = run_benchmark("planning", "--rounds", "1", "--models", "6", "--shards", "10")
+    assert re.search(r"^6 models, 10 shards: ", output, re.M), output
 
 
 def test_coverage_is_counted_of_every_interval():
-    """Of so few studies only what is far off would show; the command of benchmarks/README.md counts 2,000."""
-    told = printed("coverage", "--studies", "15", "--prompts", "60", "--draws", "300")
-    cells = [line.strip("| ").split(" | ") for line in told.splitlines() if "%" in line]
+    """So few studies show only large errors; the command of benchmarks/README.md counts 2,000."""
+    output = run_benchmark("coverage", "--studies", "15", "--prompts", "60", "--draws", "300")
+    cells = [line.strip("| ").split(" | ") for line in output.splitlines() if "%" in line]
     shares = {name: float(share.rstrip("%")) for name, share in cells if name[:3] != "95%"}
     assert len(shares) == 10 and all(share > 75 for share in shares.values()), shares
 
@@ -108,10 +114,10 @@ def test_generation_is_timed_in_three_ways_within_the_studys_limit(tiny_rows, ti
     pool = pool_rows(["Hello", "Hello!", "No"])
     write_jsonl(tmp_path / "preferences/ai_pool_prompts.jsonl", pool)
     words = f"--study {tmp_path} --rounds 2 --threads 1"
-    lines = printed("generation", *words.split(), "--device", "cpu", "--batch_size", "4")
-    told = " ".join(lines.split())
-    assert re.search(r"commit [0-9a-f]{7,}\+?; torch", told)
-    assert "3 prompts x 2, at most 7 tokens, 4 at a time; 2 rounds" in told
+    lines = run_benchmark("generation", *words.split(), "--device", "cpu", "--batch_size", "4")
+    text = " ".join(lines.split())
+    assert re.search(r"commit [0-9a-f]{7,}\+?; torch", text)
+    assert "3 prompts x 2, at most 7 tokens, 4 at a time; 2 rounds" in text
     table = {
         cells[0]: [float(cell.replace(",", "")) for cell in cells[1:3]]
         for line in lines.splitlines()

@@ -1,4 +1,4 @@
-"""Mistakes that must show: trainings that are broken on purpose, adapters that do not fit, corpora that are cut off."""
+"""Mistakes that must show: broken trainings, adapters that do not fit, truncated corpora."""
 
 import json
 import os
@@ -22,7 +22,7 @@ SAMPLING = "--temperature 0.7 --top_p 0.9 --max_new_tokens 128 --batch_size 64 -
 
 @pytest.fixture(scope="module")
 def measure(small, tmp_path_factory):
-    """A function that measures a broken player by the truth: the interval of its difference from base or sft."""
+    """A function that compares a broken player with base or sft by the truth, and returns the interval."""
 
     def measure(lineage: list[Path], against: str) -> tuple[float, float]:
         folder = tmp_path_factory.mktemp("measured")
@@ -51,8 +51,8 @@ def run_stage(module, *words):
     assert run.returncode == 0, run.stderr[-4000:]
 
 
-def tokenized(base, rows):
-    """The table of the token ids of some rows; it is written beside them."""
+def tokenize_rows(base, rows):
+    """Write the token ids of some rows beside them, and return the table's path."""
     table = rows.with_suffix(".parquet")
     run_stage("training.tokenize", "--base", base, "--rows", rows, "--output", table)
     return table
@@ -85,8 +85,8 @@ def test_sft_on_losing_replies_is_not_above_base(small, measure, tmp_path):
     adapter, base = tmp_path / "models/losing/adapter_model.safetensors", small / "models/base"
     run_stage(
         *("training.sft", "--base", base, "--adapter", adapter, "--state", tmp_path / "state"),
-        *("--train", tokenized(base, tmp_path / "train.jsonl")),
-        *("--val", tokenized(base, tmp_path / "val.jsonl")),
+        *("--train", tokenize_rows(base, tmp_path / "train.jsonl")),
+        *("--val", tokenize_rows(base, tmp_path / "val.jsonl")),
         *("--seed", 1, "--threads", 2, *recipe_words("sft", num_train_epochs=2)),
     )
     low, _ = measure([adapter], "base")
@@ -102,8 +102,8 @@ def test_swapped_preferences_fall_below_sft(small, measure, tmp_path):
     sft = small / "models/sft/adapter_model.safetensors"
     run_stage(
         *("training.dpo", "--base", base, "--lineage", sft, "--parent", "sft"),
-        *("--train", tokenized(base, tmp_path / "train.jsonl")),
-        *("--val", tokenized(base, tmp_path / "val.jsonl")),
+        *("--train", tokenize_rows(base, tmp_path / "train.jsonl")),
+        *("--val", tokenize_rows(base, tmp_path / "val.jsonl")),
         *("--adapter", adapter, "--state", tmp_path / "state", "--seed", 1, "--threads", 2),
         *recipe_words("dpo"),
     )
@@ -112,7 +112,7 @@ def test_swapped_preferences_fall_below_sft(small, measure, tmp_path):
 
 
 def test_dpo_saved_without_its_parent_falls_below_sft(small, measure, tmp_path):
-    """What the predecessor published: a new LoRA on a merged parent, loaded on the base alone."""
+    """The predecessor's mistake: a new LoRA on a merged parent, loaded on the base alone."""
     import torch
     from datasets import Dataset
     from peft import LoraConfig, PeftModel
@@ -165,7 +165,7 @@ def test_an_adapter_whose_parent_changed_is_refused(small, tmp_path):
 
 
 def test_a_failing_job_says_why_in_the_output(fresh):
-    """A corpus that is cut off: the line with file and number is what the person sees."""
+    """For a truncated corpus, the user sees the line with its file and number."""
     path = fresh / "results/small/corpora/synthetic-changemyview/utterances.jsonl"
     path.write_text(path.read_text()[:-40])
     target = "results/small/processed/cmv_examples.jsonl"
@@ -175,7 +175,7 @@ def test_a_failing_job_says_why_in_the_output(fresh):
 
 
 def test_the_workflow_trains_by_two_processes(fresh):
-    """`gpu` slots become processes, here on the CPU. That they train what one trains is in test_processes.py."""
+    """`gpu` slots become processes, here on the CPU. test_processes.py checks that they train the same as one."""
     brief = {"extends": "small.yaml", "study": "small", "recipes": {"sft": {"max_steps": 10}}}
     (fresh / "tests/brief.yaml").write_text(yaml.safe_dump(brief))
     words = ("--set-resources", "train_sft:gpu=2", "--resources", "gpu=2")

@@ -1,4 +1,4 @@
-"""The commands that Snakemake plans are ones that their modules read, whatever a study has not."""
+"""Modules accept the commands that Snakemake plans, whatever a study lacks."""
 
 import contextlib
 import io
@@ -41,28 +41,28 @@ def planned_commands(output: str) -> list[list[str]]:
     lines = output.replace("\\\n", " ").splitlines()
     commands = [line.partition("2> >(")[0] for line in lines if "persuasion_rl." in line]
     return [
-        shlex.split(found[1])
+        shlex.split(match[1])
         for line in commands
-        if (found := re.search("-m (persuasion_rl.*)", line))
+        if (match := re.search("-m (persuasion_rl.*)", line))
     ]
 
 
 @pytest.mark.filterwarnings("ignore:.*found in sys.modules:RuntimeWarning")
 @pytest.mark.parametrize("changes", STUDIES.values(), ids=STUDIES)
-def test_every_planned_command_is_one_that_its_module_reads(elsewhere, monkeypatch, changes):
-    """By its own parser: a flag that is required, and that a set of nothing leaves out, ends the job after its trainings."""
-    file = study_file(elsewhere, **changes)
+def test_every_planned_command_is_one_that_its_module_reads(empty_checkout, monkeypatch, changes):
+    """Their own parsers check them: a required flag that an empty value omits would fail a job after its trainings."""
+    file = study_file(empty_checkout, **changes)
     words = ("all", "unattended", "-np", "--forceall", "--configfile", file)
-    commands = planned_commands(succeed(*words, root=elsewhere))
+    commands = planned_commands(succeed(*words, root=empty_checkout))
     assert {"persuasion_rl.report.report_study"} < {module for module, *_ in commands}
     monkeypatch.setattr(command, "stage", lambda *all_: command.read_words(all_, sys.argv[1:]))
     wrong = set()
     for module, *arguments in commands:
         monkeypatch.setattr(sys, "argv", [module, *arguments])
-        told = io.StringIO()
+        stderr = io.StringIO()
         try:
-            with contextlib.redirect_stderr(told):
+            with contextlib.redirect_stderr(stderr):
                 runpy.run_module(module, run_name="__main__")
         except SystemExit:
-            wrong.add(f"{module}: {told.getvalue().splitlines()[-1]}")
+            wrong.add(f"{module}: {stderr.getvalue().splitlines()[-1]}")
     assert not wrong

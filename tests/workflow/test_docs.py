@@ -1,4 +1,4 @@
-"""What the documentation says is so: commands run, settings load, files, tests and links are there."""
+"""The documentation is correct: commands run, settings load, files, tests and links exist."""
 
 import errno
 import os
@@ -51,12 +51,12 @@ RUN = {
     "snakemake -n --configfile config/demo.yaml": "^evaluate_truth +1$",
     "snakemake results/cmv/config.yaml --cores 1": r"\(100%\) done$|^Nothing to be done",
 }  # fmt: skip
-"""What is run here as it is shown, in a checkout without results, and what it says then."""
+"""Commands that run here as shown, in a checkout without results, with a pattern of their output."""
 RUN_SLOWLY = {
     "python benchmarks/annotation.py": "^0 lost, 0 more than a pair was to get, 0 that nobody gave$",
     "snakemake data --configfile config/NAME.yaml --cores 2": r"\(100%\) done$",
 }
-"""The same of what takes longer: among the slow tests."""
+"""The same for slow tests."""
 RUN_BY = {
     "make clean*": "test_docs.py::test_make_clean_leaves_the_state_of_a_study",
     "persuasion-rl annotate*": "test_annotation_browser.py::served",
@@ -75,7 +75,7 @@ RUN_BY = {
     "sed *": "test_docs.py::test_the_line_that_demands_a_gpu_does",
     "snakemake --report *": "test_study.py::test_snakemakes_own_report_has_captions_and_categories",
 }  # fmt: skip
-"""What another test runs, on less than the command would take."""
+"""Commands that another test runs, on less data."""
 NOT_RUN = {
     "aws *": "needs an account",
     "ssh *": "needs another machine",
@@ -108,10 +108,10 @@ NOT_RUN = {
     "tmux *": "a terminal",
     "vllm *": "another program, in an environment of its own",
 }  # fmt: skip
-"""What no test runs, and why. Commands of snakemake are planned all the same, of others the flags are looked up."""
+"""Commands that no test runs, with the reason. Those of snakemake are planned, and the flags of the others checked."""
 TABLES = (RUN, RUN_SLOWLY, RUN_ON_A_STUDY, RUN_BY, NOT_RUN)
 STANDS_FOR = {"STUDY": "cmv", "MODEL": "sft", "FILE": "results/cmv/splits/summary.json"}
-"""What the pages write for something of the reader's."""
+"""Values for the placeholders of the pages."""
 
 
 def blocks(page, *languages):
@@ -123,23 +123,23 @@ def blocks(page, *languages):
     ]
 
 
-def shown_commands():
-    """Each command that a page shows, in a block or as a span of code, and the pages that do."""
-    shown = defaultdict(set)
+def documented_commands():
+    """Each command in a block or code span of a page, with the names of its pages."""
+    pages_of = defaultdict(set)
     for page in PAGES:
         for block in blocks(page, "", "bash", "sh"):
             for line in block.replace("\\\n", " ").splitlines():
                 for command in re.sub(r"(^|\s)#.*", "", line).split(" && "):
-                    shown[" ".join(command.split())].add(page.name)
+                    pages_of[" ".join(command.split())].add(page.name)
         for span in re.findall(r"`([^`\n]+)`", BLOCK.sub("", page.read_text())):
             if re.match(r"(snakemake|persuasion-rl|make|python) [\w-]", span):
-                shown[span].add(page.name)
-    shown.pop("", None)
-    return {command: ", ".join(sorted(pages)) for command, pages in sorted(shown.items())}
+                pages_of[span].add(page.name)
+    pages_of.pop("", None)
+    return {command: ", ".join(sorted(pages)) for command, pages in sorted(pages_of.items())}
 
 
-def typed(command):
-    """A command with something in the place of what is the reader's own."""
+def fill_in(command):
+    """A command with its placeholders filled in."""
     for name, value in STANDS_FOR.items():
         command = re.sub(rf"\b{name}\b", value, command)
     return command
@@ -147,33 +147,33 @@ def typed(command):
 
 def words_of(command):
     """The words of a command without the variables before it."""
-    words = shlex.split(typed(command))
+    words = shlex.split(fill_in(command))
     while re.match(r"[A-Z_]+=", words[0]):
         words = words[1:]
     return words
 
 
 def entry_of(command):
-    """The entry of the tables above that tells where a command is run, or why it is not; the first one that fits it."""
+    """The first entry of the tables above that matches a command."""
     entries = (entry for table in TABLES for entry in table if fnmatchcase(command, entry))
     return next(entries, None)
 
 
-COMMANDS = shown_commands()
+COMMANDS = documented_commands()
 
 
-def starting_with(program):
-    """The commands of a program that no test runs as they are shown."""
+def commands_of(program):
+    """The commands of a program that no test runs as shown."""
     return [c for c in COMMANDS if words_of(c)[0] == program and entry_of(c) in {*NOT_RUN, *RUN_BY}]
 
 
 def dry_runs():
-    """What to plan so that every command of snakemake that is not run is: name -> options and targets.
+    """Dry runs for the commands of snakemake that no test runs: options -> targets.
 
-    Commands that differ in their targets alone are planned together, since planning is what takes the time.
+    Commands that differ only in their targets are planned together, to save time.
     """
     runs = defaultdict(list)
-    for command in starting_with("snakemake"):
+    for command in commands_of("snakemake"):
         words = words_of(command)[1:]
         if "--report" in words:
             continue
@@ -182,7 +182,7 @@ def dry_runs():
             word = words.pop(0)
             if word in ("--profile", "--configfile"):
                 options += [word, words.pop(0)]
-            elif word == "--cores":  # of no matter to a plan
+            elif word == "--cores":  # does not change a plan
                 words.pop(0)
             elif word.startswith("-"):
                 options += [word, *words]  # some take several values: together with their targets
@@ -198,7 +198,7 @@ PLANNED = dry_runs()
 
 @pytest.fixture(scope="module")
 def checkout(tmp_path_factory):
-    """A checkout without results, with a study NAME, as the pages call that of a reader."""
+    """A checkout without results, with a study NAME, as the pages call the reader's study."""
     folder = copy_project(tmp_path_factory.mktemp("checkout") / "project")
     (folder / "config/NAME.yaml").write_text("extends: ../tests/tiny.yaml\nstudy: NAME\n")
     return folder
@@ -218,12 +218,12 @@ def test_every_command_is_run_or_listed_with_the_reason_why_not():
     "command", [*RUN, *(pytest.param(command, marks=pytest.mark.slow) for command in RUN_SLOWLY)]
 )
 def test_a_command_does_what_is_said(command, checkout):
-    said = run_as_typed(typed(command), checkout)
-    assert re.search((RUN | RUN_SLOWLY)[command], said, re.M), said[-4000:]
+    output = run_as_typed(fill_in(command), checkout)
+    assert re.search((RUN | RUN_SLOWLY)[command], output, re.M), output[-4000:]
 
 
 def test_a_command_that_runs_jobs_tells_how_many_at_once():
-    """Else Snakemake refuses it; a profile tells it too."""
+    """Snakemake refuses other commands; a profile may set the number."""
     no_jobs = {"-n", "--report", "--rulegraph", "--touch", "--unlock", "--cores", "--profile"}
     commands = [command for command in COMMANDS if words_of(command)[0] == "snakemake"]
     assert [command for command in commands if not no_jobs & {*words_of(command)}] == []
@@ -237,8 +237,8 @@ def test_make_clean_leaves_the_state_of_a_study(command, tmp_path):
         (study / name).parent.mkdir(parents=True, exist_ok=True)
         (study / name).touch()
     run_as_typed(command, tmp_path)
-    left = [path.relative_to(study) for path in study.rglob("*") if path.is_file()]
-    assert list(map(str, left)) == ["state/human_answers.sqlite"]
+    files = [path.relative_to(study) for path in study.rglob("*") if path.is_file()]
+    assert list(map(str, files)) == ["state/human_answers.sqlite"]
 
 
 @pytest.mark.parametrize("options", PLANNED)
@@ -253,7 +253,7 @@ def test_the_commands_of_snakemake_are_planned(options, checkout):
 
 @cache
 def help_of(*words):
-    """What a command's --help says."""
+    """The output of a command's --help."""
     run = subprocess.run(
         [sys.executable, *words, "--help"],
         cwd=ROOT,
@@ -269,16 +269,16 @@ def flags_of(words):
     return {word.partition("=")[0] for word in words if word.startswith("-") and word != "--help"}
 
 
-@pytest.mark.parametrize("command", starting_with("persuasion-rl"))
+@pytest.mark.parametrize("command", commands_of("persuasion-rl"))
 def test_a_command_of_ours_has_the_flags_that_are_shown(command, capsys):
     name, *words = words_of(command)[1:]
-    with pytest.raises(SystemExit) as ended:
+    with pytest.raises(SystemExit) as error:
         main([name, "--help"])
-    assert ended.value.code == 0
+    assert error.value.code == 0
     assert flags_of(words) <= {*re.findall(r"--?[\w-]+", capsys.readouterr().out)}
 
 
-@pytest.mark.parametrize("command", starting_with("python"))
+@pytest.mark.parametrize("command", commands_of("python"))
 def test_a_benchmark_has_the_flags_that_are_shown(command):
     words = words_of(command)[1:]
     entry, rest = words[:1], words[1:]
@@ -287,7 +287,7 @@ def test_a_benchmark_has_the_flags_that_are_shown(command):
     assert flags_of(rest) <= {*re.findall(r"--?[\w-]+", help_of(*entry))}
 
 
-@pytest.mark.parametrize("command", starting_with("make"))
+@pytest.mark.parametrize("command", commands_of("make"))
 def test_a_target_of_make_is_one(command):
     run = subprocess.run(
         ["make", "-n", *words_of(command)[1:]], cwd=ROOT, capture_output=True, text=True
@@ -305,7 +305,7 @@ def test_the_line_that_demands_a_gpu_does(tmp_path):
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_settings_that_are_shown_are_a_study(page, tmp_path, monkeypatch):
-    """A block of YAML is a file in config/, whole or a part of one that is laid over the published study."""
+    """A block of YAML is a file in config/, or a part of one that extends the published study."""
     (tmp_path / "corpora/my-corpus").mkdir(parents=True)
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.chdir(ROOT)
@@ -315,7 +315,7 @@ def test_settings_that_are_shown_are_a_study(page, tmp_path, monkeypatch):
 
 
 def test_the_picture_of_the_workflow_is_that_of_its_rules(checkout):
-    """Every arrow is an input, or a way to one through rules that the picture leaves out."""
+    """Every arrow is an input, directly or through rules that the picture omits."""
     [picture] = [block for page in PAGES for block in blocks(page, "mermaid")]
     arrows = set()
     for line in picture.splitlines():
@@ -323,17 +323,17 @@ def test_the_picture_of_the_workflow_is_that_of_its_rules(checkout):
         for froms, tos in pairwise(steps):
             arrows |= {(one.strip(), other.strip()) for one in froms for other in tos}
     assert len(arrows) > 15
-    drawn = succeed("--rulegraph", "mermaid-js", root=checkout)
-    names = dict(re.findall(r"(id\d+)\[(\w+)\]", drawn))
+    graph = succeed("--rulegraph", "mermaid-js", root=checkout)
+    names = dict(re.findall(r"(id\d+)\[(\w+)\]", graph))
     follows = defaultdict(set)
-    for one, other in re.findall(r"(id\d+) --> (id\d+)", drawn):
+    for one, other in re.findall(r"(id\d+) --> (id\d+)", graph):
         follows[names[one]].add(names[other])
-    shown = {rule for arrow in arrows for rule in arrow}
-    assert shown <= {*names.values()}
+    rules = {rule for arrow in arrows for rule in arrow}
+    assert rules <= {*names.values()}
 
     def reached(rule, left_out=()):
         for following in follows[rule]:
-            if following in shown:
+            if following in rules:
                 yield following
             elif following not in left_out:
                 yield from reached(following, (*left_out, following))
@@ -342,17 +342,17 @@ def test_the_picture_of_the_workflow_is_that_of_its_rules(checkout):
 
 
 def test_estimates_that_are_shown_are_the_doctors():
-    def told(examples):
+    def estimates_for(examples):
         settings = {"extends": "config.yaml", "study": "shown", "data": {"max_examples": examples}}
         study = Study.read(settings, ROOT / "config/shown.yaml")
         return study, estimates(study)
 
     rows = (ROOT / "docs/aws.md").read_text().splitlines()
-    for stage, _, *hours in told(50_000)[1][1:]:
+    for stage, _, *hours in estimates_for(50_000)[1][1:]:
         assert f"| {stage} | {hours[0]} | {hours[1]} |" in rows
     rows = (ROOT / "docs/data.md").read_text().splitlines()
     for examples in (30_000, 50_000, 100_000):
-        study, estimated = told(examples)
+        study, estimated = estimates_for(examples)
         sides, pools = study.split_sizes(), study.pool_sizes()
         cells = [
             f"{examples:,}",
@@ -370,19 +370,19 @@ def test_messages_that_are_explained_are_said():
     page = (ROOT / "docs/troubleshooting.md").read_text()
     table = page.split("\n## ")[2]
     cells = [line.split("|")[1] for line in table.splitlines() if line.startswith("| ")]
-    explained = [span for cell in cells for span in re.findall(r"`([^`]+)`", cell) if " " in span]
+    messages = [span for cell in cells for span in re.findall(r"`([^`]+)`", cell) if " " in span]
     package = find_spec("snakemake").submodule_search_locations[0]
     sources = [*(ROOT / "workflow").rglob("*.py"), *(ROOT / "workflow").rglob("*.smk")]
-    said = "\n".join(path.read_text() for path in sources)
+    source = "\n".join(path.read_text() for path in sources)
     with open(f"{package}/exceptions.py") as file:
-        said += file.read() + os.strerror(errno.ENOENT)
-    said = re.sub(r'"\s*\n\s*f?"', "", said)  # a text in several lines
-    assert len(explained) > 8
-    for message in explained:
-        # What differs each time is a name in capitals, a number as a letter, or a study's.
+        source += file.read() + os.strerror(errno.ENOENT)
+    source = re.sub(r'"\s*\n\s*f?"', "", source)  # a text in several lines
+    assert len(messages) > 8
+    for message in messages:
+        # Variable parts are a name in capitals, a number as a letter, or the name of a study.
         parts = re.split(r"\b[A-Z]+\b|'?\bdemo\b'?|'?\bcmv\b'?|\.\.\.", message)
         pattern = r"[^\n]{1,60}?".join(map(re.escape, parts))
-        assert re.search(pattern, said), message
+        assert re.search(pattern, source), message
 
 
 def test_extras_and_files_to_install_are_there():
@@ -391,22 +391,22 @@ def test_extras_and_files_to_install_are_there():
     ]
     files = [*PAGES, *(ROOT / "profiles").rglob("*.yaml"), *(ROOT / "envs").iterdir()]
     files += (ROOT / "workflow/persuasion_rl").rglob("*.py")
-    named = defaultdict(set)
+    files_by_extra = defaultdict(set)
     for path in files:
         for listed in re.findall(r"\.\[([\w,-]+)\]", path.read_text()):
             for extra in listed.split(","):
-                named[extra].add(path.name)
-    assert {"annotate", "openai", "qlora"} <= named.keys()
-    assert {extra: paths for extra, paths in named.items() if extra not in extras} == {}
+                files_by_extra[extra].add(path.name)
+    assert {"annotate", "openai", "qlora"} <= files_by_extra.keys()
+    assert {extra: paths for extra, paths in files_by_extra.items() if extra not in extras} == {}
     locks = {lock for page in PAGES for lock in re.findall(r"envs/[\w.-]+\.txt", page.read_text())}
     assert len(locks) > 2 and {lock for lock in locks if not (ROOT / lock).is_file()} == set()
 
 
 def test_every_test_that_is_named_is_there():
-    named = {name for page in PAGES for name in re.findall(r"`(test_\w+)`", page.read_text())}
+    tests = {name for page in PAGES for name in re.findall(r"`(test_\w+)`", page.read_text())}
     sources = "\n".join(path.read_text() for path in (ROOT / "tests").rglob("test_*.py"))
-    assert len(named) > 15
-    assert {name for name in named if f"def {name}(" not in sources} == set()
+    assert len(tests) > 15
+    assert {name for name in tests if f"def {name}(" not in sources} == set()
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))

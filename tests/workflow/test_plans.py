@@ -1,4 +1,4 @@
-"""The whole plan of six studies against the recorded ones: jobs, inputs, outputs, resources, commands."""
+"""The full plans of six studies against the recorded ones: jobs, inputs, outputs, resources, commands."""
 
 import pytest
 
@@ -12,5 +12,5 @@ def root(tmp_path_factory):
 
 @pytest.mark.parametrize("study", plans.STUDIES)
 def test_a_study_is_planned_as_recorded(study, root):
-    """Where the change is meant: `python tests/plans.py --record`, and read the diff."""
+    """If a change is intended, run `python tests/plans.py --record` and read the diff."""
     assert plans.changes(study, root) == ""

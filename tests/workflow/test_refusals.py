@@ -1,4 +1,4 @@
-"""What a person gives that no run can take: one line before any job, and what is refused no more than it must be."""
+"""Invalid input is one line before any job, and nothing more than necessary is refused."""
 
 import re
 import shutil
@@ -22,30 +22,32 @@ DEMO = ("-n", "--configfile", "config/demo.yaml")
         ({"evaluation": {"embedding_model": "~/nowhere"}}, "nowhere' is not the folder of a model"),
     ],
 )
-def test_a_mistake_in_the_config_is_one_line_before_any_job(elsewhere, changes, line):
-    run = snakemake("-n", "--configfile", study_file(elsewhere, **changes), root=elsewhere)
+def test_a_mistake_in_the_config_is_one_line_before_any_job(empty_checkout, changes, line):
+    run = snakemake(
+        "-n", "--configfile", study_file(empty_checkout, **changes), root=empty_checkout
+    )
     assert run.returncode != 0
     assert line in run.stdout
     assert "Traceback" not in run.stdout
     assert "Job stats" not in run.stdout
 
 
-def test_what_needs_no_person_takes_two_players_to_compare(elsewhere):
-    """Without them it is one line for their comparison, before its trainings, and nothing for other targets."""
+def test_the_unattended_comparison_needs_two_players(empty_checkout):
+    """Without them, the comparison is an error before its trainings, and other targets run."""
     labels = {"human": {"source": "people", "min_labels": 50}}
     evaluation = {"players": ["rlhf", "human"], "comparisons": ["rlhf:human"]}
-    file = study_file(elsewhere, labels=labels, evaluation=evaluation)
+    file = study_file(empty_checkout, labels=labels, evaluation=evaluation)
     for target in ("unattended", "results/changed/unattended/report.html"):
-        run = snakemake("-n", target, "--configfile", file, root=elsewhere)
+        run = snakemake("-n", target, "--configfile", file, root=empty_checkout)
         assert run.returncode == 1 and "Traceback" not in run.stdout
         assert f"{target}: of evaluation.players only human needs no labels" in run.stdout
         assert "Job stats" not in run.stdout
     for target in ("all", "dpo", "results/changed/unattended/trust.csv"):
-        succeed("-n", target, "--configfile", file, root=elsewhere)
+        succeed("-n", target, "--configfile", file, root=empty_checkout)
 
 
-def test_a_path_of_another_study_names_its_config(elsewhere):
-    run = snakemake("-n", "results/demo/report.html", root=elsewhere)
+def test_a_path_of_another_study_names_its_config(empty_checkout):
+    run = snakemake("-n", "results/demo/report.html", root=empty_checkout)
     assert run.returncode != 0
     assert "--configfile config/demo.yaml" in run.stdout
 
@@ -54,8 +56,8 @@ def test_a_path_of_another_study_names_its_config(elsewhere):
     "words",
     ["--report results/reports/page.zip", "--shadow-prefix results/shadow/x", "--forcerun results/demo/report.html"],
 )  # fmt: skip
-def test_only_what_is_asked_for_is_of_another_study(elsewhere, words):
-    run = snakemake("-n", *words.split(), root=elsewhere)
+def test_only_targets_are_checked_for_another_study(empty_checkout, words):
+    run = snakemake("-n", *words.split(), root=empty_checkout)
     assert ("is of study 'demo'" in run.stdout) == (
         "demo" in words
     ) and "'reports'" not in run.stdout
@@ -70,20 +72,20 @@ def test_only_what_is_asked_for_is_of_another_study(elsewhere, words):
         "results/demo/evaluation/readings/base.jsonl",
     ],
 )
-def test_what_the_study_has_not_is_a_file_that_nothing_makes(elsewhere, target):
-    run = snakemake(target, *DEMO, root=elsewhere)
+def test_no_rule_makes_files_that_the_study_does_not_have(empty_checkout, target):
+    run = snakemake(target, *DEMO, root=empty_checkout)
     assert run.returncode == 1 and f"No rule to produce {target}" in run.stdout
     assert "Traceback" not in run.stdout and "InputFunctionException" not in run.stdout
 
 
-def test_a_folder_may_be_named_from_here_and_snakemake_does_not_warn_of_it(elsewhere):
+def test_a_folder_may_be_named_from_here_and_snakemake_does_not_warn_of_it(empty_checkout):
     for name in ("resources/models/mine/config.json", "mine/winning-args-corpus/corpus.json"):
-        (elsewhere / name).parent.mkdir(parents=True, exist_ok=True)
-        (elsewhere / name).touch()
+        (empty_checkout / name).parent.mkdir(parents=True, exist_ok=True)
+        (empty_checkout / name).touch()
     run = snakemake(
         *("-n", "--configfile"),
         study_file(
-            elsewhere,
+            empty_checkout,
             world=None,
             corpora_dir="./mine/",
             models={"base": {"source": "./resources/models/mine"}},
@@ -92,10 +94,10 @@ def test_a_folder_may_be_named_from_here_and_snakemake_does_not_warn_of_it(elsew
             llm={"rubric": "./resources/rubrics/persuasiveness.md"},
             evaluation={"judges": ["delta", "length"]},
         ),
-        root=elsewhere,
+        root=empty_checkout,
     )
     assert "./" not in run.stdout, run.stdout[-2000:]
-    # Nothing makes what is a person's own.
+    # No rule makes the user's own files.
     assert "resources/models/mine/tokenizer.json" in run.stdout
     assert "mine/winning-args-corpus/utterances.jsonl" in run.stdout
     assert "MissingInputException" in run.stdout
@@ -111,15 +113,15 @@ def test_a_folder_may_be_named_from_here_and_snakemake_does_not_warn_of_it(elsew
     ],
 )  # fmt: skip
 def test_what_cannot_be_published_is_said_before_a_model_is_trained(
-    tmp_path, elsewhere, changes, line
+    tmp_path, empty_checkout, changes, line
 ):
     root = tmp_path / "checkout"
-    shutil.copytree(elsewhere, root, symlinks=True)
+    shutil.copytree(empty_checkout, root, symlinks=True)
     words = ("publish", "--configfile", study_file(root, **changes))
     run = snakemake(*words, "--cores", 1, root=root, HF_TOKEN="", HF_HOME=str(tmp_path))
     assert run.returncode == 1
-    (said,) = [text for text in run.stdout.splitlines() if text.startswith("error: ")]
-    assert said.startswith(f"error: {line}")
+    (error,) = [text for text in run.stdout.splitlines() if text.startswith("error: ")]
+    assert error.startswith(f"error: {line}")
     assert not list((root / "results/changed").rglob("*.json*"))
     succeed(*words, "-n", root=root)  # a plan sends nothing
 
@@ -135,9 +137,9 @@ def test_what_cannot_be_published_is_said_before_a_model_is_trained(
     ],
 )
 @pytest.mark.parametrize("links", [False, True])
-def test_a_file_where_a_folder_belongs_is_one_line(tmp_path, elsewhere, name, links):
+def test_a_file_where_a_folder_belongs_is_one_line(tmp_path, empty_checkout, name, links):
     root = tmp_path / "checkout"
-    shutil.copytree(elsewhere, root, symlinks=True)
+    shutil.copytree(empty_checkout, root, symlinks=True)
     shutil.rmtree(root / "results", ignore_errors=True)
     (root / name).parent.mkdir(parents=True, exist_ok=True)
     if links:
@@ -151,53 +153,53 @@ def test_a_file_where_a_folder_belongs_is_one_line(tmp_path, elsewhere, name, li
 
 
 @pytest.mark.parametrize("name", ["state", "state/human_answers.sqlite"])
-def test_people_s_answers_behind_a_link_that_leads_nowhere_are_not_none(tmp_path, elsewhere, name):
+def test_a_dangling_link_to_peoples_answers_is_an_error(tmp_path, empty_checkout, name):
     root = tmp_path / "checkout"
-    shutil.copytree(elsewhere, root, symlinks=True)
+    shutil.copytree(empty_checkout, root, symlinks=True)
     (link := root / "results/demo" / name).parent.mkdir(parents=True, exist_ok=True)
     link.symlink_to("/not/mounted")
     run = snakemake(*DEMO, root=root)
     assert run.returncode == 1 and "Traceback" not in run.stdout
-    said = run.stdout.splitlines()[-1]
-    assert said.startswith(
+    error = run.stdout.splitlines()[-1]
+    assert error.startswith(
         f"error: results/demo/{name}: a link to /not/mounted, which is not there"
     )
 
 
 @pytest.mark.parametrize("folder", ["models", "state/trainings"])
 def test_a_file_where_a_models_folder_belongs_is_said_before_the_first_job(
-    tmp_path, elsewhere, folder
+    tmp_path, empty_checkout, folder
 ):
     root = tmp_path / "checkout"
-    shutil.copytree(elsewhere, root, symlinks=True)
+    shutil.copytree(empty_checkout, root, symlinks=True)
     (root / "results/demo" / folder).mkdir(parents=True)
     (root / "results/demo" / folder / "rlhf").touch()
     run = snakemake(*DEMO[1:], "--cores", 1, root=root)
     assert run.returncode == 1 and "Traceback" not in run.stdout
-    (said,) = [text for text in run.stdout.splitlines() if text.startswith("error: ")]
-    assert said.startswith(f"error: results/demo/{folder}/rlhf: it is a file")
+    (error,) = [text for text in run.stdout.splitlines() if text.startswith("error: ")]
+    assert error.startswith(f"error: results/demo/{folder}/rlhf: it is a file")
 
 
-def test_braces_in_the_path_of_a_checkout_are_one_line(tmp_path, elsewhere):
+def test_braces_in_the_path_of_a_checkout_are_one_line(tmp_path, empty_checkout):
     root = tmp_path / "a {b}"
-    shutil.copytree(elsewhere, root, symlinks=True)
+    shutil.copytree(empty_checkout, root, symlinks=True)
     run = snakemake(*DEMO, root=root)
     assert run.returncode == 1 and "Traceback" not in run.stdout
     assert run.stdout.splitlines()[-1].endswith("rename the folder"), run.stdout[-1000:]
 
 
-def test_a_missing_gpu_is_said_before_the_first_job(tmp_path, elsewhere):
+def test_a_missing_gpu_is_said_before_the_first_job(tmp_path, empty_checkout):
     if visible_devices():
         pytest.skip("this machine has a GPU")
     root = tmp_path / "checkout"
-    shutil.copytree(elsewhere, root, symlinks=True)
+    shutil.copytree(empty_checkout, root, symlinks=True)
     config = ("--cores", 1, "--configfile", "config/demo.yaml", "--config", "device=cuda")
     run = snakemake("results/demo/models/sft/adapter_model.safetensors", *config, root=root)
     assert run.returncode == 1
-    (said,) = [line for line in run.stdout.splitlines() if line.startswith("error: ")]
+    (error,) = [line for line in run.stdout.splitlines() if line.startswith("error: ")]
     assert (
-        "train_sft: need a GPU" in said
-        and "`snakemake --profile aws-gpu --configfile config/demo.yaml`" in said
+        "train_sft: need a GPU" in error
+        and "`snakemake --profile aws-gpu --configfile config/demo.yaml`" in error
     )
     assert not (root / "results").exists() or not any((root / "results").rglob("*.jsonl"))
     succeed("results/demo/config.yaml", *config, root=root)  # needs none

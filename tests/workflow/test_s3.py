@@ -1,4 +1,4 @@
-"""A study whose files are in S3, as profiles/aws-batch has it: a server of this machine in place of Amazon's."""
+"""A study with its files in S3, as in profiles/aws-batch, with a local server instead of Amazon's."""
 
 import os
 import socket
@@ -18,11 +18,11 @@ PROFILE = yaml.safe_load((ROOT / "profiles/aws-batch/config.yaml").read_text())
 STARTS_WITHIN_S = 60
 KEYS = {"AWS_ACCESS_KEY_ID": "none", "AWS_SECRET_ACCESS_KEY": "none"}
 PLUGINS = ROOT / ".venv/s3"
-"""Where .ci/outside installs what these tests need, apart from the environment of all others."""
+"""Where .ci/outside installs the packages of these tests, apart from the environment of all others."""
 WITH_PLUGINS = KEYS | {"PYTHONPATH": str(PLUGINS)}
 BATCH = {f"SNAKEMAKE_AWS_BATCH_{name}": "none" for name in ("JOB_QUEUE", "JOB_ROLE")}
 STUDY = ("--configfile", "tests/tiny.yaml")
-# Jobs run here, and share this machine's records and sources, but no results.
+# Jobs run on this machine and share its records and sources, but no results.
 SHARED = ("persistence", "software-deployment", "sources", "source-cache")
 
 
@@ -79,16 +79,16 @@ def test_a_study_is_made_in_s3_and_found_there_again(server, tmp_path):
     run = snakemake(*words, root=checkout, **WITH_PLUGINS)
     assert run.returncode == 0, run.stdout[-5000:]
 
-    listed = client(server).list_objects_v2(Bucket="study", Prefix="results/tiny/")["Contents"]
-    there = {entry["Key"].removeprefix("results/tiny/") for entry in listed}
+    entries = client(server).list_objects_v2(Bucket="study", Prefix="results/tiny/")["Contents"]
+    names = {entry["Key"].removeprefix("results/tiny/") for entry in entries}
     assert {
         "splits/sides.csv", "splits/sft_train.jsonl", "splits/leakage.json", "data_report.html",
         "models/base/model.safetensors", "models/sft/adapter_model.safetensors", "models/sft/recipe.json",
-    } <= there  # fmt: skip
+    } <= names  # fmt: skip
     assert not (checkout / "results/tiny/splits").exists(), "what S3 has is not here too"
 
-    again = snakemake(*words, "-n", root=checkout, **WITH_PLUGINS)
-    assert "Nothing to be done" in again.stdout, again.stdout[-3000:]
+    plan = snakemake(*words, "-n", root=checkout, **WITH_PLUGINS)
+    assert "Nothing to be done" in plan.stdout, plan.stdout[-3000:]
 
 
 def test_the_profile_of_aws_batch_is_planned(server, tmp_path):

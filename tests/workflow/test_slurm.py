@@ -127,7 +127,7 @@ def start_cluster(folder: Path) -> dict[str, str]:
         )
         assert run.returncode == 0, run.stdout
     until = time.monotonic() + STARTS_WITHIN_S
-    while "idle" not in tell(environment, "sinfo", "-h", "-o", "%T"):
+    while "idle" not in run_command(environment, "sinfo", "-h", "-o", "%T"):
         assert time.monotonic() < until, (folder / "slurmctld.log").read_text()[-3000:]
         time.sleep(0.5)
     return environment
@@ -151,8 +151,8 @@ def end(pid_file: Path) -> None:
         time.sleep(0.1)
 
 
-def tell(environment: dict[str, str], *command: str) -> str:
-    """What a command of SLURM says."""
+def run_command(environment: dict[str, str], *command: str) -> str:
+    """The output of a command of SLURM."""
     return subprocess.run(
         command,
         env=os.environ | environment,
@@ -165,11 +165,11 @@ def tell(environment: dict[str, str], *command: str) -> str:
 
 def jobs(cluster: dict[str, str]) -> list[dict[str, str]]:
     """All jobs that the cluster has had, as `scontrol` describes them, the earliest first."""
-    lines = tell(cluster, "scontrol", "show", "job", "-d", "-o").splitlines()
+    lines = run_command(cluster, "scontrol", "show", "job", "-d", "-o").splitlines()
     return [dict(re.findall(r"(\w+)=(\S+)", line)) for line in lines if line.startswith("JobId=")]
 
 
-def of_rule(cluster: dict[str, str], rule: str) -> list[dict[str, str]]:
+def jobs_of_rule(cluster: dict[str, str], rule: str) -> list[dict[str, str]]:
     return [job for job in jobs(cluster) if job.get("Comment", "").startswith(f"rule_{rule}")]
 
 
@@ -185,15 +185,15 @@ def checkout(tmp_path_factory):
     return folder
 
 
-def start(checkout: Path, cluster: dict[str, str], told: Path, *words: str) -> subprocess.Popen:
+def start(checkout: Path, cluster: dict[str, str], log: Path, *words: str) -> subprocess.Popen:
     """Start the tiny study through the profile."""
     command = [sys.executable, "-m", "snakemake", *words]
     command += ["--profile", "profiles/slurm", "--configfile", CONFIG]
-    # No accounting data base here, and nobody waits 40 s for the first look.
+    # There is no accounting database, and the first status check should not take 40 s.
     command += ["--slurm-status-command", "squeue", "--slurm-no-account"]
     command += ["--slurm-init-seconds-before-status-checks", "2", "--seconds-between-status-checks"]
     command += ["2"]
-    with told.open("w") as output:
+    with log.open("w") as output:
         return subprocess.Popen(
             command, cwd=checkout, env=os.environ | cluster, stdout=output, stderr=subprocess.STDOUT
         )
@@ -208,7 +208,7 @@ def end_run(run: subprocess.Popen) -> None:
 def test_a_study_runs_on_a_cluster_and_a_job_that_it_kills_goes_on(cluster, checkout, tmp_path):
     """The branch that learns from a judge, to its evaluation: all that asks for a GPU, and of the rest one job of a kind,
     since each takes some 10 s to come and go."""
-    study, told = checkout / "results/cluster", tmp_path / "told.txt"
+    study, log = checkout / "results/cluster", tmp_path / "log.txt"
     targets = (
         "models.csv",
         "judges/trust.csv",
@@ -216,26 +216,26 @@ def test_a_study_runs_on_a_cluster_and_a_job_that_it_kills_goes_on(cluster, chec
         "evaluation/losses/rlaif.json",
         "evaluation/kl/rlaif.jsonl",
     )
-    run = start(checkout, cluster, told, *(f"results/cluster/{target}" for target in targets))
+    run = start(checkout, cluster, log, *(f"results/cluster/{target}" for target in targets))
     try:
         until = time.monotonic() + RUNS_WITHIN_S
         while not list(study.glob("state/trainings/sft/*/checkpoint-*/whole.json")):
-            assert run.poll() is None and time.monotonic() < until, told.read_text()[-5000:]
+            assert run.poll() is None and time.monotonic() < until, log.read_text()[-5000:]
             time.sleep(0.1)
-        [training] = of_rule(cluster, "train_sft")
-        tell(cluster, "scancel", training["JobId"])
+        [training] = jobs_of_rule(cluster, "train_sft")
+        run_command(cluster, "scancel", training["JobId"])
         devices = {}  # of a job while it runs
         while run.poll() is None and time.monotonic() < until:
             devices |= {job["JobId"]: job["GRES"] for job in jobs(cluster) if "GRES" in job}
             time.sleep(0.5)
-        assert run.poll() == 0, told.read_text()[-5000:]
+        assert run.poll() == 0, log.read_text()[-5000:]
     finally:
         end_run(run)
     for job in jobs(cluster):
         print(*(job[key] for key in ("Comment", "Partition", "JobState", "StartTime", "EndTime")))
 
-    # Corpora, examples and splits were made here; what trains, samples or judges by a model ran in the GPU partition, what
-    # is left in the other.
+    # Corpora, examples and splits were made on the submit host; jobs that need a model ran in the GPU partition, the
+    # others in the other one.
     partitions = {
         job["Comment"].split("_wildcards")[0].removeprefix("rule_"): job["Partition"]
         for job in jobs(cluster)
@@ -250,40 +250,40 @@ def test_a_study_runs_on_a_cluster_and_a_job_that_it_kills_goes_on(cluster, chec
         "evaluate_verdicts",
         "compare_models",
     } <= partitions.keys()
-    here = {"synthesize_corpus", "assign_sides", "process_cmv", "split", "check_leakage"}
-    assert not here & partitions.keys()
+    local_rules = {"synthesize_corpus", "assign_sides", "process_cmv", "split", "check_leakage"}
+    assert not local_rules & partitions.keys()
     assert "rlaif" in (study / "models.csv").read_text()
 
-    # The training that SLURM killed was tried again, and went on.
-    states = [job["JobState"] for job in of_rule(cluster, "train_sft")]
+    # The training that SLURM killed was retried and resumed.
+    states = [job["JobState"] for job in jobs_of_rule(cluster, "train_sft")]
     assert states == ["CANCELLED", "COMPLETED"]
     assert "going on from" in (study / "logs/train_sft/sft.log").read_text()
 
     # Each shard was a job, and jobs that ran at the same time had devices of their own.
-    assert len(of_rule(cluster, "generate_responses")) == 2
-    beside = [
+    assert len(jobs_of_rule(cluster, "generate_responses")) == 2
+    concurrent = [
         (one, other)
         for one, other in combinations([job for job in jobs(cluster) if job["JobId"] in devices], 2)
         if max(one["StartTime"], other["StartTime"]) < min(one["EndTime"], other["EndTime"])
     ]
-    assert beside
-    for pair in beside:
+    assert concurrent
+    for pair in concurrent:
         assert {devices[job["JobId"]] for job in pair} == {"gpu:1(IDX:0)", "gpu:1(IDX:1)"}
 
 
 def test_a_submit_host_is_not_asked_for_a_gpu(cluster, checkout, tmp_path):
-    """The node is: the job is sent there, and says itself that there is none."""
+    """The job is sent to the node, and reports itself that there is none."""
     if visible_devices():
         pytest.skip("this machine has a GPU")
-    told, before = tmp_path / "told.txt", len(of_rule(cluster, "train_sft"))
+    log, before = tmp_path / "log.txt", len(jobs_of_rule(cluster, "train_sft"))
     words = ["results/cluster/models/sft/adapter_model.safetensors", "--config", "device=cuda"]
     run = start(
-        checkout, cluster, told, *words, "--forcerun", "train_sft", "--preemptible-retries", "0"
+        checkout, cluster, log, *words, "--forcerun", "train_sft", "--preemptible-retries", "0"
     )
     try:
-        assert run.wait(timeout=RUNS_WITHIN_S) == 1, told.read_text()[-5000:]
+        assert run.wait(timeout=RUNS_WITHIN_S) == 1, log.read_text()[-5000:]
     finally:
         end_run(run)
-    assert "and this machine has none; use" not in told.read_text()
-    [job] = of_rule(cluster, "train_sft")[before:]
+    assert "and this machine has none; use" not in log.read_text()
+    [job] = jobs_of_rule(cluster, "train_sft")[before:]
     assert (job["Partition"], job["JobState"]) == ("gpu", "FAILED")

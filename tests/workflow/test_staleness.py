@@ -1,7 +1,7 @@
-"""What a change would make again, and what not, to the rule and the number of its jobs.
+"""The jobs that a change makes stale, by rule and number.
 
-Snakemake compares what it recorded of each file with what is so now, whatever is in the file: the study here has its
-files, and Snakemake's record of them, without a training (`--touch`). That a study that ran is whole is in test_study.py.
+Snakemake compares its records of each file with the current state, whatever the file contains. So the study here has
+files and records without a training (`--touch`). test_study.py has a study that ran.
 """
 
 import os
@@ -23,23 +23,23 @@ PUBLISHED = "config/config.yaml"
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    """A checkout with a study of which nothing is to be done."""
+    """A checkout with an up-to-date study. Read only."""
     folder = tmp_path_factory.mktemp("finished") / "checkout"
     root = finished_study(folder, CONFIG, "all", "explore_data")
-    # Gathered, and gone: that a setting of theirs is seen all the same is in the table, "setting of sampling".
+    # The shards were gathered and deleted. "setting of sampling" below checks that their settings still count.
     assert not (root / STUDY / "preferences/shards").exists()
     return root
 
 
 @pytest.fixture(scope="module")
 def without_world(tmp_path_factory):
-    """A checkout with the published study, which has no synthetic world, and of which nothing is to be done."""
+    """A checkout with the published study, up to date, which has no synthetic world."""
     return finished_study(tmp_path_factory.mktemp("published") / "checkout", PUBLISHED, "all")
 
 
 @pytest.fixture
 def checkout(finished, tmp_path):
-    """A copy, to change things in."""
+    """A copy of the checkout, which a test may change."""
     subprocess.run(["cp", "-a", finished, tmp_path / "checkout"], check=True)
     return tmp_path / "checkout"
 
@@ -49,8 +49,8 @@ def stale(root, *words, target="all", config=CONFIG):
     return planned(output) if "Job stats:" in output else {}
 
 
-def replaced(name: str, old: str, new: str):
-    """A change of a file in workflow/; without a folder, of the package."""
+def replace_text(name: str, old: str, new: str):
+    """A change of a text in a file of workflow/rules/ or of the package."""
 
     def change(root: Path) -> None:
         path = root / "workflow" / (name if name.startswith("rules/") else f"persuasion_rl/{name}")
@@ -61,8 +61,8 @@ def replaced(name: str, old: str, new: str):
     return change
 
 
-def edited(*patterns: str):
-    """A change of the code of modules (patterns below the package), as another message or another constant is one."""
+def edit_modules(*patterns: str):
+    """A change of the code of the modules that match patterns in the package."""
 
     def change(root: Path) -> None:
         modules = [
@@ -75,7 +75,7 @@ def edited(*patterns: str):
     return change
 
 
-def added(name: str):
+def append_to(name: str):
     """A change of the content of a file of the study."""
 
     def change(root: Path) -> None:
@@ -85,7 +85,7 @@ def added(name: str):
     return change
 
 
-def settings(**changed):
+def change_settings(**changed):
     """A change of the study's settings."""
 
     def change(root: Path) -> None:
@@ -97,16 +97,16 @@ def settings(**changed):
     return change
 
 
-def touched(name: str):
+def touch(name: str):
     return lambda root: (root / STUDY / name).touch()
 
 
-def deleted(name: str):
+def delete(name: str):
     return lambda root: (root / STUDY / name).unlink()
 
 
-def ordered_anew(root: Path) -> None:
-    """Settings from the last one to the first, at every level but that of the models, which tables list as they stand."""
+def reverse_settings(root: Path) -> None:
+    """Reverse the settings at every level except that of the models, whose order tables keep."""
 
     def reordered(value):
         if not isinstance(value, dict):
@@ -119,14 +119,14 @@ def ordered_anew(root: Path) -> None:
     path.write_text(yaml.safe_dump(reordered(yaml.safe_load(path.read_text())), sort_keys=False))
 
 
-def another_environment(root: Path) -> None:
-    """Seen with `--sdm conda` alone, which makes it; that was not tried, for want of conda."""
+def change_environment(root: Path) -> None:
+    """Only `--sdm conda` would notice it; this is not tested without conda."""
     with (root / "envs/persuasion-rl.yaml").open("a") as file:
         file.write("      - another-package\n")
 
 
-def checked_out_anew(root: Path) -> None:
-    """Every file, sources too, gets a time of its own, in no order."""
+def randomise_times(root: Path) -> None:
+    """Give every file, sources too, a random time."""
     random = Random(1)
     for path in sorted(root.rglob("*")):
         if ".snakemake" not in path.parts and not path.is_symlink():
@@ -134,14 +134,14 @@ def checked_out_anew(root: Path) -> None:
             os.utime(path, (when, when))
 
 
-def unchanged(root: Path) -> None:
+def no_change(root: Path) -> None:
     pass
 
 
 MODEL = {"parent": "sft", "method": "dpo", "pool": "human", "recipe": {"beta": 0.3}}
 PLAYERS = ["base", "base_length", "sft", "rlaif", "rlhf", "rlaif_rlhf", "human"]
 
-# What reads replies, all of them; the numbers are of jobs.
+# The rules that read replies -> their numbers of jobs.
 COMPARED = {
     "evaluate_verdicts": 3, "evaluate_win_rates": 1, "evaluate_ranking": 1, "evaluate_truth": 1, "evaluate_behaviour": 1,
     "evaluate_honesty": 1, "keep_equally_honest": 3, "evaluate_equal_honesty": 1, "report_study": 1,
@@ -175,49 +175,49 @@ ONE_PLAYER = {"train_dpo": 1, "evaluate_model": 1, "evaluate_kl": 1, "evaluate_l
     [
         pytest.param(change, expected, id=name)
         for name, change, expected in [
-            ("nothing", unchanged, {}),
-            ("touched file", touched("splits/sides.csv"), {}),
-            ("fresh checkout", checked_out_anew, {}),
+            ("nothing", no_change, {}),
+            ("touched file", touch("splits/sides.csv"), {}),
+            ("fresh checkout", randomise_times, {}),
             (
                 "reworded docstring",
-                replaced("training/dpo.py", "Preference pairs as trl's collator takes them", "Pairs, in the form of trl's collator"),
+                replace_text("training/dpo.py", "Preference pairs as trl's collator takes them", "Pairs, in the form of trl's collator"),
                 {},
             ),
-            ("reworded comment", replaced("training/dpo.py", "# bf16 and fp16", "# 16 bits"), {}),
-            ("keys in another order", ordered_anew, {}),
-            ("deleted file between others", deleted("preferences/ai_train.jsonl"), {}),
-            ("environment file", another_environment, {}),
-            ("message of a stage's end", edited("runtime/command.py"), {}),
-            ("message about waiting", edited("runtime/leases.py"), {}),
-            ("time-out of W&B", edited("runtime/tracking.py"), {}),
-            ("message about the configuration", edited("study/config.py"), {}),
-            ("W&B mode", settings(wandb={"mode": "offline"}), RECORD),
-            ("batch size of sampling", settings(sampling={"batch_size": 16}), RECORD),
-            ("retries of downloads", settings(downloads={"retries": 9}), RECORD),
-            ("world", settings(world={"threads": 1600}), OTHER_DATA | RECORD | {"synthesize_corpus": 1}),
-            ("setting of SFT", settings(recipes={"sft": {"learning_rate": 0.002}}), OTHER_SFT | RECORD),
-            ("setting of sampling", settings(sampling={"temperature": 0.5}),
+            ("reworded comment", replace_text("training/dpo.py", "# bf16 and fp16", "# 16 bits"), {}),
+            ("keys in another order", reverse_settings, {}),
+            ("deleted file between others", delete("preferences/ai_train.jsonl"), {}),
+            ("environment file", change_environment, {}),
+            ("message of a stage's end", edit_modules("runtime/command.py"), {}),
+            ("message about waiting", edit_modules("runtime/leases.py"), {}),
+            ("time-out of W&B", edit_modules("runtime/tracking.py"), {}),
+            ("message about the configuration", edit_modules("study/config.py"), {}),
+            ("W&B mode", change_settings(wandb={"mode": "offline"}), RECORD),
+            ("batch size of sampling", change_settings(sampling={"batch_size": 16}), RECORD),
+            ("retries of downloads", change_settings(downloads={"retries": 9}), RECORD),
+            ("world", change_settings(world={"threads": 1600}), OTHER_DATA | RECORD | {"synthesize_corpus": 1}),
+            ("setting of SFT", change_settings(recipes={"sft": {"learning_rate": 0.002}}), OTHER_SFT | RECORD),
+            ("setting of sampling", change_settings(sampling={"temperature": 0.5}),
              OTHER_SAMPLES | RECORD | {"evaluate_model": 6}),
-            ("setting of DPO", settings(recipes={"dpo": {"beta": 0.2}}), TRAINED_BY_DPO | RECORD | {"train_dpo": 4}),  # one has its own
-            ("two values swapped", settings(sampling={"temperature": 0.9, "top_p": 0.7}),
+            ("setting of DPO", change_settings(recipes={"dpo": {"beta": 0.2}}), TRAINED_BY_DPO | RECORD | {"train_dpo": 4}),  # one has its own
+            ("two values swapped", change_settings(sampling={"temperature": 0.9, "top_p": 0.7}),
              OTHER_SAMPLES | RECORD | {"evaluate_model": 6}),
-            ("device", settings(device="auto"), OTHER_DEVICE | RECORD),
+            ("device", change_settings(device="auto"), OTHER_DEVICE | RECORD),
             ("code of an engine that the study does not use",
-             replaced("sampling/server.py", "(1, 4, 16, 60)", "(1, 4, 16)"), {}),
-            ("code of the study's engine", replaced("sampling/local.py", "SHARE = 0.25", "SHARE = 0.5"),
+             replace_text("sampling/server.py", "(1, 4, 16, 60)", "(1, 4, 16)"), {}),
+            ("code of the study's engine", replace_text("sampling/local.py", "SHARE = 0.25", "SHARE = 0.5"),
              OTHER_SAMPLES | {"evaluate_model": 6}),
-            ("code of SFT", edited("training/sft.py"), OTHER_SFT),
-            ("command of a rule", replaced("rules/training.smk", "persuasion_rl.training.dpo", " persuasion_rl.training.dpo"), TRAINED_BY_DPO),
-            ("code of all trainings", replaced("training/recipe.py", '"use_4bit", False', '"use_4bit", True'), OTHER_SFT | {"train_delta_judge": 1}),
-            ("file of the base model", added("models/base/tokenizer_config.json"), OTHER_BASE),
-            ("code of DPO", replaced("training/dpo.py", "else 0.5 * beta", "else 0.4 * beta"), TRAINED_BY_DPO),
-            ("page of the report", replaced("report/templates/report.html.j2", "<body>", "<body >"), {"report_study": 1}),
-            ("corpus", added("corpora/synthetic-changemyview/utterances.jsonl"), OTHER_DATA),
-            ("pairs of people", added("preferences/human_train.jsonl"),
+            ("code of SFT", edit_modules("training/sft.py"), OTHER_SFT),
+            ("command of a rule", replace_text("rules/training.smk", "persuasion_rl.training.dpo", " persuasion_rl.training.dpo"), TRAINED_BY_DPO),
+            ("code of all trainings", replace_text("training/recipe.py", '"use_4bit", False', '"use_4bit", True'), OTHER_SFT | {"train_delta_judge": 1}),
+            ("file of the base model", append_to("models/base/tokenizer_config.json"), OTHER_BASE),
+            ("code of DPO", replace_text("training/dpo.py", "else 0.5 * beta", "else 0.4 * beta"), TRAINED_BY_DPO),
+            ("page of the report", replace_text("report/templates/report.html.j2", "<body>", "<body >"), {"report_study": 1}),
+            ("corpus", append_to("corpora/synthetic-changemyview/utterances.jsonl"), OTHER_DATA),
+            ("pairs of people", append_to("preferences/human_train.jsonl"),
              TRAINED_BY_DPO | HUMAN_BRANCH | {"tokenize": 1}),
-            ("added model", settings(models={"rlhf_b3": MODEL}), ONE_MODEL | RECORD),
+            ("added model", change_settings(models={"rlhf_b3": MODEL}), ONE_MODEL | RECORD),
             ("added player",
-             settings(models={"rlhf_b3": MODEL}, evaluation={"players": [*PLAYERS, "rlhf_b3"]}),
+             change_settings(models={"rlhf_b3": MODEL}, evaluation={"players": [*PLAYERS, "rlhf_b3"]}),
              COMPARED | ONE_MODEL | ONE_PLAYER | {"write_model_card": 7, "judge_trust": 1} | RECORD),
         ]
     ],
@@ -228,7 +228,7 @@ def test_a_change_makes_again_what_depends_on_it(checkout, change, expected):
 
 
 def test_the_order_of_the_corpora_counts_where_their_conversations_are_read(tmp_path):
-    """Which of two near-duplicates comes first decides the sides; the inputs are the same files."""
+    """The order of two near-duplicates decides their sides, though the inputs are the same files."""
     study = tmp_path / "two.yaml"
 
     def corpora(*names: str) -> None:
@@ -244,7 +244,7 @@ def test_the_order_of_the_corpora_counts_where_their_conversations_are_read(tmp_
 
 @pytest.fixture(scope="module")
 def with_models_of_ones_own(tmp_path_factory):
-    """A checkout of which nothing is to be done, whose base and one player are folders outside of it, and its study."""
+    """An up-to-date checkout whose base model and one player are folders outside of it, and its study."""
     folder = tmp_path_factory.mktemp("own")
     for model in ("base", "player"):
         (folder / model).mkdir()
@@ -281,25 +281,25 @@ def test_every_file_that_is_read_of_a_model_of_ones_own_counts(
 
 
 def test_the_client_of_language_models_is_no_code_of_a_study_that_asks_none(checkout):
-    edited("judges/llm/*.py")(checkout)
+    edit_modules("judges/llm/*.py")(checkout)
     assert stale(checkout) == {}
 
 
 def test_the_grammar_is_no_code_of_a_study_without_a_synthetic_world(without_world):
-    edited("data/synthetic/grammar.py")(without_world)
+    edit_modules("data/synthetic/grammar.py")(without_world)
     assert stale(without_world, config=PUBLISHED) == {}
 
 
 def test_a_change_that_is_known_to_change_no_result_is_accepted(checkout):
     model = f"{STUDY}/models/rlaif/adapter_model.safetensors"
-    replaced("training/dpo.py", "else 0.5 * beta", "else beta / 2")(checkout)
+    replace_text("training/dpo.py", "else 0.5 * beta", "else beta / 2")(checkout)
     assert stale(checkout, target=model) == {"train_dpo": 1}
     succeed(model, "--touch", "--configfile", CONFIG, root=checkout)
     assert stale(checkout, target=model) == {}
 
 
 def test_a_notebook_goes_by_its_time_and_what_it_imports_by_its_code(checkout):
-    """Snakemake compares notebooks by time alone. No other file comes of this one."""
+    """Snakemake compares notebooks by time alone. No other file depends on this one."""
     table = f"{STUDY}/exploration/sides.csv"
     assert stale(checkout, target=table) == {}
     notebook = checkout / "workflow/notebooks/explore_data.py.ipynb"
@@ -307,7 +307,7 @@ def test_a_notebook_goes_by_its_time_and_what_it_imports_by_its_code(checkout):
     notebook.touch()
     assert stale(checkout, target=table) == {"explore_data": 1}
     os.utime(notebook, ns=(before.st_atime_ns, before.st_mtime_ns))
-    replaced("files.py", 'encoding="utf-8"', 'encoding="utf8"')(checkout)
+    replace_text("files.py", 'encoding="utf-8"', 'encoding="utf8"')(checkout)
     only = ("--allowed-rules", "explore_data")
     assert stale(checkout, *only, target=table) == {"explore_data": 1}
 
@@ -320,7 +320,7 @@ def test_a_study_is_the_same_whichever_way_its_file_is_named(finished, tmp_path)
 
 
 def test_every_param_is_of_a_kind_that_snakemake_compares(finished):
-    """It leaves out what it cannot write down, a Path for one, and of a dict the order of keys counts."""
+    """It ignores what it cannot serialise, such as a Path, and the order of keys counts in a dict."""
     script = (
         "from persuasion_rl.tools.why import _planned\n"
         "for job, _ in _planned('all', None)[0]:\n"
@@ -339,8 +339,8 @@ def test_every_param_is_of_a_kind_that_snakemake_compares(finished):
 
 
 @pytest.mark.slow
-def test_what_reads_a_file_that_came_back_the_same_is_left_alone(tmp_path):
-    """Only within the run that makes it again does Snakemake run what reads it."""
+def test_readers_of_a_file_that_was_made_again_unchanged_are_not_stale(tmp_path):
+    """Snakemake runs the readers only within the run that makes the file again."""
     root = copy_project(tmp_path / "checkout")
     config = ("--configfile", "tests/tiny.yaml")
     corpus, sides = "corpora/synthetic-changemyview/utterances.jsonl", "splits/sides.csv"
@@ -361,5 +361,5 @@ def test_what_reads_a_file_that_came_back_the_same_is_left_alone(tmp_path):
     ],
     ids=["threads", "GPUs", "profile"],
 )
-def test_where_and_how_fast_a_study_runs_makes_nothing_again(finished, words):
+def test_threads_gpus_and_profile_make_nothing_stale(finished, words):
     assert stale(finished, *words) == {}

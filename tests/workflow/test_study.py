@@ -1,4 +1,4 @@
-"""What the small study made: its files, its truth, its report, and that it is made again with the same bytes."""
+"""The results of the small study: files, truth, report, and the same bytes when it is made again."""
 
 import os
 import re
@@ -39,7 +39,7 @@ def test_nothing_touched_the_network(small, network_log):
 
 
 def test_a_refused_connection_is_logged(tmp_path):
-    """Else the test above could not fail."""
+    """This shows that the test above can fail."""
     log = tmp_path / "refused.log"
     code = "import socket; socket.create_connection(('192.0.2.1', 80), timeout=1)"
     run = subprocess.run(
@@ -58,20 +58,20 @@ def test_supervised_training_shows_in_the_truth(small):
 
 
 def test_the_reports_ranking_agrees_with_the_truth(small):
-    """The ranking by the judge that knows the truth does; the report states Kendall's tau of every judge."""
+    """The judge that knows the truth ranks like it; the report states Kendall's tau of every judge."""
     truth = {row["model"]: float(row["mean"]) for row in table(small / "evaluation/truth.csv")}
     report = (small / "report.html").read_text()
     for judge, least in (("truth", 0.3), ("delta", -1)):
-        (stated,) = re.findall(
+        (reported,) = re.findall(
             rf"Judge {judge} ranks,.*?the measured truth: (-?\d\.\d\d)\.", report
         )
         rows = [row for row in table(small / "evaluation/ranking.csv") if row["judge"] == judge]
         strengths = [float(row["strength"]) for row in rows]
         tau = kendalltau(strengths, [truth[row["player"]] for row in rows]).statistic
-        assert len(rows) == len(PLAYERS) and float(stated) == round(tau, 2) > least
+        assert len(rows) == len(PLAYERS) and float(reported) == round(tau, 2) > least
 
 
-def test_asking_again_does_nothing(small, make_small):
+def test_a_second_run_does_nothing(small, make_small):
     assert "Nothing to be done" in make_small()
 
 
@@ -137,7 +137,7 @@ def test_ties_are_labelled_and_make_no_pair(small):
         assert sum(counts["pairs"].values()) == len(pairs)
         assert counts["mean_tokens"] > 10
     counts = read_json(small / "preferences/ai_pairs.json")
-    # A judge of texts alone does not heed their order.
+    # A judge of single texts does not depend on their order.
     assert counts["first_shown"]["value"] == 0.5 and counts["flips"]["flipped"] == 0
 
 
@@ -169,7 +169,7 @@ def test_the_report_says_what_is_simulated_and_holds_no_link_outside(small):
 
 
 def report_command(root):
-    """The command that writes the report, and the page that it writes."""
+    """The command that writes the report, and the path of the page."""
     page = "results/small/report.html"
     plan = succeed(page, "-n", "-p", "--forcerun", "report_study", *ON_SMALL, root=root)
     module = "persuasion_rl.report.report_study"
@@ -267,23 +267,27 @@ def test_variants_stand_side_by_side_and_seeds_have_a_spread(small):
     assert rows["rlhf"]["train_rows"] == rows["rlhf_s2"]["train_rows"]
     (group,) = table(small / "seeds.csv")
     assert (group["models"], group["seeds"]) == ("rlhf rlhf_s2", "2")
-    assert float(group["eval_loss_sd"]) > 0  # the seed did something
+    assert float(group["eval_loss_sd"]) > 0  # the seed has an effect
     page = (small / "report.html").read_text()
     for name in ("rlhf_s2", "rlhf_b5", f"{float(group['eval_loss_mean']):.4f} ±"):
         assert name in page
 
 
 def test_checkpoints_are_gone_when_a_model_is_whole(small):
-    left = {path.name for path in (small / "state/trainings").rglob("*") if path.is_file()}
-    assert left == {LOCK}
+    files = {path.name for path in (small / "state/trainings").rglob("*") if path.is_file()}
+    assert files == {LOCK}
 
 
 def test_the_evaluation_made_again_has_the_same_bytes(fresh):
-    """Replies of two players, and all verdicts and tables: sampled, judged and computed again."""
+    """The replies of two players, all verdicts and all tables are sampled, judged and computed again."""
     results = fresh / "results/small"
     names = [*results.glob("evaluation/*.csv"), *results.glob("evaluation/*/*")]
-    kept = ("base", "sft", "rlaif", "rlhf", "rlhf_s2", "rlhf_b5")
-    before = {path: path.read_bytes() for path in names if path.is_file() and path.stem not in kept}
+    unchanged_players = ("base", "sft", "rlaif", "rlhf", "rlhf_s2", "rlhf_b5")
+    before = {
+        path: path.read_bytes()
+        for path in names
+        if path.is_file() and path.stem not in unchanged_players
+    }
     assert len(before) > 18
     for path in before:
         path.unlink()
@@ -301,10 +305,10 @@ def test_the_arena_and_the_chat_speak_with_the_studys_models(small):
     assert digests == [present[model] for model in models], "as the ranking finds them"
     assert context.startswith("Claim: We should get rid of bike lanes\nPoster: ")
     assert len(set(models)) == 2 and all(replies)
-    talk = run_module(
+    chat = run_module(
         *("tools.cli", "chat", "--study", small, "--model", "sft"),
         input=f"{view.replace(chr(10), ' ')}\nI doubt it.\n\n",
     )
-    assert talk.returncode == 0 and talk.stdout.count("sft: ") == 2, talk.stderr
+    assert chat.returncode == 0 and chat.stdout.count("sft: ") == 2, chat.stderr
     wrong = run_module("tools.cli", "chat", "--study", small, "--model", "gpt")
     assert wrong.returncode == 1 and wrong.stderr.startswith("error: no model 'gpt'; there are: ")

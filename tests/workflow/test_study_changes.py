@@ -1,4 +1,4 @@
-"""What changes in the small study make again: settings, files, people's answers, votes, and commands of the docs."""
+"""What changes make stale in the small study: settings, files, people's answers, votes. Commands of the docs run too."""
 
 import re
 import shutil
@@ -21,17 +21,21 @@ PEOPLE = "tests/people.yaml"
 
 
 def on_the_small_study(command: str) -> str:
-    """A command of the docs with this study in the place of the reader's."""
+    """A command of the docs with this study instead of the reader's."""
     typed = re.sub(r"\b(STUDY|NAME|(cmv|demo)(-\w+)*)\b", "small", command)
     return typed.replace("MODEL", "sft")
 
 
 @pytest.mark.parametrize(
     ("command", "expected"),
-    sorted({on_the_small_study(command): said for command, said in RUN_ON_A_STUDY.items()}.items()),
+    sorted(
+        {
+            on_the_small_study(command): pattern for command, pattern in RUN_ON_A_STUDY.items()
+        }.items()
+    ),
 )
 def test_a_command_of_the_docs_does_what_is_said(command, expected, fresh):
-    """A file that it asks for is made anew."""
+    """Requested files are deleted first."""
     if command.startswith("snakemake "):
         for target in re.findall(r"results/\S+", command):
             (fresh / target).unlink(missing_ok=True)
@@ -47,12 +51,12 @@ def test_a_deleted_file_is_rebuilt_alone(fresh):
     assert stale(fresh, target=name) == {"evaluate_verdicts"}
     run_jobs(fresh, name)
     assert (fresh / name).read_bytes() == before
-    assert stale(fresh) == set()  # the same bytes: what lies below stands
+    assert stale(fresh) == set()  # the same bytes make nothing stale
 
 
 @pytest.fixture
 def people(fresh):
-    """The copy as a study that waits for people, with the simulated annotators' store to take answers from."""
+    """The copy as a study that waits for people. The simulated annotators' store has answers for it."""
     settings = {"extends": "small.yaml", "study": "small"}
     settings["labels"] = {"human": {"source": "people", "min_labels": 40}}
     (fresh / PEOPLE).write_text(yaml.safe_dump(settings))

@@ -1,4 +1,4 @@
-"""The workflow as people meet it: dry runs, targets, house rules, mistakes. No job runs here."""
+"""The workflow as users see it: dry runs, targets, house rules, mistakes. No job runs here."""
 
 import os
 import re
@@ -21,8 +21,8 @@ DEMO = ("-n", "--configfile", "config/demo.yaml")
 
 
 @pytest.fixture(scope="module")
-def full_plan(elsewhere):
-    return succeed("-n", root=elsewhere)
+def full_plan(empty_checkout):
+    return succeed("-n", root=empty_checkout)
 
 
 def test_the_full_study_is_planned_without_gpu_network_or_download(full_plan):
@@ -34,22 +34,22 @@ def test_the_full_study_is_planned_without_gpu_network_or_download(full_plan):
 
 
 def test_printed_commands_can_be_pasted(full_plan):
-    """Each is a command of the package whose flags its command line knows."""
+    """Each is a command of the package with flags that its command line knows."""
     commands = re.findall(r"^ +(python -m persuasion_rl(?:.|\n)+?) 2> >\(tee ", full_plan, re.M)
     assert len(commands) > 40
-    seen = set()
+    entries = set()
     for command in commands:
         words = shlex.split(command.replace("\\\n", " "))
         entry = tuple(w for w in words[3:5] if not w.startswith("-"))
-        if entry in seen or words[2].endswith((".sft", ".dpo", ".reward")):
+        if entry in entries or words[2].endswith((".sft", ".dpo", ".reward")):
             continue  # these take their trainer's own arguments too
-        seen.add(entry)
+        entries.add(entry)
         run = subprocess.run(
             [sys.executable, *words[1:3], *entry, "--help"], capture_output=True, text=True
         )
-        known = set(re.findall(r"--\w+", run.stdout))
-        assert {w for w in words if w.startswith("--")} <= known, command
-    assert len(seen) >= 15
+        flags = set(re.findall(r"--\w+", run.stdout))
+        assert {w for w in words if w.startswith("--")} <= flags, command
+    assert len(entries) >= 15
 
 
 @pytest.mark.parametrize(
@@ -66,42 +66,44 @@ def test_printed_commands_can_be_pasted(full_plan):
         ("results/demo/splits/summary.json", {"split"}, {"train_sft"}),
     ],
 )
-def test_targets_build_what_they_are_named_for(elsewhere, target, has, has_not):
-    rules = planned(succeed(target, *DEMO, root=elsewhere)).keys()
+def test_targets_build_what_they_are_named_for(empty_checkout, target, has, has_not):
+    rules = planned(succeed(target, *DEMO, root=empty_checkout)).keys()
     is_file = target == "explore_data" or "/" in target
     assert has <= rules and ("record_config" in rules) == (not is_file)
     assert not has_not & rules
 
 
-def test_unattended_leaves_out_what_waits_for_people(elsewhere):
-    plan = succeed("-n", "unattended", root=elsewhere)
+def test_unattended_leaves_out_what_waits_for_people(empty_checkout):
+    plan = succeed("-n", "unattended", root=empty_checkout)
     assert "export_human_labels" not in planned(plan)
     assert planned(plan)["train_dpo"] == 1
     assert "preferences/human_pool_responses.jsonl" in plan, "what people label"
     assert "--pending rlhf rlaif_rlhf" in plan
 
 
-def test_trust_is_measured_of_the_judge_that_labels_too(elsewhere):
-    """Above all on the other pool's labels, also where it does not evaluate."""
+def test_trust_is_measured_of_the_judge_that_labels_too(empty_checkout):
+    """Even a judge that only labels is measured, above all on the other pool's labels."""
     changed = study_file(
-        elsewhere, labels={"ai": {"judge": "truth"}}, evaluation={"judges": ["length", "delta"]}
+        empty_checkout,
+        labels={"ai": {"judge": "truth"}},
+        evaluation={"judges": ["length", "delta"]},
     )
     plan = succeed(
-        "results/changed/judges/trust.csv", "-n", "--configfile", changed, root=elsewhere
+        "results/changed/judges/trust.csv", "-n", "--configfile", changed, root=empty_checkout
     )
     assert "--judges delta interplay length truth" in plan
 
 
-def test_interplay_gets_the_pairs_that_it_learns_from_wherever_it_judges(elsewhere):
+def test_interplay_gets_the_pairs_that_it_learns_from_wherever_it_judges(empty_checkout):
     changed = study_file(
-        elsewhere,
+        empty_checkout,
         labels={
             "ai": {"judge": "interplay"},
             "human": {"source": "simulated", "judge": "interplay"},
         },
         evaluation={"judges": ["interplay", "length"]},
     )
-    plan = succeed("evaluation", "-n", "--configfile", changed, root=elsewhere)
+    plan = succeed("evaluation", "-n", "--configfile", changed, root=empty_checkout)
     folder = "results/changed"
     files = f"--delta_pairs {folder}/processed/delta_pairs.jsonl --sides {folder}/splits/sides.csv"
     commands = re.split(r"(?=python -m persuasion_rl\.)", plan)
@@ -117,39 +119,39 @@ def test_interplay_gets_the_pairs_that_it_learns_from_wherever_it_judges(elsewhe
     }
 
 
-def test_one_more_model_is_one_more_training(elsewhere):
+def test_one_more_model_is_one_more_training(empty_checkout):
     changed = study_file(
-        elsewhere,
+        empty_checkout,
         models={
             "rlaif_b5": {"parent": "sft", "method": "dpo", "pool": "ai", "recipe": {"beta": 0.5}}
         },
     )
-    plan = succeed("dpo", "-n", "--configfile", changed, root=elsewhere)
+    plan = succeed("dpo", "-n", "--configfile", changed, root=empty_checkout)
     assert planned(plan)["train_dpo"] == 4
     assert planned(plan)["train_sft"] == 1
 
 
-def test_similarity_is_measured_where_a_model_of_embeddings_is_named(elsewhere):
-    assert "evaluate_similarity" not in planned(succeed("evaluation", *DEMO, root=elsewhere))
-    folder = elsewhere / "embedder"
+def test_similarity_is_measured_where_a_model_of_embeddings_is_named(empty_checkout):
+    assert "evaluate_similarity" not in planned(succeed("evaluation", *DEMO, root=empty_checkout))
+    folder = empty_checkout / "embedder"
     folder.mkdir()
     (folder / "config.json").write_text("{}")
-    changed = study_file(elsewhere, evaluation={"embedding_model": "./embedder"})
-    plan = succeed("evaluation", "-n", "--configfile", changed, root=elsewhere)
+    changed = study_file(empty_checkout, evaluation={"embedding_model": "./embedder"})
+    plan = succeed("evaluation", "-n", "--configfile", changed, root=empty_checkout)
     assert planned(plan)["evaluate_similarity"] == 6
     assert "--model ./embedder" in plan and "--similarities base=" in plan
 
 
-def test_no_key_of_one_study_leaks_into_another(elsewhere):
-    """The full study evaluates by steps; the embedded one does not say so and must not."""
-    assert "--eval_steps 0.1" in succeed("-n", "sft", root=elsewhere)
-    assert "--eval_steps" not in succeed("sft", *DEMO, root=elsewhere)
-    assert "--eval_steps" not in succeed("sft", *DEMO, "--config", "seed=3", root=elsewhere)
+def test_no_key_of_one_study_leaks_into_another(empty_checkout):
+    """The published study evaluates by steps; the demo does not set this and must not get it."""
+    assert "--eval_steps 0.1" in succeed("-n", "sft", root=empty_checkout)
+    assert "--eval_steps" not in succeed("sft", *DEMO, root=empty_checkout)
+    assert "--eval_steps" not in succeed("sft", *DEMO, "--config", "seed=3", root=empty_checkout)
 
 
-def test_every_working_rule_keeps_the_house_rules(elsewhere):
-    """log, benchmark, conda, message and resources, in every rule that has a command."""
-    for path in sorted((elsewhere / "workflow/rules").glob("*.smk")):
+def test_every_working_rule_keeps_the_house_rules(empty_checkout):
+    """Every rule with a command has a log, benchmark, conda, message and resources."""
+    for path in sorted((empty_checkout / "workflow/rules").glob("*.smk")):
         text = path.read_text()
         assert text.startswith('"""'), path
         for rule in re.split(r"^ *rule ", text, flags=re.M)[1:]:
@@ -160,7 +162,7 @@ def test_every_working_rule_keeps_the_house_rules(elsewhere):
                     f"{path.name}: rule {name} has no {part}"
                 )
             assert "run:" not in body
-            # Else a changed module would make nothing again. What is fetched, sent away or recorded stays as it is.
+            # Without it a changed module makes nothing stale. Downloads, uploads and records stay as they are.
             without = name.startswith(("fetch_", "publish_")) or name == "record_config"
             assert without or re.search(r"^ +code=", body, re.M), (
                 f"{path.name}: rule {name} has no code"
@@ -172,28 +174,30 @@ def test_the_link_of_the_gpu_profile_resolves():
     assert (ROOT / "aws-gpu").resolve() == ROOT / "profiles/aws-gpu"
 
 
-def test_the_command_of_the_readme_plans_the_study_within_the_memory_of_its_machine(elsewhere):
-    link = elsewhere / "aws-gpu"
+def test_the_command_of_the_readme_plans_the_study_within_the_memory_of_its_machine(empty_checkout):
+    link = empty_checkout / "aws-gpu"
     link.symlink_to(os.readlink(ROOT / "aws-gpu"))
     command = [Path(sys.executable).parent / "snakemake", "--profile", "aws-gpu", "-n"]
-    run = subprocess.run(command, cwd=elsewhere, capture_output=True, text=True)
+    run = subprocess.run(command, cwd=empty_checkout, capture_output=True, text=True)
     plan = run.stdout + run.stderr
     assert run.returncode == 0, plan[-3000:]
     assert "Using profiles aws-gpu and " in plan
     assert planned(plan)["train_sft"] == 1
-    (together,) = [
+    (total_mb,) = [
         int(resource.removeprefix("mem_mb="))
         for resource in yaml.safe_load((link / "config.yaml").read_text())["resources"]
         if resource.startswith("mem_mb=")
     ]
-    rules = "".join(path.read_text() for path in (elsewhere / "workflow/rules").glob("*.smk"))
-    asked = sorted({int(mb) for mb in re.findall(r"mem_mb=grows_with_attempt\(([\d_]+)\)", rules)})
-    assert asked[-1] <= together < 16_000  # each fits
-    assert asked[-1] + asked[-2] > together  # a training and a large CPU rule do not
+    rules = "".join(path.read_text() for path in (empty_checkout / "workflow/rules").glob("*.smk"))
+    rule_mb = sorted(
+        {int(mb) for mb in re.findall(r"mem_mb=grows_with_attempt\(([\d_]+)\)", rules)}
+    )
+    assert rule_mb[-1] <= total_mb < 16_000  # each fits
+    assert rule_mb[-1] + rule_mb[-2] > total_mb  # a training and a large CPU rule do not
 
 
 def goes_on(rules: str) -> set[str]:
-    """The rules that keep in state/ what they have made, and go on from there."""
+    """The rules that keep their progress in state/ and resume from it."""
     blocks = re.split(r"^(?=(?:use )?rule )", rules, flags=re.M)
     return {
         re.match(r"(?:use rule \w+ as|rule) (\w+)", block)[1]
@@ -203,29 +207,29 @@ def goes_on(rules: str) -> set[str]:
 
 
 @pytest.mark.parametrize(("profile", "other", "further"), [("aws-gpu", 1, 3), ("slurm", 2, 4)])
-def test_what_goes_on_is_tried_more_often_and_what_cannot_change_once(
-    elsewhere, profile, other, further
+def test_resumable_rules_are_retried_more_often_and_deterministic_ones_never(
+    empty_checkout, profile, other, further
 ):
-    (elsewhere / "retries.smk").write_text(
+    (empty_checkout / "retries.smk").write_text(
         'include: "Snakefile"\n'
         "onstart:\n"
         "    for rule in workflow.rules: print('retries', rule.name, rule.restart_times)\n"
     )
-    own = yaml.safe_load((elsewhere / f"profiles/{profile}/config.yaml").read_text())
+    own = yaml.safe_load((empty_checkout / f"profiles/{profile}/config.yaml").read_text())
     retries = [f"--{key}={own[key]}" for key in ("retries", "preemptible-retries")]
     words = ["-s", "retries.smk", *retries, "--preemptible-rules", *own["preemptible-rules"]]
-    told = succeed("results/cmv/config.yaml", "--cores", 1, "-F", *words, root=elsewhere)
-    found = {rule: int(n) for rule, n in re.findall(r"^retries (\w+) (\d+)$", told, re.M)}
-    rules = "".join(path.read_text() for path in (elsewhere / "workflow/rules").glob("*.smk"))
-    once = {"fetch_corpus", "check_leakage", "export_human_labels"}
-    assert {rule for rule, count in found.items() if count == further} == goes_on(rules)
-    assert {rule for rule, count in found.items() if count == 0} == once
-    assert set(found.values()) == {0, other, further}
+    output = succeed("results/cmv/config.yaml", "--cores", 1, "-F", *words, root=empty_checkout)
+    restarts = {rule: int(n) for rule, n in re.findall(r"^retries (\w+) (\d+)$", output, re.M)}
+    rules = "".join(path.read_text() for path in (empty_checkout / "workflow/rules").glob("*.smk"))
+    not_retried = {"fetch_corpus", "check_leakage", "export_human_labels"}
+    assert {rule for rule, count in restarts.items() if count == further} == goes_on(rules)
+    assert {rule for rule, count in restarts.items() if count == 0} == not_retried
+    assert set(restarts.values()) == {0, other, further}
 
 
-def test_a_retry_asks_for_more_memory_and_time(elsewhere):
-    """Three jobs that always fail, through a profile: they write down what they had."""
-    (elsewhere / "failing.smk").write_text(
+def test_a_retry_asks_for_more_memory_and_time(empty_checkout):
+    """Three jobs always fail under a profile, and write their resources to a file."""
+    (empty_checkout / "failing.smk").write_text(
         """
 include: "workflow/rules/common.smk"
 ASKS = {"train_sft": None, "other": None, "never_again": 0}
@@ -241,24 +245,24 @@ for NAME, RETRIES in ASKS.items():
 """
     )
     words = ["-s", "failing.smk", "--profile", "profiles/aws-gpu"]
-    run = snakemake(*words, "--configfile", "config/demo.yaml", root=elsewhere)
+    run = snakemake(*words, "--configfile", "config/demo.yaml", root=empty_checkout)
     assert run.returncode == 1, run.stdout[-3000:]
-    asked = [line.split() for line in (elsewhere / "asked").read_text().splitlines()]
-    found = {
-        name: [(int(mb), int(minutes)) for file, mb, minutes in asked if file == f"{name}.txt"]
+    rows = [line.split() for line in (empty_checkout / "asked").read_text().splitlines()]
+    attempts = {
+        name: [(int(mb), int(minutes)) for file, mb, minutes in rows if file == f"{name}.txt"]
         for name in ("train_sft", "other", "never_again")
     }
-    assert found == {
+    assert attempts == {
         "train_sft": [(2000, 120), (4000, 240), (6000, 360), (8000, 480)],
         "other": [(2000, 120), (4000, 240)],
         "never_again": [(2000, 120)],
     }
 
 
-def test_the_last_retry_fits_a_partition_of_the_cluster(elsewhere):
-    own = yaml.safe_load((elsewhere / "profiles/slurm/config.yaml").read_text())
-    partitions = yaml.safe_load((elsewhere / "profiles/slurm/partitions.yaml").read_text())
-    rules = "".join(path.read_text() for path in (elsewhere / "workflow/rules").glob("*.smk"))
+def test_the_last_retry_fits_a_partition_of_the_cluster(empty_checkout):
+    own = yaml.safe_load((empty_checkout / "profiles/slurm/config.yaml").read_text())
+    partitions = yaml.safe_load((empty_checkout / "profiles/slurm/partitions.yaml").read_text())
+    rules = "".join(path.read_text() for path in (empty_checkout / "workflow/rules").glob("*.smk"))
     tries = 1 + own["preemptible-retries"]
     memory = max(int(mb) for mb in re.findall(r"mem_mb=grows_with_attempt\(([\d_]+)\)", rules))
     hours = max(int(h) for h in re.findall(r'runtime=grows_with_attempt\("(\d+)h"\)', rules))
@@ -294,15 +298,15 @@ def test_a_conda_environment_has_the_locked_packages(conda, locks):
 
 def pins(lines: list[str]) -> dict[str, str]:
     """Name -> version of locked packages, by the rules of pip's own parser."""
-    found = {}
+    versions = {}
     for requirement in map(Requirement, lines):
         (version,) = requirement.specifier
         assert version.operator == "==", requirement
-        found[canonicalize_name(requirement.name)] = version.version
-    return found
+        versions[canonicalize_name(requirement.name)] = version.version
+    return versions
 
 
-def locked(name: str) -> dict[str, str]:
+def locked_versions(name: str) -> dict[str, str]:
     lines = (ROOT / f"envs/{name}").read_text().splitlines()
     return pins([line for line in lines if not line.startswith("#")])
 
@@ -312,7 +316,7 @@ def test_the_environment_of_vllm_has_the_locked_versions_and_what_sampling_impor
     packages = pins(environment["dependencies"][-1]["pip"])
     assert {"transformers", "peft", "orjson", "tqdm"} <= packages.keys()
     assert packages.pop("vllm")
-    assert packages.items() <= locked("requirements.txt").items()
+    assert packages.items() <= locked_versions("requirements.txt").items()
 
 
 @pytest.mark.parametrize("conda", ["persuasion-rl", "notebook", "vllm"])
@@ -329,24 +333,24 @@ def test_a_conda_environment_takes_a_python_that_the_project_takes(conda):
 
 
 def test_the_locks_do_not_contradict_each_other():
-    seen = {}
+    versions = {}
     for file in sorted((ROOT / "envs").glob("requirements*.txt")):
-        for name, version in locked(file.name).items():
-            assert seen.setdefault(name, version) == version, f"{file.name}: {name}"
+        for name, version in locked_versions(file.name).items():
+            assert versions.setdefault(name, version) == version, f"{file.name}: {name}"
 
 
 def test_the_containerfile_is_one_and_copies_what_is_there():
-    """It was never built: a linter reads it, and what it copies and installs from is in the project."""
+    """It was never built: a linter reads it, and the files that it copies and installs from exist."""
     file = ROOT / "envs/Containerfile"
     if not (linter := shutil.which("hadolint", path=Path(sys.executable).parent)):
         pytest.skip("no hadolint: pip install -r envs/requirements-dev.txt")
     run = subprocess.run([linter, "--no-color", file], capture_output=True, text=True)
     assert run.returncode == 0, run.stdout + run.stderr
     text = file.read_text()
-    copied = re.findall(r"^COPY (\S+) (?:\S+)$", text, re.M)
-    named = re.findall(r"envs/requirements\S*\.txt", text)
-    assert copied == ["envs", "."] and len(named) >= 3
-    assert all((ROOT / name).exists() for name in copied + named)
+    sources = re.findall(r"^COPY (\S+) (?:\S+)$", text, re.M)
+    lock_files = re.findall(r"envs/requirements\S*\.txt", text)
+    assert sources == ["envs", "."] and len(lock_files) >= 3
+    assert all((ROOT / name).exists() for name in sources + lock_files)
     (version,) = re.findall(r"^FROM \S+/python:(\d+\.\d+)-", text, re.M)
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     assert SpecifierSet(project["requires-python"]).contains(version)
@@ -362,10 +366,10 @@ def test_the_containerfile_is_one_and_copies_what_is_there():
         ({"data": {"use_p4g": True}}, {"process_cmv", "process_p4g"}, 8),
     ],
 )
-def test_another_size_and_another_source_are_one_key_each(elsewhere, changes, sources, shards):
-    """The delta judge learns from ChangeMyView's pairs also where no example is from there."""
-    changed = study_file(elsewhere, extends="config.yaml", **changes)
-    plan = succeed("-n", "unattended", "--configfile", changed, root=elsewhere)
+def test_another_size_and_another_source_are_one_key_each(empty_checkout, changes, sources, shards):
+    """The delta judge learns from ChangeMyView's pairs even if no example is from there."""
+    changed = study_file(empty_checkout, extends="config.yaml", **changes)
+    plan = succeed("-n", "unattended", "--configfile", changed, root=empty_checkout)
     rules = planned(plan)
     assert {rule for rule in rules if rule.startswith("process_")} == sources
     assert len(set(re.findall(r"shards/ai_1000_\d+", plan))) == shards
@@ -385,15 +389,15 @@ def test_make_clean_leaves_answers_and_paid_labels(tmp_path, study):
         path.touch()
     subprocess.run(command, cwd=tmp_path, check=True, stdout=subprocess.DEVNULL)
     for folder, count in ((study, 2), ("other", 4)):
-        left = [path for path in (tmp_path / "results" / folder).rglob("*") if path.is_file()]
-        assert len(left) == count
-        assert {path.name for path in left} >= {"human_answers.sqlite", "llm.sqlite"}
+        files = [path for path in (tmp_path / "results" / folder).rglob("*") if path.is_file()]
+        assert len(files) == count
+        assert {path.name for path in files} >= {"human_answers.sqlite", "llm.sqlite"}
     assert subprocess.run(["make", "clean", "STUDY="], cwd=tmp_path).returncode != 0
     assert (tmp_path / "results/other/report.html").exists()
 
 
-def test_every_rule_that_wants_a_gpu_gets_one_from_aws_batch(elsewhere):
-    rules = "".join(file.read_text() for file in (elsewhere / "workflow/rules").glob("*.smk"))
+def test_every_rule_that_wants_a_gpu_gets_one_from_aws_batch(empty_checkout):
+    rules = "".join(file.read_text() for file in (empty_checkout / "workflow/rules").glob("*.smk"))
     blocks = re.split(r"^(?=(?:use )?rule )", rules, flags=re.M)
     wants = {
         re.match(r"rule (\w+)", block)[1] for block in blocks if re.search(r"^ +gpu=", block, re.M)
@@ -403,6 +407,6 @@ def test_every_rule_that_wants_a_gpu_gets_one_from_aws_batch(elsewhere):
         for parent, name in re.findall(r"^use rule (\w+) as (\w+)", rules, re.M)
         if parent in wants
     }
-    profile = yaml.safe_load((elsewhere / "profiles/aws-batch/config.yaml").read_text())
+    profile = yaml.safe_load((empty_checkout / "profiles/aws-batch/config.yaml").read_text())
     assert set(profile["set-resources"]) == wants | inherits
     assert all(resources == {"_gpus": 1} for resources in profile["set-resources"].values())
