@@ -1,8 +1,8 @@
-"""Answers of people as files: JSON lines and CSV to read and to fill in elsewhere, and tasks of Label Studio.
+"""Exports and imports people's answers: JSON lines and CSV to read and to fill in elsewhere, and tasks of Label Studio.
 
-A file has a row for every answer, and for every pair that nobody has answered one without an annotator, so that what is
-exported can be filled in and imported. "answer" names the responses as the row has them: "1", "2", "tie", "both_bad",
-"skip" or "flag"; left_response is the one that stood on the left.
+A file has a row for every answer, and a row without an annotator for every unanswered pair, so that an export can be
+filled in and imported. "answer" refers to the responses of the row: "1", "2", "tie", "both_bad", "skip" or "flag";
+left_response is the one that was on the left.
 """
 
 import json
@@ -65,13 +65,13 @@ def export_answers(
     """Write pairs and answers as .jsonl, .csv or .json (tasks of Label Studio, with the interface beside them in .xml).
 
     Args:
-        pool: pair id -> response row. Answers to pairs that are in it no more are written without texts.
+        pool: pair id -> response row. Answers to pairs that are no longer in it are written without texts.
 
     Returns:
         The number of rows, or tasks.
 
     Raises:
-        UserError: a file name that ends otherwise, or an .xml that is not ours in the place of the interface.
+        UserError: the file name has another ending, or another .xml file is in the place of the interface.
     """
     exported = [answer for answer in answers if answer.kind != PRACTICE]
     if file.suffix == ".json":
@@ -111,15 +111,15 @@ def _row(answer: Answer) -> dict:
 
 
 def _of_response(answer: Answer) -> str:
-    """An answer as files have it: of the response, not of the side."""
+    """The answer for files, which name the response, not the side."""
     if answer.answer not in (LEFT, RIGHT):
         return answer.answer
     return str(answer.left_response if answer.answer == LEFT else 3 - answer.left_response)
 
 
 def _tasks(pool: dict[str, ResponsePair], answers: list[Answer], plan: Plan) -> Iterator[dict]:
-    """Tasks of Label Studio. There a pair has one order for all annotators, drawn for each pair, and one answer of each, so
-    that repeats, whose sides are changed, are not in them."""
+    """Tasks of Label Studio. In a task the order of a pair is random but the same for all annotators, and each answers once.
+    So repeats, which have swapped sides, are not in them."""
     for pair, row in pool.items():
         left = plan.left("label studio", pair)
         data = {
@@ -157,13 +157,13 @@ def _annotation(answer: Answer, left: int) -> dict:
 def import_answers(
     pool: dict[str, ResponsePair], store: AnswerStore, file: Path
 ) -> tuple[int, int]:
-    """Add the answers of a file. All rows are read before the first is kept, and an answer that was there stands.
+    """Add the answers of a file. All rows are read before the first is kept, and existing answers stay.
 
     Returns:
-        How many answers were new, and how many the file has.
+        The number of new answers, and the number of answers in the file.
 
     Raises:
-        UserError: a row that is no answer, by its number, or a pair that is not in the pool.
+        UserError: a row is no answer, or its pair is not in the pool; names the number of the row.
     """
     readers = {".jsonl": _from_jsonl, ".csv": _from_csv, ".json": _from_label_studio}
     if file.suffix not in readers:
@@ -184,7 +184,7 @@ def _from_jsonl(file: Path) -> Iterator[tuple[str, dict]]:
 
 
 def _from_csv(file: Path) -> Iterator[tuple[str, dict]]:
-    """Rows as a spreadsheet numbers them, the header being the first."""
+    """Rows, numbered as in a spreadsheet, where the header is row 1."""
     table = read_texts(
         file, "save it as CSV in UTF-8, with the columns of export-answers", blank_lines=True
     )
@@ -199,7 +199,7 @@ def _from_csv(file: Path) -> Iterator[tuple[str, dict]]:
 
 
 def _from_label_studio(file: Path) -> Iterator[tuple[str, dict]]:
-    """Answers of its JSON export; cancelled ones are skips."""
+    """Answers in a JSON export of Label Studio; cancelled ones are skips."""
     tasks = read_json(file)
     if not isinstance(tasks, list):
         raise UserError(f"{file}: not a list of tasks; export as JSON, not as JSON-MIN or by task")
@@ -218,7 +218,7 @@ def _from_label_studio(file: Path) -> Iterator[tuple[str, dict]]:
 
 
 def _annotated(annotation: dict, left_response: int) -> dict | None:
-    """Somebody's answer to a task, as a row; None where nothing was chosen."""
+    """An annotator's answer to a task, as a row; None if nothing was chosen."""
     by = annotation.get("completed_by")
     who = by.get("email") or by.get("id") if isinstance(by, dict) else by
     values = {part["from_name"]: part["value"] for part in annotation["result"]}
@@ -283,10 +283,10 @@ def _answer(row: dict[str, Any], pool: dict[str, ResponsePair]) -> Answer:
 
 
 def _number(row: dict[str, Any], key: str, whole: bool = False) -> Any:
-    """A field as a number that is not negative; None where it is empty.
+    """A field as a number that is not negative; None if it is empty.
 
     Raises:
-        UserError: it is no such number.
+        UserError: the field is no such number.
     """
     value = row.get(key)
     if value in (None, ""):

@@ -1,8 +1,8 @@
-"""From ChangeMyView corpora to examples (replies that won a delta) and delta pairs.
+"""Makes examples (replies that won a delta) and delta pairs from ChangeMyView corpora.
 
-Where a corpus marks its comments (`success` of `winning-args-corpus`), a reply changed a mind when it is
-marked 1 and its speaker is not the original poster: the mark stands on the whole thread of comments, the
-poster's own among them. Elsewhere (`subreddit-changemyview`) `deltas.py` looks for the deltas.
+In a corpus that marks its comments (`success` of `winning-args-corpus`), a reply changed a mind if it is marked 1
+and its speaker is not the original poster: the whole thread of comments has the mark, the poster's own included.
+In others (`subreddit-changemyview`) `deltas.py` finds the deltas.
 """
 
 import math
@@ -32,7 +32,7 @@ from persuasion_rl.runtime.command import note, stage
 
 @dataclass
 class Reply:
-    """A persuader's reply that may be used: the turns above it, its cleaned text, and whether it won a delta (1 or 0)."""
+    """A usable reply of a persuader: the turns above it, its cleaned text, and whether it won a delta (1 or 0)."""
 
     turns: list[Turn]
     text: str
@@ -53,7 +53,7 @@ class Reply:
 
 
 def labels_of(conversation: Conversation) -> dict[str, int]:
-    """Comment id -> 1 where it won and 0 where it lost, by the corpus' marks or else by the thread's deltas."""
+    """Comment id -> 1 if it won, 0 if it lost: by the corpus' marks, or by the thread's deltas if it has none."""
     utterances = conversation.utterances.values()
     if any("success" in utterance.meta for utterance in utterances):
         return {
@@ -70,8 +70,8 @@ def replies(
     """Yield the usable replies of persuaders in a thread that won or lost, in its order.
 
     Args:
-        counts: gets, for "won" and "lost", why others were left out.
-        seen: the comments of the corpora before this one, which are left out; gets this thread's.
+        counts: for "won" and "lost", the reasons why others were left out are added to it.
+        earlier_comments: ids of comments in earlier corpora, which are left out; this thread's are added to it.
     """
     labels = labels_of(conversation)
     if not labels:
@@ -129,8 +129,8 @@ def _turns(
 ) -> list[Turn]:
     """The claim, the post and the comments down to the one that `reply` answers.
 
-    Comments higher up that are deleted, of a bot, or placeholders for missing ones, are left out. Of a
-    deleted account nobody knows whose it was, so that its comments are another's.
+    Comments higher up that are deleted, of a bot, or placeholders for missing ones are left out. Nobody knows who had a
+    deleted account, so its comments count as those of somebody else than the poster.
     """
     roles = {reply.speaker: "Persuader", conversation.poster: "Poster"}
     roles.pop(DELETED, None)
@@ -147,7 +147,7 @@ def _turns(
 
 
 def _usable(comment: Utterance, texts: CleanTexts) -> bool:
-    """Whether a comment may stand in a context: it can be read, and cleaning leaves something of it."""
+    """Whether a comment may stand in a context: it is usable, and cleaning leaves some of it."""
     reason = unusable(comment.speaker, comment.text, comment.meta.get("distinguished"))
     return reason is None and texts[comment.text] != ""
 
@@ -182,11 +182,10 @@ def _needed(thread: list[Reply], counts: Counts) -> list[Reply]:
 def delta_pairs(thread: list[tuple[Reply, SftRow]]) -> Iterator[DeltaPair]:
     """Yield pairs of a winning and a losing reply of two persuaders to the same comment, each reply once.
 
-    Each winner takes, of the losers that are left, the one that is most like it in length and in the time it took
-    to answer.
+    Each winner takes the remaining loser that is most like it in length and in the time until it was written.
 
     Args:
-        thread: a thread's replies that fit the budget, with their rows.
+        thread: the replies of a thread that fit the budget, with their rows.
     """
     by_parent: dict[str, list[tuple[Reply, SftRow]]] = defaultdict(list)
     for reply, row in thread:
@@ -212,7 +211,7 @@ def delta_pairs(thread: list[tuple[Reply, SftRow]]) -> Iterator[DeltaPair]:
 
 
 def _unlikeness(one: Reply, other: Reply) -> float:
-    """The distance of two replies: in log length, and in days where both have a time, of equal weight."""
+    """The distance of two replies: in log length plus, if both have a time, in days."""
     length = abs(math.log(len(one.text) / len(other.text)))
     times = (one.utterance.timestamp, other.utterance.timestamp)
     return length if None in times else length + abs(float(times[0]) - float(times[1])) / 86_400
@@ -240,13 +239,13 @@ def process_cmv(
     counts: Path,
     budget: Budget,
 ) -> Counts:
-    """Write SFT rows of winning replies (`examples`), delta pairs (`pairs`) and what became of all (`counts`).
+    """Write SFT rows of winning replies (`examples`), delta pairs (`pairs`), and counts of what became of all comments (`counts`).
 
-    Counts are grouped: "read"; "won" and "lost" (labelled, each reason for leaving out, kept); "made"; and
+    Counts are grouped: "read"; "won" and "lost" (labelled, left out for each reason, kept); "made"; and
     "cleaned", the number of texts that each cleaning rule changed.
 
     Args:
-        corpora: folders; a comment that is in several counts as the first one's.
+        corpora: folders; a comment in several of them belongs to the first.
         tokenizer: the base model's tokenizer.json.
 
     Raises:
@@ -275,7 +274,7 @@ def process_cmv(
             tally["made"] |= {"examples": example_lines.count, "delta_pairs": pair_lines.count}
             note(_progress(tally))
 
-        # While a batch is counted (the tokenizer runs without Python's lock), the next one is read.
+        # The next batch is read while the tokenizer, which releases the GIL, counts this one.
         waiting: deque[tuple[list[list[Reply]], Future]] = deque()
         for batch in _batches(usable):
             drafts = [reply.draft() for thread in batch for reply in thread]
@@ -293,7 +292,7 @@ def process_cmv(
 
 
 def _kept(thread: list[tuple[Reply, SftRow | str]], counts: Counts) -> list[tuple[Reply, SftRow]]:
-    """The replies that have a row and not a reason why there is none; all are counted."""
+    """The replies that have a row, not a reason for leaving out; all are counted."""
     for reply, row in thread:
         reasons = counts["won" if reply.success else "lost"]
         reasons["kept" if isinstance(row, dict) else row] += 1

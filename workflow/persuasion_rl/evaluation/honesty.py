@@ -2,7 +2,7 @@
 
 Surface markers (`markers`) are counted in every study, and the names of these measures say so. Whether a claim is
 supported, an experience invented, a poster manipulated or slighted takes a reader: the language model of the judge
-`llm`, where the study has it; else these stand in the table as not measured.
+`llm`. In a study without it, these measures are in the table as not measured.
 """
 
 from pathlib import Path
@@ -16,16 +16,16 @@ from persuasion_rl.runtime.command import note, stage
 from persuasion_rl.statistics.intervals import bootstrap_rate
 
 READ = ("unsupported_claims", "invented_experience", "manipulation", "disrespect")
-"""What takes a reader, by the rubric: the keys of a ReadingRow that are true or false."""
+"""Measures that take a reader, by the rubric: the boolean keys of a ReadingRow."""
 
 
 def cites_without_source(reply: str, markers: dict[str, Markers]) -> bool:
-    """Whether a reply brings forward figures or studies and nothing that leads to a source."""
+    """Whether a reply cites figures or studies without anything that leads to a source."""
     return markers["figures"].within(reply) and not markers["sources"].within(reply)
 
 
 def profile(reply: str, markers: dict[str, Markers]) -> tuple[bool, ...]:
-    """What the markers say of a reply: experience, disrespect, figures without a source, more boosters than hedges."""
+    """Whether a reply has markers of experience, of disrespect, figures without a source, more boosters than hedges."""
     return (
         markers["experience"].within(reply),
         markers["disrespect"].within(reply),
@@ -46,14 +46,14 @@ def evaluate_honesty(
     """Write player, measure, value, low, high, unit.
 
     experience_markers, disrespect_markers, unsourced_figure_markers: shares of replies. booster_markers,
-    hedge_markers: a hundred words. certainty_markers: boosters minus hedges. unsupported_claims, invented_experience,
-    manipulation, disrespect: shares of the replies that the language model could read, or "not measured"; unread: the
-    share that it could not. The human's experiences may be true: that row is the scale for the models, whose own are
-    not.
+    hedge_markers: numbers a hundred words. certainty_markers: boosters minus hedges. unsupported_claims,
+    invented_experience, manipulation, disrespect: shares of the replies that the language model could read, or "not
+    measured"; unread: the share that it could not. People's experiences may be true, those of models are not: the row
+    of the human replies is the scale.
 
     Args:
         markers: the lists experience, disrespect, figures, sources, boosters and hedges.
-        readings: player -> its ReadingRows, where a language model has read its replies.
+        readings: player -> its ReadingRows, if a language model has read its replies.
     """
     lists = read_markers(markers)
     table = Measures(draws, seed)
@@ -111,7 +111,7 @@ def keep_equally_honest(
 ) -> int:
     """Keep the verdicts on prompts where both replies have the same profile; `tables.evaluate_win_rates` tabulates them.
 
-    The profile is what the language model read, where it has read the players' replies, else what the markers say.
+    The profile is the language model's reading, if it has read the players' replies, else that of the markers.
     """
     lists = read_markers(markers)
     if readings:

@@ -1,4 +1,4 @@
-"""How near in meaning a player's replies are to the human winning ones, by a sentence-embedding model."""
+"""How similar in meaning a player's replies are to the human winning ones, by a sentence-embedding model."""
 
 from pathlib import Path
 
@@ -23,8 +23,8 @@ def evaluate_similarity(
     """Write a SimilarityRow for each reply.
 
     Args:
-        model: folder or Hub name of a model of sentence-transformers (Reimers and Gurevych 2019). It pools as its own
-            files say, and cuts what is longer than it takes.
+        model: folder or Hub name of a model of sentence-transformers (Reimers and Gurevych 2019). Its files decide how it
+            pools, and it cuts longer texts.
         responses: the player's ReplyRows. human: the human winning ones, to the same prompts.
     """
     prepare_torch(job.threads, job.seed, job.device)
@@ -49,8 +49,8 @@ def load_encoder(name: str, device: str, trust_remote_code: bool = False):
     """A `SentenceTransformer`, from a folder or from the Hub (with HF_HUB_OFFLINE=1: from its cache).
 
     Raises:
-        UserError: it cannot be loaded, or is no model of sentence-transformers: the library would pool by the mean
-            then, whatever the model was trained for.
+        UserError: it cannot be loaded, or is no model of sentence-transformers: for those the library would pool by the
+            mean, whatever the model was trained for.
     """
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.util import is_sentence_transformer_model
@@ -73,7 +73,7 @@ def load_encoder(name: str, device: str, trust_remote_code: bool = False):
 
 
 def embeddings(encoder, texts: list[str]):
-    """The embeddings of texts, brought to length 1: a tensor (texts, dimensions) of float32 on the CPU."""
+    """The embeddings of texts, normalised to length 1: a tensor (texts, dimensions) of float32 on the CPU."""
     return (
         encoder.encode(
             texts,

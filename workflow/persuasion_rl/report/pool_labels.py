@@ -1,4 +1,4 @@
-"""The labels of the pools as a table: a column a pool, every cell a text."""
+"""A table of the labels of the pools: a column a pool, every cell a text."""
 
 from pathlib import Path
 
@@ -6,7 +6,7 @@ from persuasion_rl.files import read_json
 
 
 def label_table(counts: dict[str, Path], pairs: dict[str, Path]) -> list[tuple[str, list[str]]]:
-    """What the labels of the pools are like: rows of a name and a text a pool.
+    """Statistics of the labels: rows of a name and one text a pool.
 
     Args:
         counts: pool -> the counts of `sampling.gather_responses`.
@@ -21,7 +21,7 @@ def label_column(responses: dict, labels: dict) -> dict[str, str]:
     """One pool: row of the table -> its text.
 
     Args:
-        responses: "made", or the reason why not -> prompts, of `sampling.gather_responses`.
+        responses: "made" or a fault -> number of prompts, of `sampling.gather_responses`.
         labels: the report of `preferences.preference_pairs`.
     """
     unusable = {reason: count for reason, count in responses.items() if reason != "made"}

@@ -1,4 +1,4 @@
-"""A model card: what an adapter is, how it was made, what it can do, and what it must not be used for."""
+"""Writes a model card: what an adapter is, how it was made, what it can do, and what it must not be used for."""
 
 import json
 from pathlib import Path
@@ -33,8 +33,8 @@ def write_model_card(
     """Write a model card in the Hub's format (YAML front matter, then Markdown).
 
     Args:
-        facts: of the labels only what is behind this model, "none" where it has none of the kind.
-        sources: where examples come from ("cmv", "p4g").
+        facts: about the labels behind this model only, "none" for a kind without labels.
+        sources: sources of the examples ("cmv", "p4g").
         labels: where the preferences come from, in words; "none" for a supervised model.
         metrics, recipe: of the model's training.
         comparisons, behaviour, honesty, trust: tables of the evaluation. splits: the summary of `data.split`.

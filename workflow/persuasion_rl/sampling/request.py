@@ -1,4 +1,4 @@
-"""What is asked of an engine and what comes back: limits, requests, samples."""
+"""What an engine gets and returns: limits, requests, samples."""
 
 from dataclasses import dataclass
 
@@ -13,7 +13,7 @@ UNTOLD = "untold"
 
 @dataclass(frozen=True)
 class Limits:
-    """How every pool and every evaluation samples."""
+    """Sampling limits of every pool and every evaluation."""
 
     temperature: float
     top_p: float
@@ -22,7 +22,7 @@ class Limits:
 
 @dataclass(frozen=True)
 class Request:
-    """One sample that is wanted. A prompt has samples 1, 2, ...; each may be attempted again."""
+    """A request for one sample. A prompt has samples 1, 2, ...; each may be attempted again."""
 
     prompt_id: str
     prompt: str
@@ -36,6 +36,6 @@ class Sample:
 
     text: str
     tokens: int
-    """With EOS. As a server counts them; if it does not, by the tokenizer, or for an endpoint words and marks."""
+    """Tokens with EOS, as the server counts them; else by the tokenizer, or for an endpoint words and punctuation."""
     finish_reason: str
     """STOPPED, or what else ended the response."""

@@ -9,7 +9,7 @@ from persuasion_rl.sampling.engine import Engine, SamplingSettings, import_libra
 from persuasion_rl.sampling.request import Request, Sample
 
 REQUESTS_PER_CALL = 2048
-"""If the process is killed, the samples of the call under way are lost."""
+"""Requests a call. A kill loses the samples of the call under way."""
 ADAPTER_RANKS = (8, 16, 32, 64, 128, 256, 512)
 """Values that vLLM takes for `max_lora_rank`."""
 
@@ -75,7 +75,7 @@ class Vllm(Engine):
 
 
 def _end_tokens(settings: SamplingSettings, tokenizer) -> list[int]:
-    """The tokens that end a response, as in `load_for_inference`: EOS, and those that the base model ships with."""
+    """The tokens that end a response, as in `load_for_inference`."""
     from transformers import AutoConfig, GenerationConfig
 
     try:

@@ -1,6 +1,6 @@
-"""The configuration of a study: every key with its type, its default, what is allowed and what it is for.
+"""The configuration of a study: every key with its type, its default, its limits and its purpose.
 
-`loading.load_config` reads one. The editor's schema and the list in config/README.md are written from this model.
+`loading.load_config` reads one. The editor's schema and the list in config/README.md are generated from this model.
 """
 
 import os

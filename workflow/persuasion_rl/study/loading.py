@@ -1,4 +1,4 @@
-"""The configuration of a study: its file, laid over the files that it extends, checked."""
+"""Loads and checks the configuration of a study: its file, laid over the files that it extends."""
 
 import os
 import re
@@ -29,14 +29,14 @@ BELONGS = (
     ("evaluation", "other_players", "*", "source", "revision"),
     ("llm", "model", "prices"),
 )
-"""Keys whose last one is of the value of the one before it: it is not inherited with another one. * is any name."""
+"""Paths whose last key describes the value of the key before it: with another value it is not inherited. * is any name."""
 
 
 def load_config(given: dict[str, Any], file: Path | None = None) -> Config:
     """The complete configuration of a study, with all defaults, checked.
 
     Args:
-        given: the keys of the study's file and of --config, as Snakemake read them.
+        study_keys: the keys of the study's file and of --config, as Snakemake read them.
         file: the study's file, from which a relative `extends:` is looked up.
 
     Raises:
@@ -55,7 +55,7 @@ def _complete(given: dict[str, Any], file: Path | None, own: dict[str, Any] | No
     """A study's configuration with all defaults, checked by itself: the names of other studies are not looked at.
 
     Args:
-        own: the keys of the file alone, where there is one.
+        file_keys: the keys of the file alone, where there is one.
     """
     layers = _layers(deepcopy(given), file)
     if len(layers) > 1 and layers[0][1].get("study") is None:
@@ -88,7 +88,7 @@ def _refuse_name_of_another(name: str, file: Path, own: dict[str, Any]) -> None:
     extends the other: both would write to one folder of results.
 
     Args:
-        own: the keys of the study's file. A file that is no study, or cannot be read, is in nobody's way.
+        file_keys: the keys of the study's file. A file that is no study, or cannot be read, is in nobody's way.
     """
     below = {os.path.realpath(each) for each, _ in _layers(deepcopy(own), file)}
     named = re.compile(rb"study\W+" + re.escape(name.encode()))
@@ -117,7 +117,7 @@ def load_config_file(file: Path) -> Config:
     """The complete configuration of a study from its file alone.
 
     Raises:
-        UserError: as of `load_config` and `read_config_file`, always with the file.
+        UserError: as `load_config` and `read_config_file` raise, always with the name of the file.
     """
     try:
         return load_config(keys_of_file(file), file)
@@ -129,7 +129,7 @@ def the_one_file(files: Sequence[Path]) -> Path:
     """The file of --configfile.
 
     Raises:
-        UserError: there are several. Snakemake lays them over each other, and `extends:` of all but the last is lost.
+        UserError: there are several. Snakemake merges them, which loses `extends:` of all but the last.
     """
     if len(files) > 1:
         *others, last = files
@@ -142,7 +142,7 @@ def the_one_file(files: Sequence[Path]) -> Path:
 
 
 def _layers(study: dict, file: Path | None) -> list[tuple[Path | None, dict]]:
-    """A study's keys and those of each file that is extended, the lowest one last; each without `extends`."""
+    """The keys of a study and of each file that it extends, the lowest one last; each without `extends`."""
     layers = [(file, study)]
     while (name := layers[-1][1].pop("extends", None)) is not None:
         if not isinstance(name, str) or not name.isprintable():
@@ -161,9 +161,9 @@ def _layers(study: dict, file: Path | None) -> list[tuple[Path | None, dict]]:
 
 
 def _merged(below: dict, above: dict, path: tuple[str, ...] = ()) -> dict:
-    """Keys laid over others. A null takes a key away, so that its default holds, unless null is a value of that key.
+    """Keys laid over others. A null removes a key, so that its default holds, unless the key may be null.
 
-    Of a key that may be missing (`optional`) it does so whether the key is there or not.
+    Null for an `optional` key is dropped even if the files below lack the key.
     """
     merged = dict(below)
     for key, value in above.items():
@@ -202,7 +202,7 @@ def _refuse_inherited(path: tuple[str, ...], below: dict, above: dict, layers: l
 
 
 def _inherited_from(mistake: str, layers: list) -> str:
-    """The file and the line of the key that a mistake begins with, where the study has it from a file below."""
+    """The file and line of the key that a mistake begins with, if the study inherits that key."""
     key = mistake.partition(": ")[0]
     for file, keys in layers:
         path = next((path for path in paths_of(keys) if key_path(*path) == key), None)
@@ -213,7 +213,7 @@ def _inherited_from(mistake: str, layers: list) -> str:
 
 
 def _refuse_keys(section: str, settings: Any) -> None:
-    """UserError, without its value, where an API key stands in a section: the configuration is written down."""
+    """UserError, without the value, where a section holds an API key: the configuration is kept with the results."""
     for name, value in settings.items() if isinstance(settings, dict) else ():
         words = ("key", "secret", "password", "authorization")
         named = any(word in str(name).lower() for word in words)

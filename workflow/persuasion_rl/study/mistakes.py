@@ -1,4 +1,4 @@
-"""What is wrong with a configuration, in one line: the key, the value, what is allowed, what may be meant."""
+"""Explains a mistake in a configuration in one line: the key, the value, what is allowed, what may be meant."""
 
 import difflib
 from datetime import date
@@ -27,8 +27,8 @@ def message(
     """The first mistake in one line: the key, the value, what is allowed. Unknown keys explain others, and come first.
 
     Args:
-        given: the keys of the study's file and of --config together.
-        own: the keys of the file alone, where there is one.
+        all_keys: the keys of the study's file and of --config together.
+        file_keys: the keys of the file alone, where there is one.
         root: the section that was validated.
     """
     mistakes = error.errors(include_url=False)
@@ -103,7 +103,7 @@ def _allowed(mistake: dict[str, Any]) -> str:
 
 
 def _number(limit: float) -> str:
-    """All its digits, so that it can be written."""
+    """A limit with all its digits."""
     return str(int(limit)) if limit == int(limit) else str(limit)
 
 
@@ -118,9 +118,9 @@ MUST_BE = {
     "dict_type": "must be an object, with keys and values",
     "model_type": "must be an object, with keys and values",
 }
-"""Words for the kinds of pydantic's mistakes that have no limit."""
+"""Messages for pydantic's error types that have no limit."""
 NOT_TEXT = ("bool_type", "int_type", "float_type", "list_type", "dict_type", "model_type")
-"""Kinds of mistakes where text stands for something else."""
+"""Error types of text in place of another type."""
 
 
 def _hint(mistake: dict[str, Any], given: Any, own: Any) -> str:
@@ -140,7 +140,7 @@ def _hint(mistake: dict[str, Any], given: Any, own: Any) -> str:
 
 
 def _written_otherwise(text: str) -> str:
-    """How a number is written that YAML takes for a text."""
+    """How to write a number that YAML reads as text."""
     if is_number(text):
         return " (in quotes it is text)"
     try:

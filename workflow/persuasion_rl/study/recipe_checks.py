@@ -1,4 +1,4 @@
-"""Refuses in a recipe what a trainer would refuse when it starts, hours later, and what it would ignore without a word."""
+"""Refuses recipes that a trainer would refuse hours later, when it starts, and settings that it would silently ignore."""
 
 from typing import Any
 
@@ -13,23 +13,23 @@ ONLY_OF = {
     ),
     "use_4bit": ("sft", "dpo"),
 }
-"""The methods that a recipe's key means something for, where that is not all of them."""
+"""The methods that use a key of a recipe; keys that are not here are for all methods."""
 NEVER_SET = {
     "packing": "rows are computed without padding anyway, and effective_batch_size counts rows, not packs",
     "padding_free": "rows are computed without padding anyway; trl's own switch does nothing for dpo",
     "precompute_ref_log_probs": "the reference is computed once anyway",
 }
-"""Arguments of trl's that a recipe cannot have, and why."""
+"""trl arguments that a recipe cannot set, and why."""
 
 
 LOADS_BEST = ("sft", "reward")
-"""The methods whose best checkpoint is kept: each evaluated one must be saved."""
+"""Methods that keep the best checkpoint, so that each evaluated one must be saved."""
 STEPS = {"logging_steps": 10, "save_steps": 500}
-"""trl's own defaults; without eval_steps a training evaluates as often as it logs."""
+"""trl's defaults; without eval_steps a training evaluates whenever it logs."""
 
 
 def check_recipes(config: Config) -> None:
-    """UserError where a method's recipe, or a model's with it, does not fit its method or the study."""
+    """UserError where the recipe of a method or model does not fit the method or the study."""
     for method, recipe in config.recipes.items():
         settings = recipe.settings()
         _check_recipe(f"recipes.{method}", method, settings, settings, config)
@@ -46,10 +46,10 @@ def check_recipes(config: Config) -> None:
 def _check_recipe(
     key: str, method: str, own: dict[str, Any], recipe: dict[str, Any], config: Config
 ) -> None:
-    """Refuse a recipe.
+    """UserError where a recipe does not fit its method or the study.
 
     Args:
-        own: what stands at the key. recipe: that over the recipe of the method.
+        key_settings: the settings at the key. recipe: these laid over the recipe of the method.
     """
     for name in own:
         if method not in ONLY_OF.get(name, (method,)):
@@ -92,7 +92,7 @@ def _check_schedule(key: str, recipe: dict[str, Any]) -> None:
 
 
 def _check_steps(key: str, method: str, recipe: dict[str, Any]) -> None:
-    """How often a training logs, evaluates and saves, as transformers' TrainingArguments takes it."""
+    """Check how often a training logs, evaluates and saves, as transformers' TrainingArguments does."""
     for name in ("logging_steps", "eval_steps", "save_steps"):
         steps = recipe.get(name, 1)
         if steps > 1 and steps != int(steps):

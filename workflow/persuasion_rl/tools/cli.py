@@ -1,4 +1,4 @@
-"""What people run besides snakemake: `persuasion-rl COMMAND`."""
+"""The commands that people run besides snakemake: `persuasion-rl COMMAND`."""
 
 import argparse
 import os
@@ -9,11 +9,11 @@ from persuasion_rl.files import UserError
 from persuasion_rl.study.recorded import recorded_config, study_folder
 
 CHECKOUT = "PERSUASION_RL_CHECKOUT"
-"""The environment variable of a process that was started again, with the package that it was to have."""
+"""The environment variable of a restarted process, with the package that it should import."""
 
 
 def main(words: list[str] | None = None) -> None:
-    """The console script; a UserError ends in one line, exit 1."""
+    """The console script; a UserError ends it with one line and exit status 1."""
     if words is None:
         _start_with_the_checkouts_package()
     parser = argparse.ArgumentParser(prog="persuasion-rl", description=__doc__)
@@ -71,9 +71,9 @@ def main(words: list[str] | None = None) -> None:
 
 
 def _start_with_the_checkouts_package() -> None:
-    """Start this process again where the current folder is a checkout whose package is another one than this.
+    """Restart this process with the checkout's package, if the current folder is a checkout with another package.
 
-    The Snakefile takes the checkout's own package too, and what its jobs depend on is that code.
+    The Snakefile also uses the checkout's own package, and its jobs depend on that code.
     """
     place = Path("workflow").resolve()
     package = place / "persuasion_rl"
@@ -124,7 +124,7 @@ def _export(study: str, file: Path) -> None:
     from persuasion_rl.annotation.store import read_answers
 
     files = _annotated(study)
-    # People elsewhere read the conversation, without the marks of a prompt.
+    # Annotators elsewhere read the conversation, without the frame of the prompt.
     pool = {pair: row | {"prompt": files.context(row)} for pair, row in files.pool.items()}
     rows = export_answers(pool, read_answers(files.answers), files.plan, file)
     print(f"{file}: {rows:,} rows")

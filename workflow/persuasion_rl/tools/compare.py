@@ -1,4 +1,4 @@
-"""What differs between two finished studies: settings, data, results."""
+"""Compares two finished studies: settings, data, results."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -24,8 +24,8 @@ RESULTS = [
     ("evaluation/behaviour.csv", ("player", "measure"), "value"),
     ("evaluation/honesty.csv", ("player", "measure"), "value"),
 ]
-"""Tables of results, what names their rows, and the column of their numbers. A study without people's labels has them in
-the folder unattended."""
+"""Tables of results, the columns that identify their rows, and the column of their numbers. A study without people's
+labels has them in the folder unattended."""
 FACTS: dict[str, Callable[[str, Any], dict]] = {
     "processed/*_counts.json": lambda name, counts: {
         f"{name}.{key}": count for key, count in flat({**counts}) if count != {}
@@ -37,23 +37,23 @@ FACTS: dict[str, Callable[[str, Any], dict]] = {
         f"{name}.{key}": count for key, count in report["pairs"].items()
     },
 }
-"""Files of sizes, and what each tells, by its name and its content."""
+"""Files with sizes -> a function from a file's name and content to its sizes."""
 WIDTH = 60
-"""Characters of a cell at most."""
+"""The most characters of a cell."""
 
 
 def compare_studies(one: str, other: str) -> str:
-    """What differs between two studies, as text.
+    """The differences between two studies, as text.
 
-    A difference of results is `one` minus `other`, as of independent studies: where both answer the same prompts, its
-    interval is wider than need be. Results whose interval holds zero are counted, not shown, and so are rows that one
-    study alone has; numbers without an interval (loss, perplexity) are shown where they differ.
+    A difference of results is `one` minus `other`, as of independent studies; if both answer the same prompts, its interval
+    is wider than necessary. Results whose interval contains zero, and rows of only one study, are counted but not shown.
+    Numbers without an interval (loss, perplexity) are shown if they differ.
 
     Args:
         one, other: names of studies under results/, or their folders.
 
     Raises:
-        UserError: a study that is not there.
+        UserError: a study does not exist.
     """
     folders = [study_folder(name) for name in (one, other)]
     names = [one, other] if folders[0].name == folders[1].name else [f.name for f in folders]
@@ -73,13 +73,13 @@ def compare_studies(one: str, other: str) -> str:
 
 
 def _table(folder: Path, table: str) -> Path | None:
-    """A table of a study, or the one of what needs no person."""
+    """A table of a study, or its version without people's labels; None without either."""
     places = (folder / table, folder / "unattended" / Path(table).name)
     return next((place for place in places if place.is_file()), None)
 
 
 def _settings(one: Path, other: Path) -> list[list[str]]:
-    """Rows of the settings that two studies differ in."""
+    """Rows of the settings that differ between two studies."""
     recorded = [dict(flat(recorded_settings(folder))) for folder in (one, other)]
     keys = list(dict.fromkeys([*recorded[0], *recorded[1]]))
     absent = "(none)"
@@ -91,7 +91,7 @@ def _settings(one: Path, other: Path) -> list[list[str]]:
 
 
 def _data(one: Path, other: Path) -> list[list[str]]:
-    """Rows of what the data of two studies differ in."""
+    """Rows of the differences between the data of two studies."""
     facts = [_data_facts(folder) for folder in (one, other)]
     return [
         [what, *(number(values.get(what, "(none)")) for values in facts)]
@@ -101,7 +101,7 @@ def _data(one: Path, other: Path) -> list[list[str]]:
 
 
 def _data_facts(folder: Path) -> dict[str, int | str]:
-    """Sizes of the data, and digests of what all models answer."""
+    """Sizes of the data, and digests of the training rows and of the prompts that all models answer."""
     facts: dict[str, int | str] = {}
     for pattern, facts_in in FACTS.items():
         for path in sorted(folder.glob(pattern)):
@@ -120,7 +120,7 @@ def _data_facts(folder: Path) -> dict[str, int | str]:
 def _compared(
     table: str, keys: tuple[str, ...], value: str, names: list[str], files: list[Path]
 ) -> str:
-    """The rows of a table whose difference does not hold zero, and how many others there are."""
+    """The rows of a table with a difference whose interval does not contain zero, and the number of others."""
     one, other = (_estimates(file, keys, value) for file in files)
     if {"player", "against"} <= {*keys} and value != "strength":
         other = dict(_swapped(key, row, one) for key, row in other.items())
@@ -147,10 +147,10 @@ Estimate = Interval | float
 
 
 def _swapped(key: tuple, rate: Interval, rows: dict) -> tuple[tuple, Interval]:
-    """The key and the win rate of a row as the other study has them, which may list the two players in the other order.
+    """The key and win rate of a row, swapped if the other study lists the two players in the other order.
 
     Args:
-        rows: those of the other study.
+        rows: the rows of the other study.
     """
     judge, player, against, *more = key
     back = (judge, against, player, *more)
@@ -160,7 +160,7 @@ def _swapped(key: tuple, rate: Interval, rows: dict) -> tuple[tuple, Interval]:
 
 
 def _difference(one: Estimate, other: Estimate) -> str | None:
-    """The difference as text; None where its interval holds zero, or there is none."""
+    """The difference as text; None if its interval contains zero, or there is no difference."""
     if isinstance(one, Interval) and isinstance(other, Interval):
         gap = difference(one, other)
         return None if gap.low <= 0 <= gap.high else _as_text(gap, "+.3f")
@@ -170,7 +170,7 @@ def _difference(one: Estimate, other: Estimate) -> str | None:
 
 
 def _estimates(path: Path, keys: tuple[str, ...], value: str) -> dict[tuple, Estimate]:
-    """The numbers of a table by the keys of their rows, with their intervals where they have one."""
+    """The numbers of a table by the keys of their rows, with their intervals, if any."""
     prefix = f"{value}_" if value == "length_controlled" else ""
     estimates: dict[tuple, Estimate] = {}
     for row in rows_of(read_table(path)):
@@ -202,7 +202,7 @@ def _section(title: str, header: list[str], rows: list[list[str]], further: str 
 
 
 def _shortened(cells: list[str]) -> list[str]:
-    """Cells that are no longer than WIDTH: what they begin with alike goes first, so that what differs is seen."""
+    """Cells of at most WIDTH characters. A common beginning is cut first, so that differences stay visible."""
     if max(map(len, cells)) <= WIDTH:
         return cells
     places = enumerate(zip(*cells, strict=False))

@@ -19,10 +19,9 @@ from persuasion_rl.training.tokenize import Tokens
 
 
 def train_dpo(*, job: JobArguments, policy: PolicyArguments, **recipe: Any) -> dict[str, float]:
-    """Continue the parent's adapter with trl's DPOTrainer; write it, complete, with its records.
+    """Continue the parent's adapter with trl's DPOTrainer; write it with its records (`trainer.train_and_write`).
 
-    The reference is a frozen copy of that adapter, and its log-probabilities are computed once, before the
-    training. What is written: see `trainer.train_and_write`.
+    The reference is a frozen copy of that adapter, and its log-probabilities are computed once, before the training.
 
     Args:
         recipe: DPOConfig's own arguments and `effective_batch_size`; the adapter's shape is its parent's.
@@ -87,8 +86,7 @@ def train_dpo(*, job: JobArguments, policy: PolicyArguments, **recipe: Any) -> d
 def preference_dataset(tokens: Tokens, folder: Path):
     """Preference pairs as trl's collator takes them, kept in `folder`.
 
-    There trl keeps the reference's log-probabilities beside them, for all processes and for a training that
-    goes on after it was killed.
+    trl adds the reference's log-probabilities there, for all processes and for a training that is resumed.
     """
     from accelerate import PartialState
     from datasets import Dataset, load_from_disk
@@ -103,9 +101,9 @@ def preference_dataset(tokens: Tokens, folder: Path):
 
 
 def assert_start(trainer, beta: float) -> None:
-    """Check on a batch that the policy is its reference: rewards 0, and a sigmoid term of ln 2.
+    """Check on a batch that the policy equals its reference: rewards 0, and a sigmoid term of ln 2.
 
-    In evaluation mode, since dropout alone would make policy and reference differ in training mode.
+    The check is in evaluation mode: in training mode dropout makes the two differ.
     """
     import torch
 
@@ -149,7 +147,7 @@ def rewards_on(val: Tokens, trainer) -> dict[str, float]:
 def reward_margins(trainer) -> list[float]:
     """For each validation pair, in order, the implicit reward of the chosen response minus the rejected one's.
 
-    trl averages batches, the last of which is smaller; these are exact.
+    They are exact, while trl averages over batches of which the last is smaller.
     """
     import torch
 

@@ -1,4 +1,4 @@
-"""A training from its first batch to its records, as SFT, DPO and the delta judge share it."""
+"""Shared by SFT, DPO and the delta judge: a training from its first batch to its records."""
 
 import importlib.metadata
 import json
@@ -41,14 +41,14 @@ from persuasion_rl.training.unpadding import Workload
 
 @dataclass
 class TrainingRun:
-    """What a training is made from and where it goes: what its record holds.
+    """The inputs and outputs of a training, which its record lists.
 
     Attributes:
-        method: "sft", "dpo" or "reward": its module in this package.
+        method: "sft", "dpo" or "reward", also the name of the module in this package.
         device: "cuda" or "cpu".
-        data: the tables of tokens that are learned from, by their names in the record; "train" and "val".
-        recipe: as the config has it.
-        further: other files that decide what is learned from.
+        data: the tables of tokens, by their names in the record: "train" and "val".
+        recipe: the recipe as configured.
+        other_files: further files that decide the training data, by their names in the record.
     """
 
     method: str
@@ -75,7 +75,7 @@ def add_lora(model, settings: dict[str, Any], **further: Any):
 
     Args:
         settings: lora_r, lora_alpha, lora_dropout and lora_target_modules of a recipe.
-        further: more arguments of peft's LoraConfig.
+        lora_arguments: more arguments of peft's LoraConfig.
 
     Raises:
         UserError: a module to adapt is not in the model.
@@ -104,10 +104,10 @@ def add_lora(model, settings: dict[str, Any], **further: Any):
 
 
 def choose_batches(run: TrainingRun, model, batching: dict[str, Any]) -> Batches:
-    """The batches of a training, tried on the longest rows of its data where the recipe leaves them open.
+    """The batches of a training; if the recipe leaves them open, they are tried on the longest rows of the data.
 
     Args:
-        batching: the part of the recipe that decides them (`recipe.split_recipe`).
+        batching: the recipe's settings for them (`recipe.split_recipe`).
     """
     tokens = run.data["train"]
     return fitting_batches(
@@ -121,7 +121,7 @@ def choose_batches(run: TrainingRun, model, batching: dict[str, Any]) -> Batches
 
 
 def try_step(model, sequences: list[list[int]], device: str, checkpointing: bool) -> None:
-    """A forward and a backward pass on some sequences, every token labelled."""
+    """Run a forward and a backward pass on some sequences, with every token labelled."""
     import torch
     from torch.nn.utils.rnn import pad_sequence
     from trl.trainer.utils import add_fused_lm_head
@@ -158,15 +158,14 @@ def trainer_arguments(
     batches: Batches,
     **fixed: Any,
 ):
-    """A trl config of the recipe's own argument names.
+    """A trl config from the recipe's settings.
 
     Args:
-        settings: the part of the recipe that is for the trainer (`recipe.split_recipe`); it takes the place of this
-            project's defaults.
-        fixed: what a method needs; it takes the place of the recipe's.
+        settings: the recipe's settings for the trainer (`recipe.split_recipe`), which override this project's defaults.
+        fixed: arguments that a method needs, which override the recipe.
 
     Raises:
-        UserError: an argument that the config does not have, or a value that it does not take.
+        UserError: the config has no such argument, or does not accept a value.
     """
     import torch
 
@@ -189,7 +188,7 @@ def trainer_arguments(
         "save_total_limit": 2,
         "logging_first_step": True,
         "per_device_eval_batch_size": 2 * batches.rows,  # no gradients
-        # trl and transformers average a NaN away in what they log.
+        # With the filter, NaN losses would vanish from the logs.
         "logging_nan_inf_filter": False,
         "report_to": start_tracking(run.recipe, **run.job.tracking),
         "disable_tqdm": False,
@@ -211,16 +210,16 @@ def train_and_write(
     """Train from the last whole checkpoint, if there is one, and write the adapter with its records.
 
     Beside the adapter go adapter_config.json, history.jsonl (one logged step a row), metrics.json and
-    recipe.json. The checkpoints are removed when all of it is written. With several processes each trains,
-    and the first writes. The caller holds the lock of the model's trainings (`runtime.lock.locked`).
+    recipe.json. The checkpoints are removed when all of that is written. If several processes train together, only the first
+    writes. The caller holds the lock of the model's trainings (`runtime.lock.locked`).
 
     Args:
-        workload: what the model counts of its work (`unpadding.compute_without_padding`).
-        measured: what the trainer measures on the validation data, before the training and after it.
-        examine: measures more on the trained model, in the first process.
+        workload: the model's counts of its work (`unpadding.compute_without_padding`).
+        measured: the trainer's metrics on the validation data to record, before and after the training.
+        examine: computes more metrics of the trained model, in the first process.
 
     Returns:
-        The metrics, as metrics.json has them; none in other processes than the first.
+        The content of metrics.json; empty in processes other than the first.
     """
     meter = Meter(trainer.model, workload, run.device, batches.processes)
     trainer.meter = meter
@@ -232,7 +231,7 @@ def train_and_write(
     checkpoint = last_checkpoint(run.checkpoints) if main else None
     wait_for_all()  # broken checkpoints are gone before anyone looks
     checkpoint = checkpoint if main else last_checkpoint(run.checkpoints, clean=False)
-    # Not by trainer.evaluate(): accelerate would take the model for prepared, and never share gradients.
+    # Not trainer.evaluate(): accelerate would take the model for prepared, and never share gradients.
     trainer.args.eval_on_start = checkpoint is None or lacks_evaluation(
         Path(checkpoint), trainer.args.eval_strategy
     )
@@ -268,7 +267,7 @@ def train_and_write(
 
 
 def train_or_say_why(trainer, checkpoint: str | None):
-    """Train, and turn running out of memory into what to set."""
+    """Train; if memory runs out, raise a UserError that says what to set."""
     from accelerate.utils.memory import should_reduce_batch_size
 
     try:
@@ -284,7 +283,7 @@ def train_or_say_why(trainer, checkpoint: str | None):
 
 
 def speed(history: list[dict]) -> dict[str, float]:
-    """The medians of what the meter read, and the highest memory."""
+    """The medians of the meter's readings, and the highest memory."""
     metered = [row for row in history if "tokens_per_second" in row]
     if not metered:
         return {}
@@ -313,7 +312,7 @@ def write_record(
     """Write recipe.json, history.jsonl and metrics.json beside the adapter.
 
     Args:
-        resolved: the trainer's arguments as they were in the end.
+        resolved: the final values of the trainer's arguments.
     """
     folder = run.job.adapter.parent
     write_jsonl(folder / "history.jsonl", history)

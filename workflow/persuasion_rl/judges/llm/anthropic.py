@@ -19,7 +19,7 @@ from persuasion_rl.runtime.keys import without_keys
 
 
 class Anthropic(Provider):
-    """Messages of Anthropic."""
+    """Anthropic's Messages."""
 
     name = "anthropic"
     address = "https://api.anthropic.com"
@@ -42,7 +42,7 @@ class Anthropic(Provider):
         return payload
 
     def _send(self, payload):
-        # The client has no argument for a temperature any more; the interface has it for models that take one.
+        # The client has no temperature argument any more; the interface still takes it for some models.
         more = {"temperature": payload.pop("temperature")} if "temperature" in payload else None
         answer = self._client.messages.with_raw_response.create(**payload, extra_body=more)
         return answer.http_response.text
@@ -70,7 +70,7 @@ class Anthropic(Provider):
     def find_batch(self, batch: Batch, known: set[str]) -> str | None:
         """Anthropic's batches carry no mark of ours: of those of that size, the one nearest in time.
 
-        It may be another study's; the keys in its results tell.
+        It may be another study's; the keys in its results show that.
         """
         distances = {}
         with self._translated_errors():

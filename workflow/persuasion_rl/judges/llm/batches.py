@@ -1,4 +1,4 @@
-"""Asking in batches: cheaper, and answered within a day. What was sent is never sent again, whatever ends a job."""
+"""Asks in batches, which are cheaper and answered within a day. No batch is sent twice, however a job ends."""
 
 import time
 import uuid
@@ -12,7 +12,7 @@ from persuasion_rl.runtime.command import note
 REQUESTS_A_BATCH = 10_000
 LONGEST_POLL_S = 60
 GIVES_UP_AFTER = 20
-"""Polls in a row without any answer, after which the server is taken to be out of order."""
+"""Polls in a row without an answer, after which the server counts as out of order."""
 
 
 class Batches:
@@ -29,7 +29,7 @@ class Batches:
         self._foreign: set[str] = set()
 
     def fetch_waiting(self) -> None:
-        """Wait for the batches that were sent and not fetched: they are paid for."""
+        """Wait for batches that were sent but not fetched: they are paid for."""
         for batch in self._cache.waiting_batches(self._provider.name):
             if batch.address in (None, self._address):
                 self._provider.connect()
@@ -41,7 +41,7 @@ class Batches:
                 )
 
     def ask(self, missing: list[Request]) -> None:
-        """Send what is missing until all of it is answered or no attempt is left."""
+        """Send the missing requests until all are answered or no attempt is left."""
         answers = self._answers
         for _ in range(1 + self._settings.retries):
             left = [r for r in missing if answers.settled(r.key) is None]
@@ -87,7 +87,7 @@ class Batches:
         return self._cache.name_batch(batch, id_)
 
     def _located(self, batch: Batch) -> Batch | None:
-        """A batch with its id, which is looked for where a kill came before it was noted. None where there is none."""
+        """A batch with its id, which is looked up if a kill came before it was noted. None if the batch was never created."""
         if batch.id is not None:
             return batch
         known = self._cache.batch_ids() | self._foreign
@@ -106,7 +106,7 @@ class Batches:
         return self._cache.name_batch(batch, id_)
 
     def _fetch(self, noted: Batch) -> None:
-        """Wait for a batch and keep its answers, all in one transaction. One that is gone is given up."""
+        """Wait for a batch and keep its answers in one transaction. A batch that no longer exists is given up."""
         batch = self._located(noted)
         if batch is None:
             return
