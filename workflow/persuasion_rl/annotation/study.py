@@ -10,7 +10,12 @@ from persuasion_rl.data.prompts import Turn, context_of, read_chat_template, tur
 from persuasion_rl.files import UserError, keyed_number, read_json
 from persuasion_rl.records import PoolRow, ResponsePair, read_rows
 from persuasion_rl.study.config import Config
-from persuasion_rl.study.recorded import command_for, recorded_base, recorded_config
+from persuasion_rl.study.recorded import (
+    IN_CHECKOUT,
+    command_for,
+    recorded_base,
+    recorded_config,
+)
 
 PRACTICE_PAIRS = Path("resources/annotation/practice.json")
 """Relative to the checkout, in which persuasion-rl runs."""
@@ -140,6 +145,4 @@ class AnnotatedStudy:
 def _refuse_elsewhere(path: Path) -> None:
     """UserError if a file of the checkout is not found from the current folder."""
     if not path.is_file():
-        raise UserError(
-            f"{path} is not there: run this in the checkout, the folder with the Snakefile"
-        )
+        raise UserError(f"{path} is not there: {IN_CHECKOUT}")

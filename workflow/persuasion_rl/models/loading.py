@@ -102,7 +102,7 @@ def load_for_inference(
         from peft import PeftModel
 
         model = PeftModel.from_pretrained(model, adapters[-1].parent)
-        if device == "cpu":  # in float32; in half precision, merging would round the adapter away
+        if device == "cpu":  # float32; in half precision merging would round the adapter away
             model = model.merge_and_unload()
     return model.eval(), tokenizer, text_digest(digest)
 
@@ -111,10 +111,15 @@ def _plain_generation(shipped, tokenizer):
     """A configuration with the shipped end tokens alone, without the model's repetition penalty and the rest."""
     from transformers import GenerationConfig
 
-    ends = shipped.eos_token_id
-    ends = ends if isinstance(ends, list) else [ends]
     return GenerationConfig(
         do_sample=False,
         pad_token_id=tokenizer.pad_token_id,
-        eos_token_id=sorted({tokenizer.eos_token_id, *(end for end in ends if end is not None)}),
+        eos_token_id=end_tokens(shipped, tokenizer),
     )
+
+
+def end_tokens(shipped, tokenizer) -> list[int]:
+    """The tokens that end a response: EOS, and those in the configuration that the base model ships with."""
+    ends = shipped.eos_token_id
+    ends = ends if isinstance(ends, list) else [ends]
+    return sorted({tokenizer.eos_token_id, *(end for end in ends if end is not None)})

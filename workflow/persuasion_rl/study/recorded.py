@@ -17,6 +17,7 @@ from persuasion_rl.study.parsing import keys_of_file, read_config_file
 
 DEFAULT_FILE = Path("config/config.yaml")
 """The study's file that Snakemake reads where none is named."""
+IN_CHECKOUT = "run this in the checkout, the folder with the Snakefile"
 
 MADE = (
     "processed",
@@ -37,11 +38,11 @@ def study_folder(name: str) -> Path:
     Raises:
         UserError: there is no such study; the message names those that exist.
     """
-    own, other = Path("results") / name, Path(name)
-    if other.name == name and (own / "config.yaml").is_file():
-        return own.resolve()
-    if (other / "config.yaml").is_file() and any((other / part).is_dir() for part in MADE):
-        return other.resolve()
+    by_name, by_path = Path("results") / name, Path(name)
+    if by_path.name == name and (by_name / "config.yaml").is_file():
+        return by_name.resolve()
+    if (by_path / "config.yaml").is_file() and any((by_path / part).is_dir() for part in MADE):
+        return by_path.resolve()
     names = sorted(path.parent.name for path in Path("results").glob("*/config.yaml"))
     study = Path(name).name
     making = command_for(study, "unattended --cores all")

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from persuasion_rl.files import UserError, file_digest, read_json
+from persuasion_rl.report.judge_findings import interval_text
 from persuasion_rl.report.plotting import number
 from persuasion_rl.settings import flat
 from persuasion_rl.statistics.intervals import Interval, difference
@@ -131,16 +132,16 @@ def _compared(
             alike += 1
         else:
             rows.append([*key, _as_text(one[key]), _as_text(other[key]), gap])
-    further = [f"{alike} more with zero in the interval"]
-    for name, own, others in ((names[0], one, other), (names[1], other, one)):
-        if alone := [key for key in own if key not in others]:
-            further.append(f"{len(alone)} in {name} only")
+    remarks = [f"{alike} more with zero in the interval"]
+    for name, rows_of_study, others in ((names[0], one, other), (names[1], other, one)):
+        if alone := [key for key in rows_of_study if key not in others]:
+            remarks.append(f"{len(alone)} in {name} only")
     if "unattended" in {file.parent.name for file in files}:
-        further.append("of what needs no person")
+        remarks.append("of what needs no person")
     order = list(one)
     rows.sort(key=lambda row: order.index(tuple(row[: len(keys)])))
     title = f"{table}, length_controlled" if value == "length_controlled" else table
-    return _section(title, [*keys, *names, "difference"], rows, ", ".join(further))
+    return _section(title, [*keys, *names, "difference"], rows, ", ".join(remarks))
 
 
 Estimate = Interval | float
@@ -181,16 +182,16 @@ def _estimates(path: Path, keys: tuple[str, ...], value: str) -> dict[tuple, Est
     return estimates
 
 
-def _as_text(interval: Estimate, form: str = ".3f") -> str:
+def _as_text(estimate: Estimate, form: str = ".3f") -> str:
     """A number as text, with its interval if it has one."""
-    if not isinstance(interval, Interval):
-        return f"{interval:.4g}"
-    return f"{interval.value:{form}} [{interval.low:{form}}, {interval.high:{form}}]"
+    if not isinstance(estimate, Interval):
+        return f"{estimate:.4g}"
+    return interval_text(vars(estimate), form=form)
 
 
-def _section(title: str, header: list[str], rows: list[list[str]], further: str = "") -> str:
-    """A titled table in columns, or that there is none."""
-    lines = [title + (f" ({further})" if further else "")]
+def _section(title: str, header: list[str], rows: list[list[str]], remarks: str = "") -> str:
+    """A titled table in columns, or a line that says that there is no difference."""
+    lines = [title + (f" ({remarks})" if remarks else "")]
     if not rows:
         return lines[0] + ": no difference"
     rows = [[*row[:1], *_shortened(row[1:])] for row in rows]

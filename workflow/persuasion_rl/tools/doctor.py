@@ -26,7 +26,7 @@ from persuasion_rl.report.costs import costs_of
 from persuasion_rl.runtime.keys import VARIABLES, is_loopback
 from persuasion_rl.study.loading import load_config_file
 from persuasion_rl.study.names import BASE, MODEL_FILES, model_folder
-from persuasion_rl.study.recorded import naming
+from persuasion_rl.study.recorded import IN_CHECKOUT, naming
 from persuasion_rl.study.section import check_address
 from persuasion_rl.study.study import Study
 from persuasion_rl.tools.assumptions import ASSUMED
@@ -36,7 +36,6 @@ from persuasion_rl.tools.workload import assumed, estimates
 from persuasion_rl.training.batches import HEADROOM
 
 ANSWERS_WITHIN_S = 5
-IN_CHECKOUT = "run this in the checkout, the folder with the Snakefile"
 HUB = "https://huggingface.co"
 CONVOKIT = "http://zissou.infosci.cornell.edu/convokit/datasets/"
 
@@ -129,17 +128,17 @@ def _gpus() -> list[tuple[str, float]]:
         return []
     try:
         devices = [*map(torch.cuda.get_device_properties, range(torch.cuda.device_count()))]
-    except RuntimeError:  # CUDA_VISIBLE_DEVICES may name none
+    except RuntimeError:  # CUDA_VISIBLE_DEVICES may name no device
         return []
     return [(device.name, device.total_memory / 2**30) for device in devices]
 
 
 def _gpu(study: Study, devices: list[tuple[str, float]]) -> Finding:
-    """The GPU beside what the study wants of it."""
-    wanted = study.config.device
+    """The GPU of this machine, and whether it suits the study."""
+    device = study.config.device
     if not devices:
-        todo = "run on a machine with a GPU, or set `device: cpu`" if wanted == "cuda" else ""
-        return Finding("GPU", f"none (device: {wanted})", todo)
+        todo = "run on a machine with a GPU, or set `device: cpu`" if device == "cuda" else ""
+        return Finding("GPU", f"none (device: {device})", todo)
     from persuasion_rl.models.devices import pick_dtype
 
     half = str(pick_dtype("cuda")).removeprefix("torch.")

@@ -14,6 +14,7 @@ from typing import Any
 from persuasion_rl.files import UserError
 from persuasion_rl.report.costs import cost_of
 from persuasion_rl.study.parsing import read_config_file
+from persuasion_rl.study.recorded import IN_CHECKOUT
 
 LARGEST_CHECKED = 10_000_000_000
 """Inputs up to this many bytes are compared by content, as in profiles/default."""
@@ -27,7 +28,7 @@ def explain(target: str, configfile: Path | None) -> str:
             configuration is no YAML file.
     """
     if not Path("Snakefile").is_file():
-        raise UserError(f"{target}: run this in the checkout, the folder with the Snakefile")
+        raise UserError(f"{target}: {IN_CHECKOUT}")
     if configfile is not None:
         read_config_file(configfile)
     jobs, unrecorded = _planned(target, configfile)
@@ -114,8 +115,8 @@ def _causes(job: Any, reason: Any) -> Iterable[str]:
     if reason.code_changed:
         yield f"the command of the rule {job.rule.name} changed"
     if reason.software_stack_changed:
-        # Environments are compared where they are used, and here none is.
-        yield "it was made with --sdm conda; whether its file in envs/ changed is told by a dry run with --sdm conda"
+        # Environments are compared only in runs that use them, and this one does not.
+        yield "it was made with --sdm conda; a dry run with --sdm conda tells whether its file in envs/ changed"
 
 
 def differences(before: set[str], now: set[str]) -> list[str]:
@@ -136,7 +137,7 @@ def differences(before: set[str], now: set[str]) -> list[str]:
         one, other = (values.get(name) for values in flags)
         if one != other:
             lines.append(f"{name}: {_shown(one)} -> {_shown(other)}")
-    return lines or ["a setting that has no name changed"]
+    return lines or ["an unnamed setting changed"]
 
 
 def _modules(params: list[Any]) -> dict[str, str]:
@@ -183,15 +184,19 @@ def _name(job: Any) -> str:
 def _cost(jobs: Iterable[Any]) -> str:
     """The time of the last runs of jobs, as far as it is known, in words."""
     jobs = list(jobs)
-    known = []
+    seconds_of_jobs = []
     for job in jobs:
         # A missing or broken file gives no time.
         with contextlib.suppress(UserError):
-            known += [cost_of(Path(job.benchmark)).seconds] if job.benchmark else []
-    seconds = sum(known)
+            seconds_of_jobs += [cost_of(Path(job.benchmark)).seconds] if job.benchmark else []
+    seconds = sum(seconds_of_jobs)
     time = f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
     if len(jobs) == 1:
-        return f"1 job; it took {time} when it last ran" if known else "1 job; it has not run yet"
-    if not known:
+        return (
+            f"1 job; it took {time} when it last ran"
+            if seconds_of_jobs
+            else "1 job; it has not run yet"
+        )
+    if not seconds_of_jobs:
         return f"{len(jobs)} jobs; none of them has run yet"
-    return f"{len(jobs)} jobs; {len(known)} of them took {time} when they last ran, one after the other"
+    return f"{len(jobs)} jobs; {len(seconds_of_jobs)} of them took {time} when they last ran, one after the other"
