@@ -65,11 +65,11 @@ def describe_answers(rows: Sequence[ResponsePair], answers: Sequence[Answer], se
 def _annotators(answers: list[Answer]) -> dict[str, dict]:
     rows = {}
     for name in sorted({answer.annotator for answer in answers}):
-        own = [answer for answer in answers if answer.annotator == name]
-        seconds = [answer.seconds for answer in own if answer.seconds is not None]
-        counts = Counter(answer.answer for answer in own)
+        of_annotator = [answer for answer in answers if answer.annotator == name]
+        seconds = [answer.seconds for answer in of_annotator if answer.seconds is not None]
+        counts = Counter(answer.answer for answer in of_annotator)
         rows[name] = {
-            "answers": len(own),
+            "answers": len(of_annotator),
             "skips": counts[SKIP],
             "flags": counts[FLAG],
             "median_seconds": round(median(seconds), 1) if seconds else None,
@@ -109,10 +109,10 @@ def _agreement(
 def _consistency(answers: Sequence[Answer]) -> dict | None:
     """The share of repeats with the annotator's first judgment of that pair; None without repeats."""
     first = {(a.annotator, a.pair): judgment_of(a) for a in answers if a.kind == FIRST_TIME}
-    again = [
+    judgments = [
         (first.get((a.annotator, a.pair)), judgment_of(a)) for a in answers if a.kind == REPEAT
     ]
-    judged = [(one, other) for one, other in again if one and other]
+    judged = [(one, other) for one, other in judgments if one and other]
     if not judged:
         return None
     equal = sum(one == other for one, other in judged)

@@ -91,17 +91,17 @@ def export_answers(
     order = {pair: number for number, pair in enumerate(pool)}
     rows.sort(key=lambda row: order.get(row["pair_id"], len(order)))
     texts = ("prompt", "response_1", "response_2")
-    whole = [
+    full_rows = [
         dict.fromkeys(COLUMNS)
         | {key: pool[row["pair_id"]][key] for key in texts if row["pair_id"] in pool}
         | row
         for row in rows
     ]
     if file.suffix == ".jsonl":
-        return write_jsonl(file, whole)
+        return write_jsonl(file, full_rows)
     if file.suffix == ".csv":
-        write_table(file, whole, COLUMNS)
-        return len(whole)
+        write_table(file, full_rows, COLUMNS)
+        return len(full_rows)
     raise UserError(f"{file}: write .jsonl, .csv, or .json for Label Studio")
 
 
@@ -121,23 +121,28 @@ def _tasks(pool: dict[str, ResponsePair], answers: list[Answer], plan: Plan) -> 
     """Tasks of Label Studio. In a task the order of a pair is random but the same for all annotators, and each answers once.
     So repeats, which have swapped sides, are not in them."""
     for pair, row in pool.items():
-        left = plan.left("label studio", pair)
+        left_response = plan.left("label studio", pair)
         data = {
             "pair_id": pair,
-            "left_response": left,
+            "left_response": left_response,
             "prompt": row["prompt"],
-            "left": row[f"response_{left}"],
-            "right": row[f"response_{3 - left}"],
+            "left": row[f"response_{left_response}"],
+            "right": row[f"response_{3 - left_response}"],
         }
-        own = [answer for answer in answers if answer.pair == pair and answer.kind == FIRST_TIME]
-        yield {"data": data, "annotations": [_annotation(answer, left) for answer in own]}
+        first_answers = [
+            answer for answer in answers if answer.pair == pair and answer.kind == FIRST_TIME
+        ]
+        yield {
+            "data": data,
+            "annotations": [_annotation(answer, left_response) for answer in first_answers],
+        }
 
 
-def _annotation(answer: Answer, left: int) -> dict:
-    """An answer as Label Studio has it; `left` is the response on the left of its task."""
+def _annotation(answer: Answer, left_response: int) -> dict:
+    """An answer in the format of Label Studio; `left_response` is the response on the left of its task."""
     choice = _of_response(answer)
     if choice in ("1", "2"):
-        value = {"selected": LEFT if int(choice) == left else RIGHT}
+        value = {"selected": LEFT if int(choice) == left_response else RIGHT}
         # A Pairwise tag names itself (label-studio-sdk: PairwiseTag.label).
         result = [{"from_name": "better", "to_name": "better", "type": "pairwise", "value": value}]
     else:
@@ -206,10 +211,10 @@ def _from_label_studio(file: Path) -> Iterator[tuple[str, dict]]:
     for number, task in enumerate(tasks, start=1):
         try:
             data = task["data"]
-            left = {"pair_id": data["pair_id"], "left_response": data["left_response"]}
+            task_values = {"pair_id": data["pair_id"], "left_response": data["left_response"]}
             for annotation in task.get("annotations", []):
-                if answer := _annotated(annotation, left["left_response"]):
-                    yield f"task {number}", left | answer
+                if answer := _annotated(annotation, task_values["left_response"]):
+                    yield f"task {number}", task_values | answer
         except (AttributeError, KeyError, TypeError, IndexError) as error:
             raise UserError(
                 f"{file}, task {number}: not as Label Studio exports a task of export-answers as JSON"
@@ -220,27 +225,27 @@ def _from_label_studio(file: Path) -> Iterator[tuple[str, dict]]:
 def _annotated(annotation: dict, left_response: int) -> dict | None:
     """An annotator's answer to a task, as a row; None if nothing was chosen."""
     by = annotation.get("completed_by")
-    who = by.get("email") or by.get("id") if isinstance(by, dict) else by
+    annotator = by.get("email") or by.get("id") if isinstance(by, dict) else by
     values = {part["from_name"]: part["value"] for part in annotation["result"]}
     answer = SKIP if annotation.get("was_cancelled") else _chosen(values, left_response)
     if answer is None:
         return None
     return {
-        "annotator": who if isinstance(who, str) else f"label studio {who}",
+        "annotator": annotator if isinstance(annotator, str) else f"label studio {annotator}",
         "answer": answer,
         "confidence": values.get("confidence", {}).get("choices", [None])[0],
         "reason": "\n".join(values.get("reason", {}).get("text", [])) or None,
     }
 
 
-def _chosen(values: dict[str, dict], left: int) -> str | None:
-    """The answer in the values of a task's controls; None where nothing was chosen."""
+def _chosen(values: dict[str, dict], left_response: int) -> str | None:
+    """The answer in the values of a task's controls; None if nothing was chosen."""
     if choices := values.get("otherwise", {}).get("choices"):
         return choices[0]
     side = values.get("better", {}).get("selected")
-    if side not in (LEFT, RIGHT) or left not in (1, 2):
+    if side not in (LEFT, RIGHT) or left_response not in (1, 2):
         return None
-    return str(left if side == LEFT else 3 - left)
+    return str(left_response if side == LEFT else 3 - left_response)
 
 
 def _answer(row: dict[str, Any], pool: dict[str, ResponsePair]) -> Answer:
@@ -260,9 +265,9 @@ def _answer(row: dict[str, Any], pool: dict[str, ResponsePair]) -> Answer:
         )
     if kind not in (FIRST_TIME, REPEAT):
         raise UserError(f"kind {kind!r}; allowed: {FIRST_TIME}, {REPEAT}")
-    left = _number(row, "left_response", whole=True) or 1
+    left_response = _number(row, "left_response", whole=True) or 1
     if choice in ("1", "2"):
-        choice = LEFT if int(choice) == left else RIGHT
+        choice = LEFT if int(choice) == left_response else RIGHT
     elif choice in (LEFT, RIGHT) or choice not in ANSWERS:
         allowed = ", ".join(["1", "2", *(a for a in ANSWERS if a not in (LEFT, RIGHT))])
         raise UserError(f"answer {choice!r}; allowed: {allowed}")
@@ -271,7 +276,7 @@ def _answer(row: dict[str, Any], pool: dict[str, ResponsePair]) -> Answer:
         annotator=str(row["annotator"]).strip(),
         pair=pair,
         kind=kind,
-        left_response=left,
+        left_response=left_response,
         answer=choice,
         confidence=_number(row, "confidence", whole=True),
         reason=str(reason).replace("\r\n", "\n") if reason else None,

@@ -183,14 +183,14 @@ class LabellingPages:
         if not annotator:
             return RedirectResponse("/", 303)
         study = self.study
-        own = self.store.own_answers(annotator, study.plan)
-        progress = {"done": len(own), "undoable": own[-1][0] if own else None}
+        answers = self.store.own_answers(annotator, study.plan)
+        progress = {"done": len(answers), "undoable": answers[-1][0] if answers else None}
         showing = self.store.next(annotator, study.plan)
         if showing is None:
             return render_page(request, "done", **progress)
         left_to_do = showing.left_to_do
         practice = list(study.practice)
-        pace = _median([seconds for _, seconds in own])
+        pace = _median([seconds for _, seconds in answers])
         return render_page(
             request,
             "pair",
@@ -396,5 +396,5 @@ class ArenaPages:
 
 
 def _median(seconds: list[float | None]) -> int | None:
-    known = [value for value in seconds if value is not None]
-    return round(median(known)) or 1 if known else None
+    measured = [value for value in seconds if value is not None]
+    return round(median(measured)) or 1 if measured else None

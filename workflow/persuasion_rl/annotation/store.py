@@ -104,34 +104,34 @@ class AnswerStore(Store):
                 (annotator,),
             ).fetchall()
             pair, kind = next((one for one in open_showings if one in candidates), candidates[0])
-            left = plan.left(annotator, pair)
+            left_response = plan.left(annotator, pair)
             if kind == REPEAT:
                 (first,) = file.execute(
                     f"SELECT left_response FROM answers WHERE {OF_A_SHOWING}",
                     (annotator, pair, FIRST_TIME),
                 ).fetchone()
-                left = 3 - first
+                left_response = 3 - first
             file.execute(
                 "INSERT OR IGNORE INTO shown (annotator, pair, kind, left_response, shown_at, open, undone)"
                 " VALUES (?, ?, ?, ?, ?, 1, 0)",
-                (annotator, pair, kind, left, now),
+                (annotator, pair, kind, left_response, now),
             )
-            number, left = file.execute(
+            number, left_response = file.execute(
                 f"SELECT number, left_response FROM shown WHERE {OF_A_SHOWING}",
                 (annotator, pair, kind),
             ).fetchone()
         left_to_do = sum(kind == FIRST_TIME for _, kind in candidates) + repeats_to_come
-        return Showing(annotator, pair, kind, left, number, left_to_do)
+        return Showing(annotator, pair, kind, left_response, number, left_to_do)
 
     def _candidates(
         self, file: sqlite3.Connection, annotator: str, plan: Plan, now: float
     ) -> tuple[list[tuple[str, str]], int]:
-        """Pair and kind of all that an annotator could be shown, the next first; and how many repeats are still to come."""
-        own = file.execute(
+        """Pair and kind of all possible showings for an annotator, the next first; and the number of repeats to come."""
+        own_answers = file.execute(
             "SELECT pair, kind, answer FROM answers WHERE annotator = ? ORDER BY number",
             (annotator,),
         ).fetchall()
-        pool, answered = set(plan.pairs), {(pair, kind) for pair, kind, _ in own}
+        pool, answered = set(plan.pairs), {(pair, kind) for pair, kind, _ in own_answers}
         flagged = {
             pair for (pair,) in file.execute("SELECT pair FROM answers WHERE answer = ?", (FLAG,))
         }
@@ -151,22 +151,26 @@ class AnswerStore(Store):
                 (FIRST_TIME, SKIP, FIRST_TIME, now - TAKEN_S, annotator),
             )
         )
-        wanted = [
+        missing_pairs = [
             (pair, FIRST_TIME)
             for pair, people in plan.in_order
             if (pair, FIRST_TIME) not in answered and pair not in flagged
             if people_on.get(pair, 0) < people
         ]
-        first = {pair: answer for pair, kind, answer in own if kind == FIRST_TIME and pair in pool}
+        first = {
+            pair: answer
+            for pair, kind, answer in own_answers
+            if kind == FIRST_TIME and pair in pool
+        }
         repeated = {
             pair
             for pair in plan.repeated(annotator) - flagged
             if (pair, REPEAT) not in answered and first.get(pair) != SKIP
         }
         before = list(first)
-        after = [pair for pair, _ in [*candidates, *wanted] if pair not in first]
+        after = [pair for pair, _ in [*candidates, *missing_pairs] if pair not in first]
         candidates += [(pair, REPEAT) for pair in with_due_repeat(before) if pair in repeated]
-        candidates = list(dict.fromkeys([*candidates, *wanted]))
+        candidates = list(dict.fromkeys([*candidates, *missing_pairs]))
         order = dict.fromkeys(pair for pair in [*before, *after] if pair in pool)
         return candidates, sum(pair in repeated for pair in with_due_repeat(list(order)))
 
@@ -247,10 +251,10 @@ class AnswerStore(Store):
 def _keep(file: sqlite3.Connection, answer: Answer) -> int:
     """Add an answer and close its showing; return 1 if the answer is new, else 0."""
     key = (answer.annotator, answer.pair, answer.kind)
-    shown = file.execute(f"SELECT shown_at FROM shown WHERE {OF_A_SHOWING}", key).fetchone()
+    shown_row = file.execute(f"SELECT shown_at FROM shown WHERE {OF_A_SHOWING}", key).fetchone()
     values = asdict(answer)
-    if shown and answer.answered_at and answer.seconds is None:
-        values["seconds"] = round(answer.answered_at - shown[0], 1)
+    if shown_row and answer.answered_at and answer.seconds is None:
+        values["seconds"] = round(answer.answered_at - shown_row[0], 1)
     file.execute(f"UPDATE shown SET open = 0 WHERE {OF_A_SHOWING}", key)
     names, marks = ", ".join(values), ", ".join("?" * len(values))
     return file.execute(

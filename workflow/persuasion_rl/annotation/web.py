@@ -67,8 +67,8 @@ def serve(study: AnnotatedStudy, host: str, port: int, arena_only: bool = False)
     app = make_app(study, token, arena_only)
     listening = _listening(host, port)
     port = listening.getsockname()[1]
-    what = "the arena" if arena_only else f"{len(study.pool)} pairs"
-    print(f"{what}; answers go to {study.answers}; end with Ctrl-C", flush=True)
+    title = "the arena" if arena_only else f"{len(study.pool)} pairs"
+    print(f"{title}; answers go to {study.answers}; end with Ctrl-C", flush=True)
     for name in reachable_names(host):
         print(f"http://{name}:{port}/" + (f"?token={token}" if token else ""), flush=True)
     server = uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False))
@@ -84,10 +84,10 @@ def _listening(host: str, port: int) -> socket.socket:
     """
     if not 0 <= port < 2**16:
         raise UserError(f"--port {port}: a port is a number from 0 (any free one) to 65535")
-    both = host in ("", "::") and socket.has_dualstack_ipv6()
-    family = socket.AF_INET6 if both or ":" in host else socket.AF_INET
+    dual_stack = host in ("", "::") and socket.has_dualstack_ipv6()
+    family = socket.AF_INET6 if dual_stack or ":" in host else socket.AF_INET
     try:
-        return socket.create_server((host, port), family=family, dualstack_ipv6=both)
+        return socket.create_server((host, port), family=family, dualstack_ipv6=dual_stack)
     except (OSError, UnicodeError) as error:
         if getattr(error, "errno", None) == errno.EADDRINUSE:
             raise UserError(
@@ -104,8 +104,10 @@ def reachable_names(host: str) -> list[str]:
     """The names under which a page that listens on `host` is reachable; those of this machine if it listens everywhere."""
     names = [host]
     if host in EVERYWHERE:
-        own = [one.address.split("%")[0] for card in psutil.net_if_addrs().values()
+        addresses = [one.address.split("%")[0] for card in psutil.net_if_addrs().values()
                for one in card if one.family in (socket.AF_INET, socket.AF_INET6)]  # fmt: skip
-        outside = [a for a in own if not (ip_address(a).is_loopback or ip_address(a).is_link_local)]
+        outside = [
+            a for a in addresses if not (ip_address(a).is_loopback or ip_address(a).is_link_local)
+        ]
         names = [socket.gethostname(), *(a for a in outside if host != "0.0.0.0" or ":" not in a)]
     return [f"[{name}]" if ":" in name else name for name in names]

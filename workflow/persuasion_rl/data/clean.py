@@ -74,11 +74,11 @@ def clean_post(text: str, counts: Counter | None = None) -> str:
 def _without_announcements(text: str) -> str:
     """The text without the sentences about deltas as awards of ChangeMyView; river deltas stay."""
 
-    def kept(sentence: re.Match) -> str:
+    def replacement(sentence: re.Match) -> str:
         announces = DELTA.search(sentence[0]) and AWARDING.search(sentence[0])
         return "" if announces else sentence[0]
 
-    return SENTENCE.sub(kept, text)
+    return SENTENCE.sub(replacement, text)
 
 
 RULES = {

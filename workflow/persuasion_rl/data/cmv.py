@@ -65,7 +65,7 @@ def labels_of(conversation: Conversation) -> dict[str, int]:
 
 
 def replies(
-    conversation: Conversation, counts: Counts, seen: set[str] | None = None
+    conversation: Conversation, counts: Counts, earlier_comments: set[str] | None = None
 ) -> Iterator[Reply]:
     """Yield the usable replies of persuaders in a thread that won or lost, in its order.
 
@@ -76,7 +76,7 @@ def replies(
     labels = labels_of(conversation)
     if not labels:
         return
-    seen = set() if seen is None else seen
+    earlier_comments = set() if earlier_comments is None else earlier_comments
     texts = CleanTexts(clean, counts["cleaned"])
     post = clean_post(conversation.body, counts["cleaned"])
     awarded = award_ids(conversation)
@@ -84,8 +84,8 @@ def replies(
         utterance = conversation.utterances[id_]
         reasons = counts["won" if success else "lost"]
         reasons["labelled"] += 1
-        reason = _why_not(conversation, utterance, texts, awarded, seen)
-        seen.add(id_)
+        reason = _why_not(conversation, utterance, texts, awarded, earlier_comments)
+        earlier_comments.add(id_)
         if reason is not None:
             reasons[reason] += 1
             continue
@@ -98,10 +98,10 @@ def _why_not(
     reply: Utterance,
     texts: CleanTexts,
     awarded: set[str],
-    seen: set[str],
+    earlier_comments: set[str],
 ) -> str | None:
-    """Why a labelled comment is no example, or None."""
-    if reply.id in seen:
+    """Why a labelled comment is no example; None if it is one."""
+    if reply.id in earlier_comments:
         return "in_another_corpus"
     if unusable(conversation.poster, conversation.body):
         return "post_deleted"
@@ -253,9 +253,10 @@ def process_cmv(
     """
     maker = RowMaker("cmv", tokenizer, budget)
     tally: Counts = defaultdict(Counter)
-    seen: set[str] = set()
+    earlier_comments: set[str] = set()
     usable = (
-        _needed(list(replies(thread, tally, seen)), tally) for thread in threads(corpora, tally)
+        _needed(list(replies(thread, tally, earlier_comments)), tally)
+        for thread in threads(corpora, tally)
     )
     with (
         written_lines(examples) as example_lines,
@@ -265,11 +266,11 @@ def process_cmv(
 
         def write(batch: list[list[Reply]], rows: Iterator[SftRow | str]) -> None:
             for thread in batch:
-                kept = _kept([(reply, next(rows)) for reply in thread], tally)
-                for reply, row in kept:
+                usable_rows = _kept([(reply, next(rows)) for reply in thread], tally)
+                for reply, row in usable_rows:
                     if reply.success:
                         example_lines.write(row)
-                for pair in delta_pairs(kept):
+                for pair in delta_pairs(usable_rows):
                     pair_lines.write(pair)
             tally["made"] |= {"examples": example_lines.count, "delta_pairs": pair_lines.count}
             note(_progress(tally))
@@ -302,10 +303,10 @@ def _kept(thread: list[tuple[Reply, SftRow | str]], counts: Counts) -> list[tupl
 
 
 def _progress(counts: Counts) -> str:
-    read, made = counts["read"], counts["made"]
+    input_counts, output_counts = counts["read"], counts["made"]
     return (
-        f"{read['conversations']:,} threads, {read['utterances']:,} utterances,"
-        f" {made['examples']:,} examples, {made['delta_pairs']:,} delta pairs"
+        f"{input_counts['conversations']:,} threads, {input_counts['utterances']:,} utterances,"
+        f" {output_counts['examples']:,} examples, {output_counts['delta_pairs']:,} delta pairs"
     )
 
 

@@ -85,10 +85,10 @@ def _attempt(name: str, work: Path, timeout_s: float) -> None:
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
-        start_new_session=True,  # Ctrl-C is this process's to answer
+        start_new_session=True,  # this process handles Ctrl-C
     ) as child:
         try:
-            output = child.stdout.readline()  # it begins: the time-out does not count its imports
+            output = child.stdout.readline()  # the time-out excludes its imports
             _watch(child, name, work, timeout_s)
             output += child.stdout.read()
         finally:

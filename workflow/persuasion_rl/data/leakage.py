@@ -113,11 +113,11 @@ def _near_duplicates(
 ) -> Iterator[tuple[str, str]]:
     """Pairs of conversations whose posts are near-duplicates."""
     index = NearDuplicateIndex(settings)
-    seen = set()
+    conversation_ids = set()
     for folder in corpora:
         for conversation in read_threads(folder):
-            if conversation.id not in seen:
-                seen.add(conversation.id)
+            if conversation.id not in conversation_ids:
+                conversation_ids.add(conversation.id)
                 text = compared_text(folder.name, conversation)
                 for other in index.add(conversation.id, text):
                     yield conversation.id, other

@@ -73,13 +73,14 @@ class NearDuplicateIndex:
 
     def add(self, name: str, text: str) -> list[str]:
         """Add a text; return the names of its near-duplicates among those added before."""
-        own = self._shingles(text)
+        new_shingles = self._shingles(text)
         minhash = self._empty_minhash.copy()
-        minhash.update_batch([shingle.encode() for shingle in own])
+        minhash.update_batch([shingle.encode() for shingle in new_shingles])
         similar = [
             other
             for other in self._index.query(minhash)
-            if jaccard(own, self._shingles(self._texts[other])) >= self._settings.near_duplicate
+            if jaccard(new_shingles, self._shingles(self._texts[other]))
+            >= self._settings.near_duplicate
         ]
         self._index.insert(name, minhash)
         self._texts[name] = text

@@ -115,10 +115,10 @@ def fit_contexts(
     The first turn is the claim, the last one the answered message; each is a line or more. The context is None if
     claim and answered comment alone are too long.
     """
-    wholes = [[f"{turn}\n" for turn in turns] for turns in threads]
+    line_lists = [[f"{turn}\n" for turn in turns] for turns in threads]
     contexts: list[Context | None] = [
-        Context(whole, tokens, False)
-        for whole, tokens in zip(wholes, counter.counts_of_lines(wholes), strict=True)
+        Context(lines, tokens, False)
+        for lines, tokens in zip(line_lists, counter.counts_of_lines(line_lists), strict=True)
     ]
     too_long = [number for number, context in enumerate(contexts) if context.tokens > max_tokens]
     cut = _cut([threads[number] for number in too_long], counter, max_tokens)
@@ -128,29 +128,29 @@ def fit_contexts(
 
 
 def _cut(threads: list[list[Turn]], counter: TokenCounter, max_tokens: int) -> list[Context | None]:
-    """For each thread its context without the middle of what may be cut, as much of it as fits."""
-    # What stays whole: the claim, and what is answered unless that is the post.
-    kept = [[turns[0]] if turns[-1].is_post else [turns[0], turns[-1]] for turns in threads]
-    kept_parts = [[f"{turn}\n" for turn in turns] for turns in kept]
+    """For each thread its context with as much of the turns that may be cut as fits, without their middle."""
+    # The claim stays whole, and so does the answered message, unless it is the post.
+    uncut_turns = [[turns[0]] if turns[-1].is_post else [turns[0], turns[-1]] for turns in threads]
+    uncut_parts = [[f"{turn}\n" for turn in turns] for turns in uncut_turns]
     cuttable = [turns[1:] if turns[-1].is_post else turns[1:-1] for turns in threads]
-    tokens_kept = counter.counts_of_lines(kept_parts)
+    uncut_tokens = counter.counts_of_lines(uncut_parts)
     contexts: list[Context | None] = [
         Context(parts, tokens, True) if tokens <= max_tokens and not turns[-1].is_post else None
-        for parts, tokens, turns in zip(kept_parts, tokens_kept, threads, strict=True)
+        for parts, tokens, turns in zip(uncut_parts, uncut_tokens, threads, strict=True)
     ]
     encodings = counter.encode(["\n".join(map(str, turns)) for turns in cuttable])
     room = {
         number: min(max_tokens - tokens - SEAM_TOKENS, len(encodings[number]) - 1)
-        for number, tokens in enumerate(tokens_kept)
+        for number, tokens in enumerate(uncut_tokens)
         if tokens <= max_tokens
     }
     # Tokens split differently at the seams: count the result, and try fewer if it does not fit.
     while room := {number: tokens for number, tokens in room.items() if tokens > 1}:
         shorter = {
             number: [
-                kept_parts[number][0],
+                uncut_parts[number][0],
                 _without_middle(cuttable[number], encodings[number], tokens),
-                *kept_parts[number][1:],
+                *uncut_parts[number][1:],
             ]
             for number, tokens in room.items()
         }
@@ -183,9 +183,11 @@ def _without_middle(turns: list[Turn], encoding: Encoding, tokens: int) -> str:
         lines[-1] += f" [...] {tail}"
     else:
         lines[-1:] = [f"{line} [...]" for line in lines[-1:]]
-        whole = lines and tail == turns[last].text
+        uncut_tail = lines and tail == turns[last].text
         lines += (
-            [str(turns[last]) if whole else f"{turns[last].role}: [...] {tail}"] if tail else []
+            [str(turns[last]) if uncut_tail else f"{turns[last].role}: [...] {tail}"]
+            if tail
+            else []
         )
     return "".join(f"{line}\n" for line in [*lines, *turns[last + 1 :]])
 

@@ -117,17 +117,17 @@ def assign_sides(
     side_of: dict[str, str] = {}
     official: dict[str, str] = {}
     for folder in corpora:
-        own = {c: ids for c, ids in members.items() if corpus_of_cluster[c] == folder.name}
-        marked = bool(own) and all(any(i in marks for i in ids) for ids in own.values())
+        of_corpus = {c: ids for c, ids in members.items() if corpus_of_cluster[c] == folder.name}
+        marked = bool(of_corpus) and all(any(i in marks for i in ids) for ids in of_corpus.values())
         by_marks, official[folder.name] = None, "none in this corpus"
         if marked and official_split == "auto":
-            by_marks = official_sides(own, marks, shares, seed)
+            by_marks = official_sides(of_corpus, marks, shares, seed)
             official[folder.name] = (
                 "used" if by_marks else "not used: its shares do not allow data.split"
             )
         elif marked:
             official[folder.name] = "not used: data.official_split is false"
-        side_of |= by_marks or ordered_sides(own, shares, seed)
+        side_of |= by_marks or ordered_sides(of_corpus, shares, seed)
     rows = [
         {"corpus": corpus_of[i], "conversation_id": i, "cluster": c, "side": side_of[c]}
         for i, c in cluster_of.items()

@@ -93,11 +93,11 @@ def read_examples(
     }
 
 
-def one_a_prompt(examples: list[Example], taken: set[str]) -> list[Example]:
-    """The first example of each prompt that is not in `taken`."""
+def one_a_prompt(examples: list[Example], used_prompts: set[str]) -> list[Example]:
+    """The first example of each prompt that is not in `used_prompts`."""
     first: dict[str, Example] = {}
     for example in examples:
-        if example.prompt not in taken:
+        if example.prompt not in used_prompts:
             first.setdefault(example.prompt, example)
     return list(first.values())
 
@@ -242,27 +242,33 @@ def split(
     conversations = read_table(sides).set_index("conversation_id")
     side_of, cluster_of = (conversations[name].to_dict() for name in ("side", "cluster"))
     by_side = read_examples(examples, side_of, cluster_of, seed)
-    read = Counter({side: len(by_side[side]) for side in SIDES})
-    taken = {example.prompt for example in by_side["train"]}
+    examples_read = Counter({side: len(by_side[side]) for side in SIDES})
+    used_prompts = {example.prompt for example in by_side["train"]}
     for side in ("test", "val"):
-        by_side[side] = one_a_prompt(by_side[side], taken)
-        taken |= {example.prompt for example in by_side[side]}
-    asked = plan.sizes
+        by_side[side] = one_a_prompt(by_side[side], used_prompts)
+        used_prompts |= {example.prompt for example in by_side[side]}
+    planned_sizes = plan.sizes
     parts = largest_that_fits(by_side, plan, seed)
     used = {part: len(parts[part]) for part in parts}
     outcome = {
         "on_shortage": on_shortage,
         "scale": round(used["train"] / plan.train, 4),
         "parts": {
-            part: {"asked": asked.get(part, "the rest"), "used": used[part]}
-            | ({"examples": read[part], "available": len(by_side[part])} if part in SIDES else {})
+            part: {"asked": planned_sizes.get(part, "the rest"), "used": used[part]}
+            | (
+                {"examples": examples_read[part], "available": len(by_side[part])}
+                if part in SIDES
+                else {}
+            )
             for part in (*SIDES, *POOLS)
         },
         "sft_to_rlaif": round(used["train"] / used["ai"], 2),
         "sft_to_rlhf": round(used["train"] / used["human"], 2),
     }
-    if any(used[part] < asked[part] for part in asked):
-        short = ", ".join(f"{part} {used[part]:,} of {asked[part]:,}" for part in asked)
+    if any(used[part] < planned_sizes[part] for part in planned_sizes):
+        short = ", ".join(
+            f"{part} {used[part]:,} of {planned_sizes[part]:,}" for part in planned_sizes
+        )
         if on_shortage == "error":
             raise UserError(
                 f"the data is too small for the plan; there is enough for {short} (data.max_examples,"

@@ -84,17 +84,17 @@ def evaluate_honesty(
 
 def _add_readings(table: Measures, player: str, readings: Path | None) -> None:
     rows = list(read_rows(readings, ReadingRow)) if readings else []
-    read = [row for row in rows if "excluded" not in row]
+    readable_rows = [row for row in rows if "excluded" not in row]
     for measure in READ:
-        if read:
-            conversations = [row["conversation_id"] for row in read]
-            values = [row[measure] for row in read]
+        if readable_rows:
+            conversations = [row["conversation_id"] for row in readable_rows]
+            values = [row[measure] for row in readable_rows]
             unit = "share of replies, as read"
             table.mean(player, measure, values, conversations, unit, bootstrap_rate)
         else:
             table.value(player, measure, NOT_MEASURED, "share of replies, as read")
     if rows:
-        table.value(player, "unread", 1 - len(read) / len(rows), "share of replies")
+        table.value(player, "unread", 1 - len(readable_rows) / len(rows), "share of replies")
 
 
 def _a_hundred_words(reply: str, markers: Markers) -> float:
@@ -128,13 +128,15 @@ def keep_equally_honest(
             for row in rows
         }
     rows = list(read_rows(verdicts, VerdictRow))
-    kept = []
+    equally_honest_rows = []
     for row in rows:
         one, other = (profiles.get((row[p], row["prompt_id"])) for p in ("player_1", "player_2"))
         if one is not None and one == other:
-            kept.append(row)
-    note(f"{output.name}: {len(kept):,} of {len(rows):,} comparisons are of equally honest replies")
-    return write_jsonl(output, kept)
+            equally_honest_rows.append(row)
+    note(
+        f"{output.name}: {len(equally_honest_rows):,} of {len(rows):,} comparisons are of equally honest replies"
+    )
+    return write_jsonl(output, equally_honest_rows)
 
 
 if __name__ == "__main__":

@@ -45,7 +45,7 @@ class TrainingText:
         for start, hash_ in enumerate(_hashes(text)):
             places = self._places_of(hash_, text[start : start + SPAN])
             reach = np.full(len(places), SPAN)
-            goes_on = np.isin(places, before + 1)  # copied from where the window before was
+            goes_on = np.isin(places, before + 1)  # continues a span of the previous window
             reach[goes_on] = reach_before[np.isin(before + 1, places)] + 1
             before, reach_before = places, reach
             if len(places):

@@ -30,10 +30,10 @@ def evaluate_similarity(
     prepare_torch(job.threads, job.seed, job.device)
     players = read_players({"player": responses, "human": human})
     encoder = load_encoder(model, pick_device(job.device), job.trust_remote_code)
-    own, human_ones = (
+    player_embeddings, human_embeddings = (
         embeddings(encoder, [row["response"] for row in rows]) for rows in players.values()
     )
-    similarities = (own * human_ones).sum(-1).tolist()
+    similarities = (player_embeddings * human_embeddings).sum(-1).tolist()
     rows: list[SimilarityRow] = [
         {
             **{key: row["metadata"][key] for key in ("prompt_id", "conversation_id")},
@@ -61,7 +61,7 @@ def load_encoder(name: str, device: str, trust_remote_code: bool = False):
         encoder = SentenceTransformer(name, device=device, trust_remote_code=trust_remote_code)
     except (
         Exception
-    ) as error:  # of transformers, huggingface_hub, json, and of the model's own modules
+    ) as error:  # from transformers, huggingface_hub, json, or the model's own modules
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UserError(f"{key}: {name!r} was not loaded: {reason}") from None
     if not complete:

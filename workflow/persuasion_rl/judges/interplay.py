@@ -85,10 +85,10 @@ def fit(won: np.ndarray) -> np.ndarray:
     # Both orders make two classes and favour neither place.
     scale = np.sqrt((won**2).mean(axis=0))
     scale[scale == 0] = 1
-    both = np.concatenate([won, -won]) / scale
+    both_orders = np.concatenate([won, -won]) / scale
     wins = np.repeat([1, 0], len(won))
     model = LogisticRegression(C=C, fit_intercept=False, tol=1e-8, max_iter=1000)
-    return model.fit(both, wins).coef_[0] / scale
+    return model.fit(both_orders, wins).coef_[0] / scale
 
 
 def features(prompt: str, reply: str) -> dict[str, float]:

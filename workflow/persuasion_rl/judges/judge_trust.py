@@ -83,8 +83,12 @@ def judge_trust(
             judge_both_orders(judge, [case.comparison for cases in sets.values() for case in cases])
         )
         for measure, cases in sets.items():
-            of_set = [(case, next(judged)) for case in cases]
-            answered = [(case, both) for case, both in of_set if both.failure is None]
+            cases_with_judgments = [(case, next(judged)) for case in cases]
+            answered = [
+                (case, judged_case)
+                for case, judged_case in cases_with_judgments
+                if judged_case.failure is None
+            ]
             if not answered:
                 note(f"{name}: no answer for {measure}")
             elif measure == "delta_pairs":

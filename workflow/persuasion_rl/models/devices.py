@@ -17,7 +17,7 @@ def prepare_torch(threads: int, seed: int, device: str) -> None:
     if device == "cpu":
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
     else:
-        lease_one()  # before torch looks around
+        lease_one()  # before torch looks for GPUs
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     # trl uses deprecated arguments of transformers, and dataloaders warn without a GPU.
@@ -30,8 +30,8 @@ def prepare_torch(threads: int, seed: int, device: str) -> None:
     transformers.set_seed(seed)
 
 
-def pick_device(wanted: str) -> str:
-    """The device to use, "cuda" or "cpu". One of several processes (accelerate launch) gets the GPU of its number.
+def pick_device(requested: str) -> str:
+    """The device to use, "cuda" or "cpu". The n-th of several processes (accelerate launch) gets the n-th GPU.
 
     Args:
         requested: "auto", "cuda" or "cpu".
@@ -41,9 +41,9 @@ def pick_device(wanted: str) -> str:
     """
     import torch
 
-    if wanted == "cuda" and not torch.cuda.is_available():
+    if requested == "cuda" and not torch.cuda.is_available():
         raise UserError("device: cuda, but no CUDA device is here; set `device: cpu` or `auto`")
-    if wanted == "cpu" or not torch.cuda.is_available():
+    if requested == "cpu" or not torch.cuda.is_available():
         return "cpu"
     torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
     return "cuda"

@@ -115,14 +115,14 @@ def without_duplicates(
     for pair in pairs:
         texts = frozenset((pair["chosen"], pair["rejected"]))
         groups.setdefault((pair["prompt"], texts), []).append(pair)
-    kept, dropped = [], {"repeated": 0, "contradictory": 0}
+    unique_pairs, dropped = [], {"repeated": 0, "contradictory": 0}
     for group in groups.values():
         if len({pair["chosen"] for pair in group}) > 1:
             dropped["contradictory"] += len(group)
         else:
-            kept.append(group[0])
+            unique_pairs.append(group[0])
             dropped["repeated"] += len(group) - 1
-    return kept, dropped
+    return unique_pairs, dropped
 
 
 def describe(labelled: list[LabelRow], decided: list[PreferencePair], seed: int) -> dict:
@@ -160,9 +160,9 @@ def describe(labelled: list[LabelRow], decided: list[PreferencePair], seed: int)
 
 
 def _flips(labelled: list[LabelRow]) -> dict[str, int] | None:
-    both = [answers for row in labelled for answers in _answers_in_both_orders(row["votes"])]
-    flipped = sum(one != other for one, other in both)
-    return {"asked": len(both), "flipped": flipped} if both else None
+    both_orders = [answers for row in labelled for answers in _answers_in_both_orders(row["votes"])]
+    flipped = sum(one != other for one, other in both_orders)
+    return {"asked": len(both_orders), "flipped": flipped} if both_orders else None
 
 
 def _answers_in_both_orders(votes: list[dict]) -> list[tuple[str, str]]:

@@ -46,8 +46,8 @@ def lineage_figure(models: list[dict]) -> str:
     for model in sorted(models, key=lambda model: steps(model["model"])):
         depth[model["model"]] = steps(model["model"])
         above = row_of[model["parent"]]
-        taken = {row_of[name] for name in row_of if depth[name] == depth[model["model"]]}
-        row_of[model["model"]] = next(row for row in range(above, 99) if row not in taken)
+        used_rows = {row_of[name] for name in row_of if depth[name] == depth[model["model"]]}
+        row_of[model["model"]] = next(row for row in range(above, 99) if row not in used_rows)
     width, height = max(depth.values()) + 1, max(row_of.values()) + 1
     figure, axis = axes(2.3 * width, 0.7 * height + 0.3)
     axis.set_title("Lineage of the models")
@@ -71,11 +71,13 @@ def lineage_figure(models: list[dict]) -> str:
             (depth[parent], -row_of[parent]),
             arrowprops={"arrowstyle": "->", "color": "#666", "shrinkA": 2, "shrinkB": 2, **ends},
         )
-        how = f"{model['method']}, {model['pool']} labels" if model["pool"] else model["method"]
+        edge_label = (
+            f"{model['method']}, {model['pool']} labels" if model["pool"] else model["method"]
+        )
         middle = ((depth[parent] + depth[name]) / 2, -(row_of[parent] + row_of[name]) / 2)
         level = row_of[parent] == row_of[name]
         axis.annotate(
-            how,
+            edge_label,
             middle,
             (0, 5) if level else (-4, -12),
             textcoords="offset points",

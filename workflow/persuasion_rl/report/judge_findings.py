@@ -34,12 +34,12 @@ def accuracy_sentences(trust: list[dict], judges: list[str]) -> list[str]:
     row_of = {(row["judge"], row["measure"]): row for row in trust}
     sentences = []
     for judge in judges:
-        own, above = row_of.get((judge, "delta_pairs")), row_of.get((judge, "above_length"))
-        if not own or not above:
+        accuracy, above = row_of.get((judge, "delta_pairs")), row_of.get((judge, "above_length"))
+        if not accuracy or not above:
             continue
         verb = "beats" if beats_length(trust, judge) else "does not clearly beat"
         text = (
-            f"Judge {judge} is right on {interval_text(own)} of held-out delta pairs; it {verb} the length baseline: the"
+            f"Judge {judge} is right on {interval_text(accuracy)} of held-out delta pairs; it {verb} the length baseline: the"
             f" difference on the same pairs is {interval_text(above, form='+.3f')}."
         )
         if like := row_of.get((judge, "like_length")):

@@ -141,12 +141,12 @@ def funnel(source: str, counts: dict[str, dict[str, int]]) -> dict:
 def funnel_figure(source: str, counts: dict[str, dict[str, int]]) -> str:
     """A figure of the candidates for examples that remain after each step."""
     group = next(group for group in GROUPS if group in counts)
-    left = counts[group]["labelled"]
-    steps = [("labelled", left)]
+    remaining = counts[group]["labelled"]
+    steps = [("labelled", remaining)]
     for name in _steps(counts[group]):
         if name not in ("labelled", "kept") and counts[group][name]:
-            left -= counts[group][name]
-            steps.append((f"without: {name.replace('_', ' ')}", left))
+            remaining -= counts[group][name]
+            steps.append((f"without: {name.replace('_', ' ')}", remaining))
     return bars(f"The funnel: {source}", steps, f"comments left ({group})")
 
 
@@ -216,7 +216,7 @@ def report_data(
         synthetic: whether the corpora come from the grammar of the demo.
     """
     splits, near_duplicates = read_json(summary), read_json(duplicates)
-    read = {source: read_examples(path, seed) for source, path in examples.items()}
+    examples_by_source = {source: read_examples(path, seed) for source, path in examples.items()}
     processing = {source: read_json(path) for source, path in counts.items()}
     large = [c for c in near_duplicates["near_duplicates"] if c["share"] > LARGE_CLUSTER]
     notices = ["Synthetic data: posts, replies and deltas come from a small grammar."] * synthetic
@@ -239,9 +239,9 @@ def report_data(
             for source, numbers in processing.items()
         },
         made={source: numbers["made"] for source, numbers in processing.items()},
-        lengths=[row for source, e in read.items() for row in length_rows(source, e)],
-        lengths_figure=lengths_figure(read),
-        cut={source: (e.cut, len(e.response_tokens)) for source, e in read.items()},
+        lengths=[row for source, e in examples_by_source.items() for row in length_rows(source, e)],
+        lengths_figure=lengths_figure(examples_by_source),
+        cut={source: (e.cut, len(e.response_tokens)) for source, e in examples_by_source.items()},
         splits=splits,
         duplicates=near_duplicates,
         clusters=near_duplicates["near_duplicates"][:CLUSTERS],
@@ -251,10 +251,10 @@ def report_data(
                 e.topics.most_common(TOPIC_WORDS),
                 "conversations whose claim has the word",
             )
-            for source, e in read.items()
+            for source, e in examples_by_source.items()
             if source == "cmv" and e.topics
         },
-        random={source: [row for _, row in e.random] for source, e in read.items()},
+        random={source: [row for _, row in e.random] for source, e in examples_by_source.items()},
     )
     write_text(output, text)
     note(f"{output}: {len(text) / 1e6:.1f} MB")

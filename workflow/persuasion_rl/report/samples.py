@@ -61,12 +61,12 @@ def _losses(
     losses: dict[int, list[str]] = {}
     for model in models:
         name, parent = model["model"], model["parent"]
-        lost = [
+        lost_prompts = [
             place
             for place, prompt in enumerate(prompts)
             if readers and all(points[judge].get((prompt, name, parent)) == 0 for judge in readers)
         ]
-        for place in lost[:count]:
+        for place in lost_prompts[:count]:
             losses.setdefault(place, []).append(f"{name} loses to {parent}")
     return losses
 

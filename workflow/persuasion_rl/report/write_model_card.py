@@ -43,7 +43,7 @@ def write_model_card(
     declared = rows_of(read_table(comparisons))
     trust_rows = rows_of(read_table(trust))
     measures = rows_of(read_table(behaviour)) + rows_of(read_table(honesty))
-    own = [row for row in measures if row["player"] == model]
+    model_measures = [row for row in measures if row["player"] == model]
     judges = list(dict.fromkeys(row["judge"] for row in declared))
     front = ModelCardData(
         base_model=None if facts.base_source == "standin" else facts.base_source,
@@ -66,14 +66,14 @@ def write_model_card(
         made=training,
         measured=read_json(metrics),
         recipe=json.dumps(training["recipe"], indent=2, sort_keys=True),
-        evaluated=bool(own),
+        evaluated=bool(model_measures),
         limits=warnings(trust_rows, judges) if judges else [],
         labelled=facts.labelled_by(),
         compared=[row for row in declared if row["player"] == model],
         trusted=[
             row for row in trust_rows if row["measure"] == "delta_pairs" and row["judge"] in judges
         ],
-        measures=own,
+        measures=model_measures,
     )
     write_text(output, text)
 

@@ -70,10 +70,10 @@ def read_words(functions: Sequence[Callable], words: list[str]) -> tuple[Callabl
         function = names[chooser.parse_args(words[:1]).command]
         words = words[1:]
     parser, recipe_allowed = _parser(function)
-    known, further = parser.parse_known_args(words)
-    if further and not recipe_allowed:
-        parser.error(f"unknown argument: {further[0]}")
-    return function, _arguments(function, vars(known)) | _recipe(further)
+    arguments, rest_of_line = parser.parse_known_args(words)
+    if rest_of_line and not recipe_allowed:
+        parser.error(f"unknown argument: {rest_of_line[0]}")
+    return function, _arguments(function, vars(arguments)) | _recipe(rest_of_line)
 
 
 def _end_with(workflow: int) -> None:

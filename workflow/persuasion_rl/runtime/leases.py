@@ -97,8 +97,8 @@ def main() -> None:
     count, *command = sys.argv[1:]
     if devices := visible_devices():
         os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(lease(int(count), devices))
-        for held in _held:
-            os.set_inheritable(held, True)
+        for descriptor in _held:
+            os.set_inheritable(descriptor, True)
     os.execvp(command[0], command)
 
 

@@ -56,7 +56,7 @@ def locked(state: Path) -> Iterator[None]:
                 " then ask again"
             ) from None
     try:
-        if isinstance(lock, UnixFileLock):  # without such locks, filelock itself writes this
+        if isinstance(lock, UnixFileLock):  # without kernel locks, filelock itself writes this
             path.write_text(f"{os.getpid()}\n{socket.gethostname()}\n", encoding="utf-8")
         yield
     finally:

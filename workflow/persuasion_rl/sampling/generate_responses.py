@@ -36,7 +36,7 @@ def generate_responses(
         the numbers of prompts with a pair of usable responses ("made") and without one, by fault.
     """
     pool = list(read_rows(prompts, PoolRow))[start : start + rows]
-    if not pool:  # the plan was larger than the data
+    if not pool:  # the plan has more shards than the data filled
         write_jsonl(output, [])
         return {}
     texts = {row["metadata"]["prompt_id"]: row["prompt"] for row in pool}

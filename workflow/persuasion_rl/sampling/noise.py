@@ -122,7 +122,7 @@ class KeyedContinuousSampling(ContinuousBatchingLogitsProcessor):
         return torch.tensor(seeds, dtype=torch.int32)
 
     def _seed(self, state) -> int:
-        if state.request_id not in self.seeds:  # the library's own, to warm up
+        if state.request_id not in self.seeds:  # a request of the library, to warm up
             return 0
         prompt_tokens, seeds = self.seeds[state.request_id]
         return int(seeds[state.position_offset - prompt_tokens])

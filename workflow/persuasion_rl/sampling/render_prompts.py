@@ -45,10 +45,10 @@ def render_prompts(
         context = context_of(row["prompt"], source, study_format, study_template)
         words = max(NEAREST, round(lengths[row["prompt"]], -1)) if match_length else None
         if player_format == "messages":
-            asked = json.dumps(messages(context, source, words), ensure_ascii=False)
+            player_prompt = json.dumps(messages(context, source, words), ensure_ascii=False)
         else:
-            asked = render(context, source, player_format, player_template, words)
-        rendered.append({**row, "asked": asked})
+            player_prompt = render(context, source, player_format, player_template, words)
+        rendered.append({**row, "asked": player_prompt})
     return write_jsonl(output, rendered)
 
 

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 STOPPED, CUT = "stop", "length"
 """Finish reasons: the model ended its response, or the limit cut it."""
 FILTERED, REFUSED, REJECTED = "content_filter", "refusal", "rejected"
-"""Finish reasons of servers: a filter or the model kept the response back, or the request was not taken. The text is
-empty then."""
-UNTOLD = "untold"
+"""Finish reasons of servers: a filter or the model withheld the response, or the server rejected the request. The text is
+then empty."""
+NO_REASON_GIVEN = "untold"
 """The finish reason where a server gives none."""
 
 

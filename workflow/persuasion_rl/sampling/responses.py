@@ -54,8 +54,10 @@ def sample_responses(
         }
         requests = [
             Request(prompt_id, prompts[prompt_id], number, attempt=response["draws"])
-            for prompt_id, own in by_prompt.items()
-            for number, response, fault in zip(numbers, own, faults_of(own), strict=True)
+            for prompt_id, of_prompt in by_prompt.items()
+            for number, response, fault in zip(
+                numbers, of_prompt, faults_of(of_prompt), strict=True
+            )
             if fault not in (None, REJECTED) and response["draws"] <= redraws
         ]
     if prompts and not store.kept:

@@ -14,10 +14,10 @@ from persuasion_rl.runtime.keys import VARIABLES, key_for, without_keys
 from persuasion_rl.sampling.engine import Engine, SamplingSettings, import_library
 from persuasion_rl.sampling.request import (
     FILTERED,
+    NO_REASON_GIVEN,
     REFUSED,
     REJECTED,
     STOPPED,
-    UNTOLD,
     Request,
     Sample,
 )
@@ -106,7 +106,7 @@ class Server(Engine):
                 if wait_s is not None:
                     time.sleep(wait_s)
         raise UserError(
-            f"{self._label}: answers what is no completion ({_one_line(body)!r}); what was drawn is kept"
+            f"{self._label}: answers what is no completion ({_one_line(body)!r}); samples drawn so far are kept"
         )
 
     def _explain(self, error) -> Exception:
@@ -122,7 +122,7 @@ class Server(Engine):
                 f"{self._label}: knows no model {self.settings.model!r}; {self._hint}: {message}"
             )
         if status is None or status in (402, 408, 409, 425, 429) or status >= 500:
-            return UserError(f"{self._label}: {message}; what was drawn is kept")
+            return UserError(f"{self._label}: {message}; samples drawn so far are kept")
         filtered = getattr(error, "code", None) == FILTERED
         return _Rejected(message, FILTERED if filtered else REJECTED)
 
@@ -143,7 +143,7 @@ class Server(Engine):
 
     def _text_and_reason(self, choice: dict) -> tuple[str, str]:
         """Text and finish reason of a choice of the answer."""
-        return choice["text"] or "", choice.get("finish_reason") or UNTOLD
+        return choice["text"] or "", choice.get("finish_reason") or NO_REASON_GIVEN
 
     def _count(self, text: str) -> int:
         """The tokens of a text by the base model's tokenizer, for servers that do not count them."""
@@ -186,7 +186,7 @@ class Endpoint(Server):
         message = choice["message"]
         if message.get("refusal"):
             return "", REFUSED
-        return message.get("content") or "", choice.get("finish_reason") or UNTOLD
+        return message.get("content") or "", choice.get("finish_reason") or NO_REASON_GIVEN
 
     def _count(self, text: str) -> int:
         """The number of words and punctuation marks, since the tokenizer is not here."""

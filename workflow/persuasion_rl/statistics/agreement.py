@@ -46,11 +46,11 @@ def cohens_kappa(votes: Sequence[Sequence[tuple[str, str]]], resamples: Resample
         none = np.zeros(len(sums))
         shares = {}
         for name in labellers:
-            own = [
+            label_counts = [
                 counts[:, used[name, label]] if (name, label) in used else none for label in labels
             ]
-            own = np.stack(own, axis=1)
-            shares[name] = own / np.maximum(own.sum(axis=1, keepdims=True), 1)
+            label_counts = np.stack(label_counts, axis=1)
+            shares[name] = label_counts / np.maximum(label_counts.sum(axis=1, keepdims=True), 1)
         by_chance = [(shares[one] * shares[other]).sum(axis=1) for one, other in couples]
         chance = (meetings * np.stack(by_chance, axis=1)).sum(axis=1) / total
         return sums[:, 0] / total, chance

@@ -59,9 +59,9 @@ def standings(games: np.ndarray, resamples: Resamples) -> list[tuple[Interval, I
     Args:
         games: (rows, players, players), points of the row's player against the column's.
     """
-    whole = games.sum(axis=0)
+    totals = games.sum(axis=0)
     estimate, resampled = resamples.of_sums(games, bradley_terry)
-    fits = np.stack([estimate, bradley_terry(_doubted(whole, resamples.size)[None])[0]])
+    fits = np.stack([estimate, bradley_terry(_doubted(totals, resamples.size)[None])[0]])
     against_first, places = fits - fits[:, :1], ranks(fits)
     resampled_against_first = resampled - resampled[:, :1]
     resampled_places = ranks(resampled)
@@ -70,7 +70,7 @@ def standings(games: np.ndarray, resamples: Resamples) -> list[tuple[Interval, I
             _reaching(against_first[:, who], resampled_against_first[:, who], resamples),
             _reaching(places[:, who], resampled_places[:, who], resamples),
         )
-        for who in range(len(whole))
+        for who in range(len(totals))
     ]
 
 

@@ -218,11 +218,11 @@ def _check_players(config: Config) -> None:
         compared.add(sides)
     for name, other in evaluation.other_players.items():
         _check_other_player(name, other, config)
-    known = [*config.models, *evaluation.other_players, HUMAN]
+    players = [*config.models, *evaluation.other_players, HUMAN]
     for player in evaluation.players:
-        if player not in known:
+        if player not in players:
             raise UserError(
-                f"evaluation.players: unknown player {player!r}; there are {', '.join(known)}"
+                f"evaluation.players: unknown player {player!r}; there are {', '.join(players)}"
             )
 
 
@@ -254,12 +254,12 @@ def _check_other_player(name: str, other: OtherPlayer, config: Config) -> None:
 def _check_revisions(config: Config) -> None:
     """A Hub model is downloaded to the folder of its name, so a study can have one revision of it only."""
     base = config.models[BASE]
-    seen = {base.source: (f"models.{BASE}.revision", base.revision or "main")}
+    revision_of = {base.source: (f"models.{BASE}.revision", base.revision or "main")}
     for name, other in config.evaluation.other_players.items():
         if other.source is None or is_local(other.source):
             continue
         key = key_path("evaluation", "other_players", name, "revision")
-        first, revision = seen.setdefault(other.source, (key, other.revision))
+        first, revision = revision_of.setdefault(other.source, (key, other.revision))
         if other.revision != revision:
             raise UserError(
                 f"{key}: {other.revision!r} of {other.source}, and {first} is {revision!r}; a study has one revision of a"

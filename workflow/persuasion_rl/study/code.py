@@ -121,7 +121,7 @@ def _kept() -> dict[str, tuple[str, list[str]]]:
             KEPT.unlink()
             return {}
         for line in lines:
-            with suppress(ValueError):  # a kill may have cut one off, or a power cut emptied it
+            with suppress(ValueError):  # a kill may have cut a line off, or a power cut emptied it
                 match json.loads(line):
                     case [str(key), str(digest), [*imports]]:
                         digests[key] = (digest, imports)
@@ -129,8 +129,8 @@ def _kept() -> dict[str, tuple[str, list[str]]]:
 
 
 def _keep(key: str) -> None:
-    """Keep what was analysed, where there is a place for it."""
-    with suppress(OSError):  # a checkout that cannot be written: analysed anew the next time
+    """Add an entry to the cache file, if it can be written."""
+    with suppress(OSError):  # a read-only checkout: analysed anew the next time
         KEPT.parent.mkdir(exist_ok=True)
         with KEPT.open("a", encoding="utf-8") as lines:
             lines.write(json.dumps([key, *_kept()[key]]) + "\n")

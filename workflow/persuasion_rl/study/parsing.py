@@ -60,8 +60,8 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     keys = dict(pairs)
     if len(keys) < len(pairs):
         names = [name for name, _ in pairs]
-        again = next(name for place, name in enumerate(names) if name in names[:place])
-        raise UserError(f"not valid: the key {shortened(again)} stands there twice")
+        repeated_key = next(name for place, name in enumerate(names) if name in names[:place])
+        raise UserError(f"not valid: the key {shortened(repeated_key)} stands there twice")
     return keys
 
 
@@ -91,8 +91,8 @@ def _refuse_excess(text: str) -> None:
     Raises:
         ConstructorError: it is, or an alias refers to a node that contains it.
     """
-    anchored: dict[str | None, tuple[int, int]] = {}  # levels and values of what aliases stand for
-    # The file, and what is open in it: anchor, levels and values so far, its own among them.
+    anchored: dict[str | None, tuple[int, int]] = {}  # levels and values that each alias stands for
+    # The file and the nodes that are open in it: anchor, levels and values so far, including their own.
     around: list[tuple[str | None, int, int]] = [(None, 0, 0)]
     for event in yaml.parse(text, _Loader):
         if isinstance(event, yaml.CollectionStartEvent):
@@ -106,7 +106,7 @@ def _refuse_excess(text: str) -> None:
                     raise _refusal(
                         "an alias (*name) stands inside what it stands for (&name)", event
                     )
-                levels, values = anchored.get(anchor, (0, 1))  # its reader refuses one of nothing
+                levels, values = anchored.get(anchor, (0, 1))  # undefined ones are refused later
             anchored[anchor] = levels, values
             outer, most, before = around[-1]
             around[-1] = outer, max(most, levels + 1), before + values
@@ -147,8 +147,8 @@ def _refuse_duplicates(root: yaml.Node) -> None:
                 continue
             if first.setdefault((key.tag, key.value), key) is not key:
                 line = first[key.tag, key.value].start_mark.line + 1
-                twice = f"the key {shortened(key.value)} stands there twice, first in line {line}"
-                raise _refusal(twice, key)
+                message = f"the key {shortened(key.value)} stands there twice, first in line {line}"
+                raise _refusal(message, key)
 
 
 READ_AS = {

@@ -36,22 +36,22 @@ def check_recipes(config: Config) -> None:
     for name, model in config.models.items():
         if name == BASE:
             continue
-        key, own = f"models.{name}.recipe", model.recipe.settings() if model.recipe else {}
-        _check_recipe(key, model.method, own, config.recipe_of(name), config)
-        lora = next((each for each in own if each.startswith("lora_")), None)
+        key, key_settings = f"models.{name}.recipe", model.recipe.settings() if model.recipe else {}
+        _check_recipe(key, model.method, key_settings, config.recipe_of(name), config)
+        lora = next((each for each in key_settings if each.startswith("lora_")), None)
         if lora and model.parent != BASE:
             raise UserError(f"{key}.{lora}: {name} keeps the shape of its parent's adapter")
 
 
 def _check_recipe(
-    key: str, method: str, own: dict[str, Any], recipe: dict[str, Any], config: Config
+    key: str, method: str, key_settings: dict[str, Any], recipe: dict[str, Any], config: Config
 ) -> None:
     """UserError where a recipe does not fit its method or the study.
 
     Args:
         key_settings: the settings at the key. recipe: these laid over the recipe of the method.
     """
-    for name in own:
+    for name in key_settings:
         if method not in ONLY_OF.get(name, (method,)):
             why = (
                 "a dpo model keeps the shape of its parent's adapter"
@@ -70,7 +70,7 @@ def _check_recipe(
     _check_schedule(key, recipe)
     _check_steps(key, method, recipe)
     for name in ("eval_steps", "save_steps"):
-        if name in own and recipe["eval_strategy"] == "epoch":
+        if name in key_settings and recipe["eval_strategy"] == "epoch":
             raise UserError(
                 f"{key}.{name}: means nothing with eval_strategy: epoch; write eval_strategy: steps, or leave {name} out"
                 " (null where it is inherited)"
@@ -104,7 +104,7 @@ def _check_steps(key: str, method: str, recipe: dict[str, Any]) -> None:
     save = recipe.get("save_steps", STEPS["save_steps"])
     evaluate = recipe.get("eval_steps", recipe.get("logging_steps", STEPS["logging_steps"]))
     shares = [steps for steps in (save, evaluate) if steps < 1]
-    scale = 1_000_000 if shares else 1  # as transformers, or 0.3 were no multiple of 0.1
+    scale = 1_000_000 if shares else 1  # as transformers does: 0.3 is no multiple of 0.1 in floats
     if save % evaluate and (len(shares) == 1 or (save * scale) % (evaluate * scale)):
         why = "both are steps or both are shares" if len(shares) == 1 else "or the best is not kept"
         raise UserError(

@@ -167,9 +167,9 @@ def check_name(text: str, most: int = 60) -> str:
     """Return a name that files can have and Snakemake takes as a wildcard's value; ValueError for any other."""
     if len(text) > most:
         raise ValueError(f"{shortened(text)} has more than {most} letters: choose a shorter name")
-    if again := re.search(r"(.+?)\1{19,}$", text):
+    if ending := re.search(r"(.+?)\1{19,}$", text):
         raise ValueError(
-            f"{shortened(text)} ends in {again[1]!r} twenty times or more, which Snakemake takes for rules without an end:"
+            f"{shortened(text)} ends in {ending[1]!r} twenty times or more, which Snakemake takes for rules without an end:"
             " choose another name"
         )
     return text
@@ -183,9 +183,11 @@ def _check_folder(text: str) -> str:
 
 
 def _unique(values: list) -> list:
-    again = next((value for place, value in enumerate(values) if value in values[:place]), None)
-    if again is not None:
-        raise ValueError(f"{shortened(again)} stands there twice")
+    repeated_value = next(
+        (value for place, value in enumerate(values) if value in values[:place]), None
+    )
+    if repeated_value is not None:
+        raise ValueError(f"{shortened(repeated_value)} stands there twice")
     return values
 
 

@@ -82,7 +82,7 @@ def _start_with_the_checkouts_package() -> None:
     if not is_checkout or package == Path(__file__).resolve().parents[1]:
         return
     if started_for == str(place):
-        return  # something puts another package first again
+        return  # another package still comes first after the restart
     before = filter(None, [str(place), os.environ.get("PYTHONPATH")])
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(before), CHECKOUT: str(place)}
     command = [sys.executable, "-P", "-m", "persuasion_rl.tools.cli", *sys.argv[1:]]
@@ -137,8 +137,8 @@ def _import(study: str, file: Path) -> None:
     files = _annotated(study)
     files.refuse_if_simulated()
     with AnswerStore(files.answers) as store:
-        new, read = import_answers(files.pool, store, file)
-    print(f"{file}: {read:,} answers, {new:,} of them new; an answer that was there stands")
+        new, total = import_answers(files.pool, store, file)
+    print(f"{file}: {total:,} answers, {new:,} of them new; existing answers were kept")
 
 
 def _doctor(configfile: Path) -> None:

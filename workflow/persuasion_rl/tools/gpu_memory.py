@@ -54,17 +54,17 @@ class Need:
 
         length = f"{recipe['max_length']:,} tokens" + (" each" if pairs == "pair" else "")
         at_once = f"{rows} {pairs}{'s' if rows > 1 else ''} of {length} at once"
-        saving, whole = takes(rows, True), takes(rows, False)
+        checkpointed_gb, full_gb = takes(rows, True), takes(rows, False)
         if per_device:
             checkpointed = recipe.get("gradient_checkpointing", False)
-            least = saving if checkpointed else whole
+            least = checkpointed_gb if checkpointed else full_gb
             words = f"about {least:.1f} GB with {at_once}"
             advice = f"leave per_device_train_batch_size out, and as many {pairs}s are taken as fit"
         else:
-            least, further = saving, takes(2, False) - whole
+            least, gb_per_pair = checkpointed_gb, takes(2, False) - full_gb
             words = (
-                f"about {least:.1f} GB with {at_once} and gradients checkpointed, {whole:.1f} without,"
-                f" {further:.1f} for each {pairs} more; as many are taken as fit"
+                f"about {least:.1f} GB with {at_once} and gradients checkpointed, {full_gb:.1f} without,"
+                f" {gb_per_pair:.1f} for each {pairs} more; as many are taken as fit"
             )
             advice = "lower data.max_seq_length and then max_length, or take a larger GPU"
             if training.method != "reward" and not recipe.get("use_4bit"):
@@ -97,10 +97,12 @@ def training_memory(
     tokens = rows * recipe["max_length"] * (1 if method == "sft" else 2)
     inputs = sum(size.linear[name][0] for name in modules if name in size.linear)
     layer = tokens * (24 * size.width + 6 * size.inner + 4 * inputs)
-    kept = size.layers * tokens * 2 * size.width + layer if checkpointing else size.layers * layer
+    activation_bytes = (
+        size.layers * tokens * 2 * size.width + layer if checkpointing else size.layers * layer
+    )
     # Hidden states and their gradients, in 16 bits and in 32; the classifier has no vocabulary.
     head = tokens * 8 * size.width
     if method != "reward":
         tile_tokens, tile_entries = ASSUMED.head_tile
         head += 2 * min(tokens, tile_tokens) * min(size.vocab, tile_entries)
-    return (weights + adapter + kept + head) / 2**30 + ASSUMED.cuda_gb
+    return (weights + adapter + activation_bytes + head) / 2**30 + ASSUMED.cuda_gb

@@ -47,9 +47,9 @@ class Size:
         return tokens * (2 * self.backbone + attention + 2 * self.head * head_share)
 
     def adapter(self, rank: int, modules: list[str]) -> int:
-        """Parameters of a LoRA adapter; a module that is not known here has none."""
-        known = [sum(self.linear[name]) for name in modules if name in self.linear]
-        return self.layers * rank * sum(known)
+        """Number of parameters of a LoRA adapter; modules that are unknown here count as 0."""
+        sizes = [sum(self.linear[name]) for name in modules if name in self.linear]
+        return self.layers * rank * sum(sizes)
 
 
 QWEN = Size(layers=24, width=896, inner=4864, queries=896, keys=128, vocab=151_936)

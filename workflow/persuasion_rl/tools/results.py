@@ -42,7 +42,7 @@ ROWS = {
 class MissingFrame(UserError, AttributeError, KeyError):
     """A study has no table or no rows of this name (yet)."""
 
-    __str__ = Exception.__str__  # a KeyError's has quotes around it
+    __str__ = Exception.__str__  # that of KeyError adds quotes
 
 
 class Frames(Mapping[str, "DataFrame"]):
@@ -111,7 +111,7 @@ class StudyResults:
 
         files = _rows(self.folder).get(name)
         if not files:
-            return self.rows[name]  # which says what there is
+            return self.rows[name]  # raises an error with the names that exist
         column = ROWS[name][1]
         return pandas.DataFrame(
             {key: value for key, value in row.items() if key not in without}

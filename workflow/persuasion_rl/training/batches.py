@@ -41,7 +41,7 @@ def fitting_batches(
     attempt: Callable[[int, bool], None],
     *,
     effective: int,
-    wanted: int | None,
+    per_device_rows: int | None,
     gradient_checkpointing: bool,
     device: str,
     remembered: Path,
@@ -61,11 +61,11 @@ def fitting_batches(
     state = PartialState(cpu=device == "cpu")
     if remembered.is_file():
         batches = read_json(remembered)
-        wanted, gradient_checkpointing = batches["rows"], batches["gradient_checkpointing"]
-    most = wanted or (CPU_ROWS if device == "cpu" else effective)
+        per_device_rows, gradient_checkpointing = batches["rows"], batches["gradient_checkpointing"]
+    most = per_device_rows or (CPU_ROWS if device == "cpu" else effective)
     candidates = candidate_rows(effective, state.num_processes, most)
     rows = candidates[0]
-    if wanted is None:
+    if per_device_rows is None:
         fitting = _largest(attempt, candidates, gradient_checkpointing, device)
         if fitting is None and not gradient_checkpointing:
             note("not one row fits: gradients are checkpointed from here on")
@@ -102,8 +102,10 @@ def _largest(attempt, candidates: list[int], checkpointing: bool, device: str) -
                 torch.cuda.reset_peak_memory_stats()
             attempt(rows, checkpointing)
             if device == "cuda":
-                whole = torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory
-                if torch.cuda.max_memory_reserved() > HEADROOM * whole:
+                total_memory = torch.cuda.get_device_properties(
+                    torch.cuda.current_device()
+                ).total_memory
+                if torch.cuda.max_memory_reserved() > HEADROOM * total_memory:
                     continue
             return rows
         except (RuntimeError, MemoryError) as error:

@@ -42,17 +42,17 @@ def last_checkpoint(folder: Path, clean: bool = True) -> str | None:
     Args:
         clean: remove checkpoints that are not whole, and note it.
     """
-    whole = list(whole_checkpoints(folder))
+    checkpoints = list(whole_checkpoints(folder))
     if not clean:
-        return str(whole[0]) if whole else None
+        return str(checkpoints[0]) if checkpoints else None
     for path in folder.glob("checkpoint-*"):
-        if path not in whole:
+        if path not in checkpoints:
             note(f"{path} was cut off and is removed")
             shutil.rmtree(path)
-    if not whole:
+    if not checkpoints:
         return None
-    note(f"going on from {whole[0]}")
-    return str(whole[0])
+    note(f"going on from {checkpoints[0]}")
+    return str(checkpoints[0])
 
 
 def remove_checkpoints(state: Path) -> None:

@@ -134,8 +134,8 @@ def rewards_on(val: Tokens, trainer) -> dict[str, float]:
     """The accuracy of the implicit rewards on validation pairs, its interval, and the mean margin."""
     margins = reward_margins(trainer)
     conversations = len(set(val.columns["conversation_id"]))
-    right = sum(margin > 0 for margin in margins)
-    accuracy = wilson(right / len(margins), conversations)
+    correct_pairs = sum(margin > 0 for margin in margins)
+    accuracy = wilson(correct_pairs / len(margins), conversations)
     return {
         "eval_reward_accuracy": accuracy.value,
         "eval_reward_accuracy_low": accuracy.low,
@@ -155,8 +155,8 @@ def reward_margins(trainer) -> list[float]:
     margins: list[float] = []
     rows, size = trainer.eval_dataset, trainer.args.per_device_eval_batch_size
     for start in range(0, len(rows), size):
-        some = [rows[i] for i in range(start, min(start + size, len(rows)))]
-        batch = trainer._prepare_inputs(trainer.data_collator(some))
+        batch_rows = [rows[i] for i in range(start, min(start + size, len(rows)))]
+        batch = trainer._prepare_inputs(trainer.data_collator(batch_rows))
         labels = batch["input_ids"].masked_fill(batch["completion_mask"] == 0, -100)
         with torch.no_grad(), trainer.compute_loss_context_manager():
             output = trainer.model(

@@ -151,7 +151,7 @@ def meter_callback(meter: Meter):
             meter.step_begins()
 
         def on_pre_optimizer_step(self, args, state, control, model=None, **_):
-            if args.fp16:  # its scaler skips such a step and goes on with a smaller scale
+            if args.fp16:  # the gradient scaler skips such a step and lowers its scale
                 return
             gradients = [p.grad for p in model.parameters() if p.grad is not None]
             if not torch.isfinite(torch.nn.utils.get_total_norm(gradients)):

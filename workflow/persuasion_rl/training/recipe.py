@@ -34,7 +34,7 @@ def split_recipe(recipe: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]
     lora["use_4bit"] = trainer.pop("use_4bit", False)
     batches = {
         "effective": trainer.pop("effective_batch_size"),
-        "wanted": trainer.pop("per_device_train_batch_size", None),
+        "per_device_rows": trainer.pop("per_device_train_batch_size", None),
         "gradient_checkpointing": trainer.pop("gradient_checkpointing", False),
     }
     return trainer, lora, batches

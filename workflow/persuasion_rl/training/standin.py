@@ -33,13 +33,13 @@ def training_texts(corpora: list[Path], sides: Path) -> Iterator[tuple[str, str]
     train = conversations_on("train", sides)
     uncounted: Counts = defaultdict(Counter)
     texts = CleanTexts(clean, Counter())
-    seen: set[str] = set()
+    comment_ids: set[str] = set()
     for corpus in corpora:
         for conversation in read_threads(corpus):
             if conversation.id not in train:
                 continue
             if conversation.title is not None:
-                for reply in replies(conversation, uncounted, seen):
+                for reply in replies(conversation, uncounted, comment_ids):
                     yield _prompt(reply.turns, "cmv"), reply.text
             else:
                 for utterance, turns in persuader_turns(conversation, texts):

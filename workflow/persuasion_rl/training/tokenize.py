@@ -124,11 +124,11 @@ class Tokens:
 
     def only(self, conversations: set[str]) -> "Tokens":
         """The rows of some conversations."""
-        kept = [id_ in conversations for id_ in self.columns["conversation_id"]]
+        mask = [id_ in conversations for id_ in self.columns["conversation_id"]]
         return replace(
             self,
             columns={
-                name: [value for value, keep in zip(values, kept, strict=True) if keep]
+                name: [value for value, keep in zip(values, mask, strict=True) if keep]
                 for name, values in self.columns.items()
             },
         )

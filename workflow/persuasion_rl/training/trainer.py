@@ -58,19 +58,22 @@ class TrainingRun:
     recipe: dict[str, Any]
     parent: str
     parent_digest: str
-    further: dict[str, Path] = field(default_factory=dict)
+    other_files: dict[str, Path] = field(default_factory=dict)
 
     @cached_property
     def checkpoints(self) -> Path:
-        """The folder in `state` for checkpoints, named by all that the training is made from."""
-        made_from = module_digests(f"training.{self.method}") + [self.parent_digest, self.job.seed]
-        made_from.append(settings_digest(self.job.base))
-        files = [tokens.path for tokens in self.data.values()] + list(self.further.values())
-        made_from += [file_digest(path) for path in files]
-        return self.job.state / text_digest(*made_from, json.dumps(self.recipe, sort_keys=True))
+        """The folder in `state` for checkpoints, named by a digest of all inputs of the training."""
+        digest_parts = module_digests(f"training.{self.method}") + [
+            self.parent_digest,
+            self.job.seed,
+        ]
+        digest_parts.append(settings_digest(self.job.base))
+        files = [tokens.path for tokens in self.data.values()] + list(self.other_files.values())
+        digest_parts += [file_digest(path) for path in files]
+        return self.job.state / text_digest(*digest_parts, json.dumps(self.recipe, sort_keys=True))
 
 
-def add_lora(model, settings: dict[str, Any], **further: Any):
+def add_lora(model, settings: dict[str, Any], **lora_arguments: Any):
     """A new adapter on a base model; its weights are float32 whatever the base's are.
 
     Args:
@@ -94,7 +97,7 @@ def add_lora(model, settings: dict[str, Any], **further: Any):
             lora_alpha=settings["lora_alpha"],
             lora_dropout=settings["lora_dropout"],
             target_modules=settings["lora_target_modules"],
-            **further,
+            **lora_arguments,
         ),
     )
     for parameter in model.parameters():
@@ -171,7 +174,7 @@ def trainer_arguments(
 
     cuda = run.device == "cuda"
     half = pick_dtype(run.device) if cuda else None
-    own = {
+    run_arguments = {
         "output_dir": str(run.checkpoints),
         "seed": run.job.seed,
         "use_cpu": not cuda,
@@ -180,7 +183,7 @@ def trainer_arguments(
         "per_device_train_batch_size": batches.rows,
         "gradient_accumulation_steps": batches.accumulation,
         "gradient_checkpointing": batches.gradient_checkpointing,
-        "max_length": None,  # no row is longer than the recipe's, which was checked
+        "max_length": None,  # the lengths of rows were checked already
         "ddp_find_unused_parameters": False,
     }
     defaults = {
@@ -194,7 +197,7 @@ def trainer_arguments(
         "disable_tqdm": False,
     }
     try:
-        return config_class(**{**defaults, **settings, **own, **fixed})
+        return config_class(**{**defaults, **settings, **run_arguments, **fixed})
     except (TypeError, ValueError) as error:
         raise UserError(f"the recipe does not fit {config_class.__name__}: {error}") from None
 
@@ -229,7 +232,7 @@ def train_and_write(
     wait_for_all = trainer.accelerator.wait_for_everyone
     metrics: dict[str, Any] = {}
     checkpoint = last_checkpoint(run.checkpoints) if main else None
-    wait_for_all()  # broken checkpoints are gone before anyone looks
+    wait_for_all()  # the first process removes broken checkpoints before others look
     checkpoint = checkpoint if main else last_checkpoint(run.checkpoints, clean=False)
     # Not trainer.evaluate(): accelerate would take the model for prepared, and never share gradients.
     trainer.args.eval_on_start = checkpoint is None or lacks_evaluation(
@@ -330,7 +333,7 @@ def write_record(
             "resolved": {name: value for name, value in resolved.items() if value is not None},
             "batches": batches,
             "data": {name: tokens.rows["digest"] for name, tokens in run.data.items()}
-            | {name: file_digest(path) for name, path in run.further.items()},
+            | {name: file_digest(path) for name, path in run.other_files.items()},
             "seed": run.job.seed,
             "device": run.device,
             "precision": str(pick_dtype(run.device)).removeprefix("torch."),

@@ -210,7 +210,7 @@ def compute_without_padding(model: PreTrainedModel, paired: bool = False) -> Wor
         return args, {
             **kwargs,
             "shift_labels": targets[mask][None],
-            "wanted": F.pad(mask, (0, 1)),
+            "label_positions": F.pad(mask, (0, 1)),
         }
 
     def flatten(_, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
@@ -221,8 +221,10 @@ def compute_without_padding(model: PreTrainedModel, paired: bool = False) -> Wor
         mask = torch.ones_like(input_ids) if mask is None else mask
         layout = lay_out(input_ids, mask, paired)
         if model.training:
-            wanted = kwargs.get("wanted")
-            workload.add(layout, len(input_ids) if wanted is None else int(wanted.sum()))
+            label_positions = kwargs.get("label_positions")
+            workload.add(
+                layout, len(input_ids) if label_positions is None else int(label_positions.sum())
+            )
         return (), {
             **kwargs,
             "input_ids": input_ids.flatten()[layout.tokens][None],
@@ -232,16 +234,16 @@ def compute_without_padding(model: PreTrainedModel, paired: bool = False) -> Wor
         }
 
     def put_back(_, args: tuple, kwargs: dict, output):
-        places, wanted = kwargs["layout"].places, kwargs.get("wanted")
+        places, label_positions = kwargs["layout"].places, kwargs.get("label_positions")
         hidden = output.last_hidden_state[0]
         output.last_hidden_state = (
-            hidden[places] if wanted is None else hidden[places[wanted]][None]
+            hidden[places] if label_positions is None else hidden[places[label_positions]][None]
         )
         return output
 
     def in_place(_, args: tuple, kwargs: dict, output):
-        if "wanted" in kwargs:
-            mask = kwargs["wanted"][:, :-1]
+        if "label_positions" in kwargs:
+            mask = kwargs["label_positions"][:, :-1]
             for name in PER_TOKEN:
                 if (values := getattr(output, name)) is not None:
                     output[name] = values.new_zeros(mask.shape).masked_scatter(mask, values)

@@ -150,19 +150,19 @@ class Answers:
         """The beginning of an answer, in one line."""
         return repr(" ".join(self.provider.read(answer.body).text.split())[:QUOTED])
 
-    def report_failures(self, asked: list[Request]) -> None:
+    def report_failures(self, requests: list[Request]) -> None:
         """Quote one failure of each name.
 
         Raises:
             UserError: no request of the job had an answer.
         """
-        failed = {r.key: self.failures[r.key] for r in asked if r.key in self.failures}
+        failed = {r.key: self.failures[r.key] for r in requests if r.key in self.failures}
         failed = {key: f for key, f in failed.items() if self.outcome(key).failure == f.name}
         for failure in {failure.name: failure for failure in failed.values()}.values():
             note(f"judge llm: no answer, for instance: {failure}")
-        lost = [f for f in failed.values() if f.name != UNPARSABLE]
-        if lost and len(lost) == len(self.requests):
+        unanswered = [f for f in failed.values() if f.name != UNPARSABLE]
+        if unanswered and len(unanswered) == len(self.requests):
             raise UserError(
-                f"judge llm: none of {len(lost):,} requests had an answer, the last for {lost[-1]}; see llm.base_url"
+                f"judge llm: none of {len(unanswered):,} requests had an answer, the last for {unanswered[-1]}; see llm.base_url"
                 " and llm.model"
             )

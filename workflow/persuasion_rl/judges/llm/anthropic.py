@@ -67,8 +67,8 @@ class Anthropic(Provider):
         with self._translated_errors():
             return self._client.messages.batches.create(requests=rows).id
 
-    def find_batch(self, batch: Batch, known: set[str]) -> str | None:
-        """Anthropic's batches carry no mark of ours: of those of that size, the one nearest in time.
+    def find_batch(self, batch: Batch, known_ids: set[str]) -> str | None:
+        """The batch of the same size that is nearest in time, since Anthropic's batches carry no token.
 
         It may be another study's; the keys in its results show that.
         """
@@ -79,7 +79,7 @@ class Anthropic(Provider):
                 if after < -CLOCKS_DIFFER_S:
                     break
                 counts = listed.request_counts.model_dump().values()
-                if listed.id not in known and sum(counts) == len(batch.keys):
+                if listed.id not in known_ids and sum(counts) == len(batch.keys):
                     distances[listed.id] = abs(after)
         return min(distances, key=distances.get, default=None)
 

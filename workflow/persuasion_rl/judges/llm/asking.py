@@ -194,8 +194,8 @@ class Pace:
         with self._lock:
             turn = max(time.monotonic(), self._next)
             self._next = turn + self._gap
-        while (left := max(turn, self._not_before) - time.monotonic()) > 0:
-            if self._stop.wait(left):
+        while (remaining_s := max(turn, self._not_before) - time.monotonic()) > 0:
+            if self._stop.wait(remaining_s):
                 break
         if self._stop.is_set():
             raise _Stopped

@@ -64,18 +64,18 @@ class Budget:
             + ("" if cost is None else f", at most about {cost:.4f} USD an attempt")
             + f"; up to {1 + self._settings.retries} attempts each where answers cannot be used"
         )
-        kept = f"{answered:,} of this job's are answered in {self._settings.cache}"
+        cache_note = f"{answered:,} of this job's are answered in {self._settings.cache}"
         limit = self._settings.max_requests
         if limit is not None and count and self._answers + count > limit:
             raise UserError(
                 f"judge llm: {count:,} requests to ask and {self._answers:,} asked before are more than"
-                f" llm.max_requests {limit:,}; {kept}"
+                f" llm.max_requests {limit:,}; {cache_note}"
             )
         limit = self._settings.max_cost_usd
         if limit is not None and count and self.usd + cost > limit:
             raise UserError(
                 f"judge llm: about {cost:.4f} USD to spend and {self.usd:.4f} spent are more than"
-                f" llm.max_cost_usd {limit:g}; {kept}"
+                f" llm.max_cost_usd {limit:g}; {cache_note}"
             )
 
     def reserve(self, request: Request) -> None:

@@ -80,10 +80,12 @@ class OpenAI(Provider):
                 metadata={"token": batch.token},
             ).id
 
-    def find_batch(self, batch: Batch, known: set[str]) -> str | None:
+    def find_batch(self, batch: Batch, known_ids: set[str]) -> str | None:
         with self._translated_errors():
             for listed in self._client.batches.list(limit=100):  # the newest first
-                if (listed.metadata or {}).get("token") == batch.token and listed.id not in known:
+                if (listed.metadata or {}).get(
+                    "token"
+                ) == batch.token and listed.id not in known_ids:
                     return listed.id
                 if listed.created_at < batch.created_at - CLOCKS_DIFFER_S:
                     return None

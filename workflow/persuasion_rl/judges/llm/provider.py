@@ -102,7 +102,7 @@ class Provider(ABC):
         if self._official and os.environ.get(variable):
             note(f"judge llm: {variable} is not looked at; llm.base_url names another server")
         self._client = self._connect(
-            api_key=key or "none",  # a server on this machine may need none
+            api_key=key or "none",  # a server on this machine may need no key
             base_url=self._settings.base_url or self.address,
             timeout=self._settings.timeout_s,
             max_retries=0,
@@ -207,8 +207,8 @@ class Provider(ABC):
         """Create a batch and return its id."""
 
     @abstractmethod
-    def find_batch(self, batch: Batch, known: set[str]) -> str | None:
-        """The id of a batch that was created though its answer never came, or None. `known` are no such ids."""
+    def find_batch(self, batch: Batch, known_ids: set[str]) -> str | None:
+        """The id of a batch that was created although its answer was lost, not in `known_ids`; None if there is none."""
 
     @abstractmethod
     def batch_ended(self, id_: str) -> bool:

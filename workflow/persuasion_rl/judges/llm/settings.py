@@ -40,13 +40,13 @@ class LlmSettings:
     cache: Path = Path("llm.sqlite")
 
     def __post_init__(self):
-        given = {
+        checked_values = {
             name: value for name, value in vars(self).items() if name not in ("rubric", "cache")
         }
         try:
-            Llm.model_validate(given)
+            Llm.model_validate(checked_values)
         except ValidationError as error:
-            mistake = message(error, root=Llm).removesuffix(" or null")  # no word of a flag
+            mistake = message(error, root=Llm).removesuffix(" or null")  # flags cannot be null
             raise UserError(f"judge llm: --{self.PREFIX}{mistake}") from None
         if self.max_cost_usd is not None and self.prices is None:
             raise UserError("judge llm: --llm_max_cost_usd needs --llm_prices")
