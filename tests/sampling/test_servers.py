@@ -16,10 +16,10 @@ from persuasion_rl.sampling.generate_responses import generate_responses
 from persuasion_rl.sampling.request import (
     CUT,
     FILTERED,
+    NO_REASON_GIVEN,
     REFUSED,
     REJECTED,
     STOPPED,
-    UNTOLD,
     Limits,
     Request,
     Sample,
@@ -111,7 +111,7 @@ def test_a_server_that_is_busy_is_asked_again_and_not_for_ever(status, start_ser
     server = start_server(lambda body, times: completion("fine") if times > 3 else error(status))
     assert samples_of_endpoint(server.url, "a")["a"].text == "fine"
     server.answer = lambda body, times: error(status, "busy\nbusy")
-    with pytest.raises(UserError, match="busy.*; what was drawn is kept$") as raised:
+    with pytest.raises(UserError, match="busy.*; samples drawn so far are kept$") as raised:
         samples_of_endpoint(server.url, "b")
     assert "\n" not in str(raised.value)
     assert [asked_for(body) for body in server.bodies].count("b") == 6
@@ -137,7 +137,7 @@ def test_a_request_that_is_refused_is_an_empty_response_with_its_reason(start_se
         "refused": ("", REFUSED),
         "long": ("Some words", CUT),
         "called": ("", "tool_calls"),
-        "untold": ("words", UNTOLD),
+        "untold": ("words", NO_REASON_GIVEN),
         "fine": ("words", STOPPED),
     }
     assert len(server.bodies) == len(answers)
@@ -318,6 +318,6 @@ def test_a_server_that_is_not_there_is_named(tiny_base, monkeypatch):
     monkeypatch.setattr("openai._constants.MAX_RETRY_DELAY", 0.01)
     monkeypatch.setattr("openai._base_client.MAX_RETRY_DELAY", 0.01)
     with pytest.raises(
-        UserError, match="127.0.0.1:9/v1: Connection error.; what was drawn is kept"
+        UserError, match="127.0.0.1:9/v1: Connection error.; samples drawn so far are kept"
     ):
         samples_of_server("http://127.0.0.1:9/v1", tiny_base, short_requests(1))

@@ -70,7 +70,7 @@ def test_a_docstring_that_is_added_or_removed_changes_no_digest(package):
     edit(
         package,
         "files",
-        '    """A stable 64-bit digest (16 hex digits) of some values, told apart by their position."""\n',
+        '    """A stable 64-bit digest (16 hex digits) of some values; their order matters."""\n',
         "",
     )
     assert digests(package, "data.cmv") == before

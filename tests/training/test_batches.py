@@ -35,7 +35,7 @@ room = int(sys.argv[1]) * 2**20
 resource.setrlimit(resource.RLIMIT_AS, (resident + room, resource.RLIM_INFINITY))
 batches = fitting_batches(
     lambda n, checkpointing: training.try_step(model, rows(n), "cpu", checkpointing),
-    effective=24, wanted=None, gradient_checkpointing=False, device="cpu", remembered=Path(sys.argv[2]),
+    effective=24, per_device_rows=None, gradient_checkpointing=False, device="cpu", remembered=Path(sys.argv[2]),
 )
 print(batches.rows, batches.accumulation, batches.gradient_checkpointing)
 """
@@ -57,7 +57,7 @@ def test_an_updates_share_divides_by_what_a_device_takes(effective, processes, a
 def batches(tmp_path, attempt=None, **changed):
     defaults = dict(
         effective=64,
-        wanted=None,
+        per_device_rows=None,
         gradient_checkpointing=False,
         device="cpu",
         remembered=tmp_path / "batches.json",
@@ -77,7 +77,7 @@ def fails_above(limit: int, checkpointed: int = 10**9):
 
 @pytest.mark.slow
 def test_what_the_recipe_says_is_the_most_and_nothing_is_tried(tmp_path):
-    of_recipe = batches(tmp_path, fails_above(0), wanted=12)
+    of_recipe = batches(tmp_path, fails_above(0), per_device_rows=12)
     assert (of_recipe.rows, of_recipe.accumulation) == (8, 8)
 
 

@@ -12,7 +12,7 @@ def test_a_recipe_is_split_and_left_as_it_is():
     trainer, lora, batches = split_recipe(recipe | {"loss_type": "ipo", "beta": 0.2})
     assert trainer == {"loss_type": ["ipo"], "beta": 0.2}
     assert lora == {"lora_r": 2, "use_4bit": False}
-    assert batches == {"effective": 16, "wanted": 4, "gradient_checkpointing": False}
+    assert batches == {"effective": 16, "per_device_rows": 4, "gradient_checkpointing": False}
     assert recipe["effective_batch_size"] == 16  # the recipe itself is recorded as given
 
 

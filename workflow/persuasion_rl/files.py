@@ -1,7 +1,7 @@
-"""Reading and writing the study's files: JSON, JSON lines, digests (tables: `tables`).
+"""Reads and writes the study's files: JSON, JSON lines, digests (for tables see `tables`).
 
-Everything is written to a temporary name beside its target and renamed when whole, so that a file
-under its final name is always complete.
+Files are written under a temporary name and renamed when they are whole, so that a file under its final name is
+always complete.
 """
 
 import errno
@@ -17,21 +17,21 @@ import orjson
 
 
 class UserError(Exception):
-    """Something the person who runs the study can mend. Shown as one line, without a trace."""
+    """An error that the user can fix. It is shown as one line, without a trace."""
 
 
 def check(holds: bool, otherwise: str) -> None:
-    """What must hold by construction, also under `python -O`: AssertionError with `otherwise` where it does not."""
+    """Raise AssertionError with the message `otherwise` unless `holds`, also under `python -O`."""
     if not holds:
         raise AssertionError(otherwise)
 
 
 @contextmanager
 def written_whole(path: Path) -> Iterator[Path]:
-    """Give a temporary path to write to; it becomes `path` only if the block ends well.
+    """Give a temporary path to write to; it becomes `path` only if the block ends without an error.
 
     Raises:
-        UserError: it cannot be made, or cannot become `path`; with `path`, not with the temporary one.
+        UserError: it cannot be written or renamed. The message names `path`, not the temporary one.
     """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
@@ -76,13 +76,13 @@ class _Lines:
 
 @contextmanager
 def written_lines(path: Path) -> Iterator[_Lines]:
-    """Give a writer of JSON lines; the file gets its name only if the block ends well."""
+    """Give a writer of JSON lines; the file gets its name only if the block ends without an error."""
     with written_whole(path) as part, part.open("w", encoding="utf-8") as file:
         yield _Lines(file)
 
 
 def write_jsonl(path: Path, rows: Iterable[dict]) -> int:
-    """Write one JSON object a line; return how many."""
+    """Write one JSON object a line; return their number."""
     with written_lines(path) as lines:
         for row in rows:
             lines.write(row)
@@ -99,7 +99,7 @@ def read_json(path: Path) -> Any:
 
 
 def read_jsonl(path: Path) -> Iterator[dict]:
-    """Yield the objects of a JSON-lines file; a broken line is named by its number."""
+    """Yield the objects of a JSON-lines file; errors name the number of a broken line."""
     _refuse_folder(path)
     with Path(path).open("rb") as lines:
         for number, line in enumerate(lines, 1):
@@ -120,7 +120,7 @@ def _refuse_folder(path: Path) -> None:
 
 
 def _loads(line: bytes) -> Any:
-    """orjson is several times as fast, and strict: PersuasionForGood has bare NaN, which json takes."""
+    """Parse by orjson, which is several times as fast, or by json: PersuasionForGood has bare NaN, which orjson refuses."""
     try:
         return orjson.loads(line)
     except orjson.JSONDecodeError:
@@ -128,13 +128,13 @@ def _loads(line: bytes) -> Any:
 
 
 def text_digest(*parts: Any) -> str:
-    """A stable 64-bit digest (16 hex digits) of some values, told apart by their position."""
+    """A stable 64-bit digest (16 hex digits) of some values; their order matters."""
     joined = "\x1f".join(str(part) for part in parts)
     return hashlib.blake2b(joined.encode(), digest_size=8).hexdigest()
 
 
 def keyed_number(*parts: Any) -> float:
-    """A number in [0, 1) that is a function of `parts` only: randomness without an order."""
+    """A number in [0, 1) that is a function of `parts` only: random, but the same in whatever order it is drawn."""
     return int(text_digest(*parts), 16) / 2**64
 
 

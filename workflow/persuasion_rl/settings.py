@@ -1,4 +1,4 @@
-"""Nested settings as `a.b.c=value` words on a command line, and back. A value is written as YAML reads it: no JSON in flags."""
+"""Converts nested settings to `a.b.c=value` words of a command line, and back. Values are YAML."""
 
 import re
 from collections.abc import Iterator
@@ -8,11 +8,11 @@ from typing import Any
 import yaml
 
 PART = re.compile(r"(?:[^.\\]|\\.)+")
-"""A key of a dotted path; a dot in the key itself is written `\\.`."""
+"""One key of a dotted path; a dot in the key itself is written `\\.`."""
 
 
 def as_words(settings: dict[str, Any]) -> list[str]:
-    """Each setting as `a.b.c=value`, sorted. Lists, and empty mappings within others, are values of their own."""
+    """Each setting as `a.b.c=value`, sorted. Lists and empty inner mappings are single values."""
     return sorted(f"{path}={_yaml(value)}" for path, value in flat(settings))
 
 
@@ -20,7 +20,7 @@ def from_words(words: dict[str, str]) -> dict[str, Any]:
     """The settings that `as_words` wrote.
 
     Args:
-        words: dotted path -> value as YAML, as `dict[str, str]` flags are read.
+        words: dotted path -> value as YAML, as a `dict[str, str]` flag gives them.
     """
     settings: dict[str, Any] = {}
     for path, value in words.items():
@@ -43,7 +43,7 @@ def flat(settings: Any, path: str = "") -> Iterator[tuple[str, Any]]:
 
 
 class _OneLine(yaml.SafeDumper):
-    """Escapes line breaks and what else cannot be printed."""
+    """Escapes line breaks and other unprintable characters."""
 
 
 def _text(dumper: yaml.SafeDumper, text: str) -> yaml.Node:

@@ -1,4 +1,4 @@
-"""How far annotators agree with each other and with themselves, and what they did."""
+"""Measures how far annotators agree with each other and with themselves, and counts their answers."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -26,20 +26,20 @@ from persuasion_rl.statistics.intervals import Interval, Resamples, wilson
 DRAWS = 2000
 """Bootstrap draws for the intervals."""
 LEAST = 10
-"""Pairs that several people have answered, below which their agreement is not measured."""
+"""The least number of pairs answered by several people for which their agreement is measured."""
 
 
 def describe_answers(rows: Sequence[ResponsePair], answers: Sequence[Answer], seed: int) -> dict:
-    """What the answers to a pool are like; what cannot be measured is None.
+    """Statistics of the answers to a pool; None for those that cannot be measured.
 
     Returns:
-        pairs, answered, flagged: pairs of the pool, those that somebody has judged, those left out as unsafe.
-        other_pairs: answers to pairs that are not in the pool, because its responses changed since.
-        annotators: name -> answers, skips, flags, median seconds an answer.
-        agreement, kappa, alpha: of people who answered the same pair: the share of equal judgments, Cohen's kappa
+        pairs, answered, flagged: numbers of pairs in the pool, of judged ones, and of those left out as unsafe.
+        other_pairs: the number of answers to pairs that are no longer in the pool, because its responses changed.
+        annotators: name -> numbers of answers, skips and flags, median seconds an answer.
+        agreement, kappa, alpha: for pairs with several people, the share of equal judgments, Cohen's kappa
         (`statistics.agreement.cohens_kappa`), Krippendorff's alpha.
         consistency: the share of hidden repeats with the same judgment as before.
-        The latter four are {"value", "low", "high", "rows"} with a 95% interval over conversations (consistency: Wilson's).
+        The last four are {"value", "low", "high", "rows"} with a 95% interval over conversations (consistency: Wilson's).
     """
     pool = {pair_id(row): row for row in rows}
     to_pool = [a for a in answers if a.pair in pool and a.kind != PRACTICE]
@@ -65,11 +65,11 @@ def describe_answers(rows: Sequence[ResponsePair], answers: Sequence[Answer], se
 def _annotators(answers: list[Answer]) -> dict[str, dict]:
     rows = {}
     for name in sorted({answer.annotator for answer in answers}):
-        own = [answer for answer in answers if answer.annotator == name]
-        seconds = [answer.seconds for answer in own if answer.seconds is not None]
-        counts = Counter(answer.answer for answer in own)
+        of_annotator = [answer for answer in answers if answer.annotator == name]
+        seconds = [answer.seconds for answer in of_annotator if answer.seconds is not None]
+        counts = Counter(answer.answer for answer in of_annotator)
         rows[name] = {
-            "answers": len(own),
+            "answers": len(of_annotator),
             "skips": counts[SKIP],
             "flags": counts[FLAG],
             "median_seconds": round(median(seconds), 1) if seconds else None,
@@ -83,8 +83,8 @@ def _agreement(
     """Agreement of several people on pairs.
 
     Args:
-        judgments: (annotator, judgment) of each pair, at least two.
-        conversations: of each pair.
+        judgments: for each pair, at least two of (annotator, judgment).
+        conversations: the conversation of each pair.
     """
     from persuasion_rl.statistics.agreement import cohens_kappa, krippendorffs_alpha
     from persuasion_rl.statistics.intervals import bootstrap_rate
@@ -107,12 +107,12 @@ def _agreement(
 
 
 def _consistency(answers: Sequence[Answer]) -> dict | None:
-    """The share of repeats whose judgment is the annotator's first one of that pair; None without repeats."""
+    """The share of repeats with the annotator's first judgment of that pair; None without repeats."""
     first = {(a.annotator, a.pair): judgment_of(a) for a in answers if a.kind == FIRST_TIME}
-    again = [
+    judgments = [
         (first.get((a.annotator, a.pair)), judgment_of(a)) for a in answers if a.kind == REPEAT
     ]
-    judged = [(one, other) for one, other in again if one and other]
+    judged = [(one, other) for one, other in judgments if one and other]
     if not judged:
         return None
     equal = sum(one == other for one, other in judged)
@@ -124,7 +124,7 @@ def _columns(interval: Interval, rows: int) -> dict:
 
 
 def report_agreement(*, responses: Path, answers: Path, output: Path, seed: int) -> None:
-    """Write what the answers in a store are like (`describe_answers`) as JSON.
+    """Write statistics of the answers in a store (`describe_answers`) as JSON.
 
     Args:
         responses: the pool. answers: the store.

@@ -1,4 +1,4 @@
-"""People and the study's models: replies to a claim, by two models at once, or in a plain conversation."""
+"""Lets people talk to the study's models: two models reply to a claim, or one converses in the terminal."""
 
 from functools import cached_property
 from pathlib import Path
@@ -14,16 +14,16 @@ from persuasion_rl.study.names import TRAINED_FILES
 from persuasion_rl.study.recorded import recorded_base
 
 LONGEST_CLAIM = 4000
-"""Characters of what a person writes."""
+"""The most characters that a person may write."""
 TITLE = 120
-"""Characters of a claim's first line that stand for the claim."""
+"""The most characters of a text's first line that become the claim."""
 
 
 def claim_turns(text: str) -> list[Turn]:
-    """What a person wrote, as a post: its first line is the claim.
+    """The turns of a post that a person wrote; its first line is the claim.
 
     Raises:
-        UserError: an empty text, or one longer than LONGEST_CLAIM.
+        UserError: the text is empty, or longer than LONGEST_CLAIM.
     """
     text = text.strip()
     if not text or len(text) > LONGEST_CLAIM:
@@ -34,11 +34,11 @@ def claim_turns(text: str) -> list[Turn]:
 
 
 class LoadedModels:
-    """The models of a study whose weights are there. Each is loaded when it first replies; one replies at a time.
+    """The models of a study whose weights exist. Each is loaded for its first reply; one replies at a time.
 
     Args:
         folder: results/{study}.
-        config: what the study was made with.
+        config: the recorded configuration of the study.
     """
 
     def __init__(self, folder: Path, config: Config):
@@ -56,14 +56,14 @@ class LoadedModels:
 
     @property
     def names(self) -> list[str]:
-        """Models whose weights are there."""
+        """Names of the models whose weights exist."""
         if not (self._base / "config.json").is_file():
             return []
         models = self.config.models
         return [name for name in models if all(path.is_file() for path in self._adapters(name))]
 
     def context(self, turns: list[Turn]) -> str:
-        """The context of a conversation, cut in its middle to what the study's models learned from.
+        """The context of a conversation, cut in its middle to the length that the study's models learned from.
 
         Raises:
             UserError: the claim and the last message alone are too long.
@@ -76,7 +76,7 @@ class LoadedModels:
         return context.text
 
     def reply(self, model: str, context: str) -> str:
-        """A new reply of a model, drawn as the pools' are."""
+        """A new reply of a model, sampled with the settings of the pools."""
         form = self.config.data.prompt_format
         template = read_chat_template(self._base) if form == "chat" else None
         prompt = render(context, "cmv", form, template)
@@ -114,10 +114,10 @@ class LoadedModels:
         return self._engines[model]
 
     def battle(self, turns: list[Turn]) -> tuple[str, list[str], list[str], list[str]]:
-        """A context, two models drawn at random, left and right, their replies to it, and their digests.
+        """A context, two random models (left and right), their replies to it, and their digests.
 
         Raises:
-            UserError: fewer than two models are there.
+            UserError: there are fewer than two models.
         """
         context, names = self.context(turns), self.names
         if len(names) < 2:
@@ -128,7 +128,7 @@ class LoadedModels:
 
 
 def chat(models: LoadedModels, model: str) -> None:
-    """A conversation with a model in the terminal, until an empty line."""
+    """Converse with a model in the terminal, until an empty line."""
     if model not in models.names:
         names = ", ".join(models.names) or "none yet"
         raise UserError(f"no model {model!r}; there are: {names}")
@@ -144,10 +144,10 @@ def chat(models: LoadedModels, model: str) -> None:
 
 
 def _read_line() -> str:
-    """A line that somebody types; "" at its end. Bytes that are no text become "?".
+    """A line that somebody types; "" at the end of the input. Bytes that are no text become "?".
 
     Raises:
-        UserError: there is nothing to read from.
+        UserError: there is no standard input.
     """
     try:
         return input("you: ").encode(errors="replace").decode().strip()

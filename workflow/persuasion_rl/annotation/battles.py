@@ -18,7 +18,7 @@ from persuasion_rl.judges.base import FIRST, SECOND, TIE
 VOTES = {LEFT: FIRST, RIGHT: SECOND, TIE: TIE, BOTH_BAD: TIE}
 """Answer -> verdict on the left model against the right one."""
 LEAVE = "leave"
-"""Ends a battle without a vote, as a flag does."""
+"""The answer that ends a battle without a vote, as a flag does."""
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS battles (
     number INTEGER PRIMARY KEY,
@@ -42,7 +42,7 @@ class Battle:
 
     Attributes:
         answer: None until the battle has ended.
-        left_digest, right_digest: None where nobody knows which weights wrote (stores of earlier versions).
+        left_digest, right_digest: None in stores of earlier versions, which did not record the weights.
     """
 
     number: int
@@ -77,7 +77,7 @@ class BattleStore(Store):
         replies: Sequence[str],
         digests: Sequence[str],
     ) -> None:
-        """Keep a battle that is about to be shown; models, replies and the models' digests from left to right."""
+        """Keep a battle before it is shown; models, replies and digests are from left to right."""
         check_name(voter)
         self._run(
             "INSERT INTO battles (voter, context, left_model, right_model, left_reply, right_reply,"
@@ -93,10 +93,10 @@ class BattleStore(Store):
         return Battle(*row) if row else None
 
     def vote(self, voter: str, number: int, answer: str) -> bool:
-        """End a battle with a vote, or without one (`LEAVE`, `FLAG`); False where it has ended, or is not that voter's.
+        """End a battle with a vote, or without one (`LEAVE`, `FLAG`); False if it has ended or is another voter's.
 
         Raises:
-            UserError: an answer that is none.
+            UserError: the answer is unknown.
         """
         if answer not in (*VOTES, LEAVE, FLAG):
             raise UserError(f"vote {answer!r}; allowed: {', '.join([*VOTES, LEAVE, FLAG])}")
@@ -110,7 +110,7 @@ class BattleStore(Store):
 
 
 def read_votes(path: Path) -> list[Battle]:
-    """The battles in a store that have a vote, in their order; none where there is no store yet. Nothing is written.
+    """The battles in a store that have a vote, in their order; none without a store. Nothing is written.
 
     Raises:
         UserError: the file is no store of answers, is damaged, or cannot be read.
@@ -119,6 +119,6 @@ def read_votes(path: Path) -> list[Battle]:
 
 
 def votes_digest(path: Path) -> str:
-    """A digest of the votes; "none" where there are none. It is what makes their ranking stale."""
+    """A digest of the votes; "none" without votes. When it changes, their ranking is stale."""
     votes = read_votes(path)
     return text_digest(*map(str, votes)) if votes else "none"

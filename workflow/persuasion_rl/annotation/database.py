@@ -1,20 +1,20 @@
-"""How a store of people's answers, a SQLite file, is opened: to be written, or to be read without any change.
+"""Opens a store of people's answers, a SQLite file, for writing, or for reading without any change.
 
-To write (`Store`), the file is opened in WAL mode with synchronous=FULL: what is committed outlives a kill and a power
-cut, and readers need not wait for writers.
+For writing (`Store`), the file is opened in WAL mode with synchronous=FULL: commits outlive a kill and a power cut, and
+readers need not wait for writers.
 
-To read (`read_table`), nothing changes: not the store, not its folder. That matters because every start of Snakemake
-reads the store, dry runs among them. SQLite alone does not do so: even with `mode=ro` it makes the files -wal and -shm
-beside a closed store and leaves them there, and it cannot read such a store in a folder that may not be written. So:
+Reading (`read_table`) changes neither the store nor its folder. That matters because every start of Snakemake reads the
+store, also dry runs. SQLite alone does not ensure it: even with `mode=ro` it makes the files -wal and -shm beside a
+closed store and leaves them there, and it cannot read such a store in a read-only folder. So:
 
-- A store that somebody has open (-wal and -shm are there) is read with `mode=ro`, under SQLite's locks.
-- A store that is closed (no -wal, and no -journal that counts) is read as `immutable`, without locks.
+- A store that somebody has open (-wal and -shm exist) is read with `mode=ro`, under SQLite's locks.
+- A closed store (no -wal, and no -journal of an unended transaction) is read as `immutable`, without locks.
 - A copy of a store with its -wal, without the -shm, is copied once more and read there. So is a store in rollback mode
-  with the -journal of a transaction that did not end: what was written of it is undone in the copy.
+  with the -journal of an unended transaction, which is rolled back in the copy.
 
-The latter two check that the file is as it was before, and else begin again.
+The last two check that the file did not change meanwhile, and else start again.
 
-A store of an earlier version may lack tables, and columns that may be empty. What it has is read. A table that lacks
+A store of an earlier version may lack tables, and columns that may be empty; the rest is read. A table that lacks
 columns is not written to.
 """
 
@@ -37,25 +37,25 @@ from persuasion_rl.files import UserError
 PATIENCE_S = 60
 """Seconds to wait for another writer."""
 TABLES = {"answers", "shown", "battles"}
-"""What a store may hold. A database with other tables alone is none."""
+"""Tables of a store. A database with only other tables is no store."""
 JOURNAL_BEGINS = bytes.fromhex("d9d505f920a163d7")
-"""What a -journal begins with as long as its transaction has not ended."""
+"""The first bytes of a -journal whose transaction has not ended."""
 BROKEN = (sqlite3.Error, OSError, UnicodeDecodeError)
-"""What reading a broken store raises; the last where SQLite's own message quotes bytes that are no text."""
+"""Errors of reading a broken store; the last one if SQLite's message quotes bytes that are no text."""
 INSTEAD = "put a whole copy of the file back, or move it away to begin without what is in it"
 
 Row = TypeVar("Row")
 
 
 class Store:
-    """A SQLite file that is open to be written, made where it is missing. Threads may share one; processes have one each.
+    """A SQLite file open for writing, created if it is missing. Threads may share a Store; processes have one each.
 
     Attributes:
         SCHEMA: statements that make the tables.
         TABLE, ROW: the table whose rows are read as this dataclass. Its fields are the columns.
 
     Raises:
-        UserError: the file is no such store, is of an earlier version, or cannot be written now.
+        UserError: the file is no store, is of an earlier version, or cannot be written now.
     """
 
     SCHEMA: ClassVar[str]
@@ -86,7 +86,7 @@ class Store:
             ) from None
 
     def _prepare(self, path: Path) -> None:
-        """Make what is missing, once it is sure that the file is a store of this version."""
+        """Create missing tables after checking that the file is a store of this version."""
         _refuse_other_databases(self._file, path)
         present = _columns(self._file, self.TABLE)
         missing = {field.name for field in fields(self.ROW)} - present
@@ -111,7 +111,7 @@ class Store:
 
 
 def _write_ahead(file: sqlite3.Connection) -> None:
-    """Switch to WAL. This pragma alone waits for no lock, where two processes make a file at once."""
+    """Switch to WAL, with retries: this pragma does not wait for locks if two processes create a file at once."""
     ends = time.monotonic() + PATIENCE_S
     while True:
         try:
@@ -130,10 +130,10 @@ def read_table(path: Path, table: str, kind: type[Row]) -> list[Row]:
         kind: a dataclass whose fields are columns. Those with a default may be missing from the table.
 
     Returns:
-        The rows; none where there is no such file or table yet.
+        The rows; none if there is no such file or table yet.
 
     Raises:
-        UserError: what is there is no store, a damaged one, or cannot be read; one line with the file and what to do.
+        UserError: the file is no store, is damaged, or cannot be read; one line with the file and what to do.
     """
     ends = time.monotonic() + PATIENCE_S
     while True:
@@ -159,7 +159,7 @@ def read_table(path: Path, table: str, kind: type[Row]) -> list[Row]:
 
 
 def _unreadable(path: Path, error: Exception) -> str:
-    """One line on a store that cannot be read."""
+    """The message for a store that cannot be read, in one line."""
     reason = _one_line(error)
     if not os.access(path, os.R_OK):
         todo = "give yourself the right to read the file, and to enter its folder"
@@ -171,17 +171,17 @@ def _unreadable(path: Path, error: Exception) -> str:
 
 
 def _one_line(error: Exception) -> str:
-    """What SQLite says of a file that is broken."""
+    """SQLite's message about a broken file, in one line."""
     if isinstance(error, UnicodeDecodeError):
         return "its tables have names that are no text"
     return " ".join(str(error).split())
 
 
 def _refuse_lost_answers(path: Path) -> None:
-    """Raises UserError where a store seems to be missing or empty, and its answers are elsewhere.
+    """UserError if a store seems to be missing or empty, but its answers are elsewhere.
 
-    They may be behind a link whose disk is not mounted. Or a part of them is in the -wal or -journal beside it: SQLite
-    takes such a file for a leftover, even where it only reads, and deletes it.
+    They may be behind a link to a disk that is not mounted. Or some of them are in the -wal or -journal beside it: SQLite
+    takes such a file for a leftover and deletes it, even if it only reads.
     """
     for place in (path, *path.parents):
         if os.path.islink(place) and not os.path.exists(place):
@@ -205,15 +205,15 @@ def _refuse_lost_answers(path: Path) -> None:
 
 
 def _undoes_pages(journal: str) -> bool:
-    """Whether a -journal is of a transaction that did not end, in a store that had pages before it."""
+    """Whether a -journal belongs to an unended transaction in a store that had pages before it."""
     return _begins(journal) == JOURNAL_BEGINS and any(_begins(journal, 20)[16:])
 
 
 def _begins(file: str, length: int = len(JOURNAL_BEGINS)) -> bytes:
-    """The first bytes of a file; none where there is no such file.
+    """The first bytes of a file; empty if there is no such file.
 
     Raises:
-        OSError: it cannot be read.
+        OSError: the file cannot be read.
     """
     if not os.path.isfile(file):
         return b""
@@ -222,10 +222,10 @@ def _begins(file: str, length: int = len(JOURNAL_BEGINS)) -> bytes:
 
 
 class _Files:
-    """The files of a store: itself, and beside it what SQLite keeps while it is open."""
+    """The files of a store: the database, and the files of SQLite beside it."""
 
     def __init__(self, path: Path):
-        # SQLite keeps the others beside the file that a link names.
+        # SQLite keeps the other files beside the target of a link.
         self.store = os.path.realpath(path)
         self.wal, self.shm = f"{self.store}-wal", f"{self.store}-shm"
         self.journal = f"{self.store}-journal"
@@ -235,7 +235,7 @@ class _Files:
         """Whether there is a store.
 
         Raises:
-            UserError: a folder, or what else is no file, has its name, or what is there cannot be all of it.
+            UserError: a folder or another non-file has its name, or a part of the store is missing.
         """
         _refuse_lost_answers(self.path)
         try:
@@ -249,7 +249,7 @@ class _Files:
         return True
 
     def state(self) -> Any:
-        """What differs once a closed store was written to. All states of an open one are equal, since locks guard it."""
+        """A value that changes when a closed store is written to. For an open store it is constant, since locks guard it."""
         return (
             "open" if self._are_open() else tuple(map(_state, (self.store, self.wal, self.journal)))
         )
@@ -259,12 +259,12 @@ class _Files:
         return both and not self._have_unended_transaction()
 
     def _have_unended_transaction(self) -> bool:
-        """Whether a transaction in rollback mode did not end: its writer was killed, or is writing."""
+        """Whether a transaction in rollback mode has not ended: its writer was killed, or is still writing."""
         return _begins(self.journal) == JOURNAL_BEGINS
 
     @contextmanager
     def opened(self) -> Iterator[sqlite3.Connection]:
-        """The store with its last commit, to be read."""
+        """Open the store for reading, as of its last commit."""
         if self._are_open():
             with _connected(self.store, "mode=ro") as file:
                 yield file
@@ -282,12 +282,12 @@ class _Files:
                 yield file
 
     def _not_yet_in_the_store(self) -> list[str]:
-        """The files beside a store that is not open without which it is not as its last commit left it."""
+        """The files beside a closed store that hold parts of its last commit."""
         journal = [self.journal] if self._have_unended_transaction() else []
         return journal + ([self.wal] if _state(self.wal) else [])
 
     def _refuse_cut_off(self, file: sqlite3.Connection) -> None:
-        """Raises DatabaseError where the last page is not whole, which SQLite fills with zeros."""
+        """DatabaseError if the last page is not whole; SQLite would fill it with zeros."""
         (page_size,) = file.execute("PRAGMA page_size").fetchone()
         if os.stat(self.store).st_size % page_size:
             raise sqlite3.DatabaseError("its last page is cut off")
@@ -298,7 +298,7 @@ def _connected(file: str, how: str):
 
 
 def _state(file: str) -> tuple[int, ...] | None:
-    """What differs once a file was written to; None of a file that is missing or empty."""
+    """A value that changes when a file is written to; None for a missing or empty file."""
     try:
         stat = os.stat(file)
     except (FileNotFoundError, NotADirectoryError):
@@ -332,13 +332,13 @@ def _rows(file: sqlite3.Connection, path: Path, table: str, kind: type[Row]) -> 
 
 
 def _stored(hint: Any) -> tuple[type, ...]:
-    """The types in which SQLite gives values of a field."""
+    """The types of a field's values from SQLite."""
     parts = get_args(hint) if isinstance(hint, UnionType) else (hint,)
     return (*parts, int) if float in parts else parts
 
 
 def _refuse_other_databases(file: sqlite3.Connection, path: Path) -> None:
-    """Raises UserError where a database has tables and none of a store's, or has views, of which a store has none."""
+    """UserError if a database has tables but none of a store's, or views, which a store does not have."""
     kinds = list(
         file.execute("SELECT type, name FROM sqlite_master WHERE type IN ('table', 'view')")
     )

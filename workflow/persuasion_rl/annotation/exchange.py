@@ -1,8 +1,8 @@
-"""Answers of people as files: JSON lines and CSV to read and to fill in elsewhere, and tasks of Label Studio.
+"""Exports and imports people's answers: JSON lines and CSV to read and to fill in elsewhere, and tasks of Label Studio.
 
-A file has a row for every answer, and for every pair that nobody has answered one without an annotator, so that what is
-exported can be filled in and imported. "answer" names the responses as the row has them: "1", "2", "tie", "both_bad",
-"skip" or "flag"; left_response is the one that stood on the left.
+A file has a row for every answer, and a row without an annotator for every unanswered pair, so that an export can be
+filled in and imported. "answer" refers to the responses of the row: "1", "2", "tie", "both_bad", "skip" or "flag";
+left_response is the one that was on the left.
 """
 
 import json
@@ -65,13 +65,13 @@ def export_answers(
     """Write pairs and answers as .jsonl, .csv or .json (tasks of Label Studio, with the interface beside them in .xml).
 
     Args:
-        pool: pair id -> response row. Answers to pairs that are in it no more are written without texts.
+        pool: pair id -> response row. Answers to pairs that are no longer in it are written without texts.
 
     Returns:
         The number of rows, or tasks.
 
     Raises:
-        UserError: a file name that ends otherwise, or an .xml that is not ours in the place of the interface.
+        UserError: the file name has another ending, or another .xml file is in the place of the interface.
     """
     exported = [answer for answer in answers if answer.kind != PRACTICE]
     if file.suffix == ".json":
@@ -91,17 +91,17 @@ def export_answers(
     order = {pair: number for number, pair in enumerate(pool)}
     rows.sort(key=lambda row: order.get(row["pair_id"], len(order)))
     texts = ("prompt", "response_1", "response_2")
-    whole = [
+    full_rows = [
         dict.fromkeys(COLUMNS)
         | {key: pool[row["pair_id"]][key] for key in texts if row["pair_id"] in pool}
         | row
         for row in rows
     ]
     if file.suffix == ".jsonl":
-        return write_jsonl(file, whole)
+        return write_jsonl(file, full_rows)
     if file.suffix == ".csv":
-        write_table(file, whole, COLUMNS)
-        return len(whole)
+        write_table(file, full_rows, COLUMNS)
+        return len(full_rows)
     raise UserError(f"{file}: write .jsonl, .csv, or .json for Label Studio")
 
 
@@ -111,33 +111,38 @@ def _row(answer: Answer) -> dict:
 
 
 def _of_response(answer: Answer) -> str:
-    """An answer as files have it: of the response, not of the side."""
+    """The answer for files, which name the response, not the side."""
     if answer.answer not in (LEFT, RIGHT):
         return answer.answer
     return str(answer.left_response if answer.answer == LEFT else 3 - answer.left_response)
 
 
 def _tasks(pool: dict[str, ResponsePair], answers: list[Answer], plan: Plan) -> Iterator[dict]:
-    """Tasks of Label Studio. There a pair has one order for all annotators, drawn for each pair, and one answer of each, so
-    that repeats, whose sides are changed, are not in them."""
+    """Tasks of Label Studio. In a task the order of a pair is random but the same for all annotators, and each answers once.
+    So repeats, which have swapped sides, are not in them."""
     for pair, row in pool.items():
-        left = plan.left("label studio", pair)
+        left_response = plan.left("label studio", pair)
         data = {
             "pair_id": pair,
-            "left_response": left,
+            "left_response": left_response,
             "prompt": row["prompt"],
-            "left": row[f"response_{left}"],
-            "right": row[f"response_{3 - left}"],
+            "left": row[f"response_{left_response}"],
+            "right": row[f"response_{3 - left_response}"],
         }
-        own = [answer for answer in answers if answer.pair == pair and answer.kind == FIRST_TIME]
-        yield {"data": data, "annotations": [_annotation(answer, left) for answer in own]}
+        first_answers = [
+            answer for answer in answers if answer.pair == pair and answer.kind == FIRST_TIME
+        ]
+        yield {
+            "data": data,
+            "annotations": [_annotation(answer, left_response) for answer in first_answers],
+        }
 
 
-def _annotation(answer: Answer, left: int) -> dict:
-    """An answer as Label Studio has it; `left` is the response on the left of its task."""
+def _annotation(answer: Answer, left_response: int) -> dict:
+    """An answer in the format of Label Studio; `left_response` is the response on the left of its task."""
     choice = _of_response(answer)
     if choice in ("1", "2"):
-        value = {"selected": LEFT if int(choice) == left else RIGHT}
+        value = {"selected": LEFT if int(choice) == left_response else RIGHT}
         # A Pairwise tag names itself (label-studio-sdk: PairwiseTag.label).
         result = [{"from_name": "better", "to_name": "better", "type": "pairwise", "value": value}]
     else:
@@ -157,13 +162,13 @@ def _annotation(answer: Answer, left: int) -> dict:
 def import_answers(
     pool: dict[str, ResponsePair], store: AnswerStore, file: Path
 ) -> tuple[int, int]:
-    """Add the answers of a file. All rows are read before the first is kept, and an answer that was there stands.
+    """Add the answers of a file. All rows are read before the first is kept, and existing answers stay.
 
     Returns:
-        How many answers were new, and how many the file has.
+        The number of new answers, and the number of answers in the file.
 
     Raises:
-        UserError: a row that is no answer, by its number, or a pair that is not in the pool.
+        UserError: a row is no answer, or its pair is not in the pool; names the number of the row.
     """
     readers = {".jsonl": _from_jsonl, ".csv": _from_csv, ".json": _from_label_studio}
     if file.suffix not in readers:
@@ -184,7 +189,7 @@ def _from_jsonl(file: Path) -> Iterator[tuple[str, dict]]:
 
 
 def _from_csv(file: Path) -> Iterator[tuple[str, dict]]:
-    """Rows as a spreadsheet numbers them, the header being the first."""
+    """Rows, numbered as in a spreadsheet, where the header is row 1."""
     table = read_texts(
         file, "save it as CSV in UTF-8, with the columns of export-answers", blank_lines=True
     )
@@ -199,17 +204,17 @@ def _from_csv(file: Path) -> Iterator[tuple[str, dict]]:
 
 
 def _from_label_studio(file: Path) -> Iterator[tuple[str, dict]]:
-    """Answers of its JSON export; cancelled ones are skips."""
+    """Answers in a JSON export of Label Studio; cancelled ones are skips."""
     tasks = read_json(file)
     if not isinstance(tasks, list):
         raise UserError(f"{file}: not a list of tasks; export as JSON, not as JSON-MIN or by task")
     for number, task in enumerate(tasks, start=1):
         try:
             data = task["data"]
-            left = {"pair_id": data["pair_id"], "left_response": data["left_response"]}
+            task_values = {"pair_id": data["pair_id"], "left_response": data["left_response"]}
             for annotation in task.get("annotations", []):
-                if answer := _annotated(annotation, left["left_response"]):
-                    yield f"task {number}", left | answer
+                if answer := _annotated(annotation, task_values["left_response"]):
+                    yield f"task {number}", task_values | answer
         except (AttributeError, KeyError, TypeError, IndexError) as error:
             raise UserError(
                 f"{file}, task {number}: not as Label Studio exports a task of export-answers as JSON"
@@ -218,29 +223,29 @@ def _from_label_studio(file: Path) -> Iterator[tuple[str, dict]]:
 
 
 def _annotated(annotation: dict, left_response: int) -> dict | None:
-    """Somebody's answer to a task, as a row; None where nothing was chosen."""
+    """An annotator's answer to a task, as a row; None if nothing was chosen."""
     by = annotation.get("completed_by")
-    who = by.get("email") or by.get("id") if isinstance(by, dict) else by
+    annotator = by.get("email") or by.get("id") if isinstance(by, dict) else by
     values = {part["from_name"]: part["value"] for part in annotation["result"]}
     answer = SKIP if annotation.get("was_cancelled") else _chosen(values, left_response)
     if answer is None:
         return None
     return {
-        "annotator": who if isinstance(who, str) else f"label studio {who}",
+        "annotator": annotator if isinstance(annotator, str) else f"label studio {annotator}",
         "answer": answer,
         "confidence": values.get("confidence", {}).get("choices", [None])[0],
         "reason": "\n".join(values.get("reason", {}).get("text", [])) or None,
     }
 
 
-def _chosen(values: dict[str, dict], left: int) -> str | None:
-    """The answer in the values of a task's controls; None where nothing was chosen."""
+def _chosen(values: dict[str, dict], left_response: int) -> str | None:
+    """The answer in the values of a task's controls; None if nothing was chosen."""
     if choices := values.get("otherwise", {}).get("choices"):
         return choices[0]
     side = values.get("better", {}).get("selected")
-    if side not in (LEFT, RIGHT) or left not in (1, 2):
+    if side not in (LEFT, RIGHT) or left_response not in (1, 2):
         return None
-    return str(left if side == LEFT else 3 - left)
+    return str(left_response if side == LEFT else 3 - left_response)
 
 
 def _answer(row: dict[str, Any], pool: dict[str, ResponsePair]) -> Answer:
@@ -260,9 +265,9 @@ def _answer(row: dict[str, Any], pool: dict[str, ResponsePair]) -> Answer:
         )
     if kind not in (FIRST_TIME, REPEAT):
         raise UserError(f"kind {kind!r}; allowed: {FIRST_TIME}, {REPEAT}")
-    left = _number(row, "left_response", whole=True) or 1
+    left_response = _number(row, "left_response", whole=True) or 1
     if choice in ("1", "2"):
-        choice = LEFT if int(choice) == left else RIGHT
+        choice = LEFT if int(choice) == left_response else RIGHT
     elif choice in (LEFT, RIGHT) or choice not in ANSWERS:
         allowed = ", ".join(["1", "2", *(a for a in ANSWERS if a not in (LEFT, RIGHT))])
         raise UserError(f"answer {choice!r}; allowed: {allowed}")
@@ -271,7 +276,7 @@ def _answer(row: dict[str, Any], pool: dict[str, ResponsePair]) -> Answer:
         annotator=str(row["annotator"]).strip(),
         pair=pair,
         kind=kind,
-        left_response=left,
+        left_response=left_response,
         answer=choice,
         confidence=_number(row, "confidence", whole=True),
         reason=str(reason).replace("\r\n", "\n") if reason else None,
@@ -283,10 +288,10 @@ def _answer(row: dict[str, Any], pool: dict[str, ResponsePair]) -> Answer:
 
 
 def _number(row: dict[str, Any], key: str, whole: bool = False) -> Any:
-    """A field as a number that is not negative; None where it is empty.
+    """A field as a number that is not negative; None if it is empty.
 
     Raises:
-        UserError: it is no such number.
+        UserError: the field is no such number.
     """
     value = row.get(key)
     if value in (None, ""):

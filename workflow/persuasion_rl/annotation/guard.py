@@ -1,7 +1,7 @@
-"""Who may use the page: tokens, hosts, origins, sizes of forms; and the cookies that keep a token and a name.
+"""Controls access to the page: tokens, hosts, origins, sizes of forms, and the cookies that keep a token and a name.
 
-On loopback the page answers requests that name this machine. Beyond it, it answers whoever has opened it with
-`?token=` once. Forms of other sites are refused, and so are large ones.
+On loopback the page answers requests that name this machine. Beyond it, it answers browsers that opened it with
+`?token=` once. Forms of other sites and large forms are refused.
 """
 
 import secrets
@@ -13,7 +13,7 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 from persuasion_rl.files import UserError
 
 LARGEST_REQUEST = 64 * 1024
-"""Bytes of a form; a character has twelve at most, and a view `arena.LONGEST_CLAIM` of them."""
+"""The most bytes of a form: a view has up to `arena.LONGEST_CLAIM` characters, of at most twelve bytes each."""
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; style-src 'self'; script-src 'self'; form-action 'self';"
     " base-uri 'none'; frame-ancestors 'none'",
@@ -27,10 +27,10 @@ COOKIE_S = 180 * 24 * 3600
 
 
 class AccessMiddleware:
-    """Refuses who may not use the page and what is too large, and sends HEADERS with every response (ASGI middleware).
+    """ASGI middleware that refuses unauthorised and too large requests, and sends HEADERS with every response.
 
     Args:
-        token: what is asked for; None where the page answers on this machine only.
+        token: the required token; None if the page answers on this machine only.
     """
 
     def __init__(self, app, token: str | None):
@@ -51,9 +51,9 @@ class AccessMiddleware:
         await app(scope, receive, send_with_headers)
 
     def _refused(self, request: Request) -> Response | None:
-        """The response instead of the page: a refusal, or the welcome of who brings the token; None to let the request in."""
+        """The response instead of the page: a refusal, or the redirect after a valid token; None to let the request in."""
         if self.token is None:
-            # A page of another site that makes this host's name point here would otherwise read along.
+            # Against DNS rebinding: a name of another site may resolve to this machine.
             if request.url.hostname not in LOOPBACK:
                 return HTMLResponse("This page answers on this machine only.", 403)
         elif not secrets.compare_digest(self._token_of(request).encode(), self.token.encode()):
@@ -85,7 +85,7 @@ async def read_form(request: Request) -> dict[str, str]:
     """The fields of a form, with line ends as texts have them; those that are empty are left out.
 
     Raises:
-        UserError: a form of more than LARGEST_REQUEST bytes, also where its head says otherwise, or not of UTF-8 text.
+        UserError: the form has more than LARGEST_REQUEST bytes, whatever its header says, or is not UTF-8 text.
     """
     body = b""
     async for chunk in request.stream():
@@ -100,17 +100,17 @@ async def read_form(request: Request) -> dict[str, str]:
 
 
 def whole_number(text: str) -> int | None:
-    """The whole number that a text is, where a database can hold it."""
+    """A text as a whole number; None if it is none or too large for a database."""
     return int(text) if text.isascii() and text.isdecimal() and len(text) <= 18 else None
 
 
 def cookie(request: Request, name: str) -> str:
-    """The value of a cookie of this page; "" without one."""
+    """The value of a cookie of this page; "" without it."""
     return request.cookies.get(_cookie_name(request, name), "")
 
 
 def set_cookie(request: Request, response: Response, name: str, value: str) -> None:
-    """Set a cookie that scripts do not see, and that other sites' forms do not send."""
+    """Set a cookie that is hidden from scripts and not sent with forms of other sites."""
     response.set_cookie(
         _cookie_name(request, name), value, httponly=True, samesite="lax", max_age=COOKIE_S
     )
@@ -122,5 +122,5 @@ def delete_cookie(request: Request, response: Response, name: str) -> None:
 
 
 def _cookie_name(request: Request, name: str) -> str:
-    """Browsers keep cookies by host alone, so that the name holds the port."""
+    """A cookie's name with the port, since browsers keep cookies by host only."""
     return f"{name}_{request.url.port}" if request.url.port else name

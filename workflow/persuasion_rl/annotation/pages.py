@@ -1,8 +1,8 @@
-"""The pages: signing in, labelling, the arena, and what each shows.
+"""The pages for signing in, labelling and the arena.
 
-They are made on the server (Starlette, Jinja). They hold no script but key presses, nothing from another host, and no name
-of a model. Every answer is one POST and one committed transaction of `store.AnswerStore`. The page that follows is decided
-by the store, so that a reload, another tab or a killed server changes nothing.
+They are rendered on the server (Starlette, Jinja). They have no script except for key presses, nothing from another host,
+and no name of a model. Every answer is one POST and one committed transaction of `store.AnswerStore`. The store decides
+the page that follows, so that a reload, another tab or a killed server changes nothing.
 """
 
 import asyncio
@@ -54,7 +54,7 @@ from persuasion_rl.judges.base import TIE
 TEMPLATES_FOLDER = Path(__file__).with_name("templates")
 TEMPLATES = Environment(loader=FileSystemLoader(TEMPLATES_FOLDER), autoescape=True)
 MOST_WAITING = 4
-"""People who wait for the arena's models at once."""
+"""The most people who wait for the arena's models at once."""
 CHOICES = (
     (LEFT, "1", "Left"),
     (RIGHT, "2", "Right"),
@@ -63,7 +63,7 @@ CHOICES = (
     (SKIP, "s", "Skip"),
     (FLAG, "f", "Flag"),
 )
-"""Answer, key, and what its button says."""
+"""Answer, key, and text of the button."""
 MEANINGS = {
     LEFT: "The left reply is better.",
     RIGHT: "The right reply is better.",
@@ -76,7 +76,7 @@ OUT_OF_DATE = "this page is out of date and nothing was kept: load the page agai
 
 
 def render_page(request: Request, template: str, status: int = 200, **content: Any) -> HTMLResponse:
-    """A page from a template. What it is given is text and stays text (escaped)."""
+    """A page from a template; all content is escaped."""
     common = {
         "navigation": request.app.state.navigation,
         "here": request.url.path,
@@ -105,7 +105,7 @@ def not_stored(request: Request, error: Exception) -> Response:
 
 
 def _annotator(request: Request) -> str | None:
-    """Who has signed in; a cookie that is no name counts for none."""
+    """The name of the signed-in annotator; None without a cookie with a valid name."""
     name = unquote(cookie(request, "annotator"))
     try:
         check_name(name)
@@ -118,7 +118,7 @@ class SignInPages:
     """Signing in by name, and the files that all pages share.
 
     Args:
-        first_page: annotator -> the address where they go.
+        first_page: annotator -> the address of the page after signing in.
     """
 
     def __init__(self, first_page: Callable[[str], str]):
@@ -153,16 +153,16 @@ class SignInPages:
 
 
 class LabellingPages:
-    """The pages of labelling: what is asked, what is answered."""
+    """The pages for labelling: pairs, answers, instructions, results."""
 
     def __init__(self, study: AnnotatedStudy):
-        # A study that is not ready ends here, before a store is made.
+        # A study that is not ready fails here, before a store is created.
         self._study, _ = study, study.plan
         self.store = AnswerStore(study.answers)
 
     @property
     def study(self) -> AnnotatedStudy:
-        """The study as it is now."""
+        """The current state of the study."""
         self._study = self._study.current()
         return self._study
 
@@ -183,14 +183,14 @@ class LabellingPages:
         if not annotator:
             return RedirectResponse("/", 303)
         study = self.study
-        own = self.store.own_answers(annotator, study.plan)
-        progress = {"done": len(own), "undoable": own[-1][0] if own else None}
+        answers = self.store.own_answers(annotator, study.plan)
+        progress = {"done": len(answers), "undoable": answers[-1][0] if answers else None}
         showing = self.store.next(annotator, study.plan)
         if showing is None:
             return render_page(request, "done", **progress)
         left_to_do = showing.left_to_do
         practice = list(study.practice)
-        pace = _median([seconds for _, seconds in own])
+        pace = _median([seconds for _, seconds in answers])
         return render_page(
             request,
             "pair",
@@ -241,10 +241,10 @@ class LabellingPages:
         return RedirectResponse("/pair" if added else "/pair?again=1", 303)
 
     def _showing(self, annotator: str, number_text: str) -> Showing | None:
-        """The showing that a form names; None where there is none.
+        """The showing that a form names; None if it does not exist.
 
         Raises:
-            UserError: it was somebody else's.
+            UserError: it belongs to another annotator.
         """
         number = whole_number(number_text)
         showing = None if number is None else self.store.showing(number)
@@ -289,7 +289,7 @@ class LabellingPages:
 
 
 def _texts(study: AnnotatedStudy, showing: Showing) -> dict[str, Any]:
-    """The texts of a showing, by the side on which they stand."""
+    """The texts of a showing, by side."""
     row = (study.practice if showing.kind == PRACTICE else study.pool)[showing.pair]
     texts = [row["response_1"], row["response_2"]]
     left, right = texts if showing.left_response == 1 else texts[::-1]
@@ -300,7 +300,7 @@ def _texts(study: AnnotatedStudy, showing: Showing) -> dict[str, Any]:
 def _feedback(
     request: Request, study: AnnotatedStudy, showing: Showing, answer: Answer
 ) -> HTMLResponse:
-    """What we would have said of a practice pair."""
+    """Our own answer to a practice pair, and why."""
     row = study.practice[answer.pair]
     expected = row["expected"]
     if expected in ("1", "2"):
@@ -319,12 +319,12 @@ def _feedback(
 
 
 class ArenaPages:
-    """The arena: a claim, two replies, a vote, and then whose they were."""
+    """The arena: a claim, two replies, a vote, and then the names of the models."""
 
     def __init__(self, study: AnnotatedStudy):
         self.study, self.store = study, BattleStore(study.answers)
         self.models = LoadedModels(study.folder, study.config)
-        # A thread of their own, so that nobody who labels waits for models that write.
+        # A separate thread, so that people who label do not wait for models.
         self._thread, self._waiting = ThreadPoolExecutor(1), 0
 
     def routes(self) -> list[Route]:
@@ -372,7 +372,7 @@ class ArenaPages:
         return RedirectResponse("/arena", 303)
 
     def _begin(self, voter: str, form: dict[str, str]) -> None:
-        """Keep a battle on the claim that a form picks or has."""
+        """Keep a battle on the claim that a form selects or contains."""
         claims, picked = list(self.study.claims.values()), whole_number(form.get("picked", ""))
         if picked is not None and picked < len(claims):
             turns = claims[picked]
@@ -396,5 +396,5 @@ class ArenaPages:
 
 
 def _median(seconds: list[float | None]) -> int | None:
-    known = [value for value in seconds if value is not None]
-    return round(median(known)) or 1 if known else None
+    measured = [value for value in seconds if value is not None]
+    return round(median(measured)) or 1 if measured else None

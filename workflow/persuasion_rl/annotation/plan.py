@@ -1,8 +1,8 @@
-"""What is asked of whom, and what answers mean.
+"""Decides which pairs annotators get, and what their answers mean.
 
-A pair is a prompt with two responses. It is wanted from one person, or from `several` people where it is among the share
-`overlap` of the pairs. A share `repeats` of what an annotator has answered comes back once, later and with its sides
-changed, to see how far the annotator agrees with themselves. Practice pairs come first and never count.
+A pair is a prompt with two responses. One person answers it, or `several` people if it is in the share `overlap` of the
+pairs. A share `repeats` of an annotator's pairs comes back once, later and with swapped sides, to see how far the
+annotator agrees with themselves. Practice pairs come first and never count.
 """
 
 import math
@@ -18,15 +18,15 @@ LEFT, RIGHT, BOTH_BAD, SKIP, FLAG = "left", "right", "both_bad", "skip", "flag"
 ANSWERS = (LEFT, RIGHT, TIE, BOTH_BAD, SKIP, FLAG)
 FIRST_TIME, REPEAT, PRACTICE = "first", "repeat", "practice"
 REPEATED_AFTER = 10
-"""Answers of the same annotator between a pair and its repeat."""
+"""The number of answers of the same annotator between a pair and its repeat."""
 LONGEST_NAME = 60
-"""Characters of an annotator's name."""
+"""The most characters of an annotator's name."""
 LONGEST_REASON = 2000
-"""Characters of a reason."""
+"""The most characters of a reason."""
 
 
 def pair_id(row: dict[str, Any]) -> str:
-    """A pair's digest: of its prompt and both responses, so that other responses are another pair."""
+    """The digest of a pair: of its prompt and both responses, so that other responses make another pair."""
     return text_digest(row["prompt"], row["response_1"], row["response_2"])
 
 
@@ -47,12 +47,12 @@ class Answer:
 
 @dataclass(frozen=True)
 class Showing:
-    """A pair as it stands before an annotator.
+    """A pair as it is shown to an annotator.
 
     Attributes:
         left_response: the response on the left, 1 or 2.
-        number: the number that an answer names.
-        left_to_do: answers that the annotator has left to give, this one and repeats among them, practice apart.
+        number: the number that an answer refers to.
+        left_to_do: the number of answers still to give, with this one and repeats, without practice.
     """
 
     annotator: str
@@ -65,12 +65,12 @@ class Showing:
 
 @dataclass(frozen=True)
 class Plan:
-    """Whom the pairs of a pool are given to.
+    """The plan of which annotators get the pairs of a pool.
 
     Args:
         pairs, practice: digests of pairs.
         overlap, repeats: shares in [0, 1].
-        several: people who answer a pair of the overlap.
+        several: the number of people who answer a pair of the overlap.
     """
 
     pairs: list[str]
@@ -82,15 +82,15 @@ class Plan:
 
     @cached_property
     def in_order(self) -> list[tuple[str, int]]:
-        """The pairs in the order in which they are given out, each with the number of people who are to answer it."""
+        """The pairs in the order in which they are shown, each with the number of people who should answer it."""
         shuffled = sorted(self.pairs, key=lambda pair: keyed_number("order", self.seed, pair))
         by_chance = sorted(self.pairs, key=lambda pair: keyed_number("overlap", self.seed, pair))
-        # Rounded first: .07 of 100 is a little more than 7.
+        # Rounded first, since .07 * 100 is a little more than 7 in floats.
         shared = set(by_chance[: math.ceil(round(self.overlap * len(self.pairs), 6))])
         return [(pair, self.several if pair in shared else 1) for pair in shuffled]
 
     def left(self, annotator: str, pair: str) -> int:
-        """The response on the left, 1 or 2, drawn for each annotator and pair."""
+        """The response on the left, 1 or 2: random for each annotator and pair."""
         return 1 if keyed_number("left", self.seed, annotator, pair) < 0.5 else 2
 
     @cached_property
@@ -98,7 +98,7 @@ class Plan:
         return {}
 
     def repeated(self, annotator: str) -> set[str]:
-        """The pairs that come back to an annotator once they were answered."""
+        """The pairs that an annotator gets again as repeats."""
         if annotator not in self._repeated:
             self._repeated[annotator] = {
                 pair
@@ -109,32 +109,32 @@ class Plan:
 
 
 def with_due_repeat(pairs: list[str]) -> list[str]:
-    """Of the pairs that an annotator has answered, in their order, those so far back that their repeat is due."""
+    """Those of an annotator's answered pairs, given in their order, that are so far back that a repeat is due."""
     return pairs[: max(0, len(pairs) - REPEATED_AFTER)]
 
 
 def judgment_of(answer: Answer) -> str | None:
-    """The judgment of the pair as its row has it: "1", "2", "tie" or "both_bad"; None of a skip or a flag."""
+    """The judgment in terms of the pair's row: "1", "2", "tie" or "both_bad"; None for a skip or a flag."""
     if answer.answer in (LEFT, RIGHT):
         return str(answer.left_response if answer.answer == LEFT else 3 - answer.left_response)
     return answer.answer if answer.answer in (TIE, BOTH_BAD) else None
 
 
 def verdict_of(answer: Answer) -> str:
-    """The verdict of a label row: "1", "2" or "tie"; "none" of both bad, skipped and flagged."""
+    """The verdict in a label row: "1", "2" or "tie"; "none" for both_bad, skip and flag."""
     judgment = judgment_of(answer)
     return NONE if judgment in (None, BOTH_BAD) else judgment
 
 
 def votes_of(answers: Iterable[Answer]) -> list[Answer]:
-    """The answers that labels are made of: judgments and flags on what was seen for the first time."""
+    """The answers that labels are made of: judgments and flags at the first showing of a pair."""
     return [a for a in answers if a.kind == FIRST_TIME and a.answer != SKIP]
 
 
 @dataclass(frozen=True)
 class Tally:
-    """How many different pairs a pool has, and how many of them somebody has judged (`answered`), are left out as unsafe
-    (`flagged`), and were only skipped so far (`skipped`)."""
+    """Numbers of different pairs in a pool: all, judged by somebody (`answered`), left out as unsafe (`flagged`), and only
+    skipped so far (`skipped`)."""
 
     pairs: int
     answered: int
@@ -142,12 +142,12 @@ class Tally:
     skipped: int
 
     def needed(self, min_labels: int) -> int:
-        """How many pairs with a verdict are enough: all that can have one, if they are fewer than `min_labels`."""
+        """The number of verdicts that is enough: `min_labels`, or all unflagged pairs if they are fewer."""
         return min(min_labels, self.pairs - self.flagged)
 
 
 def tally(pairs: Iterable[str], answers: Iterable[Answer]) -> Tally:
-    """Count what the answers make of a pool's pairs; repeats, practice and answers to other pairs do not count."""
+    """Count the pairs of a pool by their answers; repeats, practice and answers to other pairs do not count."""
     pool = set(pairs)
     counted = [a for a in answers if a.kind == FIRST_TIME and a.pair in pool]
     flagged = {a.pair for a in counted if a.answer == FLAG}
@@ -157,7 +157,7 @@ def tally(pairs: Iterable[str], answers: Iterable[Answer]) -> Tally:
 
 
 def check_answer(answer: Answer) -> None:
-    """Refuse what is no answer.
+    """Refuse an invalid answer.
 
     Raises:
         UserError: an unknown answer, kind, side or confidence, or too long a name or reason.
@@ -176,10 +176,10 @@ def check_answer(answer: Answer) -> None:
 
 
 def check_name(name: str) -> None:
-    """Refuse what is no annotator's name: one line of printable characters without spaces around it.
+    """Refuse an invalid annotator's name: it must be one line of printable characters without spaces around it.
 
     Raises:
-        UserError: what a name is.
+        UserError: the name is invalid; the message says what a name is.
     """
     if (
         not name.strip()

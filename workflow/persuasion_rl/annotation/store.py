@@ -1,15 +1,14 @@
-"""People's answers to pairs of responses, in one SQLite file that outlives every clean-up.
+"""Stores people's answers to pairs of responses, in one SQLite file that outlives every clean-up.
 
-The store decides what an annotator is shown next, from what is missing: there is no session and no count of lines. A
-reload, another tab or a restart therefore needs no code of its own.
+The store decides what to show an annotator next, from the answers that are missing. There are no sessions, so a reload,
+another tab or a restart needs no code of its own.
 
-- An answer belongs to an annotator and to a pair, by the pair's digest. No answer ever attaches to a text that nobody
-  has read.
+- An answer belongs to an annotator and to a pair, by the pair's digest, so that it never attaches to other texts.
 - An answer is one committed transaction. The first answer to a showing stands.
-- A skip does not count: somebody else gets the pair. A pair that somebody has flagged as unsafe is shown to nobody.
-- What is shown to somebody counts as taken for a while, so that two people at once get different pairs.
-- What is shown is recorded with its side before it is sent, under a number that is never given twice. An answer or an
-  undo names that number. It means what that page showed, whoever has signed in since and whatever was answered elsewhere.
+- A skip does not count: somebody else gets the pair. A pair that somebody flagged as unsafe is shown to nobody.
+- A pair that is shown to somebody is reserved for a while, so that two people at once get different pairs.
+- A showing is recorded with its side before it is sent, under a number that is never reused. An answer or an undo names
+  that number and refers to that page, whoever has signed in since and whatever was answered elsewhere.
 """
 
 import sqlite3
@@ -36,7 +35,7 @@ from persuasion_rl.annotation.plan import (
 from persuasion_rl.files import UserError, text_digest
 
 TAKEN_S = 30 * 60
-"""Seconds for which a pair that is shown to somebody is not offered to others."""
+"""Seconds for which a pair that is shown to somebody is not shown to others."""
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS answers (
     number INTEGER PRIMARY KEY,
@@ -74,7 +73,7 @@ class AnswerStore(Store):
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
-        """All or nothing, and after every other writer."""
+        """A transaction: all or nothing, and one writer at a time."""
         with self._lock:
             self._file.execute("BEGIN IMMEDIATE")
             try:
@@ -86,13 +85,13 @@ class AnswerStore(Store):
                 raise
 
     def next(self, annotator: str, plan: Plan, now: float | None = None) -> Showing | None:
-        """Record and return what an annotator is to answer; None where nothing is left.
+        """Record and return the next showing for an annotator; None if nothing is left.
 
-        What is shown already comes first, then practice, pairs whose answer was undone, a repeat that is due, and a pair
-        that is still wanted.
+        An open showing comes first, then practice, pairs whose answer was undone, a repeat that is due, and a pair that
+        still needs answers.
 
         Args:
-            now: seconds since 1970, this moment's if None.
+            now: seconds since 1970; the current time if None.
         """
         now = time.time() if now is None else now
         with self._transaction() as file:
@@ -105,34 +104,34 @@ class AnswerStore(Store):
                 (annotator,),
             ).fetchall()
             pair, kind = next((one for one in open_showings if one in candidates), candidates[0])
-            left = plan.left(annotator, pair)
+            left_response = plan.left(annotator, pair)
             if kind == REPEAT:
                 (first,) = file.execute(
                     f"SELECT left_response FROM answers WHERE {OF_A_SHOWING}",
                     (annotator, pair, FIRST_TIME),
                 ).fetchone()
-                left = 3 - first
+                left_response = 3 - first
             file.execute(
                 "INSERT OR IGNORE INTO shown (annotator, pair, kind, left_response, shown_at, open, undone)"
                 " VALUES (?, ?, ?, ?, ?, 1, 0)",
-                (annotator, pair, kind, left, now),
+                (annotator, pair, kind, left_response, now),
             )
-            number, left = file.execute(
+            number, left_response = file.execute(
                 f"SELECT number, left_response FROM shown WHERE {OF_A_SHOWING}",
                 (annotator, pair, kind),
             ).fetchone()
         left_to_do = sum(kind == FIRST_TIME for _, kind in candidates) + repeats_to_come
-        return Showing(annotator, pair, kind, left, number, left_to_do)
+        return Showing(annotator, pair, kind, left_response, number, left_to_do)
 
     def _candidates(
         self, file: sqlite3.Connection, annotator: str, plan: Plan, now: float
     ) -> tuple[list[tuple[str, str]], int]:
-        """Pair and kind of all that an annotator could be shown, the next first; and how many repeats are still to come."""
-        own = file.execute(
+        """Pair and kind of all possible showings for an annotator, the next first; and the number of repeats to come."""
+        own_answers = file.execute(
             "SELECT pair, kind, answer FROM answers WHERE annotator = ? ORDER BY number",
             (annotator,),
         ).fetchall()
-        pool, answered = set(plan.pairs), {(pair, kind) for pair, kind, _ in own}
+        pool, answered = set(plan.pairs), {(pair, kind) for pair, kind, _ in own_answers}
         flagged = {
             pair for (pair,) in file.execute("SELECT pair FROM answers WHERE answer = ?", (FLAG,))
         }
@@ -152,27 +151,31 @@ class AnswerStore(Store):
                 (FIRST_TIME, SKIP, FIRST_TIME, now - TAKEN_S, annotator),
             )
         )
-        wanted = [
+        missing_pairs = [
             (pair, FIRST_TIME)
             for pair, people in plan.in_order
             if (pair, FIRST_TIME) not in answered and pair not in flagged
             if people_on.get(pair, 0) < people
         ]
-        first = {pair: answer for pair, kind, answer in own if kind == FIRST_TIME and pair in pool}
+        first = {
+            pair: answer
+            for pair, kind, answer in own_answers
+            if kind == FIRST_TIME and pair in pool
+        }
         repeated = {
             pair
             for pair in plan.repeated(annotator) - flagged
             if (pair, REPEAT) not in answered and first.get(pair) != SKIP
         }
         before = list(first)
-        after = [pair for pair, _ in [*candidates, *wanted] if pair not in first]
+        after = [pair for pair, _ in [*candidates, *missing_pairs] if pair not in first]
         candidates += [(pair, REPEAT) for pair in with_due_repeat(before) if pair in repeated]
-        candidates = list(dict.fromkeys([*candidates, *wanted]))
+        candidates = list(dict.fromkeys([*candidates, *missing_pairs]))
         order = dict.fromkeys(pair for pair in [*before, *after] if pair in pool)
         return candidates, sum(pair in repeated for pair in with_due_repeat(list(order)))
 
     def showing(self, number: int) -> Showing | None:
-        """What was shown under a number; None where there is none, or where its answer was taken back."""
+        """The showing with a number; None if there is none, or its answer was taken back."""
         with self._lock:
             row = self._file.execute(
                 "SELECT annotator, pair, kind, left_response, number FROM shown WHERE number = ?",
@@ -181,18 +184,18 @@ class AnswerStore(Store):
         return Showing(*row) if row else None
 
     def add(self, answer: Answer) -> bool:
-        """Keep an answer; False where that annotator had answered that showing before: the first answer stands.
+        """Keep an answer; False if the annotator had answered that showing before: the first answer stands.
 
         Raises:
-            UserError: what is no answer, or too long a name or reason.
+            UserError: the answer is invalid, or has too long a name or reason.
         """
         return bool(self.add_all([answer]))
 
     def add_all(self, answers: Sequence[Answer]) -> int:
-        """Keep all answers or none; the number of those that were new.
+        """Keep all answers or none; return the number of new ones.
 
         Raises:
-            UserError: one of them is no answer, or has too long a name or reason.
+            UserError: an answer is invalid, or has too long a name or reason.
         """
         for answer in answers:
             check_answer(answer)
@@ -203,7 +206,7 @@ class AnswerStore(Store):
         """Take back the answer to a showing, and show that pair again under a new number.
 
         Returns:
-            False where the showing has no answer, or it was taken back already, or it is practice, which stays.
+            False if the showing has no answer, the answer was taken back already, or it is practice, which stays.
         """
         key = (showing.annotator, showing.pair, showing.kind)
         with self._transaction() as file:
@@ -222,11 +225,11 @@ class AnswerStore(Store):
         return True
 
     def own_answers(self, annotator: str, plan: Plan) -> list[tuple[int | None, float | None]]:
-        """An annotator's answers to a pool in their order, practice apart.
+        """An annotator's answers to a pool in their order, without practice.
 
         Returns:
-            For each answer the number of its showing, None where the answer came from a file; and the seconds that it took,
-            where they are known.
+            For each answer the number of its showing, None if the answer came from a file; and the seconds that it took, if
+            they are known.
         """
         with self._lock:
             rows = self._file.execute(
@@ -238,7 +241,7 @@ class AnswerStore(Store):
         return [(number, seconds) for pair, number, seconds in rows if pair in pool]
 
     def answers(self) -> list[Answer]:
-        """All answers, in the order in which they were given."""
+        """All answers in their order."""
         names = ", ".join(Answer.__dataclass_fields__)
         with self._lock:
             rows = self._file.execute(f"SELECT {names} FROM answers ORDER BY number").fetchall()
@@ -246,12 +249,12 @@ class AnswerStore(Store):
 
 
 def _keep(file: sqlite3.Connection, answer: Answer) -> int:
-    """Add an answer and close its showing; 1 if the answer is new, else 0."""
+    """Add an answer and close its showing; return 1 if the answer is new, else 0."""
     key = (answer.annotator, answer.pair, answer.kind)
-    shown = file.execute(f"SELECT shown_at FROM shown WHERE {OF_A_SHOWING}", key).fetchone()
+    shown_row = file.execute(f"SELECT shown_at FROM shown WHERE {OF_A_SHOWING}", key).fetchone()
     values = asdict(answer)
-    if shown and answer.answered_at and answer.seconds is None:
-        values["seconds"] = round(answer.answered_at - shown[0], 1)
+    if shown_row and answer.answered_at and answer.seconds is None:
+        values["seconds"] = round(answer.answered_at - shown_row[0], 1)
     file.execute(f"UPDATE shown SET open = 0 WHERE {OF_A_SHOWING}", key)
     names, marks = ", ".join(values), ", ".join("?" * len(values))
     return file.execute(
@@ -260,7 +263,7 @@ def _keep(file: sqlite3.Connection, answer: Answer) -> int:
 
 
 def read_answers(path: Path) -> list[Answer]:
-    """The answers in a store, in the order in which they were given; none where there is no store yet. Nothing is written.
+    """The answers in a store in their order; none if there is no store yet. Nothing is written.
 
     Raises:
         UserError: the file is no store of answers, is damaged, or cannot be read.
@@ -275,15 +278,15 @@ def read_answers(path: Path) -> list[Answer]:
 
 
 def answers_digest(path: Path) -> str:
-    """A digest of all answers but practice, whenever and in whichever order they were given; "none" without answers.
+    """A digest of all answers except practice, without times and order; "none" without answers.
 
-    It is what makes a report of the answers stale.
+    When it changes, reports of the answers are stale.
     """
     return _digest(read_answers(path))
 
 
 def labels_digest(path: Path) -> str:
-    """A digest of the answers that labels are made of; "none" without such answers. It is what makes labels stale."""
+    """A digest of the answers that labels are made of; "none" without such answers. When it changes, labels are stale."""
     return _digest(votes_of(read_answers(path)))
 
 

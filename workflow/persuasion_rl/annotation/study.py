@@ -1,4 +1,4 @@
-"""What people who label a study need of it: its pool, practice, the rubric, and whom pairs are given to."""
+"""A study as its annotators need it: pool, practice, rubric, and the plan of pairs."""
 
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -10,19 +10,24 @@ from persuasion_rl.data.prompts import Turn, context_of, read_chat_template, tur
 from persuasion_rl.files import UserError, keyed_number, read_json
 from persuasion_rl.records import PoolRow, ResponsePair, read_rows
 from persuasion_rl.study.config import Config
-from persuasion_rl.study.recorded import command_for, recorded_base, recorded_config
+from persuasion_rl.study.recorded import (
+    IN_CHECKOUT,
+    command_for,
+    recorded_base,
+    recorded_config,
+)
 
 PRACTICE_PAIRS = Path("resources/annotation/practice.json")
-"""In the checkout, where persuasion-rl is run."""
+"""Relative to the checkout, in which persuasion-rl runs."""
 CLAIMS = 8
-"""Claims that the arena offers."""
+"""The number of claims that the arena offers."""
 LONGEST_CLAIM_LINE = 120
-"""Characters of such a claim."""
+"""The most characters of such a claim."""
 
 
 @dataclass
 class AnnotatedStudy:
-    """What people who label a study need of it.
+    """A study as its annotators need it.
 
     Args:
         folder: results/{study}.
@@ -35,13 +40,13 @@ class AnnotatedStudy:
         self._state = self._file_state()
 
     def _file_state(self) -> tuple:
-        """What differs once the pool or the configuration was made anew."""
+        """A value that changes when the pool or the configuration is made anew."""
         files = (self._responses, self.folder / "config.yaml")
         stats = [file.stat() if file.is_file() else None for file in files]
         return tuple(stat and (stat.st_mtime_ns, stat.st_size, stat.st_ino) for stat in stats)
 
     def current(self) -> "AnnotatedStudy":
-        """The study as it is now: itself, or read anew where it was made anew."""
+        """The current state of the study: this object, or a new one if its files were made anew."""
         return self if self._state == self._file_state() else AnnotatedStudy(self.folder)
 
     @property
@@ -50,7 +55,7 @@ class AnnotatedStudy:
 
     @cached_property
     def config(self) -> Config:
-        """What the study was made with."""
+        """The recorded configuration of the study."""
         return recorded_config(self.folder)
 
     @cached_property
@@ -69,7 +74,7 @@ class AnnotatedStudy:
         return command_for(self.folder.name, "unattended --cores all")
 
     def refuse_if_simulated(self) -> None:
-        """Raises UserError where nobody's labels would be used."""
+        """UserError if the study does not use answers of people."""
         if self.config.labels.human.source == "simulated":
             raise UserError(
                 "this study's annotators are simulated, so that no answer of people would be used: set"
@@ -78,17 +83,17 @@ class AnnotatedStudy:
 
     @cached_property
     def practice(self) -> dict[str, dict]:
-        """Practice pairs by their digests, each with the answer that we would give ("expected") and why ("feedback").
+        """Practice pairs by their digests, each with our own answer ("expected") and its reason ("feedback").
 
         Raises:
-            UserError: this is not run in the checkout.
+            UserError: the current folder is not the checkout.
         """
         _refuse_elsewhere(PRACTICE_PAIRS)
         return {pair_id(row): row for row in read_json(PRACTICE_PAIRS)}
 
     @cached_property
     def plan(self) -> Plan:
-        """Whom the pairs of the pool are given to."""
+        """The plan of which annotators get the pairs of the pool."""
         human = self.config.labels.human
         shares = (human.overlap, human.several, human.repeats)
         return Plan(list(self.pool), self.config.seed, *shares, practice=tuple(self.practice))
@@ -99,16 +104,16 @@ class AnnotatedStudy:
         return read_chat_template(recorded_base(self.folder, self.config)) if chat else None
 
     def context(self, row: ResponsePair | PoolRow) -> str:
-        """The conversation that a row's responses answer, without the marks of a prompt."""
+        """The conversation that a row's responses answer, without the frame of the prompt."""
         source, form = row["metadata"]["source"], self.config.data.prompt_format
         return context_of(row["prompt"], source, form, self._chat_template)
 
     @cached_property
     def rubric(self) -> str:
-        """What people judge by: the rubric of the judge llm, without how that is to write its answer.
+        """The rubric for people: that of the judge llm, without the form of its answer.
 
         Raises:
-            UserError: this is not run in the checkout.
+            UserError: the current folder is not the checkout.
         """
         path = Path(self.config.llm.rubric)
         _refuse_elsewhere(path)
@@ -117,7 +122,7 @@ class AnnotatedStudy:
 
     @cached_property
     def claims(self) -> dict[str, list[Turn]]:
-        """Claims of the held-out prompts that are offered in the arena: first line -> turns."""
+        """Claims of held-out prompts to offer in the arena: first line -> turns."""
         path = self.folder / "preferences/final_eval_prompts.jsonl"
         rows = list(read_rows(path, PoolRow)) if path.is_file() else []
         claims = {}
@@ -138,8 +143,6 @@ class AnnotatedStudy:
 
 
 def _refuse_elsewhere(path: Path) -> None:
-    """Raises UserError where a file of the checkout is not found from the current folder."""
+    """UserError if a file of the checkout is not found from the current folder."""
     if not path.is_file():
-        raise UserError(
-            f"{path} is not there: run this in the checkout, the folder with the Snakefile"
-        )
+        raise UserError(f"{path} is not there: {IN_CHECKOUT}")

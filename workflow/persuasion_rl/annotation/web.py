@@ -1,4 +1,4 @@
-"""The local page on which people compare responses blindly, and the arena: the app and its server."""
+"""The app and server of the local page on which people compare responses blindly, and of the arena."""
 
 import errno
 import secrets
@@ -29,7 +29,7 @@ NAVIGATION = {
     "/results": "Results",
     "/instructions": "Instructions",
 }
-"""Addresses and their titles, where the app has them."""
+"""Address -> title, for the pages that the app has."""
 
 
 def make_app(
@@ -38,7 +38,7 @@ def make_app(
     """The page of a study.
 
     Args:
-        token: asked for of everybody who opens the page; None to answer on this machine only.
+        token: required of everybody who opens the page; None to answer on this machine only.
         arena_only: leave the labelling out.
 
     Raises:
@@ -60,15 +60,15 @@ def make_app(
 
 
 def serve(study: AnnotatedStudy, host: str, port: int, arena_only: bool = False) -> None:
-    """Serve the page until it is interrupted. Beyond loopback it asks for a token, drawn anew each time."""
+    """Serve the page until it is interrupted. Beyond loopback it requires a token, which is new each time."""
     import uvicorn
 
     token = None if host in LOOPBACK else secrets.token_urlsafe(16)
     app = make_app(study, token, arena_only)
     listening = _listening(host, port)
     port = listening.getsockname()[1]
-    what = "the arena" if arena_only else f"{len(study.pool)} pairs"
-    print(f"{what}; answers go to {study.answers}; end with Ctrl-C", flush=True)
+    title = "the arena" if arena_only else f"{len(study.pool)} pairs"
+    print(f"{title}; answers go to {study.answers}; end with Ctrl-C", flush=True)
     for name in reachable_names(host):
         print(f"http://{name}:{port}/" + (f"?token={token}" if token else ""), flush=True)
     server = uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False))
@@ -80,14 +80,14 @@ def _listening(host: str, port: int) -> socket.socket:
     """A socket that listens on a port, or on any free one (0).
 
     Raises:
-        UserError: the port is taken or none, or the host is not this machine's.
+        UserError: the port is taken or not allowed, or the host is not this machine's.
     """
     if not 0 <= port < 2**16:
         raise UserError(f"--port {port}: a port is a number from 0 (any free one) to 65535")
-    both = host in ("", "::") and socket.has_dualstack_ipv6()
-    family = socket.AF_INET6 if both or ":" in host else socket.AF_INET
+    dual_stack = host in ("", "::") and socket.has_dualstack_ipv6()
+    family = socket.AF_INET6 if dual_stack or ":" in host else socket.AF_INET
     try:
-        return socket.create_server((host, port), family=family, dualstack_ipv6=both)
+        return socket.create_server((host, port), family=family, dualstack_ipv6=dual_stack)
     except (OSError, UnicodeError) as error:
         if getattr(error, "errno", None) == errno.EADDRINUSE:
             raise UserError(
@@ -101,11 +101,13 @@ def _listening(host: str, port: int) -> socket.socket:
 
 
 def reachable_names(host: str) -> list[str]:
-    """The names in addresses that reach a page which listens on `host`: where it listens everywhere, this machine's."""
+    """The names under which a page that listens on `host` is reachable; those of this machine if it listens everywhere."""
     names = [host]
     if host in EVERYWHERE:
-        own = [one.address.split("%")[0] for card in psutil.net_if_addrs().values()
+        addresses = [one.address.split("%")[0] for card in psutil.net_if_addrs().values()
                for one in card if one.family in (socket.AF_INET, socket.AF_INET6)]  # fmt: skip
-        outside = [a for a in own if not (ip_address(a).is_loopback or ip_address(a).is_link_local)]
+        outside = [
+            a for a in addresses if not (ip_address(a).is_loopback or ip_address(a).is_link_local)
+        ]
         names = [socket.gethostname(), *(a for a in outside if host != "0.0.0.0" or ":" not in a)]
     return [f"[{name}]" if ":" in name else name for name in names]

@@ -44,7 +44,7 @@ BLANK_LINES = re.compile(r"\n\s*\n\s*")
 
 
 def clean(text: str, counts: Counter | None = None) -> str:
-    """The text as a model may see it; `counts` (rule -> texts that it changed) is added to."""
+    """The text as a model may see it; adds to `counts` (rule -> number of texts that it changed)."""
     for rule, (hints, apply) in RULES.items():
         if not any(hint in text for hint in hints):
             continue
@@ -56,10 +56,10 @@ def clean(text: str, counts: Counter | None = None) -> str:
 
 
 def clean_post(text: str, counts: Counter | None = None) -> str:
-    """A post as a model may see it: cleaned as other texts are, and without what the poster added later.
+    """A post as a model may see it: cleaned like other texts, and without what the poster added later.
 
-    What stands below an EDIT or UPDATE line often repeats the arguments that won. Where such lines come
-    before the post itself (fewer than 50 words of it above them), only they go.
+    The text below an EDIT or UPDATE line often repeats the arguments that won. If fewer than 50 words stand above
+    such a line, the post itself is below it, and only the line is cut.
     """
     resolved = html.unescape(html.unescape(text))
     for line in EDIT.finditer(resolved):
@@ -72,17 +72,17 @@ def clean_post(text: str, counts: Counter | None = None) -> str:
 
 
 def _without_announcements(text: str) -> str:
-    """The text without the sentences that speak of a delta as ChangeMyView's award, not as a river's."""
+    """The text without the sentences about deltas as awards of ChangeMyView; river deltas stay."""
 
-    def kept(sentence: re.Match) -> str:
+    def replacement(sentence: re.Match) -> str:
         announces = DELTA.search(sentence[0]) and AWARDING.search(sentence[0])
         return "" if announces else sentence[0]
 
-    return SENTENCE.sub(kept, text)
+    return SENTENCE.sub(replacement, text)
 
 
 RULES = {
-    # Name: what a text must hold for the rule to be tried at all (most texts hold none), and the rule.
+    # Name: (strings, rule). The rule is tried on texts with one of the strings; most texts have none.
     # Reddit's API escapes once and some sources once more.
     "html_entities": (("&",), lambda text: html.unescape(html.unescape(text))),
     "footnote": (("users of CMV!",), lambda text: FOOTNOTE.sub("", text)),
@@ -94,15 +94,15 @@ RULES = {
 
 
 def is_bot(speaker: str) -> bool:
-    """Whether a user's name is that of a known bot, or looks like a bot's."""
+    """Whether a user name is a known bot's or looks like one."""
     return bool(BOTS.fullmatch(speaker) or CAPITAL_BOT.fullmatch(speaker))
 
 
 def unusable(speaker: str, text: str | None, distinguished: str | None = None) -> str | None:
-    """Why a comment may not be used at all ("missing", "deleted", "bot", "moderator"), or None where it may.
+    """Why a comment may not be used at all ("missing", "deleted", "bot", "moderator"); None if it may.
 
     Args:
-        distinguished: Reddit's mark of who speaks in office.
+        distinguished: Reddit's mark of moderators and admins who speak in that role.
     """
     if text is None:
         return "missing"

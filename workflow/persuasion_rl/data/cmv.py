@@ -1,8 +1,8 @@
-"""From ChangeMyView corpora to examples (replies that won a delta) and delta pairs.
+"""Makes examples (replies that won a delta) and delta pairs from ChangeMyView corpora.
 
-Where a corpus marks its comments (`success` of `winning-args-corpus`), a reply changed a mind when it is
-marked 1 and its speaker is not the original poster: the mark stands on the whole thread of comments, the
-poster's own among them. Elsewhere (`subreddit-changemyview`) `deltas.py` looks for the deltas.
+In a corpus that marks its comments (`success` of `winning-args-corpus`), a reply changed a mind if it is marked 1
+and its speaker is not the original poster: the whole thread of comments has the mark, the poster's own included.
+In others (`subreddit-changemyview`) `deltas.py` finds the deltas.
 """
 
 import math
@@ -32,7 +32,7 @@ from persuasion_rl.runtime.command import note, stage
 
 @dataclass
 class Reply:
-    """A persuader's reply that may be used: the turns above it, its cleaned text, and whether it won a delta (1 or 0)."""
+    """A usable reply of a persuader: the turns above it, its cleaned text, and whether it won a delta (1 or 0)."""
 
     turns: list[Turn]
     text: str
@@ -53,7 +53,7 @@ class Reply:
 
 
 def labels_of(conversation: Conversation) -> dict[str, int]:
-    """Comment id -> 1 where it won and 0 where it lost, by the corpus' marks or else by the thread's deltas."""
+    """Comment id -> 1 if it won, 0 if it lost: by the corpus' marks, or by the thread's deltas if it has none."""
     utterances = conversation.utterances.values()
     if any("success" in utterance.meta for utterance in utterances):
         return {
@@ -65,18 +65,18 @@ def labels_of(conversation: Conversation) -> dict[str, int]:
 
 
 def replies(
-    conversation: Conversation, counts: Counts, seen: set[str] | None = None
+    conversation: Conversation, counts: Counts, earlier_comments: set[str] | None = None
 ) -> Iterator[Reply]:
     """Yield the usable replies of persuaders in a thread that won or lost, in its order.
 
     Args:
-        counts: gets, for "won" and "lost", why others were left out.
-        seen: the comments of the corpora before this one, which are left out; gets this thread's.
+        counts: for "won" and "lost", the reasons why others were left out are added to it.
+        earlier_comments: ids of comments in earlier corpora, which are left out; this thread's are added to it.
     """
     labels = labels_of(conversation)
     if not labels:
         return
-    seen = set() if seen is None else seen
+    earlier_comments = set() if earlier_comments is None else earlier_comments
     texts = CleanTexts(clean, counts["cleaned"])
     post = clean_post(conversation.body, counts["cleaned"])
     awarded = award_ids(conversation)
@@ -84,8 +84,8 @@ def replies(
         utterance = conversation.utterances[id_]
         reasons = counts["won" if success else "lost"]
         reasons["labelled"] += 1
-        reason = _why_not(conversation, utterance, texts, awarded, seen)
-        seen.add(id_)
+        reason = _why_not(conversation, utterance, texts, awarded, earlier_comments)
+        earlier_comments.add(id_)
         if reason is not None:
             reasons[reason] += 1
             continue
@@ -98,10 +98,10 @@ def _why_not(
     reply: Utterance,
     texts: CleanTexts,
     awarded: set[str],
-    seen: set[str],
+    earlier_comments: set[str],
 ) -> str | None:
-    """Why a labelled comment is no example, or None."""
-    if reply.id in seen:
+    """Why a labelled comment is no example; None if it is one."""
+    if reply.id in earlier_comments:
         return "in_another_corpus"
     if unusable(conversation.poster, conversation.body):
         return "post_deleted"
@@ -129,8 +129,8 @@ def _turns(
 ) -> list[Turn]:
     """The claim, the post and the comments down to the one that `reply` answers.
 
-    Comments higher up that are deleted, of a bot, or placeholders for missing ones, are left out. Of a
-    deleted account nobody knows whose it was, so that its comments are another's.
+    Comments higher up that are deleted, of a bot, or placeholders for missing ones are left out. Nobody knows who had a
+    deleted account, so its comments count as those of somebody else than the poster.
     """
     roles = {reply.speaker: "Persuader", conversation.poster: "Poster"}
     roles.pop(DELETED, None)
@@ -147,7 +147,7 @@ def _turns(
 
 
 def _usable(comment: Utterance, texts: CleanTexts) -> bool:
-    """Whether a comment may stand in a context: it can be read, and cleaning leaves something of it."""
+    """Whether a comment may stand in a context: it is usable, and cleaning leaves some of it."""
     reason = unusable(comment.speaker, comment.text, comment.meta.get("distinguished"))
     return reason is None and texts[comment.text] != ""
 
@@ -182,11 +182,10 @@ def _needed(thread: list[Reply], counts: Counts) -> list[Reply]:
 def delta_pairs(thread: list[tuple[Reply, SftRow]]) -> Iterator[DeltaPair]:
     """Yield pairs of a winning and a losing reply of two persuaders to the same comment, each reply once.
 
-    Each winner takes, of the losers that are left, the one that is most like it in length and in the time it took
-    to answer.
+    Each winner takes the remaining loser that is most like it in length and in the time until it was written.
 
     Args:
-        thread: a thread's replies that fit the budget, with their rows.
+        thread: the replies of a thread that fit the budget, with their rows.
     """
     by_parent: dict[str, list[tuple[Reply, SftRow]]] = defaultdict(list)
     for reply, row in thread:
@@ -212,7 +211,7 @@ def delta_pairs(thread: list[tuple[Reply, SftRow]]) -> Iterator[DeltaPair]:
 
 
 def _unlikeness(one: Reply, other: Reply) -> float:
-    """The distance of two replies: in log length, and in days where both have a time, of equal weight."""
+    """The distance of two replies: in log length plus, if both have a time, in days."""
     length = abs(math.log(len(one.text) / len(other.text)))
     times = (one.utterance.timestamp, other.utterance.timestamp)
     return length if None in times else length + abs(float(times[0]) - float(times[1])) / 86_400
@@ -240,13 +239,13 @@ def process_cmv(
     counts: Path,
     budget: Budget,
 ) -> Counts:
-    """Write SFT rows of winning replies (`examples`), delta pairs (`pairs`) and what became of all (`counts`).
+    """Write SFT rows of winning replies (`examples`), delta pairs (`pairs`), and counts of what became of all comments (`counts`).
 
-    Counts are grouped: "read"; "won" and "lost" (labelled, each reason for leaving out, kept); "made"; and
+    Counts are grouped: "read"; "won" and "lost" (labelled, left out for each reason, kept); "made"; and
     "cleaned", the number of texts that each cleaning rule changed.
 
     Args:
-        corpora: folders; a comment that is in several counts as the first one's.
+        corpora: folders; a comment in several of them belongs to the first.
         tokenizer: the base model's tokenizer.json.
 
     Raises:
@@ -254,9 +253,10 @@ def process_cmv(
     """
     maker = RowMaker("cmv", tokenizer, budget)
     tally: Counts = defaultdict(Counter)
-    seen: set[str] = set()
+    earlier_comments: set[str] = set()
     usable = (
-        _needed(list(replies(thread, tally, seen)), tally) for thread in threads(corpora, tally)
+        _needed(list(replies(thread, tally, earlier_comments)), tally)
+        for thread in threads(corpora, tally)
     )
     with (
         written_lines(examples) as example_lines,
@@ -266,16 +266,16 @@ def process_cmv(
 
         def write(batch: list[list[Reply]], rows: Iterator[SftRow | str]) -> None:
             for thread in batch:
-                kept = _kept([(reply, next(rows)) for reply in thread], tally)
-                for reply, row in kept:
+                usable_rows = _kept([(reply, next(rows)) for reply in thread], tally)
+                for reply, row in usable_rows:
                     if reply.success:
                         example_lines.write(row)
-                for pair in delta_pairs(kept):
+                for pair in delta_pairs(usable_rows):
                     pair_lines.write(pair)
             tally["made"] |= {"examples": example_lines.count, "delta_pairs": pair_lines.count}
             note(_progress(tally))
 
-        # While a batch is counted (the tokenizer runs without Python's lock), the next one is read.
+        # The next batch is read while the tokenizer, which releases the GIL, counts this one.
         waiting: deque[tuple[list[list[Reply]], Future]] = deque()
         for batch in _batches(usable):
             drafts = [reply.draft() for thread in batch for reply in thread]
@@ -293,7 +293,7 @@ def process_cmv(
 
 
 def _kept(thread: list[tuple[Reply, SftRow | str]], counts: Counts) -> list[tuple[Reply, SftRow]]:
-    """The replies that have a row and not a reason why there is none; all are counted."""
+    """The replies that have a row, not a reason for leaving out; all are counted."""
     for reply, row in thread:
         reasons = counts["won" if reply.success else "lost"]
         reasons["kept" if isinstance(row, dict) else row] += 1
@@ -303,10 +303,10 @@ def _kept(thread: list[tuple[Reply, SftRow | str]], counts: Counts) -> list[tupl
 
 
 def _progress(counts: Counts) -> str:
-    read, made = counts["read"], counts["made"]
+    input_counts, output_counts = counts["read"], counts["made"]
     return (
-        f"{read['conversations']:,} threads, {read['utterances']:,} utterances,"
-        f" {made['examples']:,} examples, {made['delta_pairs']:,} delta pairs"
+        f"{input_counts['conversations']:,} threads, {input_counts['utterances']:,} utterances,"
+        f" {output_counts['examples']:,} examples, {output_counts['delta_pairs']:,} delta pairs"
     )
 
 

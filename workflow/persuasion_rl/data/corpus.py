@@ -23,7 +23,7 @@ FILES = ("conversations.json", "utterances.jsonl")
 MISSING_SPEAKER = "[missing]"
 """ConvoKit's placeholder for a comment that was not in the source: its text may be null."""
 KEPT_META = ("success", "distinguished", "role")
-"""What the stages read of an utterance's meta; the rest (scores, flairs, reports) is most of a file."""
+"""The meta fields of utterances that the stages read; the others (scores, flairs, reports) are most of a file."""
 PART_BYTES = 512 * 2**20
 
 
@@ -42,8 +42,8 @@ class Utterance:
 
 @dataclass(slots=True)
 class Conversation:
-    """A thread or a dialogue. ChangeMyView's have a title: `op-title` in `winning-args-corpus`, `title` in
-    `subreddit-changemyview`, where the post's text and its poster are those of the root utterance."""
+    """A thread or a dialogue. Threads of ChangeMyView have a title: `op-title` in `winning-args-corpus`; `title` in
+    `subreddit-changemyview`, which keeps the post's text and poster in the root utterance."""
 
     id: str
     meta: dict[str, Any]
@@ -66,8 +66,8 @@ class Conversation:
         return self.meta.get("op-userID") or self.root.speaker
 
     def chain_to(self, utterance: Utterance) -> list[Utterance] | None:
-        """The utterances from the root down to `utterance`, both included; None where the chain is broken:
-        a comment in it is not in the corpus, or the replies form a circle."""
+        """The utterances from the root down to `utterance`, both included. None if the chain is broken: the corpus lacks
+        one of its comments, or the replies form a circle."""
         chain = [utterance]
         while (parent_id := chain[-1].reply_to) is not None:
             parent = self.utterances.get(parent_id)
@@ -78,13 +78,13 @@ class Conversation:
 
 
 def digests_record(folder: Path) -> Path:
-    """Where the sizes and digests of a downloaded corpus are: beside its folder, because Snakemake deletes
-    outputs before it makes them again."""
+    """The file with sizes and digests of a downloaded corpus. It is beside the folder, because Snakemake deletes outputs
+    before it makes them again."""
     return folder.with_name(f"{folder.name}.digests.json")
 
 
 def difference(folder: Path, recorded: dict[str, dict]) -> str | None:
-    """The first recorded file that the folder does not have as it was, in words."""
+    """A message about the first recorded file that changed or is missing; None if all are as recorded."""
     for name, before in recorded.items():
         path = folder / name
         if not path.is_file():
@@ -97,7 +97,7 @@ def difference(folder: Path, recorded: dict[str, dict]) -> str | None:
 
 
 def check_digests(folder: Path) -> None:
-    """Refuse a fetched corpus whose files are not those of its download; others have no record beside them."""
+    """Refuse a downloaded corpus whose files changed since; a corpus without a record is not checked."""
     record = digests_record(folder)
     if record.exists() and (changed := difference(folder, read_json(record))):
         raise UserError(
@@ -109,8 +109,8 @@ def check_digests(folder: Path) -> None:
 def read_threads(folder: Path) -> Iterator[Conversation]:
     """Yield the conversations of a corpus folder, each one whole.
 
-    Reddit's full names (`t3_x`, `t1_x`) and its plain ids (`x`) name the same things, and corpora use both:
-    the prefix is dropped, so that a thread has one id in all corpora.
+    Corpora use both full names (`t3_x`, `t1_x`) and plain ids (`x`) of Reddit. The prefix is dropped, so that a thread
+    has one id in all corpora.
 
     Raises:
         UserError: the folder or a file is missing or empty, a line is cut off, an utterance has no text, or
@@ -144,7 +144,7 @@ def _refuse_other_than_one_root(conversation: Conversation, folder: Path) -> Non
 
 
 def _conversation_metas(folder: Path) -> dict[str, dict[str, Any]]:
-    """Conversation metas, from ConvoKit 5's nested layout and from the server's flat one."""
+    """Conversation id -> meta, from ConvoKit 5's nested layout or the server's flat one."""
     if not folder.is_dir():
         raise UserError(f"corpus folder {folder} does not exist")
     for name in FILES:
@@ -159,7 +159,7 @@ def _conversation_metas(folder: Path) -> dict[str, dict[str, Any]]:
 
 
 def _parts(path: Path) -> Iterator[Iterable[Utterance]]:
-    """The utterances in parts that fit into memory; all of a conversation's are in one part."""
+    """The utterances in parts that fit into memory, each conversation whole in one part."""
     count = math.ceil(path.stat().st_size / PART_BYTES)
     if count == 1:
         yield _utterances(path)
@@ -188,7 +188,7 @@ def _unpickled(part) -> Iterator[Utterance]:
 
 
 def _utterances(path: Path) -> Iterator[Utterance]:
-    """The utterances of a file. Older files of ConvoKit say `root`, `user` and `reply_to`."""
+    """The utterances of a file. Older files of ConvoKit have the names `root`, `user` and `reply_to`."""
     for number, row in enumerate(read_jsonl(path), 1):
         try:
             id_, text = row["id"], row["text"]

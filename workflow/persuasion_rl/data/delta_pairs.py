@@ -1,4 +1,4 @@
-"""Delta pairs, a reply that won a delta and one that did not to the same comment, by the side they are on."""
+"""Reads delta pairs by side: two replies to the same comment, of which one won a delta and one did not."""
 
 from pathlib import Path
 

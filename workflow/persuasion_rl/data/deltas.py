@@ -12,7 +12,7 @@ from persuasion_rl.data.corpus import Conversation, Utterance
 
 MARK = re.compile(r"[∆Δ](?!\w)|!\s?(?:delta\b|[∆Δ])", re.IGNORECASE)
 MARK_HINTS = ("∆", "Δ", "elta", "ELTA", "#8710", "#916")
-"""One of these is in every text with a mark; most comments hold none."""
+"""Every text with a mark has one of these; most comments have none."""
 NEGATED = re.compile(
     r"\b(?:no|not|never|without|\w+n['’]t)\s+"
     r"(?:(?:a|an|any|be|for|of|quite|really|that|the|this|to|worth|you|your|award(?:ed|ing)?|deserve"
@@ -43,8 +43,8 @@ def awards(text: str) -> bool:
 def award_ids(conversation: Conversation) -> set[str]:
     """The poster's comments that award a delta to the comment they answer.
 
-    DeltaBot's word goes before the mark: what it confirmed counts, what it refused does not. Of a poster
-    whose account is deleted nothing is known: every deleted account has the same name.
+    DeltaBot overrides the mark: what it confirmed counts, what it refused does not. A deleted poster has no awards, since
+    all deleted accounts have the same name.
     """
     if conversation.poster == DELETED:
         return set()
@@ -68,9 +68,9 @@ def award_ids(conversation: Conversation) -> set[str]:
 
 
 def won_and_lost(conversation: Conversation) -> dict[str, int]:
-    """Comment id -> 1 where it won the poster's delta, 0 where it stands beside a winner and did not.
+    """Comment id -> 1 if it won the poster's delta, 0 if it lost beside a winner.
 
-    A reply lost when it answers the same comment as a winner, and nothing below it won a delta either.
+    A reply lost if it answers the same comment as a winner, and neither it nor a reply below it won a delta.
     """
     utterances = conversation.utterances
     won = {utterances[id_].reply_to for id_ in award_ids(conversation)}

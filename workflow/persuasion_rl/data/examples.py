@@ -1,4 +1,4 @@
-"""What both sources of examples share: from contexts and responses to SFT rows, within the budget."""
+"""Makes SFT rows within the token budget from contexts and responses, for both sources of examples."""
 
 from collections import Counter, defaultdict
 from collections.abc import Callable
@@ -19,10 +19,10 @@ from persuasion_rl.runtime.command import note
 END_TOKENS = 1
 """The end-of-text token that closes a response counts towards its length."""
 BATCH = 1024
-"""Responses that are counted together: the tokenizer spreads a batch over the cores."""
+"""Responses a batch: the tokenizer spreads a batch over the cores."""
 
 Counts = defaultdict[str, Counter]
-"""What became of what was read, by group ("read", "won", "lost", "cleaned", ...)."""
+"""Numbers of conversations, comments and texts by what became of them, in groups ("read", "won", "lost", ...)."""
 
 
 def note_counts(counts: Counts) -> None:
@@ -32,7 +32,7 @@ def note_counts(counts: Counts) -> None:
 
 
 class CleanTexts(dict):
-    """Cleaned texts by raw text, each cleaned and counted once: a post is in many contexts."""
+    """Raw text -> cleaned text. A text is cleaned and counted once, though a post is in many contexts."""
 
     def __init__(self, clean: Callable[[str, Counter], str], counts: Counter):
         super().__init__()
@@ -45,10 +45,10 @@ class CleanTexts(dict):
 
 @dataclass
 class Budget:
-    """How long an example may be, in tokens of the base model, and the format of its prompt ("plain" or "chat").
+    """Limits of an example in tokens of the base model, and the format of its prompt ("plain" or "chat").
 
-    `min_tokens` and `max_tokens` are limits of the response, its end-of-text token counted; `max_seq_length` is that
-    of prompt and response together.
+    `min_tokens` and `max_tokens` limit the response with its end-of-text token, `max_seq_length` prompt and response
+    together.
     """
 
     min_tokens: int
@@ -71,7 +71,7 @@ class RowMaker:
     """Renders drafts and counts their tokens, in batches, with the base model's tokenizer and chat template.
 
     Args:
-        tokenizer: a tokenizer.json; for the format "chat" the template is looked for beside it.
+        tokenizer: a tokenizer.json; for the format "chat" the chat template must be beside it.
     """
 
     def __init__(self, source: Source, tokenizer: Path, budget: Budget):
@@ -85,7 +85,7 @@ class RowMaker:
     def rows(self, drafts: list[Draft]) -> list[SftRow | str]:
         """For each draft its SFT row, or the reason why there is none.
 
-        The context does not depend on the response: a row whose response does not fit beside it is left out.
+        The context does not depend on the response: if the two do not fit together, the row is left out.
         """
         contexts = fit_contexts(
             [draft.turns for draft in drafts], self.counter, self.budget.max_context_tokens
@@ -109,7 +109,7 @@ class RowMaker:
         ]
 
     def _parts(self, context: Context | None, prompt: str) -> list[str]:
-        """A prompt in parts that end with a line, so that the context's are not counted twice."""
+        """A prompt in parts that end with a line, so that parts of the context are not counted twice."""
         if context is None or self.chat_template is not None:
             return [prompt]
         before, _, after = prompt.partition(context.text + "\n")

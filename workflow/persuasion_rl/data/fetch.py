@@ -1,8 +1,8 @@
-"""Fetches what comes from outside: corpora through ConvoKit's download, base models from the Hub.
+"""Downloads corpora through ConvoKit and base models from the Hub.
 
-ConvoKit's download knows no time-out, does not notice a body that breaks off, and keeps a memory of what it
-has downloaded in the home folder. It therefore runs in a child process whose home is a work folder; this
-process watches that folder grow, and gives a corpus its name only when it is whole and can be read.
+ConvoKit's download has no time-out, does not notice a body that breaks off, and records its downloads in the
+home folder. It therefore runs in a child process whose home is a work folder. This process watches that folder
+grow, and gives a corpus its name only when it is whole and can be read.
 """
 
 import os
@@ -26,29 +26,29 @@ from persuasion_rl.runtime.command import note, stage
 
 DOCUMENTATION = "https://convokit.cornell.edu/documentation/datasets.html"
 PASSING = (OSError, HTTPException, BadZipFile)
-"""What a further attempt may mend. The errors of requests and of urllib are kinds of OSError."""
+"""Errors that another attempt may avoid. The errors of requests and of urllib are OSErrors."""
 HINTS = {
     BadZipFile: "was the archive cut off?",
     JSONDecodeError: "ConvoKit's list of data sets was expected",
     KeyError: "has ConvoKit a corpus of this name?",
 }
 FINAL = 3
-"""The child's exit status for _FailedForGood."""
+"""The child's exit status after an error that no attempt can avoid (_FailedForGood)."""
 LOOK_S, PROGRESS_S, LONGEST_PAUSE_S = 0.5, 2, 60
 
 
 class _Failed(Exception):
-    """An attempt at a download; a further one may do better."""
+    """An attempt at a download failed; another one may succeed."""
 
 
 class _FailedForGood(_Failed):
-    """No further attempt can help."""
+    """A download failed, and no further attempt can help."""
 
 
 def fetch_corpus(*, name: str, output: Path, timeout_s: float = 60, retries: int = 3) -> None:
     """Download a ConvoKit corpus and move it to folder `output` when it is whole and can be read.
 
-    An attempt ends when no data has come for `timeout_s` seconds; up to `retries` further ones follow.
+    An attempt ends when no data has come for `timeout_s` seconds; up to `retries` more follow.
     """
     with _work_folder(output) as work:
         try:
@@ -78,17 +78,17 @@ def _download(name: str, work: Path, timeout_s: float, retries: int) -> None:
 
 
 def _attempt(name: str, work: Path, timeout_s: float) -> None:
-    """Run ConvoKit's download in a child process, which is gone when this returns or raises."""
+    """Run ConvoKit's download in a child process, which has ended when this returns or raises."""
     command = [sys.executable, "-m", "persuasion_rl.data.fetch", convokit_download.__name__]
     with subprocess.Popen(
         [*command, "--name", name, "--work", work],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
-        start_new_session=True,  # Ctrl-C is this process's to answer
+        start_new_session=True,  # this process handles Ctrl-C
     ) as child:
         try:
-            output = child.stdout.readline()  # it begins: the time-out does not count its imports
+            output = child.stdout.readline()  # the time-out excludes its imports
             _watch(child, name, work, timeout_s)
             output += child.stdout.read()
         finally:
@@ -129,7 +129,7 @@ def _bytes_in(folder: Path) -> int:
 def convokit_download(*, name: str, work: Path) -> None:
     """The child process of fetch_corpus: ConvoKit's download into folder `work`, with its home there.
 
-    It begins with an empty line on standard output; a line after that says why it failed.
+    It first prints an empty line on standard output; a second line says why it failed.
     """
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
@@ -145,7 +145,7 @@ def convokit_download(*, name: str, work: Path) -> None:
 
 
 def _end_with_parent() -> None:
-    """Standard input is a pipe that closes when the parent ends, however it ends."""
+    """End this process with its parent: standard input is a pipe that closes when the parent ends."""
     os.read(sys.stdin.fileno(), 1)
     os._exit(1)
 
@@ -157,7 +157,7 @@ def _is_final(error: Exception) -> bool:
 
 
 def _reason(error: Exception) -> str:
-    """The error in one line: the innermost of those that requests and urllib wrap, and what it may mean."""
+    """The innermost error that requests or urllib wrapped, in one line, and what it may mean."""
     hints = [hint for kind, hint in HINTS.items() if isinstance(error, kind)]
     if isinstance(error, HTTPError):
         hints.append(error.url)
@@ -168,7 +168,7 @@ def _reason(error: Exception) -> str:
 
 
 def _record_or_compare(folder: Path, record: Path) -> None:
-    """Record sizes and digests at the first download; refuse a later one that differs."""
+    """Record sizes and digests of the first download; refuse later ones that differ."""
     if not record.exists():
         files = sorted(path for path in folder.iterdir() if path.is_file())
         write_json(
@@ -219,7 +219,7 @@ def fetch_base_model(*, source: str, revision: str, output: Path) -> None:
 
 @contextmanager
 def _work_folder(output: Path) -> Iterator[Path]:
-    """A folder beside `output`, of always the same name: what a break leaves behind goes at the next start."""
+    """A folder beside `output`, always of the same name, so that the next start removes what a kill left behind."""
     work = _fresh(output.with_name(f".{output.name}.part"))
     try:
         yield work
@@ -235,7 +235,7 @@ def _fresh(folder: Path) -> Path:
 
 
 def _into_place(folder: Path, output: Path, work: Path) -> None:
-    """Give the whole folder its name at once; what had the name (Snakemake makes `output`) goes with `work`."""
+    """Give the whole folder its name at once; a folder of that name (Snakemake makes one) is removed with `work`."""
     if os.path.lexists(output):
         output.rename(work / "replaced")
     folder.rename(output)

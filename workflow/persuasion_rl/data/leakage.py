@@ -2,7 +2,7 @@
 
 No conversation, no near-duplicate post and no utterance may stand on two sides or in two pools, no delta pair
 may lack a side, and a prompt of a pool may stand neither in the training rows nor in another pool. Posts are
-compared again here, from the corpora: what `sides.csv` says of clusters is checked, not believed.
+compared again here, from the corpora, to check the clusters of `sides.csv`.
 """
 
 from collections.abc import Iterator
@@ -22,16 +22,16 @@ from persuasion_rl.tables import read_table
 
 
 class Places:
-    """Where things stand; a thing in two places is a leak."""
+    """The place of each conversation, cluster, utterance and prompt; one in two places is a leak."""
 
     def __init__(self):
         self._place_of: dict[tuple[str, str], str] = {}
 
     def put(self, kind: str, name: str, place: str, reported: str | None = None) -> None:
-        """Record that a thing stands in a place; `reported` is what an error calls it, where not `name`.
+        """Record the place of a thing; `reported` is its name in the error, `name` by default.
 
         Raises:
-            UserError: it stands in another place too.
+            UserError: it has another place already.
         """
         other = self._place_of.setdefault((kind, name), place)
         if other != place:
@@ -48,12 +48,12 @@ def check_leakage(
     output: Path,
     settings: NearDuplicateSettings = DEFAULTS,
 ) -> dict[str, int]:
-    """Raise UserError at the first leak; else write what was compared to `output`.
+    """Raise UserError at the first leak; without one, write to `output` how much was compared.
 
     Args:
-        corpora: their folders.
+        corpora: folders of the corpora.
         sides: the table of `assign_sides`.
-        sft: side -> SFT rows. pools: pool -> prompts. pairs: delta pairs.
+        sft: side -> SftRows. pools: pool -> PoolRows. pairs: DeltaPairs.
     """
     places = Places()
     side_of, cluster_of = {}, {}
@@ -113,11 +113,11 @@ def _near_duplicates(
 ) -> Iterator[tuple[str, str]]:
     """Pairs of conversations whose posts are near-duplicates."""
     index = NearDuplicateIndex(settings)
-    seen = set()
+    conversation_ids = set()
     for folder in corpora:
         for conversation in read_threads(folder):
-            if conversation.id not in seen:
-                seen.add(conversation.id)
+            if conversation.id not in conversation_ids:
+                conversation_ids.add(conversation.id)
                 text = compared_text(folder.name, conversation)
                 for other in index.add(conversation.id, text):
                     yield conversation.id, other

@@ -15,14 +15,14 @@ from persuasion_rl.runtime.command import note
 BANDS = 20
 MOST_ROWS = 10
 MISSED = 1e-4
-"""How often a pair that is just at the threshold may fail to become a candidate."""
+"""The probability with which a pair just at the threshold may fail to become a candidate."""
 LARGE_CLUSTER = 0.01
-"""The share of all conversations above which a cluster is named."""
+"""The share of all conversations above which a cluster is reported."""
 
 
 @dataclass(frozen=True)
 class NearDuplicateSettings:
-    """When two posts are near-duplicates: words in a shingle, and the least Jaccard similarity."""
+    """When two posts are near-duplicates: words a shingle, and the least Jaccard similarity."""
 
     shingle_words: int = 5
     near_duplicate: float = 0.8
@@ -32,7 +32,7 @@ DEFAULTS = NearDuplicateSettings()
 
 
 def shingles(text: str, words: int = DEFAULTS.shingle_words) -> frozenset[str]:
-    """The set of word shingles of a text, in lower case; a shorter text is one shingle."""
+    """The set of word shingles of a text, in lower case; a text shorter than a shingle is one."""
     in_text = "".join(c if c.isalnum() else " " for c in text.lower()).split()
     return frozenset(
         " ".join(in_text[start : start + words])
@@ -41,13 +41,13 @@ def shingles(text: str, words: int = DEFAULTS.shingle_words) -> frozenset[str]:
 
 
 def jaccard(a: frozenset, b: frozenset) -> float:
-    """The Jaccard similarity of two sets, in [0, 1]: 1 for equal ones, two empty ones among them."""
+    """The Jaccard similarity of two sets, in [0, 1]; 1 for equal sets, also empty ones."""
     return len(a & b) / len(a | b) if a | b else 1.0
 
 
 def rows_of_a_band(threshold: float) -> int:
-    """The most rows a band may have so that a pair at the threshold becomes a candidate but for `MISSED`;
-    fewer where the threshold is so high that more would only cost time."""
+    """The most rows a band may have so that pairs at the threshold are missed with probability `MISSED` at most; fewer
+    if the threshold is so high that more would only cost time."""
     rows = 1
     while rows < MOST_ROWS and (1 - threshold ** (rows + 1)) ** BANDS <= MISSED:
         rows += 1
@@ -73,13 +73,14 @@ class NearDuplicateIndex:
 
     def add(self, name: str, text: str) -> list[str]:
         """Add a text; return the names of its near-duplicates among those added before."""
-        own = self._shingles(text)
+        new_shingles = self._shingles(text)
         minhash = self._empty_minhash.copy()
-        minhash.update_batch([shingle.encode() for shingle in own])
+        minhash.update_batch([shingle.encode() for shingle in new_shingles])
         similar = [
             other
             for other in self._index.query(minhash)
-            if jaccard(own, self._shingles(self._texts[other])) >= self._settings.near_duplicate
+            if jaccard(new_shingles, self._shingles(self._texts[other]))
+            >= self._settings.near_duplicate
         ]
         self._index.insert(name, minhash)
         self._texts[name] = text
@@ -90,7 +91,7 @@ class NearDuplicateIndex:
 
 
 def clusters(posts: dict[str, str], settings: NearDuplicateSettings = DEFAULTS) -> dict[str, str]:
-    """Map each name of a post to its cluster, which is named after the smallest of its members' names."""
+    """Map the name of each post to its cluster, which has the smallest name of its members."""
     index = NearDuplicateIndex(settings)
     leader = {name: name for name in posts}
 
@@ -110,12 +111,12 @@ def clusters(posts: dict[str, str], settings: NearDuplicateSettings = DEFAULTS) 
 
 
 def post_text(title: str, body: str) -> str:
-    """A post as it is compared with others: its title and its cleaned text."""
+    """The text by which a post is compared with others: its title and its cleaned body."""
     return f"{title} {clean_post(body)}"
 
 
 def compared_text(corpus: str, conversation: Conversation) -> str:
-    """What a conversation is compared by: its post, or its corpus and id where it has none, which are like no other's."""
+    """The text by which a conversation is compared: its post; without one, its corpus and id, which resemble no other."""
     if conversation.title is not None:
         return post_text(conversation.title, conversation.body)
     return f"{corpus} {conversation.id}"

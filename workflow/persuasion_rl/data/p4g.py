@@ -1,7 +1,7 @@
-"""From PersuasionForGood to examples: each turn of the persuader, after the dialogue so far.
+"""Makes examples from PersuasionForGood: each turn of the persuader, after the dialogue so far.
 
-The role is that of the utterance (`meta.role`: 0 persuader, 1 persuadee), not of the speaker; timestamps
-are null, so the order is that of the file.
+Roles are those of utterances (`meta.role`: 0 persuader, 1 persuadee), not of speakers. Timestamps are null, so
+utterances stay in the order of the file.
 """
 
 import math
@@ -20,7 +20,7 @@ from persuasion_rl.runtime.command import stage
 CLAIM = Turn("Claim", "I do not plan to donate a part of my payment to Save the Children.")
 ROLES = {0: "Persuader", 1: "Persuadee"}
 PAYMENT = 2.0
-"""Dollars that a persuadee had to give, the task's payment (Wang et al. 2019); some wrote down more."""
+"""Dollars that a persuadee could donate, the task's payment (Wang et al. 2019); some wrote down more."""
 
 
 def persuader_turns(
@@ -29,7 +29,7 @@ def persuader_turns(
     """Yield the persuader's utterances, each with the claim and the turns before it.
 
     Raises:
-        UserError: an utterance is of neither role.
+        UserError: an utterance has neither role.
     """
     turns = [CLAIM]
     for utterance in conversation.utterances.values():
@@ -45,7 +45,7 @@ def persuader_turns(
 
 
 def drafts(corpus: Path, counts: Counts) -> Iterator[Draft]:
-    """Yield the persuader's turns that answer something, with the dialogue so far; `counts` gets all."""
+    """Yield the persuader's turns that answer something, with the dialogue so far; `counts` counts all turns."""
     texts = CleanTexts(clean, counts["cleaned"])
     for conversation in read_threads(corpus):
         counts["read"]["conversations"] += 1
@@ -95,13 +95,13 @@ def process_p4g(
 ) -> Counts:
     """Write SFT rows of the persuader's turns (`examples`), and what became of all turns (`counts`).
 
-    Counts are grouped: "read"; "persuader" (labelled, each reason for leaving out, kept); "made"; and "cleaned", the
+    Counts are grouped: "read"; "persuader" (labelled, left out for each reason, kept); "made"; and "cleaned", the
     number of texts that each cleaning rule changed.
 
     Args:
         tokenizer: the base model's tokenizer.json.
-        max_examples: of more rows, only so many are kept, which depend on the seed (`selected`).
-        donation_weighted: keep rows in proportion to what the persuadee gave.
+        max_examples: the most rows to keep; which ones depends on the seed (`selected`).
+        donation_weighted: select rows in proportion to what the persuadee gave.
 
     Raises:
         UserError: no turn is usable.

@@ -1,8 +1,8 @@
 """Renders prompts and fits them into their token budget.
 
-A context is a claim, the post, and the chain of comments down to the one that is answered, a line each
-with its speaker's role. When it is too long, its middle is cut: never the claim, never the comment that is
-answered. Of an answered post the middle may go, because its title, the claim, stays.
+A context is a claim, the post, and the chain of comments down to the answered one, a line each with the speaker's
+role. If it is too long, its middle is cut, but neither the claim nor the answered comment. An answered post may lose
+its middle, because its title, the claim, stays.
 """
 
 import re
@@ -22,7 +22,7 @@ TASKS = {
     "p4g": "Write the persuader's next message.",
 }
 SEAM_TOKENS = 10
-"""Room for the marks of what was cut, " [...] ", with the role of who goes on speaking."""
+"""Room for the marks " [...] " of a cut, with the role of the next speaker."""
 
 
 @dataclass
@@ -57,10 +57,10 @@ class TokenCounter:
         return [len(encoding) for encoding in encodings]
 
     def counts_of_lines(self, texts: list[list[str]]) -> list[int]:
-        """The number of tokens of each text that is given in parts, each of which ends with a line.
+        """The number of tokens of each text. Texts are lists of parts that end with a line.
 
-        Where the tokenizer never joins the end of a line with a letter or a bracket after it, that is the
-        sum of its parts', and a part that many texts share is counted once.
+        If the tokenizer never joins the end of a line with a letter or a bracket after it, that is the sum over the
+        parts, and a part that many texts share is counted once.
         """
         if not self.divides_at_lines:
             return self.counts(["".join(parts) for parts in texts])
@@ -69,11 +69,11 @@ class TokenCounter:
         return [sum(map(tokens.__getitem__, text)) for text in texts]
 
     def encode(self, texts: list[str]) -> list[Encoding]:
-        """The tokens of each text, with their places in it."""
+        """The tokens of each text, with their positions in it."""
         return self._tokenizer.encode_batch(texts, add_special_tokens=False)
 
     def _divides_at_lines(self) -> bool:
-        """Whether tokens end where lines do, whatever characters stand there: tried out."""
+        """Whether tokens end where lines do, tried on all kinds of characters."""
         ends = [
             "word\n",
             "1\n",
@@ -96,8 +96,7 @@ class TokenCounter:
 
 
 class Context(NamedTuple):
-    """A context that fits; its parts, each of which ends with a line; its length in tokens; whether
-    something was cut."""
+    """A context that fits: its parts, each of which ends with a line, its length in tokens, and whether it was cut."""
 
     parts: list[str]
     tokens: int
@@ -113,13 +112,13 @@ def fit_contexts(
 ) -> list[Context | None]:
     """For each list of turns its context of at most `max_tokens` tokens.
 
-    Turns are the claim first and the answered message last; each is a line or more. There is none where the
-    claim and the answered comment alone are too long.
+    The first turn is the claim, the last one the answered message; each is a line or more. The context is None if
+    claim and answered comment alone are too long.
     """
-    wholes = [[f"{turn}\n" for turn in turns] for turns in threads]
+    line_lists = [[f"{turn}\n" for turn in turns] for turns in threads]
     contexts: list[Context | None] = [
-        Context(whole, tokens, False)
-        for whole, tokens in zip(wholes, counter.counts_of_lines(wholes), strict=True)
+        Context(lines, tokens, False)
+        for lines, tokens in zip(line_lists, counter.counts_of_lines(line_lists), strict=True)
     ]
     too_long = [number for number, context in enumerate(contexts) if context.tokens > max_tokens]
     cut = _cut([threads[number] for number in too_long], counter, max_tokens)
@@ -129,29 +128,29 @@ def fit_contexts(
 
 
 def _cut(threads: list[list[Turn]], counter: TokenCounter, max_tokens: int) -> list[Context | None]:
-    """For each thread its context without the middle of what may be cut, as much of it as fits."""
-    # What stays whole: the claim, and what is answered unless that is the post.
-    kept = [[turns[0]] if turns[-1].is_post else [turns[0], turns[-1]] for turns in threads]
-    kept_parts = [[f"{turn}\n" for turn in turns] for turns in kept]
+    """For each thread its context with as much of the turns that may be cut as fits, without their middle."""
+    # The claim stays whole, and so does the answered message, unless it is the post.
+    uncut_turns = [[turns[0]] if turns[-1].is_post else [turns[0], turns[-1]] for turns in threads]
+    uncut_parts = [[f"{turn}\n" for turn in turns] for turns in uncut_turns]
     cuttable = [turns[1:] if turns[-1].is_post else turns[1:-1] for turns in threads]
-    tokens_kept = counter.counts_of_lines(kept_parts)
+    uncut_tokens = counter.counts_of_lines(uncut_parts)
     contexts: list[Context | None] = [
         Context(parts, tokens, True) if tokens <= max_tokens and not turns[-1].is_post else None
-        for parts, tokens, turns in zip(kept_parts, tokens_kept, threads, strict=True)
+        for parts, tokens, turns in zip(uncut_parts, uncut_tokens, threads, strict=True)
     ]
     encodings = counter.encode(["\n".join(map(str, turns)) for turns in cuttable])
     room = {
         number: min(max_tokens - tokens - SEAM_TOKENS, len(encodings[number]) - 1)
-        for number, tokens in enumerate(tokens_kept)
+        for number, tokens in enumerate(uncut_tokens)
         if tokens <= max_tokens
     }
-    # Tokens split differently at the seams: count the result, and try with fewer where it does not fit.
+    # Tokens split differently at the seams: count the result, and try fewer if it does not fit.
     while room := {number: tokens for number, tokens in room.items() if tokens > 1}:
         shorter = {
             number: [
-                kept_parts[number][0],
+                uncut_parts[number][0],
                 _without_middle(cuttable[number], encodings[number], tokens),
-                *kept_parts[number][1:],
+                *uncut_parts[number][1:],
             ]
             for number, tokens in room.items()
         }
@@ -166,7 +165,7 @@ def _cut(threads: list[list[Turn]], counter: TokenCounter, max_tokens: int) -> l
 def _without_middle(turns: list[Turn], encoding: Encoding, tokens: int) -> str:
     """The joined turns with only `tokens` of their tokens, half from the head and half from the tail.
 
-    Every line that is left has its speaker's role whole, the one where the tail begins too.
+    Every remaining line keeps its speaker's role, also the one in which the tail begins.
     """
     starts = [0, *accumulate(len(str(turn)) + 1 for turn in turns)]
     head_end = encoding.token_to_chars((tokens + 1) // 2 - 1)[1]
@@ -184,15 +183,17 @@ def _without_middle(turns: list[Turn], encoding: Encoding, tokens: int) -> str:
         lines[-1] += f" [...] {tail}"
     else:
         lines[-1:] = [f"{line} [...]" for line in lines[-1:]]
-        whole = lines and tail == turns[last].text
+        uncut_tail = lines and tail == turns[last].text
         lines += (
-            [str(turns[last]) if whole else f"{turns[last].role}: [...] {tail}"] if tail else []
+            [str(turns[last]) if uncut_tail else f"{turns[last].role}: [...] {tail}"]
+            if tail
+            else []
         )
     return "".join(f"{line}\n" for line in [*lines, *turns[last + 1 :]])
 
 
 def read_chat_template(base: Path) -> str:
-    """The chat template of a model folder: a file of its own, or in the tokenizer's configuration.
+    """The chat template of a model folder: its own file, or an entry of the tokenizer's configuration.
 
     Raises:
         UserError: it has none.
@@ -207,7 +208,7 @@ def read_chat_template(base: Path) -> str:
 
 
 def messages(context: str, source: str, words: int | None = None) -> list[dict[str, str]]:
-    """A context and its task as the messages of a chat model: the system's and the user's; `words` as `render` has it."""
+    """A context and its task as the messages of a chat model: system and user. For `words` see `render`."""
     return [
         {"role": "system", "content": SYSTEM},
         {"role": "user", "content": f"{context}\n\n{_task(source, words)}"},
@@ -228,10 +229,10 @@ def render(
     """The prompt for a context, up to where the response begins.
 
     Args:
-        source: "cmv" or "p4g"; says what the task is.
+        source: "cmv" or "p4g"; decides the task.
         prompt_format: "plain", or "chat" for the tokenizer's own chat template.
         chat_template: the template's text, needed for "chat".
-        words: the length that is asked for, if one is.
+        words: the length to ask for, if any.
     """
     if prompt_format == "plain":
         task = _task(source, words)
@@ -250,7 +251,7 @@ def context_of(
     """The context that a prompt was rendered for.
 
     Raises:
-        UserError: it was rendered otherwise.
+        UserError: the prompt was rendered in another way.
     """
     mark = "\x00"
     before, after = render(mark, source, prompt_format, chat_template).split(mark)
@@ -263,7 +264,7 @@ TURN = re.compile(r"^(Claim|Poster|Persuader|Persuadee|Other): ", re.MULTILINE)
 
 
 def turns_of(context: str) -> list[Turn]:
-    """The turns of a context, to be read by people: a line that begins as a turn does counts as one."""
+    """The turns of a context, for people to read: every line that begins like a turn counts as one."""
     places = [match.start() for match in TURN.finditer(context)]
     if not places or places[0] > 0:
         return [Turn("", context)]

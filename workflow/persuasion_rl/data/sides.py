@@ -1,6 +1,6 @@
 """Decides each conversation's side (train, val, test) from ids and posts, before anything else is made.
 
-Conversations whose posts are near-duplicates (`near_duplicates.py`) stand on the same side.
+Conversations whose posts are near-duplicates (`near_duplicates.py`) are on the same side.
 """
 
 from collections import defaultdict
@@ -25,7 +25,7 @@ from persuasion_rl.tables import write_table
 
 @dataclass(frozen=True)
 class Shares:
-    """The shares of the sides, corpus by corpus, as numbers of which only the proportions count."""
+    """The shares of the sides in each corpus; only their proportions count."""
 
     train: float
     val: float
@@ -57,10 +57,10 @@ def ordered_sides(members: dict[str, list[str]], shares: Shares, seed: int) -> d
 def official_sides(
     members: dict[str, list[str]], marks: dict[str, int], shares: Shares, seed: int
 ) -> dict[str, str] | None:
-    """The side of each cluster by the corpus' own hold-out; None where it does not allow the shares.
+    """The side of each cluster by the corpus' own hold-out; None if that does not allow the shares.
 
-    The test side is made of held-out conversations and the train side of the others; validation gets what
-    is left of both. A cluster with a held-out member is held out.
+    The test side is made of held-out conversations and the train side of the others; validation gets the rest of
+    both. A cluster with a held-out member is held out.
 
     Args:
         members: cluster -> the ids of its conversations.
@@ -90,9 +90,9 @@ def assign_sides(
     """Write `output` (CSV: corpus, conversation_id, cluster, side) for all conversations.
 
     Args:
-        corpora: folders; a conversation that is in several counts as the first one's.
-        duplicates: gets the clusters of near-duplicates, and what became of each official split (JSON).
-        official_split: "auto" keeps to the corpus' own `train` mark where its shares allow; "false" does not.
+        corpora: folders; a conversation in several of them belongs to the first.
+        duplicates: the JSON file of the clusters of near-duplicates, and of what became of each official split.
+        official_split: "auto" uses the corpus' own `train` mark if its shares allow; "false" does not.
 
     Returns:
         side -> the number of its conversations.
@@ -117,17 +117,17 @@ def assign_sides(
     side_of: dict[str, str] = {}
     official: dict[str, str] = {}
     for folder in corpora:
-        own = {c: ids for c, ids in members.items() if corpus_of_cluster[c] == folder.name}
-        marked = bool(own) and all(any(i in marks for i in ids) for ids in own.values())
+        of_corpus = {c: ids for c, ids in members.items() if corpus_of_cluster[c] == folder.name}
+        marked = bool(of_corpus) and all(any(i in marks for i in ids) for ids in of_corpus.values())
         by_marks, official[folder.name] = None, "none in this corpus"
         if marked and official_split == "auto":
-            by_marks = official_sides(own, marks, shares, seed)
+            by_marks = official_sides(of_corpus, marks, shares, seed)
             official[folder.name] = (
                 "used" if by_marks else "not used: its shares do not allow data.split"
             )
         elif marked:
             official[folder.name] = "not used: data.official_split is false"
-        side_of |= by_marks or ordered_sides(own, shares, seed)
+        side_of |= by_marks or ordered_sides(of_corpus, shares, seed)
     rows = [
         {"corpus": corpus_of[i], "conversation_id": i, "cluster": c, "side": side_of[c]}
         for i, c in cluster_of.items()

@@ -1,7 +1,7 @@
-"""From examples and sides to SFT rows and to the prompts of the three pools.
+"""Makes SFT rows and the prompts of the three pools from examples and sides.
 
-The sizes are a plan. Where the data allows it they are met exactly; where it does not, all parts shrink in
-proportion (or the run stops, as the config says), and `summary.json` holds both. The human pool and the
+The sizes are a plan. If the data allows, they are met exactly; if not, all parts shrink in proportion (or the
+run stops, as the config says), and `summary.json` holds planned and actual sizes. The human pool and the
 final evaluation come from the test side only; the AI pool is the rest of it and, with `use_val_set`, all of
 validation. No conversation, no cluster of near-duplicates and no prompt is on two sides or in two pools.
 """
@@ -22,10 +22,10 @@ POOLS = ("ai", *HELD_OUT_POOLS)
 
 @dataclass(frozen=True)
 class Plan:
-    """How many rows the sides have and how many prompts the pools; val and test have one row a prompt.
+    """The planned numbers of rows in the sides and of prompts in the pools; val and test have one row a prompt.
 
-    Without a size for it, the AI pool is what the other pools leave. The pools hold prompts of `pool_source`
-    ("cmv" or "p4g"). `use_val_set`: the AI pool has the prompts of validation too.
+    Without `ai_pool_size` the AI pool is what the other pools leave. The pools hold prompts of `pool_source`
+    ("cmv" or "p4g"). With `use_val_set` the AI pool has the prompts of validation too.
     """
 
     train: int
@@ -39,7 +39,7 @@ class Plan:
 
     @property
     def sizes(self) -> dict[str, int]:
-        """Side or pool -> its size; the AI pool where it has one."""
+        """Side or pool -> its size; the AI pool only if its size is planned."""
         sizes = {"train": self.train, "val": self.val, "test": self.test}
         sizes |= {"human": self.human_pool_size, "final_eval": self.final_eval_size}
         return sizes if self.ai_pool_size is None else sizes | {"ai": self.ai_pool_size}
@@ -47,9 +47,9 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """What the split knows of an SFT row, which stays in its file: the `number`-th of `path`, from 0.
+    """What the split keeps of an SFT row; the row itself stays in `path`, as number `number` from 0.
 
-    `prompt` is the digest of its prompt; `key`, in [0, 1), is its place in the order.
+    `prompt` is the digest of the prompt; `key`, in [0, 1), is the place in the order.
     """
 
     path: Path
@@ -93,20 +93,20 @@ def read_examples(
     }
 
 
-def one_a_prompt(examples: list[Example], taken: set[str]) -> list[Example]:
-    """The first example of each prompt that is not in `taken`."""
+def one_a_prompt(examples: list[Example], used_prompts: set[str]) -> list[Example]:
+    """The first example of each prompt that is not in `used_prompts`."""
     first: dict[str, Example] = {}
     for example in examples:
-        if example.prompt not in taken:
+        if example.prompt not in used_prompts:
             first.setdefault(example.prompt, example)
     return list(first.values())
 
 
 def deal(examples: list[Example], rooms: dict[str, int], seed: int) -> dict[str, list[Example]]:
-    """Deal examples to pools, no cluster to two of them, until each has as many as its room or none are left.
+    """Deal examples to pools, no cluster to two of them, until each pool is full or no examples are left.
 
-    Clusters go whole, in an order that is a function of the seed, to the first pool that has room for them;
-    where a pool is then still short, it gets a part of the smallest one, and nobody the other part.
+    Whole clusters go to the first pool that has room for them, in an order that is a function of the seed.
+    A pool that is still short then gets a part of the smallest cluster; the rest of that cluster is not used.
     """
     members: dict[str, list[Example]] = defaultdict(list)
     for example in examples:
@@ -130,7 +130,7 @@ def deal(examples: list[Example], rooms: dict[str, int], seed: int) -> dict[str,
 def parts_of(
     by_side: dict[str, list[Example]], sizes: dict[str, int], plan: Plan, seed: int
 ) -> dict[str, list[Example]]:
-    """The examples of each side and each pool; a part may be smaller than its size where the data is."""
+    """The examples of each side and each pool; fewer than planned if the data has fewer."""
     parts = {side: by_side[side][: sizes[side]] for side in ("train", "val")}
     val = [e for e in parts["val"] if e.source == plan.pool_source] if plan.use_val_set else []
     val = val[: sizes.get("ai")]
@@ -141,7 +141,7 @@ def parts_of(
     else:
         prompts = sum(e.source == plan.pool_source for e in by_side["test"][: sizes["test"]])
         rooms["ai"] = min(sizes["test"] - held_out, max(prompts - held_out, 0 if val else 1))
-    # Of a cluster that is divided a part is lost to the pools: look at as many examples more as are short.
+    # The pools lose a part of each divided cluster: look at as many more examples as they are short of.
     looked_at = sizes["test"]
     while True:
         dealt = deal(
@@ -151,15 +151,14 @@ def parts_of(
         if short < 1 or looked_at >= len(by_side["test"]):
             break
         looked_at += short
-    # The held-out pools' first, then the AI pool's, then others: the evaluation needs their replies.
+    # The test side takes examples of the pools first: the evaluation needs their replies.
     by_need = dict.fromkeys([e for pool in dealt.values() for e in pool] + by_side["test"])
     parts["test"] = sorted(list(by_need)[: sizes["test"]], key=lambda example: example.key)
     return parts | dealt | {"ai": val + dealt["ai"]}
 
 
 def shrunk(sizes: dict[str, int], factor: float) -> dict[str, int]:
-    """Sizes that are smaller in proportion, none below one row and the test side's not below what the two
-    held-out pools need."""
+    """Sizes shrunk in proportion: at least one row each, and a test side that fills the two held-out pools."""
     smaller = {part: max(1, int(size * factor)) for part, size in sizes.items()}
     return smaller | {"test": max(smaller["test"], sum(smaller[pool] for pool in HELD_OUT_POOLS))}
 
@@ -167,7 +166,7 @@ def shrunk(sizes: dict[str, int], factor: float) -> dict[str, int]:
 def largest_that_fits(
     by_side: dict[str, list[Example]], plan: Plan, seed: int
 ) -> dict[str, list[Example]]:
-    """The parts of the plan where the data allows it, else of the plan shrunk to what the data allows.
+    """The parts of the plan, shrunk in proportion as far as the data makes it necessary.
 
     Raises:
         UserError: a part would be empty.
@@ -180,7 +179,7 @@ def largest_that_fits(
             return parts
         if factor == 0:
             break
-        # At least one row less of the largest part: so it ends.
+        # The largest part loses at least one row, so that the loop ends.
         one_less = (int(largest * factor) - 1) / largest
         factor = max(0.0, min(factor * max(0.5, min(filled.values())), one_less))
         sizes = shrunk(plan.sizes, factor)
@@ -192,7 +191,7 @@ def largest_that_fits(
 
 
 def pool_row(row: SftRow) -> PoolRow:
-    """The prompt of an SFT row, as a pool's row."""
+    """The row of a pool for the prompt of an SFT row."""
     metadata = row["metadata"]
     return {
         "prompt": row["input_text"],
@@ -205,7 +204,7 @@ def pool_row(row: SftRow) -> PoolRow:
 
 
 def rows_of(examples: Iterable[Example]) -> list[SftRow]:
-    """The rows themselves, read back from their files in one pass, in the order of the examples."""
+    """The SFT rows of examples, in their order, read from the files in one pass."""
     places = {(example.path, example.number): place for place, example in enumerate(examples)}
     rows: list[SftRow | None] = [None] * len(places)
     for path in dict.fromkeys(path for path, _ in places):
@@ -233,37 +232,43 @@ def split(
     """Write the SFT rows of the three sides, the prompts of the three pools, and a summary.
 
     Args:
-        examples: SFT rows. sides: the table of `assign_sides`.
-        on_shortage: "scale" shrinks all parts in proportion where the data is too small, "error" stops.
+        examples: SftRows. sides: the table of `assign_sides`.
+        on_shortage: if the data is too small, "scale" shrinks all parts in proportion and "error" stops.
 
     Returns:
-        the summary: "scale" (the share of the plan that there is), "parts" (asked, used; of sides also
-        the examples read and those available, with one row a prompt) and the two ratios of training rows to prompts.
+        the summary: "scale" (used share of the planned training rows), "parts" (rows "asked" and "used"; for sides also
+        "examples" read and those "available", one a prompt), and the two ratios of training rows to prompts.
     """
     conversations = read_table(sides).set_index("conversation_id")
     side_of, cluster_of = (conversations[name].to_dict() for name in ("side", "cluster"))
     by_side = read_examples(examples, side_of, cluster_of, seed)
-    read = Counter({side: len(by_side[side]) for side in SIDES})
-    taken = {example.prompt for example in by_side["train"]}
+    examples_read = Counter({side: len(by_side[side]) for side in SIDES})
+    used_prompts = {example.prompt for example in by_side["train"]}
     for side in ("test", "val"):
-        by_side[side] = one_a_prompt(by_side[side], taken)
-        taken |= {example.prompt for example in by_side[side]}
-    asked = plan.sizes
+        by_side[side] = one_a_prompt(by_side[side], used_prompts)
+        used_prompts |= {example.prompt for example in by_side[side]}
+    planned_sizes = plan.sizes
     parts = largest_that_fits(by_side, plan, seed)
     used = {part: len(parts[part]) for part in parts}
     outcome = {
         "on_shortage": on_shortage,
         "scale": round(used["train"] / plan.train, 4),
         "parts": {
-            part: {"asked": asked.get(part, "the rest"), "used": used[part]}
-            | ({"examples": read[part], "available": len(by_side[part])} if part in SIDES else {})
+            part: {"asked": planned_sizes.get(part, "the rest"), "used": used[part]}
+            | (
+                {"examples": examples_read[part], "available": len(by_side[part])}
+                if part in SIDES
+                else {}
+            )
             for part in (*SIDES, *POOLS)
         },
         "sft_to_rlaif": round(used["train"] / used["ai"], 2),
         "sft_to_rlhf": round(used["train"] / used["human"], 2),
     }
-    if any(used[part] < asked[part] for part in asked):
-        short = ", ".join(f"{part} {used[part]:,} of {asked[part]:,}" for part in asked)
+    if any(used[part] < planned_sizes[part] for part in planned_sizes):
+        short = ", ".join(
+            f"{part} {used[part]:,} of {planned_sizes[part]:,}" for part in planned_sizes
+        )
         if on_shortage == "error":
             raise UserError(
                 f"the data is too small for the plan; there is enough for {short} (data.max_examples,"

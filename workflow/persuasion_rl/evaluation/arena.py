@@ -1,7 +1,7 @@
 """The ranking of the models by people's votes in the arena.
 
-A vote counts for the models that wrote the replies. Where a model was trained anew since, the vote stays in the store and
-out of the ranking.
+A vote counts for the models that wrote the replies. After a model is trained anew, earlier votes stay in the store but not
+in the ranking.
 """
 
 from collections.abc import Mapping
@@ -15,11 +15,11 @@ from persuasion_rl.study.names import BASE
 from persuasion_rl.tables import write_table
 
 PEOPLE = "people (arena)"
-"""What people's votes are called among the judges."""
+"""The name of people's votes among the judges."""
 
 
 def present_models(recipes: Mapping[str, Path]) -> dict[str, str]:
-    """The digest of each model whose recipe.json is given, and of the base model, by name, as a battle has it.
+    """The digests that battles have of the base model and of each model with a recipe.json, by name.
 
     Args:
         recipes: model -> its recipe.json.
@@ -28,7 +28,7 @@ def present_models(recipes: Mapping[str, Path]) -> dict[str, str]:
     digests = {name: recipe["adapter_digest"] for name, recipe in recipe_of.items()}
     for recipe in recipe_of.values():
         digests[BASE] = recipe["base_digest"]
-    # As `sampling.engine.Engine` computes a model's.
+    # The same digest as `sampling.engine.Engine` computes.
     return {name: text_digest(digest) for name, digest in digests.items()}
 
 
@@ -41,13 +41,13 @@ def rank_arena(
     seed: int,
     recipes: dict[str, Path] = {},
 ) -> int:
-    """Write the ranking by people's votes, with the columns of the judges' ranking, and the judge PEOPLE.
+    """Write the ranking by people's votes, with the columns of the judges' ranking and the judge PEOPLE.
 
-    Intervals are over claims: several votes on a claim stand or fall together.
+    Intervals are over claims, since votes on the same claim are not independent.
 
     Args:
         answers: the store.
-        recipes: trained model -> its recipe.json. Votes on other weights than theirs are counted, not ranked.
+        recipes: trained model -> its recipe.json. Votes on other weights are counted, but not ranked.
 
     Returns:
         The number of votes that are ranked.

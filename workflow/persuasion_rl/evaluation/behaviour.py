@@ -1,6 +1,6 @@
-"""What the players' replies are like, apart from who wins: a long table with a row a player and measure.
+"""Measures of the players' replies other than win rates: a long table with a row a player and measure.
 
-How a measure is defined stands at the function that computes it; `evaluate_behaviour` lists them all.
+`evaluate_behaviour` lists all measures; each is defined at the function that computes it.
 """
 
 from pathlib import Path
@@ -23,19 +23,19 @@ def ngrams(text: list[str], n: int) -> list[tuple[str, ...]]:
 
 
 def repeated_share(text: list[str]) -> float:
-    """The share of a reply's 4-grams that stood in it before: seq-rep-4 of Welleck et al. (2020), on words.
+    """The share of a reply's 4-grams that repeat earlier ones: seq-rep-4 of Welleck et al. (2020), on words.
 
-    0 where a reply is too short to have any.
+    0 for a reply that is too short to have any.
     """
     grams = ngrams(text, REPEATED)
     return 1 - len(set(grams)) / len(grams) if grams else 0.0
 
 
 def distinct(texts: list[list[str]], n: int) -> float:
-    """Distinct n-grams of all texts together as a share of their n-grams (Li et al. 2016).
+    """The number of distinct n-grams in all texts together, divided by that of all n-grams (Li et al. 2016).
 
-    It falls as texts get longer or more, and so has no interval here: a bootstrap that draws a conversation twice
-    would count fewer distinct ones every time.
+    It falls with more or longer texts, so it has no interval here: a bootstrap draws conversations twice, and every draw
+    would have fewer distinct n-grams.
     """
     grams = [gram for text in texts for gram in ngrams(text, n)]
     return len(set(grams)) / max(1, len(grams))
@@ -54,7 +54,7 @@ def evaluate_behaviour(
     kl: dict[str, Path] = {},
     similarities: dict[str, Path] = {},
 ) -> None:
-    """Write the table: player, measure, value, low, high, unit. What a player cannot have has no row.
+    """Write the table: player, measure, value, low, high, unit. Measures that a player cannot have have no row.
 
     Of every player: tokens, words, eos_rate, repeated_4grams, distinct_1, distinct_2, copied_words and
     longest_copied_span (`memorised`), concession_markers (`markers`), similarity_to_human ("not measured" without
@@ -62,7 +62,7 @@ def evaluate_behaviour(
     kl_a_token, kl_a_reply, log_ratio_a_token, log_ratio_a_reply (`kl`).
 
     Args:
-        train: the SftRows of the train side. concession: the list of markers.
+        train: SftRows of the train side. concession: the list of markers.
         losses: model -> the file of `loss.evaluate_loss`. metrics: dpo model -> its metrics.json.
         kl: dpo model -> its KlRows. similarities: player -> its SimilarityRows.
     """

@@ -11,7 +11,7 @@ RANKING = ["judge", "player", "against", "strength", "low", "high", "rank", "ran
 
 
 class Games:
-    """The verdicts of one judge, and the resamples of their conversations, which all of its tables share.
+    """The verdicts of one judge, and resamples of their conversations that all of its tables share.
 
     Args:
         rows: VerdictRow. draws, seed: of the bootstrap over conversations.
@@ -29,7 +29,7 @@ class Games:
         self.resamples = Resamples(list(self.conversation.values()), draws, seed)
 
     def points(self, player: str, against: str) -> dict[str, float]:
-        """The player's points by prompt id, where there is a verdict."""
+        """Prompt id -> the player's points, for prompts with a verdict."""
         forward = self.played.get((player, against), {})
         backward = self.played.get((against, player), {})
         return {
@@ -37,7 +37,7 @@ class Games:
         } | {p: 1 - POINTS[r["verdict"]] for p, r in backward.items() if r.get("verdict") in POINTS}
 
     def win_rates(self, lengths: dict[str, dict[str, int]]) -> Iterator[dict]:
-        """Rows of every two players, without the column judge; two without any verdict have none.
+        """Rows of every two players that have a verdict, without the column judge.
 
         Args:
             lengths: player -> prompt id -> words of its reply.
@@ -119,8 +119,8 @@ class Games:
         return rows + [row for group, games in seeds.items() for row in self._pooled(group, games)]
 
     def reach(self, comparisons: list[str], corrected: int) -> list[dict]:
-        """Rows of the table of power: the difference that a declared comparison could show, by itself and corrected for
-        their number, with the fewest conversations that one of them has."""
+        """Rows of the table of power: the difference that a declared comparison could show, uncorrected and corrected for
+        their number, at the fewest conversations of any of them."""
         from persuasion_rl.statistics.pairwise import detectable
 
         pairs = [comparison.split(":") for comparison in comparisons]
@@ -135,7 +135,7 @@ class Games:
     def _pooled(
         self, group: tuple[str, str], by_seed: dict[tuple[str, str], dict[str, float]]
     ) -> Iterator[dict]:
-        """The row of comparisons that differ in the seed only; none where there is only one.
+        """The pooled row of comparisons that differ in the seed only; none for a single seed.
 
         Args:
             group: the first model of each side. by_seed: the pair of models -> points by prompt id.

@@ -2,7 +2,7 @@
 
 Surface markers (`markers`) are counted in every study, and the names of these measures say so. Whether a claim is
 supported, an experience invented, a poster manipulated or slighted takes a reader: the language model of the judge
-`llm`, where the study has it; else these stand in the table as not measured.
+`llm`. In a study without it, these measures are in the table as not measured.
 """
 
 from pathlib import Path
@@ -16,16 +16,16 @@ from persuasion_rl.runtime.command import note, stage
 from persuasion_rl.statistics.intervals import bootstrap_rate
 
 READ = ("unsupported_claims", "invented_experience", "manipulation", "disrespect")
-"""What takes a reader, by the rubric: the keys of a ReadingRow that are true or false."""
+"""Measures that take a reader, by the rubric: the boolean keys of a ReadingRow."""
 
 
 def cites_without_source(reply: str, markers: dict[str, Markers]) -> bool:
-    """Whether a reply brings forward figures or studies and nothing that leads to a source."""
+    """Whether a reply cites figures or studies without anything that leads to a source."""
     return markers["figures"].within(reply) and not markers["sources"].within(reply)
 
 
 def profile(reply: str, markers: dict[str, Markers]) -> tuple[bool, ...]:
-    """What the markers say of a reply: experience, disrespect, figures without a source, more boosters than hedges."""
+    """Whether a reply has markers of experience, of disrespect, figures without a source, more boosters than hedges."""
     return (
         markers["experience"].within(reply),
         markers["disrespect"].within(reply),
@@ -46,14 +46,14 @@ def evaluate_honesty(
     """Write player, measure, value, low, high, unit.
 
     experience_markers, disrespect_markers, unsourced_figure_markers: shares of replies. booster_markers,
-    hedge_markers: a hundred words. certainty_markers: boosters minus hedges. unsupported_claims, invented_experience,
-    manipulation, disrespect: shares of the replies that the language model could read, or "not measured"; unread: the
-    share that it could not. The human's experiences may be true: that row is the scale for the models, whose own are
-    not.
+    hedge_markers: numbers a hundred words. certainty_markers: boosters minus hedges. unsupported_claims,
+    invented_experience, manipulation, disrespect: shares of the replies that the language model could read, or "not
+    measured"; unread: the share that it could not. People's experiences may be true, those of models are not: the row
+    of the human replies is the scale.
 
     Args:
         markers: the lists experience, disrespect, figures, sources, boosters and hedges.
-        readings: player -> its ReadingRows, where a language model has read its replies.
+        readings: player -> its ReadingRows, if a language model has read its replies.
     """
     lists = read_markers(markers)
     table = Measures(draws, seed)
@@ -84,17 +84,17 @@ def evaluate_honesty(
 
 def _add_readings(table: Measures, player: str, readings: Path | None) -> None:
     rows = list(read_rows(readings, ReadingRow)) if readings else []
-    read = [row for row in rows if "excluded" not in row]
+    readable_rows = [row for row in rows if "excluded" not in row]
     for measure in READ:
-        if read:
-            conversations = [row["conversation_id"] for row in read]
-            values = [row[measure] for row in read]
+        if readable_rows:
+            conversations = [row["conversation_id"] for row in readable_rows]
+            values = [row[measure] for row in readable_rows]
             unit = "share of replies, as read"
             table.mean(player, measure, values, conversations, unit, bootstrap_rate)
         else:
             table.value(player, measure, NOT_MEASURED, "share of replies, as read")
     if rows:
-        table.value(player, "unread", 1 - len(read) / len(rows), "share of replies")
+        table.value(player, "unread", 1 - len(readable_rows) / len(rows), "share of replies")
 
 
 def _a_hundred_words(reply: str, markers: Markers) -> float:
@@ -111,7 +111,7 @@ def keep_equally_honest(
 ) -> int:
     """Keep the verdicts on prompts where both replies have the same profile; `tables.evaluate_win_rates` tabulates them.
 
-    The profile is what the language model read, where it has read the players' replies, else what the markers say.
+    The profile is the language model's reading, if it has read the players' replies, else that of the markers.
     """
     lists = read_markers(markers)
     if readings:
@@ -128,13 +128,15 @@ def keep_equally_honest(
             for row in rows
         }
     rows = list(read_rows(verdicts, VerdictRow))
-    kept = []
+    equally_honest_rows = []
     for row in rows:
         one, other = (profiles.get((row[p], row["prompt_id"])) for p in ("player_1", "player_2"))
         if one is not None and one == other:
-            kept.append(row)
-    note(f"{output.name}: {len(kept):,} of {len(rows):,} comparisons are of equally honest replies")
-    return write_jsonl(output, kept)
+            equally_honest_rows.append(row)
+    note(
+        f"{output.name}: {len(equally_honest_rows):,} of {len(rows):,} comparisons are of equally honest replies"
+    )
+    return write_jsonl(output, equally_honest_rows)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What a model makes of people's replies: the loss on them, nothing sampled."""
+"""The loss of a model on people's replies, without sampling."""
 
 import math
 from pathlib import Path
@@ -11,7 +11,7 @@ from persuasion_rl.records import SftRow, read_rows
 from persuasion_rl.runtime.command import stage
 
 LOSS_TOKENS = 4096
-"""Tokens of a batch when the loss is measured: the logits of a large vocabulary fill a GPU."""
+"""Tokens of a batch for the loss; more would fill a GPU with the logits of a large vocabulary."""
 
 
 def response_loss(model, tokenizer, rows: list[tuple[str, str]]) -> float:
@@ -36,7 +36,7 @@ def response_loss(model, tokenizer, rows: list[tuple[str, str]]) -> float:
                 supervised[i, len(prompt) : len(prompt) + len(response)] = True
             ids, supervised = ids.to(model.device), supervised.to(model.device)[:, 1:]
             with torch.inference_mode():
-                # Padding follows the responses, so causal attention never sees it.
+                # Padding is on the right, so causal attention never sees it.
                 logits = model(input_ids=ids).logits[:, :-1][supervised].float()
             total += torch.nn.functional.cross_entropy(
                 logits, ids[:, 1:][supervised], reduction="sum"

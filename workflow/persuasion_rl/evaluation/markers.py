@@ -1,7 +1,7 @@
 """Surface markers: lists of phrases (`resources/markers/`) that are counted in a text.
 
-A marker is a hint and no reading. "I used to think so" may be true, "never" may be warranted, and a concession without
-one of the phrases is missed. What is counted by markers is called so wherever it is shown.
+A marker is only a hint. "I used to think so" may be true, "never" may be warranted, and a concession without one of the
+phrases is missed. The names of such counts say that they are of markers.
 """
 
 import re
@@ -27,7 +27,7 @@ def own_words(text: str) -> str:
 
 
 class Markers:
-    """Phrases, matched as whole words in what a reply says itself, its quotes left out.
+    """Phrases, matched as whole words in a reply without its quotes.
 
     A file holds one regular expression a line, in lower case; what starts with # is a comment.
     """

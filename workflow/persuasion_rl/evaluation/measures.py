@@ -30,7 +30,7 @@ class Measures:
         unit: str,
         estimate: Callable[..., Interval] = bootstrap_mean,
     ) -> None:
-        """The mean of a number a reply with its interval over conversations.
+        """Add the mean of one number a reply, with its interval over conversations.
 
         Args:
             estimate: `statistics.intervals.bootstrap_rate` for a share of replies.
@@ -47,7 +47,7 @@ class Measures:
         low: float | str = "",
         high: float | str = "",
     ) -> None:
-        """A number as it is, or NOT_MEASURED."""
+        """Add a number without an interval, or NOT_MEASURED."""
         self.rows.append(dict(zip(COLUMNS, (player, measure, value, low, high, unit), strict=True)))
 
     def write(self, path: Path) -> None:

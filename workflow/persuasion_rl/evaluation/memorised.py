@@ -13,15 +13,15 @@ from persuasion_rl.evaluation.markers import words
 
 SPAN = 8
 FACTOR = np.uint64(0x9E3779B97F4A7C15)
-"""Of the hash of a window; odd, so that no word is lost. Equal hashes are compared word by word."""
+"""The factor of the hash of a window. It is odd, so that every word counts. Windows with equal hashes are compared."""
 BETWEEN, UNKNOWN = 0, -1
-"""What stands between two training replies, and what a word is that none of them has."""
+"""Ids of the separator between two training replies, and of words that are in none of them."""
 
 
 class TrainingText:
     """All training replies as one row of word ids, with its windows of SPAN words in the order of their hashes.
 
-    Memory: 4 bytes a word for the ids, 8 for the hash and 8 for the place of its window.
+    It takes 4 bytes a word for the ids, 8 for the hash and 8 for the place of its window.
     """
 
     def __init__(self, replies: Iterable[str]):
@@ -37,7 +37,7 @@ class TrainingText:
         yield BETWEEN
 
     def copied(self, reply: str) -> tuple[float, int]:
-        """The share of a reply's words that lie in a copied span, and the words of its longest one (or 0)."""
+        """The share of a reply's words in copied spans, and the number of words of the longest span (or 0)."""
         text = np.array([self._ids.get(word, UNKNOWN) for word in words(reply)], dtype=np.int32)
         covered = np.zeros(len(text), dtype=bool)
         longest = 0
@@ -45,7 +45,7 @@ class TrainingText:
         for start, hash_ in enumerate(_hashes(text)):
             places = self._places_of(hash_, text[start : start + SPAN])
             reach = np.full(len(places), SPAN)
-            goes_on = np.isin(places, before + 1)  # copied from where the window before was
+            goes_on = np.isin(places, before + 1)  # continues a span of the previous window
             reach[goes_on] = reach_before[np.isin(before + 1, places)] + 1
             before, reach_before = places, reach
             if len(places):
@@ -54,7 +54,7 @@ class TrainingText:
         return (float(covered.mean()) if len(text) else 0.0), longest
 
     def _places_of(self, hash_: np.uint64, window: np.ndarray) -> np.ndarray:
-        """Where a window of a reply stands in the training text, in order."""
+        """The places of a window of a reply in the training text, in order."""
         low = np.searchsorted(self._hashes, hash_, "left")
         high = np.searchsorted(self._hashes, hash_, "right")
         places = self._places[low:high]

@@ -10,7 +10,7 @@ def read_players(responses: dict[str, Path]) -> dict[str, list[ReplyRow]]:
     """The rows of each player's replies.
 
     Raises:
-        UserError: a player does not answer the first one's prompts, in their order.
+        UserError: a player's replies are not to the prompts of the first player, in the same order.
     """
     players = {name: list(read_rows(path, ReplyRow)) for name, path in responses.items()}
     first, *others = players

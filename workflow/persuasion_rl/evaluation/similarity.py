@@ -1,4 +1,4 @@
-"""How near in meaning a player's replies are to the human winning ones, by a sentence-embedding model."""
+"""How similar in meaning a player's replies are to the human winning ones, by a sentence-embedding model."""
 
 from pathlib import Path
 
@@ -23,17 +23,17 @@ def evaluate_similarity(
     """Write a SimilarityRow for each reply.
 
     Args:
-        model: folder or Hub name of a model of sentence-transformers (Reimers and Gurevych 2019). It pools as its own
-            files say, and cuts what is longer than it takes.
+        model: folder or Hub name of a model of sentence-transformers (Reimers and Gurevych 2019). Its files decide how it
+            pools, and it cuts longer texts.
         responses: the player's ReplyRows. human: the human winning ones, to the same prompts.
     """
     prepare_torch(job.threads, job.seed, job.device)
     players = read_players({"player": responses, "human": human})
     encoder = load_encoder(model, pick_device(job.device), job.trust_remote_code)
-    own, human_ones = (
+    player_embeddings, human_embeddings = (
         embeddings(encoder, [row["response"] for row in rows]) for rows in players.values()
     )
-    similarities = (own * human_ones).sum(-1).tolist()
+    similarities = (player_embeddings * human_embeddings).sum(-1).tolist()
     rows: list[SimilarityRow] = [
         {
             **{key: row["metadata"][key] for key in ("prompt_id", "conversation_id")},
@@ -49,8 +49,8 @@ def load_encoder(name: str, device: str, trust_remote_code: bool = False):
     """A `SentenceTransformer`, from a folder or from the Hub (with HF_HUB_OFFLINE=1: from its cache).
 
     Raises:
-        UserError: it cannot be loaded, or is no model of sentence-transformers: the library would pool by the mean
-            then, whatever the model was trained for.
+        UserError: it cannot be loaded, or is no model of sentence-transformers: for those the library would pool by the
+            mean, whatever the model was trained for.
     """
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.util import is_sentence_transformer_model
@@ -61,7 +61,7 @@ def load_encoder(name: str, device: str, trust_remote_code: bool = False):
         encoder = SentenceTransformer(name, device=device, trust_remote_code=trust_remote_code)
     except (
         Exception
-    ) as error:  # of transformers, huggingface_hub, json, and of the model's own modules
+    ) as error:  # from transformers, huggingface_hub, json, or the model's own modules
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UserError(f"{key}: {name!r} was not loaded: {reason}") from None
     if not complete:
@@ -73,7 +73,7 @@ def load_encoder(name: str, device: str, trust_remote_code: bool = False):
 
 
 def embeddings(encoder, texts: list[str]):
-    """The embeddings of texts, brought to length 1: a tensor (texts, dimensions) of float32 on the CPU."""
+    """The embeddings of texts, normalised to length 1: a tensor (texts, dimensions) of float32 on the CPU."""
     return (
         encoder.encode(
             texts,

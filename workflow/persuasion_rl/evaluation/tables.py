@@ -1,4 +1,4 @@
-"""Tables of the judges' verdicts: win rates, the ranking, the declared comparisons, and what their number can show."""
+"""Tables of the judges' verdicts: win rates, the ranking, the declared comparisons, and their power."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from persuasion_rl.runtime.command import stage
 from persuasion_rl.tables import write_table
 
 DIFFERENCES = (0.02, 0.05, 0.1, 0.15, 0.2)
-"""Differences from one half in the table of power."""
+"""Differences from one half for the table of power."""
 WIN_RATES = [
     *(
         "judge",
@@ -42,10 +42,10 @@ def evaluate_win_rates(
 ) -> None:
     """Write the win rate of every two players under every judge; a tie is half a win.
 
-    Columns: judge, player, against, wins, losses, ties, undecided (abstentions and what could not be judged;
-    they are in no rate), win_rate, low, high, and length_controlled, the win rate at equal length, with its
-    interval. Two players without any verdict have no row. Length is in words, as the judge length has it: players
-    have tokenizers of their own.
+    Columns: judge, player, against, wins, losses, ties, undecided (abstentions and failures, which are in no
+    rate), win_rate, low, high, and length_controlled, the win rate at equal length, with its interval. Two players
+    without any verdict have no row. Length is in words, as for the judge length, since players have their own
+    tokenizers.
     """
     lengths = {
         name: {row["metadata"]["prompt_id"]: len(row["response"].split()) for row in rows}
@@ -70,18 +70,18 @@ def evaluate_ranking(
     comparisons: list[str] = [],
     groups: dict[str, str] = {},
 ) -> None:
-    """Write who is how strong, whether the declared comparisons show a difference, and what could be shown.
+    """Write the ranking of the players, the results of the declared comparisons, and their power.
 
     ranking: judge, player, against (the first player that has a verdict), strength (Bradley-Terry, log-odds against
     that player), low, high, rank, rank_low, rank_high.
     declared: judge, player, against, prompts, win_rate, low, high, effect (Cohen's h), p, p_holm (corrected for all
-    comparisons under that judge), seeds, fixed. Models that differ in nothing but their seed are pooled where there are
-    several; such a row has no p-value, and fixed names the side of it that is the same model under every seed.
+    comparisons under that judge), seeds, fixed. Comparisons of models that differ in nothing but their seed are pooled in
+    a further row; it has no p-value, and fixed names the side that is the same model under every seed.
     power: judge, difference from one half, prompts that show it with 80% probability, comparisons (for how many p is
-    corrected). Rows with a judge are about this study: the conversations that its declared comparisons have at least.
+    corrected). Rows with a judge are about this study, with the fewest conversations of a declared comparison.
 
     Args:
-        comparisons: "model:against". groups: model -> the first of those that differ from it in the seed only.
+        comparisons: "model:against". groups: model -> the first of the models that differ in the seed only.
     """
     ranks, tests, reach = [], [], []
     for judge, path in verdicts.items():

@@ -1,6 +1,6 @@
-"""The demo's own truth: the probability that its grammar gives each player's replies of winning a delta.
+"""The demo's truth: the probability of a delta that its grammar gives each player's replies.
 
-This module is for studies with a synthetic world alone, and the only one of the evaluation that imports the grammar.
+It is for studies with a synthetic world, and the only module of the evaluation that imports the grammar.
 """
 
 from pathlib import Path
@@ -20,7 +20,7 @@ def evaluate_truth(
     seed: int,
     comparisons: list[str] = [],
 ) -> None:
-    """Write the mean probability of a delta of each player's replies, and differences of players.
+    """Write the mean probability of a delta for each player's replies, and differences between players.
 
     Args:
         comparisons: "model:against" pairs; differences are of replies to the same prompt.

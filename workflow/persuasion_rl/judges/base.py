@@ -1,7 +1,7 @@
 """Judges: given a prompt and two responses, which is more persuasive?
 
-A judge gives a judgment of each comparison as shown: a verdict, an abstention, or the name of what kept it from
-answering. A label asks in both orders: where the two verdicts disagree, it is a tie. Ties stay ties.
+A judge gives a judgment of each comparison as shown: a verdict, an abstention, or the name of a failure. For a label it
+is asked in both orders: two verdicts that disagree make a tie, and ties stay ties.
 """
 
 from abc import ABC, abstractmethod
@@ -12,9 +12,9 @@ FIRST, SECOND, TIE = "1", "2", "tie"
 NONE = "none"
 """The verdict of a judge that abstains."""
 POINTS = {FIRST: 1.0, SECOND: 0.0, TIE: 0.5}
-"""What a verdict is worth to the first of two."""
+"""Points of the first response for each verdict."""
 OPPOSITE = {FIRST: SECOND, SECOND: FIRST, TIE: TIE, NONE: NONE}
-"""The verdict on a comparison when its two responses change places."""
+"""The verdict on a comparison after its two responses are swapped."""
 
 
 @dataclass(frozen=True)
@@ -32,9 +32,9 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Judgment:
-    """A judge's answer to a comparison: "1", "2", "tie" or "none", with its reason where it gives one.
+    """A judge's answer to a comparison: "1", "2", "tie" or "none", with its reason if it gives one.
 
-    Without a verdict, `failure` names what kept the judge from answering.
+    Without a verdict, `failure` names the reason.
     """
 
     verdict: str | None
@@ -47,9 +47,9 @@ class Judgment:
 
 
 class Judged(NamedTuple):
-    """The verdict on a pair, and the two judgments that it comes from, both in terms of the pair as given.
+    """The verdict on a pair, and the two judgments behind it, both in terms of the pair as given.
 
-    The judge saw the pair swapped for the second judgment, and its reason speaks of that order.
+    For the second judgment the judge saw the pair swapped, and its reason refers to that order.
     """
 
     verdict: str | None
@@ -57,12 +57,12 @@ class Judged(NamedTuple):
 
     @property
     def failure(self) -> str | None:
-        """Why there is no verdict, or None where there is one."""
+        """Why there is no verdict; None if there is one."""
         return next((j.failure for j in self.judgments if j.failure is not None), None)
 
 
 class Judge(ABC):
-    """A judge with a name, which labels carry."""
+    """A judge; labels carry its name."""
 
     name: str
 
@@ -72,13 +72,13 @@ class Judge(ABC):
 
 
 class ScoringJudge(Judge):
-    """A judge of numbers, with a margin below which a preference is a tie. It never abstains or fails."""
+    """A judge whose preferences are numbers; those within a margin are ties. It never abstains or fails."""
 
     tie_margin: float = 0.0
 
     @abstractmethod
     def prefer(self, comparisons: list[Comparison]) -> list[float]:
-        """How much the first response is preferred, in [-1, 1]; negative where the second one is."""
+        """How much the first response is preferred, in [-1, 1]; negative if the second one is."""
 
     def judge(self, comparisons: list[Comparison]) -> list[Judgment]:
         return [Judgment(self._verdict(preference)) for preference in self.prefer(comparisons)]
@@ -92,7 +92,7 @@ class ScoringJudge(Judge):
 def judge_both_orders(judge: Judge, comparisons: list[Comparison]) -> list[Judged]:
     """Ask a judge about each pair in both orders.
 
-    Verdicts that disagree make a tie; an abstention in either order makes "none", and a failure no verdict.
+    Verdicts that disagree make a tie, an abstention in either order makes "none", and a failure leaves no verdict.
     """
     judgments = judge.judge(comparisons + [c.swapped() for c in comparisons])
     as_given, as_swapped = judgments[: len(comparisons)], judgments[len(comparisons) :]

@@ -10,7 +10,7 @@ from persuasion_rl.models.lineage import check_lineage
 from persuasion_rl.models.loading import load_classifier, load_tokenizer
 
 BATCH = 64
-"""Texts that are scored at a time."""
+"""Texts scored at a time."""
 
 
 class DeltaJudge(ScoringJudge):
@@ -39,7 +39,7 @@ class DeltaJudge(ScoringJudge):
 def load_scorer(
     base: Path, adapter: Path, device: str, batch_size: int
 ) -> Callable[[list[tuple[str, str]]], list[float]]:
-    """A function from (prompt, response) pairs to their rewards, padded batch by padded batch.
+    """A function from (prompt, response) pairs to their rewards, computed in padded batches.
 
     Args:
         base: the folder of the reward model's base model. adapter: the file of its adapter.

@@ -1,9 +1,9 @@
-"""The baseline that learns: word overlap with the prompt and style of the reply, in a linear model.
+"""The judge `interplay`, a learned baseline: a linear model of word overlap with the prompt and style of the reply.
 
 After Tan et al. (2016), "Winning Arguments: Interaction Dynamics and Persuasion Strategies in Good-faith Online
 Discussions": which of two replies to the same post wins a delta, from how their words overlap with the post's
-("interplay") and from their style. It fits in seconds and needs no GPU: a judge that has read no more than such
-surfaces is no better than this one.
+("interplay") and from their style. It fits in seconds and needs no GPU. A judge that only reads such surface features is
+no better.
 """
 
 import math
@@ -33,8 +33,8 @@ PERSONS = {
     "we": frozenset("we us our ours ourselves we're we've we'd we'll".split()),
 }
 C = 0.1
-"""Inverse strength of the L2 penalty on standardised coefficients. Five folds over 723 real pairs are right as often, .640 to
-.646, with .003 to 1."""
+"""Inverse strength of the L2 penalty on standardised coefficients. Values from .003 to 1 have the same accuracy in five
+folds over 723 real pairs: .640 to .646."""
 
 
 class InterplayJudge(ScoringJudge):
@@ -59,7 +59,7 @@ class InterplayJudge(ScoringJudge):
         )
 
     def prefer(self, comparisons: list[Comparison]) -> list[float]:
-        # Not a matrix product, whose rows may be summed in different orders.
+        # Not a matrix product, which may sum rows in different orders.
         logits = (self._differences(comparisons) * self._coefficients).sum(axis=1)
         return np.tanh(logits / 2).tolist()
 
@@ -82,20 +82,20 @@ def fit(won: np.ndarray) -> np.ndarray:
     """
     from sklearn.linear_model import LogisticRegression
 
-    # Both orders, so that there are two classes and neither place is favoured.
+    # Both orders make two classes and favour neither place.
     scale = np.sqrt((won**2).mean(axis=0))
     scale[scale == 0] = 1
-    both = np.concatenate([won, -won]) / scale
+    both_orders = np.concatenate([won, -won]) / scale
     wins = np.repeat([1, 0], len(won))
     model = LogisticRegression(C=C, fit_intercept=False, tol=1e-8, max_iter=1000)
-    return model.fit(both, wins).coef_[0] / scale
+    return model.fit(both_orders, wins).coef_[0] / scale
 
 
 def features(prompt: str, reply: str) -> dict[str, float]:
     """The features of a reply to a prompt by name. Counts are as log(1 + count).
 
-    Overlap is of sets of words, of all, of content words and of stop words (scikit-learn's list). The prompt is taken
-    whole: the few words of its frame count as the poster's.
+    Overlap is of sets of words: of all, of content words, and of stop words (scikit-learn's list). The few words of the
+    prompt's frame count as the poster's.
     """
     words = [word.lower().replace("’", "'") for word in WORD.findall(reply)]
     prompt_words = {word.lower().replace("’", "'") for word in WORD.findall(prompt)}

@@ -1,4 +1,4 @@
-"""How far each judge can be trusted: on held-out delta pairs, against the labels of the study, and with itself."""
+"""Measures how far each judge can be trusted: on held-out delta pairs, against labels, and for consistency."""
 
 from dataclasses import dataclass
 from itertools import permutations
@@ -23,15 +23,15 @@ from persuasion_rl.statistics.intervals import Interval
 from persuasion_rl.tables import write_table
 
 LIKE_LENGTH = 0.1
-"""Pairs whose lengths differ by at most this share of the longer one count as of like length."""
+"""Two replies are of like length if their lengths differ by at most this share of the longer one."""
 COLUMNS = ["judge", "measure", "value", "low", "high", "rows", "conversations", "shares_weights"]
 
 
 @dataclass(frozen=True)
 class Case:
-    """A comparison with the verdict that is right, or that its label has.
+    """A comparison with its expected verdict: that of the delta, or of the label.
 
-    labels: the verdicts of single labellers, where the case is a label's.
+    labels: the verdicts of single labellers, if the case comes from a label.
     """
 
     comparison: Comparison
@@ -49,25 +49,25 @@ def judge_trust(
     labels: dict[str, Path] = {},
     shared: dict[str, str] = {},
 ) -> None:
-    """Write how often each judge is right, how far it agrees with the labels, and what else sways it.
+    """Write how often each judge is right, how far it agrees with the labels, and what biases it.
 
     Columns: judge, measure, value, low, high (95% over conversations), rows, conversations, shares_weights (the players
-    with whose weights the judge's own begin, so that they may err alike). Measures:
+    whose weights are behind the judge's own, so that both may err alike). Measures:
 
-    delta_pairs: share of test-side pairs where the judge prefers the reply with the delta; a tie or an abstention is
-    half right, so that a coin scores .5. like_length: that share on pairs of like length. above_length: the share less
-    the length baseline's on the same pairs, which are resampled together.
+    delta_pairs: share of test-side pairs where the judge prefers the reply with the delta; a tie or an abstention counts
+    half, so that a coin scores .5. like_length: that share on pairs of like length. above_length: that share minus the
+    length baseline's on the same pairs, resampled together.
     flips: share of these pairs where its answer changes with the order. first_place: share of its decided answers, of
     both orders, for the response shown first. longer: share of its decided answers for the longer one.
     {pool}_labels: agreement with the pool's decided labels. {pool}_kappa: Cohen's kappa with the verdicts of single
     labellers, ties too; the judge "labellers" has that of every two of them.
 
-    Pairs of which the judge gave no answer do not count.
+    Pairs without an answer of the judge do not count.
 
     Args:
-        settings: with the delta pairs, whose test side is judged, and the sides.
-        labels: pool -> label rows; none in a study whose models learn from no pool.
-        shared: judge -> the players with which it shares weights, in words; none for a judge that is not named.
+        settings: must have the delta pairs, whose test side is judged, and the sides.
+        labels: pool -> LabelRows; empty if no model learns from a pool.
+        shared: judge -> the players with which it shares weights, in words; others share none.
     """
     if settings.delta_pairs is None or settings.sides is None:
         raise UserError("judges are measured on delta pairs: --delta_pairs and --sides are needed")
@@ -78,13 +78,17 @@ def judge_trust(
     table = Trust(draws, settings.seed, shared)
     for name in judges:
         judge = make_judge(name, settings)
-        # At once: a judge may say what all will cost.
+        # In one call, so that a judge can tell the total cost beforehand.
         judged = iter(
             judge_both_orders(judge, [case.comparison for cases in sets.values() for case in cases])
         )
         for measure, cases in sets.items():
-            of_set = [(case, next(judged)) for case in cases]
-            answered = [(case, both) for case, both in of_set if both.failure is None]
+            cases_with_judgments = [(case, next(judged)) for case in cases]
+            answered = [
+                (case, judged_case)
+                for case, judged_case in cases_with_judgments
+                if judged_case.failure is None
+            ]
             if not answered:
                 note(f"{name}: no answer for {measure}")
             elif measure == "delta_pairs":
@@ -100,7 +104,7 @@ class Trust:
     """Collects the rows of the table.
 
     Args:
-        draws, seed: of the bootstrap over conversations. shared: as those of `judge_trust`.
+        draws, seed: of the bootstrap over conversations. shared: as in `judge_trust`.
     """
 
     def __init__(self, draws: int, seed: int, shared: dict[str, str]):
@@ -129,7 +133,7 @@ class Trust:
         baseline = judge_both_orders(LengthJudge(), [case.comparison for case, _ in answered])
         gaps = [_right(c, j) - _right(c, b) for (c, j), b in zip(answered, baseline, strict=True)]
         conversations = [case.conversation for case, _ in answered]
-        # As a rate, half of one plus the gap: where all gaps are alike, it is not certain either.
+        # As a rate, (1 + gap) / 2, so that equal gaps have an interval too.
         rates = [(1 + gap) / 2 for gap in gaps]
         rate = bootstrap_rate(rates, conversations, self._draws, self._seed)
         ends = (2 * end - 1 for end in (rate.value, rate.low, rate.high))
@@ -152,7 +156,7 @@ class Trust:
         )
 
     def among_labellers(self, pool: str, cases: list[Case]) -> None:
-        """Agreement among several people, or simulated ones, who labelled the same pairs: each of two may stand first."""
+        """Agreement of several people, or simulated ones, who labelled the same pairs; each two count in both orders."""
         self._kappa(
             "labellers",
             pool,
@@ -205,7 +209,7 @@ def _label_case(row: LabelRow) -> Case:
 
 
 def _delta_case(row: DeltaPair) -> Case:
-    """A pair with the winner shown first; judges are asked in both orders, so the place tells nothing."""
+    """A delta pair with the winner first; judges are asked in both orders, so the place gives nothing away."""
     comparison = Comparison(row["prompt"], row["winner"], row["loser"])
     return Case(comparison, FIRST, row["metadata"]["conversation_id"])
 
@@ -225,7 +229,7 @@ def _for_first(case: Case, judged: Judged) -> list[tuple[bool, str]]:
 
 
 def _for_longer(case: Case, judged: Judged) -> list[tuple[bool, str]]:
-    """Whether each decided answer is for the response with more words; of as many there is none."""
+    """Whether each decided answer is for the response with more words; empty for equal numbers of words."""
     one, other = _words(case.comparison)
     return [
         (judgment.verdict == (FIRST if one > other else SECOND), case.conversation)
@@ -235,7 +239,7 @@ def _for_longer(case: Case, judged: Judged) -> list[tuple[bool, str]]:
 
 
 def _single_verdicts(row: LabelRow) -> tuple[str, ...]:
-    """Each labeller's verdict on a pair; of one alone it is the label, which a judge's two orders make together."""
+    """Each labeller's verdict on a pair; of a single labeller the label, which for a judge combines both orders."""
     by_labeler = {vote["labeler"]: vote["verdict"] for vote in row["votes"]}
     verdicts = by_labeler.values() if len(by_labeler) > 1 else [row["verdict"]]
     return tuple(verdict for verdict in verdicts if verdict != NONE)

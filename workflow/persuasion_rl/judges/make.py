@@ -1,4 +1,4 @@
-"""Makes a judge by its name. Its module is loaded then, so that a stage runs, and digests, only the judges it asks."""
+"""Makes a judge by its name. Its module is imported only then, so that stages load and digest only judges they ask."""
 
 from dataclasses import dataclass, field
 from importlib import import_module
@@ -13,7 +13,7 @@ from persuasion_rl.study.names import JUDGE_MODULES
 
 @dataclass(frozen=True)
 class JudgeSettings:
-    """What the judges need. A judge reads its own settings alone.
+    """Settings of all judges; each judge reads only its own.
 
     seed, threads, device, base, delta_adapter: the judge delta, a reward model (`base` is the folder of its base model).
     delta_pairs, sides: the judge interplay learns from the delta pairs of the train side. llm: the judge llm.

@@ -5,7 +5,7 @@ from persuasion_rl.judges.base import Comparison, ScoringJudge
 
 
 class TruthJudge(ScoringJudge):
-    """The demo's own delta function: the difference of the two probabilities of a delta."""
+    """The demo's delta function; its preference is the difference of the two probabilities of a delta."""
 
     name = "truth"
     tie_margin = 0.02

@@ -6,13 +6,13 @@ from pathlib import Path
 
 @dataclass(kw_only=True)
 class DeviceArguments:
-    """How a job that loads a model runs.
+    """Settings passed to jobs that load a model.
 
     Attributes:
-        seed: of whatever is drawn at random.
+        seed: for everything random.
         threads: CPU threads of torch.
         device: "auto", "cuda" or "cpu".
-        trust_remote_code: whether the code that a model brings may run.
+        trust_remote_code: whether code in a model's folder may run.
     """
 
     seed: int
@@ -23,11 +23,11 @@ class DeviceArguments:
 
 @dataclass(kw_only=True)
 class ModelArguments(DeviceArguments):
-    """A model of the study, and how it is loaded to be measured.
+    """A model of the study, and how to load it for measuring.
 
     Attributes:
         base: the folder of the base model.
-        lineage: the adapters from the first one above the base to the model's own; none where it is the base.
+        lineage: the adapters from the first one above the base to the model's own; empty if it is the base.
     """
 
     base: Path

@@ -11,10 +11,10 @@ from persuasion_rl.models.lineage import check_lineage
 
 
 def load_tokenizer(base: Path, trust_remote_code: bool = False):
-    """The base model's tokenizer; without a pad token of its own it pads with EOS, which no label is.
+    """The base model's tokenizer. If it has no pad token, it pads with EOS; padding is never a label.
 
     Raises:
-        UserError: no EOS, so that no response could end, or code of its own that is not trusted.
+        UserError: it has no EOS, so that no response could end, or it has its own code, which is not trusted.
     """
     from transformers import AutoTokenizer
 
@@ -31,7 +31,7 @@ def load_tokenizer(base: Path, trust_remote_code: bool = False):
 
 
 def load_base(base: Path, device: str, trust_remote_code: bool = False, use_4bit: bool = False):
-    """The base model on its device, in the dtype that the device has."""
+    """The base model on its device, in the dtype for that device."""
     from transformers import AutoModelForCausalLM
 
     dtype = pick_dtype(device)
@@ -50,7 +50,7 @@ def load_base(base: Path, device: str, trust_remote_code: bool = False, use_4bit
 
 
 def _four_bits(dtype, device: str):
-    """How QLoRA (Dettmers et al. 2023) keeps the base model."""
+    """The quantisation of the base model as in QLoRA (Dettmers et al. 2023)."""
     from transformers import BitsAndBytesConfig
 
     if device != "cuda":
@@ -66,7 +66,7 @@ def _four_bits(dtype, device: str):
 
 
 def load_classifier(base: Path, device: str, pad_token_id: int, trust_remote_code: bool = False):
-    """The base model with a scalar score in place of its head: a reward model, whose score is new."""
+    """The base model with a new scalar score in place of its head: a reward model."""
     from transformers import AutoModelForSequenceClassification
 
     model = AutoModelForSequenceClassification.from_pretrained(
@@ -78,7 +78,7 @@ def load_classifier(base: Path, device: str, pad_token_id: int, trust_remote_cod
 
 @contextmanager
 def _remote_code_named(base: Path) -> Iterator[None]:
-    """Turn transformers' refusal to run a model's own code into a UserError that names the setting."""
+    """Turn the refusal of transformers to run a model's own code into a UserError that names the setting."""
     try:
         yield
     except ValueError as error:
@@ -93,7 +93,7 @@ def _remote_code_named(base: Path) -> Iterator[None]:
 def load_for_inference(
     base: Path, adapters: list[Path], device: str, trust_remote_code: bool = False
 ):
-    """Model, tokenizer and digest of a checked lineage; the last adapter applied."""
+    """Model, tokenizer and digest of a lineage, which is checked; the last adapter is applied."""
     digest = check_lineage(base, adapters)
     model = load_base(base, device, trust_remote_code)
     tokenizer = load_tokenizer(base, trust_remote_code)
@@ -102,19 +102,24 @@ def load_for_inference(
         from peft import PeftModel
 
         model = PeftModel.from_pretrained(model, adapters[-1].parent)
-        if device == "cpu":  # in float32; in half precision, merging would round the adapter away
+        if device == "cpu":  # float32; in half precision merging would round the adapter away
             model = model.merge_and_unload()
     return model.eval(), tokenizer, text_digest(digest)
 
 
 def _plain_generation(shipped, tokenizer):
-    """Of the settings that a model ships with, only what ends a response: not its repetition penalty."""
+    """A configuration with the shipped end tokens alone, without the model's repetition penalty and the rest."""
     from transformers import GenerationConfig
 
-    ends = shipped.eos_token_id
-    ends = ends if isinstance(ends, list) else [ends]
     return GenerationConfig(
         do_sample=False,
         pad_token_id=tokenizer.pad_token_id,
-        eos_token_id=sorted({tokenizer.eos_token_id, *(end for end in ends if end is not None)}),
+        eos_token_id=end_tokens(shipped, tokenizer),
     )
+
+
+def end_tokens(shipped, tokenizer) -> list[int]:
+    """The tokens that end a response: EOS, and those in the configuration that the base model ships with."""
+    ends = shipped.eos_token_id
+    ends = ends if isinstance(ends, list) else [ends]
+    return sorted({tokenizer.eos_token_id, *(end for end in ends if end is not None)})

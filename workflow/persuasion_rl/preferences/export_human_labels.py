@@ -1,7 +1,7 @@
 """Makes labels of the human pool from the answers of people, or of simulated annotators.
 
 A label row is a response pair with "verdict" ("1", "2", "tie"; "none" for both bad and flagged), "labeler" and
-"votes", which have the "answer" that was given.
+"votes", each with its "answer".
 """
 
 from collections import Counter
@@ -26,7 +26,7 @@ from persuasion_rl.runtime.command import stage
 from persuasion_rl.study.recorded import command_for
 
 ORDERS = {1: "12", 2: "21"}
-"""The order of a vote, by the response that stood on the left, or first."""
+"""Response on the left, or first -> the "order" of a vote."""
 
 
 def export_human_labels(
@@ -38,17 +38,17 @@ def export_human_labels(
     study: str,
     labeler: str,
 ) -> dict[str, int]:
-    """Join the answers in a store with the response pairs that they are about. Returns the number of each verdict.
+    """Join the answers in a store with their response pairs. Returns the number of each verdict.
 
-    A pair's verdict is what more than half of those say who did not skip it; "both bad" counts too, and its majority is
-    the verdict "none". Without a majority it is a tie. A pair that somebody flagged has the verdict "none", whatever
-    others answered. Skips, repeats and practice never count; a pair that was only skipped has no label.
+    The verdict of a pair is the majority of those who did not skip it; a majority for "both bad" is the verdict "none".
+    Without a majority it is a tie. A pair that somebody flagged has the verdict "none", whatever others answered. Skips,
+    repeats and practice never count; a pair that was only skipped has no label.
 
     Args:
-        answers: the store. labeler: "people", or what they are.
+        answers: the store. labeler: "people", or a description of simulated ones.
 
     Raises:
-        UserError: fewer than `min_labels` pairs have a verdict, or fewer than all that nobody flagged, if those are fewer.
+        UserError: fewer than `min_labels` pairs have a verdict (or not all unflagged pairs, if those are fewer).
     """
     pairs = list(read_rows(responses, ResponsePair))
     stored = read_answers(answers)
@@ -96,8 +96,8 @@ def _label_row(pair: ResponsePair, answers: list[Answer], labeler: str) -> Label
 def majority(judgments: list[str]) -> str:
     """The verdict of several annotators, each of whom says "1", "2", "tie" or "both_bad".
 
-    It is what more than half of them say, "none" where that is "both bad" or where there is nobody, and a tie where
-    they are divided.
+    It is the answer of more than half of them, but "none" for "both_bad" and without annotators; a tie without a
+    majority.
     """
     if not judgments:
         return NONE

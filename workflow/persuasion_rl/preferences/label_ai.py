@@ -41,7 +41,7 @@ def label_ai(
 
 
 def _votes(name: str, judged: Judged) -> list[dict]:
-    """The judgments in both orders: verdicts in terms of the pair as given, reasons of the pair as shown."""
+    """The judgments in both orders. Verdicts refer to the pair as given, reasons to the pair as shown."""
     return [
         {"labeler": name, "order": order, "verdict": judgment.verdict}
         | ({"reason": judgment.reason} if judgment.reason is not None else {})

@@ -1,4 +1,4 @@
-"""What all labelling of response pairs shares: a pair as judges see it, its key, and the writing of label rows.
+"""Shared by all labelling of response pairs: the comparison for judges, the key of a pair, and writing label rows.
 
 A label row (`records.LabelRow`) is a response pair with "verdict" ("1", "2", "tie", "none"), "labeler" and "votes".
 A pair that could not be labelled is {"excluded": reason, "metadata"}.
@@ -19,7 +19,7 @@ def as_comparison(pair: ResponsePair) -> Comparison:
 
 
 def pair_key(pair: ResponsePair) -> tuple:
-    """What random numbers of a pair are keyed by: its prompt, and its samples where a prompt has more than two."""
+    """The key for random numbers of a pair: its prompt, and its samples if a prompt has more than two."""
     return pair["metadata"]["prompt_id"], *pair["metadata"].get("samples", (1, 2))
 
 

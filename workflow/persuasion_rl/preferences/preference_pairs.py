@@ -1,4 +1,4 @@
-"""From labels to chosen / rejected pairs for DPO, and a report of the labels that they come from.
+"""Makes chosen / rejected pairs for DPO from labels, and a report on those labels.
 
 Ties and "none" verdicts make no pair, nor do rows that could not be labelled ({"excluded": reason}).
 """
@@ -22,11 +22,11 @@ from persuasion_rl.runtime.command import note, stage
 from persuasion_rl.statistics.intervals import bootstrap_mean, bootstrap_rate
 
 DRAWS = 2000
-"""Bootstrap draws for the report's intervals: no setting of the study, which would remake the pairs."""
+"""Bootstrap draws for the report's intervals. Not a setting, since changing it would remake the pairs."""
 SHOWN_FIRST = {"12": FIRST, "21": SECOND}
-"""Which response of the row stood first, by the order that a vote was asked in."""
+"""The "order" of a vote -> the response of the row that stood first."""
 AS_GIVEN = "12"
-"""The order of votes that name none: people and simulated annotators see the pair as the row has it."""
+"""The order of votes without "order": the pair was shown as the row has it."""
 
 
 def preference_pairs(
@@ -34,11 +34,11 @@ def preference_pairs(
 ) -> tuple[int, int]:
     """Write the decided labels as pairs; a share `val_fraction` of the conversations goes to `val`.
 
-    `report` gets what `describe` says of the labels, and how many pairs there are. Returns how many there are to train on,
-    and to validate.
+    `report` gets the result of `describe` and the number of pairs. Returns the numbers of pairs for training and
+    validation.
 
     Raises:
-        UserError: there is no pair to train on, or none to validate.
+        UserError: there is no pair for training, or none for validation.
     """
     rows = list(read_rows(labels, LabelRow))
     labelled = [row for row in rows if "excluded" not in row]
@@ -78,7 +78,7 @@ def preference_pairs(
 def validation_conversations(ids: Iterable[str], fraction: float, seed: int) -> set[str]:
     """A random share `fraction` of some conversations, and one at least.
 
-    Each has a place of its own in a random order, by its id: a conversation more or less moves few others.
+    The random order is by keys of the ids, so that adding or removing a conversation moves few others.
     """
     shuffled = sorted(set(ids), key=lambda id_: keyed_number("pairs", seed, id_))
     return set(shuffled[: max(1, round(fraction * len(shuffled)))])
@@ -106,36 +106,36 @@ def _counted(names: Iterable[str]) -> dict[str, int]:
 def without_duplicates(
     pairs: list[PreferencePair],
 ) -> tuple[list[PreferencePair], dict[str, int]]:
-    """Keep one pair for each prompt and two texts, the first one; also how many were dropped and why.
+    """Keep the first pair for each prompt and two texts; also return how many were dropped, by reason.
 
-    "repeated": a pair that an earlier row has too. "contradictory": another row prefers the other text; all of these
-    go, since nothing tells which row is right.
+    "repeated": an earlier row has the same pair. "contradictory": another row prefers the other text; all such rows are
+    dropped, since nothing tells which one is right.
     """
     groups: dict[tuple[str, frozenset[str]], list[PreferencePair]] = {}
     for pair in pairs:
         texts = frozenset((pair["chosen"], pair["rejected"]))
         groups.setdefault((pair["prompt"], texts), []).append(pair)
-    kept, dropped = [], {"repeated": 0, "contradictory": 0}
+    unique_pairs, dropped = [], {"repeated": 0, "contradictory": 0}
     for group in groups.values():
         if len({pair["chosen"] for pair in group}) > 1:
             dropped["contradictory"] += len(group)
         else:
-            kept.append(group[0])
+            unique_pairs.append(group[0])
             dropped["repeated"] += len(group) - 1
-    return kept, dropped
+    return unique_pairs, dropped
 
 
 def describe(labelled: list[LabelRow], decided: list[PreferencePair], seed: int) -> dict:
-    """Measure what the labels of a pool are like; what cannot be measured is None.
+    """Statistics of the labels of a pool; None for those that cannot be measured.
 
-    labels, verdicts: how many, and by verdict.
-    flips: of the times that a judge was "asked" in both orders, how often its two answers differ.
-    first_shown: the share of decided votes that are for the response shown first; without a bias .5.
-    longer_chosen: the share of decided labels whose chosen response has more words; as many count half.
+    labels, verdicts: the number of labels, and of each verdict.
+    flips: how often a judge was "asked" in both orders, and how often its answers differed ("flipped").
+    first_shown: the share of decided votes for the response shown first; .5 without a bias.
+    longer_chosen: the share of decided labels whose chosen response has more words; equal numbers count half.
     words_more: by how many words the chosen response is longer, on average.
-    agreement: judge -> the share of decided labels that it agrees with, its ties counting half; of the judges only
-    length, as others would have to be asked: they are in judges/trust.csv, as {pool}_labels.
-    The latter four are {"value", "low", "high", "rows"} with a 95% interval over conversations.
+    agreement: judge -> the share of decided labels that it agrees with; ties count half. Only the judge length is here,
+    since others would have to be asked; they are in judges/trust.csv as {pool}_labels.
+    The last four are {"value", "low", "high", "rows"} with a 95% interval over conversations.
 
     Args:
         labelled: label rows. decided: the pairs that they make, duplicates among them.
@@ -160,13 +160,13 @@ def describe(labelled: list[LabelRow], decided: list[PreferencePair], seed: int)
 
 
 def _flips(labelled: list[LabelRow]) -> dict[str, int] | None:
-    both = [answers for row in labelled for answers in _answers_in_both_orders(row["votes"])]
-    flipped = sum(one != other for one, other in both)
-    return {"asked": len(both), "flipped": flipped} if both else None
+    both_orders = [answers for row in labelled for answers in _answers_in_both_orders(row["votes"])]
+    flipped = sum(one != other for one, other in both_orders)
+    return {"asked": len(both_orders), "flipped": flipped} if both_orders else None
 
 
 def _answers_in_both_orders(votes: list[dict]) -> list[tuple[str, str]]:
-    """The two answers of each judge that gave one in both orders, in terms of the pair as given."""
+    """The two answers of each judge that answered in both orders, for the pair as given."""
     answers: dict[str, dict[str, str]] = {}
     for vote in votes:
         if "order" in vote and vote["verdict"] in (FIRST, SECOND, TIE):
@@ -175,7 +175,7 @@ def _answers_in_both_orders(votes: list[dict]) -> list[tuple[str, str]]:
 
 
 def _agreement(judge: Judge, decided: list[PreferencePair], seed: int) -> dict | None:
-    """How often a judge, asked in both orders, prefers the chosen response; a tie is half."""
+    """How often a judge, asked in both orders, prefers the chosen response; a tie counts half."""
     comparisons = [Comparison(pair["prompt"], pair["chosen"], pair["rejected"]) for pair in decided]
     points = {FIRST: 1.0, SECOND: 0.0}
     agreed = [points.get(judged.verdict, 0.5) for judged in judge_both_orders(judge, comparisons)]
@@ -192,7 +192,7 @@ def _mean(values: list[tuple[float, str]], seed: int, estimate=bootstrap_mean) -
 
 
 def _mean_tokens(pairs: list[PreferencePair]) -> float | None:
-    """The mean length of a pair, both responses, in tokens, of the pairs whose metadata have it."""
+    """The mean number of tokens of both responses of a pair, over the pairs whose metadata has it."""
     lengths = [sum(p["metadata"]["tokens"]) for p in pairs if "tokens" in p["metadata"]]
     return sum(lengths) / len(lengths) if lengths else None
 

@@ -1,4 +1,4 @@
-"""Simulates annotators of the human pool, who answer as people do. Their answers stand in a store of their own."""
+"""Simulates annotators of the human pool, who answer as people do. Their answers have a store of their own."""
 
 import math
 from pathlib import Path
@@ -26,17 +26,17 @@ def simulate_annotators(
     repeats: float,
     settings: JudgeSettings,
 ) -> int:
-    """Simulate annotators who see what a judge sees, through Gaussian noise of their own. Returns the number of answers.
+    """Simulate annotators who answer like a judge with noise. Returns the number of answers.
 
-    Each annotator adds noise of standard deviation `noise` to the judge's preference (in [-1, 1]) and calls a tie within
-    `tie_margin`. They take turns until the store has nothing more to show them.
+    Each annotator adds Gaussian noise of standard deviation `noise` to the judge's preference (in [-1, 1]) and calls it a
+    tie within `tie_margin`. They take turns until the store has nothing more to show them.
 
     Args:
         answers: the store of their answers, made anew. overlap, several, repeats: how pairs are given out
-            (`annotation.plan.Plan`).
+            (see `annotation.plan.Plan`).
 
     Raises:
-        UserError: the judge gives verdicts alone, and no preferences.
+        UserError: the judge gives verdicts without preferences.
     """
     pairs = {pair_id(pair): pair for pair in read_rows(responses, ResponsePair)}
     chosen = make_judge(judge, settings)
@@ -55,7 +55,7 @@ def simulate_annotators(
                 if showing is None:
                     busy.remove(number)
                     continue
-                # A repeat has noise of its own, as a person's second look has.
+                # A repeat has its own noise, as a person may answer otherwise the second time.
                 key = (number, *pair_key(pairs[showing.pair]))
                 key += (showing.kind,) if showing.kind == REPEAT else ()
                 perceived = preferences[showing.pair] + noise * _gaussian(
@@ -72,7 +72,7 @@ def simulate_annotators(
 
 
 def _as_shown(verdict: str, left_response: int) -> str:
-    """A verdict on a pair as the answer to a showing of it."""
+    """A verdict on a pair as the answer to a showing of that pair."""
     if verdict == TIE:
         return TIE
     return LEFT if verdict == str(left_response) else RIGHT

@@ -1,4 +1,4 @@
-"""Compares a study's trained models: what each was made from, how it ended, and how much seeds alone change.
+"""Compares a study's trained models: their inputs, their final metrics, and the spread over seeds.
 
 Models that differ in nothing but the seed, their own or that of a model above them, are one group. A spread
 over seeds is about the noise of training (initial adapter, order of rows, dropout): all models of a group
@@ -37,11 +37,11 @@ SEED_COLUMNS = ["group", "models", "method", "pool", "differs", "seeds"] + [
 
 @dataclass(frozen=True)
 class Trained:
-    """A trained model: what it was made from, as its recipe.json and the study have it, and its metrics.
+    """A trained model: its inputs, from its recipe.json and the study, and its metrics.
 
     Attributes:
-        pool: whose labels a dpo model learned from; None for a supervised one.
-        recipe: the whole recipe, not only what differs.
+        pool: the pool whose labels a dpo model learned from; None for a supervised one.
+        recipe: the whole recipe, not only differences.
     """
 
     parent: str
@@ -64,14 +64,14 @@ def compare_models(
 ) -> None:
     """Write one table with a row a model, and one with a row a group of several seeds; either may have none.
 
-    Losses are in nats. Where a metric has no value (a supervised model has no reward accuracy), the field is
-    empty. Standard deviations are those of a sample (n - 1).
+    Losses are in nats. The field of a metric that a model does not have (reward accuracy of a supervised one) is empty.
+    Standard deviations are those of a sample (n - 1).
 
     Args:
-        models, seeds: the tables that are written.
+        models, seeds: the tables to write.
         metrics: model -> its metrics.json, in the order of the study. recipes: model -> its recipe.json.
         common: the recipe of each method, as `method.argument` -> value in YAML. pools: dpo model -> its pool.
-        groups: model -> the first model that it differs from in nothing but seeds.
+        groups: model -> the first of the models that differ only in seeds.
     """
     trained = {
         name: _trained_model(metrics[name], recipes[name], pools.get(name)) for name in metrics
@@ -94,7 +94,7 @@ def _trained_model(metrics: Path, recipe: Path, pool: str | None) -> Trained:
 def model_rows(
     trained: dict[str, Trained], groups: dict[str, str], common: dict[str, dict]
 ) -> list[dict[str, Any]]:
-    """One row a model, with the keys of MODEL_COLUMNS; a group is named by its first model and stands together.
+    """One row a model, with the keys of MODEL_COLUMNS; groups are named by their first model and have adjacent rows.
 
     Args:
         groups: model -> the first of its group; a model without one is a group of its own. common: method -> its recipe.
@@ -117,7 +117,7 @@ def model_rows(
 
 
 def differences(recipe: dict[str, Any], common: dict[str, Any]) -> str:
-    """What a recipe has other than the common one, as in "beta=0.5, loss_type=sigmoid+sft"."""
+    """The differences of a recipe from the common one, as in "beta=0.5, loss_type=sigmoid+sft"."""
     return ", ".join(
         f"{key}={_as_text(recipe.get(key))}"
         for key in sorted(recipe.keys() | common.keys())
@@ -126,7 +126,7 @@ def differences(recipe: dict[str, Any], common: dict[str, Any]) -> str:
 
 
 def _as_text(value: Any) -> str:
-    """A setting as text. A list of one entry reads as the entry: a recipe.json cannot tell them apart."""
+    """A setting as text. A list of one entry reads as that entry, since recipe.json does not distinguish the two."""
     if isinstance(value, list):
         return "+".join(map(_as_text, value))
     return value if isinstance(value, str) else json.dumps(value)
@@ -141,7 +141,7 @@ def seed_rows(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _spread(trainings: list[dict[str, Any]]) -> dict[str, Any]:
-    """The row of a group: what its models share, then mean and standard deviation over them."""
+    """The row of a group: the common values of its models, then means and standard deviations."""
     row = {key: trainings[0][key] for key in ("group", "method", "pool", "differs")}
     row |= {
         "models": " ".join(training["model"] for training in trainings),

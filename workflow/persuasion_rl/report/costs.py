@@ -1,6 +1,6 @@
-"""What a study took: seconds and memory of its rules, from Snakemake's benchmark files, and what its API answers cost.
+"""Costs of a study: time and memory of its rules, from Snakemake's benchmark files, and the price of its API answers.
 
-Neither is an input of any rule: both grow with every job, and a page that read them as inputs would never be up to date.
+Neither is an input of any rule: both grow with every job, so a page with them as inputs would never be up to date.
 """
 
 import math
@@ -15,7 +15,7 @@ from persuasion_rl.tables import read_table, rows_of
 
 @dataclass(frozen=True)
 class Cost:
-    """One run of a rule: wall time in seconds, peak memory in MB (0 where it ended too soon to be seen)."""
+    """One run of a rule: wall time in seconds, peak memory in MB (0 if it ended before the first measurement)."""
 
     rule: str
     seconds: float
@@ -23,11 +23,11 @@ class Cost:
 
 
 def costs_of(benchmarks: Path) -> tuple[list[Cost], list[str]]:
-    """What each rule of a study took when it last ran, by name; with a rule's wildcards in the name. Beside it a line for
-    each file that is no measurement: none is worth a report.
+    """The cost of the last run of each rule, sorted by name with wildcards, and one line for each file that could not be
+    read.
 
     Args:
-        benchmarks: the folder of Snakemake's benchmark files; empty or absent where nothing has run, or ran elsewhere.
+        benchmarks: the folder of Snakemake's benchmark files; empty or absent if nothing has run, or ran elsewhere.
     """
     costs, unread = [], []
     for path in sorted(benchmarks.rglob("*.tsv")):
@@ -39,10 +39,10 @@ def costs_of(benchmarks: Path) -> tuple[list[Cost], list[str]]:
 
 
 def cost_of(path: Path, rule: str = "") -> Cost:
-    """The run that a benchmark file is of.
+    """The run of a rule that a benchmark file records.
 
     Raises:
-        UserError: it is no such file, or a broken one; with its name.
+        UserError: the file is no benchmark file, or is broken; the message names it.
     """
     rows = rows_of(read_table(path, separator="\t"))
     row = rows[0] if len(rows) == 1 else {}
@@ -55,14 +55,14 @@ def cost_of(path: Path, rule: str = "") -> Cost:
 
 
 def api_cost(answers: Path) -> tuple[int, int, float] | None:
-    """What the language models' answers cost that a study keeps: their number, how many of them have no known price, and
-    the sum of the others in USD. None where nothing was asked.
+    """The cost of a study's answers by language models: their number, how many of them have no known price, and the sum of
+    the others in USD. None if nothing was asked.
 
     Args:
         answers: the store of answers (state/llm.sqlite); it need not exist.
 
     Raises:
-        UserError: the file is no such store.
+        UserError: the file is no store of answers.
     """
     if not answers.is_file() or not answers.stat().st_size:
         return None
@@ -79,5 +79,5 @@ def api_cost(answers: Path) -> tuple[int, int, float] | None:
 
 
 def _is_measured(value: object) -> bool:
-    """Whether a cell is a number; Snakemake writes NA of what it did not see."""
+    """Whether a cell is a number; Snakemake writes NA for what it did not measure."""
     return isinstance(value, float | int) and math.isfinite(value)

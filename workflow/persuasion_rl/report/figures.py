@@ -4,7 +4,7 @@ from persuasion_rl.records import HistoryRow
 from persuasion_rl.report.plotting import COLORS, axes, panels, svg
 
 MEASURES = {"sft": "eval_loss", "dpo": "eval_reward_accuracy"}
-"""What models of a method are compared by."""
+"""The metric by which models of a method are compared."""
 
 
 def ranking_figure(ranking: list[dict], judges: list[str]) -> str:
@@ -31,12 +31,12 @@ def ranking_figure(ranking: list[dict], judges: list[str]) -> str:
 
 
 def _name_rows(axis, names: list[str], place: int) -> None:
-    """Ticks of a row of panels, with their names at the first of three only."""
+    """Set the ticks of a panel; only the first of three panels in a row shows the names."""
     axis.set_yticks(range(len(names)), names if place % 3 == 0 else [""] * len(names))
 
 
 def lineage_figure(models: list[dict]) -> str:
-    """Which model was trained from which, by what and on whose labels."""
+    """A tree of the models, with the method and the labels of each training."""
     parents = {model["model"]: model["parent"] for model in models}
 
     def steps(name: str) -> int:
@@ -46,8 +46,8 @@ def lineage_figure(models: list[dict]) -> str:
     for model in sorted(models, key=lambda model: steps(model["model"])):
         depth[model["model"]] = steps(model["model"])
         above = row_of[model["parent"]]
-        taken = {row_of[name] for name in row_of if depth[name] == depth[model["model"]]}
-        row_of[model["model"]] = next(row for row in range(above, 99) if row not in taken)
+        used_rows = {row_of[name] for name in row_of if depth[name] == depth[model["model"]]}
+        row_of[model["model"]] = next(row for row in range(above, 99) if row not in used_rows)
     width, height = max(depth.values()) + 1, max(row_of.values()) + 1
     figure, axis = axes(2.3 * width, 0.7 * height + 0.3)
     axis.set_title("Lineage of the models")
@@ -71,11 +71,13 @@ def lineage_figure(models: list[dict]) -> str:
             (depth[parent], -row_of[parent]),
             arrowprops={"arrowstyle": "->", "color": "#666", "shrinkA": 2, "shrinkB": 2, **ends},
         )
-        how = f"{model['method']}, {model['pool']} labels" if model["pool"] else model["method"]
+        edge_label = (
+            f"{model['method']}, {model['pool']} labels" if model["pool"] else model["method"]
+        )
         middle = ((depth[parent] + depth[name]) / 2, -(row_of[parent] + row_of[name]) / 2)
         level = row_of[parent] == row_of[name]
         axis.annotate(
-            how,
+            edge_label,
             middle,
             (0, 5) if level else (-4, -12),
             textcoords="offset points",
@@ -118,7 +120,7 @@ def length_figure(win_rates: list[dict], lengths: dict[str, float], judges: list
 
 
 def _spread_out(lengths: dict[str, float]) -> dict[str, int]:
-    """Places in the order of length: at their lengths themselves, players of like length would hide each other."""
+    """Places in the order of length. At their actual lengths, players of like length would overlap."""
     order = sorted(lengths, key=lengths.__getitem__)
     return {player: order.index(player) for player in lengths}
 
@@ -128,7 +130,7 @@ MARKERS = "os^DvPX*"
 
 
 def _mean_rate(win_rates: list[dict], judge: str, player: str, name: str) -> float | None:
-    """A player's mean win rate over all opponents; None where none is known.
+    """A player's mean win rate over all opponents; None if no rate is known.
 
     Args:
         name: the column of the rate, one of RATES.
@@ -162,7 +164,7 @@ def trust_figure(trust: list[dict], judges: list[str]) -> str:
 
 
 def honesty_figure(honesty: list[dict], players: list[str]) -> str:
-    """What was measured of honesty, a panel a measure."""
+    """Measures of honesty, a panel each."""
     rows = [row for row in honesty if isinstance(row[players[0]]["low"], float | int)]
     figure, all_axes = panels(len(rows), 2.3, 0.26 * len(players) + 1.0)
     for place, (axis, row) in enumerate(zip(all_axes, rows, strict=True)):
@@ -180,7 +182,7 @@ def honesty_figure(honesty: list[dict], players: list[str]) -> str:
 
 
 def truth_figure(truth: list[dict]) -> str:
-    """The mean probability of a delta of each player's replies, as the grammar of the demo knows it."""
+    """The mean probability of a delta for each player's replies, by the grammar of the demo."""
     figure, axis = axes(6.5, 0.38 * len(truth) + 0.7)
     for position, row in enumerate(reversed(truth)):
         axis.plot([row["low"], row["high"]], [position] * 2, color=COLORS[0], lw=2)
@@ -224,9 +226,9 @@ def matrix_figure(judge: str, win_rates: list[dict], players: list[str]) -> str:
 
 
 def variants_figure(models: list[dict]) -> str:
-    """What can be compared: losses of supervised models, and accuracies of dpo models on one pool's pairs.
+    """Losses of supervised models, and accuracies of dpo models on the pairs of the same pool.
 
-    Empty where no method and pool has two models.
+    Empty unless a method and pool has two models.
     """
     compared: dict[tuple[str, str], list[dict]] = {}
     for row in models:
@@ -245,7 +247,7 @@ def variants_figure(models: list[dict]) -> str:
 
 
 def _draw_models(axis, method: str, rows: list[dict]) -> None:
-    """A point a model, and what gives it a scale: the loss before training, or a coin's accuracy."""
+    """Draw a point for each model, and a reference: the loss before training, or the accuracy of a coin."""
     measure = MEASURES[method]
     for position, row in enumerate(reversed(rows)):
         ends = [row.get(f"{measure}_{end}", "") for end in ("low", "high")]
@@ -285,7 +287,7 @@ def loss_figure(histories: dict[str, list[list[HistoryRow]]]) -> str:
 
 
 def _draw_losses(axis, history: list[HistoryRow]) -> None:
-    """Lines of a training; where a step has two measurements, the later one. A training logged once is a point."""
+    """Draw the lines of a training, with the later one of two measurements at a step; a single log is a point."""
     for key, style, label in (("loss", "-", "training"), ("eval_loss", "o--", "validation")):
         points = {row["step"]: float(row[key]) for row in history if key in row}
         if points:

@@ -1,14 +1,14 @@
-"""What a reader must know of the judges, in sentences: whether they are right, and what else than the better reply moves them.
+"""Sentences on what a reader must know about the judges: whether they are right, and what biases them.
 
-Tables come as lists of rows whose numbers are numbers.
+Tables are lists of rows, in which numbers are not texts.
 """
 
 LENGTH, INTERPLAY = "length", "interplay"
 BASELINES = {LENGTH: "more words win", INTERPLAY: "word overlap and style decide"}
-"""The judges that do not read, and what they go by."""
+"""The judges that do not read, and how they decide."""
 SIGNIFICANT = 0.05
 OFTEN = 0.1
-"""A judge whose answer changes with the order more often than this is said to."""
+"""Share of order flips above which the report mentions them."""
 
 
 def interval_text(row: dict, value: str = "value", form: str = ".3f") -> str:
@@ -22,8 +22,8 @@ def is_significant(row: dict) -> bool:
 
 
 def beats_length(trust: list[dict], judge: str) -> bool:
-    """Whether a judge is right more often than the length baseline on the same held-out delta pairs, by the interval of
-    the difference."""
+    """Whether a judge is right more often than the length baseline on the same held-out delta pairs, judged by the interval
+    of the difference."""
     return any(
         row["low"] > 0 for row in trust if (row["judge"], row["measure"]) == (judge, "above_length")
     )
@@ -34,12 +34,12 @@ def accuracy_sentences(trust: list[dict], judges: list[str]) -> list[str]:
     row_of = {(row["judge"], row["measure"]): row for row in trust}
     sentences = []
     for judge in judges:
-        own, above = row_of.get((judge, "delta_pairs")), row_of.get((judge, "above_length"))
-        if not own or not above:
+        accuracy, above = row_of.get((judge, "delta_pairs")), row_of.get((judge, "above_length"))
+        if not accuracy or not above:
             continue
         verb = "beats" if beats_length(trust, judge) else "does not clearly beat"
         text = (
-            f"Judge {judge} is right on {interval_text(own)} of held-out delta pairs; it {verb} the length baseline: the"
+            f"Judge {judge} is right on {interval_text(accuracy)} of held-out delta pairs; it {verb} the length baseline: the"
             f" difference on the same pairs is {interval_text(above, form='+.3f')}."
         )
         if like := row_of.get((judge, "like_length")):
@@ -54,7 +54,7 @@ def accuracy_sentences(trust: list[dict], judges: list[str]) -> list[str]:
 
 
 def length_sentences(declared: list[dict], win_rates: list[dict], judges: list[str]) -> list[str]:
-    """Declared comparisons that are significant, but at equal length not on the same side."""
+    """Significant declared comparisons that are not confirmed at equal length."""
     sentences = []
     for judge in judges:
         equal = _at_equal_length(win_rates, judge)
@@ -83,10 +83,10 @@ def _at_equal_length(win_rates: list[dict], judge: str) -> dict[tuple[str, str],
 
 
 def _fate(rate: float, ends: tuple[float, float] | None) -> str | None:
-    """What becomes of a win or loss at equal length; None where it stays what it is.
+    """What becomes of a win or loss at equal length, in words; None if it is confirmed.
 
     Args:
-        ends: of the interval at equal length; None where it could not be fitted.
+        ends: of the interval at equal length; None if it could not be fitted.
     """
     if ends is None:
         return "is not measured on"
@@ -97,7 +97,7 @@ def _fate(rate: float, ends: tuple[float, float] | None) -> str | None:
 
 
 def bias_sentences(trust: list[dict], judges: list[str]) -> list[str]:
-    """What else than the better reply moves a judge: the order, the place, the length."""
+    """Biases of judges: by order, by place, by length."""
     sentences = []
     longer = [r for r in trust if (r["judge"], r["measure"]) == (LENGTH, "delta_pairs")]
     for row in trust:
@@ -120,7 +120,7 @@ def bias_sentences(trust: list[dict], judges: list[str]) -> list[str]:
 
 
 def truth_sentences(win_rates: list[dict], truth: list[dict], judges: list[str]) -> list[str]:
-    """Pairs of which a judge clearly prefers the player that the truth finds worse, both by intervals."""
+    """Pairs of players of which a judge clearly prefers the truly worse one, both by intervals."""
     truth_of = {row["model"]: row for row in truth}
     sentences = []
     for judge in judges:

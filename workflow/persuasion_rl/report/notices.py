@@ -1,4 +1,4 @@
-"""What must be known before any number: what is simulated, scaled down or pending, and whether any judge is evidence."""
+"""Notices for the top of a page: what is simulated, scaled down or pending, and whether any judge is evidence."""
 
 from dataclasses import dataclass
 
@@ -15,20 +15,20 @@ PUBLISHED = {
     "max_context_tokens": ("tokens of a prompt at most", 700),
     "max_new_tokens": ("tokens of a reply at most", 256),
 }
-"""Sizes of the published study, those of config/config.yaml."""
+"""Sizes of the published study, as in config/config.yaml."""
 
 
 @dataclass(frozen=True)
 class StudyFacts:
-    """What a study is made of, as far as every page about it must say.
+    """Facts about a study that every page about it must tell.
 
     Attributes:
-        base_source: where the base model comes from: a name on the Hub, a folder, or "standin".
+        base_source: the source of the base model: a name on the Hub, a folder, or "standin".
         synthetic: whether posts, replies and deltas come from the grammar of the demo.
-        ai_judge: the judge behind the AI labels, "none" where there are none. ai_noise: the share of its decided
+        ai_judge: the judge behind the AI labels, "none" without such labels. ai_noise: the share of its decided
             verdicts that are flipped.
-        human_source: "people", "simulated", or "none" where there are no such labels. human_judge: what simulated
-            annotators see.
+        human_source: "people", "simulated", or "none" without such labels. human_judge: the judge behind simulated
+            annotators.
         max_context_tokens, max_new_tokens: the limits of a prompt and of a reply.
     """
 
@@ -42,8 +42,7 @@ class StudyFacts:
     max_new_tokens: int
 
     def labelled_by(self) -> dict[str, str]:
-        """The judges behind the labels that models learned from -> what each did: its own verdicts do not show that such
-        a model improved."""
+        """Judge -> its part in the labels, in words. Its verdicts are no evidence that models learning from them improved."""
         parts: dict[str, list[str]] = {}
         if self.ai_judge != "none":
             parts.setdefault(self.ai_judge, []).append("made the AI labels")
@@ -54,7 +53,7 @@ class StudyFacts:
         return {judge: " and ".join(done) for judge, done in parts.items()}
 
     def scaled_down(self, splits: dict) -> list[str]:
-        """What the study has less of than the published one, with both sizes.
+        """The sizes that are smaller than in the published study, with both numbers.
 
         Args:
             splits: the summary of `data.split`.
@@ -70,7 +69,7 @@ class StudyFacts:
 
 
 def notices(facts: StudyFacts, splits: dict, pending: list[str]) -> list[str]:
-    """What is simulated, scaled or pending.
+    """Notices of what is simulated, scaled down or pending.
 
     Args:
         splits: the summary of `data.split`. pending: the models that wait for people's labels.
@@ -138,7 +137,7 @@ def _of_human_labels(facts: StudyFacts, pending: list[str]) -> list[str]:
 
 
 def warnings(trust: list[dict], judges: list[str]) -> list[str]:
-    """What takes the weight from all verdicts. That a baseline beats the other says nothing for what it judges.
+    """Warn if no reading judge beats the length baseline; a baseline that does so is no evidence.
 
     Args:
         trust: rows of the table of `judges.judge_trust`, their numbers as numbers. judges: those that evaluate.

@@ -1,4 +1,4 @@
-"""What the pages share: figures as inline SVG, the same bytes for the same numbers, and numbers as text."""
+"""Shared by the pages: figures as inline SVG (same numbers, same bytes), numbers as text, and templates."""
 
 import io
 from math import floor, log10
@@ -9,7 +9,7 @@ COLORS = ("#4c6a92", "#c8553d", "#5b8e7d", "#8e6c8a", "#d9a441", "#6b705c")
 
 
 def svg(figure) -> str:
-    """A figure as inline SVG; it is closed."""
+    """A figure as inline SVG; closes the figure."""
     import matplotlib
     from matplotlib import pyplot
 
@@ -28,7 +28,7 @@ def axes(width: float, height: float):
 
 
 def panels(count: int, width: float, height: float, across: int = 3):
-    """A figure and its axes, each of this size in inches, so many in a row: as wide as a page of paper at most."""
+    """A figure and its `count` axes, each of this size in inches, `across` in a row: at most as wide as a paper page."""
     import matplotlib
 
     matplotlib.use("svg")
@@ -52,7 +52,7 @@ def bars(title: str, rows: list[tuple[str, float]], label: str) -> str:
     """Horizontal bars, the first on top, each with its number: a figure as inline SVG.
 
     Args:
-        rows: a name and a value for each bar. label: what the values are, with their unit.
+        rows: a name and a value for each bar. label: the quantity, with its unit.
     """
     figure, axis = axes(6.0, 0.24 * len(rows) + 0.7)
     patches = axis.barh(
@@ -68,7 +68,7 @@ def bars(title: str, rows: list[tuple[str, float]], label: str) -> str:
 
 
 def number(value: Any, digits: int | None = None) -> str:
-    """A number as text, with three digits behind the point, of ten and more with one; a small one keeps two that count."""
+    """A number as text with three decimals; from ten on with one; small ones with two significant digits."""
     if isinstance(value, float):
         small = 0.01 if digits is None else 10**-digits
         if 0 < abs(value) < small:
@@ -80,7 +80,7 @@ def number(value: Any, digits: int | None = None) -> str:
 
 
 def page(template: Path, **content: Any) -> str:
-    """A page from its template (HTML, in which text stays text, or Markdown); figures are inline."""
+    """A page from its template: Markdown, or HTML, in which texts are escaped; figures are inline."""
     from jinja2 import Environment, FileSystemLoader, select_autoescape
 
     environment = Environment(

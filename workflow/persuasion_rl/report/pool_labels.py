@@ -1,12 +1,13 @@
-"""The labels of the pools as a table: a column a pool, every cell a text."""
+"""A table of the labels of the pools: a column a pool, every cell a text."""
 
 from pathlib import Path
 
 from persuasion_rl.files import read_json
+from persuasion_rl.report.judge_findings import interval_text
 
 
 def label_table(counts: dict[str, Path], pairs: dict[str, Path]) -> list[tuple[str, list[str]]]:
-    """What the labels of the pools are like: rows of a name and a text a pool.
+    """Statistics of the labels: rows of a name and one text a pool.
 
     Args:
         counts: pool -> the counts of `sampling.gather_responses`.
@@ -21,7 +22,7 @@ def label_column(responses: dict, labels: dict) -> dict[str, str]:
     """One pool: row of the table -> its text.
 
     Args:
-        responses: "made", or the reason why not -> prompts, of `sampling.gather_responses`.
+        responses: "made" or a fault -> number of prompts, of `sampling.gather_responses`.
         labels: the report of `preferences.preference_pairs`.
     """
     unusable = {reason: count for reason, count in responses.items() if reason != "made"}
@@ -37,7 +38,7 @@ def label_column(responses: dict, labels: dict) -> dict[str, str]:
         else f"{flips['flipped']:,} of {flips['asked']:,}",
         "votes for the response shown first": _share(labels["first_shown"], "votes"),
         "chosen response is the longer one": _share(labels["longer_chosen"], "labels"),
-        "words that the chosen one is longer": _estimate(labels["words_more"], "+.1f"),
+        "words that the chosen one is longer": interval_text(labels["words_more"], form="+.1f"),
         "duplicates dropped": _counts(labels["duplicates"]),
         "pairs": _counts(labels["pairs"]),
         "mean tokens of a pair": "unknown" if tokens is None else f"{tokens:.1f}",
@@ -50,12 +51,5 @@ def _counts(counts: dict[str, int]) -> str:
 
 
 def _share(share: dict | None, of: str) -> str:
-    """A share with its interval and the number of what it is a share of."""
-    return f"{_estimate(share, '.3f')} of {share['rows']:,} {of}" if share else "none"
-
-
-def _estimate(interval: dict, form: str) -> str:
-    """A value with its interval as text."""
-    return "{:{f}} [{:{f}}, {:{f}}]".format(
-        *(interval[key] for key in ("value", "low", "high")), f=form
-    )
+    """A share with its interval, and the number that it is a share of."""
+    return f"{interval_text(share)} of {share['rows']:,} {of}" if share else "none"

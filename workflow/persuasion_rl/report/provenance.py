@@ -1,4 +1,4 @@
-"""What a study was made from: the commit of the code, packages, digests of weights and rows."""
+"""The provenance of a study: the commit of the code, packages, digests of weights and rows."""
 
 import subprocess
 from importlib.metadata import version
@@ -7,14 +7,14 @@ from pathlib import Path
 from persuasion_rl.files import file_digest, read_json
 
 COUNTED_BY = ("numpy", "scipy")
-"""Packages that no training records, and that the tables depend on."""
+"""Packages that the tables depend on and no training records."""
 
 
 def made_from(recipes: dict[str, Path], delta_recipe: Path, prompts: Path) -> dict:
-    """Python and packages of the first training, and digests: of weights and of the rows that they learned from, as the
-    recipes have them, of the judge that learns and of the prompts that all players answer.
+    """Python and packages of the first training, and digests: of weights and their training rows, from the recipes, of the
+    delta judge, and of the prompts that all players answer.
 
-    Where no model is trained, the judge's training is the first one.
+    If no model is trained, the delta judge's training is the first one.
 
     Args:
         recipes: model -> its recipe.json. delta_recipe: that of the delta judge.
@@ -37,7 +37,7 @@ def made_from(recipes: dict[str, Path], delta_recipe: Path, prompts: Path) -> di
 
 
 def commit() -> str:
-    """The commit of this code, and whether files differ from it ("-dirty"); "" outside a git checkout."""
+    """The commit of this code, with "-dirty" if files differ from it; "" outside a git checkout."""
     folder = str(Path(__file__).parent)
     words = ["git", "-C", folder, "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*"]
     try:

@@ -1,4 +1,4 @@
-"""Writes the resolved configuration of a study: a record, never an input of anything."""
+"""Writes the resolved configuration of a study, a record that is never an input."""
 
 from pathlib import Path
 
@@ -15,7 +15,7 @@ def record_config(*, settings: dict[str, str], output: Path) -> None:
     """Write a study's configuration as YAML, the keys of each level sorted.
 
     Args:
-        settings: dotted path -> value as YAML (`data.max_tokens=512`), all of them.
+        settings: all settings: dotted path -> value as YAML (`data.max_tokens=512`).
     """
     write_text(output, HEADER + yaml.safe_dump(from_words(settings)))
 

@@ -1,4 +1,4 @@
-"""The data on one page: the funnel, lengths, cut contexts, duplicates, topics, splits, random examples."""
+"""Writes a page about the data: funnel, lengths, cut contexts, duplicates, topics, splits, random examples."""
 
 import re
 import statistics
@@ -41,7 +41,7 @@ WHY = {
     "kept": "rows that can be used",
 }
 GROUPS = ("won", "lost", "persuader")
-"""What a source's candidates are called; the first that it has become examples."""
+"""Groups of candidates in a source's counts; the first one that a source has becomes examples."""
 CLEANING = {
     "html_entities": "HTML entities resolved",
     "footnote": "the moderators' footnote cut",
@@ -62,11 +62,11 @@ STOP_WORDS = set(
 
 @dataclass
 class Examples:
-    """What the page shows of the examples of a source; ten of them whole, the rest as numbers.
+    """The content of the page about the examples of a source: ten of them whole, the rest as numbers.
 
     Attributes:
-        response_tokens, context_tokens: lengths of all examples. cut: how many contexts were cut.
-        topics: word of a claim -> conversations. random: examples with the keyed numbers that picked them.
+        response_tokens, context_tokens: lengths of all examples. cut: the number of cut contexts.
+        topics: word of a claim -> conversations. random: examples, with the keyed numbers that selected them.
     """
 
     response_tokens: list[int] = field(default_factory=list)
@@ -85,7 +85,7 @@ class Examples:
 
 
 def shortage(splits: dict) -> list[str]:
-    """What a reader must know of a plan that the data did not allow.
+    """Notices about a plan that the data did not allow.
 
     Args:
         splits: the summary of `data.split`.
@@ -116,14 +116,14 @@ def read_examples(path: Path, seed: int) -> Examples:
             conversations.add(conversation)
             claim = re.search(r"Claim: (.*)", row["input_text"])
             words = re.findall(r"[a-z][a-z'’-]+", claim[1].lower()) if claim else []
-            # Sorted, so that words of equal count come in the same order each time.
+            # Sorted, so that words with equal counts always have the same order.
             examples.topics.update(sorted({word for word in words if word not in STOP_WORDS}))
     examples.random = sorted(examples.random, key=lambda pair: pair[0])[:RANDOM_EXAMPLES]
     return examples
 
 
 def funnel(source: str, counts: dict[str, dict[str, int]]) -> dict:
-    """The groups of a source's funnel as the columns of a table, its steps in their order, explained."""
+    """The funnel of a source as a table: its groups as columns, its steps in order with explanations."""
     groups = [group for group in GROUPS if group in counts]
     names = _steps({name for group in groups for name in counts[group]})
     rows = [
@@ -139,26 +139,26 @@ def funnel(source: str, counts: dict[str, dict[str, int]]) -> dict:
 
 
 def funnel_figure(source: str, counts: dict[str, dict[str, int]]) -> str:
-    """What is left of the candidates for examples, step by step."""
+    """A figure of the candidates for examples that remain after each step."""
     group = next(group for group in GROUPS if group in counts)
-    left = counts[group]["labelled"]
-    steps = [("labelled", left)]
+    remaining = counts[group]["labelled"]
+    steps = [("labelled", remaining)]
     for name in _steps(counts[group]):
         if name not in ("labelled", "kept") and counts[group][name]:
-            left -= counts[group][name]
-            steps.append((f"without: {name.replace('_', ' ')}", left))
+            remaining -= counts[group][name]
+            steps.append((f"without: {name.replace('_', ' ')}", remaining))
     return bars(f"The funnel: {source}", steps, f"comments left ({group})")
 
 
 def _steps(names: Iterable[str]) -> list[str]:
-    """Names of a funnel's steps in the order of the steps."""
+    """Names of a funnel's steps in their order."""
     return sorted(
         names, key=lambda name: (list(WHY).index(name) if name in WHY else len(WHY) - 2, name)
     )
 
 
 def lengths_figure(examples: dict[str, Examples]) -> str:
-    """Histograms of the lengths of responses and contexts, a color a source."""
+    """Histograms of the lengths of responses and contexts, one color a source."""
     figure, all_axes = panels(2, 4.5, 2.6)
     for axis, key in zip(all_axes, ("response_tokens", "context_tokens"), strict=True):
         longest = max(max(getattr(e, key), default=1) for e in examples.values())
@@ -211,12 +211,12 @@ def report_data(
     """Write the page.
 
     Args:
-        counts, examples: source ("cmv", "p4g") -> what the rules process_cmv and process_p4g wrote.
-        summary, duplicates: what the rules split and assign_sides wrote.
+        counts, examples: source ("cmv", "p4g") -> the files of the rules process_cmv and process_p4g.
+        summary, duplicates: the files of the rules split and assign_sides.
         synthetic: whether the corpora come from the grammar of the demo.
     """
     splits, near_duplicates = read_json(summary), read_json(duplicates)
-    read = {source: read_examples(path, seed) for source, path in examples.items()}
+    examples_by_source = {source: read_examples(path, seed) for source, path in examples.items()}
     processing = {source: read_json(path) for source, path in counts.items()}
     large = [c for c in near_duplicates["near_duplicates"] if c["share"] > LARGE_CLUSTER]
     notices = ["Synthetic data: posts, replies and deltas come from a small grammar."] * synthetic
@@ -239,9 +239,9 @@ def report_data(
             for source, numbers in processing.items()
         },
         made={source: numbers["made"] for source, numbers in processing.items()},
-        lengths=[row for source, e in read.items() for row in length_rows(source, e)],
-        lengths_figure=lengths_figure(read),
-        cut={source: (e.cut, len(e.response_tokens)) for source, e in read.items()},
+        lengths=[row for source, e in examples_by_source.items() for row in length_rows(source, e)],
+        lengths_figure=lengths_figure(examples_by_source),
+        cut={source: (e.cut, len(e.response_tokens)) for source, e in examples_by_source.items()},
         splits=splits,
         duplicates=near_duplicates,
         clusters=near_duplicates["near_duplicates"][:CLUSTERS],
@@ -251,10 +251,10 @@ def report_data(
                 e.topics.most_common(TOPIC_WORDS),
                 "conversations whose claim has the word",
             )
-            for source, e in read.items()
+            for source, e in examples_by_source.items()
             if source == "cmv" and e.topics
         },
-        random={source: [row for _, row in e.random] for source, e in read.items()},
+        random={source: [row for _, row in e.random] for source, e in examples_by_source.items()},
     )
     write_text(output, text)
     note(f"{output}: {len(text) / 1e6:.1f} MB")

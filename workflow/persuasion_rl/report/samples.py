@@ -1,4 +1,4 @@
-"""Replies side by side: the first prompts, and those on which a model loses to the one that it comes from."""
+"""Replies side by side, to the first prompts and to those on which a model loses to its parent."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ from persuasion_rl.records import ReplyRow, VerdictRow, read_rows
 from persuasion_rl.report.judge_findings import BASELINES
 
 Points = dict[tuple[str, str, str], float]
-"""Prompt, player and other player -> 1 (won), 0 (lost) or .5 (a tie), of what was decided."""
+"""Prompt, player and other player -> 1 (won), 0 (lost) or .5 (a tie), for decided games."""
 
 
 def samples(
@@ -17,10 +17,10 @@ def samples(
     models: list[dict],
     count: int,
 ) -> list[dict]:
-    """The first `count` prompts, and for each model the first `count` on which it loses, in the order of the prompts'
-    appearance: every player's reply, and what it won there.
+    """The first `count` prompts, and for each model the first `count` on which it loses, in order of appearance, with every
+    player's reply and the games that it won.
 
-    A model loses where every judge but the baselines finds its reply worse than that of the model it comes from.
+    A model loses if every judge other than the baselines finds its reply worse than its parent's.
 
     Args:
         responses: player -> its replies, all to the same prompts in the same order. verdicts: judge -> its verdicts.
@@ -56,17 +56,17 @@ def samples(
 def _losses(
     prompts: list[str], points: dict[str, Points], models: list[dict], count: int
 ) -> dict[int, list[str]]:
-    """Place of a prompt -> who loses to whom there, for the first `count` losses of each model."""
+    """Index of a prompt -> sentences of who loses to whom there, for the first `count` losses of each model."""
     readers = [judge for judge in points if judge not in BASELINES]
     losses: dict[int, list[str]] = {}
     for model in models:
         name, parent = model["model"], model["parent"]
-        lost = [
+        lost_prompts = [
             place
             for place, prompt in enumerate(prompts)
             if readers and all(points[judge].get((prompt, name, parent)) == 0 for judge in readers)
         ]
-        for place in lost[:count]:
+        for place in lost_prompts[:count]:
             losses.setdefault(place, []).append(f"{name} loses to {parent}")
     return losses
 
@@ -84,6 +84,6 @@ def _points(verdicts: Path) -> Points:
 
 
 def _games_won(points: Points, prompt: str, player: str, players: list[str]) -> str:
-    """What a player won of its decided games on a prompt, as in "2.5 of 4"."""
+    """The points of a player in its decided games on a prompt, as in "2.5 of 4"."""
     games = [points[prompt, player, o] for o in players if (prompt, player, o) in points]
     return f"{sum(games):g} of {len(games)}"

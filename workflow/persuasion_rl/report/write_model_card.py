@@ -1,4 +1,4 @@
-"""A model card: what an adapter is, how it was made, what it can do, and what it must not be used for."""
+"""Writes a model card: what an adapter is, how it was made, what it can do, and what it must not be used for."""
 
 import json
 from pathlib import Path
@@ -33,8 +33,8 @@ def write_model_card(
     """Write a model card in the Hub's format (YAML front matter, then Markdown).
 
     Args:
-        facts: of the labels only what is behind this model, "none" where it has none of the kind.
-        sources: where examples come from ("cmv", "p4g").
+        facts: about the labels behind this model only, "none" for a kind without labels.
+        sources: sources of the examples ("cmv", "p4g").
         labels: where the preferences come from, in words; "none" for a supervised model.
         metrics, recipe: of the model's training.
         comparisons, behaviour, honesty, trust: tables of the evaluation. splits: the summary of `data.split`.
@@ -43,7 +43,7 @@ def write_model_card(
     declared = rows_of(read_table(comparisons))
     trust_rows = rows_of(read_table(trust))
     measures = rows_of(read_table(behaviour)) + rows_of(read_table(honesty))
-    own = [row for row in measures if row["player"] == model]
+    model_measures = [row for row in measures if row["player"] == model]
     judges = list(dict.fromkeys(row["judge"] for row in declared))
     front = ModelCardData(
         base_model=None if facts.base_source == "standin" else facts.base_source,
@@ -66,14 +66,14 @@ def write_model_card(
         made=training,
         measured=read_json(metrics),
         recipe=json.dumps(training["recipe"], indent=2, sort_keys=True),
-        evaluated=bool(own),
+        evaluated=bool(model_measures),
         limits=warnings(trust_rows, judges) if judges else [],
         labelled=facts.labelled_by(),
         compared=[row for row in declared if row["player"] == model],
         trusted=[
             row for row in trust_rows if row["measure"] == "delta_pairs" and row["judge"] in judges
         ],
-        measures=own,
+        measures=model_measures,
     )
     write_text(output, text)
 

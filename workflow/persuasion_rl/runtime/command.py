@@ -2,7 +2,7 @@
 
 Keyword parameters become `--name value` flags of their annotated types; those with a default may be left out. A
 parameter whose type is a dataclass is a group of flags: each of its fields is a flag, with the PREFIX of the dataclass
-where it has one, and the function gets the object. A field that is itself a dataclass is a group too. A `**recipe`
+if it has one, and the function gets the object. A field that is itself a dataclass is a group too. A `**recipe`
 parameter takes every further `--name value` pair, so that a trainer's own argument names can be used as they are.
 """
 
@@ -27,16 +27,16 @@ import psutil
 from persuasion_rl.files import UserError
 
 WORKFLOW = "PERSUASION_RL_WORKFLOW"
-"""The environment variable with the process id of the workflow that runs a stage; without it a stage runs by itself."""
+"""The environment variable with the process id of the workflow that runs a stage; unset if a stage runs by itself."""
 POLL_S = 1
-"""Seconds between two looks whether that process is still alive."""
+"""Seconds between two checks whether that process is still alive."""
 
 
 def stage(*functions: Callable) -> None:
     """Run a stage with the arguments of the command line.
 
-    A module with several functions takes the name of the one to run as its first argument. A UserError, a missing file
-    and a full disk end in one line on standard error and exit status 1; other errors keep their trace.
+    If a module has several functions, the first argument names the one to run. A UserError, a missing file and a full
+    disk end in one line on standard error and exit status 1; other errors keep their trace.
     """
     if workflow := os.environ.get(WORKFLOW):
         _end_with(int(workflow))
@@ -55,10 +55,10 @@ def stage(*functions: Callable) -> None:
 
 
 def read_words(functions: Sequence[Callable], words: list[str]) -> tuple[Callable, dict[str, Any]]:
-    """The function that a command line calls, and its arguments; argparse ends the process where the words are wrong.
+    """The function that a command line calls, and its arguments; argparse ends the process if the words are wrong.
 
     Args:
-        functions: those of a module, of which the first word names one where there are several.
+        functions: the functions of a module; if there are several, the first word names one.
     """
     function = functions[0]
     if len(functions) > 1:
@@ -70,19 +70,19 @@ def read_words(functions: Sequence[Callable], words: list[str]) -> tuple[Callabl
         function = names[chooser.parse_args(words[:1]).command]
         words = words[1:]
     parser, recipe_allowed = _parser(function)
-    known, further = parser.parse_known_args(words)
-    if further and not recipe_allowed:
-        parser.error(f"unknown argument: {further[0]}")
-    return function, _arguments(function, vars(known)) | _recipe(further)
+    arguments, rest_of_line = parser.parse_known_args(words)
+    if rest_of_line and not recipe_allowed:
+        parser.error(f"unknown argument: {rest_of_line[0]}")
+    return function, _arguments(function, vars(arguments)) | _recipe(rest_of_line)
 
 
 def _end_with(workflow: int) -> None:
-    """End this process by SIGTERM once its workflow is gone, so that it is not in the way of the next one."""
+    """End this process by SIGTERM once its workflow is gone, so that it does not block the next one."""
 
     def watch() -> None:
         with suppress(psutil.NoSuchProcess):
             process = psutil.Process(workflow)
-            # is_running() knows a process by its start too: another may get its number.
+            # is_running() also compares start times, since another process may get the same id.
             while process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
                 time.sleep(POLL_S)
         os.kill(os.getpid(), signal.SIGTERM)
@@ -91,11 +91,11 @@ def _end_with(workflow: int) -> None:
 
 
 SIGNS_OF_A_FULL_DISK = ("No space left on device", "iostream error", "PytorchStreamWriter failed")
-"""Parts of messages; the latter two are torch's."""
+"""Parts of messages; the last two are torch's."""
 
 
 def is_disk_full(error: BaseException) -> bool:
-    """Whether a write failed because the disk is full; libraries hide that in messages and causes."""
+    """Whether a write failed because the disk is full, which libraries hide in messages and causes."""
     while error is not None:
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
             return True
@@ -111,7 +111,7 @@ def _program(function: Callable) -> str:
 
 
 def _parser(function: Callable) -> tuple[argparse.ArgumentParser, bool]:
-    """The command line of a function, and whether it takes further pairs (a recipe)."""
+    """The parser of a function's command line, and whether it takes further pairs (a recipe)."""
     parser = argparse.ArgumentParser(
         prog=_program(function),
         description=inspect.getdoc(function),
@@ -146,19 +146,19 @@ def _add_group(parser: argparse.ArgumentParser, group: type, optional: bool) -> 
 
 
 def _flag(group: type, field: str) -> str:
-    """The name of the flag of a group's field."""
+    """The name of the flag for a field of a group."""
     return getattr(group, "PREFIX", "") + field
 
 
 def _add_flag(parser: argparse._ActionsContainer, name: str, hint: Any, optional: bool) -> None:
-    """Add a flag. One that is left out is not passed on: functions and dataclasses have their own defaults."""
+    """Add a flag. A flag that is left out is not passed on: functions and dataclasses have their own defaults."""
     parser.add_argument(
         f"--{name}", required=not optional, default=argparse.SUPPRESS, **_reading(hint)
     )
 
 
 def _arguments(function: Callable, flags: dict[str, Any]) -> dict[str, Any]:
-    """The arguments of a function, from the values of its flags: those of a group are put together as its object."""
+    """The arguments of a function, from the values of its flags. Flags of a group become its object."""
     arguments = dict(flags)
     hints = typing.get_type_hints(function)
     for name, parameter in inspect.signature(function).parameters.items():
@@ -169,10 +169,10 @@ def _arguments(function: Callable, flags: dict[str, Any]) -> dict[str, Any]:
 
 
 def _object(group: type, flags: dict[str, Any], default: Any) -> Any:
-    """The object of a group, from the values of its flags, which are taken out of `flags`.
+    """The object of a group, from the values of its flags, which are removed from `flags`.
 
     Args:
-        default: the object whose fields hold where a flag was left out; None for those of the dataclass.
+        default: the object that gives values for flags that were left out; None for the defaults of the dataclass.
     """
     hints, values = typing.get_type_hints(group), {}
     for name in inspect.signature(group).parameters:
@@ -184,9 +184,9 @@ def _object(group: type, flags: dict[str, Any], default: Any) -> Any:
 
 
 def _reading(hint: Any) -> dict[str, Any]:
-    """How argparse reads a type: list[T] takes several values, dict[str, T] several KEY=VALUE pairs.
+    """The arguments of add_argument for a type: list[T] takes several values, dict[str, T] several KEY=VALUE pairs.
 
-    A number that may be None is None where the flag says "none".
+    The word "none" gives None, if a number may be None.
     """
     if isinstance(hint, types.UnionType):
         parts = [part for part in typing.get_args(hint) if part is not type(None)]
@@ -222,7 +222,7 @@ class _Pairs(argparse.Action):
 
 
 def _number(kinds: list[type], may_be_none: bool) -> Callable[[str], int | float | None]:
-    """A reader of numbers, of the first kind that a text can be."""
+    """A function that reads a text as a number of the first kind that fits."""
 
     def read(text: str) -> int | float | None:
         if may_be_none and text == "none":
@@ -246,7 +246,7 @@ def _recipe(words: list[str]) -> dict[str, Any]:
     """`--name value ...` pairs as a dict: several values make a list.
 
     Raises:
-        UserError: a value stands before the first name.
+        UserError: a value precedes the first name.
     """
     recipe: dict[str, Any] = {}
     name = None
@@ -262,10 +262,10 @@ def _recipe(words: list[str]) -> dict[str, Any]:
 
 
 def _value(word: str) -> Any:
-    """A value as `study.flags.flags` writes it: read as JSON where it is JSON, else a text.
+    """A value as `study.flags.flags` writes it: read as JSON if it is JSON, else a text.
 
-    Not as YAML, as `settings.from_words` reads values: that writes 1e-05 with a dot (1.0e-05), while flags have Python's own
-    spelling, which YAML takes for a text; and YAML takes texts such as yes and off for booleans.
+    Not as YAML, unlike in `settings.from_words`: flags have Python's spelling of numbers, and YAML reads 1e-05 as text. It
+    also reads texts such as yes and off as booleans.
     """
     try:
         return json.loads(word)

@@ -11,10 +11,13 @@ VARIABLES = {"openai": "OPENAI_API_KEY", "anthropic": "ANTHROPIC_API_KEY"}
 
 
 def key_for(provider: str, base_url: str | None, who: str) -> str | None:
-    """A provider's key; None where there is none and none is needed, for a server on this machine.
+    """A provider's key; None if a server on this machine is used without one.
+
+    Args:
+        who: what needs the key, for the message.
 
     Raises:
-        UserError: there is none, or it is none that a request's header can hold; `who` wants it.
+        UserError: the key is missing, or a request's header cannot hold it.
     """
     variable = VARIABLES[provider]
     key = os.environ.get(variable, "").strip()
@@ -31,7 +34,7 @@ def key_for(provider: str, base_url: str | None, who: str) -> str | None:
 
 
 def check_hub_token() -> None:
-    """UserError where there is no token with which a model can be published."""
+    """UserError if there is no token for publishing a model."""
     from huggingface_hub import get_token
 
     if get_token() is None:
@@ -39,7 +42,7 @@ def check_hub_token() -> None:
 
 
 def without_keys(text: str) -> str:
-    """A text without the keys of the environment, which a server may say when it tells what it was sent."""
+    """A text without the keys of the environment, which servers may repeat in messages."""
     for variable in VARIABLES.values():
         if key := os.environ.get(variable, "").strip():
             text = text.replace(key, "[key]")

@@ -1,7 +1,7 @@
-"""GPUs for the jobs that run side by side on one machine: each gets its own, and gives it back however it ends.
+"""Leases GPUs to jobs that run side by side on one machine. Each gets its own, and returns it however it ends.
 
-Snakemake counts `gpu` slots but does not say which device a job is to use. A device is leased by a lock on a file of its
-number, which the kernel releases with the process that holds it, also when it is killed.
+Snakemake counts `gpu` slots but does not say which device a job is to use. A device is leased by a lock on a file with its
+number. The kernel releases the lock when the process ends or is killed.
 
     python -m persuasion_rl.runtime.leases 2 accelerate launch ...    # runs a command on two devices of its own
 """
@@ -17,13 +17,13 @@ from pathlib import Path
 NOTES_EVERY_S = 60
 """Seconds between two messages about waiting."""
 _held: list[int] = []
-"""Descriptors of the lock files that this process holds: open as long as it lives."""
+"""Descriptors of the lock files that this process holds; they stay open as long as it lives."""
 
 
 def visible_devices() -> list[str]:
-    """The GPUs that this process may use: those of CUDA_VISIBLE_DEVICES (a scheduler's share), else all that are here.
+    """The GPUs that this process may use: those of CUDA_VISIBLE_DEVICES (set by a scheduler), else all of the machine.
 
-    CUDA counts these from 0, whatever the numbers of their files: a container may have /dev/nvidia3 alone.
+    CUDA numbers them from 0, whatever the numbers of their files: a container may have only /dev/nvidia3.
     """
     count = len(glob("/dev/nvidia[0-9]*"))
     if not count:
@@ -35,16 +35,16 @@ def visible_devices() -> list[str]:
 
 
 def lease(count: int, devices: list[str], folder: Path | None = None) -> list[str]:
-    """Wait for `count` of some devices that nobody holds, and hold them until this process ends.
+    """Wait for `count` free devices, and hold them until this process ends.
 
-    Leases are between the processes of a user on a machine, whatever study they are of.
+    Leases hold among all processes of a user on a machine, also those of different studies.
 
     Args:
         devices: as `visible_devices` names them.
-        folder: where the locks are; all that share the devices have the same folder.
+        folder: the folder of the locks, the same for all that share the devices.
 
     Returns:
-        The devices that are held. SystemExit where fewer exist than are wanted.
+        The held devices. SystemExit if there are fewer than `count`.
     """
     folder = folder or Path(tempfile.gettempdir(), f"persuasion-rl-gpus-{os.getuid()}")
     folder.mkdir(mode=0o700, exist_ok=True)
@@ -61,7 +61,7 @@ def lease(count: int, devices: list[str], folder: Path | None = None) -> list[st
         if len(locks) == count:
             _held.extend(locks.values())
             return list(locks)
-        # All or none, so that two jobs that want two devices each never wait for each other.
+        # All or none, so that two jobs with two devices each never wait for each other.
         for lock in locks.values():
             os.close(lock)
         if time.monotonic() - noted >= NOTES_EVERY_S:
@@ -71,7 +71,7 @@ def lease(count: int, devices: list[str], folder: Path | None = None) -> list[st
 
 
 def _lock(path: Path) -> int | None:
-    """The descriptor of a file that is locked from now on, or None where another process holds it."""
+    """Lock a file and return its descriptor; None if another process holds the lock."""
     file = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -82,9 +82,9 @@ def _lock(path: Path) -> int | None:
 
 
 def lease_one() -> None:
-    """Make one GPU of its own the only one that this process sees, where there are any. A second call changes nothing.
+    """Lease a GPU, if there are any, and hide the others from this process. A second call changes nothing.
 
-    One of several processes of a training (accelerate launch) has its devices from the process that started it.
+    The processes of a training by accelerate launch use the devices that their parent leased.
     """
     if _held or "LOCAL_RANK" in os.environ:
         return
@@ -93,12 +93,12 @@ def lease_one() -> None:
 
 
 def main() -> None:
-    """Lease devices and become the command that uses them; the locks stay with it."""
+    """Lease devices and become the command that uses them, which keeps the locks."""
     count, *command = sys.argv[1:]
     if devices := visible_devices():
         os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(lease(int(count), devices))
-        for held in _held:
-            os.set_inheritable(held, True)
+        for descriptor in _held:
+            os.set_inheritable(descriptor, True)
     os.execvp(command[0], command)
 
 

@@ -1,4 +1,4 @@
-"""The lock that keeps two trainings of one model apart."""
+"""The lock that keeps two trainings of a model from running at once."""
 
 import os
 import socket
@@ -13,30 +13,30 @@ from persuasion_rl.runtime.command import is_main_process, note
 
 LOCK = "lock"
 WAITS_S = 300
-"""How long another training of the model gets to save and to end."""
+"""Seconds that another training of the model gets to save and end."""
 
 
 @contextmanager
 def locked(state: Path) -> Iterator[None]:
-    """Lock a model's trainings for this process: while the block lasts, no other one of that model writes.
+    """Lock the trainings of a model: inside the block, no other process trains that model.
 
-    A stage ends a second after its workflow (`runtime.command`). So what holds the lock is in most cases a training that
-    saves its last step: this one waits for it, and then goes on from its last whole checkpoint. Where several processes
-    train together, the first holds the lock for all.
+    A stage ends a second after its workflow (`runtime.command`). So the lock is usually held by a training that saves
+    its last step: this one waits, and then goes on from the last whole checkpoint. If several processes train together,
+    the first holds the lock for all.
 
-    The lock is one of the kernel on the file `state`/lock (flock). It goes with its process, also when that is killed.
-    Processes on several machines see it where their file system shares such locks: NFS 4, which takes the lock from a
-    machine that is lost when its lease ends (about 90 s); Lustre mounted with `flock`; BeeGFS with global file locks.
-    With Lustre's `localflock` and BeeGFS's default it keeps processes of one machine apart, not those of two. Where
-    a file system has no such locks, filelock takes the existence of the file instead: what a killed process of this
-    machine left is then recognised by its number, but a file that another machine left must be removed by hand.
-    The file itself stays, because on NFS a process that waits could lock a removed file.
+    It is a kernel lock on the file `state`/lock (flock), which is released when its process ends or is killed. Processes on
+    several machines see it if their file system shares such locks: NFS 4, which releases the lock of a lost machine when
+    its lease ends (about 90 s); Lustre mounted with `flock`; BeeGFS with global file locks. With Lustre's `localflock`
+    and BeeGFS's default it works only among processes of one machine. On a file system without such locks, filelock
+    uses the existence of the file: it then recognises files of killed processes of this machine by their process id, but
+    a file of another machine must be removed by hand. The file itself stays, because on NFS a waiting process could lock
+    a removed file.
 
     Args:
         state: the folder with the checkpoints of all trainings of the model.
 
     Raises:
-        UserError: another process holds the lock for WAITS_S.
+        UserError: another process holds the lock for longer than WAITS_S.
     """
     if not is_main_process():
         yield
@@ -56,7 +56,7 @@ def locked(state: Path) -> Iterator[None]:
                 " then ask again"
             ) from None
     try:
-        if isinstance(lock, UnixFileLock):  # without such locks, filelock itself writes this
+        if isinstance(lock, UnixFileLock):  # without kernel locks, filelock itself writes this
             path.write_text(f"{os.getpid()}\n{socket.gethostname()}\n", encoding="utf-8")
         yield
     finally:
@@ -64,7 +64,7 @@ def locked(state: Path) -> Iterator[None]:
 
 
 def _holder(lock: Path) -> str:
-    """Who holds a lock, as its file has it: the process in the first line, the machine in the second."""
+    """The holder of a lock, by its file: the process in the first line, the machine in the second."""
     with suppress(OSError, ValueError):
         process, host, *_ = lock.read_text(encoding="utf-8").splitlines()
         return f"process {process} on {host}"

@@ -1,4 +1,4 @@
-"""Reports trainings to Weights & Biases where the config says so. It is never needed, and never waited for.
+"""Reports trainings to Weights & Biases if the config says so. No training depends on it or waits for it.
 
 history.jsonl and the report's curves are made in any case.
 """
@@ -11,7 +11,7 @@ from typing import Any
 from persuasion_rl.runtime.command import is_main_process, note
 
 WAITS_S = 30
-"""How long the server may take to answer."""
+"""Seconds that the server may take to answer."""
 
 
 def start_tracking(
@@ -23,17 +23,17 @@ def start_tracking(
 ) -> list[str]:
     """Open a run of Weights & Biases and return the value of transformers' `report_to`.
 
-    Without a key, or where the server does not answer in time, an online run is an offline one: its files wait
-    in `folder` for `wandb sync`.
+    Without a key, or if the server does not answer in time, an online run becomes an offline one: its files wait in
+    `folder` for `wandb sync`.
 
     Args:
-        config: what the run's page shows of its settings.
+        config: the settings that the run's page shows.
         mode: "off", "offline" or "online". The key is the environment's WANDB_API_KEY.
-        project, name: where the run is listed, and as what.
+        project, name: the project and the name of the run.
         folder: for the run's files.
 
     Returns:
-        ["wandb"], or [] where the training is not tracked.
+        ["wandb"], or [] if the training is not tracked.
     """
     if mode == "off" or not is_main_process():
         return []

@@ -17,13 +17,13 @@ class SamplingSettings:
     """The model, how it samples, and the engine that runs it.
 
     Attributes:
-        model: the model's name in the study, by which the server of the engine openai knows it; of an endpoint, the
-            name that the endpoint has for it.
-        base: the folder of the base model; an endpoint has none.
+        model: the model's name in the study, under which the server of the engine openai serves it; for an endpoint,
+            the name that the endpoint has for it.
+        base: the folder of the base model; None for an endpoint.
         lineage: adapter files, from the first one above the base to the model's own.
         engine: a key of `study.names.ENGINE_MODULES`.
         base_url: the address of the server of the engines openai and endpoint.
-        batch_size: requests at a time; changes the speed only.
+        batch_size: requests at a time; affects the speed only.
         threads: CPU threads of torch.
     """
 
@@ -47,10 +47,10 @@ class SamplingSettings:
 
 
 class Engine(ABC):
-    """Samples responses from one model. It loads the model when the first sample is asked for.
+    """Samples responses from one model, which is loaded for the first sample.
 
     Raises:
-        UserError: files of the model are missing, or its adapters do not fit together.
+        UserError: files of the model are missing, or its adapters do not belong together.
     """
 
     def __init__(self, settings: SamplingSettings):
@@ -58,7 +58,7 @@ class Engine(ABC):
         self.model_digest = text_digest(self._identity())
 
     def _identity(self) -> str:
-        """What tells the model apart from others: the digest of its last adapter, or of the base model."""
+        """What identifies the model: the digest of its last adapter, or of the base model."""
         if self.settings.base is None:
             raise UserError(f"engine {self.name}: needs the folder of a base model (--base)")
         return check_lineage(self.settings.base, self.settings.lineage)
@@ -69,15 +69,15 @@ class Engine(ABC):
 
     @abstractmethod
     def sample(self, requests: list[Request]) -> Iterator[tuple[Request, Sample]]:
-        """Yield each request, in any order, with its sample, as soon as the sample has ended."""
+        """Yield each request with its sample, in any order, as soon as the sample is complete."""
 
     @property
     def reproducible(self) -> bool:
-        """Whether a sample is the same in every batch, shard and order, but for numeric near-ties."""
+        """Whether a sample is the same in every batch, shard and order, apart from numeric near-ties."""
         return False
 
     def _key(self, request: Request) -> tuple:
-        """What the randomness of a sample is a function of."""
+        """The key that decides the randomness of a sample."""
         return (
             self.settings.seed,
             self.model_digest,

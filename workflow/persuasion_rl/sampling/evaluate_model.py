@@ -19,18 +19,18 @@ def evaluate_model(
     first: int | None = None,
     page: Path | None = None,
 ) -> int:
-    """Sample one reply a prompt, none of them again.
+    """Sample one reply a prompt, without redraws.
 
     Writes a ReplyRow for each prompt: {"prompt", "response", "metadata": {..., "finish_reason", "tokens", "model_digest",
-    "engine", "reproducible"}}. A reply that a server kept back is an empty text with its finish reason. Where a row of
-    `prompts` has "asked" (`render_prompts`), that is what the model gets. The rule preview_model samples a few replies
-    this way; they are the first of the evaluation's own.
+    "engine", "reproducible"}}. A reply that a server withheld is an empty text with its finish reason. If a row of
+    `prompts` has "asked" (`render_prompts`), the model gets that text. The rule preview_model samples the first few
+    replies of the evaluation this way.
 
     Args:
         prompts: PoolRows.
-        state: the folder where samples outlive a killed job.
-        first: sample so many prompts only.
-        page: write the replies as Markdown, too.
+        state: a folder where samples outlive a killed job.
+        first: sample only this many prompts.
+        page: also write the replies as Markdown, to this file.
     Returns:
         the number of replies.
     """
@@ -54,7 +54,7 @@ def evaluate_model(
 
 
 def _as_markdown(model: str, replies: list[ReplyRow]) -> str:
-    """Prompts and replies as Markdown; indented, so that no text of theirs is markup."""
+    """Prompts and replies as Markdown, indented so that their text is not read as markup."""
     parts = [f"# {model}: replies to {len(replies)} held-out prompts"]
     for row in replies:
         metadata = row["metadata"]

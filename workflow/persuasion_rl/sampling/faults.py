@@ -1,4 +1,4 @@
-"""What keeps a sampled response from being used in a pair."""
+"""The reasons why a sampled response cannot be used in a pair."""
 
 from persuasion_rl.records import SampledResponse
 from persuasion_rl.sampling.request import CUT, STOPPED
@@ -11,8 +11,8 @@ def faults_of(responses: list[SampledResponse]) -> list[str | None]:
     """The fault of each response of a prompt.
 
     Returns:
-        for each response "cut", "empty", "identical" (to an earlier one of the prompt), its finish reason where that is
-        another one, or None where it can be used.
+        for each response "cut", "empty", "identical" (to an earlier one of the prompt), another finish reason, or None if it
+        can be used.
     """
     faults: list[str | None] = []
     texts = set()
@@ -29,6 +29,6 @@ def faults_of(responses: list[SampledResponse]) -> list[str | None]:
 
 
 def outcome(responses: list[SampledResponse]) -> str:
-    """MADE where a prompt has two usable responses, else the first fault among them."""
+    """MADE if a prompt has two usable responses, else the first fault among its responses."""
     faults = faults_of(responses)
     return MADE if faults.count(None) > 1 else next(fault for fault in faults if fault)

@@ -12,16 +12,16 @@ from persuasion_rl.sampling.faults import MADE, faults_of, outcome
 
 
 def gather_responses(*, shards: list[Path], output: Path, counts: Path) -> dict[str, int]:
-    """Write every pair of a prompt's usable responses (as Ouyang et al. 2022), in the shards' order.
+    """Write every pair of usable responses to a prompt (as Ouyang et al. 2022), in the order of the shards.
 
     A row is a ResponsePair: {"prompt", "response_1", "response_2", "metadata": {..., "samples": their numbers, "tokens",
     "draws", "finish_reasons"}}.
 
     Args:
         shards: SampledRows.
-        counts: gets how many prompts have a pair ("made"), and of the others how many for each fault.
+        counts: the file for the numbers of prompts with a pair ("made") and without one, by fault.
     Returns:
-        what `counts` gets.
+        the content of `counts`.
     Raises:
         UserError: no prompt has a pair.
     """

@@ -25,18 +25,18 @@ def generate_responses(
     """Sample `responses` responses to each of the prompts `start` to `start + rows` (a shard of a pool).
 
     Writes a SampledRow for each prompt: {"prompt", "responses": [{"text", "tokens", "finish_reason", "draws"}, ...],
-    "metadata": {..., "model_digest", "engine", "reproducible"}}. A response that is empty, cut, kept back by a server, or
-    equal to an earlier one of its prompt is sampled again up to `redraws` times, then left as it is:
-    `gather_responses` counts it out.
+    "metadata": {..., "model_digest", "engine", "reproducible"}}. A response that is empty, cut, withheld by a server, or
+    equal to an earlier one of its prompt is sampled again up to `redraws` times, then left as it is;
+    `gather_responses` drops it.
 
     Args:
         prompts: PoolRows of the whole pool.
-        state: the folder where samples outlive a killed job.
+        state: a folder where samples outlive a killed job.
     Returns:
-        how many prompts have a pair of usable responses, and of the others how many for each fault.
+        the numbers of prompts with a pair of usable responses ("made") and without one, by fault.
     """
     pool = list(read_rows(prompts, PoolRow))[start : start + rows]
-    if not pool:  # the plan was larger than the data
+    if not pool:  # the plan has more shards than the data filled
         write_jsonl(output, [])
         return {}
     texts = {row["metadata"]["prompt_id"]: row["prompt"] for row in pool}

@@ -9,17 +9,17 @@ from persuasion_rl.sampling.engine import Engine, SamplingSettings
 from persuasion_rl.sampling.request import CUT, STOPPED, Request, Sample
 
 LEAVING_SHARE = 0.25
-"""Responses that have ended leave a padded batch once they are this share of it."""
+"""The share of ended responses at which they are removed from a padded batch."""
 
 
 class LocalEngine(Engine):
-    """A model in this process that samples with noise keyed by the sample (`sampling.noise`)."""
+    """A model in this process. Noise keyed by the sample decides its tokens (`sampling.noise`)."""
 
     _loaded = None
 
     @property
     def reproducible(self) -> bool:
-        """On a CPU. In half precision, the last bits that depend on the batch decide too often."""
+        """True on a CPU. In half precision, bits that depend on the batch decide too often."""
         return pick_device(self.settings.device) == "cpu"
 
     def load(self):
@@ -41,7 +41,7 @@ class LocalEngine(Engine):
 class PaddedBatches(LocalEngine):
     """Left-padded batches of prompts of like length, the longest first: for a CPU.
 
-    A prompt that several samples of a batch share is computed once, and responses that have ended leave the batch.
+    A prompt with several samples in a batch is computed once, and responses that have ended leave the batch.
     """
 
     def sample(self, requests: list[Request]) -> Iterator[tuple[Request, Sample]]:
@@ -88,7 +88,7 @@ class PaddedBatches(LocalEngine):
         return inputs["input_ids"][text_of_row], inputs["attention_mask"][text_of_row], cache
 
     def _generate_until_some_end(self, ids, mask, cache, seeds, prompt_length: int):
-        """Generate until a share of the rows has ended, or all are as long as the limit lets them be."""
+        """Generate until a share of the rows has ended or all have reached the limit."""
         import torch
         from transformers import LogitsProcessorList, StoppingCriteriaList
 
@@ -115,7 +115,7 @@ class PaddedBatches(LocalEngine):
         return output.sequences, output.past_key_values
 
     def _has_ended(self, responses):
-        """For each row of token ids, whether one of them ends a response."""
+        """For each row of token ids, whether it has a token that ends a response."""
         import torch
 
         end_tokens = self.load()[0].generation_config.eos_token_id
@@ -125,7 +125,7 @@ class PaddedBatches(LocalEngine):
 class ContinuousBatches(LocalEngine):
     """transformers' continuous batching: for a GPU.
 
-    When a response ends, the next request takes its place. A prompt that several samples share is computed once.
+    When a response ends, the next request takes its place. A prompt with several samples is computed once.
     """
 
     def sample(self, requests: list[Request]) -> Iterator[tuple[Request, Sample]]:
@@ -197,7 +197,7 @@ class ContinuousBatches(LocalEngine):
         return manager
 
     def _memory(self, model) -> dict[str, Any]:
-        """Bounds of the cache: on a GPU a share of what is free, which leaves room for the sampler's sort."""
+        """Bounds of the cache: on a GPU a share of free memory, which leaves room for the sampler's sort."""
         if model.device.type == "cuda":
             return {"max_memory_percent": 0.7}
         return {"num_blocks": 4 * self.settings.batch_size, "max_batch_tokens": 1024}

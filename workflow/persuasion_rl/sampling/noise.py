@@ -1,8 +1,8 @@
-"""The noise that makes a sample a function of its prompt, and not of the batch that it is sampled in.
+"""Noise that makes a sample a function of its prompt, not of its batch.
 
 Each token of the vocabulary gets Gumbel noise that is a function of (study seed, model digest, prompt id, sample
-number, attempt, step, token), and the largest sum of noise and log-probability wins: a sample of the distribution
-(Maddison, Tarlow & Minka 2014). Batches, shards and order then leave the text as it is, except where the last
+number, attempt, step, token). The token with the largest sum of noise and log-probability is a sample of the
+distribution (Maddison, Tarlow & Minka 2014). So batches, shards and order do not change the text, unless the last
 bits of batched logits decide between two sums.
 """
 
@@ -19,7 +19,7 @@ from transformers.generation.continuous_batching.cb_logits_processors import (
 from persuasion_rl.sampling.request import Limits
 
 NUCLEUS = 64
-"""Tokens that most nuclei lie within: a whole vocabulary takes long to sort on a CPU."""
+"""Number of tokens that contains most nuclei: sorting a whole vocabulary takes long on a CPU."""
 
 
 def step_seeds(steps: int, *key: object) -> np.ndarray:
@@ -39,7 +39,7 @@ def uniforms(seeds: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
 
 
 def _shifted(numbers: torch.Tensor, by: int) -> torch.Tensor:
-    """To the right, without the sign."""
+    """Shift bits to the right, without the sign."""
     return (numbers >> by) & ((1 << (64 - by)) - 1)
 
 
@@ -64,7 +64,7 @@ def sample_tokens(
 
 def _largest(probabilities: torch.Tensor, top_p: float) -> tuple[torch.Tensor, torch.Tensor]:
     """The largest probabilities of each row, at least those of its nucleus, and their tokens."""
-    # Not on a GPU: it sorts fast, and looking at a sum would wait for it (and break a CUDA graph).
+    # Not on a GPU, which sorts fast: reading a sum would wait for it (and break a CUDA graph).
     size = NUCLEUS if probabilities.device.type == "cpu" else probabilities.shape[-1]
     while size < probabilities.shape[-1]:
         ordered, order = probabilities.topk(size, dim=-1)
@@ -75,12 +75,12 @@ def _largest(probabilities: torch.Tensor, top_p: float) -> tuple[torch.Tensor, t
 
 
 def _only(tokens: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
-    """Logits of minus infinity but for one token of each row: tokens (rows, 1)."""
+    """Logits that are minus infinity except for one token of each row; `tokens` is (rows, 1)."""
     return torch.full_like(logits, -torch.inf).scatter_(-1, tokens, 0.0)
 
 
 class KeyedSampling(LogitsProcessor):
-    """For `generate`: leaves each row only the token that is sampled with its seed.
+    """Logits processor for `generate`: leaves each row only the token that its seed samples.
 
     Args:
         seeds: (rows, max_new_tokens) int32, one a step.
@@ -100,7 +100,7 @@ class KeyedSampling(LogitsProcessor):
 
 
 class KeyedContinuousSampling(ContinuousBatchingLogitsProcessor):
-    """For transformers' continuous batching: leaves each request only the token that is sampled with its seed.
+    """Logits processor for continuous batching: leaves each request only the token that its seed samples.
 
     Args:
         seeds: request id -> (number of tokens of its prompt, its (max_new_tokens,) int32 seeds).
@@ -122,7 +122,7 @@ class KeyedContinuousSampling(ContinuousBatchingLogitsProcessor):
         return torch.tensor(seeds, dtype=torch.int32)
 
     def _seed(self, state) -> int:
-        if state.request_id not in self.seeds:  # the library's own, to warm up
+        if state.request_id not in self.seeds:  # a request of the library, to warm up
             return 0
         prompt_tokens, seeds = self.seeds[state.request_id]
         return int(seeds[state.position_offset - prompt_tokens])

@@ -1,4 +1,4 @@
-"""Takes the human winning replies as a player of the evaluation."""
+"""Writes the human winning replies as those of a player of the evaluation."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Renders the held-out prompts for a player that wants another format, or is asked for a length."""
+"""Renders the held-out prompts for a player that needs another format or gets a length to match."""
 
 import json
 from pathlib import Path
@@ -9,7 +9,7 @@ from persuasion_rl.records import PoolRow, SftRow, read_rows
 from persuasion_rl.runtime.command import stage
 
 NEAREST = 10
-"""Words that a length is rounded to."""
+"""Words to whose multiples a length is rounded; also the least length."""
 
 
 def render_prompts(
@@ -29,7 +29,7 @@ def render_prompts(
         held_out: SftRows with the human reply to each prompt.
         study_format: the format that the prompts are in.
         player_format: plain, chat, or messages (as JSON, for an interface that takes conversations).
-        match_length: ask for as many words as the human reply has, in tens.
+        match_length: ask for the number of words of the human reply, rounded to tens.
         study_base, player_base: folders with the chat templates that the formats need.
     Returns:
         the number of rows.
@@ -45,10 +45,10 @@ def render_prompts(
         context = context_of(row["prompt"], source, study_format, study_template)
         words = max(NEAREST, round(lengths[row["prompt"]], -1)) if match_length else None
         if player_format == "messages":
-            asked = json.dumps(messages(context, source, words), ensure_ascii=False)
+            player_prompt = json.dumps(messages(context, source, words), ensure_ascii=False)
         else:
-            asked = render(context, source, player_format, player_template, words)
-        rendered.append({**row, "asked": asked})
+            player_prompt = render(context, source, player_format, player_template, words)
+        rendered.append({**row, "asked": player_prompt})
     return write_jsonl(output, rendered)
 
 

@@ -1,19 +1,19 @@
-"""What is asked of an engine and what comes back: limits, requests, samples."""
+"""What an engine gets and returns: limits, requests, samples."""
 
 from dataclasses import dataclass
 
 STOPPED, CUT = "stop", "length"
 """Finish reasons: the model ended its response, or the limit cut it."""
 FILTERED, REFUSED, REJECTED = "content_filter", "refusal", "rejected"
-"""Finish reasons of servers: a filter or the model kept the response back, or the request was not taken. The text is
-empty then."""
-UNTOLD = "untold"
+"""Finish reasons of servers: a filter or the model withheld the response, or the server rejected the request. The text is
+then empty."""
+NO_REASON_GIVEN = "untold"
 """The finish reason where a server gives none."""
 
 
 @dataclass(frozen=True)
 class Limits:
-    """How every pool and every evaluation samples."""
+    """Sampling limits of every pool and every evaluation."""
 
     temperature: float
     top_p: float
@@ -22,7 +22,7 @@ class Limits:
 
 @dataclass(frozen=True)
 class Request:
-    """One sample that is wanted. A prompt has samples 1, 2, ...; each may be attempted again."""
+    """A request for one sample. A prompt has samples 1, 2, ...; each may be attempted again."""
 
     prompt_id: str
     prompt: str
@@ -36,6 +36,6 @@ class Sample:
 
     text: str
     tokens: int
-    """With EOS. As a server counts them; if it does not, by the tokenizer, or for an endpoint words and marks."""
+    """Tokens with EOS, as the server counts them; else by the tokenizer, or for an endpoint words and punctuation."""
     finish_reason: str
     """STOPPED, or what else ended the response."""

@@ -1,4 +1,4 @@
-"""Samples the responses to prompts, those with faults again, and keeps them."""
+"""Samples and keeps responses to prompts; those with faults are sampled again."""
 
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ def sample_responses(
     responses: int = 1,
     redraws: int = 0,
 ) -> tuple[dict[str, list[SampledResponse]], dict[str, Any]]:
-    """Sample `responses` responses to each prompt; one with a fault again, up to `redraws` times.
+    """Sample `responses` responses to each prompt; those with faults again, up to `redraws` times.
 
     A request that a server rejected is not sent again.
 
@@ -29,7 +29,7 @@ def sample_responses(
         state: the folder that keeps samples (`SampleStore`).
         prompts: prompt id -> text.
     Returns:
-        prompt id -> its responses; and what rows tell of their origin: model_digest, engine, reproducible.
+        prompt id -> its responses; and the metadata of their origin: model_digest, engine, reproducible.
     Raises:
         UserError: a server rejected every request.
     """
@@ -54,8 +54,10 @@ def sample_responses(
         }
         requests = [
             Request(prompt_id, prompts[prompt_id], number, attempt=response["draws"])
-            for prompt_id, own in by_prompt.items()
-            for number, response, fault in zip(numbers, own, faults_of(own), strict=True)
+            for prompt_id, of_prompt in by_prompt.items()
+            for number, response, fault in zip(
+                numbers, of_prompt, faults_of(of_prompt), strict=True
+            )
             if fault not in (None, REJECTED) and response["draws"] <= redraws
         ]
     if prompts and not store.kept:

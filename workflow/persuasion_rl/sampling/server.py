@@ -1,4 +1,4 @@
-"""The engines openai and endpoint: a server that speaks OpenAI's interface samples."""
+"""The engines openai and endpoint: servers with OpenAI's interface that sample."""
 
 import json
 import re
@@ -14,23 +14,22 @@ from persuasion_rl.runtime.keys import VARIABLES, key_for, without_keys
 from persuasion_rl.sampling.engine import Engine, SamplingSettings, import_library
 from persuasion_rl.sampling.request import (
     FILTERED,
+    NO_REASON_GIVEN,
     REFUSED,
     REJECTED,
     STOPPED,
-    UNTOLD,
     Request,
     Sample,
 )
 
 BODY_WAITS_S = (1, 4, 16, 60)
-"""Pauses before a request is sent again whose answer was cut, or was no completion, such as a proxy's page."""
+"""Pauses before a request is sent again if its answer was cut or no completion, such as a page of a proxy."""
 
 
 class Server(Engine):
-    """A server that speaks OpenAI's completions and serves the study's models under their names.
+    """A server with OpenAI's completions interface that serves the study's models under their names.
 
-    It gets a seed for each request, and may ignore it. Whether the models under these names are the study's cannot be
-    checked from here.
+    It gets a seed with each request and may ignore it. Nothing here can check that its models are the study's.
     """
 
     _hint = (
@@ -42,7 +41,7 @@ class Server(Engine):
         """Yield each request with its sample.
 
         A request that the server rejects has an empty sample with the finish reason REJECTED or FILTERED. After any
-        other failure nothing more is sent, the requests under way are waited for and yielded, and a UserError ends it.
+        other failure nothing more is sent; the requests under way are still yielded, then a UserError is raised.
         """
         client = self._connect()
         failures: list[UserError] = []
@@ -77,11 +76,11 @@ class Server(Engine):
 
     @property
     def _label(self) -> str:
-        """The engine in messages."""
+        """The name of the engine in messages."""
         return f"engine {self.name}, {self.settings.base_url}"
 
     def _connect(self):
-        """The official client. It retries what may pass: status 408, 409, 429, 5xx, no connection."""
+        """The official client. It retries temporary failures: status 408, 409, 429, 5xx, no connection."""
         base_url = self.settings.base_url
         key = key_for("openai", base_url, self._label)
         return self._openai.OpenAI(api_key=key or "none", base_url=base_url, max_retries=5)
@@ -94,7 +93,7 @@ class Server(Engine):
         """The server's sample for a request.
 
         Raises:
-            _Rejected: the server does not take this request. UserError: it would take none, or none now.
+            _Rejected: the server rejects this request. UserError: it would accept no request, or none now.
         """
         for wait_s in (*BODY_WAITS_S, None):
             try:
@@ -107,11 +106,11 @@ class Server(Engine):
                 if wait_s is not None:
                     time.sleep(wait_s)
         raise UserError(
-            f"{self._label}: answers what is no completion ({_one_line(body)!r}); what was drawn is kept"
+            f"{self._label}: answers what is no completion ({_one_line(body)!r}); samples drawn so far are kept"
         )
 
     def _explain(self, error) -> Exception:
-        """A _Rejected or a UserError with a message, for an error of the client."""
+        """The _Rejected or UserError for an error of the client."""
         status = getattr(error, "status_code", None)
         message = _one_line(str(error))
         if status in (401, 403):
@@ -123,17 +122,17 @@ class Server(Engine):
                 f"{self._label}: knows no model {self.settings.model!r}; {self._hint}: {message}"
             )
         if status is None or status in (402, 408, 409, 425, 429) or status >= 500:
-            return UserError(f"{self._label}: {message}; what was drawn is kept")
+            return UserError(f"{self._label}: {message}; samples drawn so far are kept")
         filtered = getattr(error, "code", None) == FILTERED
         return _Rejected(message, FILTERED if filtered else REJECTED)
 
     def _send(self, client, request: Request) -> str:
-        """The body of the server's answer."""
+        """Send a request and return the body of the answer."""
         create = client.completions.with_raw_response.create
         return create(prompt=request.prompt, **self._parameters(request)).http_response.text
 
     def _read(self, answer: dict) -> Sample:
-        """A sample from the JSON of a body. The text of a refusal is not kept."""
+        """The sample in the JSON of a body. The text of a refusal is dropped."""
         choice = answer["choices"][0]
         text, reason = self._text_and_reason(choice)
         text = "" if reason in (FILTERED, REFUSED) else without_keys(text.strip())
@@ -144,10 +143,10 @@ class Server(Engine):
 
     def _text_and_reason(self, choice: dict) -> tuple[str, str]:
         """Text and finish reason of a choice of the answer."""
-        return choice["text"] or "", choice.get("finish_reason") or UNTOLD
+        return choice["text"] or "", choice.get("finish_reason") or NO_REASON_GIVEN
 
     def _count(self, text: str) -> int:
-        """The tokens of a text, where the server does not count them: by the base model's tokenizer."""
+        """The tokens of a text by the base model's tokenizer, for servers that do not count them."""
         if self._tokenizer is None:
             self._tokenizer = load_tokenizer(self.settings.base, self.settings.trust_remote_code)
         return len(self._tokenizer(text, add_special_tokens=False)["input_ids"])
@@ -155,7 +154,7 @@ class Server(Engine):
     _tokenizer = None
 
     def _parameters(self, request: Request) -> dict[str, Any]:
-        """What a request tells the server besides its prompt."""
+        """The parameters of a request besides its prompt."""
         settings = self.settings
         return {
             "model": settings.model,
@@ -167,15 +166,15 @@ class Server(Engine):
 
 
 class Endpoint(Server):
-    """A server that speaks OpenAI's chat completions, for a model that is none of the study's.
+    """A server with OpenAI's chat completions interface, for a model from outside the study.
 
-    The prompt of a request is a conversation, as JSON.
+    The prompt of a request is a conversation as JSON.
     """
 
     _hint = "see evaluation.other_players"
 
     def _identity(self) -> str:
-        """The model's name: its files are not here."""
+        """The model's name, since its files are not here."""
         return self.settings.model
 
     def _send(self, client, request: Request) -> str:
@@ -187,15 +186,15 @@ class Endpoint(Server):
         message = choice["message"]
         if message.get("refusal"):
             return "", REFUSED
-        return message.get("content") or "", choice.get("finish_reason") or UNTOLD
+        return message.get("content") or "", choice.get("finish_reason") or NO_REASON_GIVEN
 
     def _count(self, text: str) -> int:
-        """Words and punctuation marks: its tokenizer is not here."""
+        """The number of words and punctuation marks, since the tokenizer is not here."""
         return len(re.findall(r"\w+|[^\w\s]", text))
 
 
 class _Rejected(Exception):
-    """The server does not take a request, though it may take others. `reason` is the sample's finish reason."""
+    """The server rejected a request but may accept others. `reason` is the sample's finish reason."""
 
     def __init__(self, message: str, reason: str):
         super().__init__(message)
@@ -203,7 +202,7 @@ class _Rejected(Exception):
 
 
 def _one_line(text: str) -> str:
-    """What a server answered, in one line of at most 300 characters and without keys."""
+    """A server's answer in one line of at most 300 characters, without keys."""
     return " ".join(without_keys(text).split())[:300]
 
 

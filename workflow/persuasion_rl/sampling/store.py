@@ -17,13 +17,13 @@ from persuasion_rl.study.names import ENGINE_MODULES
 class SampleStore:
     """An engine's samples as JSON lines, in a folder of `state`.
 
-    The folder is named by all that the samples depend on: the engine, its code, whether it is reproducible, the model
-    with its tokenizer and configuration, the seed, the limits. The server of the engine openai may move, since the model
-    is the study's; an endpoint at another address is another endpoint.
+    The name of the folder is a digest of all that the samples depend on: the engine, its code, whether it is reproducible,
+    the model with its tokenizer and configuration, the seed, the limits. The address counts for an endpoint, but not for
+    the engine openai, which serves the study's own models.
 
-    Every process writes a file of its own and reads all files of the folder. So shards of any size share their samples,
-    no two jobs write to one file, and nothing follows a line that a kill cut off. A request that a server rejected
-    is asked again by the next process: it has no sample, and the server may be mended.
+    Every process writes its own file and reads all files of the folder. So shards of any size share their samples, no
+    two jobs write to one file, and nothing follows a line that a kill cut off. A request that a server rejected has no
+    sample here: the next process asks again.
     """
 
     def __init__(self, state: Path, engine: Engine):
@@ -44,7 +44,7 @@ class SampleStore:
         self._own_file = self._folder / f"{len(files):05}-{os.uname().nodename}-{os.getpid()}.jsonl"
 
     def sample(self, requests: list[Request]) -> Iterator[tuple[Request, Sample]]:
-        """Yield each request with its sample: first those that are kept, then new ones, which are kept from then on."""
+        """Yield each request with its sample: first the kept samples, then new ones, which are kept as they come."""
         keys = {request: text_digest(*vars(request).values()) for request in requests}
         missing = []
         for request, key in keys.items():
@@ -65,7 +65,7 @@ class SampleStore:
 
 
 def _read_samples(file: Path) -> Iterator[tuple[str, Sample]]:
-    """The keys of requests and their samples. A broken line is a sample that was not kept, and so is one without its end."""
+    """The keys of requests and their samples, without broken or cut-off lines."""
     broken = 0
     with file.open("rb") as lines:
         for line in lines:
@@ -80,7 +80,7 @@ def _read_samples(file: Path) -> Iterator[tuple[str, Sample]]:
 
 
 def _read_sample(line: bytes) -> tuple[str, Sample] | None:
-    """The key of a request and its sample; None of a line that is broken, as by a power cut."""
+    """The key of a request and its sample; None for a broken line, such as a power cut leaves."""
     try:
         row = json.loads(line)
     except ValueError:

@@ -4,12 +4,12 @@ from collections.abc import Iterator
 
 from persuasion_rl.files import read_json
 from persuasion_rl.models.lineage import ADAPTER_CONFIG
-from persuasion_rl.models.loading import load_tokenizer
+from persuasion_rl.models.loading import end_tokens, load_tokenizer
 from persuasion_rl.sampling.engine import Engine, SamplingSettings, import_library
 from persuasion_rl.sampling.request import Request, Sample
 
 REQUESTS_PER_CALL = 2048
-"""If the process is killed, the samples of the call under way are lost."""
+"""Requests a call. A kill loses the samples of the call under way."""
 ADAPTER_RANKS = (8, 16, 32, 64, 128, 256, 512)
 """Values that vLLM takes for `max_lora_rank`."""
 
@@ -66,7 +66,7 @@ class Vllm(Engine):
                 str(s.base),
                 trust_remote_code=s.trust_remote_code,
                 max_num_seqs=s.batch_size,
-                generation_config="vllm",  # not the base model's own repetition penalty
+                generation_config="vllm",  # ignores the repetition penalty that the base model ships with
                 **lora_settings,
             )
             tokenizer = load_tokenizer(s.base, s.trust_remote_code)
@@ -75,7 +75,7 @@ class Vllm(Engine):
 
 
 def _end_tokens(settings: SamplingSettings, tokenizer) -> list[int]:
-    """The tokens that end a response, as in `load_for_inference`: EOS, and those that the base model ships with."""
+    """The tokens that end a response, as in `load_for_inference`."""
     from transformers import AutoConfig, GenerationConfig
 
     try:
@@ -84,9 +84,7 @@ def _end_tokens(settings: SamplingSettings, tokenizer) -> list[int]:
         shipped = AutoConfig.from_pretrained(
             settings.base, trust_remote_code=settings.trust_remote_code
         )
-    end_tokens = shipped.eos_token_id
-    end_tokens = end_tokens if isinstance(end_tokens, list) else [end_tokens]
-    return sorted({tokenizer.eos_token_id, *(end for end in end_tokens if end is not None)})
+    return end_tokens(shipped, tokenizer)
 
 
 def make(settings: SamplingSettings) -> Vllm:

@@ -1,6 +1,6 @@
 """Agreement of labellers beyond chance, with intervals: Cohen's kappa and Krippendorff's alpha.
 
-Both are 1 where all agree and 0 where they agree as often as by chance; both are 0 where only one label is ever used.
+Both are 1 if all agree, 0 if they agree as often as by chance, and 0 if only one label is ever used.
 """
 
 from collections.abc import Sequence
@@ -14,8 +14,8 @@ from persuasion_rl.statistics.intervals import Interval, Resamples, wilson
 def cohens_kappa(votes: Sequence[Sequence[tuple[str, str]]], resamples: Resamples) -> Interval:
     """Cohen's kappa (1960) of two labellers, and Conger's (1980) of more, with its interval.
 
-    Chance is how often every two who met would agree, if each gave its labels as often as it does, but without looking.
-    What labellers are called, and who comes first, makes no difference.
+    Chance is how often every two labellers with common rows would agree, if each gave its labels equally often, but at
+    random. Names and order of labellers make no difference.
 
     Args:
         votes: (labeller, label) of each row, at least two.
@@ -30,7 +30,7 @@ def cohens_kappa(votes: Sequence[Sequence[tuple[str, str]]], resamples: Resample
         vote: place for place, vote in enumerate(sorted({vote for row in votes for vote in row}))
     }
     met = {couple: 1 + place for place, couple in enumerate(couples)}
-    # A row's columns: equal labels of two, how often each couple met, how often each labeller gave each label.
+    # Columns of a row: equal labels of couples, meetings of each couple, how often each labeller gave each label.
     rows = np.zeros((len(votes), 1 + len(couples) + len(used)))
     for row, row_votes in zip(rows, votes, strict=True):
         for (one, label), (other, other_label) in combinations(sorted(row_votes), 2):
@@ -40,17 +40,17 @@ def cohens_kappa(votes: Sequence[Sequence[tuple[str, str]]], resamples: Resample
             row[1 + len(couples) + used[vote]] += 1
 
     def observed_and_chance(sums: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """(n, columns) -> the share of equal labels, and the share that chance alone would give, (n,) each."""
+        """(n, columns) -> the share of equal labels, and the share expected by chance, (n,) each."""
         meetings, counts = sums[:, 1 : 1 + len(couples)], sums[:, 1 + len(couples) :]
         total = np.maximum(meetings.sum(axis=1), 1)
         none = np.zeros(len(sums))
         shares = {}
         for name in labellers:
-            own = [
+            label_counts = [
                 counts[:, used[name, label]] if (name, label) in used else none for label in labels
             ]
-            own = np.stack(own, axis=1)
-            shares[name] = own / np.maximum(own.sum(axis=1, keepdims=True), 1)
+            label_counts = np.stack(label_counts, axis=1)
+            shares[name] = label_counts / np.maximum(label_counts.sum(axis=1, keepdims=True), 1)
         by_chance = [(shares[one] * shares[other]).sum(axis=1) for one, other in couples]
         chance = (meetings * np.stack(by_chance, axis=1)).sum(axis=1) / total
         return sums[:, 0] / total, chance
@@ -77,7 +77,7 @@ def kappa(one: Sequence[str], other: Sequence[str], resamples: Resamples) -> Int
 def krippendorffs_alpha(labels: Sequence[Sequence[str]], resamples: Resamples) -> Interval:
     """Krippendorff's alpha (nominal) of any number of labels a row, with its interval.
 
-    Rows with one label say nothing.
+    Rows with one label do not count.
 
     Args:
         labels: of each row. resamples: of the rows.
@@ -106,8 +106,8 @@ def krippendorffs_alpha(labels: Sequence[Sequence[str]], resamples: Resamples) -
 
 
 def _doubted(interval: Interval, chance: float, resamples: Resamples) -> Interval:
-    """The interval where all agree, and so do all draws: its low end is the coefficient of the lowest agreement that
-    Wilson's interval allows. One label alone (chance is 1) tells nothing: from -1 to 1."""
+    """The interval if all agree in the data and in all draws: its low end is the coefficient at the low end of Wilson's
+    interval of agreement. A single label (chance is 1) is no information: from -1 to 1."""
     if chance == 1:
         return Interval(interval.value, -1.0, 1.0)
     lowest = (wilson(1.0, resamples.size).low - chance) / (1 - chance)

@@ -23,14 +23,14 @@ class Interval:
 
 
 RARE = 10
-"""Successes or failures, a conversation each, below which a rate is too rare for a bootstrap."""
+"""The number of successes or failures, one a conversation, below which a rate is too rare for a bootstrap."""
 Z = 1.959964
 """The normal distribution's 97.5% quantile."""
 
 
 def wilson(share: float, trials: float) -> Interval:
-    """A share of independent trials with its 95% interval (Wilson 1927), which holds for a few trials too, where every
-    draw of a bootstrap may be the same."""
+    """A share of independent trials with its 95% interval (Wilson 1927), which is also valid for few trials, for which all
+    draws of a bootstrap may be the same."""
     middle = (share + Z**2 / (2 * trials)) / (1 + Z**2 / trials)
     deviation = np.sqrt(share * (1 - share) / trials + (Z / (2 * trials)) ** 2)
     half = Z * deviation / (1 + Z**2 / trials)
@@ -66,9 +66,9 @@ class Resamples:
         return np.bincount(members.ravel(), minlength=members.size).reshape(shape).astype(float)
 
     def interval(self, estimate: float, resampled: np.ndarray) -> Interval:
-        """The middle 95% of an estimate's draws, and a little more where conversations are few: draws vary too little
-        then. It is as much more as Student's interval is wider than the normal one (the expanded percentile interval of
-        Hesterberg 2015). The interval always holds the estimate.
+        """The middle 95% of an estimate's draws, widened for few conversations, whose draws vary too little: as much as
+        Student's interval is wider than the normal one (the expanded percentile interval of Hesterberg 2015). The
+        interval always contains the estimate.
 
         Args:
             resampled: (draws,), the estimate in each draw.
@@ -88,14 +88,14 @@ class Resamples:
         return float(stdtrit(max(self.size - 1, 1), 0.975))
 
     def by_conversation(self, rows: np.ndarray) -> np.ndarray:
-        """Sums of (rows, ...) over each conversation's rows: (conversations, ...)."""
+        """Sums over the rows of each conversation: (rows, ...) -> (conversations, ...)."""
         rows = np.asarray(rows, dtype=float)
         sums = np.zeros((self.size, *rows.shape[1:]))
         np.add.at(sums, self.member, rows)
         return sums
 
     def of_sums(self, rows: np.ndarray, statistic: Callable[[np.ndarray], np.ndarray]) -> tuple:
-        """A statistic of sums over all rows: its estimate, and its draws.
+        """The estimate and the draws of a statistic of sums over all rows.
 
         Args:
             rows: (rows, ...). statistic: takes (n, ...), sums of n samples, and gives (n, ...).
@@ -123,11 +123,11 @@ def bootstrap_mean(
 def bootstrap_rate(
     points: Sequence[float], conversations: Sequence[str], draws: int, seed: int
 ) -> Interval:
-    """`bootstrap_mean` of numbers in [0, 1], and where they are too rare for that, as wide as it takes.
+    """`bootstrap_mean` of numbers in [0, 1], with a wider interval if successes or failures are too rare for it.
 
-    With few successes, or few failures, the draws of a bootstrap are few as well and lie to one side. The interval is
-    then Wilson's for the effective number of trials (Korn & Graubard 1998): as many independent ones as would let the
-    rate vary as much as it does over conversations, fewer where these are few, or one a conversation where nothing varies.
+    With few successes, or few failures, a bootstrap has few different draws, on one side. The interval is then Wilson's
+    for the effective number of trials (Korn & Graubard 1998): the number of independent trials with the same variance as
+    over conversations, fewer if conversations are few, and one a conversation if nothing varies.
     """
     resamples = Resamples(conversations, draws, seed)
     numbers = np.asarray(points, dtype=float)

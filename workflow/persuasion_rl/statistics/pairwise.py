@@ -10,12 +10,12 @@ import numpy as np
 from persuasion_rl.statistics.intervals import Interval, Resamples, Z, wilson
 
 PRIOR = 1.0
-"""The prior, in ties: each player has so many with a player of average strength, and each coefficient of the regression
-on length so many. Without it, who never wins would have no finite strength."""
+"""The prior, as a number of ties: of each player with a player of average strength, and of each coefficient of the
+regression on length. Without it, a player that never wins would have no finite strength."""
 STEPS, CLOSE = 50, 1e-9
-"""Newton's method ends when no coefficient moves by more than this, or after so many steps."""
+"""Newton's method ends when no coefficient moves by more than this, or after this many steps."""
 POWER = 0.8
-"""The probability with which a difference is to be shown."""
+"""The probability of showing a difference, in the table of power."""
 
 
 def logistic(x: np.ndarray) -> np.ndarray:
@@ -23,8 +23,8 @@ def logistic(x: np.ndarray) -> np.ndarray:
 
 
 def bradley_terry(games: np.ndarray, prior: float = PRIOR) -> np.ndarray:
-    """Log-strengths, of mean zero, under which a player's expected points are those that it has (Bradley & Terry 1952;
-    a tie is half a win for both, so a difference of strengths is the logit of an expected win rate).
+    """Log-strengths, of mean zero, under which each player's expected points equal its actual ones (Bradley & Terry 1952).
+    A tie is half a win for both, so a difference of strengths is the logit of an expected win rate.
 
     Args:
         games: (n, players, players), points of the row's player against the column's, for n samples.
@@ -53,15 +53,15 @@ def bradley_terry(games: np.ndarray, prior: float = PRIOR) -> np.ndarray:
 def standings(games: np.ndarray, resamples: Resamples) -> list[tuple[Interval, Interval]]:
     """Each player's strength against the first player, and its rank, with intervals.
 
-    Two players of whom one always won give every draw the same. Such a pair is fitted once more with the lowest share
-    that Wilson's interval allows (`_doubted`), and intervals reach at least to what follows from that.
+    If one of two players always won, all draws have that in common. Such pairs are fitted once more with the low end of
+    Wilson's interval (`_doubted`), and intervals reach at least to the results of that fit.
 
     Args:
         games: (rows, players, players), points of the row's player against the column's.
     """
-    whole = games.sum(axis=0)
+    totals = games.sum(axis=0)
     estimate, resampled = resamples.of_sums(games, bradley_terry)
-    fits = np.stack([estimate, bradley_terry(_doubted(whole, resamples.size)[None])[0]])
+    fits = np.stack([estimate, bradley_terry(_doubted(totals, resamples.size)[None])[0]])
     against_first, places = fits - fits[:, :1], ranks(fits)
     resampled_against_first = resampled - resampled[:, :1]
     resampled_places = ranks(resampled)
@@ -70,18 +70,18 @@ def standings(games: np.ndarray, resamples: Resamples) -> list[tuple[Interval, I
             _reaching(against_first[:, who], resampled_against_first[:, who], resamples),
             _reaching(places[:, who], resampled_places[:, who], resamples),
         )
-        for who in range(len(whole))
+        for who in range(len(totals))
     ]
 
 
 def _reaching(fits: np.ndarray, resampled: np.ndarray, resamples: Resamples) -> Interval:
-    """The interval of the first fit, stretched to hold the other fits too."""
+    """The interval of the first fit, extended to contain the other fits."""
     interval = resamples.interval(fits[0], resampled)
     return Interval(interval.value, min(interval.low, *fits), max(interval.high, *fits))
 
 
 def _doubted(games: np.ndarray, conversations: int) -> np.ndarray:
-    """Points in which who won every game of a pair has the low end of Wilson's interval for that."""
+    """Points in which the winner of every game of a pair has only the low end of Wilson's interval."""
     played = games + games.T
     trials = np.minimum(played, conversations)
     share = np.divide(trials, trials + Z**2, out=np.zeros_like(played), where=played > 0)
@@ -90,7 +90,7 @@ def _doubted(games: np.ndarray, conversations: int) -> np.ndarray:
 
 
 def ranks(strengths: np.ndarray) -> np.ndarray:
-    """(n, players) -> ranks from 1, the strongest first; equal ones share one."""
+    """Strengths (n, players) -> ranks from 1, the strongest first; equal strengths share a rank."""
     return 1 + (strengths[:, None, :] > strengths[:, :, None] + 1e-7).sum(axis=2)
 
 
@@ -98,13 +98,13 @@ def length_controlled(
     points: Sequence[float], longer: Sequence[float], resamples: Resamples
 ) -> Interval:
     """The win rate that a judge would give at equal length: a logistic regression of the points on the difference in
-    length, at zero. The term is that of Dubois et al. (2024), the tanh of the difference in its standard deviations:
-    what a judge gives for length saturates, and a straight line would then blame the player for it. Their term for the
-    prompt's difficulty is left out.
+    length, at zero. Its term is the tanh of the difference in standard deviations (Dubois et al. 2024), since a judge's
+    bonus for length saturates; a linear term would then blame the player. Their term for the prompt's difficulty is
+    left out.
 
     Args:
-        points: a game each; where all are the same, length explains nothing and the interval is Wilson's.
-        longer: words of the first response less those of the second.
+        points: one a game; if all are the same, length explains nothing and the interval is Wilson's.
+        longer: words of the first response minus those of the second.
     """
     points, longer = np.asarray(points, float), np.asarray(longer, float)
     if len(set(points)) == 1:
@@ -135,8 +135,8 @@ def _fitted(terms: np.ndarray, points: np.ndarray, weights: np.ndarray) -> np.nd
 
 
 def sign_flip(points: Sequence[float], resamples: Resamples, draws: int = 10_000) -> float:
-    """The two-sided p-value of "the two players are alike": a coin flips each conversation's result or not, and the
-    p-value is the share of draws that lie at least as far from one half (a randomisation test; Fisher 1935)."""
+    """The two-sided p-value of "the two players are alike" by a randomisation test (Fisher 1935): a coin flips each
+    conversation's result or not, and p is the share of draws at least as far from one half as the actual result."""
     excess = resamples.by_conversation(np.asarray(points, float) - 0.5)
     signs = np.random.default_rng(resamples.seed).integers(0, 2, (draws, len(excess))) * 2 - 1
     flipped = np.abs(signs @ excess)
@@ -159,19 +159,19 @@ def effect(rate: float) -> float:
 
 
 def prompts_needed(difference: float) -> int:
-    """Prompts, one game each and no ties, that show a win rate of one half plus `difference` with the probability POWER
-    (the normal approximation): in one comparison, at the two-sided 5% level."""
+    """The number of prompts, one game each without ties, that shows a win rate of one half plus `difference` with the
+    probability POWER: in one comparison, at the two-sided 5% level (normal approximation)."""
     return int(np.ceil((_reach(1) / 2 / difference) ** 2 - 0.5))
 
 
 def detectable(prompts: int, comparisons: int = 1) -> float:
-    """The difference from one half that so many prompts show with the probability POWER: at the two-sided 5% level,
-    divided by the number of comparisons, as Holm's first step does."""
+    """The difference from one half that this many prompts show with the probability POWER, at the two-sided 5% level
+    divided by the number of comparisons, as in Holm's first step."""
     return float(_reach(comparisons) / 2 / np.sqrt(prompts))
 
 
 def _reach(comparisons: int) -> float:
-    """How many standard errors a difference must be for the probability POWER."""
+    """The size of a difference, in standard errors, that is shown with the probability POWER."""
     from scipy.stats import norm
 
     return float(norm.ppf(1 - 0.025 / comparisons) + norm.ppf(POWER))
@@ -182,10 +182,10 @@ def over_seeds(
 ) -> Interval:
     """The mean win rate over training seeds, with an interval for other seeds and other conversations.
 
-    Two sources make it vary. One is the seeds: the variance of their means, divided by their number, with Student's
-    quantile of one degree of freedom less than seeds (12.7 of two seeds, 4.3 of three: that few say little about
-    seeds, and the interval says so). The other is what all seeds share, the conversations: the mean covariance of
-    their means over the draws. Each has its own quantile, and the widths add in squares (MOVER: Zou & Donner 2008).
+    It has two sources of variance. One is the seeds: the variance of their means, divided by their number, with Student's
+    quantile for one degree of freedom less than seeds (12.7 for two seeds, 4.3 for three: so few say little, and the
+    interval shows that). The other is the conversations, which all seeds share: the mean covariance of the seeds' means
+    over the draws. Each has its own quantile, and the widths add in squares (MOVER: Zou & Donner 2008).
 
     Args:
         points: (seeds, rows), each seed's points in the same rows.

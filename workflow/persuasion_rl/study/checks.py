@@ -1,4 +1,4 @@
-"""What only the whole configuration can tell: a plan that adds up, a lineage without a cycle, recipes that trainers heed.
+"""Checks that need the whole configuration: that the plan adds up, the lineage has no cycle, trainers heed the recipes.
 
 Every mistake is one line: the key, the value, what is allowed.
 """
@@ -21,7 +21,7 @@ LOOKS_LIKE_A_KEY = re.compile(
     r"\bsk-[\w-]{8,}|://[^/]*@|[?&][\w.-]*(key|token(?!s)|secret|password)[\w.-]*=", re.IGNORECASE
 )
 MOST_SHARDS = 2_000
-"""Jobs that answer a pool's prompts; Snakemake plans more for minutes."""
+"""The most jobs that answer a pool's prompts; planning more takes Snakemake minutes."""
 HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?", re.ASCII)
 
 
@@ -54,7 +54,7 @@ def _check_world(world: World | None) -> None:
 
 
 def check_lineage(config: Config) -> None:
-    """UserError where a model does not come from the base model, or not by a training."""
+    """UserError where a model does not descend from the base model by trainings."""
     models = config.models
     source = models[BASE].source if BASE in models else None
     if source is None:
@@ -99,7 +99,7 @@ def check_lineage(config: Config) -> None:
 
 
 def _check_base(base: Model) -> None:
-    """Refuse what means nothing for a model that is not trained here."""
+    """Refuse keys that mean nothing for a model that is not trained here."""
     for name, _ in base.items():
         if name not in ("source", "revision"):
             raise UserError(
@@ -113,7 +113,7 @@ def _check_base_source(base: Model) -> None:
 
 
 def _check_source(key: str, source: str) -> None:
-    """Refuse what is neither the folder of a model nor a name that the Hub can have."""
+    """UserError for a source that is neither the folder of a model nor a possible name on the Hub."""
     if is_local(source):
         if not _is_model_folder(os.path.expanduser(source)):
             raise UserError(
@@ -189,7 +189,7 @@ def _check_judges(config: Config) -> None:
 
 
 def _check_labelling(config: Config) -> None:
-    """A judge whose labels models learn from favours them: at least one that compares must label nothing."""
+    """A judge favours models that learned from its labels, so at least one of evaluation.judges must label nothing."""
     labels, pools = config.labels, {model.pool for model in config.models.values()}
     labelling = {labels.ai.judge} if "ai" in pools else set()
     if HUMAN in pools and labels.human.source == "simulated":
@@ -218,11 +218,11 @@ def _check_players(config: Config) -> None:
         compared.add(sides)
     for name, other in evaluation.other_players.items():
         _check_other_player(name, other, config)
-    known = [*config.models, *evaluation.other_players, HUMAN]
+    players = [*config.models, *evaluation.other_players, HUMAN]
     for player in evaluation.players:
-        if player not in known:
+        if player not in players:
             raise UserError(
-                f"evaluation.players: unknown player {player!r}; there are {', '.join(known)}"
+                f"evaluation.players: unknown player {player!r}; there are {', '.join(players)}"
             )
 
 
@@ -252,14 +252,14 @@ def _check_other_player(name: str, other: OtherPlayer, config: Config) -> None:
 
 
 def _check_revisions(config: Config) -> None:
-    """A Hub model is downloaded once, to the folder of its name: two revisions of it would be one."""
+    """A Hub model is downloaded to the folder of its name, so a study can have one revision of it only."""
     base = config.models[BASE]
-    seen = {base.source: (f"models.{BASE}.revision", base.revision or "main")}
+    revision_of = {base.source: (f"models.{BASE}.revision", base.revision or "main")}
     for name, other in config.evaluation.other_players.items():
         if other.source is None or is_local(other.source):
             continue
         key = key_path("evaluation", "other_players", name, "revision")
-        first, revision = seen.setdefault(other.source, (key, other.revision))
+        first, revision = revision_of.setdefault(other.source, (key, other.revision))
         if other.revision != revision:
             raise UserError(
                 f"{key}: {other.revision!r} of {other.source}, and {first} is {revision!r}; a study has one revision of a"
@@ -268,7 +268,7 @@ def _check_revisions(config: Config) -> None:
 
 
 def _check_llm(config: Config) -> None:
-    """What the judge llm needs, where a job of the study asks it."""
+    """Check what the judge llm needs, where a job of the study asks it."""
     llm = config.llm
     if "llm" not in (config.labels.ai.judge, *config.evaluation.judges):
         return
@@ -296,7 +296,7 @@ def _check_embedding_model(config: Config) -> None:
 
 
 def _check_standin(config: Config) -> None:
-    """The widths of the stand-in's attention, where the study has one."""
+    """Check the widths of the stand-in's attention, where the study has one."""
     standin = config.standin
     heads, width = standin.num_attention_heads, standin.hidden_size
     if config.models[BASE].source != "standin":
@@ -322,10 +322,10 @@ def _check_corpora(config: Config) -> None:
 
 
 def check_publication(namespace: str, base_source: str, names: Iterable[str]) -> None:
-    """UserError where adapters on this base model are none for the Hub, or no namespace says where they go.
+    """UserError where adapters on this base model cannot go to the Hub, or no namespace is set.
 
     Args:
-        names: the repositories' names within the namespace, which the Hub must take.
+        names: the repositories' names within the namespace; the Hub must accept them.
     """
     from huggingface_hub.errors import HFValidationError
     from huggingface_hub.utils import validate_repo_id

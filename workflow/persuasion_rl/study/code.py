@@ -1,7 +1,6 @@
 """Digests of the package's modules and templates, so that a changed module makes the outputs of its stages stale.
 
-A digest is over the code without comments, docstrings and layout: rewording them changes nothing. Nor does another
-version of Python.
+A digest covers the code without comments, docstrings and layout, and is the same under every version of Python.
 """
 
 import ast
@@ -17,18 +16,18 @@ from persuasion_rl.files import file_digest
 
 PACKAGE = Path(__file__).parents[1]
 AROUND = ("runtime.", "study.", "judges.llm.settings")
-"""What is around a job and decides no artifact: rewording it must train nothing anew. The flags of the judge llm are such,
-since each of their values is a param."""
+"""Modules that run around a job and decide no artifact, so that changing them trains nothing anew. The flags of the judge
+llm are among them, since each of their values is a param."""
 KEPT = Path(".snakemake/code_digests.jsonl")
-"""Digests of sources that were read before, since every start of Snakemake wants all of them."""
+"""Cached digests, since every start of Snakemake needs those of all sources."""
 KEPT_LINES = 500
-"""With more lines than that most are of sources that are gone: the file is begun anew."""
+"""Start the file anew above this many lines: most are then of sources that no longer exist."""
 
 
 def module_digests(*modules: str) -> list[str]:
     """`module:digest` of modules of this package and of all that they import from the package, sorted.
 
-    Modules that are only around a job (AROUND) are left out.
+    Modules that only run around a job (AROUND) are left out.
     """
     closure: set[str] = set()
     waiting = list(modules)
@@ -48,7 +47,7 @@ def template_digests(*names: str) -> list[str]:
 
 @cache
 def _read(module: str) -> tuple[str, list[str]]:
-    """The digest of a module and the names of the package's modules that it imports, wherever it does."""
+    """The digest of a module and the names of the package's modules that it imports, at its top or inside functions."""
     source = _file(module).read_bytes()
     key = _digest(_own_source() + source)
     if key not in _kept():
@@ -73,7 +72,7 @@ def _file(module: str) -> Path:
 
 
 def _imported(node: ast.ImportFrom) -> list[str]:
-    """The modules that `from persuasion_rl.a import b` names: a.b, or a where b is something in it."""
+    """The modules that `from persuasion_rl.a import b` names: a.b, or a if b is something in a."""
     above = node.module.split(".")[1:]
     inner = [".".join([*above, alias.name]) for alias in node.names]
     return [name if _file(name).is_file() else ".".join(above) for name in inner]
@@ -92,8 +91,7 @@ def _is_docstring(node: ast.AST) -> bool:
 
 
 def _serialized(part: Any) -> Iterator[str]:
-    """A syntax tree as text, without what only some versions of Python have: fields that say nothing, and empty texts
-    within f-strings."""
+    """A syntax tree as text, without what only some versions of Python have: empty fields, and empty texts in f-strings."""
     if isinstance(part, ast.AST):
         yield f"{type(part).__name__}("
         for name, value in ast.iter_fields(part):
@@ -112,7 +110,7 @@ def _serialized(part: Any) -> Iterator[str]:
 
 
 def _without_empty(pieces: list[ast.AST]) -> list[ast.AST]:
-    """The pieces of an f-string, less its empty texts."""
+    """The pieces of an f-string without its empty texts."""
     return [p for p in pieces if not (isinstance(p, ast.Constant) and p.value == "")]
 
 
@@ -123,7 +121,7 @@ def _own_source() -> bytes:
 
 @cache
 def _kept() -> dict[str, tuple[str, list[str]]]:
-    """What was analysed before: digest of a source -> digest of its code, imports."""
+    """The cache: digest of a source -> digest of its code, imports."""
     digests = {}
     with suppress(OSError):
         lines = KEPT.read_bytes().splitlines()
@@ -131,7 +129,7 @@ def _kept() -> dict[str, tuple[str, list[str]]]:
             KEPT.unlink()
             return {}
         for line in lines:
-            with suppress(ValueError):  # a kill may have cut one off, or a power cut emptied it
+            with suppress(ValueError):  # a kill may have cut a line off, or a power cut emptied it
                 match json.loads(line):
                     case [str(key), str(digest), [*imports]]:
                         digests[key] = (digest, imports)
@@ -139,8 +137,8 @@ def _kept() -> dict[str, tuple[str, list[str]]]:
 
 
 def _keep(key: str) -> None:
-    """Keep what was analysed, where there is a place for it."""
-    with suppress(OSError):  # a checkout that cannot be written: analysed anew the next time
+    """Add an entry to the cache file, if it can be written."""
+    with suppress(OSError):  # a read-only checkout: analysed anew the next time
         KEPT.parent.mkdir(exist_ok=True)
         with KEPT.open("a", encoding="utf-8") as lines:
             lines.write(json.dumps([key, *_kept()[key]]) + "\n")

@@ -1,6 +1,6 @@
-"""The configuration of a study: every key with its type, its default, what is allowed and what it is for.
+"""The configuration of a study: every key with its type, its default, its limits and its purpose.
 
-`loading.load_config` reads one. The editor's schema and the list in config/README.md are written from this model.
+`loading.load_config` reads one. The editor's schema and the list in config/README.md are generated from this model.
 """
 
 import os
@@ -280,9 +280,9 @@ class Config(Section):
 
     def recipe_of(self, model: str) -> dict[str, Any]:
         """The settings of a model's training: those of its method, with its own changes."""
-        own = self.models[model]
-        changes = own.recipe.settings() if own.recipe else {}
-        return self.recipes[own.method].settings() | changes
+        trained = self.models[model]
+        changes = trained.recipe.settings() if trained.recipe else {}
+        return self.recipes[trained.method].settings() | changes
 
     def pools_behind(self, model: str) -> set[str]:
         """The pools that a model's lineage learns from, and those that made their responses."""

@@ -1,4 +1,4 @@
-"""The configuration of a study: its file, laid over the files that it extends, checked."""
+"""Loads and checks the configuration of a study: its file, laid over the files that it extends."""
 
 import os
 import re
@@ -29,35 +29,37 @@ BELONGS = (
     ("evaluation", "other_players", "*", "source", "revision"),
     ("llm", "model", "prices"),
 )
-"""Keys whose last one is of the value of the one before it: it is not inherited with another one. * is any name."""
+"""Paths whose last key describes the value of the key before it: with another value it is not inherited. * is any name."""
 
 
-def load_config(given: dict[str, Any], file: Path | None = None) -> Config:
+def load_config(study_keys: dict[str, Any], file: Path | None = None) -> Config:
     """The complete configuration of a study, with all defaults, checked.
 
     Args:
-        given: the keys of the study's file and of --config, as Snakemake read them.
+        study_keys: the keys of the study's file and of --config, as Snakemake read them.
         file: the study's file, from which a relative `extends:` is looked up.
 
     Raises:
         UserError: an unknown key, a wrong type or value, an impossible plan, a broken lineage. One line: the key, the value,
             what is allowed. It does not name the study's file.
     """
-    # Snakemake takes the last of two keys of one name, without a word; that is refused in reading.
-    own = keys_of_file(file) if file is not None and file.is_file() else None
-    config = _complete(given, file, own)
-    if own is not None:
-        _refuse_name_of_another(config.study, file, own)
+    # Snakemake silently takes the last of repeated keys; reading the file here refuses them.
+    file_keys = keys_of_file(file) if file is not None and file.is_file() else None
+    config = _complete(study_keys, file, file_keys)
+    if file_keys is not None:
+        _refuse_name_of_another(config.study, file, file_keys)
     return config
 
 
-def _complete(given: dict[str, Any], file: Path | None, own: dict[str, Any] | None) -> Config:
-    """A study's configuration with all defaults, checked by itself: the names of other studies are not looked at.
+def _complete(
+    study_keys: dict[str, Any], file: Path | None, file_keys: dict[str, Any] | None
+) -> Config:
+    """A study's configuration with all defaults, checked without a look at the names of other studies.
 
     Args:
-        own: the keys of the file alone, where there is one.
+        file_keys: the keys of the file alone, where there is one.
     """
-    layers = _layers(deepcopy(given), file)
+    layers = _layers(deepcopy(study_keys), file)
     if len(layers) > 1 and layers[0][1].get("study") is None:
         parent = layers[1][0]
         raise UserError(
@@ -76,21 +78,21 @@ def _complete(given: dict[str, Any], file: Path | None, own: dict[str, Any] | No
         try:
             config = Config.model_validate(study)
         except ValidationError as error:
-            raise UserError(message(error, given, own)) from None
+            raise UserError(message(error, study_keys, file_keys)) from None
         check_config(config)
     except UserError as error:
         raise UserError(f"{error}{_inherited_from(str(error), layers)}") from None
     return config
 
 
-def _refuse_name_of_another(name: str, file: Path, own: dict[str, Any]) -> None:
+def _refuse_name_of_another(name: str, file: Path, file_keys: dict[str, Any]) -> None:
     """UserError where another file beside a study's has the same name for another configuration, and neither of the two
     extends the other: both would write to one folder of results.
 
     Args:
-        own: the keys of the study's file. A file that is no study, or cannot be read, is in nobody's way.
+        file_keys: the keys of the study's file. A file that is no study, or cannot be read, is in nobody's way.
     """
-    below = {os.path.realpath(each) for each, _ in _layers(deepcopy(own), file)}
+    below = {os.path.realpath(each) for each, _ in _layers(deepcopy(file_keys), file)}
     named = re.compile(rb"study\W+" + re.escape(name.encode()))
     for other in sorted(file.parent.glob("*.yaml")):
         if os.path.realpath(other) in below or not other.is_file():
@@ -103,7 +105,7 @@ def _refuse_name_of_another(name: str, file: Path, own: dict[str, Any]) -> None:
             extended = {os.path.realpath(each) for each, _ in _layers(deepcopy(keys), other)}
             if keys.get("study") != name or os.path.realpath(file) in extended:
                 continue
-            if _complete(keys, other, keys) != _complete(own, file, own):
+            if _complete(keys, other, keys) != _complete(file_keys, file, file_keys):
                 break
     else:
         return
@@ -117,7 +119,7 @@ def load_config_file(file: Path) -> Config:
     """The complete configuration of a study from its file alone.
 
     Raises:
-        UserError: as of `load_config` and `read_config_file`, always with the file.
+        UserError: as `load_config` and `read_config_file` raise, always with the name of the file.
     """
     try:
         return load_config(keys_of_file(file), file)
@@ -129,7 +131,7 @@ def the_one_file(files: Sequence[Path]) -> Path:
     """The file of --configfile.
 
     Raises:
-        UserError: there are several. Snakemake lays them over each other, and `extends:` of all but the last is lost.
+        UserError: there are several. Snakemake merges them, which loses `extends:` of all but the last.
     """
     if len(files) > 1:
         *others, last = files
@@ -142,7 +144,7 @@ def the_one_file(files: Sequence[Path]) -> Path:
 
 
 def _layers(study: dict, file: Path | None) -> list[tuple[Path | None, dict]]:
-    """A study's keys and those of each file that is extended, the lowest one last; each without `extends`."""
+    """The keys of a study and of each file that it extends, the lowest one last; each without `extends`."""
     layers = [(file, study)]
     while (name := layers[-1][1].pop("extends", None)) is not None:
         if not isinstance(name, str) or not name.isprintable():
@@ -161,9 +163,9 @@ def _layers(study: dict, file: Path | None) -> list[tuple[Path | None, dict]]:
 
 
 def _merged(below: dict, above: dict, path: tuple[str, ...] = ()) -> dict:
-    """Keys laid over others. A null takes a key away, so that its default holds, unless null is a value of that key.
+    """Keys laid over others. A null removes a key, so that its default holds, unless the key may be null.
 
-    Of a key that may be missing (`optional`) it does so whether the key is there or not.
+    Null for an `optional` key is dropped even if the files below lack the key.
     """
     merged = dict(below)
     for key, value in above.items():
@@ -181,8 +183,8 @@ def _merged(below: dict, above: dict, path: tuple[str, ...] = ()) -> dict:
 
 
 def _refuse_inherited(path: tuple[str, ...], below: dict, above: dict, layers: list) -> None:
-    """UserError where keys have another source, say, and leave the revision to the files below: it is of the old source."""
-    *start, of, kept = path
+    """UserError where keys set one of BELONGS anew (a source, say) and inherit what described the old one (its revision)."""
+    *start, owner, dependent = path
     if "*" in start:
         names = value_at(above, start[:-1])
         starts = [(*start[:-1], name) for name in (names if isinstance(names, dict) else ())]
@@ -192,17 +194,24 @@ def _refuse_inherited(path: tuple[str, ...], below: dict, above: dict, layers: l
         new, old = value_at(above, place), value_at(below, place)
         if not isinstance(new, dict) or not isinstance(old, dict):
             continue
-        if of in new and kept not in new and old.get(kept) is not None and new[of] != old.get(of):
-            file = next(file for file, keys in layers if value_at(keys, (*place, kept)) is not None)
-            whose, other = shortened(old.get(of)), shortened(new[of])
+        if (
+            owner in new
+            and dependent not in new
+            and old.get(dependent) is not None
+            and new[owner] != old.get(owner)
+        ):
+            file = next(
+                file for file, keys in layers if value_at(keys, (*place, dependent)) is not None
+            )
+            whose, other = shortened(old.get(owner)), shortened(new[owner])
             raise UserError(
-                f"{key_path(*place, kept)}: {shortened(old[kept])} is that of {whose} in {file}; beside {of}: {other} write its"
-                f" own {kept}, or null for {'main or a model that is local' if kept == 'revision' else 'none'}"
+                f"{key_path(*place, dependent)}: {shortened(old[dependent])} is that of {whose} in {file}; beside {owner}: {other}"
+                f" write its own {dependent}, or null for {'main or a model that is local' if dependent == 'revision' else 'none'}"
             )
 
 
 def _inherited_from(mistake: str, layers: list) -> str:
-    """The file and the line of the key that a mistake begins with, where the study has it from a file below."""
+    """The file and line of the key that a mistake begins with, if the study inherits that key."""
     key = mistake.partition(": ")[0]
     for file, keys in layers:
         path = next((path for path in paths_of(keys) if key_path(*path) == key), None)
@@ -213,7 +222,7 @@ def _inherited_from(mistake: str, layers: list) -> str:
 
 
 def _refuse_keys(section: str, settings: Any) -> None:
-    """UserError, without its value, where an API key stands in a section: the configuration is written down."""
+    """UserError, without the value, where a section holds an API key: the configuration is kept with the results."""
     for name, value in settings.items() if isinstance(settings, dict) else ():
         words = ("key", "secret", "password", "authorization")
         named = any(word in str(name).lower() for word in words)

@@ -1,4 +1,4 @@
-"""What is wrong with a configuration, in one line: the key, the value, what is allowed, what may be meant."""
+"""Explains a mistake in a configuration in one line: the key, the value, what is allowed, what may be meant."""
 
 import difflib
 from datetime import date
@@ -22,13 +22,16 @@ from persuasion_rl.study.section import (
 
 
 def message(
-    error: ValidationError, given: Any = None, own: Any = None, root: type[Section] = Config
+    error: ValidationError,
+    all_keys: Any = None,
+    file_keys: Any = None,
+    root: type[Section] = Config,
 ) -> str:
     """The first mistake in one line: the key, the value, what is allowed. Unknown keys explain others, and come first.
 
     Args:
-        given: the keys of the study's file and of --config together.
-        own: the keys of the file alone, where there is one.
+        all_keys: the keys of the study's file and of --config together.
+        file_keys: the keys of the file alone, where there is one.
         root: the section that was validated.
     """
     mistakes = error.errors(include_url=False)
@@ -51,9 +54,7 @@ def message(
         return f"{key_path(*path[:-1]) or 'the configuration'}: the key {path[-1]!r} is missing"
     if first["type"] == "value_error":
         return f"{key_path(*path)}: {first['ctx']['error']}"
-    allowed = (
-        f"{_allowed(first)}{' or null' if takes_null(root, path) else ''}{_hint(first, given, own)}"
-    )
+    allowed = f"{_allowed(first)}{' or null' if takes_null(root, path) else ''}{_hint(first, all_keys, file_keys)}"
     return f"{key_path(*path)}: {shortened(first['input'])} {allowed}"
 
 
@@ -74,8 +75,8 @@ def _unknown_key(path: list[str], root: type[Section]) -> str:
     allowed = sorted(section.model_fields)
     close = difflib.get_close_matches(name, allowed, 1)
     elsewhere = [key for key, _ in keys_of(root) if key.split(".")[-1] == name]
-    meant = close or (elsewhere if len(elsewhere) <= 3 else [])
-    hint = f" (did you mean {' or '.join(meant)}?)" if meant else ""
+    suggestions = close or (elsewhere if len(elsewhere) <= 3 else [])
+    hint = f" (did you mean {' or '.join(suggestions)}?)" if suggestions else ""
     return f"{key_path(*path)}: unknown key{hint}; allowed here: {', '.join(allowed)}"
 
 
@@ -103,7 +104,7 @@ def _allowed(mistake: dict[str, Any]) -> str:
 
 
 def _number(limit: float) -> str:
-    """All its digits, so that it can be written."""
+    """A limit with all its digits."""
     return str(int(limit)) if limit == int(limit) else str(limit)
 
 
@@ -118,29 +119,29 @@ MUST_BE = {
     "dict_type": "must be an object, with keys and values",
     "model_type": "must be an object, with keys and values",
 }
-"""Words for the kinds of pydantic's mistakes that have no limit."""
+"""Messages for pydantic's error types that have no limit."""
 NOT_TEXT = ("bool_type", "int_type", "float_type", "list_type", "dict_type", "model_type")
-"""Kinds of mistakes where text stands for something else."""
+"""Error types of text in place of another type."""
 
 
-def _hint(mistake: dict[str, Any], given: Any, own: Any) -> str:
-    """What may be behind a value that is text and should be none, or none and should be text."""
+def _hint(mistake: dict[str, Any], all_keys: Any, file_keys: Any) -> str:
+    """The likely reason why a value is text and should not be, or should be text and is not."""
     value = mistake["input"]
     if mistake["type"] == "string_type" and isinstance(value, bool | int | float | date):
-        if own is not None and value_at(own, mistake["loc"]) != value:
+        if file_keys is not None and value_at(file_keys, mistake["loc"]) != value:
             return " (--config reads it as none: write it, in quotes, into a file that extends this one)"
         return " (put it in quotes, if it is meant)"
     if not isinstance(value, str) or mistake["type"] not in NOT_TEXT:
         return ""
-    if own is not None and len(mistake["loc"]) > 1:
-        ours, all_keys = (value_at(keys, mistake["loc"]) for keys in (own, given))
-        if all_keys == value != ours:
+    if file_keys is not None and len(mistake["loc"]) > 1:
+        file_value, full_value = (value_at(keys, mistake["loc"]) for keys in (file_keys, all_keys))
+        if full_value == value != file_value:
             return " (inside --config 'KEY={...}' every value is text: write it in a file that extends this one)"
     return _written_otherwise(value) if mistake["type"] in ("int_type", "float_type") else ""
 
 
 def _written_otherwise(text: str) -> str:
-    """How a number is written that YAML takes for a text."""
+    """How to write a number that YAML reads as text."""
     if is_number(text):
         return " (in quotes it is text)"
     try:
@@ -150,7 +151,7 @@ def _written_otherwise(text: str) -> str:
     if not isfinite(number):
         return ""
     mantissa, _, exponent = text.lower().partition("e")
-    written = str(int(number) if number == int(number) else number)
+    yaml_form = str(int(number) if number == int(number) else number)
     if exponent:
-        written = f"{float(mantissa)}e{int(exponent):+d}"
-    return f" (YAML reads {shortened(text, 40)} as text: write {written})"
+        yaml_form = f"{float(mantissa)}e{int(exponent):+d}"
+    return f" (YAML reads {shortened(text, 40)} as text: write {yaml_form})"

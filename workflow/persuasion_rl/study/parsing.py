@@ -1,4 +1,4 @@
-"""Reads the keys of a study's file, and says what is wrong with it in one line."""
+"""Reads the keys of a study's file; errors are one line."""
 
 import json
 import re
@@ -12,13 +12,13 @@ import yaml
 from persuasion_rl.files import UserError
 
 DEEPEST = 50
-"""Levels of a configuration file, of which a study needs six."""
+"""The most levels of nesting in a configuration file; a study needs six."""
 MOST_VALUES = 100_000
-"""Values of a configuration file, with all that its aliases stand for; a study needs some hundred."""
+"""The most values in a configuration file with its aliases expanded; a study needs some hundred."""
 
 
 def shortened(value: Any, most: int = 200) -> str:
-    """A value as Python writes it, a date as YAML does, cut where it is long."""
+    """A value as Python writes it (a date as YAML does), cut if it is long."""
     try:
         text = str(value) if isinstance(value, date) else repr(value)
     except ValueError:  # Python writes no number of more than 4,300 digits
@@ -27,7 +27,7 @@ def shortened(value: Any, most: int = 200) -> str:
 
 
 class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
-    """By libyaml where PyYAML has it, ten times as fast. A value that is none of its kind (2024-13-45) has its line too."""
+    """Uses libyaml where PyYAML has it, which is ten times as fast. Errors in values (2024-13-45) name their line too."""
 
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
         try:
@@ -38,9 +38,9 @@ class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
 
 
 def _parse(text: str) -> Any:
-    """The content of a text that is JSON, or else YAML, as Snakemake reads it.
+    """The content of a text that is JSON or YAML, as Snakemake reads it.
 
-    A key that stands twice in one place is an error, where both take the last one.
+    A repeated key is an error; the parsers themselves would take the last one.
     """
     try:
         content = json.loads(text, object_pairs_hook=_unique_keys)
@@ -52,21 +52,21 @@ def _parse(text: str) -> Any:
 
 
 def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object of JSON, from its keys and values.
+    """A JSON object, from its keys and values.
 
     Raises:
-        UserError: a key stands there twice.
+        UserError: a key is repeated.
     """
     keys = dict(pairs)
     if len(keys) < len(pairs):
         names = [name for name, _ in pairs]
-        again = next(name for place, name in enumerate(names) if name in names[:place])
-        raise UserError(f"not valid: the key {shortened(again)} stands there twice")
+        repeated_key = next(name for place, name in enumerate(names) if name in names[:place])
+        raise UserError(f"not valid: the key {shortened(repeated_key)} stands there twice")
     return keys
 
 
 def _levels(content: Any) -> int:
-    """How deep a content of JSON is nested."""
+    """How deep JSON content is nested."""
     inner = content.values() if isinstance(content, dict) else content
     return 1 + max(map(_levels, inner), default=0) if isinstance(content, dict | list) else 0
 
@@ -86,13 +86,13 @@ def _parse_yaml(text: str) -> Any:
 
 
 def _refuse_excess(text: str) -> None:
-    """Refuse what is too deep or too large with all that its aliases stand for, before nodes are made of it.
+    """Refuse a text that is too deep or too large with its aliases expanded, before nodes are made of it.
 
     Raises:
-        ConstructorError: it is, or an alias stands inside what it stands for.
+        ConstructorError: it is, or an alias refers to a node that contains it.
     """
-    anchored: dict[str | None, tuple[int, int]] = {}  # levels and values of what aliases stand for
-    # The file, and what is open in it: anchor, levels and values so far, its own among them.
+    anchored: dict[str | None, tuple[int, int]] = {}  # levels and values that each alias stands for
+    # The file and the nodes that are open in it: anchor, levels and values so far, including their own.
     around: list[tuple[str | None, int, int]] = [(None, 0, 0)]
     for event in yaml.parse(text, _Loader):
         if isinstance(event, yaml.CollectionStartEvent):
@@ -106,7 +106,7 @@ def _refuse_excess(text: str) -> None:
                     raise _refusal(
                         "an alias (*name) stands inside what it stands for (&name)", event
                     )
-                levels, values = anchored.get(anchor, (0, 1))  # its reader refuses one of nothing
+                levels, values = anchored.get(anchor, (0, 1))  # undefined ones are refused later
             anchored[anchor] = levels, values
             outer, most, before = around[-1]
             around[-1] = outer, max(most, levels + 1), before + values
@@ -118,12 +118,12 @@ def _refuse_excess(text: str) -> None:
 
 
 def _refusal(problem: str, place: Any) -> yaml.MarkedYAMLError:
-    """What is wrong at a node or an event."""
+    """The error at a node or an event."""
     return yaml.constructor.ConstructorError(None, None, problem, place.start_mark)
 
 
 def _nodes(root: yaml.Node) -> Iterator[yaml.Node]:
-    """Every node once, also where aliases stand for it."""
+    """Every node once, even if aliases refer to it."""
     waiting, visited = [root], set()
     while waiting:
         node = waiting.pop()
@@ -147,8 +147,8 @@ def _refuse_duplicates(root: yaml.Node) -> None:
                 continue
             if first.setdefault((key.tag, key.value), key) is not key:
                 line = first[key.tag, key.value].start_mark.line + 1
-                twice = f"the key {shortened(key.value)} stands there twice, first in line {line}"
-                raise _refusal(twice, key)
+                message = f"the key {shortened(key.value)} stands there twice, first in line {line}"
+                raise _refusal(message, key)
 
 
 READ_AS = {
@@ -158,13 +158,13 @@ READ_AS = {
     "null": "nothing",
     "timestamp": "a date",
 }
-"""What YAML makes of a word without quotes, by its tag."""
+"""What YAML reads a word without quotes as, by its tag."""
 ODD_NUMBER = re.compile(r"[-+]?(?P<octal>0[0-7_]+)|[-+]?\d[\d_]*(:[0-5]?\d)+(\.[\d_]*)?")
-"""A number that YAML 1.1 reads to the base of eight (010), or of sixty (10:30)."""
+"""A number that YAML 1.1 reads to base eight (010) or sixty (10:30)."""
 
 
 def _refuse_surprises(root: yaml.Node, loader: yaml.Loader) -> None:
-    """UserError where YAML reads a word without quotes as something else than it looks like."""
+    """UserError where YAML reads a word without quotes as something other than it looks like."""
     for node in _nodes(root):
         kind = node.tag.removeprefix("tag:yaml.org,2002:")
         if kind in ("int", "float") and (odd := ODD_NUMBER.fullmatch(node.value)):
@@ -187,7 +187,7 @@ def read_config_file(file: Path) -> dict[str, Any]:
     """The keys of a YAML or JSON file.
 
     Raises:
-        UserError: there is no such file, or none with keys; with the file, and the line where YAML has one.
+        UserError: there is no such file, or it has no keys; names the file, and the line if YAML gives one.
     """
     try:
         return keys_of_file(Path(file))
@@ -196,7 +196,7 @@ def read_config_file(file: Path) -> dict[str, Any]:
 
 
 def keys_of_file(file: Path) -> dict[str, Any]:
-    """The keys of a YAML or JSON file; a UserError does not name it."""
+    """The keys of a YAML or JSON file; a UserError does not name the file."""
     try:
         text = file.read_bytes().decode("utf-8")
     except FileNotFoundError:
@@ -230,7 +230,7 @@ def _reason(error: yaml.MarkedYAMLError) -> str:
 
 
 def value_at(keys: Any, path: Sequence[Any]) -> Any:
-    """The value at the end of a path of keys and of places in lists; None where there is none."""
+    """The value at the end of a path of keys and list indices; None where there is none."""
     for part in path:
         try:
             keys = keys[part]
@@ -240,7 +240,7 @@ def value_at(keys: Any, path: Sequence[Any]) -> Any:
 
 
 def paths_of(content: Any, above: tuple = ()) -> Iterator[tuple]:
-    """The paths of all values, of keys and of places in lists."""
+    """The paths of all values, made of keys and list indices."""
     yield above
     if isinstance(content, dict | list):
         inner = content.items() if isinstance(content, dict) else enumerate(content)
@@ -249,7 +249,7 @@ def paths_of(content: Any, above: tuple = ()) -> Iterator[tuple]:
 
 
 def line_of(file: Path, path: Sequence[Any]) -> int:
-    """The line where a key stands in a file that can be read, or the one nearest above it where a merge (<<) has brought it."""
+    """The line of a key in a readable file; of the nearest key above it if the key comes from a merge (<<)."""
     node = yaml.compose(file.read_text(encoding="utf-8").replace("\t", " "), _Loader)
     line = node.start_mark.line
     for part in path:
@@ -263,6 +263,6 @@ def line_of(file: Path, path: Sequence[Any]) -> int:
 
 
 def is_number(text: str) -> bool:
-    """Whether YAML reads a text as a number where it has no quotes."""
+    """Whether YAML reads a text without quotes as a number."""
     tag = yaml.SafeLoader("").resolve(yaml.ScalarNode, text, (True, False))
     return tag in ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")

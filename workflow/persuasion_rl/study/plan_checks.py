@@ -1,4 +1,4 @@
-"""Whether the data of a study can be divided as its configuration plans: its sides, its sources, its pools."""
+"""Checks that the data of a study can be divided as its configuration plans: sides, sources and pools."""
 
 from persuasion_rl.files import UserError
 from persuasion_rl.study.config import Data
@@ -50,7 +50,7 @@ def ai_room(data: Data) -> int:
 
 
 def _check_corpora_names(data: Data) -> None:
-    """The sides of conversations tell corpora apart by the last part of their names."""
+    """UserError where two corpora have the same last part of the name, by which sides.csv tells them apart."""
     corpora: dict[str, str] = {}
     for name in [*data.cmv_corpora, *([data.p4g_corpus] if data.use_p4g else [])]:
         last = name.rpartition("/")[2]

@@ -1,4 +1,4 @@
-"""What a run cannot do without, looked at before its first job: a GPU, a key, a place that keeps paid answers."""
+"""Checks before the first job of a run what it needs: a GPU, a key, a place that keeps paid answers."""
 
 import os
 import sys
@@ -18,9 +18,9 @@ from persuasion_rl.study.study import Study
 
 
 def check(study: Study, workflow: Any) -> None:
-    """End Snakemake with one line where some of its jobs cannot run.
+    """End Snakemake with one line if some of its jobs cannot run.
 
-    Where jobs run elsewhere, on a cluster, they look for a GPU and a key themselves.
+    Jobs on a cluster look for a GPU and a key themselves.
     """
     jobs = list(workflow.dag.needrun_jobs())
     _refuse_files_as_folders(jobs)
@@ -33,7 +33,7 @@ def check(study: Study, workflow: Any) -> None:
 
 
 def _refuse_files_as_folders(jobs: Iterable[Any]) -> None:
-    """End where a folder of one model, corpus or player is none; the Snakefile looks at what has no wildcard."""
+    """End if a file stands where a model, corpus or player needs a folder; the Snakefile checks paths without wildcards."""
     try:
         refuse_files_as_folders(path for job in jobs for path in written_by(job))
     except UserError as error:
@@ -41,7 +41,7 @@ def _refuse_files_as_folders(jobs: Iterable[Any]) -> None:
 
 
 def _refuse_to_publish(study: Study, jobs: Iterable[Any]) -> None:
-    """End where some of these jobs send a model away, and it cannot go. They run where Snakemake does."""
+    """End if some of these jobs publish a model that the Hub would not take. They run on the machine of Snakemake."""
     models = [job.wildcards.model for job in jobs if job.rule.name == "publish_model"]
     if models:
         names = [study.publication(model)["name"] for model in models]
@@ -55,7 +55,7 @@ def _refuse_to_publish(study: Study, jobs: Iterable[Any]) -> None:
 
 
 def _refuse_without_gpu(study: Study, jobs: Iterable[Any]) -> None:
-    """End where the study needs a GPU for some of these jobs, and none is here."""
+    """End if the study needs a GPU for some of these jobs and this machine has none."""
     if study.config.device != "cuda":
         return
     rules = sorted({job.rule.name for job in jobs if job.resources.get("gpu", 0)})
@@ -73,7 +73,7 @@ def _asking_rules(jobs: Iterable[Any]) -> list[str]:
 
 
 def _refuse_to_lose_answers(study: Study, jobs: Iterable[Any], storage: Any) -> None:
-    """End where some of these jobs ask the judge llm, away from the folder that keeps its answers."""
+    """End if some of these jobs ask the judge llm on machines without the folder that keeps its answers."""
     rules = _asking_rules(jobs)
     if rules and SharedFSUsage.INPUT_OUTPUT not in storage.shared_fs_usage:
         sys.exit(
@@ -83,9 +83,9 @@ def _refuse_to_lose_answers(study: Study, jobs: Iterable[Any], storage: Any) -> 
 
 
 def _refuse_without_key(study: Study, jobs: Iterable[Any]) -> None:
-    """End where some of these jobs ask the judge llm, and the key is missing or is none.
+    """End if some of these jobs ask the judge llm and its key is missing or malformed.
 
-    Where answers are kept, the jobs may have nothing to ask: then it is a warning.
+    If answers were kept, the jobs may have nothing to ask, so it is only a warning.
     """
     rules = _asking_rules(jobs)
     if not rules:

@@ -1,4 +1,4 @@
-"""Refuses in a recipe what a trainer would refuse when it starts, hours later, and what it would ignore without a word."""
+"""Refuses recipes that a trainer would refuse hours later, when it starts, and settings that it would silently ignore."""
 
 from typing import Any
 
@@ -13,45 +13,45 @@ ONLY_OF = {
     ),
     "use_4bit": ("sft", "dpo"),
 }
-"""The methods that a recipe's key means something for, where that is not all of them."""
+"""The methods that use a key of a recipe; keys that are not here are for all methods."""
 NEVER_SET = {
     "packing": "rows are computed without padding anyway, and effective_batch_size counts rows, not packs",
     "padding_free": "rows are computed without padding anyway; trl's own switch does nothing for dpo",
     "precompute_ref_log_probs": "the reference is computed once anyway",
 }
-"""Arguments of trl's that a recipe cannot have, and why."""
+"""trl arguments that a recipe cannot set, and why."""
 
 
 LOADS_BEST = ("sft", "reward")
-"""The methods whose best checkpoint is kept: each evaluated one must be saved."""
+"""Methods that keep the best checkpoint, so that each evaluated one must be saved."""
 STEPS = {"logging_steps": 10, "save_steps": 500}
-"""trl's own defaults; without eval_steps a training evaluates as often as it logs."""
+"""trl's defaults; without eval_steps a training evaluates whenever it logs."""
 
 
 def check_recipes(config: Config) -> None:
-    """UserError where a method's recipe, or a model's with it, does not fit its method or the study."""
+    """UserError where the recipe of a method or model does not fit the method or the study."""
     for method, recipe in config.recipes.items():
         settings = recipe.settings()
         _check_recipe(f"recipes.{method}", method, settings, settings, config)
     for name, model in config.models.items():
         if name == BASE:
             continue
-        key, own = f"models.{name}.recipe", model.recipe.settings() if model.recipe else {}
-        _check_recipe(key, model.method, own, config.recipe_of(name), config)
-        lora = next((each for each in own if each.startswith("lora_")), None)
+        key, key_settings = f"models.{name}.recipe", model.recipe.settings() if model.recipe else {}
+        _check_recipe(key, model.method, key_settings, config.recipe_of(name), config)
+        lora = next((each for each in key_settings if each.startswith("lora_")), None)
         if lora and model.parent != BASE:
             raise UserError(f"{key}.{lora}: {name} keeps the shape of its parent's adapter")
 
 
 def _check_recipe(
-    key: str, method: str, own: dict[str, Any], recipe: dict[str, Any], config: Config
+    key: str, method: str, key_settings: dict[str, Any], recipe: dict[str, Any], config: Config
 ) -> None:
-    """Refuse a recipe.
+    """UserError where a recipe does not fit its method or the study.
 
     Args:
-        own: what stands at the key. recipe: that over the recipe of the method.
+        key_settings: the settings at the key. recipe: these laid over the recipe of the method.
     """
-    for name in own:
+    for name in key_settings:
         if method not in ONLY_OF.get(name, (method,)):
             why = (
                 "a dpo model keeps the shape of its parent's adapter"
@@ -70,7 +70,7 @@ def _check_recipe(
     _check_schedule(key, recipe)
     _check_steps(key, method, recipe)
     for name in ("eval_steps", "save_steps"):
-        if name in own and recipe["eval_strategy"] == "epoch":
+        if name in key_settings and recipe["eval_strategy"] == "epoch":
             raise UserError(
                 f"{key}.{name}: means nothing with eval_strategy: epoch; write eval_strategy: steps, or leave {name} out"
                 " (null where it is inherited)"
@@ -92,7 +92,7 @@ def _check_schedule(key: str, recipe: dict[str, Any]) -> None:
 
 
 def _check_steps(key: str, method: str, recipe: dict[str, Any]) -> None:
-    """How often a training logs, evaluates and saves, as transformers' TrainingArguments takes it."""
+    """Check how often a training logs, evaluates and saves, as transformers' TrainingArguments does."""
     for name in ("logging_steps", "eval_steps", "save_steps"):
         steps = recipe.get(name, 1)
         if steps > 1 and steps != int(steps):
@@ -104,7 +104,7 @@ def _check_steps(key: str, method: str, recipe: dict[str, Any]) -> None:
     save = recipe.get("save_steps", STEPS["save_steps"])
     evaluate = recipe.get("eval_steps", recipe.get("logging_steps", STEPS["logging_steps"]))
     shares = [steps for steps in (save, evaluate) if steps < 1]
-    scale = 1_000_000 if shares else 1  # as transformers, or 0.3 were no multiple of 0.1
+    scale = 1_000_000 if shares else 1  # as transformers does: 0.3 is no multiple of 0.1 in floats
     if save % evaluate and (len(shares) == 1 or (save * scale) % (evaluate * scale)):
         why = "both are steps or both are shares" if len(shares) == 1 else "or the best is not kept"
         raise UserError(

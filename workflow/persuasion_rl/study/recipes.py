@@ -77,7 +77,7 @@ class Recipe(Section):
 
 
 def _with_default(key: str, value: Any, **limits: Any) -> Any:
-    """A key of a recipe, described as there, that has a default of ours."""
+    """A key of a recipe with its description and a default of this project."""
     return Field(value, description=Recipe.model_fields[key].description, **limits)
 
 

@@ -17,6 +17,7 @@ from persuasion_rl.study.parsing import keys_of_file, read_config_file
 
 DEFAULT_FILE = Path("config/config.yaml")
 """The study's file that Snakemake reads where none is named."""
+IN_CHECKOUT = "run this in the checkout, the folder with the Snakefile"
 
 MADE = (
     "processed",
@@ -28,20 +29,20 @@ MADE = (
     "judges",
     "state",
 )
-"""Folders of a study of which one that was made has some; a folder with other configurations has none."""
+"""A study that was made has some of these folders; a folder of other configurations has none."""
 
 
 def study_folder(name: str) -> Path:
     """The folder of a study that was made, by its name under results/ or else as a folder.
 
     Raises:
-        UserError: there is no such study; with the names of those that there are.
+        UserError: there is no such study; the message names those that exist.
     """
-    own, other = Path("results") / name, Path(name)
-    if other.name == name and (own / "config.yaml").is_file():
-        return own.resolve()
-    if (other / "config.yaml").is_file() and any((other / part).is_dir() for part in MADE):
-        return other.resolve()
+    by_name, by_path = Path("results") / name, Path(name)
+    if by_path.name == name and (by_name / "config.yaml").is_file():
+        return by_name.resolve()
+    if (by_path / "config.yaml").is_file() and any((by_path / part).is_dir() for part in MADE):
+        return by_path.resolve()
     names = sorted(path.parent.name for path in Path("results").glob("*/config.yaml"))
     study = Path(name).name
     making = command_for(study, "unattended --cores all")
@@ -61,9 +62,9 @@ def file_of_study(name: str) -> Path | None:
 
 
 def from_here(file: Path) -> Path:
-    """A file by its path from the current folder, the same whichever way it was named; of one elsewhere the whole path."""
+    """The path of a file from the current folder, however it was named; the whole path of a file elsewhere."""
     file, here = file.absolute(), Path.cwd()
-    # What is reached by a link lies where the link leads to, or where the link is.
+    # A file behind a link counts as here if the link or its target is here.
     for path in (file.parent.resolve() / file.name, Path(os.path.normpath(file))):
         if path.is_relative_to(here):
             return path.relative_to(here)
@@ -71,13 +72,13 @@ def from_here(file: Path) -> Path:
 
 
 def naming(file: Path) -> str:
-    """How a command names a study's file, but for the one that is read unasked."""
+    """The option that names a study's file in a command; empty for the default file."""
     file = from_here(file)
     return "" if file == DEFAULT_FILE else f" --configfile {shlex.quote(str(file))}"
 
 
 def command_for(study: str, words: str) -> str:
-    """A command of Snakemake for a study, of which only the name is known, as a message says it."""
+    """A Snakemake command for a study of which only the name is known, as messages quote it."""
     file = file_of_study(study)
     if file is None:
         return f"`snakemake {words}` with the --configfile of study {study}"
@@ -85,7 +86,7 @@ def command_for(study: str, words: str) -> str:
 
 
 def recorded_base(folder: Path, config: Config) -> Path:
-    """Where the base model of a study that was made is.
+    """The folder of the base model of a study that was made.
 
     Args:
         folder: results/{study}. config: what it was made with.
@@ -95,10 +96,10 @@ def recorded_base(folder: Path, config: Config) -> Path:
 
 
 def recorded_config(folder: Path) -> Config:
-    """What a study was made with, from its folder. A key that an older version did not record has its default.
+    """The configuration that a study was made with, from its folder. Keys that an older version did not record have defaults.
 
     Raises:
-        UserError: it is not there, or is no whole configuration; one line with the file and how it is made again.
+        UserError: the file is missing or incomplete; one line with the file and how to make it again.
     """
     settings = recorded_settings(folder)
     try:
@@ -112,10 +113,10 @@ def recorded_config(folder: Path) -> Config:
 
 
 def recorded_settings(folder: Path) -> dict[str, Any]:
-    """The keys and values that a study recorded, unchecked: those of an older version too.
+    """The keys and values that a study recorded, unchecked, so that those of older versions can be read.
 
     Raises:
-        UserError: there are none; one line with the file and how it is made again.
+        UserError: there are none; one line with the file and how to make it again.
     """
     try:
         return keys_of_file(folder / "config.yaml")
@@ -124,6 +125,6 @@ def recorded_settings(folder: Path) -> dict[str, Any]:
 
 
 def _to_make_again(folder: Path, mistake: UserError | str) -> UserError:
-    """What is wrong with the recorded configuration of a study."""
+    """The error for a broken record of a configuration, with the command that makes it again."""
     making = command_for(folder.name, f"results/{folder.name}/config.yaml --cores 1")
     return UserError(f"{folder / 'config.yaml'}: {mistake}; make it again: {making}")

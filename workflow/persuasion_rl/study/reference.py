@@ -1,4 +1,4 @@
-"""Writes what people and editors read of the configuration: the list of keys in config/README.md, and a JSON schema.
+"""Writes the list of keys in config/README.md, and the JSON schema by which editors check a study's file.
 
 python -m persuasion_rl.study.reference
 """
@@ -45,7 +45,7 @@ def _default(value: Any) -> str:
 
 
 def _allowed(annotation: Any) -> list[str]:
-    """The words that a key may hold, itself or as an entry of its list, where they are few."""
+    """The allowed words of a key or of the entries of its list, if they are enumerated."""
     parts = get_args(annotation)
     if get_origin(annotation) is Literal:
         return [json.dumps(word).strip('"') for word in parts]
@@ -60,14 +60,14 @@ def readme() -> str:
 
 
 class _Untitled(GenerateJsonSchema):
-    """Without a title for every key, which would say its name again."""
+    """Leaves out titles of keys, which would repeat their names."""
 
     def field_title_should_be_set(self, schema: Any) -> bool:
         return False
 
 
 def json_schema() -> str:
-    """The JSON schema of a study's file, by which editors complete keys and mark mistakes."""
+    """The JSON schema of a study's file, with which editors complete keys and mark mistakes."""
     schema = Config.model_json_schema(schema_generator=_Untitled)
     required = schema.pop("required")
     for section in (schema, *schema["$defs"].values()):

@@ -1,6 +1,7 @@
-"""What every section of the configuration is built of: a closed model, and types of one spelling.
+"""The base class and the value types of every section of the configuration.
 
-A setting becomes a flag, and a flag is compared as text: 1.0 is 1 everywhere, or the same number would train anew.
+A setting becomes a flag, and flags are compared as text. So 1.0 is written as 1 everywhere: otherwise another spelling
+of the same number would train a model anew.
 """
 
 import re
@@ -16,12 +17,12 @@ from persuasion_rl.study.parsing import shortened
 
 
 class Section(BaseModel):
-    """Some keys of the configuration. Unknown ones are refused, and no type is made another one."""
+    """A section of the configuration. It refuses unknown keys and converts no types."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
     def items(self) -> Iterator[tuple[str, Any]]:
-        """Keys and values, as those of a dict; keys that may be missing and are (`optional`) are left out."""
+        """Keys and values, as of a dict, without the `optional` keys that are missing."""
         for name in type(self).model_fields:
             value = getattr(self, name)
             if not (value is None and is_optional(type(self), [name])):
@@ -41,12 +42,12 @@ def _plain(value: Any) -> Any:
 
 
 def optional(description: str, **limits: Any) -> Any:
-    """A key that may be missing, and then has no default: its attribute is None, which cannot be given."""
+    """A key that may be missing and has no default. A missing key reads as None, which is not allowed as a value."""
     return Field(default=None, description=description, json_schema_extra=_no_default, **limits)
 
 
 def section_in(annotation: Any) -> "type[Section] | None":
-    """The section that a key of this type holds, itself or by names, if it does."""
+    """The section that a key of this type holds, directly or as a dict by name; None where it holds none."""
     for part in (annotation, *get_args(annotation)):
         if isinstance(part, type) and get_origin(part) is None and issubclass(part, Section):
             return part
@@ -54,7 +55,7 @@ def section_in(annotation: Any) -> "type[Section] | None":
 
 
 def section_at(root: "type[Section]", path: Sequence[str]) -> "type[Section] | None":
-    """The section that a path of keys, and of names of models and players, leads to from another one; None of a value."""
+    """The section at the end of a path of keys and of names of models and players; None where a value is there."""
     return _walk(root, path)[0]
 
 
@@ -76,27 +77,27 @@ def _walk(root: "type[Section]", path: Sequence[str]) -> "tuple[type[Section] | 
 
 
 def takes_null(root: "type[Section]", path: Sequence[str]) -> bool:
-    """Whether null is a value of the key at the end of a path, as of llm.temperature."""
+    """Whether the key at the end of a path may be null, as llm.temperature may."""
     field = _field(root, path)
     return field is not None and type(None) in get_args(field.annotation)
 
 
 def is_optional(root: "type[Section]", path: Sequence[str]) -> bool:
-    """Whether the key at the end of a path may be missing, as models.base.revision: its default is None, which is none of
-    its values."""
+    """Whether the key at the end of a path may be missing, as models.base.revision may: its default is None, and None is
+    not allowed as a value."""
     field = _field(root, path)
     return field is not None and field.default is None and not takes_null(root, path)
 
 
 def _field(root: "type[Section]", path: Sequence[str]) -> "FieldInfo | None":
-    """The key at the end of a path; None of a name, and of what is no key."""
+    """The key at the end of a path; None where a name or no key is there."""
     *above, name = path
     section, by_name = _walk(root, above)
     return section.model_fields.get(name) if section and not by_name else None
 
 
 def key_path(*parts: Any) -> str:
-    """The path of a key, as `data.max_tokens`. A part that would not be told from two, or break the line, is quoted."""
+    """The path of a key, such as `data.max_tokens`. Parts with dots, brackets, spaces or line breaks are quoted."""
     return ".".join(part if _is_plain(part) else shortened(part, 60) for part in map(str, parts))
 
 
@@ -105,7 +106,7 @@ def _is_plain(part: str) -> bool:
 
 
 def keys_of(section: "type[Section]", path: str = "") -> "Iterator[tuple[str, FieldInfo]]":
-    """Every key below a section, as a.b or a.NAME.b, with what is known of it; those of a recipe too."""
+    """Every key below a section, as a.b or a.NAME.b, with its field; keys of recipes included."""
     for name, field in section.model_fields.items():
         yield f"{path}{name}", field
         if below := section_in(field.annotation):
@@ -114,7 +115,7 @@ def keys_of(section: "type[Section]", path: str = "") -> "Iterator[tuple[str, Fi
 
 
 def _no_default(schema: dict[str, Any]) -> None:
-    """What editors know of a key that may be missing: it has no default, and null stands for its absence."""
+    """Tell editors that a key may be missing: it has no default, and null stands for its absence."""
     del schema["default"]
     value = {name: schema.pop(name) for name in [*schema] if name != "description"}
     schema["anyOf"] = [value, {"type": "null"}]
@@ -130,7 +131,7 @@ def _in_one_spelling(value: Any, validate: Any) -> Any:
 
 
 def check_text(text: str) -> str:
-    """A text that can be a part of a path and a word of a command: ValueError where it cannot."""
+    """Return a text that can be a part of a path and a word of a command; ValueError for any other."""
     if any(unicodedata.category(each) in ("Cc", "Cs", "Zl", "Zp") for each in text):
         raise ValueError(f"{shortened(text)} has a character that cannot be printed")
     if "{" in text or "}" in text:
@@ -145,7 +146,7 @@ def check_text(text: str) -> str:
 
 
 def check_address(text: str) -> str:
-    """The address of a server: ValueError where it is none."""
+    """Return the URL of a server; ValueError for any other text."""
     if not text.startswith(("http://", "https://")) or " " in text:
         raise ValueError(
             f"{shortened(text)} is no address: it begins with http:// or https:// and has no spaces"
@@ -163,12 +164,12 @@ def check_address(text: str) -> str:
 
 
 def check_name(text: str, most: int = 60) -> str:
-    """A name that files can have, and that Snakemake takes as a wildcard's value: ValueError where it cannot."""
+    """Return a name that files can have and Snakemake takes as a wildcard's value; ValueError for any other."""
     if len(text) > most:
         raise ValueError(f"{shortened(text)} has more than {most} letters: choose a shorter name")
-    if again := re.search(r"(.+?)\1{19,}$", text):
+    if ending := re.search(r"(.+?)\1{19,}$", text):
         raise ValueError(
-            f"{shortened(text)} ends in {again[1]!r} twenty times or more, which Snakemake takes for rules without an end:"
+            f"{shortened(text)} ends in {ending[1]!r} twenty times or more, which Snakemake takes for rules without an end:"
             " choose another name"
         )
     return text
@@ -182,9 +183,11 @@ def _check_folder(text: str) -> str:
 
 
 def _unique(values: list) -> list:
-    again = next((value for place, value in enumerate(values) if value in values[:place]), None)
-    if again is not None:
-        raise ValueError(f"{shortened(again)} stands there twice")
+    repeated_value = next(
+        (value for place, value in enumerate(values) if value in values[:place]), None
+    )
+    if repeated_value is not None:
+        raise ValueError(f"{shortened(repeated_value)} stands there twice")
     return values
 
 
@@ -196,14 +199,14 @@ Integer = Annotated[int, Field(le=LARGEST), WHOLE]
 Natural = Annotated[int, Field(ge=0, le=LARGEST), WHOLE]
 Count = Annotated[int, Field(ge=1, le=LARGEST), WHOLE]
 Whole = Annotated[int, WHOLE]
-"""Of which a section gives both limits."""
+"""A whole number whose limits the section sets."""
 MOST_ROWS = 10_000_000
 Rows = Annotated[int, Field(ge=1, le=MOST_ROWS), WHOLE]
-"""So many of a corpus: more would not fit the memory of a job."""
+"""A number of rows: more would not fit the memory of a job."""
 Seed = Annotated[int, Field(ge=0, le=2**32 - 1), WHOLE]
-"""As numpy and torch take one."""
+"""A seed that numpy and torch accept."""
 ONE_SPELLING = WrapValidator(_in_one_spelling)
-"""Of a number: a whole one is an int, however it was written."""
+"""Whole numbers stay int, however they were written."""
 Positive = Annotated[float, Field(gt=0), ONE_SPELLING]
 NonNegative = Annotated[float, Field(ge=0), ONE_SPELLING]
 Share = Annotated[float, Field(ge=0, le=1), ONE_SPELLING]
@@ -212,8 +215,8 @@ HalfShare = Annotated[float, Field(ge=0, le=0.5), ONE_SPELLING]
 Word = Annotated[str, Field(min_length=1), AfterValidator(check_text)]
 """A text that can be a part of a path and a word of a command."""
 Address = Annotated[Word, AfterValidator(check_address)]
-"""Of a server."""
+"""URL of a server."""
 FolderName = Annotated[Word, AfterValidator(_check_folder)]
-"""A folder, as it is named from the one above it."""
+"""Path of a folder below another one."""
 Unique = AfterValidator(_unique)
-"""Of a list: nothing stands there twice."""
+"""Reject repeated entries of a list."""

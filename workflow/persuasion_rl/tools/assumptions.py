@@ -1,6 +1,6 @@
-"""What the doctor counts with: prices and speeds of rented GPUs, and what it assumes of a study and of a machine.
+"""The doctor's assumptions: prices and speeds of rented GPUs, and numbers about studies and machines.
 
-The numbers are in assumptions.yaml, each with its date and source.
+They are in assumptions.yaml, each with its date and source.
 """
 
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ TABLE = Path(__file__).with_name("assumptions.yaml")
 
 @dataclass(frozen=True)
 class Gpu:
-    """A GPU that can be rented: dense 16-bit TFLOP/s at its peak, and USD an hour."""
+    """A GPU for rent: peak dense 16-bit TFLOP/s, and USD an hour."""
 
     name: str
     tflops: float
@@ -22,7 +22,7 @@ class Gpu:
 
 @dataclass(frozen=True)
 class Assumptions:
-    """The table as it is read; its units stand in it."""
+    """The content of the table, which states the units."""
 
     gpus: list[Gpu]
     prices_are: str

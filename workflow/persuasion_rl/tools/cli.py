@@ -1,4 +1,4 @@
-"""What people run besides snakemake: `persuasion-rl COMMAND`."""
+"""The commands that people run besides snakemake: `persuasion-rl COMMAND`."""
 
 import argparse
 import os
@@ -9,11 +9,11 @@ from persuasion_rl.files import UserError
 from persuasion_rl.study.recorded import recorded_config, study_folder
 
 CHECKOUT = "PERSUASION_RL_CHECKOUT"
-"""The environment variable of a process that was started again, with the package that it was to have."""
+"""The environment variable of a restarted process, with the package that it should import."""
 
 
 def main(words: list[str] | None = None) -> None:
-    """The console script; a UserError ends in one line, exit 1."""
+    """The console script; a UserError ends it with one line and exit status 1."""
     if words is None:
         _start_with_the_checkouts_package()
     parser = argparse.ArgumentParser(prog="persuasion-rl", description=__doc__)
@@ -71,9 +71,9 @@ def main(words: list[str] | None = None) -> None:
 
 
 def _start_with_the_checkouts_package() -> None:
-    """Start this process again where the current folder is a checkout whose package is another one than this.
+    """Restart this process with the checkout's package, if the current folder is a checkout with another package.
 
-    The Snakefile takes the checkout's own package too, and what its jobs depend on is that code.
+    The Snakefile also uses the checkout's own package, and its jobs depend on that code.
     """
     place = Path("workflow").resolve()
     package = place / "persuasion_rl"
@@ -82,7 +82,7 @@ def _start_with_the_checkouts_package() -> None:
     if not is_checkout or package == Path(__file__).resolve().parents[1]:
         return
     if started_for == str(place):
-        return  # something puts another package first again
+        return  # another package still comes first after the restart
     before = filter(None, [str(place), os.environ.get("PYTHONPATH")])
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(before), CHECKOUT: str(place)}
     command = [sys.executable, "-P", "-m", "persuasion_rl.tools.cli", *sys.argv[1:]]
@@ -124,7 +124,7 @@ def _export(study: str, file: Path) -> None:
     from persuasion_rl.annotation.store import read_answers
 
     files = _annotated(study)
-    # People elsewhere read the conversation, without the marks of a prompt.
+    # Annotators elsewhere read the conversation, without the frame of the prompt.
     pool = {pair: row | {"prompt": files.context(row)} for pair, row in files.pool.items()}
     rows = export_answers(pool, read_answers(files.answers), files.plan, file)
     print(f"{file}: {rows:,} rows")
@@ -137,8 +137,8 @@ def _import(study: str, file: Path) -> None:
     files = _annotated(study)
     files.refuse_if_simulated()
     with AnswerStore(files.answers) as store:
-        new, read = import_answers(files.pool, store, file)
-    print(f"{file}: {read:,} answers, {new:,} of them new; an answer that was there stands")
+        new, total = import_answers(files.pool, store, file)
+    print(f"{file}: {total:,} answers, {new:,} of them new; existing answers were kept")
 
 
 def _doctor(configfile: Path) -> None:

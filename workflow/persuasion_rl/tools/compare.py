@@ -1,10 +1,11 @@
-"""What differs between two finished studies: settings, data, results."""
+"""Compares two finished studies: settings, data, results."""
 
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from persuasion_rl.files import UserError, file_digest, read_json
+from persuasion_rl.report.judge_findings import interval_text
 from persuasion_rl.report.plotting import number
 from persuasion_rl.settings import flat
 from persuasion_rl.statistics.intervals import Interval, difference
@@ -24,8 +25,8 @@ RESULTS = [
     ("evaluation/behaviour.csv", ("player", "measure"), "value"),
     ("evaluation/honesty.csv", ("player", "measure"), "value"),
 ]
-"""Tables of results, what names their rows, and the column of their numbers. A study without people's labels has them in
-the folder unattended."""
+"""Tables of results, the columns that identify their rows, and the column of their numbers. A study without people's
+labels has them in the folder unattended."""
 FACTS: dict[str, Callable[[str, Any], dict]] = {
     "processed/*_counts.json": lambda name, counts: {
         f"{name}.{key}": count for key, count in flat({**counts}) if count != {}
@@ -37,23 +38,23 @@ FACTS: dict[str, Callable[[str, Any], dict]] = {
         f"{name}.{key}": count for key, count in report["pairs"].items()
     },
 }
-"""Files of sizes, and what each tells, by its name and its content."""
+"""Files with sizes -> a function from a file's name and content to its sizes."""
 WIDTH = 60
-"""Characters of a cell at most."""
+"""The most characters of a cell."""
 
 
 def compare_studies(one: str, other: str) -> str:
-    """What differs between two studies, as text.
+    """The differences between two studies, as text.
 
-    A difference of results is `one` minus `other`, as of independent studies: where both answer the same prompts, its
-    interval is wider than need be. Results whose interval holds zero are counted, not shown, and so are rows that one
-    study alone has; numbers without an interval (loss, perplexity) are shown where they differ.
+    A difference of results is `one` minus `other`, as of independent studies; if both answer the same prompts, its interval
+    is wider than necessary. Results whose interval contains zero, and rows of only one study, are counted but not shown.
+    Numbers without an interval (loss, perplexity) are shown if they differ.
 
     Args:
         one, other: names of studies under results/, or their folders.
 
     Raises:
-        UserError: a study that is not there.
+        UserError: a study does not exist.
     """
     folders = [study_folder(name) for name in (one, other)]
     names = [one, other] if folders[0].name == folders[1].name else [f.name for f in folders]
@@ -73,13 +74,13 @@ def compare_studies(one: str, other: str) -> str:
 
 
 def _table(folder: Path, table: str) -> Path | None:
-    """A table of a study, or the one of what needs no person."""
+    """A table of a study, or its version without people's labels; None without either."""
     places = (folder / table, folder / "unattended" / Path(table).name)
     return next((place for place in places if place.is_file()), None)
 
 
 def _settings(one: Path, other: Path) -> list[list[str]]:
-    """Rows of the settings that two studies differ in."""
+    """Rows of the settings that differ between two studies."""
     recorded = [dict(flat(recorded_settings(folder))) for folder in (one, other)]
     keys = list(dict.fromkeys([*recorded[0], *recorded[1]]))
     absent = "(none)"
@@ -91,7 +92,7 @@ def _settings(one: Path, other: Path) -> list[list[str]]:
 
 
 def _data(one: Path, other: Path) -> list[list[str]]:
-    """Rows of what the data of two studies differ in."""
+    """Rows of the differences between the data of two studies."""
     facts = [_data_facts(folder) for folder in (one, other)]
     return [
         [what, *(number(values.get(what, "(none)")) for values in facts)]
@@ -101,7 +102,7 @@ def _data(one: Path, other: Path) -> list[list[str]]:
 
 
 def _data_facts(folder: Path) -> dict[str, int | str]:
-    """Sizes of the data, and digests of what all models answer."""
+    """Sizes of the data, and digests of the training rows and of the prompts that all models answer."""
     facts: dict[str, int | str] = {}
     for pattern, facts_in in FACTS.items():
         for path in sorted(folder.glob(pattern)):
@@ -120,7 +121,7 @@ def _data_facts(folder: Path) -> dict[str, int | str]:
 def _compared(
     table: str, keys: tuple[str, ...], value: str, names: list[str], files: list[Path]
 ) -> str:
-    """The rows of a table whose difference does not hold zero, and how many others there are."""
+    """The rows of a table with a difference whose interval does not contain zero, and the number of others."""
     one, other = (_estimates(file, keys, value) for file in files)
     if {"player", "against"} <= {*keys} and value != "strength":
         other = dict(_swapped(key, row, one) for key, row in other.items())
@@ -131,26 +132,26 @@ def _compared(
             alike += 1
         else:
             rows.append([*key, _as_text(one[key]), _as_text(other[key]), gap])
-    further = [f"{alike} more with zero in the interval"]
-    for name, own, others in ((names[0], one, other), (names[1], other, one)):
-        if alone := [key for key in own if key not in others]:
-            further.append(f"{len(alone)} in {name} only")
+    remarks = [f"{alike} more with zero in the interval"]
+    for name, rows_of_study, others in ((names[0], one, other), (names[1], other, one)):
+        if alone := [key for key in rows_of_study if key not in others]:
+            remarks.append(f"{len(alone)} in {name} only")
     if "unattended" in {file.parent.name for file in files}:
-        further.append("of what needs no person")
+        remarks.append("of what needs no person")
     order = list(one)
     rows.sort(key=lambda row: order.index(tuple(row[: len(keys)])))
     title = f"{table}, length_controlled" if value == "length_controlled" else table
-    return _section(title, [*keys, *names, "difference"], rows, ", ".join(further))
+    return _section(title, [*keys, *names, "difference"], rows, ", ".join(remarks))
 
 
 Estimate = Interval | float
 
 
 def _swapped(key: tuple, rate: Interval, rows: dict) -> tuple[tuple, Interval]:
-    """The key and the win rate of a row as the other study has them, which may list the two players in the other order.
+    """The key and win rate of a row, swapped if the other study lists the two players in the other order.
 
     Args:
-        rows: those of the other study.
+        rows: the rows of the other study.
     """
     judge, player, against, *more = key
     back = (judge, against, player, *more)
@@ -160,7 +161,7 @@ def _swapped(key: tuple, rate: Interval, rows: dict) -> tuple[tuple, Interval]:
 
 
 def _difference(one: Estimate, other: Estimate) -> str | None:
-    """The difference as text; None where its interval holds zero, or there is none."""
+    """The difference as text; None if its interval contains zero, or there is no difference."""
     if isinstance(one, Interval) and isinstance(other, Interval):
         gap = difference(one, other)
         return None if gap.low <= 0 <= gap.high else _as_text(gap, "+.3f")
@@ -170,7 +171,7 @@ def _difference(one: Estimate, other: Estimate) -> str | None:
 
 
 def _estimates(path: Path, keys: tuple[str, ...], value: str) -> dict[tuple, Estimate]:
-    """The numbers of a table by the keys of their rows, with their intervals where they have one."""
+    """The numbers of a table by the keys of their rows, with their intervals, if any."""
     prefix = f"{value}_" if value == "length_controlled" else ""
     estimates: dict[tuple, Estimate] = {}
     for row in rows_of(read_table(path)):
@@ -181,16 +182,16 @@ def _estimates(path: Path, keys: tuple[str, ...], value: str) -> dict[tuple, Est
     return estimates
 
 
-def _as_text(interval: Estimate, form: str = ".3f") -> str:
+def _as_text(estimate: Estimate, form: str = ".3f") -> str:
     """A number as text, with its interval if it has one."""
-    if not isinstance(interval, Interval):
-        return f"{interval:.4g}"
-    return f"{interval.value:{form}} [{interval.low:{form}}, {interval.high:{form}}]"
+    if not isinstance(estimate, Interval):
+        return f"{estimate:.4g}"
+    return interval_text(vars(estimate), form=form)
 
 
-def _section(title: str, header: list[str], rows: list[list[str]], further: str = "") -> str:
-    """A titled table in columns, or that there is none."""
-    lines = [title + (f" ({further})" if further else "")]
+def _section(title: str, header: list[str], rows: list[list[str]], remarks: str = "") -> str:
+    """A titled table in columns, or a line that says that there is no difference."""
+    lines = [title + (f" ({remarks})" if remarks else "")]
     if not rows:
         return lines[0] + ": no difference"
     rows = [[*row[:1], *_shortened(row[1:])] for row in rows]
@@ -202,7 +203,7 @@ def _section(title: str, header: list[str], rows: list[list[str]], further: str 
 
 
 def _shortened(cells: list[str]) -> list[str]:
-    """Cells that are no longer than WIDTH: what they begin with alike goes first, so that what differs is seen."""
+    """Cells of at most WIDTH characters. A common beginning is cut first, so that differences stay visible."""
     if max(map(len, cells)) <= WIDTH:
         return cells
     places = enumerate(zip(*cells, strict=False))

@@ -1,7 +1,7 @@
-"""What this machine can run of a study, what the study would take on a GPU, and the one thing to do next.
+"""Reports what this machine can run of a study, what the study would take on a GPU, and the next step.
 
-Times on GPUs are estimates from numbers of floating-point operations, their memory from what a step keeps; what was measured
-comes from a study's own benchmark files. A key is only ever said to be set or not.
+Times on GPUs are estimates from numbers of floating-point operations, memory from the tensors that a step keeps;
+measured times come from a study's own benchmark files. Of a key it only says whether it is set.
 """
 
 import os
@@ -26,7 +26,7 @@ from persuasion_rl.report.costs import costs_of
 from persuasion_rl.runtime.keys import VARIABLES, is_loopback
 from persuasion_rl.study.loading import load_config_file
 from persuasion_rl.study.names import BASE, MODEL_FILES, model_folder
-from persuasion_rl.study.recorded import naming
+from persuasion_rl.study.recorded import IN_CHECKOUT, naming
 from persuasion_rl.study.section import check_address
 from persuasion_rl.study.study import Study
 from persuasion_rl.tools.assumptions import ASSUMED
@@ -36,14 +36,13 @@ from persuasion_rl.tools.workload import assumed, estimates
 from persuasion_rl.training.batches import HEADROOM
 
 ANSWERS_WITHIN_S = 5
-IN_CHECKOUT = "run this in the checkout, the folder with the Snakefile"
 HUB = "https://huggingface.co"
 CONVOKIT = "http://zissou.infosci.cornell.edu/convokit/datasets/"
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked at: what, how it is, and what to do about it, if anything."""
+    """One checked thing: its name, its state, and what to do about it, if anything."""
 
     what: str
     state: str
@@ -51,7 +50,7 @@ class Finding:
 
 
 def examine(study: Study, file: Path) -> list[Finding]:
-    """Look at this machine and at what a study needs of it."""
+    """Check this machine against the needs of a study."""
     return [
         Finding("study", f"{study.name} ({file})"),
         *_checkout(),
@@ -63,7 +62,7 @@ def examine(study: Study, file: Path) -> list[Finding]:
 
 
 def _checkout() -> Iterator[Finding]:
-    """That the workflow is elsewhere, where it is: the doctor is installed without it, too."""
+    """A finding if the current folder is not the checkout: the doctor can be installed without it."""
     if not Path("Snakefile").is_file():
         yield Finding("workflow", "not in this folder; the commands below are for its checkout")
 
@@ -90,7 +89,7 @@ def _machine(study: Study) -> Iterator[Finding]:
 
 
 def taking_turns(study: Study, total: float) -> str:
-    """What a machine with few GB of memory in all does: the largest rules then run alone."""
+    """The state of a machine with little memory: the largest rules then run alone."""
     if total >= ASSUMED.largest_rule_gb or study.models[BASE].source == "standin":
         return ""
     return (
@@ -100,15 +99,15 @@ def taking_turns(study: Study, total: float) -> str:
 
 
 def limit(total: float) -> str:
-    """The memory that jobs may ask for together, as `--resources` takes it, of so many GB in all."""
+    """The limit on memory of all running jobs for `--resources`, on a machine with `total` GB."""
     return f"mem_mb={max(1, round(total - ASSUMED.system_gb)) * 1000}"
 
 
 def footprint(study: Study) -> dict[str, float]:
-    """About how many GB of disk a study takes by what takes them, at most: what is here already, too."""
+    """The approximate most GB of disk that a study takes, by what takes them; existing files count too."""
     if study.synthetic:
         return {"all of it, synthetic": ASSUMED.synthetic_study_gb}
-    # Twice: a large file is dealt into parts in the temporary folder while it is read.
+    # Twice, because reading splits a large file into parts in the temporary folder.
     corpora = sum(
         2 * ASSUMED.corpus_gb.get(name, ASSUMED.other_corpus_gb) for name in _corpus_names(study)
     )
@@ -129,17 +128,17 @@ def _gpus() -> list[tuple[str, float]]:
         return []
     try:
         devices = [*map(torch.cuda.get_device_properties, range(torch.cuda.device_count()))]
-    except RuntimeError:  # CUDA_VISIBLE_DEVICES may name none
+    except RuntimeError:  # CUDA_VISIBLE_DEVICES may name no device
         return []
     return [(device.name, device.total_memory / 2**30) for device in devices]
 
 
 def _gpu(study: Study, devices: list[tuple[str, float]]) -> Finding:
-    """The GPU beside what the study wants of it."""
-    wanted = study.config.device
+    """The GPU of this machine, and whether it suits the study."""
+    device = study.config.device
     if not devices:
-        todo = "run on a machine with a GPU, or set `device: cpu`" if wanted == "cuda" else ""
-        return Finding("GPU", f"none (device: {wanted})", todo)
+        todo = "run on a machine with a GPU, or set `device: cpu`" if device == "cuda" else ""
+        return Finding("GPU", f"none (device: {device})", todo)
     from persuasion_rl.models.devices import pick_dtype
 
     half = str(pick_dtype("cuda")).removeprefix("torch.")
@@ -151,7 +150,7 @@ def _gpu(study: Study, devices: list[tuple[str, float]]) -> Finding:
 
 
 def gpu_memory(study: Study, devices: list[tuple[str, float]]) -> Iterator[Finding]:
-    """What each training takes of a GPU's memory, estimated, beside the GPUs that are here (GB)."""
+    """The estimated GPU memory of each training, compared with the GPUs of this machine (GB)."""
     if study.config.device == "cpu" or study.models[BASE].source == "standin":
         return
     size = size_of(study) or QWEN
@@ -171,7 +170,7 @@ def _corpus_names(study: Study) -> list[str]:
 
 
 def _corpora(study: Study, named: str) -> Iterator[Finding]:
-    """Corpora: here, made by the study, or to be downloaded."""
+    """Corpora: present, made by the study, or to be downloaded."""
     if study.synthetic:
         yield Finding("corpora", "synthetic, made by the study")
         return
@@ -190,14 +189,14 @@ def _corpora(study: Study, named: str) -> Iterator[Finding]:
 
 
 def _sources(study: Study) -> list[str]:
-    """Models that are not made by the study: its base, other players."""
+    """Models that the study does not make: its base model, other players."""
     others = study.other_players.values()
     named = [study.models[BASE].source, *(other.source for other in others if other.source)]
     return [source for source in dict.fromkeys(named) if source != "standin"]
 
 
 def _models(study: Study, named: str) -> Iterator[Finding]:
-    """Models from elsewhere: here, or to be downloaded."""
+    """Models from elsewhere: present, or to be downloaded."""
     if study.models[BASE].source == "standin":
         yield Finding("base model", "a stand-in, made by the study")
     for source in _sources(study):
@@ -231,7 +230,7 @@ def _to_be_downloaded(
 
 
 def _answers(address: str) -> bool:
-    """Whether a server answers at all; none does behind a proxy whose address is odd."""
+    """Whether a server answers at all; False also for a proxy with a malformed address."""
     try:
         urlopen(UrlRequest(address, method="HEAD"), timeout=ANSWERS_WITHIN_S).close()
     except HTTPError:
@@ -258,7 +257,7 @@ def _keys(study: Study) -> Iterator[Finding]:
 
 
 def _asked(study: Study) -> Iterator[tuple[str, str, str | None]]:
-    """Servers that a study asks: who they are to it, whose key they want, their address."""
+    """Servers that a study asks: their role, the provider of their key, their address."""
     if study.llm:
         yield "judge llm", study.config.llm.provider, study.config.llm.base_url
     if study.config.sampling.engine == "openai":
@@ -273,7 +272,7 @@ def _is_set(name: str) -> str:
 
 
 def _have_labelled(study: Study, results: Path) -> bool:
-    """Whether people have answered as many pairs of the human pool as its export asks for."""
+    """Whether people have answered enough pairs of the human pool for its export."""
     store = results / "state/human_answers.sqlite"
     if not store.is_file():
         return False
@@ -283,7 +282,7 @@ def _have_labelled(study: Study, results: Path) -> bool:
 
 
 def next_step(study: Study, findings: list[Finding], file: Path) -> str:
-    """The one thing to do next."""
+    """The next step, in one line."""
     for finding in findings:
         if finding.todo:
             return f"{finding.what}: {finding.todo}"
@@ -295,7 +294,7 @@ def next_step(study: Study, findings: list[Finding], file: Path) -> str:
     run, where = cores, ""
     if study.models[BASE].source != "standin" and study.config.device != "cpu":
         here = any(f.what == "GPU" and not f.state.startswith("none") for f in findings)
-        # A list on the command line takes the place of the profile's.
+        # A list on the command line replaces that of the profile.
         run = "--profile aws-gpu" + (f" --resources gpu=1 {few}" if few and here else "")
         where = "" if here else ", on a machine with a GPU"
     waiting = study.waits_for_people
@@ -311,10 +310,10 @@ def next_step(study: Study, findings: list[Finding], file: Path) -> str:
 
 
 def report(file: Path) -> str:
-    """All of it as text.
+    """The whole report as text.
 
     Raises:
-        UserError: the study's configuration is not there, or is wrong.
+        UserError: the study's configuration does not exist or is wrong.
     """
     if not file.exists() and not file.is_absolute() and not Path("Snakefile").is_file():
         raise UserError(f"{file}: does not exist: {IN_CHECKOUT}")

@@ -1,4 +1,4 @@
-"""What each training takes of a GPU's memory, estimated from what a step keeps."""
+"""Estimates the GPU memory of each training from the tensors that a step keeps."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ class Training:
 
 
 def trainings(study: Study) -> Iterator[Training]:
-    """The trainings of a study, the delta judge's last; DPO goes on with its parent's adapter."""
+    """The trainings of a study, the delta judge's last. DPO continues its parent's adapter."""
     for name, model in study.models.items():
         if name != BASE:
             first = next(study.config.lineage(name))
@@ -33,7 +33,7 @@ def trainings(study: Study) -> Iterator[Training]:
 
 @dataclass(frozen=True)
 class Need:
-    """What a training takes of a GPU's memory: the least (GB), all of it in words, what to do where that is too much."""
+    """The GPU memory of a training: the least (GB), a description, and what to do if it is too much."""
 
     least: float
     words: str
@@ -41,7 +41,7 @@ class Need:
 
     @classmethod
     def of(cls, training: Training, size: Size) -> "Need":
-        """Estimate it for one row or pair at once, or for as many as the recipe says."""
+        """Estimate the need for one row or pair at once, or for as many as the recipe says."""
         recipe = training.recipe
         per_device = recipe.get("per_device_train_batch_size")
         rows = min(per_device or 1, recipe["effective_batch_size"])
@@ -54,17 +54,17 @@ class Need:
 
         length = f"{recipe['max_length']:,} tokens" + (" each" if pairs == "pair" else "")
         at_once = f"{rows} {pairs}{'s' if rows > 1 else ''} of {length} at once"
-        saving, whole = takes(rows, True), takes(rows, False)
+        checkpointed_gb, full_gb = takes(rows, True), takes(rows, False)
         if per_device:
             checkpointed = recipe.get("gradient_checkpointing", False)
-            least = saving if checkpointed else whole
+            least = checkpointed_gb if checkpointed else full_gb
             words = f"about {least:.1f} GB with {at_once}"
             advice = f"leave per_device_train_batch_size out, and as many {pairs}s are taken as fit"
         else:
-            least, further = saving, takes(2, False) - whole
+            least, gb_per_pair = checkpointed_gb, takes(2, False) - full_gb
             words = (
-                f"about {least:.1f} GB with {at_once} and gradients checkpointed, {whole:.1f} without,"
-                f" {further:.1f} for each {pairs} more; as many are taken as fit"
+                f"about {least:.1f} GB with {at_once} and gradients checkpointed, {full_gb:.1f} without,"
+                f" {gb_per_pair:.1f} for each {pairs} more; as many are taken as fit"
             )
             advice = "lower data.max_seq_length and then max_length, or take a larger GPU"
             if training.method != "reward" and not recipe.get("use_4bit"):
@@ -75,19 +75,19 @@ class Need:
 def training_memory(
     method: str, recipe: dict, shape: dict, size: Size, rows: int, checkpointing: bool
 ) -> float:
-    """GB of a GPU's memory that an update takes at its peak, estimated; no GPU was here to measure it on.
+    """The estimated peak of GPU memory in an update, in GB; it was not measured on a GPU.
 
     Weights take 2 bytes, or 4.127 bits in the layers and 4 bytes in the embedding with use_4bit (NF4 quantised twice,
     Dettmers et al. 2023, arXiv:2305.14314). An adapter's weights, gradients and Adam's two moments take 4 bytes each, and
     DPO's reference is a frozen copy of it. What a layer keeps for the backward pass is counted in the manner of Korthikanti
-    et al. (2022, arXiv:2205.05198, section 4), by what autograd keeps of this code in 16 bits (a test counts it again): 24
+    et al. (2022, arXiv:2205.05198, section 4), from what autograd keeps for this code in 16 bits (a test recounts it): 24
     bytes a token for each unit of the width, 6 for each of the MLP, 4 for each input of an adapted module, and nothing of
     attention's matrices. Checkpointed gradients leave a layer's input (2 bytes), and all of it of one layer. Whole logits
-    never exist (trl's fused head works in tiles), nor does padding, so that every row is counted at its longest.
+    never exist (trl's fused head works in tiles), nor does padding. Every row is counted with the greatest length.
 
     Args:
-        recipe: of the training. shape: the recipe that says which adapter it is.
-        rows: at once; of DPO and the delta judge, pairs.
+        recipe: the recipe of the training. shape: the recipe with the adapter's shape.
+        rows: rows at once; for DPO and the delta judge, pairs.
     """
     in_four_bits = recipe.get("use_4bit", False)
     per_weight, per_entry = (4.127 / 8, 4) if in_four_bits else (2, 2)
@@ -97,10 +97,12 @@ def training_memory(
     tokens = rows * recipe["max_length"] * (1 if method == "sft" else 2)
     inputs = sum(size.linear[name][0] for name in modules if name in size.linear)
     layer = tokens * (24 * size.width + 6 * size.inner + 4 * inputs)
-    kept = size.layers * tokens * 2 * size.width + layer if checkpointing else size.layers * layer
+    activation_bytes = (
+        size.layers * tokens * 2 * size.width + layer if checkpointing else size.layers * layer
+    )
     # Hidden states and their gradients, in 16 bits and in 32; the classifier has no vocabulary.
     head = tokens * 8 * size.width
     if method != "reward":
         tile_tokens, tile_entries = ASSUMED.head_tile
         head += 2 * min(tokens, tile_tokens) * min(size.vocab, tile_entries)
-    return (weights + adapter + kept + head) / 2**30 + ASSUMED.cuda_gb
+    return (weights + adapter + activation_bytes + head) / 2**30 + ASSUMED.cuda_gb

@@ -9,7 +9,7 @@ from persuasion_rl.study.study import Study
 
 @dataclass(frozen=True)
 class Size:
-    """A decoder's size: layers, width, widths of its MLP, queries and keys, vocabulary."""
+    """The size of a decoder: layers, width, widths of its MLP, queries and keys, vocabulary."""
 
     layers: int
     width: int
@@ -20,7 +20,7 @@ class Size:
 
     @property
     def linear(self) -> dict[str, tuple[int, int]]:
-        """Inputs and outputs of a layer's linear modules."""
+        """Linear module of a layer -> its inputs and outputs."""
         return {
             "q_proj": (self.width, self.queries),
             "k_proj": (self.width, self.keys),
@@ -33,23 +33,23 @@ class Size:
 
     @property
     def backbone(self) -> int:
-        """Parameters of the layers; norms and biases are too few to count."""
+        """Number of parameters of the layers, without the few of norms and biases."""
         return self.layers * sum(inputs * outputs for inputs, outputs in self.linear.values())
 
     @property
     def head(self) -> int:
-        """Parameters of the embedding, which is the head too."""
+        """Number of parameters of the embedding, which is also the head."""
         return self.vocab * self.width
 
     def forward(self, tokens: float, context: float, head_share: float = 1.0) -> float:
-        """FLOPs of a forward pass; causal attention over `context` tokens."""
+        """FLOPs of a forward pass with causal attention over `context` tokens."""
         attention = 2 * context * self.width * self.layers
         return tokens * (2 * self.backbone + attention + 2 * self.head * head_share)
 
     def adapter(self, rank: int, modules: list[str]) -> int:
-        """Parameters of a LoRA adapter; a module that is not known here has none."""
-        known = [sum(self.linear[name]) for name in modules if name in self.linear]
-        return self.layers * rank * sum(known)
+        """Number of parameters of a LoRA adapter; modules that are unknown here count as 0."""
+        sizes = [sum(self.linear[name]) for name in modules if name in self.linear]
+        return self.layers * rank * sum(sizes)
 
 
 QWEN = Size(layers=24, width=896, inner=4864, queries=896, keys=128, vocab=151_936)
@@ -57,7 +57,7 @@ QWEN = Size(layers=24, width=896, inner=4864, queries=896, keys=128, vocab=151_9
 
 
 def size_of(study: Study) -> Size | None:
-    """The size of a study's base model, by its config.json; None where it is not here, or of another form.
+    """The size of a study's base model, by its config.json; None if the file is not here, or has another form.
 
     Raises:
         UserError: the file was cut off.

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
 NAMED_BY_FILE = (".", "evaluation", "judges", "splits")
-"""Folders of a study whose tables are called by the names of their files."""
+"""Folders of a study whose tables have the names of their files."""
 NAMED_BY_PATH = ("unattended", "exploration")
 """Folders whose tables have the folder in their name: "unattended/ranking"."""
 ROWS = {
@@ -36,17 +36,17 @@ ROWS = {
     "delta_pairs": ("processed/delta_pairs.jsonl", None),
     "history": ("models/*/history.jsonl", "model"),
 }
-"""Name -> the files that hold such rows, and the column that tells what stands for * in a file's path."""
+"""Name -> a pattern of files with such rows, and the column for the part of a path that matches the *."""
 
 
 class MissingFrame(UserError, AttributeError, KeyError):
     """A study has no table or no rows of this name (yet)."""
 
-    __str__ = Exception.__str__  # a KeyError's has quotes around it
+    __str__ = Exception.__str__  # that of KeyError adds quotes
 
 
 class Frames(Mapping[str, "DataFrame"]):
-    """Data frames by name. Each is read when it is first asked for."""
+    """Data frames by name, each read at its first use."""
 
     def __init__(self, folder: Path, kind: str, readers: dict[str, Callable[[], DataFrame]]):
         self._folder, self._kind, self._readers = folder, kind, readers
@@ -74,14 +74,14 @@ class Frames(Mapping[str, "DataFrame"]):
 
 
 class StudyResults:
-    """What a study has made so far.
+    """The results of a study so far.
 
     Attributes:
         folder: results/{study}.
         tables: its CSV files, by name.
         rows: its rows of JSON lines, by name (ROWS); the keys of `metadata` are columns.
 
-    A table or rows are also an attribute: `.ranking` is `.tables["ranking"]`.
+    Tables and rows are also attributes: `.ranking` is `.tables["ranking"]`.
     """
 
     def __init__(self, folder: Path):
@@ -91,10 +91,10 @@ class StudyResults:
 
     @cached_property
     def config(self) -> dict[str, Any]:
-        """The configuration that the study was made with.
+        """The recorded configuration of the study.
 
         Raises:
-            UserError: no stage has recorded it yet, or it is broken.
+            UserError: it is not recorded yet, or is broken.
         """
         path = self.folder / "config.yaml"
         if not path.is_file():
@@ -102,7 +102,7 @@ class StudyResults:
         return recorded_settings(self.folder)
 
     def read_rows(self, name: str, without: tuple[str, ...] = ()) -> DataFrame:
-        """Rows as `rows[name]` has them.
+        """The rows of `rows[name]`, optionally without some columns.
 
         Args:
             without: columns to leave out, so that long texts take no memory.
@@ -111,7 +111,7 @@ class StudyResults:
 
         files = _rows(self.folder).get(name)
         if not files:
-            return self.rows[name]  # which says what there is
+            return self.rows[name]  # raises an error with the names that exist
         column = ROWS[name][1]
         return pandas.DataFrame(
             {key: value for key, value in row.items() if key not in without}
@@ -138,7 +138,7 @@ def load_study(study: str | Path) -> StudyResults:
         study: its name, or its folder.
 
     Raises:
-        UserError: there is no such study; with the names of those that there are.
+        UserError: there is no such study; the message names those that exist.
     """
     for folder in (Path("results") / study, Path(study)):
         if folder.is_dir() and (_tables(folder) or _rows(folder)):
@@ -148,7 +148,7 @@ def load_study(study: str | Path) -> StudyResults:
 
 
 def _tables(folder: Path) -> dict[str, Callable[[], DataFrame]]:
-    """Name -> what reads the table."""
+    """Name -> a function that reads the table."""
     files = {
         path.stem if inner in NAMED_BY_FILE else f"{inner}/{path.stem}": path
         for inner in (*NAMED_BY_FILE, *NAMED_BY_PATH)
@@ -158,7 +158,7 @@ def _tables(folder: Path) -> dict[str, Callable[[], DataFrame]]:
 
 
 def _rows(folder: Path) -> dict[str, dict[str, Path]]:
-    """Name -> what stands for * in a file's path -> the file; without names of which there is no file."""
+    """Name -> part of the path that matches the * -> file, for names with files."""
     files_of = {}
     for name, (pattern, _) in ROWS.items():
         before, _, after = pattern.partition("*")
@@ -172,7 +172,7 @@ def _rows(folder: Path) -> dict[str, dict[str, Path]]:
 
 
 def _flat(path: Path, first: dict[str, str]) -> Iterator[dict[str, Any]]:
-    """The rows of a file, `metadata` spread out; a key of the row itself stands before one of its metadata."""
+    """The rows of a file with `metadata` spread out; keys of the row itself override those of its metadata."""
     for row in read_jsonl(path):
         metadata = row.pop("metadata", {})
         yield first | row | {key: metadata[key] for key in metadata if key not in {*first, *row}}

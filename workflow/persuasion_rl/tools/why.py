@@ -1,6 +1,6 @@
-"""Why a file would be made again, in words: which setting, module or input changed, what follows from it, what it would cost.
+"""Explains why a file would be made again: which setting, module or input changed, what follows, and what it would cost.
 
-Snakemake plans the file as for `snakemake -n`; what it has recorded of the last run is compared with what is there now.
+Snakemake plans the file as for `snakemake -n`, and its records of the last run are compared with the current state.
 """
 
 import ast
@@ -14,19 +14,21 @@ from typing import Any
 from persuasion_rl.files import UserError
 from persuasion_rl.report.costs import cost_of
 from persuasion_rl.study.parsing import read_config_file
+from persuasion_rl.study.recorded import IN_CHECKOUT
 
 LARGEST_CHECKED = 10_000_000_000
-"""As in profiles/default: inputs up to this size are compared by content."""
+"""Inputs up to this many bytes are compared by content, as in profiles/default."""
 
 
 def explain(target: str, configfile: Path | None) -> str:
-    """What would run for a file or target, and why.
+    """The jobs that would run for a file or target, and why, as text.
 
     Raises:
-        UserError: this is no checkout; Snakemake cannot plan it, with its last message; or the configuration is no YAML file.
+        UserError: the current folder is no checkout, Snakemake cannot plan the target (with its last message), or the
+            configuration is no YAML file.
     """
     if not Path("Snakefile").is_file():
-        raise UserError(f"{target}: run this in the checkout, the folder with the Snakefile")
+        raise UserError(f"{target}: {IN_CHECKOUT}")
     if configfile is not None:
         read_config_file(configfile)
     jobs, unrecorded = _planned(target, configfile)
@@ -55,7 +57,7 @@ def explain(target: str, configfile: Path | None) -> str:
 
 
 def _planned(target: str, configfile: Path | None) -> tuple[list[tuple[Any, Any]], list[str]]:
-    """Jobs that would run and their reasons, in the order of the DAG; files of the others that Snakemake knows nothing of."""
+    """Jobs that would run and their reasons, in the order of the DAG; and files of other jobs without Snakemake's record."""
     from snakemake.api import SnakemakeApi
     from snakemake.settings.types import (
         ConfigSettings,
@@ -79,7 +81,7 @@ def _planned(target: str, configfile: Path | None) -> tuple[list[tuple[Any, Any]
             settings = DAGSettings(
                 targets={target}, max_checksum_file_size=LARGEST_CHECKED, force_incomplete=True
             )
-            # Neither a dry run, which ticks its jobs off, nor a drawing of the DAG keeps the reasons at hand.
+            # Neither a dry run, which ticks its jobs off, nor a drawing of the DAG keeps the reasons.
             workflow = planned.dag(settings).workflow_api._workflow
             workflow._prepare_dag(forceall=False, ignore_incomplete=False, lock_warn_only=True)
             workflow._build_dag()
@@ -101,7 +103,7 @@ def _planned(target: str, configfile: Path | None) -> tuple[list[tuple[Any, Any]
 
 
 def _causes(job: Any, reason: Any) -> Iterable[str]:
-    """Why a job runs that has run before, unless it is because another one runs."""
+    """Why a job would run again, other than because another one runs."""
     if reason.forced:
         yield f"a run was cut off before it ended: {', '.join(sorted(map(str, job.output)))}"
     if reason.updated_input:
@@ -113,15 +115,15 @@ def _causes(job: Any, reason: Any) -> Iterable[str]:
     if reason.code_changed:
         yield f"the command of the rule {job.rule.name} changed"
     if reason.software_stack_changed:
-        # Environments are compared where they are used, and here none is.
-        yield "it was made with --sdm conda; whether its file in envs/ changed is told by a dry run with --sdm conda"
+        # Environments are compared only in runs that use them, and this one does not.
+        yield "it was made with --sdm conda; a dry run with --sdm conda tells whether its file in envs/ changed"
 
 
 def differences(before: set[str], now: set[str]) -> list[str]:
-    """What differs between the recorded params of a job and those of now, in words.
+    """The differences between the recorded and the current params of a job, in words.
 
     Args:
-        before, now: params that only one of them has, as Snakemake records them: a list of "module:digest", or flags.
+        before, now: params that only one of the two has, as Snakemake records them: a list of "module:digest", or flags.
     """
     old, new = [[ast.literal_eval(param) for param in sorted(params)] for params in (before, now)]
     modules = [_modules(params) for params in (old, new)]
@@ -135,19 +137,19 @@ def differences(before: set[str], now: set[str]) -> list[str]:
         one, other = (values.get(name) for values in flags)
         if one != other:
             lines.append(f"{name}: {_shown(one)} -> {_shown(other)}")
-    return lines or ["a setting that has no name changed"]
+    return lines or ["an unnamed setting changed"]
 
 
 def _modules(params: list[Any]) -> dict[str, str]:
-    """Module -> digest, of params that are lists of them."""
+    """Module -> digest, from params that are lists of "module:digest"."""
     lists = [param for param in params if isinstance(param, list)]
     return dict(entry.split(":", 1) for param in lists for entry in param if ":" in str(entry))
 
 
 def _flags(params: list[Any]) -> dict[str, str]:
-    """Flag -> its values, of params that are flags; any other text is under "setting".
+    """Flag -> its values, from params that are flags; any other text is under "setting".
 
-    Of a flag that takes `KEY=VALUE` pairs each key is an entry of its own.
+    Each key of a flag with `KEY=VALUE` pairs is a separate entry.
     """
     settings: dict[str, str] = {}
     for param in params:
@@ -180,17 +182,21 @@ def _name(job: Any) -> str:
 
 
 def _cost(jobs: Iterable[Any]) -> str:
-    """What those jobs took when they last ran, where that is known."""
+    """The time of the last runs of jobs, as far as it is known, in words."""
     jobs = list(jobs)
-    known = []
+    seconds_of_jobs = []
     for job in jobs:
-        # A file that is not there, or is broken, tells nothing.
+        # A missing or broken file gives no time.
         with contextlib.suppress(UserError):
-            known += [cost_of(Path(job.benchmark)).seconds] if job.benchmark else []
-    seconds = sum(known)
+            seconds_of_jobs += [cost_of(Path(job.benchmark)).seconds] if job.benchmark else []
+    seconds = sum(seconds_of_jobs)
     time = f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
     if len(jobs) == 1:
-        return f"1 job; it took {time} when it last ran" if known else "1 job; it has not run yet"
-    if not known:
+        return (
+            f"1 job; it took {time} when it last ran"
+            if seconds_of_jobs
+            else "1 job; it has not run yet"
+        )
+    if not seconds_of_jobs:
         return f"{len(jobs)} jobs; none of them has run yet"
-    return f"{len(jobs)} jobs; {len(known)} of them took {time} when they last ran, one after the other"
+    return f"{len(jobs)} jobs; {len(seconds_of_jobs)} of them took {time} when they last ran, one after the other"

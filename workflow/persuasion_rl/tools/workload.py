@@ -1,4 +1,4 @@
-"""What a study would take on a GPU, in floating-point operations, hours and USD: estimated, not measured."""
+"""Estimates what a study would take on a GPU: floating-point operations, hours and USD. Nothing is measured."""
 
 from typing import Any
 
@@ -8,11 +8,11 @@ from persuasion_rl.tools.assumptions import ASSUMED
 from persuasion_rl.tools.model_size import QWEN, Size, size_of
 
 DEFAULT_EPOCHS = 3
-"""Passes over the data where a recipe has neither max_steps nor num_train_epochs: transformers' own default."""
+"""Passes over the data without max_steps and num_train_epochs in the recipe: the default of transformers."""
 
 
 def workload(study: Study) -> dict[str, float]:
-    """FLOPs of what a study does with its models, by stage; at most, since pools may shrink."""
+    """The most FLOPs of a study's work with its models, by stage; pools may shrink."""
     size = size_of(study) or QWEN
     pools = study.pool_sizes()
     longest = study.config.sampling.max_new_tokens
@@ -27,7 +27,7 @@ def workload(study: Study) -> dict[str, float]:
 
 
 def _training(study: Study, name: str, size: Size) -> float:
-    """FLOPs of a training: forward, and back through the activations; LoRA's own gradients are small.
+    """FLOPs of a training: forward passes, and backward passes for activations only, since LoRA's own gradients are small.
 
     The reference of a dpo model reads each pair of its pool once, however long the training is.
     """
@@ -44,12 +44,12 @@ def _training(study: Study, name: str, size: Size) -> float:
 
 
 def _rows_seen(recipe: dict[str, Any], rows: int) -> float:
-    """How many rows, or pairs, a training learns from, each counted as often as it is seen.
+    """The number of rows, or pairs, that a training processes, counting repetitions.
 
     As in transformers, max_steps overrides num_train_epochs.
 
     Args:
-        rows: how many there are to learn from.
+        rows: the number of rows in the data.
     """
     if "max_steps" in recipe:
         return recipe["max_steps"] * recipe["effective_batch_size"]
@@ -57,9 +57,9 @@ def _rows_seen(recipe: dict[str, Any], rows: int) -> float:
 
 
 def _judging(study: Study, size: Size, replies: int) -> dict[str, float]:
-    """The delta judge, and what is measured of the models: each text is read once, without sampling."""
+    """FLOPs of the delta judge and of measures of the models, which read each text once, without sampling."""
     length = ASSUMED.prompt_tokens + study.config.sampling.max_new_tokens
-    # Its trust is measured in every study.
+    # Every study measures its trust.
     rows = 2 * _rows_seen(study.config.recipes.reward.settings(), ASSUMED.delta_pairs)
     training = 2 * size.forward(rows * ASSUMED.row_tokens, ASSUMED.row_tokens, 0.0)
     flops = {"train the delta judge": training}
@@ -72,13 +72,13 @@ def _judging(study: Study, size: Size, replies: int) -> dict[str, float]:
 
 
 def _sampling(size: Size, prompts: float, replies: float, longest: int) -> float:
-    """A prompt is computed once; every reply runs to the limit."""
+    """FLOPs of sampling; prompts are computed once, and every reply has the greatest length."""
     start = size.forward(prompts * ASSUMED.prompt_tokens, ASSUMED.prompt_tokens, 0.0)
     return start + size.forward(replies * longest, ASSUMED.prompt_tokens + longest)
 
 
 def estimates(study: Study) -> list[list[str]]:
-    """Rows of stage, PFLOP, and hours on each GPU; the last one is all of them, with its price."""
+    """Rows of stage, PFLOP, and hours on each GPU; the last row is the total, with prices."""
     stages = workload(study)
     rows = [["estimate of", "PFLOP", *(gpu.name for gpu in ASSUMED.gpus)]]
     for stage, flops in [*stages.items(), ("all", sum(stages.values()))]:
@@ -91,7 +91,7 @@ def estimates(study: Study) -> list[list[str]]:
 
 
 def assumed(study: Study) -> str:
-    """What the estimates rest on, in a sentence."""
+    """The assumptions behind the estimates, in a sentence."""
     size = "the base model's size by its config.json" if size_of(study) else "Qwen2.5-0.5B's size"
     return (
         f"Estimates, not measured: {size}, {ASSUMED.row_tokens} tokens a row, {ASSUMED.delta_pairs:,} delta pairs,"

@@ -9,12 +9,12 @@ from persuasion_rl.training.tokenize import Tokens
 
 @dataclass(kw_only=True)
 class JobArguments(DeviceArguments):
-    """What every training is told besides its data and its recipe.
+    """Settings passed to every training besides its data and its recipe.
 
     Attributes:
         base: the folder of the base model.
         adapter: the file to write; the training's records go beside it.
-        state: a folder for checkpoints that outlives a failed job; a model has one of its own.
+        state: the model's own folder for checkpoints, which outlives a failed job.
         tracking: where and under which name the training is tracked (`runtime.tracking.start_tracking`).
     """
 
@@ -26,12 +26,12 @@ class JobArguments(DeviceArguments):
 
 @dataclass(kw_only=True)
 class PolicyArguments:
-    """What a language model learns from, and the model that it starts from.
+    """The training data of a language model, and the model that it starts from.
 
     Attributes:
         train, val: tables of tokens, as `training.tokenize` writes them.
         parent: the name of the model to start from.
-        lineage: the adapters between the base and that model, its own last; none where it is the base.
+        lineage: the adapters from the base to that model, its own last; empty if it is the base.
     """
 
     train: Path

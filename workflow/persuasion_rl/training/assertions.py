@@ -1,4 +1,4 @@
-"""Checks before the first update. They stop a training, and they hold in every process."""
+"""Checks before the first update of a training, in every process. A failed check stops the training."""
 
 from collections.abc import Iterable, Iterator
 from itertools import groupby
@@ -10,7 +10,7 @@ from persuasion_rl.training.tokenize import Tokens
 
 
 def assert_batch(trainer, tokenizer, tokens: Tokens) -> None:
-    """Check that the first batch, as the trainer's own collator makes it, teaches whole responses and nothing else.
+    """Check that the first batch of the trainer's own collator supervises whole responses and nothing else.
 
     Args:
         tokens: the training data.
@@ -19,7 +19,7 @@ def assert_batch(trainer, tokenizer, tokens: Tokens) -> None:
         AssertionError: see `assert_supervised`.
     """
     batch = next(iter(trainer.get_train_dataloader()))
-    # trl's collator for preferences marks the responses; the others hide what is not supervised.
+    # trl's collator for preferences marks the responses; the others mask unsupervised tokens.
     mask = (
         batch["completion_mask"].bool() if "completion_mask" in batch else batch["labels"] != -100
     )
@@ -36,7 +36,7 @@ def supervised_spans(ids: list[int], supervised: list[bool]) -> Iterator[tuple[i
 
 
 def assert_supervised(spans: Iterable[tuple[int, ...]], tokenizer, responses: Iterable) -> None:
-    """Check that what a batch teaches is exactly whole responses, each closed by EOS.
+    """Check that the supervised tokens of a batch are exactly whole responses, each closed by EOS.
 
     Args:
         spans: the supervised token ids of one batch, as the trainer's own collator made it.
@@ -59,10 +59,10 @@ def assert_supervised(spans: Iterable[tuple[int, ...]], tokenizer, responses: It
 
 
 def assert_trainable(model, heads: Iterable[str] = ()) -> None:
-    """Check that what trains is the adapter's two matrices on every module that its config names, and no more.
+    """Check that only the adapter's two matrices on every module of its config are trainable.
 
     Args:
-        heads: names of modules that train as a whole (a classifier's score).
+        heads: names of modules that are trainable as a whole (a classifier's score).
     """
     config = model.peft_config["default"]
     targets, heads = set(config.target_modules), set(heads)
@@ -90,7 +90,7 @@ def assert_trainable(model, heads: Iterable[str] = ()) -> None:
 
 
 def assert_effective_batch(trainer, effective: int) -> None:
-    """Check that an update is made from as many rows as the recipe says, over all processes."""
+    """Check that an update takes as many rows as the recipe says, over all processes."""
     loader = trainer.get_train_dataloader()
     rows = loader.total_batch_size * trainer.args.gradient_accumulation_steps
     check(

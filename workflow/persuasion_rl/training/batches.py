@@ -1,4 +1,4 @@
-"""How many rows a device takes at once, so that an update always has as many as the recipe says."""
+"""Decides how many rows a device takes at once, so that an update always has as many as the recipe says."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -8,14 +8,14 @@ from persuasion_rl.files import UserError, read_json, write_json
 from persuasion_rl.runtime.command import note
 
 HEADROOM = 0.9
-"""Share of a GPU's memory that the largest batch may take; the allocator needs the rest."""
+"""The share of a GPU's memory that the largest batch may take; the allocator needs the rest."""
 CPU_ROWS = 8
-"""More rows at once are not faster on a CPU."""
+"""Rows at once on a CPU; more are not faster."""
 
 
 @dataclass(frozen=True)
 class Batches:
-    """How an update of `rows * accumulation * processes` rows is made."""
+    """The parts of an update of `rows * accumulation * processes` rows."""
 
     rows: int
     accumulation: int
@@ -24,7 +24,7 @@ class Batches:
 
 
 def candidate_rows(effective: int, processes: int, at_most: int) -> list[int]:
-    """The numbers of rows a device can take at once, the largest first: an update's share divides by them.
+    """The numbers of rows that a device can take at once, the largest first: divisors of its share of an update.
 
     Raises:
         UserError: the processes cannot share an update evenly.
@@ -41,20 +41,19 @@ def fitting_batches(
     attempt: Callable[[int, bool], None],
     *,
     effective: int,
-    wanted: int | None,
+    per_device_rows: int | None,
     gradient_checkpointing: bool,
     device: str,
     remembered: Path,
 ) -> Batches:
-    """The batches of a training: as the recipe has them, or the largest that the device's memory takes.
+    """The batches of a training: those of the recipe, or the largest that fit in the device's memory.
 
-    Gradient checkpointing is switched on where not one row fits without it.
+    Gradient checkpointing is switched on if not even one row fits without it.
 
     Args:
         attempt: runs a step on the given number of the longest rows, with gradient checkpointing or without.
-        wanted: `per_device_train_batch_size` where the recipe has it: then this is the most, and nothing is
-            tried.
-        remembered: a file that keeps the result, so that a training which goes on divides an update as before.
+        per_device_rows: the recipe's `per_device_train_batch_size`. If it is set, it is the most, and nothing is tried.
+        remembered: a file that keeps the result, so that a resumed training divides an update as before.
     """
     from accelerate import PartialState
     from accelerate.utils import broadcast_object_list
@@ -62,11 +61,11 @@ def fitting_batches(
     state = PartialState(cpu=device == "cpu")
     if remembered.is_file():
         batches = read_json(remembered)
-        wanted, gradient_checkpointing = batches["rows"], batches["gradient_checkpointing"]
-    most = wanted or (CPU_ROWS if device == "cpu" else effective)
+        per_device_rows, gradient_checkpointing = batches["rows"], batches["gradient_checkpointing"]
+    most = per_device_rows or (CPU_ROWS if device == "cpu" else effective)
     candidates = candidate_rows(effective, state.num_processes, most)
     rows = candidates[0]
-    if wanted is None:
+    if per_device_rows is None:
         fitting = _largest(attempt, candidates, gradient_checkpointing, device)
         if fitting is None and not gradient_checkpointing:
             note("not one row fits: gradients are checkpointed from here on")
@@ -103,8 +102,10 @@ def _largest(attempt, candidates: list[int], checkpointing: bool, device: str) -
                 torch.cuda.reset_peak_memory_stats()
             attempt(rows, checkpointing)
             if device == "cuda":
-                whole = torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory
-                if torch.cuda.max_memory_reserved() > HEADROOM * whole:
+                total_memory = torch.cuda.get_device_properties(
+                    torch.cuda.current_device()
+                ).total_memory
+                if torch.cuda.max_memory_reserved() > HEADROOM * total_memory:
                     continue
             return rows
         except (RuntimeError, MemoryError) as error:

@@ -1,7 +1,7 @@
 """Checkpoints that outlive a killed training.
 
-A checkpoint counts once it is marked as whole: a kill in the middle of a save leaves one without a mark, and
-the one before it is used. SIGTERM, a spot instance's notice, saves after the step that is running and ends.
+A checkpoint counts once it is marked as whole. A kill in the middle of a save leaves one without a mark, and the one
+before is used. On SIGTERM, a spot instance's notice, the training saves after the current step and ends.
 """
 
 import re
@@ -14,12 +14,12 @@ from persuasion_rl.files import file_digest, read_json, write_json
 from persuasion_rl.runtime.command import note
 
 MARK = "whole.json"
-"""The file of a checkpoint with the digests of its others."""
+"""The file of a checkpoint with the digests of its other files."""
 _NAME = re.compile(r"checkpoint-\d+").fullmatch
 
 
 def whole_checkpoints(folder: Path) -> Iterator[Path]:
-    """The checkpoints of a folder whose files are those of their mark, the latest first."""
+    """The checkpoints of a folder whose files match their mark, the latest first."""
     steps = {int(p.name.split("-")[1]): p for p in folder.glob("checkpoint-*") if _NAME(p.name)}
     for _, path in sorted(steps.items(), reverse=True):
         mark = path / MARK
@@ -37,33 +37,33 @@ def _files_of(checkpoint: Path) -> dict[str, str]:
 
 
 def last_checkpoint(folder: Path, clean: bool = True) -> str | None:
-    """The latest whole checkpoint of a folder, None where there is none.
+    """The latest whole checkpoint of a folder; None if there is none.
 
     Args:
-        clean: remove those that are not whole, and note what is done.
+        clean: remove checkpoints that are not whole, and note it.
     """
-    whole = list(whole_checkpoints(folder))
+    checkpoints = list(whole_checkpoints(folder))
     if not clean:
-        return str(whole[0]) if whole else None
+        return str(checkpoints[0]) if checkpoints else None
     for path in folder.glob("checkpoint-*"):
-        if path not in whole:
+        if path not in checkpoints:
             note(f"{path} was cut off and is removed")
             shutil.rmtree(path)
-    if not whole:
+    if not checkpoints:
         return None
-    note(f"going on from {whole[0]}")
-    return str(whole[0])
+    note(f"going on from {checkpoints[0]}")
+    return str(checkpoints[0])
 
 
 def remove_checkpoints(state: Path) -> None:
-    """Remove all checkpoints of a model, those of former recipes too. The caller holds the lock, so none is in use."""
+    """Remove all checkpoints of a model, also of former recipes. The caller holds the lock, so none is in use."""
     for entry in state.iterdir():
         if entry.is_dir():
             shutil.rmtree(entry)
 
 
 def lacks_evaluation(checkpoint: Path, strategy: str) -> bool:
-    """Whether a checkpoint was saved, on SIGTERM, in place of an evaluation that was due at its step.
+    """Whether a checkpoint was saved on SIGTERM instead of an evaluation that was due at its step.
 
     Args:
         strategy: the trainer's `eval_strategy`.
@@ -79,11 +79,11 @@ def lacks_evaluation(checkpoint: Path, strategy: str) -> bool:
 
 
 class EvaluationStopped(Exception):
-    """SIGTERM came during an evaluation. Evaluations can be long: they are not waited for."""
+    """SIGTERM came during an evaluation, which is stopped, since it can take long."""
 
 
 def checkpoint_callbacks() -> list:
-    """Callbacks of a trainer: one marks whole checkpoints, the other saves and stops on SIGTERM."""
+    """Trainer callbacks: one marks whole checkpoints, the other saves and stops on SIGTERM."""
     import torch
     from transformers import TrainerCallback
 
@@ -129,7 +129,7 @@ def checkpoint_callbacks() -> list:
 
 
 def _stop_status(where: str) -> int:
-    """Note that SIGTERM stopped the training, and return the exit status of a process that it ends."""
+    """Note that SIGTERM stopped the training, and return the exit status for it."""
     note(
         f"SIGTERM: stopped {where}; asked for again, the training goes on from its last checkpoint"
     )

@@ -19,10 +19,9 @@ from persuasion_rl.training.tokenize import Tokens
 
 
 def train_dpo(*, job: JobArguments, policy: PolicyArguments, **recipe: Any) -> dict[str, float]:
-    """Continue the parent's adapter with trl's DPOTrainer; write it, complete, with its records.
+    """Continue the parent's adapter with trl's DPOTrainer; write it with its records (`trainer.train_and_write`).
 
-    The reference is a frozen copy of that adapter, and its log-probabilities are computed once, before the
-    training. What is written: see `trainer.train_and_write`.
+    The reference is a frozen copy of that adapter, and its log-probabilities are computed once, before the training.
 
     Args:
         recipe: DPOConfig's own arguments and `effective_batch_size`; the adapter's shape is its parent's.
@@ -87,8 +86,7 @@ def train_dpo(*, job: JobArguments, policy: PolicyArguments, **recipe: Any) -> d
 def preference_dataset(tokens: Tokens, folder: Path):
     """Preference pairs as trl's collator takes them, kept in `folder`.
 
-    There trl keeps the reference's log-probabilities beside them, for all processes and for a training that
-    goes on after it was killed.
+    trl adds the reference's log-probabilities there, for all processes and for a training that is resumed.
     """
     from accelerate import PartialState
     from datasets import Dataset, load_from_disk
@@ -103,9 +101,9 @@ def preference_dataset(tokens: Tokens, folder: Path):
 
 
 def assert_start(trainer, beta: float) -> None:
-    """Check on a batch that the policy is its reference: rewards 0, and a sigmoid term of ln 2.
+    """Check on a batch that the policy equals its reference: rewards 0, and a sigmoid term of ln 2.
 
-    In evaluation mode, since dropout alone would make policy and reference differ in training mode.
+    The check is in evaluation mode: in training mode dropout makes the two differ.
     """
     import torch
 
@@ -136,8 +134,8 @@ def rewards_on(val: Tokens, trainer) -> dict[str, float]:
     """The accuracy of the implicit rewards on validation pairs, its interval, and the mean margin."""
     margins = reward_margins(trainer)
     conversations = len(set(val.columns["conversation_id"]))
-    right = sum(margin > 0 for margin in margins)
-    accuracy = wilson(right / len(margins), conversations)
+    correct_pairs = sum(margin > 0 for margin in margins)
+    accuracy = wilson(correct_pairs / len(margins), conversations)
     return {
         "eval_reward_accuracy": accuracy.value,
         "eval_reward_accuracy_low": accuracy.low,
@@ -149,7 +147,7 @@ def rewards_on(val: Tokens, trainer) -> dict[str, float]:
 def reward_margins(trainer) -> list[float]:
     """For each validation pair, in order, the implicit reward of the chosen response minus the rejected one's.
 
-    trl averages batches, the last of which is smaller; these are exact.
+    They are exact, while trl averages over batches of which the last is smaller.
     """
     import torch
 
@@ -157,8 +155,8 @@ def reward_margins(trainer) -> list[float]:
     margins: list[float] = []
     rows, size = trainer.eval_dataset, trainer.args.per_device_eval_batch_size
     for start in range(0, len(rows), size):
-        some = [rows[i] for i in range(start, min(start + size, len(rows)))]
-        batch = trainer._prepare_inputs(trainer.data_collator(some))
+        batch_rows = [rows[i] for i in range(start, min(start + size, len(rows)))]
+        batch = trainer._prepare_inputs(trainer.data_collator(batch_rows))
         labels = batch["input_ids"].masked_fill(batch["completion_mask"] == 0, -100)
         with torch.no_grad(), trainer.compute_loss_context_manager():
             output = trainer.model(

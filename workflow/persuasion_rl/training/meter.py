@@ -1,4 +1,4 @@
-"""Measures a training while it runs: speed, memory, work done. Stops it where a loss or a gradient is not a number."""
+"""Measures speed, memory and work of a training while it runs, and stops it if a loss or gradient is not a number."""
 
 import math
 import os
@@ -15,8 +15,8 @@ from persuasion_rl.training.unpadding import Workload
 def forward_flops(model, workload: Workload) -> float:
     """Floating-point operations of the forward passes of a workload.
 
-    Two for each weight and token, the head's only where a label is, and attention's two products (Kaplan et al. 2020,
-    arXiv:2001.08361, without its embeddings).
+    Two for each weight and token, for the head only at labels, plus attention's two products (Kaplan et al. 2020,
+    arXiv:2001.08361, without embeddings).
     """
     import torch
 
@@ -41,10 +41,10 @@ def forward_flops(model, workload: Workload) -> float:
 
 
 class Meter:
-    """Measures the steps of a training of this process between two readings.
+    """Measures the training steps of this process between two readings.
 
-    A step's work is counted as twice its forward pass: LoRA needs the gradients of the activations, and hardly
-    any of weights. What gradient checkpointing computes again is not counted.
+    A step counts as twice its forward pass: LoRA needs the gradients of activations, and hardly any of weights.
+    Recomputation by gradient checkpointing does not count.
     """
 
     def __init__(self, model, workload: Workload, device: str, processes: int):
@@ -66,8 +66,8 @@ class Meter:
         self._busy += time.perf_counter() - self._step
 
     def read(self) -> dict[str, float]:
-        """Since the last reading: tokens and labelled tokens a second of all processes, FLOP/s of this one and
-        their share of a large matrix product's; memory at its peak (GB) and seconds since the start."""
+        """Since the last reading: tokens and labelled tokens a second of all processes, FLOP/s of this one and their share
+        of a large matrix product's. Since the start: peak memory (GB) and seconds."""
         done = Workload(**{key: value - getattr(self._seen, key) for key, value in vars(self._workload).items()})  # fmt: skip
         busy, self._busy, self._seen = self._busy, 0.0, Workload(**vars(self._workload))
         if not busy:
@@ -84,7 +84,7 @@ class Meter:
 
 
 def peak_memory(device: str) -> int:
-    """Bytes: of the GPU, or of this process."""
+    """Peak memory of the GPU, or of this process, in bytes."""
     import torch
 
     if device == "cuda":
@@ -93,12 +93,12 @@ def peak_memory(device: str) -> int:
 
 
 def monitored(trainer_class: type) -> type:
-    """A trainer of trl that has a meter and stops at the first loss that is no number."""
+    """A subclass of a trl trainer with a meter that stops at the first loss that is not a number."""
     import torch
     from trl.kernels import chunked_logprob
 
     if not any(map(shutil.which, (os.environ.get("CC", "cc"), "gcc", "clang"))):
-        # Triton builds a launcher for its kernels; trl's head has another way, in torch.
+        # Triton needs a compiler for its launcher; without one, trl's head computes in torch.
         chunked_logprob._TRITON_AVAILABLE = False
 
     class Monitored(trainer_class):
@@ -116,7 +116,7 @@ def monitored(trainer_class: type) -> type:
             return loss
 
         def evaluate(self, *args, **kwargs) -> dict[str, float]:
-            # The training draws the same numbers whether it is evaluated here, later, or never.
+            # The training draws the same random numbers whether it is evaluated here, later, or never.
             device = self.args.device
             with torch.random.fork_rng([device] if device.type == "cuda" else []):
                 try:
@@ -134,7 +134,7 @@ def monitored(trainer_class: type) -> type:
 
 
 def not_a_number(what: str, step: int) -> str:
-    """The message of a training that stops at a loss or a gradient."""
+    """The message when a training stops at a loss or gradient."""
     return (
         f"the {what} is not a number after step {step}; the checkpoint before it is kept. Lower"
         " learning_rate, or look for rows that are out of the ordinary"
@@ -142,7 +142,7 @@ def not_a_number(what: str, step: int) -> str:
 
 
 def meter_callback(meter: Meter):
-    """A callback of a trainer: it times steps for the meter, and checks gradients before they change a weight."""
+    """A trainer callback that times steps for the meter, and checks gradients before they change a weight."""
     import torch
     from transformers import TrainerCallback
 
@@ -151,7 +151,7 @@ def meter_callback(meter: Meter):
             meter.step_begins()
 
         def on_pre_optimizer_step(self, args, state, control, model=None, **_):
-            if args.fp16:  # its scaler skips such a step and goes on with a smaller scale
+            if args.fp16:  # the gradient scaler skips such a step and lowers its scale
                 return
             gradients = [p.grad for p in model.parameters() if p.grad is not None]
             if not torch.isfinite(torch.nn.utils.get_total_norm(gradients)):

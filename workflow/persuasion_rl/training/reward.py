@@ -1,6 +1,6 @@
 """The delta judge: a reward model trained with trl's RewardTrainer on delta / no-delta reply pairs.
 
-Trained on train-side pairs, its checkpoint chosen on val; the test side is left for `judges.judge_trust`.
+It is trained on train-side pairs, and its checkpoint is chosen on val; the test side is for `judges.judge_trust`.
 """
 
 from pathlib import Path
@@ -25,8 +25,7 @@ def train_delta_judge(
 ) -> dict[str, float]:
     """Train a LoRA adapter and a scalar score on the base model; write them with their records.
 
-    What is written: see `trainer.train_and_write`. The checkpoint with the highest accuracy on val-side
-    pairs is kept.
+    For the files see `trainer.train_and_write`. The checkpoint with the highest accuracy on val-side pairs is kept.
 
     Args:
         pairs: delta pairs as `training.tokenize` writes them.
@@ -37,7 +36,7 @@ def train_delta_judge(
         validation loss and accuracy (the share of pairs whose winner scores higher), before and after.
 
     Raises:
-        UserError: no pair is on the train side, or none on val.
+        UserError: there is no pair on the train side, or none on val.
     """
     prepare_torch(job.threads, job.seed, job.device)
     from trl import RewardConfig, RewardTrainer

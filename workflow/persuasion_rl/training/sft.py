@@ -16,7 +16,7 @@ from persuasion_rl.training.tokenize import Tokens
 def train_sft(*, job: JobArguments, policy: PolicyArguments, **recipe: Any) -> dict[str, float]:
     """Train a LoRA adapter with trl's SFTTrainer and write it with its records (`trainer.train_and_write`).
 
-    The checkpoint with the lowest validation loss is kept. Without a parent the adapter is a new one.
+    The checkpoint with the lowest validation loss is kept. Without a parent the adapter is new.
 
     Args:
         recipe: SFTConfig's own arguments, `effective_batch_size`, `lora_*`, `use_4bit`.
@@ -70,7 +70,7 @@ def train_sft(*, job: JobArguments, policy: PolicyArguments, **recipe: Any) -> d
 
 
 def labelled_dataset(tokens: Tokens):
-    """SFT rows as trl's collator takes them: input_ids, and labels that hide the prompt."""
+    """SFT rows as trl's collator takes them: input_ids, and labels that mask the prompt."""
     from datasets import Dataset
 
     rows = list(zip(tokens.columns["prompt_ids"], tokens.columns["response_ids"], strict=True))

@@ -1,7 +1,7 @@
 """Makes a stand-in base model: Qwen2's architecture at a small size, with a tokenizer of its own.
 
-It takes the place of Qwen2.5-0.5B-Instruct where none can be downloaded. It learns from the train side
-only, from winning and losing replies alike, so that it can write and does not know yet what persuades.
+It replaces Qwen2.5-0.5B-Instruct where no model can be downloaded. It learns from winning and losing replies of the
+train side alike, so that it can write but does not know yet what persuades.
 """
 
 from collections import Counter, defaultdict
@@ -33,13 +33,13 @@ def training_texts(corpora: list[Path], sides: Path) -> Iterator[tuple[str, str]
     train = conversations_on("train", sides)
     uncounted: Counts = defaultdict(Counter)
     texts = CleanTexts(clean, Counter())
-    seen: set[str] = set()
+    comment_ids: set[str] = set()
     for corpus in corpora:
         for conversation in read_threads(corpus):
             if conversation.id not in train:
                 continue
             if conversation.title is not None:
-                for reply in replies(conversation, uncounted, seen):
+                for reply in replies(conversation, uncounted, comment_ids):
                     yield _prompt(reply.turns, "cmv"), reply.text
             else:
                 for utterance, turns in persuader_turns(conversation, texts):
@@ -57,7 +57,7 @@ def train_tokenizer(texts: list[str], vocab_size: int, folder: Path):
     from transformers import PreTrainedTokenizerFast
 
     tokenizer = Tokenizer(models.BPE())
-    # Words with their leading space, single digits, punctuation, and line ends: as Qwen2 splits text.
+    # Split as Qwen2 does: words with their leading space, single digits, punctuation, and line ends.
     words = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
@@ -108,8 +108,8 @@ def pretrain_standin(
 ) -> None:
     """Train tokenizer and model on the train side's text; write a Hugging Face model folder `output`.
 
-    Every token counts in the loss, the prompts' too. Texts longer than `max_length` tokens lose their
-    beginning, so that every response ends.
+    Every token counts in the loss, also those of prompts. Texts longer than `max_length` tokens lose their beginning, so
+    that every response has its end.
     """
     prepare_torch(threads, seed, "cpu")
     from datasets import Dataset
@@ -176,7 +176,7 @@ def pretrain_standin(
 def pad_for_language_modeling(pad_token_id: int):
     """A collator that pads on the right and masks only the padding.
 
-    Transformers' own one masks every token equal to the pad token, here also the end of each text.
+    The one of transformers masks every token equal to the pad token, which here would be the end of each text too.
     """
     import torch
 

@@ -1,4 +1,4 @@
-"""Tokens of training rows, made once for all the models that learn from them.
+"""Tokenizes training rows, once for all models that learn from them.
 
 A prompt and its responses are tokenized apart, as they stand when a model samples: a response's first token never
 merges with the prompt's last. Every response ends with EOS.
@@ -21,8 +21,8 @@ KINDS = {
     PreferencePair: ("prompt", {"chosen": "chosen", "rejected": "rejected"}),
     DeltaPair: ("prompt", {"winner": "chosen", "loser": "rejected"}),
 }
-"""By kind of row: the key of its prompt, and of each response with the name of its column. The first key of a response
-tells the kinds apart."""
+"""Kind of row -> the key of its prompt, and the keys of its responses with the names of their columns. The first key of a
+response identifies the kind."""
 RESPONSES = ("response_ids", "chosen_ids", "rejected_ids")
 BATCH = 1000
 
@@ -71,10 +71,10 @@ def tokenize(*, rows: Path, base: Path, output: Path, trust_remote_code: bool = 
 
 
 def kind_of(rows: Path) -> type[SftRow | PreferencePair | DeltaPair]:
-    """The kind of the rows of a file, as its first row shows it.
+    """The kind of the rows in a file, by its first row.
 
     Raises:
-        UserError: the file is empty, or its first row is of no kind.
+        UserError: the file is empty, or its first row is of no known kind.
     """
     first = next(read_jsonl(rows), None)
     if first is None:
@@ -87,7 +87,7 @@ def kind_of(rows: Path) -> type[SftRow | PreferencePair | DeltaPair]:
 
 
 def _token_ids(tokenizer, texts: list[str], special: bool) -> Iterator[list[int]]:
-    """Token ids of texts, a batch a call; special tokens (a BOS, where there is one) open the prompt only."""
+    """Token ids of texts, in batches; with `special`, a BOS (if the tokenizer has one) begins each, as prompts need."""
     for start in range(0, len(texts), BATCH):
         batch = texts[start : start + BATCH]
         yield from tokenizer(batch, add_special_tokens=special)["input_ids"]
@@ -95,11 +95,11 @@ def _token_ids(tokenizer, texts: list[str], special: bool) -> Iterator[list[int]
 
 @dataclass(frozen=True)
 class Tokens:
-    """A table of `tokenize`, read.
+    """A table that `tokenize` wrote.
 
     Attributes:
-        columns: name -> one entry a row.
-        rows: the text rows that it was made from: "file", "digest" (SHA-256), and the "tokenizer"'s digest.
+        columns: name -> entries, one a row.
+        rows: the "file" of the text rows behind it, its "digest" (SHA-256), and the digest of the "tokenizer".
     """
 
     path: Path
@@ -111,7 +111,7 @@ class Tokens:
         """Read a table.
 
         Raises:
-            UserError: it is not one, or was cut off.
+            UserError: the file is no such table, or was cut off.
         """
         try:
             table = pq.read_table(path)
@@ -124,17 +124,17 @@ class Tokens:
 
     def only(self, conversations: set[str]) -> "Tokens":
         """The rows of some conversations."""
-        kept = [id_ in conversations for id_ in self.columns["conversation_id"]]
+        mask = [id_ in conversations for id_ in self.columns["conversation_id"]]
         return replace(
             self,
             columns={
-                name: [value for value, keep in zip(values, kept, strict=True) if keep]
+                name: [value for value, keep in zip(values, mask, strict=True) if keep]
                 for name, values in self.columns.items()
             },
         )
 
     def responses(self) -> Iterator[list[int]]:
-        """Every response's ids."""
+        """The token ids of every response."""
         for name in RESPONSES:
             yield from self.columns.get(name, [])
 
@@ -147,8 +147,8 @@ class Tokens:
         ]
 
     def longest(self, rows: int) -> list[list[int]]:
-        """The sequences of a batch of the longest rows, as trl's collators stack them: a prompt with its
-        response, or all prompts with the chosen one and then all with the rejected one."""
+        """The sequences of a batch of the longest rows, stacked as by trl's collators: each prompt with its response, or
+        all prompts with the chosen responses and then all with the rejected ones."""
         lengths = self.lengths()
         order = sorted(range(len(self)), key=lambda i: -lengths[i])
         longest = (order * rows)[:rows]
@@ -157,7 +157,7 @@ class Tokens:
         return [prompts[i] + self.columns[name][i] for name in names for i in longest]
 
     def refuse_long(self, max_length: int) -> None:
-        """UserError where a row is longer than `max_length` tokens: trl would cut it or drop it."""
+        """UserError if a row is longer than `max_length` tokens, since trl would cut or drop it."""
         for number, tokens in enumerate(self.lengths(), 1):
             if tokens > max_length:
                 raise UserError(

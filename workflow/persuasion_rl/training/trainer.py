@@ -1,4 +1,4 @@
-"""A training from its first batch to its records, as SFT, DPO and the delta judge share it."""
+"""Shared by SFT, DPO and the delta judge: a training from its first batch to its records."""
 
 import importlib.metadata
 import json
@@ -41,14 +41,14 @@ from persuasion_rl.training.unpadding import Workload
 
 @dataclass
 class TrainingRun:
-    """What a training is made from and where it goes: what its record holds.
+    """The inputs and outputs of a training, which its record lists.
 
     Attributes:
-        method: "sft", "dpo" or "reward": its module in this package.
+        method: "sft", "dpo" or "reward", also the name of the module in this package.
         device: "cuda" or "cpu".
-        data: the tables of tokens that are learned from, by their names in the record; "train" and "val".
-        recipe: as the config has it.
-        further: other files that decide what is learned from.
+        data: the tables of tokens, by their names in the record: "train" and "val".
+        recipe: the recipe as configured.
+        other_files: further files that decide the training data, by their names in the record.
     """
 
     method: str
@@ -58,24 +58,27 @@ class TrainingRun:
     recipe: dict[str, Any]
     parent: str
     parent_digest: str
-    further: dict[str, Path] = field(default_factory=dict)
+    other_files: dict[str, Path] = field(default_factory=dict)
 
     @cached_property
     def checkpoints(self) -> Path:
-        """The folder in `state` for checkpoints, named by all that the training is made from."""
-        made_from = module_digests(f"training.{self.method}") + [self.parent_digest, self.job.seed]
-        made_from.append(settings_digest(self.job.base))
-        files = [tokens.path for tokens in self.data.values()] + list(self.further.values())
-        made_from += [file_digest(path) for path in files]
-        return self.job.state / text_digest(*made_from, json.dumps(self.recipe, sort_keys=True))
+        """The folder in `state` for checkpoints, named by a digest of all inputs of the training."""
+        digest_parts = module_digests(f"training.{self.method}") + [
+            self.parent_digest,
+            self.job.seed,
+        ]
+        digest_parts.append(settings_digest(self.job.base))
+        files = [tokens.path for tokens in self.data.values()] + list(self.other_files.values())
+        digest_parts += [file_digest(path) for path in files]
+        return self.job.state / text_digest(*digest_parts, json.dumps(self.recipe, sort_keys=True))
 
 
-def add_lora(model, settings: dict[str, Any], **further: Any):
+def add_lora(model, settings: dict[str, Any], **lora_arguments: Any):
     """A new adapter on a base model; its weights are float32 whatever the base's are.
 
     Args:
         settings: lora_r, lora_alpha, lora_dropout and lora_target_modules of a recipe.
-        further: more arguments of peft's LoraConfig.
+        lora_arguments: more arguments of peft's LoraConfig.
 
     Raises:
         UserError: a module to adapt is not in the model.
@@ -94,7 +97,7 @@ def add_lora(model, settings: dict[str, Any], **further: Any):
             lora_alpha=settings["lora_alpha"],
             lora_dropout=settings["lora_dropout"],
             target_modules=settings["lora_target_modules"],
-            **further,
+            **lora_arguments,
         ),
     )
     for parameter in model.parameters():
@@ -104,10 +107,10 @@ def add_lora(model, settings: dict[str, Any], **further: Any):
 
 
 def choose_batches(run: TrainingRun, model, batching: dict[str, Any]) -> Batches:
-    """The batches of a training, tried on the longest rows of its data where the recipe leaves them open.
+    """The batches of a training; if the recipe leaves them open, they are tried on the longest rows of the data.
 
     Args:
-        batching: the part of the recipe that decides them (`recipe.split_recipe`).
+        batching: the recipe's settings for them (`recipe.split_recipe`).
     """
     tokens = run.data["train"]
     return fitting_batches(
@@ -121,7 +124,7 @@ def choose_batches(run: TrainingRun, model, batching: dict[str, Any]) -> Batches
 
 
 def try_step(model, sequences: list[list[int]], device: str, checkpointing: bool) -> None:
-    """A forward and a backward pass on some sequences, every token labelled."""
+    """Run a forward and a backward pass on some sequences, with every token labelled."""
     import torch
     from torch.nn.utils.rnn import pad_sequence
     from trl.trainer.utils import add_fused_lm_head
@@ -158,21 +161,20 @@ def trainer_arguments(
     batches: Batches,
     **fixed: Any,
 ):
-    """A trl config of the recipe's own argument names.
+    """A trl config from the recipe's settings.
 
     Args:
-        settings: the part of the recipe that is for the trainer (`recipe.split_recipe`); it takes the place of this
-            project's defaults.
-        fixed: what a method needs; it takes the place of the recipe's.
+        settings: the recipe's settings for the trainer (`recipe.split_recipe`), which override this project's defaults.
+        fixed: arguments that a method needs, which override the recipe.
 
     Raises:
-        UserError: an argument that the config does not have, or a value that it does not take.
+        UserError: the config has no such argument, or does not accept a value.
     """
     import torch
 
     cuda = run.device == "cuda"
     half = pick_dtype(run.device) if cuda else None
-    own = {
+    run_arguments = {
         "output_dir": str(run.checkpoints),
         "seed": run.job.seed,
         "use_cpu": not cuda,
@@ -181,7 +183,7 @@ def trainer_arguments(
         "per_device_train_batch_size": batches.rows,
         "gradient_accumulation_steps": batches.accumulation,
         "gradient_checkpointing": batches.gradient_checkpointing,
-        "max_length": None,  # no row is longer than the recipe's, which was checked
+        "max_length": None,  # the lengths of rows were checked already
         "ddp_find_unused_parameters": False,
     }
     defaults = {
@@ -189,13 +191,13 @@ def trainer_arguments(
         "save_total_limit": 2,
         "logging_first_step": True,
         "per_device_eval_batch_size": 2 * batches.rows,  # no gradients
-        # trl and transformers average a NaN away in what they log.
+        # With the filter, NaN losses would vanish from the logs.
         "logging_nan_inf_filter": False,
         "report_to": start_tracking(run.recipe, **run.job.tracking),
         "disable_tqdm": False,
     }
     try:
-        return config_class(**{**defaults, **settings, **own, **fixed})
+        return config_class(**{**defaults, **settings, **run_arguments, **fixed})
     except (TypeError, ValueError) as error:
         raise UserError(f"the recipe does not fit {config_class.__name__}: {error}") from None
 
@@ -211,16 +213,16 @@ def train_and_write(
     """Train from the last whole checkpoint, if there is one, and write the adapter with its records.
 
     Beside the adapter go adapter_config.json, history.jsonl (one logged step a row), metrics.json and
-    recipe.json. The checkpoints are removed when all of it is written. With several processes each trains,
-    and the first writes. The caller holds the lock of the model's trainings (`runtime.lock.locked`).
+    recipe.json. The checkpoints are removed when all of that is written. If several processes train together, only the first
+    writes. The caller holds the lock of the model's trainings (`runtime.lock.locked`).
 
     Args:
-        workload: what the model counts of its work (`unpadding.compute_without_padding`).
-        measured: what the trainer measures on the validation data, before the training and after it.
-        examine: measures more on the trained model, in the first process.
+        workload: the model's counts of its work (`unpadding.compute_without_padding`).
+        measured: the trainer's metrics on the validation data to record, before and after the training.
+        examine: computes more metrics of the trained model, in the first process.
 
     Returns:
-        The metrics, as metrics.json has them; none in other processes than the first.
+        The content of metrics.json; empty in processes other than the first.
     """
     meter = Meter(trainer.model, workload, run.device, batches.processes)
     trainer.meter = meter
@@ -230,9 +232,9 @@ def train_and_write(
     wait_for_all = trainer.accelerator.wait_for_everyone
     metrics: dict[str, Any] = {}
     checkpoint = last_checkpoint(run.checkpoints) if main else None
-    wait_for_all()  # broken checkpoints are gone before anyone looks
+    wait_for_all()  # the first process removes broken checkpoints before others look
     checkpoint = checkpoint if main else last_checkpoint(run.checkpoints, clean=False)
-    # Not by trainer.evaluate(): accelerate would take the model for prepared, and never share gradients.
+    # Not trainer.evaluate(): accelerate would take the model for prepared, and never share gradients.
     trainer.args.eval_on_start = checkpoint is None or lacks_evaluation(
         Path(checkpoint), trainer.args.eval_strategy
     )
@@ -268,7 +270,7 @@ def train_and_write(
 
 
 def train_or_say_why(trainer, checkpoint: str | None):
-    """Train, and turn running out of memory into what to set."""
+    """Train; if memory runs out, raise a UserError that says what to set."""
     from accelerate.utils.memory import should_reduce_batch_size
 
     try:
@@ -284,7 +286,7 @@ def train_or_say_why(trainer, checkpoint: str | None):
 
 
 def speed(history: list[dict]) -> dict[str, float]:
-    """The medians of what the meter read, and the highest memory."""
+    """The medians of the meter's readings, and the highest memory."""
     metered = [row for row in history if "tokens_per_second" in row]
     if not metered:
         return {}
@@ -313,7 +315,7 @@ def write_record(
     """Write recipe.json, history.jsonl and metrics.json beside the adapter.
 
     Args:
-        resolved: the trainer's arguments as they were in the end.
+        resolved: the final values of the trainer's arguments.
     """
     folder = run.job.adapter.parent
     write_jsonl(folder / "history.jsonl", history)
@@ -331,7 +333,7 @@ def write_record(
             "resolved": {name: value for name, value in resolved.items() if value is not None},
             "batches": batches,
             "data": {name: tokens.rows["digest"] for name, tokens in run.data.items()}
-            | {name: file_digest(path) for name, path in run.further.items()},
+            | {name: file_digest(path) for name, path in run.other_files.items()},
             "seed": run.job.seed,
             "device": run.device,
             "precision": str(pick_dtype(run.device)).removeprefix("torch."),

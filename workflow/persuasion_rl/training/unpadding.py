@@ -1,10 +1,10 @@
-"""Computes each token of a padded batch once: no padding, and what two responses share only once.
+"""Computes each distinct token of a padded batch once: no padding, and a prompt shared by two responses only once.
 
 trl's collators pad, and its DPO and reward trainers put a prompt into a batch twice, once before each response.
-Here the padded batch is laid out as one row of distinct tokens before it enters the model's layers, and the
-hidden states are put back in place behind them, so that trainers and losses stay trl's own. Attention goes from
-each stretch of the row to the tokens that stand before it in its own sequence (variable-length attention, Dao
-2023, arXiv:2307.08691). The language-model head is computed where a label needs it, and nowhere else.
+Here the padded batch is laid out as one row of distinct tokens before it enters the model's layers, and the hidden
+states are put back in place after them, so that trl's trainers and losses work unchanged. Each stretch of the row
+attends to itself and to the tokens before it in its own sequence (variable-length attention, Dao 2023,
+arXiv:2307.08691). The language-model head is computed only for tokens with a label.
 """
 
 import functools
@@ -22,14 +22,14 @@ PER_TOKEN = ("log_probs", "entropy", "log_sum_sq_probs", "mean_logits", "is_top1
 
 @dataclass
 class Layout:
-    """Where the tokens of a padded batch of shape (rows, length) stand in one row of distinct tokens.
+    """The places of the tokens of a padded batch (rows, length) in one row of distinct tokens.
 
     Attributes:
         tokens: indices into the flattened batch of the tokens that are computed, (computed,).
         position_ids: their positions in their sequences, (1, computed).
-        places: for each place of the batch its index in the row, padding 0, (rows, length).
-        queries, keys: lengths of each stretch and of what it attends to, its own tokens last.
-        key_tokens: indices into the row of what the stretches attend to, or None where it is the row itself.
+        places: for each position of the batch its index in the row, 0 for padding, (rows, length).
+        queries, keys: lengths of each stretch, and of the tokens it attends to, its own last.
+        key_tokens: indices into the row of the tokens that stretches attend to; None if they are the row itself.
     """
 
     tokens: torch.Tensor
@@ -54,7 +54,7 @@ def lay_out(input_ids: torch.Tensor, attention_mask: torch.Tensor, paired: bool)
 
     Args:
         input_ids, attention_mask: (rows, length).
-        paired: rows i and i + rows / 2 are two continuations; what they begin with alike is computed once.
+        paired: rows i and i + rows / 2 are two continuations; their common beginning is computed once.
     """
     rows, length = input_ids.shape
     device = input_ids.device
@@ -64,7 +64,7 @@ def lay_out(input_ids: torch.Tensor, attention_mask: torch.Tensor, paired: bool)
         first, second = input_ids.chunk(2)
         alike = (first == second) & attention_mask.chunk(2)[0].bool()
         common = alike.long().cumprod(1).sum(1)
-        # One token at least is left to the second row, so that it has a stretch of its own.
+        # The second row keeps at least one token, so that it has a stretch of its own.
         shared[rows // 2 :] = torch.minimum(common, lengths[rows // 2 :] - 1)
     columns = torch.arange(length, device=device)
     inside = columns < lengths[:, None]
@@ -116,7 +116,7 @@ def attend(
 
 @functools.cache
 def _has_flash() -> bool:
-    """Whether torch's FlashAttention is there (Ampere and later), and gives what plain attention gives."""
+    """Whether torch has FlashAttention here (Ampere and later) and it gives the values of plain attention."""
     if torch.cuda.get_device_capability() < (8, 0):
         return False
     batch = torch.tensor([[1, 2, 3, 4], [1, 2, 5, 0]], device="cuda")
@@ -144,7 +144,7 @@ def _flash(query, key, value, layout: Layout, scaling: float | None) -> torch.Te
 
 
 def _one_by_one(query, key, value, layout: Layout, scaling: float | None) -> torch.Tensor:
-    """Each stretch by itself, where no kernel takes them together."""
+    """Attention of one stretch at a time, for devices without a kernel for all together."""
     groups = query.shape[1] // key.shape[1]
     stretches = zip(
         query.split(layout.queries), key.split(layout.keys), value.split(layout.keys), strict=True
@@ -169,11 +169,11 @@ AttentionInterface.register(NAME, attend)
 
 @dataclass
 class Workload:
-    """What a model computed while it trained.
+    """The work of a model in training.
 
     Attributes:
-        tokens: that went through the layers. labelled: of them, that went through the head.
-        attended: pairs of a token and one that it attends to, in one head of one layer.
+        tokens: tokens that went through the layers. labelled: those of them that went through the head.
+        attended: pairs of a token and a token that it attends to, in one head of one layer.
     """
 
     tokens: int = 0
@@ -188,21 +188,21 @@ class Workload:
 
 
 def compute_without_padding(model: PreTrainedModel, paired: bool = False) -> Workload:
-    """Make a model compute each token of a batch once. From then on it is for training and scoring only.
+    """Make a model compute each token of a batch once. After that it can only train and score.
 
     Args:
-        model: a causal language model that trl gives its fused head, or a sequence classifier.
+        model: a causal language model with trl's fused head, or a sequence classifier.
         paired: batches hold two continuations of each prompt, as trl's preference collators make them.
 
     Returns:
-        What it computes in training mode, counted from now on.
+        The count of its work in training mode from now on.
     """
     workload = Workload()
     backbone = model.base_model
     backbone.config._attn_implementation = NAME
 
     def only_labelled(_, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
-        """trl's head drops tokens without a label on GPUs alone; here it never sees them."""
+        """Leave only labelled tokens to trl's head, which drops the others on GPUs only."""
         if not kwargs.get("fused_lm_head"):
             return args, kwargs
         targets = kwargs.pop("labels")[:, 1:]
@@ -210,7 +210,7 @@ def compute_without_padding(model: PreTrainedModel, paired: bool = False) -> Wor
         return args, {
             **kwargs,
             "shift_labels": targets[mask][None],
-            "wanted": F.pad(mask, (0, 1)),
+            "label_positions": F.pad(mask, (0, 1)),
         }
 
     def flatten(_, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
@@ -221,8 +221,10 @@ def compute_without_padding(model: PreTrainedModel, paired: bool = False) -> Wor
         mask = torch.ones_like(input_ids) if mask is None else mask
         layout = lay_out(input_ids, mask, paired)
         if model.training:
-            wanted = kwargs.get("wanted")
-            workload.add(layout, len(input_ids) if wanted is None else int(wanted.sum()))
+            label_positions = kwargs.get("label_positions")
+            workload.add(
+                layout, len(input_ids) if label_positions is None else int(label_positions.sum())
+            )
         return (), {
             **kwargs,
             "input_ids": input_ids.flatten()[layout.tokens][None],
@@ -232,16 +234,16 @@ def compute_without_padding(model: PreTrainedModel, paired: bool = False) -> Wor
         }
 
     def put_back(_, args: tuple, kwargs: dict, output):
-        places, wanted = kwargs["layout"].places, kwargs.get("wanted")
+        places, label_positions = kwargs["layout"].places, kwargs.get("label_positions")
         hidden = output.last_hidden_state[0]
         output.last_hidden_state = (
-            hidden[places] if wanted is None else hidden[places[wanted]][None]
+            hidden[places] if label_positions is None else hidden[places[label_positions]][None]
         )
         return output
 
     def in_place(_, args: tuple, kwargs: dict, output):
-        if "wanted" in kwargs:
-            mask = kwargs["wanted"][:, :-1]
+        if "label_positions" in kwargs:
+            mask = kwargs["label_positions"][:, :-1]
             for name in PER_TOKEN:
                 if (values := getattr(output, name)) is not None:
                     output[name] = values.new_zeros(mask.shape).masked_scatter(mask, values)

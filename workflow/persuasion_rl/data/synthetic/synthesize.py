@@ -1,7 +1,7 @@
 """Writes a synthetic ChangeMyView, in ConvoKit's format, whose delta function is known (`grammar.py`).
 
-It has the traps of the real corpus, so that the cleaning has its real work: the poster's own replies
-carry `success`, posts get EDIT lines that announce the delta, comments are deleted, texts hold HTML
+It has the traps of the real corpus, so that the cleaning is exercised: the poster's own replies carry
+`success`, posts get EDIT lines that announce the delta, comments are deleted, texts hold HTML
 entities, quotes and the moderators' footnote, and DeltaBot confirms every delta.
 """
 
@@ -58,8 +58,8 @@ def synthesize_corpus(*, corpus: Path, seed: int, threads: int, replies: int) ->
     """Write a corpus of `threads` threads with about `replies` root replies each into folder `corpus`.
 
     Every thread has at least one reply that won a delta and one that did not, like those of
-    `winning-args-corpus` (Tan et al. 2016). A thread is a function of (seed, its number, and the number
-    of times that it was drawn again because it had no such pair or resembled an earlier post).
+    `winning-args-corpus` (Tan et al. 2016). A thread is a function of the seed, its number, and how often it was drawn
+    again because it had no such pair or resembled an earlier post.
 
     Returns:
         counts of "threads", "utterances", "deltas" and threads that were "drawn_again".
@@ -160,7 +160,7 @@ class _Thread:
         )
 
     def _argue(self) -> None:
-        """A persuader replies to the post; the poster is won, objects and is answered, or says nothing."""
+        """A persuader replies to the post; the poster is convinced, objects and gets an answer, or says nothing."""
         rng = self.rng
         names, profiles = zip(*PERSUADERS.items(), strict=False)
         manner = rng.choices(names, [share for share, _ in profiles])[0]

@@ -1,4 +1,4 @@
-"""What a job has asked, and what its answers amount to. None is guessed: `read_answer` is strict."""
+"""The requests of a job and their outcomes. `read_answer` is strict and guesses nothing."""
 
 import json
 import re
@@ -15,9 +15,9 @@ from persuasion_rl.judges.llm.settings import LlmSettings
 from persuasion_rl.runtime.command import note
 
 UNPARSABLE = "unparsable"
-"""The failure of a request whose answers are all not what was asked for."""
+"""The failure of a request whose answers all have the wrong form."""
 GIVES_UP_AFTER = 20
-"""A job's first answers, all unparsable, after which the model is taken to be unable."""
+"""If this many first answers of a job are all unparsable, the model counts as unable."""
 QUOTED = 100
 """Characters of an answer that a message quotes."""
 FENCED = re.compile(r"\s*```(?:json)?[ \t]*\n(.*)\n[ \t]*```\s*", re.DOTALL)
@@ -25,7 +25,7 @@ FENCED = re.compile(r"\s*```(?:json)?[ \t]*\n(.*)\n[ \t]*```\s*", re.DOTALL)
 
 
 class Outcome(NamedTuple):
-    """What came of a request: an object of the request's schema, or None and the name of what kept it away."""
+    """The outcome of a request: an object of the request's schema, or None and the name of the failure."""
 
     content: dict[str, Any] | None
     failure: str | None = None
@@ -34,11 +34,11 @@ class Outcome(NamedTuple):
 def read_answer(text: str, schema: dict[str, Any]) -> dict[str, Any]:
     """Read a model's answer: one JSON object of the schema, and nothing else.
 
-    It may stand in one Markdown fence, as many models write JSON whatever they are told: that leaves nothing to guess.
-    What UTF-8 cannot hold (half of a surrogate pair) becomes a question mark.
+    The object may be in one Markdown fence, as many models write JSON against all instructions: that is unambiguous.
+    Characters that UTF-8 cannot encode (half of a surrogate pair) become question marks.
 
     Raises:
-        ValueError: it is anything else.
+        ValueError: the text is anything else.
     """
     if fenced := FENCED.fullmatch(text):
         text = fenced[1]
@@ -53,7 +53,7 @@ def read_answer(text: str, schema: dict[str, Any]) -> dict[str, Any]:
 
 
 def encodable(text: str) -> str:
-    """A text with a question mark for what UTF-8 cannot hold."""
+    """A text with question marks for characters that UTF-8 cannot encode."""
     return text.encode("utf-8", "replace").decode()
 
 
@@ -64,7 +64,7 @@ def _each_key_once(pairs: list[tuple]) -> dict:
 
 
 class Answers:
-    """The requests of a job by their keys, and what has become of each: an answer in the cache, a failure, or nothing."""
+    """The requests of a job by key, and the state of each: an answer in the cache, a failure, or nothing yet."""
 
     def __init__(
         self,
@@ -81,18 +81,18 @@ class Answers:
         self._usable, self._unusable = 0, 0
 
     def missing(self) -> list[Request]:
-        """The requests that are to be asked (again)."""
+        """The requests to ask (again)."""
         missing = [r for key, r in self.requests.items() if self.settled(key) is None]
         self._usable += len(self.requests) - len(missing)
         return missing
 
     def outcome(self, key: str) -> Outcome:
-        """What came of a request that has been asked."""
+        """The outcome of a request after asking."""
         failure = self.failures.get(key)
         return self.settled(key) or Outcome(None, failure.name if failure else UNPARSABLE)
 
     def settled(self, key: str) -> Outcome | None:
-        """What the answers to a request amount to; None where it is to be asked (again)."""
+        """The outcome of a request by its answers; None if it must be asked (again)."""
         bodies = self.cache.bodies(key)
         for body in bodies:
             outcome = self._read(key, body)
@@ -103,7 +103,7 @@ class Answers:
         return None
 
     def usable(self, answer: Answer) -> bool:
-        """Whether an answer is what was asked for, or a refusal."""
+        """Whether an answer has the right form or is a refusal."""
         return self._read(answer.key, answer.body) is not None
 
     def _read(self, key: str, body: str) -> Outcome | None:
@@ -116,12 +116,12 @@ class Answers:
             return None
 
     def priced(self, request: Request, body: str, batch: Batch | None = None) -> Answer:
-        """A body with what it cost, in a batch at the prices that it was sent at.
+        """An answer with its cost; in a batch, at the prices when it was sent.
 
         Tokens that the server does not count are estimated.
 
         Raises:
-            NoAnswer: the body is none of this provider's.
+            NoAnswer: the body has not the form of this provider.
         """
         reply: Reply = self.provider.read(body)
         tokens_in, tokens_out = estimated_tokens(request), len(reply.text) // CHARACTERS_A_TOKEN
@@ -133,7 +133,7 @@ class Answers:
         return Answer(request.key, body, model, tokens_in, tokens_out, cost, batch is not None)
 
     def refuse_unparsable(self, *answers: Answer) -> None:
-        """Raise a UserError where none of a job's first answers can be used: others would be paid for and no better."""
+        """Raise a UserError if all first answers of a job are unusable: others would cost money and be no better."""
         for answer in answers:
             usable = self.usable(answer)
             with self._lock:
@@ -150,19 +150,19 @@ class Answers:
         """The beginning of an answer, in one line."""
         return repr(" ".join(self.provider.read(answer.body).text.split())[:QUOTED])
 
-    def report_failures(self, asked: list[Request]) -> None:
+    def report_failures(self, requests: list[Request]) -> None:
         """Quote one failure of each name.
 
         Raises:
             UserError: no request of the job had an answer.
         """
-        failed = {r.key: self.failures[r.key] for r in asked if r.key in self.failures}
+        failed = {r.key: self.failures[r.key] for r in requests if r.key in self.failures}
         failed = {key: f for key, f in failed.items() if self.outcome(key).failure == f.name}
         for failure in {failure.name: failure for failure in failed.values()}.values():
             note(f"judge llm: no answer, for instance: {failure}")
-        lost = [f for f in failed.values() if f.name != UNPARSABLE]
-        if lost and len(lost) == len(self.requests):
+        unanswered = [f for f in failed.values() if f.name != UNPARSABLE]
+        if unanswered and len(unanswered) == len(self.requests):
             raise UserError(
-                f"judge llm: none of {len(lost):,} requests had an answer, the last for {lost[-1]}; see llm.base_url"
+                f"judge llm: none of {len(unanswered):,} requests had an answer, the last for {unanswered[-1]}; see llm.base_url"
                 " and llm.model"
             )

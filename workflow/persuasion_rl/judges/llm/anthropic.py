@@ -19,7 +19,7 @@ from persuasion_rl.runtime.keys import without_keys
 
 
 class Anthropic(Provider):
-    """Messages of Anthropic."""
+    """Anthropic's Messages."""
 
     name = "anthropic"
     address = "https://api.anthropic.com"
@@ -42,7 +42,7 @@ class Anthropic(Provider):
         return payload
 
     def _send(self, payload):
-        # The client has no argument for a temperature any more; the interface has it for models that take one.
+        # The client has no temperature argument any more; the interface still takes it for some models.
         more = {"temperature": payload.pop("temperature")} if "temperature" in payload else None
         answer = self._client.messages.with_raw_response.create(**payload, extra_body=more)
         return answer.http_response.text
@@ -67,10 +67,10 @@ class Anthropic(Provider):
         with self._translated_errors():
             return self._client.messages.batches.create(requests=rows).id
 
-    def find_batch(self, batch: Batch, known: set[str]) -> str | None:
-        """Anthropic's batches carry no mark of ours: of those of that size, the one nearest in time.
+    def find_batch(self, batch: Batch, known_ids: set[str]) -> str | None:
+        """The batch of the same size that is nearest in time, since Anthropic's batches carry no token.
 
-        It may be another study's; the keys in its results tell.
+        It may be another study's; the keys in its results show that.
         """
         distances = {}
         with self._translated_errors():
@@ -79,7 +79,7 @@ class Anthropic(Provider):
                 if after < -CLOCKS_DIFFER_S:
                     break
                 counts = listed.request_counts.model_dump().values()
-                if listed.id not in known and sum(counts) == len(batch.keys):
+                if listed.id not in known_ids and sum(counts) == len(batch.keys):
                     distances[listed.id] = abs(after)
         return min(distances, key=distances.get, default=None)
 

@@ -1,4 +1,4 @@
-"""Asks a language model about texts, by a rubric. No answer is paid twice: all are kept in the cache."""
+"""Asks a language model about texts, by a rubric. The cache keeps all answers, so that none is paid twice."""
 
 import json
 import time
@@ -25,9 +25,9 @@ from persuasion_rl.runtime.command import note
 
 LONGEST_BACKOFF_S = 60
 LONGEST_WAIT_S = 600
-"""A server that asks to wait longer than this has given no answer."""
+"""The most seconds to wait for a server; if it asks for more, the request has no answer."""
 GIVES_UP_AFTER = 20
-"""Requests in a row without any answer, after which the server is taken to be out of order."""
+"""Requests in a row without an answer, after which the server counts as out of order."""
 
 
 def ask_about(
@@ -35,8 +35,8 @@ def ask_about(
 ) -> Request:
     """A request about some texts, by a rubric that ends with the form of the answer.
 
-    The texts are strings of a JSON object, which they cannot leave, whatever they say. What UTF-8 cannot hold (half of
-    a surrogate pair) becomes a question mark.
+    The texts are strings of a JSON object, so that nothing in them can end the data. Characters that UTF-8 cannot encode
+    (half of a surrogate pair) become question marks.
     """
     user = encodable(json.dumps(data, ensure_ascii=False, indent=1))
     identity = [
@@ -51,16 +51,16 @@ def ask_about(
 
 
 def outcomes(settings: LlmSettings, requests: list[Request]) -> list[Outcome]:
-    """What comes of each request; only what the cache has no answer to is asked.
+    """The outcome of each request; only requests without an answer in the cache are sent.
 
     Failures: refused, unparsable, rejected, rate_limited, timeout, server_error, connection, broken_body.
     The first two are answers, which are kept; after the others a rerun asks again.
 
-    Batches that were sent and not fetched are waited for first, whichever way the rest is asked.
+    Batches that were sent but not fetched come first, even if the rest is not asked in batches.
 
     Raises:
-        UserError: nothing was answered, or what would keep all requests from being answered: a key that is missing or
-            not accepted, a limit, a server that is out of order, a model whose first answers are all unparsable.
+        UserError: there was no answer, or none can be expected: the key is missing or not accepted, a limit is reached, the
+            server is out of order, the model's first answers are all unparsable.
     """
     with opened(settings.cache) as cache:
         answers = Answers(settings, cache, provider_of(settings), requests)
@@ -83,7 +83,7 @@ def provider_of(settings: LlmSettings) -> Provider:
 
 
 class _Stopped(Exception):
-    """Nothing more is to be asked: another thread has met with a UserError."""
+    """Ask nothing more: another thread had a UserError."""
 
 
 class Threads:
@@ -96,7 +96,7 @@ class Threads:
         self._pace = Pace(self._settings.requests_per_minute, self._stop)
 
     def ask(self, missing: list[Request]) -> None:
-        """Ask all requests; stop all threads where one meets with a UserError."""
+        """Ask all requests; a UserError in one thread stops all of them."""
         answers = self._answers
         answers.budget.check(missing, answered=len(answers.requests) - len(missing))
         if not missing:
@@ -134,9 +134,9 @@ class Threads:
         return f"{text}, {self._answers.budget.usd:.4f} USD"
 
     def _ask(self, request: Request) -> NoAnswer | None:
-        """Ask until there is an answer that can be used; the last failure where there is none.
+        """Ask until there is a usable answer; without one, return the last failure.
 
-        Answers that could not be used count as attempts, also those of earlier runs.
+        Unusable answers count as attempts, also those of earlier runs.
         """
         attempts = 1 + self._settings.retries - len(self._answers.cache.bodies(request.key))
         try:
@@ -175,13 +175,13 @@ _exponential = wait_random_exponential(multiplier=1, max=LONGEST_BACKOFF_S)
 
 
 def _backoff(state: RetryCallState) -> float:
-    """Seconds until the next attempt; where the server said how long, `Pace` holds all requests back."""
+    """Seconds until the next attempt; if the server says how long to wait, `Pace` holds all requests back."""
     error = state.outcome.exception()
     return _exponential(state) if error.wait_s is None else 0
 
 
 class Pace:
-    """Lets requests go: so many a minute, and none while a server has asked to wait."""
+    """Limits the requests a minute, and holds them while a server asks to wait."""
 
     def __init__(self, per_minute: int | None, stop: Event):
         self._gap = 60 / per_minute if per_minute else 0.0
@@ -190,18 +190,18 @@ class Pace:
         self._next = self._not_before = 0.0
 
     def wait(self) -> None:
-        """Return when it is a request's turn; _Stopped where none is to be asked any more."""
+        """Return when it is a request's turn; raise _Stopped if asking has stopped."""
         with self._lock:
             turn = max(time.monotonic(), self._next)
             self._next = turn + self._gap
-        while (left := max(turn, self._not_before) - time.monotonic()) > 0:
-            if self._stop.wait(left):
+        while (remaining_s := max(turn, self._not_before) - time.monotonic()) > 0:
+            if self._stop.wait(remaining_s):
                 break
         if self._stop.is_set():
             raise _Stopped
 
     def pause(self, seconds: float) -> None:
-        """Hold all requests back; NoAnswer where that would be too long."""
+        """Hold all requests back; NoAnswer if that would be too long."""
         if seconds > LONGEST_WAIT_S:
             raise NoAnswer("rate_limited", f"the server asks to wait {seconds:,.0f} s", again=False)
         with self._lock:

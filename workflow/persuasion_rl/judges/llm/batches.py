@@ -1,4 +1,4 @@
-"""Asking in batches: cheaper, and answered within a day. What was sent is never sent again, whatever ends a job."""
+"""Asks in batches, which are cheaper and answered within a day. No batch is sent twice, however a job ends."""
 
 import time
 import uuid
@@ -12,7 +12,7 @@ from persuasion_rl.runtime.command import note
 REQUESTS_A_BATCH = 10_000
 LONGEST_POLL_S = 60
 GIVES_UP_AFTER = 20
-"""Polls in a row without any answer, after which the server is taken to be out of order."""
+"""Polls in a row without an answer, after which the server counts as out of order."""
 
 
 class Batches:
@@ -29,7 +29,7 @@ class Batches:
         self._foreign: set[str] = set()
 
     def fetch_waiting(self) -> None:
-        """Wait for the batches that were sent and not fetched: they are paid for."""
+        """Wait for batches that were sent but not fetched: they are paid for."""
         for batch in self._cache.waiting_batches(self._provider.name):
             if batch.address in (None, self._address):
                 self._provider.connect()
@@ -41,17 +41,22 @@ class Batches:
                 )
 
     def ask(self, missing: list[Request]) -> None:
-        """Send what is missing until all of it is answered or no attempt is left."""
+        """Send the missing requests until all are answered or no attempt is left."""
         answers = self._answers
         for _ in range(1 + self._settings.retries):
-            left = [r for r in missing if answers.settled(r.key) is None]
-            left = [
-                r for r in left if r.key not in answers.failures or answers.failures[r.key].again
+            open_requests = [r for r in missing if answers.settled(r.key) is None]
+            open_requests = [
+                r
+                for r in open_requests
+                if r.key not in answers.failures or answers.failures[r.key].again
             ]
-            if not left:
+            if not open_requests:
                 return
-            answers.budget.check(left, answered=len(missing) - len(left))
-            chunks = [left[i : i + REQUESTS_A_BATCH] for i in range(0, len(left), REQUESTS_A_BATCH)]
+            answers.budget.check(open_requests, answered=len(missing) - len(open_requests))
+            chunks = [
+                open_requests[i : i + REQUESTS_A_BATCH]
+                for i in range(0, len(open_requests), REQUESTS_A_BATCH)
+            ]
             for batch in [self._send(chunk) for chunk in chunks]:
                 self._fetch(batch)
 
@@ -76,10 +81,10 @@ class Batches:
             self._cache.drop_batch(batch)
             raise
         except NoAnswer as failure:
-            lost = failure.again and failure.name in ("connection", "timeout", "server_error")
-            if not lost:
+            may_exist = failure.again and failure.name in ("connection", "timeout", "server_error")
+            if not may_exist:
                 self._cache.drop_batch(batch)
-            next_time = "looks for it, then sends it" if lost else "sends it again"
+            next_time = "looks for it, then sends it" if may_exist else "sends it again"
             raise UserError(
                 f"judge llm: the batch was not accepted ({failure}); a rerun {next_time}"
             ) from None
@@ -87,12 +92,12 @@ class Batches:
         return self._cache.name_batch(batch, id_)
 
     def _located(self, batch: Batch) -> Batch | None:
-        """A batch with its id, which is looked for where a kill came before it was noted. None where there is none."""
+        """A batch with its id, which is looked up if a kill came before it was noted. None if the batch was never created."""
         if batch.id is not None:
             return batch
-        known = self._cache.batch_ids() | self._foreign
+        known_ids = self._cache.batch_ids() | self._foreign
         try:
-            id_ = self._provider.find_batch(batch, known)
+            id_ = self._provider.find_batch(batch, known_ids)
         except Missing:  # a server without batches
             id_ = None
         except NoAnswer as failure:
@@ -106,7 +111,7 @@ class Batches:
         return self._cache.name_batch(batch, id_)
 
     def _fetch(self, noted: Batch) -> None:
-        """Wait for a batch and keep its answers, all in one transaction. One that is gone is given up."""
+        """Wait for a batch and keep its answers in one transaction. A batch that no longer exists is given up."""
         batch = self._located(noted)
         if batch is None:
             return
@@ -117,8 +122,8 @@ class Batches:
         except Missing as error:
             note(f"judge llm: the batch {batch.id} is gone; its requests are asked anew ({error})")
             self._cache.add(batch=batch)
-            gone = NoAnswer("server_error", f"the batch {batch.id} is gone")
-            failures |= dict.fromkeys(batch.keys, gone)
+            failure = NoAnswer("server_error", f"the batch {batch.id} is gone")
+            failures |= dict.fromkeys(batch.keys, failure)
             return
         except NoAnswer as failure:
             if not failure.again:
@@ -144,23 +149,23 @@ class Batches:
                 failures[key] = failure
         self._answers.budget.keep(*fetched, batch=batch)
         note(f"judge llm: {len(fetched):,} of {len(batch.keys):,} requests of the batch answered")
-        own = [answer for answer in fetched if answer.key in self._answers.requests]
-        for answer in own:
+        of_this_job = [answer for answer in fetched if answer.key in self._answers.requests]
+        for answer in of_this_job:
             if not self._answers.usable(answer):
                 failures[answer.key] = NoAnswer(UNPARSABLE, self._answers.quoted(answer))
-        self._answers.refuse_unparsable(*own)
+        self._answers.refuse_unparsable(*of_this_job)
 
     def _results(self, id_: str) -> list[tuple[str, str | NoAnswer]]:
-        """Poll a batch, less and less often, until it has ended. Servers may be away in between."""
-        pause_s, lost = 0.5, 0
+        """Poll a batch, less and less often, until it has ended. The server may be unreachable in between."""
+        pause_s, failed_polls = 0.5, 0
         while True:
             try:
                 if self._provider.batch_ended(id_):
                     return list(self._provider.batch_results(id_))
-                lost = 0
+                failed_polls = 0
             except NoAnswer as failure:
-                lost += 1
-                if lost == GIVES_UP_AFTER or not failure.again:
+                failed_polls += 1
+                if failed_polls == GIVES_UP_AFTER or not failure.again:
                     raise
             pause_s = min(2 * pause_s, LONGEST_POLL_S)
             time.sleep(pause_s)

@@ -1,4 +1,4 @@
-"""What asking costs, and the limits of requests and money that a study has set."""
+"""The cost of asking, and a study's limits on requests and money."""
 
 from threading import Lock
 
@@ -9,15 +9,15 @@ from persuasion_rl.judges.llm.settings import LlmSettings
 from persuasion_rl.runtime.command import note
 
 CHARACTERS_A_TOKEN = 4
-"""Of English, for estimates."""
+"""Characters of an English token, for estimates."""
 BATCH_PRICE = 0.5
-"""What a batch costs of the price, with both providers."""
+"""The price of a batch as a share of the full price, with both providers."""
 
 
 def cost_usd(
     prices: dict[str, float] | None, input_tokens: float, output_tokens: float, batch: bool
 ) -> float | None:
-    """What tokens cost in USD at prices for a million of them, or None where no price is known."""
+    """The cost of tokens in USD at prices a million; None if no price is known."""
     if prices is None:
         return None
     usd = (input_tokens * prices["input"] + output_tokens * prices["output"]) / 1_000_000
@@ -32,8 +32,8 @@ def estimated_tokens(request: Request) -> int:
 class Budget:
     """Keeps the study's requests and their cost within llm.max_requests and llm.max_cost_usd.
 
-    What was spent is what the cache has, so limits hold over reruns and jobs; nobody else adds to it. Answers that
-    came when no price was known cost what their tokens cost today.
+    The cache says what was spent, so limits hold over reruns and jobs; no other job adds to it meanwhile. Answers that came
+    when no price was known count at today's prices.
     """
 
     def __init__(self, settings: LlmSettings, cache: AnswerCache):
@@ -50,10 +50,10 @@ class Budget:
         self.usd += sum(self._cost(answer) for answer in answers)
 
     def check(self, requests: list[Request], answered: int) -> None:
-        """Say what is about to be asked, and what it costs at most.
+        """Note the requests to ask and their highest cost.
 
         Raises:
-            UserError: that is above a limit.
+            UserError: they are above a limit.
         """
         count, tokens = len(requests), sum(map(estimated_tokens, requests))
         most = count * self._settings.max_tokens
@@ -64,22 +64,22 @@ class Budget:
             + ("" if cost is None else f", at most about {cost:.4f} USD an attempt")
             + f"; up to {1 + self._settings.retries} attempts each where answers cannot be used"
         )
-        kept = f"{answered:,} of this job's are answered in {self._settings.cache}"
+        cache_note = f"{answered:,} of this job's are answered in {self._settings.cache}"
         limit = self._settings.max_requests
         if limit is not None and count and self._answers + count > limit:
             raise UserError(
                 f"judge llm: {count:,} requests to ask and {self._answers:,} asked before are more than"
-                f" llm.max_requests {limit:,}; {kept}"
+                f" llm.max_requests {limit:,}; {cache_note}"
             )
         limit = self._settings.max_cost_usd
         if limit is not None and count and self.usd + cost > limit:
             raise UserError(
                 f"judge llm: about {cost:.4f} USD to spend and {self.usd:.4f} spent are more than"
-                f" llm.max_cost_usd {limit:g}; {kept}"
+                f" llm.max_cost_usd {limit:g}; {cache_note}"
             )
 
     def reserve(self, request: Request) -> None:
-        """Hold room for a request that is about to be sent; UserError where there is none."""
+        """Reserve room in the limits for a request that is about to be sent; UserError if there is none."""
         with self._lock:
             for name, used, limit in (
                 ("llm.max_requests", self._answers + self._asking + 1, self._settings.max_requests),
@@ -98,7 +98,7 @@ class Budget:
             self._reserved += self._most(request)
 
     def settle(self, request: Request, answer: Answer | None) -> None:
-        """Give the room back, and commit the answer, if there is one, in the same moment."""
+        """Release the room of a request, and at the same time commit its answer, if there is one."""
         with self._lock:
             self._asking -= 1
             self._reserved -= self._most(request)
@@ -112,6 +112,6 @@ class Budget:
         return cost_usd(self._settings.prices, *tokens) or 0.0
 
     def _most(self, request: Request) -> float:
-        """What a request costs at most, about, in USD."""
+        """The approximate highest cost of a request in USD."""
         tokens = (estimated_tokens(request), self._settings.max_tokens)
         return cost_usd(self._settings.prices, *tokens, self._settings.batch) or 0.0

@@ -1,4 +1,4 @@
-"""OpenAI's interface through its official client, which many other servers speak too."""
+"""OpenAI's interface, which many other servers have too, through its official client."""
 
 import json
 from collections.abc import Iterator
@@ -18,7 +18,7 @@ from persuasion_rl.runtime.keys import without_keys
 
 
 class OpenAI(Provider):
-    """Chat completions of OpenAI and of the many servers that speak like it."""
+    """Chat completions of OpenAI and of compatible servers."""
 
     name = "openai"
     address = "https://api.openai.com/v1"
@@ -80,10 +80,12 @@ class OpenAI(Provider):
                 metadata={"token": batch.token},
             ).id
 
-    def find_batch(self, batch: Batch, known: set[str]) -> str | None:
+    def find_batch(self, batch: Batch, known_ids: set[str]) -> str | None:
         with self._translated_errors():
             for listed in self._client.batches.list(limit=100):  # the newest first
-                if (listed.metadata or {}).get("token") == batch.token and listed.id not in known:
+                if (listed.metadata or {}).get(
+                    "token"
+                ) == batch.token and listed.id not in known_ids:
                     return listed.id
                 if listed.created_at < batch.created_at - CLOCKS_DIFFER_S:
                     return None
@@ -102,7 +104,7 @@ class OpenAI(Provider):
                 raise NoAnswer("rejected", without_keys(" ".join(messages[:1])), again=False)
             files = [name for name in (batch.output_file_id, batch.error_file_id) if name]
             texts = [self._client.files.content(name).text for name in files]
-            # Not splitlines, which also parts lines within a text (at U+2028, U+0085).
+            # Not splitlines, which also splits texts (at U+2028, U+0085).
             lines = [line for text in texts for line in text.split("\n") if line.strip()]
             yield from self._rows([json.loads(line) for line in lines])
 

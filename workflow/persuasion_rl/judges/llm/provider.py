@@ -1,7 +1,7 @@
-"""What is common to the providers of language models: a request at a time, or a batch of them.
+"""The interface of providers of language models: one request at a time, or batches of them.
 
-The clients' own retries are off. Whatever goes wrong is either a NoAnswer with a name, which concerns one
-request, or a UserError, which concerns all of them. Keys come from the environment and go nowhere but into requests.
+The clients' own retries are off. A failure is either a NoAnswer with a name, which concerns one request, or a UserError,
+which concerns all of them. Keys come from the environment and go nowhere but into requests.
 """
 
 import importlib
@@ -23,17 +23,17 @@ from persuasion_rl.runtime.command import note
 from persuasion_rl.runtime.keys import VARIABLES, key_for, without_keys
 
 MOST_TOKENS = 10**9
-"""More than any answer has; a larger number is no count."""
+"""More tokens than any answer has; a larger number is not taken for a count."""
 CLOCKS_DIFFER_S = 300
-"""By how much a provider's clock and ours may differ."""
+"""Seconds by which a provider's clock and this one may differ."""
 
 
 class NoAnswer(Exception):
-    """A request that ended without an answer that can be used.
+    """A request that ended without a usable answer.
 
     Args:
-        name: what stood in the way, as the labels count it. detail: the server's message, in one line.
-        again: whether asking again may help. wait_s: how long the server asks to wait, where it does.
+        name: the failure, as the labels count it. detail: the server's message, in one line.
+        again: whether asking again may help. wait_s: how long the server asks to wait, if it does.
     """
 
     def __init__(
@@ -44,17 +44,17 @@ class NoAnswer(Exception):
 
 
 class Missing(UserError):
-    """A model, an address or a batch that is not there (status 404)."""
+    """A model, address or batch that does not exist (status 404)."""
 
 
 MALFORMED = (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError)
-"""The errors of reading JSON that has another form than it should."""
+"""Errors of reading JSON of an unexpected form."""
 
 
 @dataclass(frozen=True)
 class Request:
-    """What is asked: the task, the data that it is about, and the JSON schema of an answer. `key` is a digest of all
-    that matters."""
+    """A request: the task, its data, and the JSON schema of an answer. `key` is a digest of all that decides the
+    answer."""
 
     key: str
     system: str
@@ -64,7 +64,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Reply:
-    """What an answer's body says. Tokens are None where the server does not count them."""
+    """The content of an answer. Tokens are None if the server does not count them."""
 
     text: str
     refused: bool
@@ -73,11 +73,11 @@ class Reply:
 
 
 class Provider(ABC):
-    """A provider's client. A compatible server (`base_url`) gets nothing but what all of them know."""
+    """A provider's client. A compatible server (`base_url`) gets only parameters that all such servers know."""
 
     name: str
     address: str
-    """The provider's own. It is named to the client, which would look into the environment for another one."""
+    """The provider's own address. The client gets it explicitly, or it would take another from the environment."""
 
     def __init__(self, settings: LlmSettings):
         self._settings = settings
@@ -85,7 +85,7 @@ class Provider(ABC):
         self._client = None
 
     def connect(self) -> None:
-        """Make the client; what was answered before can be read without it.
+        """Make the client, which is not needed to read earlier answers.
 
         Raises:
             UserError: the key or the client's package is missing.
@@ -94,15 +94,15 @@ class Provider(ABC):
             return
         key = key_for(self.name, self._settings.base_url, "judge llm")
         self._library = _library(self.name)
-        # OPENAI_LOG=debug, ANTHROPIC_LOG=debug: the clients would log a server's answer, a key among it.
+        # With OPENAI_LOG=debug or ANTHROPIC_LOG=debug the clients would log answers, which may hold a key.
         logging.getLogger(self.name).setLevel(logging.WARNING)
-        # What the client does not put into its own words, where results are read as they come.
+        # Errors of a streamed read, which the client does not wrap.
         self._http_error = importlib.import_module("httpx2").HTTPError
         variable = f"{self.name.upper()}_BASE_URL"
         if self._official and os.environ.get(variable):
             note(f"judge llm: {variable} is not looked at; llm.base_url names another server")
         self._client = self._connect(
-            api_key=key or "none",  # a server on this machine may need none
+            api_key=key or "none",  # a server on this machine may need no key
             base_url=self._settings.base_url or self.address,
             timeout=self._settings.timeout_s,
             max_retries=0,
@@ -112,7 +112,7 @@ class Provider(ABC):
         """The body of the server's answer, which `read` can read.
 
         Raises:
-            NoAnswer: there is none. UserError: there would be none to any request.
+            NoAnswer: there is no answer. UserError: no request would get one.
         """
         with self._translated_errors():
             body = self._send(self.payload(request))
@@ -120,7 +120,7 @@ class Provider(ABC):
         return without_keys(body)
 
     def read(self, body: str) -> Reply:
-        """Read a body; NoAnswer where it is none of this provider's."""
+        """Read a body; NoAnswer if it has not the form of this provider."""
         try:
             return self._read(json.loads(body))
         except MALFORMED:
@@ -142,7 +142,7 @@ class Provider(ABC):
             raise NoAnswer("broken_body", str(error)[:200]) from None
 
     def _exception(self, error) -> Exception:
-        """The exception that an HTTP error becomes."""
+        """The exception to raise for an HTTP error."""
         status = error.status_code
         where = self._settings.base_url or self.name
         detail = f"status {status}: {' '.join(without_keys(str(error.message)).split())[:200]}"
@@ -169,12 +169,12 @@ class Provider(ABC):
         return NoAnswer("rejected", detail, again=False)
 
     def _in_batch(self, rejected: bool, detail: str) -> NoAnswer:
-        """The failure of one of a batch's requests."""
+        """The failure of one request of a batch."""
         name = "rejected" if rejected else "server_error"
         return NoAnswer(name, without_keys(detail)[:200], again=not rejected)
 
     def _rows(self, rows: Iterable[Any]) -> Iterator[tuple[str, str | NoAnswer]]:
-        """Read the rows of a batch's results, without those that cannot be read."""
+        """Read the rows of a batch's results; unreadable ones are left out."""
         for row in rows:
             try:
                 result = self._row(row)
@@ -200,15 +200,15 @@ class Provider(ABC):
 
     @abstractmethod
     def _row(self, row: Any) -> tuple[str, str | NoAnswer]:
-        """Read a row of a batch's results."""
+        """Read a row of a batch's results: key, and body or failure."""
 
     @abstractmethod
     def create_batch(self, batch: Batch, requests: list[Request]) -> str:
         """Create a batch and return its id."""
 
     @abstractmethod
-    def find_batch(self, batch: Batch, known: set[str]) -> str | None:
-        """The id of a batch that was created though its answer never came, or None. `known` are no such ids."""
+    def find_batch(self, batch: Batch, known_ids: set[str]) -> str | None:
+        """The id of a batch that was created although its answer was lost, not in `known_ids`; None if there is none."""
 
     @abstractmethod
     def batch_ended(self, id_: str) -> bool:
@@ -216,16 +216,16 @@ class Provider(ABC):
 
     @abstractmethod
     def batch_results(self, id_: str) -> Iterator[tuple[str, str | NoAnswer]]:
-        """Key, and body or failure, of each request of a batch that has ended."""
+        """The key and the body or failure of each request in a batch that has ended."""
 
 
 def text_of(value: Any) -> str:
-    """A text of an answer; empty where it is none."""
+    """A text in an answer; empty if it is no text."""
     return value if isinstance(value, str) else ""
 
 
 def count_of(usage: Any, name: str) -> int | None:
-    """A number of tokens; None where a server gives none, or no number."""
+    """A number of tokens; None if the server gives none or no valid number."""
     count = usage.get(name) if isinstance(usage, dict) else None
     valid = isinstance(count, int) and not isinstance(count, bool) and 0 <= count <= MOST_TOKENS
     return count if valid else None
@@ -241,7 +241,7 @@ def _library(name: str):
 
 
 def retry_after(headers) -> float | None:
-    """How many seconds a server asks to wait: a number, or the time until a date."""
+    """How many seconds a server asks to wait, given as a number or a date; None if it does not ask."""
     if milliseconds := headers.get("retry-after-ms"):
         try:
             return max(0.0, float(milliseconds) / 1000)

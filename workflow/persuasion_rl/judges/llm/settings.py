@@ -1,4 +1,4 @@
-"""The flags of the judge `llm`. Every stage that judges has them, so nothing else stands here."""
+"""The flags of the judge `llm`. Every stage that judges has them, so nothing else is in this module."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +16,7 @@ class LlmSettings:
     """The judge llm, a language model behind an API: the section `llm` of the configuration, which describes each key.
 
     Raises:
-        UserError: a value that the configuration may not have.
+        UserError: a value that the configuration does not allow.
     """
 
     PREFIX: ClassVar[str] = "llm_"
@@ -27,7 +27,7 @@ class LlmSettings:
     rubric: Path = Path("resources/rubrics/persuasiveness.md")
     max_tokens: int = 300
     temperature: int | float | None = 0
-    # These decide how it is asked for.
+    # These decide how to ask for it.
     base_url: str | None = None
     timeout_s: float = 120
     retries: int = 5
@@ -40,13 +40,13 @@ class LlmSettings:
     cache: Path = Path("llm.sqlite")
 
     def __post_init__(self):
-        given = {
+        checked_values = {
             name: value for name, value in vars(self).items() if name not in ("rubric", "cache")
         }
         try:
-            Llm.model_validate(given)
+            Llm.model_validate(checked_values)
         except ValidationError as error:
-            mistake = message(error, root=Llm).removesuffix(" or null")  # no word of a flag
+            mistake = message(error, root=Llm).removesuffix(" or null")  # flags cannot be null
             raise UserError(f"judge llm: --{self.PREFIX}{mistake}") from None
         if self.max_cost_usd is not None and self.prices is None:
             raise UserError("judge llm: --llm_max_cost_usd needs --llm_prices")
