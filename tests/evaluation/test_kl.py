@@ -87,9 +87,7 @@ def test_a_trained_model_diverges_from_its_parent(tiny_rows, tiny_sft, tiny_dpo,
 def test_a_model_without_a_parent_has_no_divergence(tmp_path):
     job = ModelArguments(base=tmp_path, seed=1, threads=1, device="cpu")
     with pytest.raises(UserError, match="--lineage names no adapter"):
-        evaluate_kl(
-            job=job, responses=tmp_path / "rows.jsonl", output=tmp_path / "kl.jsonl"
-        )
+        evaluate_kl(job=job, responses=tmp_path / "rows.jsonl", output=tmp_path / "kl.jsonl")
 
 
 def test_a_bos_stands_before_the_prompt_only(tmp_path):

@@ -17,6 +17,7 @@ from persuasion_rl.judges.make import JudgeSettings
 from persuasion_rl.judges.truth import TruthJudge
 from persuasion_rl.report.findings import findings
 from persuasion_rl.report.notices import warnings
+from persuasion_rl.report.study_tables import Tables
 from persuasion_rl.tables import read_table, rows_of, write_table
 
 
@@ -243,10 +244,7 @@ def test_planted_judges_are_exposed_on_a_generated_study_in_the_words_of_its_rep
     )  # fmt: skip
     rows = rows_of(read_table(generated / "trust.csv"))
     judges = ["truth", "place", "longer", "length"]
-    sentences = findings(
-        judges=judges, ranked_by=[], labelled={}, differences=[], truth=[], ranking=[], declared=[], win_rates=[],
-        trust=rows, power=[], behaviour=[], honesty=[], models=[],
-    )["How sure"]  # fmt: skip
+    sentences = findings(Tables(trust=rows), judges=judges, ranked_by=[], labelled={})["How sure"]
 
     def about(judge: str) -> str:
         return " ".join(

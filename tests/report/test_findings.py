@@ -6,6 +6,7 @@ from persuasion_rl.report.figures import honesty_figure, length_figure, lineage_
 from persuasion_rl.report.findings import findings
 from persuasion_rl.report.notices import PUBLISHED, StudyFacts, notices, warnings
 from persuasion_rl.report.plotting import number
+from persuasion_rl.report.study_tables import Tables
 from published import published
 
 FULL_SIZE = {part: size for part, (_, size) in PUBLISHED.items() if not part.startswith("max_")}
@@ -121,11 +122,11 @@ def comparison(player, against, rate, low, high, p, judge="delta", seeds=1, fixe
 
 
 def findings_of(**changed):
-    defaults = dict(
-        judges=["delta", "length"], ranked_by=["delta", "length"], labelled={"llm": "made the AI labels"}, differences=[], truth=[], ranking=[], declared=[], win_rates=[],
-        trust=[], power=[], behaviour=[], honesty=[], models=[],
-    )  # fmt: skip
-    return findings(**(defaults | changed))
+    arguments = {"judges": ["delta", "length"], "ranked_by": ["delta", "length"]}
+    arguments["labelled"] = {"llm": "made the AI labels"}
+    tables = {name: rows for name, rows in changed.items() if name not in arguments}
+    arguments |= {name: value for name, value in changed.items() if name in arguments}
+    return findings(Tables(**tables), **arguments)
 
 
 def test_a_comparison_is_shown_by_its_corrected_p_and_not_by_its_interval():

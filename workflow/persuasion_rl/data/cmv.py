@@ -239,7 +239,8 @@ def process_cmv(
     counts: Path,
     budget: Budget,
 ) -> Counts:
-    """Write SFT rows of winning replies (`examples`), delta pairs (`pairs`), and counts of what became of all comments (`counts`).
+    """Write SFT rows of winning replies (`examples`), delta pairs (`pairs`), and what became of all comments
+    (`counts`).
 
     Counts are grouped: "read"; "won" and "lost" (labelled, left out for each reason, kept); "made"; and
     "cleaned", the number of texts that each cleaning rule changed.

@@ -44,25 +44,25 @@ class ReportFiles:
 
 @dataclass(frozen=True)
 class Tables:
-    """The tables of a study as rows, their numbers as numbers.
+    """The tables of a study as rows, their numbers as numbers; empty where it has none.
 
     Attributes:
         behaviour, honesty, trust_measures: a row a measure, with the row of each player or judge that has it.
     """
 
-    win_rates: list[dict]
-    ranking: list[dict]
-    declared: list[dict]
-    power: list[dict]
-    equal_honesty: list[dict]
-    truth: list[dict]
-    differences: list[dict]
-    trust: list[dict]
-    models: list[dict]
-    seeds: list[dict]
-    behaviour: list[dict]
-    honesty: list[dict]
-    trust_measures: list[dict]
+    win_rates: list[dict] = field(default_factory=list)
+    ranking: list[dict] = field(default_factory=list)
+    declared: list[dict] = field(default_factory=list)
+    power: list[dict] = field(default_factory=list)
+    equal_honesty: list[dict] = field(default_factory=list)
+    truth: list[dict] = field(default_factory=list)
+    differences: list[dict] = field(default_factory=list)
+    trust: list[dict] = field(default_factory=list)
+    models: list[dict] = field(default_factory=list)
+    seeds: list[dict] = field(default_factory=list)
+    behaviour: list[dict] = field(default_factory=list)
+    honesty: list[dict] = field(default_factory=list)
+    trust_measures: list[dict] = field(default_factory=list)
 
     @classmethod
     def read(cls, files: ReportFiles) -> "Tables":
