@@ -55,14 +55,14 @@ def open_page(study, name="anna", token=None, practised=True):
     return page
 
 
-def shown(page, path="/pair"):
+def form_of(page, path="/pair"):
     """The hidden fields and the texts of a page."""
     text = page.get(path).text
     fields = dict(re.findall(r'<input type="hidden" name="(\w+)" value="([^"]*)">', text))
     return fields, [unescape(t) for t in re.findall(r'<p class="text">(.*?)</p>', text, re.DOTALL)]
 
 
-def asked(study, fields):
+def pair_of(study, fields):
     """The pair that a page's form answers."""
     with AnswerStore(study.answers) as store:
         return store.showing(int(fields["showing"])).pair
@@ -73,5 +73,5 @@ def first_answers(study):
 
 
 def answer(page, verdict, **further):
-    fields, _ = shown(page)
+    fields, _ = form_of(page)
     return page.post("/pair", data={**fields, "answer": verdict, **further})

@@ -122,7 +122,7 @@ def check(folder: Path, **settings) -> dict[str, int]:
     )
 
 
-def written(folder: Path, name: str) -> list[dict]:
+def read_part(folder: Path, name: str) -> list[dict]:
     return list(read_jsonl(folder / "out" / f"{name}.jsonl"))
 
 
@@ -133,6 +133,6 @@ def sides_of(folder: Path) -> tuple[dict[str, str], dict[str, str]]:
 
 def sizes_written(folder: Path) -> dict[str, int]:
     return {
-        part: len(written(folder, f"sft_{part}" if part in SIDES else part))
+        part: len(read_part(folder, f"sft_{part}" if part in SIDES else part))
         for part in (*SIDES, *POOLS)
     }

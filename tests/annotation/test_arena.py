@@ -11,7 +11,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from csv_files import read_csv
-from labelled_study import HOSTILE, answer, open_page, shown, write_study
+from labelled_study import HOSTILE, answer, form_of, open_page, write_study
 from persuasion_rl.annotation.arena import LONGEST_CLAIM, LoadedModels
 from persuasion_rl.annotation.battles import BattleStore, read_votes, votes_digest
 from persuasion_rl.annotation.pages import MOST_WAITING
@@ -115,7 +115,7 @@ def test_a_battle_can_be_left_or_flagged_without_a_vote(study, monkeypatch, choi
     page = open_page(study)
     with BattleStore(study.answers) as battles:
         battles.add("anna", "Claim: x", ("sft", "base"), (HOSTILE, "Fine."), ("one", "two"))
-    fields, _ = shown(page, "/arena")
+    fields, _ = form_of(page, "/arena")
     after = page.post("/arena/vote", data={**fields, "answer": choice})
     assert after.status_code == 200 and "Your view" in after.text and "sft" not in after.text
     assert read_votes(study.answers) == [] and votes_digest(study.answers) == "none"
@@ -186,7 +186,7 @@ def test_the_page_of_a_battle_tells_names_only_after_the_vote(study, monkeypatch
         battles.add("anna", "Claim: CMV: x\nPoster: So it is.", ("sft", "base"), (HOSTILE, "Fine."), "ab")  # fmt: skip
     before = page.get("/arena").text
     assert "sft" not in before and "base" not in before and "&lt;script&gt;" in before
-    fields, _ = shown(page, "/arena")
+    fields, _ = form_of(page, "/arena")
     after = page.post("/arena/vote", data={**fields, "answer": "left"}).text
     assert "Left: sft" in after and "Right: base" in after
     assert "Left: sft" not in page.get("/arena").text

@@ -7,7 +7,7 @@ import time
 import pytest
 from starlette.testclient import TestClient
 
-from labelled_study import open_page, shown, write_study
+from labelled_study import form_of, open_page, write_study
 from persuasion_rl.annotation.guard import LARGEST_REQUEST
 from persuasion_rl.annotation.store import read_answers
 from persuasion_rl.annotation.web import make_app, reachable_names, serve
@@ -20,7 +20,7 @@ def study(tmp_path):
 
 def test_other_sites_and_large_requests_are_refused(study):
     page = open_page(study)
-    fields, _ = shown(page)
+    fields, _ = form_of(page)
     data = {**fields, "answer": "left"}
     before = read_answers(study.answers)
     assert (

@@ -13,10 +13,10 @@ from starlette.testclient import TestClient
 from labelled_study import (
     IN_PRACTICE,
     answer,
-    asked,
     first_answers,
+    form_of,
     open_page,
-    shown,
+    pair_of,
     write_study,
 )
 from persuasion_rl.annotation.plan import pair_id, verdict_of
@@ -35,9 +35,9 @@ def study(tmp_path):
 def test_answers_are_stored_as_they_were_shown(study):
     page, expected = open_page(study), {}
     for i in range(20):
-        fields, (left_text, _) = shown(page)
+        fields, (left_text, _) = form_of(page)
         choice = ("left", "right", "tie", "both_bad", "skip")[i % 5]
-        pair = asked(study, fields)
+        pair = pair_of(study, fields)
         row = study.pool[pair]
         left_response = 1 if left_text.startswith(row["response_1"]) else 2
         verdicts = {"left": str(left_response), "right": str(3 - left_response), "tie": "tie"}
@@ -51,7 +51,7 @@ def test_answers_are_stored_as_they_were_shown(study):
 
 def test_a_second_answer_from_another_tab_changes_nothing_and_the_page_says_so(study):
     page = open_page(study)
-    fields, _ = shown(page)
+    fields, _ = form_of(page)
     page.post("/pair", data={**fields, "answer": "left"})
     again = page.post("/pair", data={**fields, "answer": "right"})
     assert "the first one stands" in again.text
@@ -60,11 +60,11 @@ def test_a_second_answer_from_another_tab_changes_nothing_and_the_page_says_so(s
 
 def test_undo_shows_the_pair_again(study):
     page = open_page(study)
-    pair = asked(study, shown(page)[0])
+    pair = pair_of(study, form_of(page)[0])
     answer(page, "left")
-    assert asked(study, shown(page)[0]) != pair
+    assert pair_of(study, form_of(page)[0]) != pair
     undo(page)
-    assert asked(study, shown(page)[0]) == pair
+    assert pair_of(study, form_of(page)[0]) == pair
     answer(page, "right")
     assert [a.answer for a in read_answers(study.answers) if a.kind == "first"] == ["right"]
 
@@ -72,8 +72,8 @@ def test_undo_shows_the_pair_again(study):
 def test_practice_comes_first_with_the_expected_answers(study):
     page, replies = open_page(study, practised=False), []
     while IN_PRACTICE in page.get("/pair").text:
-        fields, (left_text, _) = shown(page)
-        row = study.practice[asked(study, fields)]
+        fields, (left_text, _) = form_of(page)
+        row = study.practice[pair_of(study, fields)]
         choice = row["expected"]
         if choice in ("1", "2"):
             choice = "left" if left_text == row[f"response_{choice}"] else "right"
@@ -128,7 +128,7 @@ def test_a_name_is_a_line(study, name):
 def test_what_is_no_answer_is_refused_in_words(study, fields):
     page = open_page(study)
     before = read_answers(study.answers)
-    own = shown(page)[0]["showing"]
+    own = form_of(page)[0]["showing"]
     data = {name: value or own for name, value in fields.items()}
     response = page.post("/pair", data=data)
     assert response.status_code == 400 and "That was not taken" in response.text
@@ -138,9 +138,9 @@ def test_what_is_no_answer_is_refused_in_words(study, fields):
 def test_a_page_of_another_name_in_the_same_browser_answers_nothing(study):
     """Two tabs share their cookies: the pair in the first tab was drawn for another annotator."""
     page = open_page(study, "anna")
-    fields, _ = shown(page)
+    fields, _ = form_of(page)
     page.post("/name", data={"name": "ben"})
-    shown(page)
+    form_of(page)
     before = read_answers(study.answers)
     refused = page.post("/pair", data={**fields, "answer": "left"})
     assert refused.status_code == 400 and "before ben signed in" in refused.text
@@ -156,12 +156,12 @@ def test_an_answer_means_the_sides_that_were_shown_whatever_the_seed_is_now(tmp_
     for number in range(6):
         study = write_study(tmp_path / f"results/{number}", pairs=1, overlap=1.0)
         page = open_page(study)
-        fields, (left_text, _) = shown(page)
+        fields, (left_text, _) = form_of(page)
         settings = study.folder / "config.yaml"
         settings.write_text(settings.read_text().replace("seed: 1", f"seed: {number + 2}"))
         anew = AnnotatedStudy(study.folder)
         again = open_page(anew)
-        assert shown(again) == (fields, [left_text, *shown(again)[1][1:]])
+        assert form_of(again) == (fields, [left_text, *form_of(again)[1][1:]])
         again.post("/pair", data={**fields, "answer": "left"})
         (stored,) = first_answers(study)
         (row,) = study.pool.values()
@@ -197,7 +197,7 @@ def test_a_running_page_follows_a_pool_that_changes_and_its_answers_stay(tmp_pat
     study = write_study(tmp_path / "results/demo", pairs=3)
     page = open_page(study)
     answer(page, "left")
-    fields, _ = shown(page)
+    fields, _ = form_of(page)
     (number,) = re.findall(r'name="answered" value="(\d+)"', page.get("/pair").text)
     rows = [row | {"response_1": row["response_1"] + " Anew."} for row in study.pool.values()]
     write_jsonl(study.folder / "preferences/human_pool_responses.jsonl", rows)
@@ -205,12 +205,12 @@ def test_a_running_page_follows_a_pool_that_changes_and_its_answers_stay(tmp_pat
     assert late.status_code == 400 and "not in the pool any more" in late.text
     page.post("/undo", data={"answered": number})
     assert len(first_answers(study)) == 1, "an answer to the old pool is not taken back"
-    anew, texts = shown(page)
+    anew, texts = form_of(page)
     assert (
         any(text.endswith("Anew.") for text in texts)
         and "0 answered, 3 to go" in page.get("/pair").text
     )
-    assert asked(study, anew) in {pair_id(row) for row in rows}
+    assert pair_of(study, anew) in {pair_id(row) for row in rows}
     study._responses.unlink()
     gone = page.get("/pair")
     assert gone.status_code == 400 and "is not there" in gone.text
@@ -222,7 +222,7 @@ def test_a_pair_that_came_back_looks_like_any_other(tmp_path):
     page, kinds, sums, forms = open_page(study), [], set(), set()
     while "to go" in (text := page.get("/pair").text):
         done, to_go = map(int, re.search(r"(\d+) answered, (\d+) to go", text).groups())
-        fields, _ = shown(page)
+        fields, _ = form_of(page)
         with AnswerStore(study.answers) as store:
             kinds.append(store.showing(int(fields["showing"])).kind)
         sums.add(done + to_go)
@@ -277,7 +277,7 @@ def test_a_full_disk_is_reported_and_no_answer_is_lost(study):
 def test_a_page_that_cannot_be_made_says_nothing_of_answers_that_were_lost(study):
     """The answer is stored, but the next page waits for a transaction that does not end."""
     page = open_page(study)
-    fields, _ = shown(page)
+    fields, _ = form_of(page)
     store_of(page)._file.execute("PRAGMA busy_timeout = 50")
     response = page.post("/pair", data={**fields, "answer": "left"}, follow_redirects=False)
     assert response.status_code == 303
@@ -297,7 +297,7 @@ def test_results_tell_how_far_people_agree(tmp_path):
     pages = [open_page(study, name) for name in ("anna", "ben")]
     for _ in range(30):
         for page in pages:
-            _, (left_text, _) = shown(page)
+            _, (left_text, _) = form_of(page)
             answer(page, "left" if left_text.startswith("One") else "right")
     text = pages[0].get("/results").text
     assert "30 of 30 pairs have a verdict" in text and "anna" in text and "ben" in text

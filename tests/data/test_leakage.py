@@ -5,7 +5,7 @@ import pytest
 from persuasion_rl.data.near_duplicates import NearDuplicateSettings
 from persuasion_rl.files import UserError, read_json, read_jsonl, write_jsonl
 from persuasion_rl.records import SIDES
-from small_splits import POOLS, check, post_of, sft_row, sides_of, write_posts, written
+from small_splits import POOLS, check, post_of, read_part, sft_row, sides_of, write_posts
 
 
 def change(folder, name, row):
@@ -35,7 +35,7 @@ def add_conversation(folder, name, cluster, side, post=None):
 
 def twin_of(folder, name):
     """Add a near-duplicate of the first conversation of a file, on the same side."""
-    conversation = written(folder, name)[0]["metadata"]["conversation_id"]
+    conversation = read_part(folder, name)[0]["metadata"]["conversation_id"]
     side_of, cluster_of = sides_of(folder)
     cluster = cluster_of[conversation]
     return add_conversation(folder, "twin", cluster, side_of[conversation], post_of(cluster))
@@ -43,7 +43,7 @@ def twin_of(folder, name):
 
 def secret_twin(folder, name, side):
     """Add a near-duplicate of the first conversation of a file on `side`, with another cluster in the table."""
-    conversation = written(folder, name)[0]["metadata"]["conversation_id"]
+    conversation = read_part(folder, name)[0]["metadata"]["conversation_id"]
     return add_conversation(
         folder, "twin", "twin", side, post_of(sides_of(folder)[1][conversation])
     )
@@ -55,7 +55,7 @@ def one_cluster_on_two_sides(folder):
 
 
 def a_conversation_in_two_sft_files(folder):
-    change(folder, "sft_train", written(folder, "sft_test")[0])
+    change(folder, "sft_train", read_part(folder, "sft_test")[0])
 
 
 def a_twin_in_another_sft_file(folder):
@@ -79,13 +79,13 @@ def near_duplicate_posts_in_two_pools(folder):
 
 def an_utterance_on_two_sides(folder):
     """As a comment of two threads would be."""
-    row = written(folder, "sft_test")[0]
+    row = read_part(folder, "sft_test")[0]
     metadata = row["metadata"] | {"conversation_id": conversation_on(folder, "train")}
     change(folder, "sft_train", row | {"metadata": metadata, "input_text": "another prompt"})
 
 
 def a_prompt_in_two_pools(folder):
-    row = written(folder, "human")[0]
+    row = read_part(folder, "human")[0]
     other = add_conversation(folder, "other", "other", "test")
     change(folder, "ai", pool_row(other, prompt=row["prompt"]))
 
@@ -96,7 +96,7 @@ def one_conversation_on_two_sides(folder):
 
 
 def a_conversation_in_two_pools(folder):
-    change(folder, "ai", written(folder, "final_eval")[0])
+    change(folder, "ai", read_part(folder, "final_eval")[0])
 
 
 def a_twin_in_another_pool(folder):
@@ -116,7 +116,7 @@ def a_validation_conversation_in_the_human_pool(folder):
 
 
 def a_pools_prompt_in_the_training_rows(folder):
-    prompt = written(folder, "final_eval")[0]["prompt"]
+    prompt = read_part(folder, "final_eval")[0]["prompt"]
     change(folder, "sft_train", sft_row(conversation_on(folder, "train"), 9, prompt))
 
 

@@ -16,12 +16,12 @@ from small_splits import (
     PLAN,
     POOLS,
     check,
+    read_part,
     run,
     sft_row,
     sides_of,
     sizes_written,
     write_data,
-    written,
 )
 
 SIZES = {
@@ -68,7 +68,7 @@ def test_whatever_the_plan_sides_and_pools_have_nothing_in_common(seed, plan):
         clusters_of_pool = {}
         prompts_of_side = {}
         for side in SIDES:
-            rows = written(folder, f"sft_{side}")
+            rows = read_part(folder, f"sft_{side}")
             assert {side_of[row["metadata"]["conversation_id"]] for row in rows} == {side}
             prompts_of_side[side] = [row["input_text"] for row in rows]
         assert not set(prompts_of_side["val"]) & set(prompts_of_side["train"])
@@ -79,7 +79,7 @@ def test_whatever_the_plan_sides_and_pools_have_nothing_in_common(seed, plan):
         for side in ("val", "test"):
             assert len(prompts_of_side[side]) == len(set(prompts_of_side[side]))
         for pool in POOLS:
-            rows = written(folder, pool)
+            rows = read_part(folder, pool)
             val_too = pool == "ai" and plan["use_val_set"]
             held_out = {*prompts_of_side["test"], *(prompts_of_side["val"] if val_too else ())}
             if pool != "ai" or plan["ai_pool_size"] is None:
@@ -188,10 +188,10 @@ def test_a_row_of_a_pool_names_its_prompt_and_conversation(folder):
     by_prompt = {
         row["input_text"]: row["metadata"]
         for side in ("val", "test")
-        for row in written(folder, f"sft_{side}")
+        for row in read_part(folder, f"sft_{side}")
     }
     for pool in POOLS:
-        rows = written(folder, pool)
+        rows = read_part(folder, pool)
         assert len({row["metadata"]["prompt_id"] for row in rows}) == len(rows)
         for row in rows:
             origin = by_prompt[row["prompt"]]
@@ -238,24 +238,24 @@ def test_without_a_size_the_ai_pool_is_the_rest(folder):
     summary = run(folder, ai_pool_size=None)
     assert summary["parts"]["ai"]["asked"] == "the rest"
     pool_prompts = {
-        row["prompt"] for pool in ("human", "final_eval") for row in written(folder, pool)
+        row["prompt"] for pool in ("human", "final_eval") for row in read_part(folder, pool)
     }
     rest = [
         row["input_text"]
         for side in ("val", "test")
-        for row in written(folder, f"sft_{side}")
+        for row in read_part(folder, f"sft_{side}")
         if row["metadata"]["source"] == "cmv" and row["input_text"] not in pool_prompts
     ]
-    assert Counter(rest) == Counter(row["prompt"] for row in written(folder, "ai"))
+    assert Counter(rest) == Counter(row["prompt"] for row in read_part(folder, "ai"))
     run(folder, ai_pool_size=None, use_val_set=False)
     sides = [
-        sides_of(folder)[0][row["metadata"]["conversation_id"]] for row in written(folder, "ai")
+        sides_of(folder)[0][row["metadata"]["conversation_id"]] for row in read_part(folder, "ai")
     ]
     assert set(sides) == {"test"} and len(sides) < len(rest)
 
 
 def test_the_training_side_may_have_several_rows_of_a_prompt(folder):
-    prompts = [row["input_text"] for row in written(folder, "sft_train")]
+    prompts = [row["input_text"] for row in read_part(folder, "sft_train")]
     assert len(prompts) > len(set(prompts))
 
 
@@ -268,7 +268,7 @@ def test_rows_of_two_files_are_split_together_and_are_written_as_they_were(folde
     for path in (folder / "out").glob("*.jsonl"):
         assert path.read_bytes() == (folder / "two" / path.name).read_bytes()
     for side in SIDES:
-        of_side = written(folder, f"sft_{side}")
+        of_side = read_part(folder, f"sft_{side}")
         assert all(row in rows for row in of_side)
         assert {row["metadata"]["source"] for row in of_side} == {"cmv", "p4g"}
 
@@ -329,7 +329,7 @@ def test_the_smallest_split_there_is(folder, prompts, outcome):
 def test_the_pools_can_hold_the_prompts_of_the_other_source(folder):
     run(folder, pool_source="p4g", ai_pool_size=6, human_pool_size=2, final_eval_size=4)
     for pool, size in (("ai", 6), ("human", 2), ("final_eval", 4)):
-        rows = written(folder, pool)
+        rows = read_part(folder, pool)
         assert {row["metadata"]["source"] for row in rows} == {"p4g"} and len(rows) == size
 
 
