@@ -12,7 +12,7 @@ from persuasion_rl.judges.base import Comparison
 from persuasion_rl.judges.llm.settings import LlmSettings
 from persuasion_rl.study.flags import flags
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[3]
 RUBRIC = ROOT / "resources/rubrics/persuasiveness.md"
 KEY = "sk-planted-0123456789abcdef"
 PROVIDERS = ("openai", "anthropic")
