@@ -8,10 +8,10 @@ from queue import SimpleQueue
 from threading import Event, Thread
 
 import pytest
-from labelled_study import HOSTILE, answer, form_of, open_page, write_study
 from starlette.testclient import TestClient
 
 from csv_files import read_csv
+from labelled_study import HOSTILE, answer, form_of, open_page, write_study
 from persuasion_rl.annotation.arena import LONGEST_CLAIM, LoadedModels
 from persuasion_rl.annotation.battles import BattleStore, read_votes, votes_digest
 from persuasion_rl.annotation.pages import MOST_WAITING

@@ -5,9 +5,9 @@ import socket
 import time
 
 import pytest
-from labelled_study import form_of, open_page, write_study
 from starlette.testclient import TestClient
 
+from labelled_study import form_of, open_page, write_study
 from persuasion_rl.annotation.guard import LARGEST_REQUEST
 from persuasion_rl.annotation.store import read_answers
 from persuasion_rl.annotation.web import make_app, reachable_names, serve

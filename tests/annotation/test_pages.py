@@ -8,6 +8,8 @@ import sys
 from html import unescape
 
 import pytest
+from starlette.testclient import TestClient
+
 from labelled_study import (
     IN_PRACTICE,
     answer,
@@ -17,8 +19,6 @@ from labelled_study import (
     pair_of,
     write_study,
 )
-from starlette.testclient import TestClient
-
 from persuasion_rl.annotation.plan import pair_id, verdict_of
 from persuasion_rl.annotation.store import AnswerStore, read_answers
 from persuasion_rl.annotation.study import AnnotatedStudy

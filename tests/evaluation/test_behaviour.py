@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from replies import player_rows
 
 from csv_files import read_csv
 from persuasion_rl.evaluation.behaviour import distinct, evaluate_behaviour, repeated_share
 from persuasion_rl.files import write_json, write_jsonl
+from replies import player_rows
 from small_splits import sft_row
 
 CONCESSION = Path(__file__).parents[2] / "resources/markers/concession.txt"

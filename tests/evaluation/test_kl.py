@@ -4,7 +4,6 @@ import math
 from pathlib import Path
 
 import pytest
-from replies import player_rows
 
 from persuasion_rl.evaluation.kl import _token_ids, evaluate_kl, kl_and_log_ratio
 from persuasion_rl.evaluation.loss import response_loss
@@ -13,6 +12,7 @@ from persuasion_rl.models.arguments import ModelArguments
 from persuasion_rl.models.loading import load_for_inference
 from persuasion_rl.records import KlRow, read_rows
 from persuasion_rl.training.standin import END_OF_TEXT
+from replies import player_rows
 from tiny_models import write_scripted_base
 from tiny_trainings import log_probability
 

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from resampling import independent
 from sklearn.linear_model import LogisticRegression
 
 from persuasion_rl.statistics.intervals import Resamples, bootstrap_rate, wilson
@@ -24,6 +23,7 @@ from persuasion_rl.statistics.pairwise import (
     sign_flip,
     standings,
 )
+from resampling import independent
 
 # Ranking
 

@@ -2,11 +2,11 @@
 
 import pytest
 import yaml
-from test_loading import STUDY
 
 from persuasion_rl.files import UserError
 from persuasion_rl.study.loading import load_config, load_config_file
 from persuasion_rl.study.parsing import read_config_file
+from test_loading import STUDY
 
 
 @pytest.fixture

@@ -5,10 +5,10 @@ import re
 from datetime import date
 
 import pytest
-from test_config import changed, error_message
 
 from persuasion_rl.study.loading import load_config
 from persuasion_rl.study.parsing import shortened
+from test_config import changed, error_message
 
 MISTAKES = [
     # path, value, what the message begins with, what else it says
