@@ -42,6 +42,20 @@ def test_a_file_that_is_no_cache_is_named(judge, tmp_path):
         judge_both_orders(judge(), PAIRS)
 
 
+@pytest.mark.parametrize("obstacle", ["folder", "link", "file for its folder"])
+def test_a_lock_that_cannot_be_had_is_one_line(judge, server, tmp_path, obstacle):
+    state = tmp_path / "state"
+    if obstacle == "file for its folder":
+        state.write_text("")
+    else:
+        state.mkdir()
+        lock = state / "llm.lock"
+        lock.mkdir() if obstacle == "folder" else lock.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(UserError, match=r"llm.lock: cannot be locked \(.+\); it must be a plain"):
+        judge_both_orders(judge(), PAIRS)
+    assert not server.requests
+
+
 def test_two_jobs_at_once_ask_nothing_twice(server, tmp_path):
     server.behave = lambda request, attempt: time.sleep(0.02) or says()
     job = Job(tmp_path, settings_of(server, tmp_path), pairs(30))

@@ -181,15 +181,21 @@ def opened(path: Path) -> Iterator[AnswerCache]:
     the cache. It goes with its process, also when that is killed.
 
     Raises:
-        UserError: the file is no SQLite file, or cannot be written.
+        UserError: the file is no SQLite file, or it or its lock cannot be written.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(path.with_suffix(".lock"))
     try:
-        acquired = lock.acquire(blocking=False)
-    except Timeout:
-        note(f"judge llm: another job is asking; waiting for it ({path})")
-        acquired = lock.acquire()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            acquired = lock.acquire(blocking=False)
+        except Timeout:
+            note(f"judge llm: another job is asking; waiting for it ({path})")
+            acquired = lock.acquire()
+    except OSError as error:
+        raise UserError(
+            f"{lock.lock_file}: cannot be locked ({error.strerror or error}); it must be a plain file in a folder that"
+            " can be written"
+        ) from None
     with acquired:
         try:
             cache = AnswerCache(path)
