@@ -17,7 +17,6 @@ import subprocess
 import sys
 import time
 import zipfile
-from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Event, Thread
@@ -26,6 +25,7 @@ import psutil
 import pytest
 import trustme
 
+from local_server import running_server
 from persuasion_rl.data import fetch
 from persuasion_rl.data.corpus import check_digests, read_threads
 from persuasion_rl.data.fetch import fetch_base_model
@@ -111,7 +111,6 @@ def slowly(body: bytes, seconds: float):
     return answer
 
 
-@contextmanager
 def serving(authority: trustme.CA):
     tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     authority.issue_cert("raw.githubusercontent.com").configure_cert(tls)
@@ -119,13 +118,7 @@ def serving(authority: trustme.CA):
     server.tls, server.requests = tls, []
     server.half_sent, server.closing = Event(), Event()
     server.pages = {LIST: [complete(json.dumps(DATA_SETS).encode())]}
-    Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
-    try:
-        yield server
-    finally:
-        server.closing.set()
-        server.shutdown()
-        server.server_close()
+    return running_server(server)
 
 
 @pytest.fixture(scope="module")

@@ -9,11 +9,12 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable
-from contextlib import contextmanager
 from hashlib import sha256
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from threading import Event, Lock, Thread
+from threading import Event, Lock
 from typing import NamedTuple
+
+from local_server import running_server
 
 USAGE = {"input": 100, "output": 20}
 """Tokens of every answer, as the server counts them."""
@@ -340,13 +341,6 @@ class LlmServer(ThreadingHTTPServer):
         return "".join(lines[::-1])  # providers promise no order
 
 
-@contextmanager
 def serving():
-    server = LlmServer()
-    Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
-    try:
-        yield server
-    finally:
-        server.closing.set()
-        server.shutdown()
-        server.server_close()
+    """A context with a running LlmServer."""
+    return running_server(LlmServer())

@@ -25,6 +25,7 @@ from persuasion_rl.records import HistoryRow
 from persuasion_rl.runtime.command import note
 from persuasion_rl.runtime.tracking import end_tracking, start_tracking
 from persuasion_rl.study.code import module_digests
+from persuasion_rl.study.names import TRAINED_FILES
 from persuasion_rl.training.arguments import JobArguments
 from persuasion_rl.training.batches import Batches, fitting_batches
 from persuasion_rl.training.checkpoints import (
@@ -318,10 +319,10 @@ def write_record(
         resolved: the final values of the trainer's arguments.
     """
     folder = run.job.adapter.parent
-    write_jsonl(folder / "history.jsonl", history)
-    write_json(folder / "metrics.json", metrics)
+    write_jsonl(folder / TRAINED_FILES["history"], history)
+    write_json(folder / TRAINED_FILES["metrics"], metrics)
     write_json(
-        folder / "recipe.json",
+        folder / TRAINED_FILES["recipe"],
         {
             "method": run.method,
             "parent": run.parent,
