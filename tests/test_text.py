@@ -1,0 +1,34 @@
+"""Text from people as it is let in."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from persuasion_rl.text import readable
+
+
+@pytest.mark.parametrize(
+    ("odd", "mended"),
+    [
+        ("half \ud83d of a pair", "half � of a pair"),
+        ("\ude00", "�"),
+        ("both halves \ud83d\ude00", "both halves 😀"),
+        ("nul\x00 and bell\x07", "nul and bell"),
+        ("a\r\nb\rc\u2028d\x85e\x0cf", "a\nb\nc\nd\ne\nf"),
+    ],
+)
+def test_odd_characters_are_mended(odd, mended):
+    assert readable(odd) == mended
+
+
+@pytest.mark.parametrize("plain", ["", "a\tb\nc", "é 😀 ∆ שלום", "\u200d\ufeff"])
+def test_what_is_not_odd_is_the_same_object(plain):
+    assert readable(plain) is plain
+
+
+@given(st.text(st.characters()))
+def test_every_text_can_be_encoded_and_is_mended_once(text):
+    mended = readable(text)
+    mended.encode()
+    assert readable(mended) is mended
+    assert mended.splitlines() == mended.removesuffix("\n").split("\n") or not mended
