@@ -8,6 +8,7 @@ from pathlib import Path
 from persuasion_rl.files import UserError, text_digest
 from persuasion_rl.models.devices import pick_dtype
 from persuasion_rl.models.lineage import check_lineage
+from persuasion_rl.models.plain import plain_log_probs, refuse_difference
 
 
 def load_tokenizer(base: Path, trust_remote_code: bool = False):
@@ -101,9 +102,12 @@ def load_for_inference(
     if adapters:
         from peft import PeftModel
 
-        model = PeftModel.from_pretrained(model, adapters[-1].parent)
+        model = PeftModel.from_pretrained(model, adapters[-1].parent).eval()
         if device == "cpu":  # float32; in half precision merging would round the adapter away
+            row = list(range(1, 9))
+            apart = plain_log_probs(model, row)
             model = model.merge_and_unload()
+            refuse_difference("the merged adapter", model, [plain_log_probs(model, row)], [apart])
     return model.eval(), tokenizer, text_digest(digest)
 
 

@@ -21,6 +21,7 @@ from persuasion_rl.files import (
 )
 from persuasion_rl.models.devices import pick_dtype
 from persuasion_rl.models.lineage import ADAPTER_CONFIG, base_digest, settings_digest
+from persuasion_rl.models.plain import refuse_beyond_positions
 from persuasion_rl.records import HistoryRow
 from persuasion_rl.runtime.command import note
 from persuasion_rl.runtime.tracking import end_tracking, start_tracking
@@ -112,8 +113,12 @@ def choose_batches(run: TrainingRun, model, batching: dict[str, Any]) -> Batches
 
     Args:
         batching: the recipe's settings for them (`recipe.split_recipe`).
+
+    Raises:
+        UserError: the model has no positions for the longest row.
     """
     tokens = run.data["train"]
+    refuse_beyond_positions(model, max(max(part.lengths()) for part in run.data.values()))
     return fitting_batches(
         lambda rows, checkpointing: try_step(
             model, tokens.longest(rows), run.device, checkpointing
