@@ -310,7 +310,7 @@ def _to_sample(model, tokenizer, ids: list[int]) -> Sample:
     end_tokens = model.generation_config.eos_token_id
     end = next((place for place, token in enumerate(ids) if token in end_tokens), None)
     tokens = len(ids) if end is None else end + 1
-    text = tokenizer.decode(ids[:tokens], skip_special_tokens=True).strip()
+    text = tokenizer.decode(ids[:end], skip_special_tokens=True).strip()
     return Sample(text, tokens, CUT if end is None else STOPPED)
 
 
