@@ -1,5 +1,7 @@
 """Tiny random models of real families, each with all that its family does differently."""
 
+from pathlib import Path
+
 import torch
 
 WINDOW = 8
@@ -63,3 +65,19 @@ def family_model(family: str, auto: str = "AutoModelForCausalLM", **changed):
 
     torch.manual_seed(1)
     return getattr(transformers, auto).from_config(family_config(family, **changed)).eval()
+
+
+def write_family_base(family: str, tokenizer_of: Path, folder: Path, **changed) -> Path:
+    """A base model's folder: a random model of a family, with the tokenizer of another folder.
+
+    Args:
+        changed: overrides of its configuration.
+    """
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(tokenizer_of)
+    ids = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
+    model = family_model(family, **({"vocab_size": len(tokenizer)} | ids | changed))
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
