@@ -447,7 +447,6 @@ def test_a_model_is_put_into_place_whole(tmp_path, monkeypatch):
             (local_dir / "tokenizer.json").unlink()
 
     fetched = lambda: read_json(output / "config.json")["of"]  # noqa: E731
-
     monkeypatch.setattr("huggingface_hub.snapshot_download", download)
     output = tmp_path / "models" / "base"
     output.mkdir(parents=True)
