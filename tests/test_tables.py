@@ -76,7 +76,8 @@ def test_numbers_are_numbers_and_an_empty_cell_is_missing(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("number", "text"), [(2.5e-6, "3e-06"), (3.5e-6, "3e-06"), (4.5e-6, "5e-06"), (-1e-9, "0.0")]
+    ("number", "text"),
+    [(float("nan"), ""), (2.5e-6, "3e-06"), (3.5e-6, "3e-06"), (4.5e-6, "5e-06"), (-1e-9, "0.0")],
 )
 def test_a_float_is_rounded_by_its_exact_value(tmp_path, number, text):
     """pandas and numpy scale, round and scale back, which gives 2e-06, 4e-06, 4e-06."""

@@ -106,7 +106,7 @@ def test_an_interval_holds_its_estimate_and_the_order_of_rows_does_not_matter(ro
         for ordered in (rows, rows[::-1])
     )
     assert not interval.low > interval.value and not interval.high < interval.value
-    assert not interval.low == interval.high
+    assert interval.low != interval.high
     assert (reordered.value, reordered.low, reordered.high) == pytest.approx(
         (interval.value, interval.low, interval.high), nan_ok=True
     )

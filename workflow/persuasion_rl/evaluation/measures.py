@@ -42,7 +42,7 @@ class Measures:
         self,
         player: str,
         measure: str,
-        value: float | str,
+        value: float | str | None,
         unit: str,
         low: float | str | None = "",
         high: float | str | None = "",
