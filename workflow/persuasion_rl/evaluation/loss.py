@@ -1,6 +1,7 @@
 """The loss of a model on people's replies, without sampling."""
 
 import math
+import sys
 from pathlib import Path
 
 from persuasion_rl.files import write_json
@@ -46,8 +47,13 @@ def response_loss(model, tokenizer, rows: list[tuple[str, str]]) -> float:
     return total / tokens
 
 
+def perplexity(nats: float) -> float | None:
+    """The exponential of a loss in nats a token; None above 709, where it is more than any float."""
+    return math.exp(nats) if nats < math.log(sys.float_info.max) else None
+
+
 def evaluate_loss(*, job: ModelArguments, held_out: Path, output: Path) -> dict[str, float]:
-    """Write {"validation_loss": nats a token of the replies in `held_out`, "perplexity": its exponential, "rows"}.
+    """Write {"validation_loss": nats a token of the replies in `held_out`, "perplexity" (null if None), "rows"}.
 
     Args:
         held_out: SftRows.
@@ -58,7 +64,7 @@ def evaluate_loss(*, job: ModelArguments, held_out: Path, output: Path) -> dict[
     )
     human = [(row["input_text"], row["response"]) for row in read_rows(held_out, SftRow)]
     nats = response_loss(model, tokenizer, human)
-    measured = {"validation_loss": nats, "perplexity": math.exp(nats), "rows": len(human)}
+    measured = {"validation_loss": nats, "perplexity": perplexity(nats), "rows": len(human)}
     write_json(output, measured)
     return measured
 
