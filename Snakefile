@@ -36,6 +36,7 @@ or_exit(
 
 onstart:
     preflight.check(study, workflow)
+    study.keep_threads()
 
 
 # On a cluster these run where Snakemake does: downloads need a network, which compute nodes often have not, and what is

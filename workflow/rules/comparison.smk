@@ -44,7 +44,7 @@ rule evaluate_verdicts:
         r"""
         python -m persuasion_rl.evaluation.verdicts \
             {params.players} --judge {wildcards.judge} \
-            --verdicts {output:q} --threads {threads} \
+            --verdicts {output:q} \
             {params.judge} {params.place} {params.asking} 2> >(tee {log:q} >&2)
         """
 

@@ -49,7 +49,7 @@ rule evaluate_loss:
         python -m persuasion_rl.evaluation.loss \
             --base {params.base:q} --lineage {input.lineage:q} \
             --held_out {input.held_out:q} --output {output:q} \
-            --threads {threads} {params.settings} 2> >(tee {log:q} >&2)
+            {params.settings} 2> >(tee {log:q} >&2)
         """
 
 
@@ -85,7 +85,7 @@ rule evaluate_kl:
         python -m persuasion_rl.evaluation.kl \
             --base {params.base:q} --lineage {input.lineage:q} \
             --responses {input.responses:q} --output {output:q} \
-            --threads {threads} {params.settings} 2> >(tee {log:q} >&2)
+            {params.settings} 2> >(tee {log:q} >&2)
         """
 
 
@@ -120,7 +120,7 @@ rule evaluate_similarity:
         r"""
         python -m persuasion_rl.evaluation.similarity \
             --responses {input.responses:q} --human {input.human:q} --output {output:q} \
-            --threads {threads} {params.settings} 2> >(tee {log:q} >&2)
+            {params.settings} 2> >(tee {log:q} >&2)
         """
 
 

@@ -72,7 +72,7 @@ rule generate_responses:
             --base {params.base:q} --lineage {input.lineage:q} \
             --prompts {input.prompts:q} --output {output:q} \
             --start {wildcards.start} --rows {wildcards.rows} --state {params.state:q} \
-            --threads {threads} {params.how} {params.settings} 2> >(tee {log:q} >&2)
+            {params.how} {params.settings} 2> >(tee {log:q} >&2)
         """
 
 
@@ -133,7 +133,7 @@ rule label_ai:
     shell:
         r"""
         python -m persuasion_rl.preferences.label_ai \
-            --responses {input.responses:q} --labels {output:q} --threads {threads} \
+            --responses {input.responses:q} --labels {output:q} \
             {params.settings} {params.judge} {params.place} {params.asking} 2> >(tee {log:q} >&2)
         """
 
@@ -175,7 +175,7 @@ rule simulate_annotators:
     shell:
         r"""
         python -m persuasion_rl.preferences.simulate_annotators \
-            --responses {input.responses:q} --answers {output:q} --threads {threads} \
+            --responses {input.responses:q} --answers {output:q} \
             {params.settings} {params.judge} {params.place} 2> >(tee {log:q} >&2)
         """
 

@@ -95,7 +95,7 @@ rule evaluate_model:
         python -m persuasion_rl.sampling.evaluate_model \
             --lineage {input.lineage:q} --prompts {input.prompts:q} \
             --output {output.responses:q} --state {params.state:q} \
-            --threads {threads} {params.place} {params.settings} 2> >(tee {log:q} >&2)
+            {params.place} {params.settings} 2> >(tee {log:q} >&2)
         """
 
 

@@ -20,7 +20,7 @@ class JudgeSettings:
     """
 
     seed: int
-    threads: int
+    threads: int = 1
     device: str = "auto"
     base: Path | None = None
     delta_adapter: Path | None = None

@@ -274,7 +274,7 @@ def _value(word: str) -> Any:
 
 
 def is_main_process() -> bool:
-    """Whether this is the only process of its stage, or the first of several (accelerate launch)."""
+    """Whether this is the only process of its stage, or the first of several."""
     return os.environ.get("RANK", "0") == "0"
 
 

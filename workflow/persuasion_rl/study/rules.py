@@ -83,11 +83,10 @@ def judging_time(judge: str | None, runtime: str, attempt: int) -> str:
 
 
 def launcher(gpus: int) -> str:
-    """How a training starts: one process a GPU."""
+    """How a training starts: one process a GPU. torch's own launcher reads no configuration of the user's."""
     if gpus < 2:
         return "python -m"
     return (
         f"python -m persuasion_rl.runtime.leases {gpus}"
-        f" accelerate launch --multi_gpu --num_processes {gpus} --num_machines 1"
-        " --mixed_precision no --dynamo_backend no --main_process_port 0 --module"
+        f" python -m torch.distributed.run --standalone --nproc-per-node {gpus} -m"
     )
