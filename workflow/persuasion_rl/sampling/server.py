@@ -8,11 +8,11 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from threading import Lock
 from typing import Any
 
-from persuasion_rl.chat import NEWER_LIMIT, message_text, refused_parameter
 from persuasion_rl.files import UserError
 from persuasion_rl.models.loading import load_tokenizer
 from persuasion_rl.runtime.command import note
 from persuasion_rl.runtime.keys import VARIABLES, key_for, without_keys
+from persuasion_rl.sampling.chat import NEWER_LIMIT, message_text, refused_parameter
 from persuasion_rl.sampling.engine import Engine, SamplingSettings, import_library
 from persuasion_rl.sampling.request import (
     FILTERED,
