@@ -29,7 +29,8 @@ from local_server import running_server
 from persuasion_rl.data import fetch
 from persuasion_rl.data.corpus import check_digests, read_threads
 from persuasion_rl.data.fetch import fetch_base_model
-from persuasion_rl.files import UserError, file_digest, read_json
+from persuasion_rl.files import UserError, file_digest, read_json, write_json
+from persuasion_rl.study.names import MODEL_FILES
 
 ROOT = Path(__file__).parents[2]
 NAME, SUBREDDIT = "winning-args-corpus", "subreddit-changemyview"
@@ -437,21 +438,29 @@ def test_a_corpus_without_a_record_is_not_checked(corpus):
 def test_a_model_is_put_into_place_whole(tmp_path, monkeypatch):
     def download(source, *, revision, local_dir, **_):
         (local_dir / ".cache").mkdir()
-        (local_dir / "config.json").write_text(f"{source} {revision}")
+        for name in MODEL_FILES:
+            (local_dir / name).touch()
+        write_json(local_dir / "config.json", {"model_type": "qwen2", "of": [source, revision]})
         if revision == "broken":
             raise ConnectionError("reset\nby peer")
+        if revision == "cut":
+            (local_dir / "tokenizer.json").unlink()
+
+    fetched = lambda: read_json(output / "config.json")["of"]  # noqa: E731
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", download)
     output = tmp_path / "models" / "base"
     output.mkdir(parents=True)
     fetch_base_model(source="some/model", revision="1", output=output)
-    assert contents(output) == {"config.json": b"some/model 1"}
+    assert fetched() == ["some/model", "1"]
     with pytest.raises(UserError, match=r"ConnectionError: reset\); .* set models.base.source"):
         fetch_base_model(source="some/model", revision="broken", output=output)
-    assert contents(output) == {"config.json": b"some/model 1"}
+    with pytest.raises(UserError, match="^base model some/model: tokenizer.json is missing"):
+        fetch_base_model(source="some/model", revision="cut", output=output)
+    assert fetched() == ["some/model", "1"]
     (output / "old").touch()
     fetch_base_model(source="some/model", revision="2", output=output)
-    assert contents(output) == {"config.json": b"some/model 2"}
+    assert fetched() == ["some/model", "2"] and not (output / "old").exists()
     assert [path.name for path in output.parent.iterdir()] == ["base"]
 
 

@@ -45,11 +45,12 @@ def load_scorer(
         base: the folder of the reward model's base model. adapter: the file of its adapter.
 
     Raises:
-        UserError: the adapter was trained on another base model.
+        UserError: the adapter was trained on another base model, or scores differ from the plain model's.
     """
     import torch
     from peft import PeftModel
 
+    from persuasion_rl.training.assertions import assert_as_plain
     from persuasion_rl.training.unpadding import compute_without_padding
 
     check_lineage(base, [adapter])
@@ -58,8 +59,10 @@ def load_scorer(
     model = load_classifier(base, device, tokenizer.pad_token_id)
     compute_without_padding(model)
     model = PeftModel.from_pretrained(model, adapter.parent).eval()
+    compared = False
 
     def score(texts: list[tuple[str, str]]) -> list[float]:
+        nonlocal compared
         if not texts:
             return []
         prompts = tokenizer([prompt for prompt, _ in texts])["input_ids"]
@@ -68,6 +71,9 @@ def load_scorer(
             p + r + [tokenizer.eos_token_id] for p, r in zip(prompts, replies, strict=True)
         ]
         order = sorted(range(len(sequences)), key=lambda i: len(sequences[i]))
+        if not compared:
+            assert_as_plain("the delta judge", model, [sequences[order[i]] for i in (-1, 0)])
+            compared = True
         rewards = [0.0] * len(sequences)
         for start in range(0, len(order), batch_size):
             batch = order[start : start + batch_size]

@@ -5,17 +5,27 @@ from typing import Any
 
 from persuasion_rl.models.devices import pick_device
 from persuasion_rl.models.loading import load_for_inference
+from persuasion_rl.models.plain import (
+    plain_log_probs,
+    refuse_beyond_positions,
+    refuse_difference,
+    token_log_probs,
+)
+from persuasion_rl.runtime.command import note
 from persuasion_rl.sampling.engine import Engine, SamplingSettings
 from persuasion_rl.sampling.request import CUT, STOPPED, Request, Sample
 
 LEAVING_SHARE = 0.25
 """The share of ended responses at which they are removed from a padded batch."""
+COMPARED_STEPS = 8
+"""Tokens that are generated at the start, to be compared with the plain model."""
 
 
 class LocalEngine(Engine):
     """A model in this process. Noise keyed by the sample decides its tokens (`sampling.noise`)."""
 
     _loaded = None
+    _compared = False
 
     @property
     def reproducible(self) -> bool:
@@ -30,6 +40,11 @@ class LocalEngine(Engine):
                 s.base, s.lineage, pick_device(s.device), s.trust_remote_code
             )[:2]
         return self._loaded
+
+    def _refuse_beyond_positions(self, longest_prompt: list[int]) -> None:
+        """UserError if the model has no positions for the longest prompt with a response."""
+        tokens = len(longest_prompt) + self.settings.max_new_tokens
+        refuse_beyond_positions(self.load()[0], tokens)
 
     def _step_seeds(self, request: Request):
         """The seeds of a response's steps: (max_new_tokens,) int32."""
@@ -46,6 +61,9 @@ class PaddedBatches(LocalEngine):
 
     def sample(self, requests: list[Request]) -> Iterator[tuple[Request, Sample]]:
         longest_first = sorted(requests, key=lambda request: len(request.prompt), reverse=True)
+        if requests and not self._compared:
+            self._compare_with_plain(longest_first[0], longest_first[-1])
+            self._compared = True
         for start in range(0, len(requests), self.settings.batch_size):
             yield from self._sample_batch(longest_first[start : start + self.settings.batch_size])
 
@@ -74,14 +92,18 @@ class PaddedBatches(LocalEngine):
     def _prefill(self, batch: list[Request]):
         """Token ids and mask of the batch's prompts (rows, length), and a cache of all but their last token."""
         import torch
+        from transformers import DynamicCache
 
         model, tokenizer = self.load()
         texts = list(dict.fromkeys(request.prompt for request in batch))
         inputs = tokenizer(texts, return_tensors="pt", padding=True, padding_side="left")
         inputs = inputs.to(model.device)
-        output = model.generate(**inputs, max_new_tokens=1, return_dict_in_generate=True)
-        cache = output.past_key_values
-        cache.crop(-1)
+        cache = DynamicCache(config=model.config)
+        before = {
+            name: values[:, :-1] for name, values in inputs.items()
+        }  # sliding caches cannot be cropped
+        if before["input_ids"].shape[1]:
+            model.generate(**before, past_key_values=cache, max_new_tokens=1)
         text_of_row = torch.tensor([texts.index(request.prompt) for request in batch])
         text_of_row = text_of_row.to(model.device)
         cache.batch_select_indices(text_of_row)
@@ -121,6 +143,37 @@ class PaddedBatches(LocalEngine):
         end_tokens = self.load()[0].generation_config.eos_token_id
         return torch.isin(responses, torch.tensor(end_tokens, device=responses.device)).any(dim=1)
 
+    def _compare_with_plain(self, longest: Request, shortest: Request) -> None:
+        """Compare some greedy steps in a batch that a row has left with the plain model's (`models.plain`)."""
+        import torch
+
+        model, _ = self.load()
+        ids, mask, cache = self._prefill([longest, longest, shortest])
+        self._refuse_beyond_positions(ids[0].tolist())
+        ids, mask = ids[1:], mask[1:]
+        cache.batch_select_indices(torch.tensor([1, 2], device=ids.device))
+        output = model.generate(
+            input_ids=ids, attention_mask=mask, past_key_values=cache, max_new_tokens=COMPARED_STEPS,
+            output_logits=True, return_dict_in_generate=True,
+        )  # fmt: skip
+        length, end_tokens = ids.shape[1], model.generation_config.eos_token_id
+        own, plain = [], []
+        for row, logits in enumerate(torch.stack(output.logits, dim=1)):
+            tokens = output.sequences[row, length:]
+            steps = (
+                min(
+                    [
+                        *torch.isin(tokens, torch.tensor(end_tokens)).nonzero().flatten().tolist(),
+                        len(tokens) - 1,
+                    ]
+                )
+                + 1
+            )
+            own.append(token_log_probs(logits[:steps], tokens[:steps]))
+            prompt = ids[row][mask[row].bool()].tolist()
+            plain.append(plain_log_probs(model, prompt + tokens[:steps].tolist(), steps))
+        refuse_difference("sampling", model, own, plain)
+
 
 class ContinuousBatches(LocalEngine):
     """transformers' continuous batching: for a GPU.
@@ -132,7 +185,16 @@ class ContinuousBatches(LocalEngine):
         if not requests:
             return
         model, tokenizer = self.load()
+        if reason := _why_padded(model):
+            note(f"{model.config.model_type}: samples in padded batches, since {reason}")
+            padded = PaddedBatches(self.settings)
+            padded._loaded = self._loaded
+            yield from padded.sample(requests)
+            return
         prompts = tokenizer([request.prompt for request in requests])["input_ids"]
+        if not self._compared:
+            self._compare_with_plain(max(prompts, key=len), min(prompts, key=len))
+            self._compared = True
         by_id = {str(i): pair for i, pair in enumerate(zip(requests, prompts, strict=True))}
         manager = self._manager(model, by_id)
         manager.warmup()
@@ -196,6 +258,37 @@ class ContinuousBatches(LocalEngine):
         manager.logit_processor = keyed
         return manager
 
+    def _compare_with_plain(self, longest: list[int], shortest: list[int]) -> None:
+        """Compare some greedy steps after two prompts with the plain model's (`models.plain`)."""
+        import torch
+        from transformers import ContinuousBatchingConfig, GenerationConfig
+
+        self._refuse_beyond_positions(longest)
+        model, prompts = self.load()[0], [longest, shortest]
+        ends = {
+            name: getattr(model.generation_config, name)
+            for name in ("pad_token_id", "eos_token_id")
+        }
+        outputs = model.generate_batch(
+            prompts,
+            GenerationConfig(do_sample=False, max_new_tokens=COMPARED_STEPS, **ends),
+            ContinuousBatchingConfig(
+                max_requests_per_batch=2,
+                return_logprobs=True,
+                use_cuda_graph=False,
+                **self._memory(model),
+            ),
+            warmup=False,
+        ).values()
+        if errors := [output.error for output in outputs if output.error is not None]:
+            raise RuntimeError(f"continuous batching: {errors[0]}")
+        tokens = [output.generated_tokens for output in outputs]
+        plain = [
+            plain_log_probs(model, p + t, len(t)) for p, t in zip(prompts, tokens, strict=True)
+        ]
+        own = [torch.tensor(output.logprobs, device=model.device) for output in outputs]
+        refuse_difference("sampling", model, own, plain)
+
     def _memory(self, model) -> dict[str, Any]:
         """Bounds of the cache: on a GPU a share of free memory, which leaves room for the sampler's sort."""
         if model.device.type == "cuda":
@@ -203,12 +296,21 @@ class ContinuousBatches(LocalEngine):
         return {"num_blocks": 4 * self.settings.batch_size, "max_batch_tokens": 1024}
 
 
+def _why_padded(model) -> str | None:
+    """What transformers' continuous batches would leave out of a model; None is nothing."""
+    if getattr(model.config, "attn_logit_softcapping", None) is not None:
+        return "continuous batches have no soft caps"
+    if not model._supports_attention_backend:
+        return "continuous batches do not know its attention"
+    return None
+
+
 def _to_sample(model, tokenizer, ids: list[int]) -> Sample:
     """A sample from the tokens that follow a prompt, with or without padding after its end."""
     end_tokens = model.generation_config.eos_token_id
     end = next((place for place, token in enumerate(ids) if token in end_tokens), None)
     tokens = len(ids) if end is None else end + 1
-    text = tokenizer.decode(ids[:tokens], skip_special_tokens=True).strip()
+    text = tokenizer.decode(ids[:end], skip_special_tokens=True).strip()
     return Sample(text, tokens, CUT if end is None else STOPPED)
 
 

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from persuasion_rl.files import UserError
+from persuasion_rl.study.base_folder import check_base_folder
 from persuasion_rl.study.config import Config, World
 from persuasion_rl.study.judging import OtherPlayer
 from persuasion_rl.study.names import BASE, HUMAN, is_local
@@ -109,7 +110,17 @@ def _check_base(base: Model) -> None:
 
 def _check_base_source(base: Model) -> None:
     if base.source != "standin":
-        _check_source(f"models.{BASE}.source", base.source)
+        _check_model_source(f"models.{BASE}.source", base.source)
+
+
+def _check_model_source(key: str, source: str) -> None:
+    """UserError for a source of a language model that cannot be one, or is a folder that cannot be a base model."""
+    _check_source(key, source)
+    if is_local(source):
+        try:
+            check_base_folder(Path(os.path.expanduser(source)))
+        except UserError as error:
+            raise UserError(f"{key}: {error}") from None
 
 
 def _check_source(key: str, source: str) -> None:
@@ -239,7 +250,7 @@ def _check_other_player(name: str, other: OtherPlayer, config: Config) -> None:
     if other.source == "standin":
         raise UserError(f"{key}.source: only models.{BASE} can be a standin; use model: {BASE}")
     if other.source is not None:
-        _check_source(f"{key}.source", other.source)
+        _check_model_source(f"{key}.source", other.source)
     if other.revision != "main" and (other.source is None or is_local(other.source)):
         raise UserError(
             f"{key}.revision: only a Hub model has a revision, and this is none; leave it out"

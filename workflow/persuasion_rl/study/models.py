@@ -19,6 +19,7 @@ from persuasion_rl.study.names import (
     MODEL_FILES,
     TRAINED_FILES,
     is_local,
+    is_weights,
     model_files,
     model_folder,
 )
@@ -132,7 +133,7 @@ class StudyModels:
     @property
     def tokenizer_files(self) -> list[str]:
         """The files of the base model that its tokenizer is loaded from: all but the weights."""
-        return [file for file in self.base_model if not file.endswith("/model.safetensors")]
+        return [file for file in self.base_model if not is_weights(file)]
 
     @property
     def chat_template_files(self) -> list[str]:

@@ -25,7 +25,7 @@ from persuasion_rl.records import ResponsePair, read_rows
 from persuasion_rl.report.costs import costs_of
 from persuasion_rl.runtime.keys import VARIABLES, is_loopback
 from persuasion_rl.study.loading import load_config_file
-from persuasion_rl.study.names import BASE, MODEL_FILES, model_folder
+from persuasion_rl.study.names import BASE, model_files, model_folder
 from persuasion_rl.study.recorded import IN_CHECKOUT, naming
 from persuasion_rl.study.section import check_address
 from persuasion_rl.study.study import Study
@@ -201,7 +201,7 @@ def _models(study: Study, named: str) -> Iterator[Finding]:
         yield Finding("base model", "a stand-in, made by the study")
     for source in _sources(study):
         folder = Path(model_folder(source))
-        if all((folder / name).is_file() for name in MODEL_FILES):
+        if all(map(os.path.isfile, model_files(source))):
             yield Finding(f"model {source}", f"in {folder}")
         else:
             target, hub = f"{folder}/config.json", os.environ.get("HF_ENDPOINT", HUB)

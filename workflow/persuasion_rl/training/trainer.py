@@ -21,6 +21,7 @@ from persuasion_rl.files import (
 )
 from persuasion_rl.models.devices import pick_dtype
 from persuasion_rl.models.lineage import ADAPTER_CONFIG, base_digest, settings_digest
+from persuasion_rl.models.plain import refuse_beyond_positions
 from persuasion_rl.records import HistoryRow
 from persuasion_rl.runtime.command import note
 from persuasion_rl.runtime.environment import recorded
@@ -84,15 +85,23 @@ def add_lora(model, settings: dict[str, Any], **lora_arguments: Any):
         lora_arguments: more arguments of peft's LoraConfig.
 
     Raises:
-        UserError: a module to adapt is not in the model.
+        UserError: a module to adapt is not in the model, or is no linear one of its layers.
     """
     import torch
     from peft import LoraConfig, get_peft_model
+    from transformers.pytorch_utils import Conv1D
 
-    modules = {name.split(".")[-1] for name, _ in model.named_modules()}
+    of_layers = {
+        name.split(".")[-1]
+        for name, module in model.base_model.named_modules()
+        if isinstance(module, (torch.nn.Linear, Conv1D))
+    }
     for name in settings["lora_target_modules"]:
-        if name not in modules:
-            raise UserError(f"lora_target_modules: the base model has no module {name!r}")
+        if name not in of_layers:
+            raise UserError(
+                f"lora_target_modules: the base model has no module {name!r} to adapt; there are"
+                f" {', '.join(sorted(of_layers))}"
+            )
     model = get_peft_model(
         model,
         LoraConfig(
@@ -114,8 +123,12 @@ def choose_batches(run: TrainingRun, model, batching: dict[str, Any]) -> Batches
 
     Args:
         batching: the recipe's settings for them (`recipe.split_recipe`).
+
+    Raises:
+        UserError: the model has no positions for the longest row.
     """
     tokens = run.data["train"]
+    refuse_beyond_positions(model, max(max(part.lengths()) for part in run.data.values()))
     return fitting_batches(
         lambda rows, checkpointing: try_step(
             model, tokens.longest(rows), run.device, checkpointing

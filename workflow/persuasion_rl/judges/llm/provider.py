@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from typing import Any
 
+from persuasion_rl.chat import refused_parameter
 from persuasion_rl.files import UserError
 from persuasion_rl.judges.llm.cache import Batch
 from persuasion_rl.judges.llm.settings import LlmSettings
@@ -158,6 +159,11 @@ class Provider(ABC):
             return Missing(
                 f"judge llm: {where} has no model {self._settings.model!r}, or no such address or batch"
                 f" ({detail}); see llm.model and llm.base_url"
+            )
+        if self._settings.temperature is not None and refused_parameter(error, ["temperature"]):
+            return UserError(
+                f"judge llm: {where} takes no temperature of {self._settings.temperature:g} for"
+                f" {self._settings.model} ({detail}): set llm.temperature: null"
             )
         wait_s = retry_after(error.response.headers)
         if status == 429:
