@@ -36,7 +36,7 @@ rule evaluate_loss:
     threads: 1
     resources:
         gpu=study.gpu,
-        mem_mb=grows_with_attempt(8_000),
+        mem_mb=memory.loss,
         runtime=grows_with_attempt("2h"),
     params:
         base=place_of_base,
@@ -72,7 +72,7 @@ rule evaluate_kl:
     threads: 1
     resources:
         gpu=study.gpu,
-        mem_mb=grows_with_attempt(12_000),
+        mem_mb=memory.kl,
         runtime=grows_with_attempt("2h"),
     params:
         base=place_of_base,
