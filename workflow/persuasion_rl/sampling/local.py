@@ -31,6 +31,15 @@ class LocalEngine(Engine):
             )[:2]
         return self._loaded
 
+    def _to_sample(self, ids: list[int]) -> Sample:
+        """A sample from the tokens that follow a prompt, with or without padding after its end."""
+        model, tokenizer = self.load()
+        end_tokens = model.generation_config.eos_token_id
+        end = next((place for place, token in enumerate(ids) if token in end_tokens), None)
+        tokens = len(ids) if end is None else end + 1
+        text = tokenizer.decode(ids[:tokens], skip_special_tokens=True)
+        return self._sample(text, tokens, CUT if end is None else STOPPED)
+
     def _step_seeds(self, request: Request):
         """The seeds of a response's steps: (max_new_tokens,) int32."""
         from persuasion_rl.sampling.noise import step_seeds
@@ -53,7 +62,7 @@ class PaddedBatches(LocalEngine):
         import numpy as np
         import torch
 
-        model, tokenizer = self.load()
+        model, _ = self.load()
         ids, mask, cache = self._prefill(batch)
         prompt_length = ids.shape[1]
         limit = prompt_length + self.settings.max_new_tokens
@@ -63,7 +72,7 @@ class PaddedBatches(LocalEngine):
             ids, cache = self._generate_until_some_end(ids, mask, cache, seeds, prompt_length)
             ended = self._has_ended(ids[:, prompt_length:]) | (ids.shape[1] == limit)
             for row in ended.nonzero().flatten().tolist():
-                yield batch[row], _to_sample(model, tokenizer, ids[row, prompt_length:].tolist())
+                yield batch[row], self._to_sample(ids[row, prompt_length:].tolist())
             if ended.all():
                 return
             unfinished = (~ended).nonzero().flatten()
@@ -77,7 +86,8 @@ class PaddedBatches(LocalEngine):
 
         model, tokenizer = self.load()
         texts = list(dict.fromkeys(request.prompt for request in batch))
-        inputs = tokenizer(texts, return_tensors="pt", padding=True, padding_side="left")
+        ids = {"input_ids": self.text_tokenizer.prompt_ids(texts)}
+        inputs = tokenizer.pad(ids, return_tensors="pt", padding_side="left")
         inputs = inputs.to(model.device)
         output = model.generate(**inputs, max_new_tokens=1, return_dict_in_generate=True)
         cache = output.past_key_values
@@ -131,8 +141,8 @@ class ContinuousBatches(LocalEngine):
     def sample(self, requests: list[Request]) -> Iterator[tuple[Request, Sample]]:
         if not requests:
             return
-        model, tokenizer = self.load()
-        prompts = tokenizer([request.prompt for request in requests])["input_ids"]
+        model, _ = self.load()
+        prompts = self.text_tokenizer.prompt_ids([request.prompt for request in requests])
         by_id = {str(i): pair for i, pair in enumerate(zip(requests, prompts, strict=True))}
         manager = self._manager(model, by_id)
         manager.warmup()
@@ -152,7 +162,7 @@ class ContinuousBatches(LocalEngine):
                         raise RuntimeError(f"continuous batching: {output.error}")
                     unfinished -= 1
                     request, _ = by_id[output.request_id]
-                    yield request, _to_sample(model, tokenizer, output.generated_tokens)
+                    yield request, self._to_sample(output.generated_tokens)
         finally:
             manager.stop(hard_stop=True)
             manager.destroy()
@@ -201,15 +211,6 @@ class ContinuousBatches(LocalEngine):
         if model.device.type == "cuda":
             return {"max_memory_percent": 0.7}
         return {"num_blocks": 4 * self.settings.batch_size, "max_batch_tokens": 1024}
-
-
-def _to_sample(model, tokenizer, ids: list[int]) -> Sample:
-    """A sample from the tokens that follow a prompt, with or without padding after its end."""
-    end_tokens = model.generation_config.eos_token_id
-    end = next((place for place, token in enumerate(ids) if token in end_tokens), None)
-    tokens = len(ids) if end is None else end + 1
-    text = tokenizer.decode(ids[:tokens], skip_special_tokens=True).strip()
-    return Sample(text, tokens, CUT if end is None else STOPPED)
 
 
 def make(settings: SamplingSettings) -> LocalEngine:
