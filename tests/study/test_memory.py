@@ -37,7 +37,9 @@ def overlapping(folder, *words) -> set[frozenset]:
         cwd=folder, env=os.environ | {"PYTHONPATH": str(WORKFLOW)}, capture_output=True, text=True,
     )  # fmt: skip
     assert run.returncode == 0, run.stderr
-    times = {name: [*map(float, (folder / name).read_text().split())] for name in ("a", "b", "large")}
+    times = {
+        name: [*map(float, (folder / name).read_text().split())] for name in ("a", "b", "large")
+    }
     return {
         frozenset((one, other))
         for one, (_, ends) in times.items()

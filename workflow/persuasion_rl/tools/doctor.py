@@ -25,13 +25,13 @@ from persuasion_rl.records import ResponsePair, read_rows
 from persuasion_rl.report.costs import costs_of
 from persuasion_rl.runtime.keys import VARIABLES, is_loopback
 from persuasion_rl.study.loading import load_config_file
+from persuasion_rl.study.model_size import QWEN, size_in
 from persuasion_rl.study.names import BASE, model_files, model_folder
 from persuasion_rl.study.recorded import IN_CHECKOUT, naming
 from persuasion_rl.study.section import check_address
 from persuasion_rl.study.study import Study
 from persuasion_rl.tools.assumptions import ASSUMED
 from persuasion_rl.tools.gpu_memory import Need, trainings
-from persuasion_rl.study.model_size import QWEN, size_in
 from persuasion_rl.tools.workload import assumed, estimates
 from persuasion_rl.training.batches import HEADROOM
 
