@@ -100,6 +100,8 @@ class SampledResponse(TypedDict):
     """"stop", "length" where the limit cut it, or what a server said ended it."""
     draws: int
     """How often it was sampled: 1, or more where earlier samples were of no use."""
+    reasoning: NotRequired[int]
+    """How many characters of the model's reasoning were cut off `text`; its tokens count."""
 
 
 class SampledMetadata(PoolMetadata, total=False):
@@ -185,6 +187,8 @@ class ReplyMetadata(SampledMetadata, total=False):
     finish_reason: str
     tokens: int
     """The end-of-text token counts too."""
+    reasoning: int
+    """As of `SampledResponse`."""
 
 
 class ReplyRow(TypedDict):

@@ -135,11 +135,13 @@ def rows_of(table: DataFrame) -> list[dict[str, Any]]:
 
 
 def _written(value: Any) -> Any:
-    """A cell; a float as the shortest text that reads as its six digits.
+    """A cell; a float as the shortest text that reads as its six digits, empty if it is not a number.
 
     Rounded by Python, which is exact: pandas makes 2e-06 of 2.5e-06, Python 3e-06, and a table is to keep its bytes.
     """
-    return repr(round(float(value), 6) + 0.0) if isinstance(value, float) else value
+    if not isinstance(value, float):
+        return value
+    return "" if value != value else repr(round(float(value), 6) + 0.0)
 
 
 def _with_numbers(cells: Series) -> Series:

@@ -38,7 +38,9 @@ def label_column(responses: dict, labels: dict) -> dict[str, str]:
         else f"{flips['flipped']:,} of {flips['asked']:,}",
         "votes for the response shown first": _share(labels["first_shown"], "votes"),
         "chosen response is the longer one": _share(labels["longer_chosen"], "labels"),
-        "words that the chosen one is longer": interval_text(labels["words_more"], form="+.1f"),
+        "words that the chosen one is longer": interval_text(words_more, form="+.1f")
+        if (words_more := labels["words_more"])
+        else "none",
         "duplicates dropped": _counts(labels["duplicates"]),
         "pairs": _counts(labels["pairs"]),
         "mean tokens of a pair": "unknown" if tokens is None else f"{tokens:.1f}",

@@ -6,6 +6,7 @@ from typing import Any
 from persuasion_rl.files import UserError
 from persuasion_rl.models.devices import prepare_torch
 from persuasion_rl.records import SampledResponse
+from persuasion_rl.runtime.command import note
 from persuasion_rl.sampling.engine import SamplingSettings
 from persuasion_rl.sampling.faults import faults_of
 from persuasion_rl.sampling.make import make_engine
@@ -62,6 +63,9 @@ def sample_responses(
         ]
     if prompts and not store.kept:
         raise UserError("the server rejected every request; what it said stands in the line above")
+    final = [response for of_prompt in by_prompt.values() for response in of_prompt]
+    if reasoned := sum("reasoning" in response for response in final):
+        note(f"cut the model's reasoning off {reasoned:,} of {len(final):,} responses")
     origin = {
         "model_digest": engine.model_digest,
         "engine": engine.name,
@@ -71,7 +75,8 @@ def sample_responses(
 
 
 def _as_response(request: Request, sample: Sample) -> SampledResponse:
-    return {**vars(sample), "draws": request.attempt + 1}
+    response = {**vars(sample), "text": sample.said, "draws": request.attempt + 1}
+    return response | ({"reasoning": sample.reasoning} if sample.reasoning else {})
 
 
 def _with_progress(store: SampleStore, requests: list[Request]):

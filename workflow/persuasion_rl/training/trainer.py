@@ -24,6 +24,7 @@ from persuasion_rl.models.lineage import ADAPTER_CONFIG, base_digest, settings_d
 from persuasion_rl.models.plain import refuse_beyond_positions
 from persuasion_rl.records import HistoryRow
 from persuasion_rl.runtime.command import note
+from persuasion_rl.runtime.environment import recorded
 from persuasion_rl.runtime.tracking import end_tracking, start_tracking
 from persuasion_rl.study.code import module_digests
 from persuasion_rl.study.names import TRAINED_FILES
@@ -68,6 +69,7 @@ class TrainingRun:
         digest_parts = module_digests(f"training.{self.method}") + [
             self.parent_digest,
             self.job.seed,
+            self.job.threads,
         ]
         digest_parts.append(settings_digest(self.job.base))
         files = [tokens.path for tokens in self.data.values()] + list(self.other_files.values())
@@ -350,6 +352,8 @@ def write_record(
             | {name: file_digest(path) for name, path in run.other_files.items()},
             "seed": run.job.seed,
             "device": run.device,
+            "threads": run.job.threads,
+            "environment": recorded(),
             "precision": str(pick_dtype(run.device)).removeprefix("torch."),
             "python": platform.python_version(),
             "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
