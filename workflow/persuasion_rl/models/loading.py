@@ -117,17 +117,33 @@ def load_classifier(base: Path, device: str, pad_token_id: int, trust_remote_cod
     """The base model with a new scalar score in place of its head: a reward model.
 
     Raises:
-        UserError: the folder is no base model, or transformers has no classifier of its kind.
+        UserError: the folder is no base model, or transformers cannot load it as a classifier.
     """
-    from transformers import AutoModelForSequenceClassification
-
     check_base_folder(base)
     with _loading(base):
-        model = AutoModelForSequenceClassification.from_pretrained(
+        model = _classifier_class(base, trust_remote_code).from_pretrained(
             base, num_labels=1, dtype=pick_dtype(device), trust_remote_code=trust_remote_code
         )
     model.config.pad_token_id = pad_token_id
     return model.to(device)
+
+
+def _classifier_class(base: Path, trust_remote_code: bool) -> type:
+    """transformers' class of classifiers of a model's kind; where it has none (OLMo 2, Granite), its generic one on that kind."""
+    from transformers import (
+        MODEL_FOR_CAUSAL_LM_MAPPING,
+        MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
+        AutoConfig,
+        AutoModelForSequenceClassification,
+    )
+    from transformers.modeling_layers import GenericForSequenceClassification
+
+    kind = type(AutoConfig.from_pretrained(base, trust_remote_code=trust_remote_code))
+    if kind in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING or kind not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        return AutoModelForSequenceClassification
+    family = MODEL_FOR_CAUSAL_LM_MAPPING[kind].__mro__[1]  # as Olmo2PreTrainedModel
+    name = family.__name__.replace("PreTrainedModel", "ForSequenceClassification")
+    return type(name, (GenericForSequenceClassification, family), {})
 
 
 @contextmanager
