@@ -34,6 +34,9 @@ or_exit(
 )
 
 
+limit_memory(workflow)
+
+
 onstart:
     preflight.check(study, workflow)
     study.keep_threads()

@@ -5,6 +5,7 @@ files and records without a training (`--touch`). test_study.py has a study that
 """
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -386,6 +387,7 @@ def test_a_machine_with_fewer_cores_goes_on_with_the_threads_that_a_study_began_
 def test_a_run_keeps_and_records_the_threads_of_its_trainings(tmp_path):
     root = copy_project(tmp_path)
     words = ("--cores", "1", "--config", "threads=3", "device=cpu")
-    succeed("results/cmv/config.yaml", *words, root=root)
+    output = succeed("results/cmv/config.yaml", *words, root=root)
+    assert re.search(r"Provided resources: mem", output), "what the machine has, without a flag"
     assert read_json(root / "results/cmv/state/threads.json") == {"threads": 3}
     assert yaml.safe_load((root / "results/cmv/config.yaml").read_text())["threads"] == 3

@@ -28,7 +28,9 @@ rule evaluate_verdicts:
     threads: 1
     resources:
         gpu=lambda wildcards: study.judge_gpu(wildcards.judge),
-        mem_mb=grows_with_attempt(8_000),
+        mem_mb=lambda wildcards, attempt: memory.judging(wildcards.judge)(
+            wildcards, attempt
+        ),
         runtime=lambda wildcards, attempt: judging_time(wildcards.judge, "8h", attempt),
     params:
         players=named_inputs(responses=study.responses),

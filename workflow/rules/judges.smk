@@ -26,7 +26,7 @@ rule train_delta_judge:
     threads: study.threads
     resources:
         gpu=study.gpu,
-        mem_mb=grows_with_attempt(12_000),
+        mem_mb=memory.delta_judge,
         runtime=grows_with_attempt("8h"),
     params:
         base=place_of_base,
@@ -63,7 +63,7 @@ rule judge_trust:
     threads: 1
     resources:
         gpu=study.gpu,
-        mem_mb=grows_with_attempt(8_000),
+        mem_mb=memory.judging("delta"),
         runtime=lambda wildcards, attempt: judging_time(
             "llm" if study.llm else None, "2h", attempt
         ),

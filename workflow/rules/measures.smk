@@ -36,11 +36,13 @@ rule evaluate_loss:
     threads: 1
     resources:
         gpu=study.gpu,
-        mem_mb=grows_with_attempt(8_000),
+        mem_mb=memory.loss,
         runtime=grows_with_attempt("2h"),
     params:
         base=place_of_base,
-        settings=study.flags("device", "seed", "trust_remote_code"),
+        settings=study.flags(
+            "data.prompt_format", "device", "seed", "trust_remote_code"
+        ),
         code=code("evaluation.loss"),
     message:
         "Measuring the loss of {wildcards.player} on human winning replies"
@@ -72,11 +74,13 @@ rule evaluate_kl:
     threads: 1
     resources:
         gpu=study.gpu,
-        mem_mb=grows_with_attempt(12_000),
+        mem_mb=memory.kl,
         runtime=grows_with_attempt("2h"),
     params:
         base=place_of_base,
-        settings=study.flags("device", "seed", "trust_remote_code"),
+        settings=study.flags(
+            "data.prompt_format", "device", "seed", "trust_remote_code"
+        ),
         code=code("evaluation.kl"),
     message:
         "Measuring how far {wildcards.model} has gone from its parent"

@@ -15,6 +15,7 @@ STEPS   generate_responses       two sampled responses a prompt or more, a shard
 """
 
 from persuasion_rl.annotation.store import answers_digest, labels_digest
+from persuasion_rl.study.models import POOLS
 
 AI_JUDGE = study.label_judge("ai")
 SIMULATED = study.config.labels.human.source == "simulated"
@@ -47,7 +48,7 @@ rule generate_responses:
     threads: 1
     resources:
         gpu=study.engine_gpu(study.config.sampling.engine),
-        mem_mb=grows_with_attempt(8_000),
+        mem_mb=memory.responses,
         runtime=grows_with_attempt("4h"),
     params:
         base=place_of_base,
@@ -120,7 +121,7 @@ rule label_ai:
     threads: 1
     resources:
         gpu=study.judge_gpu(AI_JUDGE),
-        mem_mb=grows_with_attempt(8_000),
+        mem_mb=memory.judging(AI_JUDGE),
         runtime=lambda wildcards, attempt: judging_time(AI_JUDGE, "4h", attempt),
     params:
         settings=study.flags("labels.ai.*"),
@@ -153,7 +154,7 @@ rule simulate_annotators:
     threads: 1
     resources:
         gpu=study.judge_gpu(SIMULATED_JUDGE),
-        mem_mb=grows_with_attempt(8_000),
+        mem_mb=memory.judging(SIMULATED_JUDGE),
         runtime=grows_with_attempt("1h"),
     params:
         settings=study.flags(

@@ -73,7 +73,7 @@ rule evaluate_model:
     threads: 1
     resources:
         gpu=lambda wildcards: study.engine_gpu(study.engine(wildcards.player)["engine"]),
-        mem_mb=grows_with_attempt(8_000),
+        mem_mb=memory.replies,
         runtime=grows_with_attempt("4h"),
     params:
         settings=lambda wildcards: study.sampling_flags(

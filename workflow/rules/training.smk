@@ -53,7 +53,7 @@ rule pretrain_standin:
         "../../envs/persuasion-rl.yaml"
     threads: study.config.standin.threads
     resources:
-        mem_mb=grows_with_attempt(6_000),
+        mem_mb=memory.standin,
         runtime=grows_with_attempt("1h"),
     params:
         folder=subpath(output.history, parent=True),
@@ -91,7 +91,7 @@ rule tokenize:
         runtime=grows_with_attempt("1h"),
     params:
         base=place_of_base,
-        settings=study.flags("trust_remote_code"),
+        settings=study.flags("data.prompt_format"),
         code=code("training.tokenize"),
     message:
         "Tokenizing {wildcards.rows}"
@@ -122,7 +122,7 @@ rule train_sft:
     threads: study.threads
     resources:
         gpu=study.gpu,
-        mem_mb=grows_with_attempt(12_000),
+        mem_mb=memory.training,
         runtime=grows_with_attempt("8h"),
     params:
         base=place_of_base,
@@ -165,7 +165,7 @@ rule train_dpo:
     threads: study.threads
     resources:
         gpu=study.gpu,
-        mem_mb=grows_with_attempt(12_000),
+        mem_mb=memory.training,
         runtime=grows_with_attempt("8h"),
     params:
         base=place_of_base,

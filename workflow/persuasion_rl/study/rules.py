@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from persuasion_rl.files import UserError
+from persuasion_rl.runtime.machine import memory
 
 
 def branch_of(scope: str) -> str:
@@ -72,6 +73,21 @@ def grows_with_attempt(amount: int | str) -> Callable[..., int | str]:
     if isinstance(amount, int):
         return lambda wildcards, attempt: attempt * amount
     return lambda wildcards, attempt: f"{attempt * int(amount[:-1])}{amount[-1]}"
+
+
+MEMORY_SHARE = 0.8
+"""The share of this machine's memory that running jobs may ask for together."""
+
+
+def limit_memory(workflow: Any) -> None:
+    """Tell Snakemake how much memory this machine has, so that jobs that do not fit side by side run one after the other.
+
+    A limit of the user's (`--resources mem_mb=...`, a profile's) stays, and a cluster has its own. A job that asks for more
+    than there is runs alone.
+    """
+    given = {"mem_mb", "mem_mib", "mem"} & {*workflow.global_resources}
+    if workflow.local_exec and not given:
+        workflow.global_resources["mem_mb"] = int(MEMORY_SHARE * memory() / 1e6)
 
 
 def judging_time(judge: str | None, runtime: str, attempt: int) -> str:

@@ -34,7 +34,6 @@ class Assumptions:
     largest_rule_gb: int
     system_gb: int
     cuda_gb: float
-    head_tile: list[int]
     corpus_gb: dict[str, float]
     other_corpus_gb: float
     hub_model_gb: float

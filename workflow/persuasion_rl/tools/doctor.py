@@ -25,13 +25,13 @@ from persuasion_rl.records import ResponsePair, read_rows
 from persuasion_rl.report.costs import costs_of
 from persuasion_rl.runtime.keys import VARIABLES, is_loopback
 from persuasion_rl.study.loading import load_config_file
+from persuasion_rl.study.model_size import QWEN, size_in
 from persuasion_rl.study.names import BASE, CORPUS_FILES, model_files, model_folder
 from persuasion_rl.study.recorded import IN_CHECKOUT, naming
 from persuasion_rl.study.section import check_address
 from persuasion_rl.study.study import Study
 from persuasion_rl.tools.assumptions import ASSUMED
 from persuasion_rl.tools.gpu_memory import Need, trainings
-from persuasion_rl.tools.model_size import QWEN, size_of
 from persuasion_rl.tools.workload import assumed, estimates
 from persuasion_rl.training.batches import HEADROOM
 
@@ -153,7 +153,7 @@ def gpu_memory(study: Study, devices: list[tuple[str, float]]) -> Iterator[Findi
     """The estimated GPU memory of each training, compared with the GPUs of this machine (GB)."""
     if study.config.device == "cpu" or study.models[BASE].source == "standin":
         return
-    size = size_of(study) or QWEN
+    size = size_in(study.base_folder) or QWEN
     names: dict[tuple[str, str], list[str]] = {}
     for training in trainings(study):
         need = Need.of(training, size)
