@@ -31,6 +31,7 @@ def downloads(config_folder):
 @pytest.fixture
 def config_folder(tmp_path, monkeypatch):
     """A folder with the configurations and no results."""
+    (tmp_path / "Snakefile").touch()
     for name in ("config", "resources/rubrics"):
         shutil.copytree(ROOT / name, tmp_path / name)
     monkeypatch.chdir(tmp_path)

@@ -84,8 +84,11 @@ def from_here(file: Path) -> Path:
 
 
 def naming(file: Path) -> str:
-    """The option that names a study's file in a command; empty for the default file."""
-    file = from_here(file)
+    """The option that names a study's file in a command for the checkout; empty for the default file.
+
+    Away from the checkout it is the whole path.
+    """
+    file = from_here(file) if Path("Snakefile").is_file() else file.absolute()
     return "" if file == DEFAULT_FILE else f" --configfile {shlex.quote(str(file))}"
 
 
