@@ -32,17 +32,15 @@ DEFAULTS = NearDuplicateSettings()
 
 
 def shingles(text: str, words: int = DEFAULTS.shingle_words) -> frozenset[str]:
-    """The set of word shingles of a text, in lower case; a text shorter than a shingle is one."""
+    """The set of word shingles of a text, in lower case; a text shorter than a shingle is one, one without a word has none."""
     in_text = "".join(c if c.isalnum() else " " for c in text.lower()).split()
-    return frozenset(
-        " ".join(in_text[start : start + words])
-        for start in range(max(1, len(in_text) - words + 1))
-    )
+    starts = range(max(1, len(in_text) - words + 1)) if in_text else ()
+    return frozenset(" ".join(in_text[start : start + words]) for start in starts)
 
 
 def jaccard(a: frozenset, b: frozenset) -> float:
-    """The Jaccard similarity of two sets, in [0, 1]; 1 for equal sets, also empty ones."""
-    return len(a & b) / len(a | b) if a | b else 1.0
+    """The Jaccard similarity of two sets, in [0, 1]. Empty sets have nothing in common: 0."""
+    return len(a & b) / len(a | b) if a | b else 0.0
 
 
 def rows_of_a_band(threshold: float) -> int:
@@ -72,8 +70,10 @@ class NearDuplicateIndex:
         self._texts: dict[str, str] = {}
 
     def add(self, name: str, text: str) -> list[str]:
-        """Add a text; return the names of its near-duplicates among those added before."""
+        """Add a text; return the names of its near-duplicates among those added before. A text without a word has none."""
         new_shingles = self._shingles(text)
+        if not new_shingles:
+            return []
         minhash = self._empty_minhash.copy()
         minhash.update_batch([shingle.encode() for shingle in new_shingles])
         similar = [

@@ -9,7 +9,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from persuasion_rl.data.clean import clean
-from persuasion_rl.data.corpus import check_digests, read_threads
+from persuasion_rl.data.corpus import Conversation, check_digests, read_threads
+from persuasion_rl.data.fields import truth
 from persuasion_rl.data.near_duplicates import (
     DEFAULTS,
     LARGE_CLUSTER,
@@ -17,7 +18,7 @@ from persuasion_rl.data.near_duplicates import (
     clusters,
     compared_text,
 )
-from persuasion_rl.files import text_digest, write_json
+from persuasion_rl.files import UserError, text_digest, write_json
 from persuasion_rl.records import SIDES
 from persuasion_rl.runtime.command import note, stage
 from persuasion_rl.tables import write_table
@@ -106,8 +107,8 @@ def assign_sides(
             if conversation.id not in posts:
                 posts[conversation.id] = compared_text(folder.name, conversation)
                 corpus_of[conversation.id] = folder.name
-                if conversation.meta.get("train") is not None:
-                    marks[conversation.id] = int(conversation.meta["train"])
+                if (mark := _mark_of(conversation)) is not None:
+                    marks[conversation.id] = mark
     cluster_of = clusters(posts, settings)
     members: dict[str, list[str]] = defaultdict(list)
     corpus_of_cluster: dict[str, str] = {}  # the first corpus that has a member
@@ -155,6 +156,14 @@ def assign_sides(
                 f"cluster {row['cluster']} holds {row['share']:.1%} of all conversations: {row['title']}"
             )
     return counts
+
+
+def _mark_of(conversation: Conversation) -> int | None:
+    """The corpus' `train` mark of a conversation, if it has one."""
+    try:
+        return truth("train", conversation.meta.get("train"))
+    except UserError as error:
+        raise UserError(f"{conversation.place}: {error}") from None
 
 
 def _clusters_of_several(members: dict[str, list[str]], posts: dict[str, str]) -> Iterator[dict]:
