@@ -136,6 +136,23 @@ def test_case_punctuation_and_layout_make_no_difference():
     assert shingles("Two words") == {"two words"}
 
 
+def test_posts_without_a_word_are_like_no_other():
+    """Of emoji only, of marks only, empty. Posts of the same single word are alike."""
+    posts = {
+        "a": "🐱🐱",
+        "b": "🐱🐱",
+        "c": "...",
+        "d": "",
+        "e": "",
+        "f": "Cats!",
+        "g": "cats",
+        "h": "Dogs",
+    }
+    cluster_of = clusters(posts)
+    assert partition(cluster_of) == {*map(frozenset, "abcdeh"), frozenset("fg")}
+    assert jaccard(shingles(""), shingles("")) == 0
+
+
 def copy_of(thread_rows: list[dict], meta: dict, name: str) -> tuple[list[dict], dict]:
     """The thread under another id, its post with one more word and an EDIT at the end."""
     old = thread_rows[0]["conversation_id"]

@@ -290,8 +290,10 @@ def _meta(entry: Any, folder: Path, id_: str, cleaned: Counter) -> dict[str, Any
         for key in META_TEXTS & meta.keys():
             text = _mended(fields.text(key, meta[key]), cleaned)
             meta[key] = text if text and text.strip() else ""
-        if not fields.is_null(poster := meta.get("op-userID")):
-            meta["op-userID"] = fields.speaker("op-userID", poster)
+        if "op-userID" in meta:
+            poster = meta["op-userID"]
+            is_null = fields.is_null(poster)
+            meta["op-userID"] = None if is_null else fields.speaker("op-userID", poster)
         return meta
     except UserError as error:
         path = folder / "conversations.json"

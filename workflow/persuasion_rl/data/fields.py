@@ -71,8 +71,9 @@ def speaker(key: str, value: Any) -> str:
         return readable(value) if value.strip() else DELETED
     if is_null(value):
         return DELETED
-    if isinstance(value, dict) and (names := [n for n in ("id", "name") if n in value]):
-        return speaker(f"{key}.{names[0]}", value[names[0]])
+    for name in ("id", "name"):
+        if isinstance(value, dict) and name in value and not isinstance(value[name], dict):
+            return speaker(f"{key}.{name}", value[name])
     return _whole_number(key, value, "a name: text or a whole number")
 
 
