@@ -111,12 +111,12 @@ def _near_duplicates(
 ) -> Iterator[tuple[str, str]]:
     """Pairs of conversations whose posts are near-duplicates."""
     index = NearDuplicateIndex(settings)
-    conversation_ids = set()
+    compared: dict[str, str] = {}
     for folder in corpora:
         for conversation in read_threads(folder):
-            if conversation.id not in conversation_ids:
-                conversation_ids.add(conversation.id)
-                text = compared_text(folder.name, conversation)
+            text = compared_text(folder.name, conversation)
+            if compared.get(conversation.id) != text:
+                compared[conversation.id] = text
                 for other in index.add(conversation.id, text):
                     yield conversation.id, other
 

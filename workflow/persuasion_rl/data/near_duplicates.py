@@ -6,7 +6,9 @@ locality-sensitive hashing (datasketch; Broder 1997, "On the resemblance and con
 are then compared exactly.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import chain
 
 from persuasion_rl.data.clean import clean_post
 from persuasion_rl.data.corpus import Conversation
@@ -67,10 +69,13 @@ class NearDuplicateIndex:
             params=(BANDS, rows),
             prepickle=False,
         )
-        self._texts: dict[str, str] = {}
+        self._texts: list[tuple[str, str]] = []
 
     def add(self, name: str, text: str) -> list[str]:
-        """Add a text; return the names of its near-duplicates among those added before. A text without a word has none."""
+        """Add a text; return the names of its near-duplicates among those added before. A text without a word has none.
+
+        A name may have several texts.
+        """
         new_shingles = self._shingles(text)
         if not new_shingles:
             return []
@@ -78,20 +83,27 @@ class NearDuplicateIndex:
         minhash.update_batch([shingle.encode() for shingle in new_shingles])
         similar = [
             other
-            for other in self._index.query(minhash)
-            if jaccard(new_shingles, self._shingles(self._texts[other]))
-            >= self._settings.near_duplicate
+            for other, other_text in map(self._texts.__getitem__, self._index.query(minhash))
+            if jaccard(new_shingles, self._shingles(other_text)) >= self._settings.near_duplicate
         ]
-        self._index.insert(name, minhash)
-        self._texts[name] = text
+        self._index.insert(len(self._texts), minhash)
+        self._texts.append((name, text))
         return similar
 
     def _shingles(self, text: str) -> frozenset[str]:
         return shingles(text, self._settings.shingle_words)
 
 
-def clusters(posts: dict[str, str], settings: NearDuplicateSettings = DEFAULTS) -> dict[str, str]:
-    """Map the name of each post to its cluster, which has the smallest name of its members."""
+def clusters(
+    posts: dict[str, str],
+    settings: NearDuplicateSettings = DEFAULTS,
+    other_texts: Iterable[tuple[str, str]] = (),
+) -> dict[str, str]:
+    """Map the name of each post to its cluster, which has the smallest name of its members.
+
+    Args:
+        other_texts: name and text of posts that have another text in another corpus.
+    """
     index = NearDuplicateIndex(settings)
     leader = {name: name for name in posts}
 
@@ -101,7 +113,7 @@ def clusters(posts: dict[str, str], settings: NearDuplicateSettings = DEFAULTS) 
             name = leader[name]
         return name
 
-    for number, (name, text) in enumerate(posts.items(), 1):
+    for number, (name, text) in enumerate(chain(posts.items(), other_texts), 1):
         for other in index.add(name, text):
             first, second = sorted((leader_of(name), leader_of(other)))
             leader[second] = first
