@@ -173,6 +173,11 @@ def check_counts(processed: Processed, corpus: Path, rows: list[dict], metas: di
             sum(n for reason, n in left_out.items() if reason not in of_later_stages) + rest
             == all_read
         )
+    check_processed(processed)
+
+
+def check_processed(processed: Processed) -> None:
+    """No example is twice there or cannot be written."""
     examples = {
         (row["metadata"]["conversation_id"], row["metadata"]["utterance_id"])
         for row in processed.rows
@@ -260,3 +265,57 @@ def test_every_persuasionforgood_is_used_and_counted_or_refused_in_one_line(
             go_on(folder / "corpus", folder, "p4g")
         except UserError as error:
             assert re.search(r"conversations\.json, conversation \S+: train is ", str(error)), error
+
+
+@st.composite
+def damage(draw) -> tuple[str, float, int, bytes]:
+    """A file, a place in it as a share, how many bytes are cut there, and what is put there."""
+    odd = [
+        b"",
+        b"\n",
+        b"\r",
+        b'"',
+        b"{",
+        b"}",
+        b",",
+        b"\\",
+        b"\\ud83d",
+        b"\x00",
+        b"\xff",
+        b"\xed\xa0\xbd",
+        b"NaN",
+        b"1e999",
+        b"[" * 2000,
+    ]
+    return (
+        draw(st.sampled_from(["utterances.jsonl", "conversations.json"])),
+        draw(st.floats(0, 1)),
+        draw(st.integers(0, 3) | st.integers(0, 3000)),
+        draw(st.sampled_from(odd) | st.binary(max_size=3)),
+    )
+
+
+@settings(max_examples=120)
+@given(damages=st.lists(damage(), min_size=1, max_size=3), encoding=ENCODINGS)
+def test_damaged_files_are_read_or_refused_in_one_line(tokenizer, damages, encoding):
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        write(folder / "corpus", *dialogues(), encoding)
+        for file, share, cut, put in damages:
+            path = folder / "corpus" / file
+            content = path.read_bytes()
+            place = int(share * len(content))
+            path.write_bytes(content[:place] + put + content[place + cut :])
+        try:
+            process_p4g(
+                corpus=folder / "corpus", tokenizer=tokenizer, examples=folder / "examples.jsonl",
+                counts=folder / "counts.json", budget=WIDE, seed=1,
+            )  # fmt: skip
+        except UserError as error:
+            check_error(
+                error,
+                folder / "corpus",
+                r"no usable turn|conversations\.json: not |expected a JSON object",
+            )
+            return
+        check_processed(Processed(folder))

@@ -106,7 +106,10 @@ def read_json(path: Path, unique_keys: bool = False) -> Any:
     try:
         return json.loads(content, object_pairs_hook=hook)
     except (ValueError, RecursionError) as error:
-        line = f", line {error.lineno}" if isinstance(error, json.JSONDecodeError) else ""
+        number = getattr(error, "lineno", None)
+        if isinstance(error, UnicodeDecodeError):
+            number = content.count(b"\n", 0, error.start) + 1
+        line = f", line {number}" if number else ""
         raise UserError(f"{path}{line}: {_why_not_read(error, content)}") from None
 
 
