@@ -361,12 +361,17 @@ def test_a_killed_fetch_ends_its_download_and_the_next_starts_anew(server, fetch
     assert contents(fetching.output()) == contents(corpus)
 
 
-def test_a_corpus_that_cannot_be_read_never_gets_its_name(server, fetching, corpus):
-    cut = (corpus / "utterances.jsonl").read_bytes()[:-20]
+@pytest.mark.parametrize(
+    "end, expected", [(-20, "utterances.jsonl, line "), (None, "was it cut off?")]
+)
+def test_a_corpus_that_cannot_be_read_never_gets_its_name(server, fetching, corpus, end, expected):
+    # Cut off within a line, or behind one: then the last conversations have no utterance.
+    lines = (corpus / "utterances.jsonl").read_bytes().splitlines(keepends=True)
+    cut = b"".join(lines)[:end] if end else b"".join(lines[:30])
     server.pages[ARCHIVE] = [complete(zipped(corpus, utterances=cut))]
     _, error = fetching.fail()
     assert server.requests == [LIST, ARCHIVE]
-    assert all(word in error for word in [*manual(NAME), "utterances.jsonl, line "])
+    assert all(word in error for word in [*manual(NAME), expected])
     assert contents(fetching.output()) == {}
     assert [path.name for path in fetching.output().parent.iterdir()] == [NAME]
 
