@@ -45,9 +45,21 @@ SHAPES = {
 WORDS = 1000
 LORA = {"lora_r": 8, "lora_alpha": 32, "lora_dropout": 0.05}
 LORA |= {"lora_target_modules": ["q_proj", "k_proj", "v_proj", "o_proj"]}
-RECIPE = {"max_steps": 2, "eval_strategy": "steps", "eval_steps": 2, "save_steps": 2, "learning_rate": 0.001}
+RECIPE = {
+    "max_steps": 2,
+    "eval_strategy": "steps",
+    "eval_steps": 2,
+    "save_steps": 2,
+    "learning_rate": 0.001,
+}
 METADATA = ("conversation_id", "prompt_id", "utterance_id", "reply_to", "winner_id", "loser_id")
-ENDED = {"finish_reason": "length", "tokens": 1, "response_tokens": 1, "context_tokens": 1, "context_cut": False}
+ENDED = {
+    "finish_reason": "length",
+    "tokens": 1,
+    "response_tokens": 1,
+    "context_tokens": 1,
+    "context_cut": False,
+}
 JOBS = ("sft", "dpo", "reward", "sampling", "loss", "kl", "judging")
 
 
@@ -85,7 +97,8 @@ class Bench:
         from persuasion_rl.training.tokenize import tokenize
 
         ids = [
-            {key: f"{key}{i}" for key in METADATA} | {"source": "cmv"} for i in range(max(SCORED, 4 * self.rows))
+            {key: f"{key}{i}" for key in METADATA} | {"source": "cmv"}
+            for i in range(max(SCORED, 4 * self.rows))
         ]
         prompts = [text(self.prompt, i) for i in range(len(ids))]
         replies = [[text(self.reply, 100 * i + k) for i in range(len(ids))] for k in (1, 2)]
@@ -118,12 +131,20 @@ class Bench:
         if job in ("sft", "dpo", "reward"):
             effective = self.rows if job == "sft" else max(1, self.rows // 2)
             recipe = RECIPE | {"max_length": self.length + 1, "effective_batch_size": effective}
-            recipe |= {"per_device_train_batch_size": effective, "per_device_eval_batch_size": effective}
+            recipe |= {
+                "per_device_train_batch_size": effective,
+                "per_device_eval_batch_size": effective,
+            }
             recipe |= {} if job == "dpo" else LORA
             out = here / job / "adapter_model.safetensors"
             words = ["--adapter", str(out), "--state", str(here / "state" / job), "--threads", "1"]
             if job == "reward":
-                words += ["--pairs", str(here / "pairs.parquet"), "--sides", str(here / "sides.csv")]
+                words += [
+                    "--pairs",
+                    str(here / "pairs.parquet"),
+                    "--sides",
+                    str(here / "sides.csv"),
+                ]
             else:
                 table = str(here / f"{job}.parquet")
                 words += ["--train", table, "--val", table]
@@ -153,7 +174,13 @@ class Bench:
             tokens = rows * length if job == "sft" else pairs * (length + self.reply)
             labelled = rows * self.reply if job == "sft" else 2 * pairs * self.reply
             needed = training_bytes(
-                job, size, LORA, tokens=tokens, labelled=labelled, checkpointing=False, numbers=FLOAT32
+                job,
+                size,
+                LORA,
+                tokens=tokens,
+                labelled=labelled,
+                checkpointing=False,
+                numbers=FLOAT32,
             )
         else:
             needed = {

@@ -7,7 +7,6 @@ near they come.
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from persuasion_rl.runtime.leases import visible_devices
@@ -68,7 +67,9 @@ class Numbers:
 HALF = Numbers(weight=2, entry=2, state=2, kept_width=24, kept_inner=6, kept_input=4, tile=2)
 """16 bits on a GPU. What layers keep is counted in the manner of Korthikanti et al. (2022, arXiv:2205.05198, section 4),
 from what autograd keeps for this code (a test recounts it)."""
-FOUR_BITS = Numbers(weight=4.127 / 8, entry=4, state=2, kept_width=24, kept_inner=6, kept_input=4, tile=2)
+FOUR_BITS = Numbers(
+    weight=4.127 / 8, entry=4, state=2, kept_width=24, kept_inner=6, kept_input=4, tile=2
+)
 """NF4 quantised twice (Dettmers et al. 2023, arXiv:2305.14314), and the embedding in float32."""
 FLOAT32 = Numbers(weight=4, entry=4, state=4, kept_width=34, kept_inner=12, kept_input=8, tile=32)
 """float32 on a CPU, where attention keeps keys repeated for all heads, and the head's tile is computed in torch."""
@@ -191,7 +192,9 @@ class JobMemory:
     def delta_judge(self, wildcards: Any, attempt: int) -> int:
         """Of train_delta_judge. Every example may have a pair."""
         recipe = self._study.config.recipes.reward.settings()
-        return attempt * self._training("reward", recipe, recipe, self._study.config.data.max_examples)
+        return attempt * self._training(
+            "reward", recipe, recipe, self._study.config.data.max_examples
+        )
 
     def _training(self, method: str, recipe: dict, shape: dict, rows: int) -> int:
         config, length = self._study.config, recipe["max_length"]
@@ -250,15 +253,18 @@ class JobMemory:
     def kl(self, wildcards: Any, attempt: int) -> int:
         """Of evaluate_kl."""
         lengths = self._prompt, self._study.config.sampling.max_new_tokens
-        return attempt * self._mb("kl", self._size(), lambda size: READER + kl_bytes(size, *lengths))
+        return attempt * self._mb(
+            "kl", self._size(), lambda size: READER + kl_bytes(size, *lengths)
+        )
 
     def judging(self, judge: str | None) -> Callable[..., int]:
         """Of what asks a judge; None is no judge."""
         if judge != "delta":
             return lambda wildcards, attempt: attempt * 2_000
         length = self._study.config.data.max_seq_length
-        return lambda wildcards, attempt: attempt * self._mb(
-            "scoring", self._size(), lambda size: READER + scoring_bytes(size, length)
+        return lambda wildcards, attempt: (
+            attempt
+            * self._mb("scoring", self._size(), lambda size: READER + scoring_bytes(size, length))
         )
 
     @property

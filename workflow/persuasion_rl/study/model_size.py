@@ -76,7 +76,9 @@ def size_of(config: dict[str, Any]) -> Size | None:
             queries=heads * per_head,
             keys=(config.get("num_key_value_heads") or heads) * per_head,
             vocab=config["vocab_size"],
-            tied=config.get("tie_word_embeddings", config.get("model_type", "").startswith("gemma")),
+            tied=config.get(
+                "tie_word_embeddings", config.get("model_type", "").startswith("gemma")
+            ),
         )
     except (LookupError, TypeError, AttributeError):
         return None

@@ -29,7 +29,7 @@ from persuasion_rl.runtime.tracking import end_tracking, start_tracking
 from persuasion_rl.study.code import module_digests
 from persuasion_rl.study.names import TRAINED_FILES
 from persuasion_rl.training.arguments import JobArguments
-from persuasion_rl.training.batches import Batches, fitting_batches
+from persuasion_rl.training.batches import Batches, fitting_batches, refuse_beyond_memory
 from persuasion_rl.training.checkpoints import (
     checkpoint_callbacks,
     lacks_evaluation,
@@ -119,7 +119,7 @@ def add_lora(model, settings: dict[str, Any], **lora_arguments: Any):
 
 
 def choose_batches(run: TrainingRun, model, batching: dict[str, Any]) -> Batches:
-    """The batches of a training; if the recipe leaves them open, they are tried on the longest rows of the data.
+    """The batches of a training, tried on the longest rows of the data; on a CPU by the estimate of their memory.
 
     Args:
         batching: the recipe's settings for them (`recipe.split_recipe`).
@@ -129,10 +129,15 @@ def choose_batches(run: TrainingRun, model, batching: dict[str, Any]) -> Batches
     """
     tokens = run.data["train"]
     refuse_beyond_positions(model, max(max(part.lengths()) for part in run.data.values()))
+
+    def attempt(rows: int, checkpointing: bool) -> None:
+        if run.device == "cpu":
+            refuse_beyond_memory(model, run.method, tokens, rows, checkpointing)
+        else:
+            try_step(model, tokens.longest(rows), run.device, checkpointing)
+
     return fitting_batches(
-        lambda rows, checkpointing: try_step(
-            model, tokens.longest(rows), run.device, checkpointing
-        ),
+        attempt,
         device=run.device,
         remembered=run.checkpoints / "batches.json",
         **batching,
