@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from persuasion_rl.data.contexts import Turn
 from persuasion_rl.data.examples import Budget, Draft, RowMaker
-from persuasion_rl.data.prompts import Turn
 from persuasion_rl.files import UserError
 from small_corpora import WIDE
 
@@ -69,9 +69,11 @@ def test_prompt_and_response_fit_and_the_context_does_not_depend_on_the_response
         elif isinstance(one, str):
             assert one in reasons
         else:
-            prompt_tokens, response_tokens = maker.counter.counts(
-                [one["input_text"], one["response"]]
+            (prompt,), (response_ids,) = (
+                maker.tokenizer.prompt_ids([one["input_text"]]),
+                maker.tokenizer.response_ids([response], ended=False),
             )
+            prompt_tokens, response_tokens = len(prompt), len(response_ids)
             assert one["response"] == response
             assert one["full_text"] == one["input_text"] + response
             assert budget.min_tokens <= response_tokens + 1 <= budget.max_tokens

@@ -446,21 +446,22 @@ def test_a_model_is_put_into_place_whole(tmp_path, monkeypatch):
         if revision == "cut":
             (local_dir / "tokenizer.json").unlink()
 
-    fetched = lambda: read_json(output / "config.json")["of"]  # noqa: E731
-
     monkeypatch.setattr("huggingface_hub.snapshot_download", download)
     output = tmp_path / "models" / "base"
     output.mkdir(parents=True)
     fetch_base_model(source="some/model", revision="1", output=output)
-    assert fetched() == ["some/model", "1"]
+    assert read_json(output / "config.json")["of"] == ["some/model", "1"]
     with pytest.raises(UserError, match=r"ConnectionError: reset\); .* set models.base.source"):
         fetch_base_model(source="some/model", revision="broken", output=output)
     with pytest.raises(UserError, match="^base model some/model: tokenizer.json is missing"):
         fetch_base_model(source="some/model", revision="cut", output=output)
-    assert fetched() == ["some/model", "1"]
+    assert read_json(output / "config.json")["of"] == ["some/model", "1"]
     (output / "old").touch()
     fetch_base_model(source="some/model", revision="2", output=output)
-    assert fetched() == ["some/model", "2"] and not (output / "old").exists()
+    assert (
+        read_json(output / "config.json")["of"] == ["some/model", "2"]
+        and not (output / "old").exists()
+    )
     assert [path.name for path in output.parent.iterdir()] == ["base"]
 
 

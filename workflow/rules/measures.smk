@@ -40,7 +40,9 @@ rule evaluate_loss:
         runtime=grows_with_attempt("2h"),
     params:
         base=place_of_base,
-        settings=study.flags("device", "seed", "trust_remote_code"),
+        settings=study.flags(
+            "data.prompt_format", "device", "seed", "trust_remote_code"
+        ),
         code=code("evaluation.loss"),
     message:
         "Measuring the loss of {wildcards.player} on human winning replies"
@@ -76,7 +78,9 @@ rule evaluate_kl:
         runtime=grows_with_attempt("2h"),
     params:
         base=place_of_base,
-        settings=study.flags("device", "seed", "trust_remote_code"),
+        settings=study.flags(
+            "data.prompt_format", "device", "seed", "trust_remote_code"
+        ),
         code=code("evaluation.kl"),
     message:
         "Measuring how far {wildcards.model} has gone from its parent"

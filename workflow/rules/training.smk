@@ -91,7 +91,7 @@ rule tokenize:
         runtime=grows_with_attempt("1h"),
     params:
         base=place_of_base,
-        settings=study.flags("trust_remote_code"),
+        settings=study.flags("data.prompt_format"),
         code=code("training.tokenize"),
     message:
         "Tokenizing {wildcards.rows}"

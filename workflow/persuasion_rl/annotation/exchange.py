@@ -335,7 +335,7 @@ def _number(row: dict[str, Any], key: str, whole: bool = False) -> Any:
     if value in (None, ""):
         return None
     try:
-        number = float(value)
+        number = math.nan if isinstance(value, bool) else float(value)
     except (TypeError, ValueError):
         number = math.nan
     if not 0 <= number < math.inf or (whole and number != int(number)):

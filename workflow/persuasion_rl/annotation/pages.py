@@ -48,7 +48,7 @@ from persuasion_rl.annotation.plan import (
 )
 from persuasion_rl.annotation.store import AnswerStore
 from persuasion_rl.annotation.study import AnnotatedStudy
-from persuasion_rl.data.prompts import turns_of
+from persuasion_rl.data.contexts import turns_of
 from persuasion_rl.files import UserError
 from persuasion_rl.judges.base import TIE
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from persuasion_rl.data.clean import clean, clean_post, unusable
+from persuasion_rl.data.contexts import Turn
 from persuasion_rl.data.corpus import Conversation, Utterance, read_threads
 from persuasion_rl.data.deltas import DELETED, award_ids, awards, won_and_lost
 from persuasion_rl.data.examples import (
@@ -24,7 +25,6 @@ from persuasion_rl.data.examples import (
     RowMaker,
     note_counts,
 )
-from persuasion_rl.data.prompts import Turn
 from persuasion_rl.files import UserError, write_json, written_lines
 from persuasion_rl.records import DeltaPair, SftRow
 from persuasion_rl.runtime.command import note, stage

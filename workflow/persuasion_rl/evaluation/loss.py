@@ -14,6 +14,7 @@ from persuasion_rl.models.plain import (
     refuse_difference,
     token_log_probs,
 )
+from persuasion_rl.prompts.tokens import TextTokenizer
 from persuasion_rl.records import SftRow, read_rows
 from persuasion_rl.runtime.command import stage
 
@@ -21,7 +22,7 @@ LOSS_TOKENS = 4096
 """Tokens of a batch for the loss; more would fill a GPU with the logits of a large vocabulary."""
 
 
-def response_loss(model, tokenizer, rows: list[tuple[str, str]]) -> float:
+def response_loss(model, tokenizer: TextTokenizer, rows: list[tuple[str, str]]) -> float:
     """Mean negative log-likelihood, in nats a token, of the responses (EOS included) given their prompts.
 
     Raises:
@@ -30,9 +31,8 @@ def response_loss(model, tokenizer, rows: list[tuple[str, str]]) -> float:
     import torch
     from tqdm import tqdm
 
-    prompts = tokenizer([prompt for prompt, _ in rows])["input_ids"]
-    replies = tokenizer([response for _, response in rows], add_special_tokens=False)["input_ids"]
-    responses = [[*reply, tokenizer.eos_token_id] for reply in replies]  # as in training
+    prompts = tokenizer.prompt_ids([prompt for prompt, _ in rows])
+    responses = tokenizer.response_ids([response for _, response in rows])
     pairs = sorted(zip(prompts, responses, strict=True), key=lambda pair: -len(pair[0] + pair[1]))
     refuse_beyond_positions(model, len(pairs[0][0] + pairs[0][1]))
     total = tokens = 0.0
@@ -41,14 +41,14 @@ def response_loss(model, tokenizer, rows: list[tuple[str, str]]) -> float:
             width = len(pairs[0][0] + pairs[0][1])
             size = max(1, LOSS_TOKENS // width)
             batch, pairs = pairs[:size], pairs[size:]
-            ids = torch.full((len(batch), width), tokenizer.pad_token_id)
+            ids = torch.full((len(batch), width), tokenizer.eos)
             supervised = torch.zeros((len(batch), width), dtype=torch.bool)
             for i, (prompt, response) in enumerate(batch):
                 ids[i, : len(prompt) + len(response)] = torch.tensor(prompt + response)
                 supervised[i, len(prompt) : len(prompt) + len(response)] = True
             ids, supervised = ids.to(model.device), supervised.to(model.device)[:, 1:]
             with torch.inference_mode():
-                # Padding is on the right, so causal attention never sees it.
+                # Padding, by any token, is on the right, so causal attention never sees it.
                 logits = model(input_ids=ids).logits[:, :-1][supervised].float()
             if not tokens:  # the longest row, and the one with most padding of its batch
                 own = token_log_probs(logits, ids[:, 1:][supervised]).split(
@@ -76,9 +76,10 @@ def evaluate_loss(*, job: ModelArguments, held_out: Path, output: Path) -> dict[
         held_out: SftRows.
     """
     prepare_torch(job.threads, job.seed, job.device)
-    model, tokenizer, _ = load_for_inference(
+    model, _, _ = load_for_inference(
         job.base, job.lineage, pick_device(job.device), job.trust_remote_code
     )
+    tokenizer = TextTokenizer(job.base, job.prompt_format)
     human = [(row["input_text"], row["response"]) for row in read_rows(held_out, SftRow)]
     nats = response_loss(model, tokenizer, human)
     measured = {"validation_loss": nats, "perplexity": perplexity(nats), "rows": len(human)}

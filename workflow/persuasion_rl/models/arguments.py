@@ -28,7 +28,9 @@ class ModelArguments(DeviceArguments):
     Attributes:
         base: the folder of the base model.
         lineage: the adapters from the first one above the base to the model's own; empty if it is the base.
+        prompt_format: "plain" or "chat", the form that the prompts are in.
     """
 
     base: Path
+    prompt_format: str = "plain"
     lineage: list[Path] = field(default_factory=list)

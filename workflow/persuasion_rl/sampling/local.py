@@ -46,6 +46,15 @@ class LocalEngine(Engine):
         tokens = len(longest_prompt) + self.settings.max_new_tokens
         refuse_beyond_positions(self.load()[0], tokens)
 
+    def _to_sample(self, ids: list[int]) -> Sample:
+        """A sample from the tokens that follow a prompt, with or without padding after its end."""
+        model, tokenizer = self.load()
+        end_tokens = model.generation_config.eos_token_id
+        end = next((place for place, token in enumerate(ids) if token in end_tokens), None)
+        tokens = len(ids) if end is None else end + 1
+        text = tokenizer.decode(ids[:end], skip_special_tokens=True)
+        return self._sample(text, tokens, CUT if end is None else STOPPED)
+
     def _step_seeds(self, request: Request):
         """The seeds of a response's steps: (max_new_tokens,) int32."""
         from persuasion_rl.sampling.noise import step_seeds
@@ -71,7 +80,7 @@ class PaddedBatches(LocalEngine):
         import numpy as np
         import torch
 
-        model, tokenizer = self.load()
+        model, _ = self.load()
         ids, mask, cache = self._prefill(batch)
         prompt_length = ids.shape[1]
         limit = prompt_length + self.settings.max_new_tokens
@@ -81,7 +90,7 @@ class PaddedBatches(LocalEngine):
             ids, cache = self._generate_until_some_end(ids, mask, cache, seeds, prompt_length)
             ended = self._has_ended(ids[:, prompt_length:]) | (ids.shape[1] == limit)
             for row in ended.nonzero().flatten().tolist():
-                yield batch[row], _to_sample(model, tokenizer, ids[row, prompt_length:].tolist())
+                yield batch[row], self._to_sample(ids[row, prompt_length:].tolist())
             if ended.all():
                 return
             unfinished = (~ended).nonzero().flatten()
@@ -96,7 +105,8 @@ class PaddedBatches(LocalEngine):
 
         model, tokenizer = self.load()
         texts = list(dict.fromkeys(request.prompt for request in batch))
-        inputs = tokenizer(texts, return_tensors="pt", padding=True, padding_side="left")
+        ids = {"input_ids": self.text_tokenizer.prompt_ids(texts)}
+        inputs = tokenizer.pad(ids, return_tensors="pt", padding_side="left")
         inputs = inputs.to(model.device)
         cache = DynamicCache(config=model.config)
         before = {
@@ -184,14 +194,14 @@ class ContinuousBatches(LocalEngine):
     def sample(self, requests: list[Request]) -> Iterator[tuple[Request, Sample]]:
         if not requests:
             return
-        model, tokenizer = self.load()
+        model, _ = self.load()
         if reason := _why_padded(model):
             note(f"{model.config.model_type}: samples in padded batches, since {reason}")
             padded = PaddedBatches(self.settings)
             padded._loaded = self._loaded
             yield from padded.sample(requests)
             return
-        prompts = tokenizer([request.prompt for request in requests])["input_ids"]
+        prompts = self.text_tokenizer.prompt_ids([request.prompt for request in requests])
         if not self._compared:
             self._compare_with_plain(max(prompts, key=len), min(prompts, key=len))
             self._compared = True
@@ -214,7 +224,7 @@ class ContinuousBatches(LocalEngine):
                         raise RuntimeError(f"continuous batching: {output.error}")
                     unfinished -= 1
                     request, _ = by_id[output.request_id]
-                    yield request, _to_sample(model, tokenizer, output.generated_tokens)
+                    yield request, self._to_sample(output.generated_tokens)
         finally:
             manager.stop(hard_stop=True)
             manager.destroy()
@@ -303,15 +313,6 @@ def _why_padded(model) -> str | None:
     if not model._supports_attention_backend:
         return "continuous batches do not know its attention"
     return None
-
-
-def _to_sample(model, tokenizer, ids: list[int]) -> Sample:
-    """A sample from the tokens that follow a prompt, with or without padding after its end."""
-    end_tokens = model.generation_config.eos_token_id
-    end = next((place for place, token in enumerate(ids) if token in end_tokens), None)
-    tokens = len(ids) if end is None else end + 1
-    text = tokenizer.decode(ids[:end], skip_special_tokens=True).strip()
-    return Sample(text, tokens, CUT if end is None else STOPPED)
 
 
 def make(settings: SamplingSettings) -> LocalEngine:

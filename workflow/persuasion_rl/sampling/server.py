@@ -8,11 +8,10 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from threading import Lock
 from typing import Any
 
-from persuasion_rl.chat import NEWER_LIMIT, message_text, refused_parameter
 from persuasion_rl.files import UserError
-from persuasion_rl.models.loading import load_tokenizer
 from persuasion_rl.runtime.command import note
 from persuasion_rl.runtime.keys import VARIABLES, key_for, without_keys
+from persuasion_rl.sampling.chat import NEWER_LIMIT, message_text, refused_parameter
 from persuasion_rl.sampling.engine import Engine, SamplingSettings, import_library
 from persuasion_rl.sampling.request import (
     FILTERED,
@@ -23,6 +22,7 @@ from persuasion_rl.sampling.request import (
     Request,
     Sample,
 )
+from persuasion_rl.text import readable
 
 OPTIONAL = ("max_tokens", "temperature", "top_p", "seed")
 """Parameters that a server may refuse. Some models of OpenAI have one temperature only, and the limit by another name."""
@@ -34,6 +34,8 @@ class Server(Engine):
     """A server with OpenAI's completions interface that serves the study's models under their names.
 
     It gets a seed with each request and may ignore it. Nothing here can check that its models are the study's.
+    A prompt goes there as text only where any tokenizer makes the right ids of it. Else it goes as ids, which OpenAI's
+    interface allows and some servers reject: with a chat template that writes BOS, or where people spelled a control token.
     """
 
     _hint = (
@@ -158,7 +160,9 @@ class Server(Engine):
     def _send(self, client, request: Request) -> str:
         """Send a request and return the body of the answer."""
         create = client.completions.with_raw_response.create
-        return create(prompt=request.prompt, **self._parameters(request)).http_response.text
+        (ids,) = self.text_tokenizer.prompt_ids([request.prompt])
+        prompt = request.prompt if self.text_tokenizer.reads_alike(request.prompt, ids) else ids
+        return create(prompt=prompt, **self._parameters(request)).http_response.text
 
     def _read(self, answer: dict) -> Sample:
         """The sample in the JSON of a body. The text of a refusal is dropped."""
@@ -168,7 +172,7 @@ class Server(Engine):
         tokens = (answer.get("usage") or {}).get("completion_tokens")
         if not isinstance(tokens, int):
             tokens = self._count(text) + (reason == STOPPED)
-        return Sample(text, tokens, without_keys(reason))
+        return self._sample(text, tokens, without_keys(reason))
 
     def _text_and_reason(self, choice: dict) -> tuple[str, str]:
         """Text and finish reason of a choice of the answer."""
@@ -176,11 +180,7 @@ class Server(Engine):
 
     def _count(self, text: str) -> int:
         """The tokens of a text by the base model's tokenizer, for servers that do not count them."""
-        if self._tokenizer is None:
-            self._tokenizer = load_tokenizer(self.settings.base, self.settings.trust_remote_code)
-        return len(self._tokenizer(text, add_special_tokens=False)["input_ids"])
-
-    _tokenizer = None
+        return self.text_tokenizer.response_counts([readable(text)])[0] - 1
 
     def _parameters(self, request: Request) -> dict[str, Any]:
         """The parameters of a request besides its prompt, without those that the server does not take."""
@@ -200,7 +200,8 @@ class Server(Engine):
 class Endpoint(Server):
     """A server with OpenAI's chat completions interface, for a model from outside the study.
 
-    The prompt of a request is a conversation as JSON.
+    The prompt of a request is a conversation as JSON. The server tokenizes it: whether control tokens that people spelled
+    stay text is up to it.
     """
 
     _hint = "see evaluation.other_players"
@@ -217,6 +218,10 @@ class Endpoint(Server):
     def _text_and_reason(self, choice: dict) -> tuple[str, str]:
         text, refused = message_text(choice["message"])
         return ("", REFUSED) if refused else (text, choice.get("finish_reason") or NO_REASON_GIVEN)
+
+    def _sample(self, text: str, tokens: int, finish_reason: str) -> Sample:
+        """A finished sample; the tokenizer of the model is not here."""
+        return Sample(text, tokens, finish_reason)
 
     def _count(self, text: str) -> int:
         """The number of words and punctuation marks, since the tokenizer is not here."""

@@ -13,7 +13,7 @@ from persuasion_rl.study.base_folder import check_base_folder
 from persuasion_rl.study.config import Config, World
 from persuasion_rl.study.judging import OtherPlayer
 from persuasion_rl.study.names import BASE, HUMAN, is_local
-from persuasion_rl.study.plan_checks import ai_room, check_plan
+from persuasion_rl.study.plan_checks import ai_room, check_lengths, check_plan
 from persuasion_rl.study.recipe_checks import check_recipes
 from persuasion_rl.study.recipes import Model
 from persuasion_rl.study.section import MOST_ROWS, key_path
@@ -33,7 +33,7 @@ def check_config(config: Config) -> None:
     check_plan(config.data)
     _check_world(config.world)
     check_recipes(config)
-    _check_room(config)
+    check_lengths(config)
     _check_sampling(config)
     _check_pools(config)
     _check_judges(config)
@@ -138,17 +138,6 @@ def _check_source(key: str, source: str) -> None:
 
 def _is_model_folder(folder: str) -> bool:
     return os.path.isfile(os.path.join(folder, "config.json"))
-
-
-def _check_room(config: Config) -> None:
-    """A prompt and a sampled response must fit a dpo row."""
-    longest = config.data.max_context_tokens + config.sampling.max_new_tokens
-    for name, model in config.models.items():
-        if model.method == "dpo" and longest >= config.recipe_of(name)["max_length"]:
-            raise UserError(
-                f"sampling.max_new_tokens + data.max_context_tokens: {longest} do not fit the max_length"
-                f" {config.recipe_of(name)['max_length']} of models.{name}"
-            )
 
 
 def _check_sampling(config: Config) -> None:

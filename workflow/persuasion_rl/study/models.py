@@ -15,6 +15,7 @@ from persuasion_rl.study.config import Config
 from persuasion_rl.study.flags import flags
 from persuasion_rl.study.names import (
     BASE,
+    BESIDE_TOKENIZER,
     HUMAN,
     MODEL_FILES,
     TRAINED_FILES,
@@ -24,6 +25,7 @@ from persuasion_rl.study.names import (
     model_folder,
 )
 from persuasion_rl.study.parsing import keys_of_file
+from persuasion_rl.study.plan_checks import longest_prompt
 from persuasion_rl.study.recipes import Model
 from persuasion_rl.study.rules import one_of
 
@@ -136,10 +138,14 @@ class StudyModels:
         return [file for file in self.base_model if not is_weights(file)]
 
     @property
-    def chat_template_files(self) -> list[str]:
-        """The files of the base model in which its chat template may stand."""
-        names = ("tokenizer_config.json", "chat_template.jinja")
-        return [file for file in self.base_model if os.path.basename(file) in names]
+    def beside_tokenizer(self) -> list[str]:
+        """The files of the base model that are read beside its tokenizer.json: which tokens it has, its chat template."""
+        return [file for file in self.base_model if os.path.basename(file) in BESIDE_TOKENIZER]
+
+    @property
+    def prompt_room(self) -> str:
+        """The longest prompt that leaves room for every reply, as a flag."""
+        return flags({"max_prompt_tokens": longest_prompt(self.config)})
 
     @cached_property
     def hub_models(self) -> dict[str, dict[str, str]]:

@@ -21,13 +21,14 @@ TRAINED_FILES = {
     "recipe": "recipe.json",
 }
 """What a training makes, by the names of the rule's outputs."""
-READ_BESIDE = (
+BESIDE_TOKENIZER = (
+    "tokenizer_config.json",
+    "special_tokens_map.json",
     "added_tokens.json",
     "chat_template.jinja",
-    "generation_config.json",
-    "special_tokens_map.json",
-    "*.py",
 )
+"""What may say more of a tokenizer than its tokenizer.json."""
+READ_BESIDE = (*BESIDE_TOKENIZER[1:], "generation_config.json", "*.py")
 """What a model's folder may have besides, and whoever loads the model reads; the code with `trust_remote_code`."""
 ENGINE_MODULES = {
     "transformers": "sampling.local",

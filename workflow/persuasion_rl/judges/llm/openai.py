@@ -4,7 +4,6 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from persuasion_rl.chat import NEWER_LIMIT, message_text, refused_parameter
 from persuasion_rl.judges.llm.cache import Batch
 from persuasion_rl.judges.llm.provider import (
     CLOCKS_DIFFER_S,
@@ -16,6 +15,7 @@ from persuasion_rl.judges.llm.provider import (
 )
 from persuasion_rl.judges.llm.settings import LlmSettings
 from persuasion_rl.runtime.keys import without_keys
+from persuasion_rl.sampling.chat import NEWER_LIMIT, message_text, refused_parameter
 
 
 class OpenAI(Provider):

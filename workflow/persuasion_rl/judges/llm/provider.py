@@ -16,12 +16,12 @@ from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from typing import Any
 
-from persuasion_rl.chat import refused_parameter
 from persuasion_rl.files import UserError
 from persuasion_rl.judges.llm.cache import Batch
 from persuasion_rl.judges.llm.settings import LlmSettings
 from persuasion_rl.runtime.command import note
 from persuasion_rl.runtime.keys import VARIABLES, key_for, without_keys
+from persuasion_rl.sampling.chat import refused_parameter
 
 MOST_TOKENS = 10**9
 """More tokens than any answer has; a larger number is not taken for a count."""

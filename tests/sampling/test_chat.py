@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from persuasion_rl.chat import message_text, without_reasoning
+from persuasion_rl.sampling.chat import message_text, without_reasoning
 
 REASONED = {
     "<think>hm</think>Yes.": "Yes.",
