@@ -259,7 +259,7 @@ def train_and_write(
     trainer.args.eval_on_start = checkpoint is None or lacks_evaluation(
         Path(checkpoint), trainer.args.eval_strategy
     )
-    outcome = train_or_say_why(trainer, checkpoint)
+    train_or_say_why(trainer, checkpoint)
     before = next(row for row in trainer.state.log_history if "eval_loss" in row)
     after = trainer.evaluate()
     if main:
@@ -270,7 +270,6 @@ def train_and_write(
             metrics |= {f"{name}_before": before[name], name: after[name]}
         metrics |= examine(trainer)
         metrics |= {
-            "train_loss": outcome.training_loss,
             "steps": trainer.state.global_step,
             "trainable_parameters": trainer.model.num_parameters(only_trainable=True),
             **speed(trainer.state.log_history),
