@@ -265,7 +265,7 @@ class HistoryRow(TypedDict):
     step: int
     """Updates so far."""
     loss: NotRequired[float]
-    """The mean over the updates since the last row that has it."""
+    """The mean since the last row that has it: over tokens of responses, or over pairs."""
     eval_loss: NotRequired[float]
     """On the validation rows."""
 
