@@ -11,6 +11,7 @@ from persuasion_rl.prompts.tokens import TextTokenizer
 from persuasion_rl.prompts.wording import PLAIN
 from persuasion_rl.study.loading import load_config
 from persuasion_rl.study.plan_checks import check_lengths, longest_prompt
+from published import write_model_folder
 from tokenizer_kinds import LLAMA_3, write_base
 
 LEAST = 25
@@ -47,10 +48,7 @@ def refusal(keys: dict, exactly: bool = False) -> str:
 @pytest.fixture
 def base(tmp_path) -> Path:
     folder = write_base(tmp_path / "base", "byte_level", LLAMA_3, begins=True)
-    (folder / "config.json").write_text(
-        json.dumps({"model_type": "qwen2", "max_position_embeddings": 2048})
-    )
-    return folder
+    return write_model_folder(folder, max_position_embeddings=2048)
 
 
 def test_the_frame_of_a_prompt_counts_though_no_tokenizer_is_here():

@@ -16,7 +16,7 @@ import yaml
 
 from persuasion_rl.files import read_json
 from persuasion_rl.runtime.machine import cores
-from persuasion_rl.study.names import MODEL_FILES
+from published import write_model_folder
 from running import ROOT, copy_project, finished_study, planned, succeed
 
 CONFIG = "tests/small.yaml"
@@ -251,8 +251,8 @@ def with_models_of_ones_own(tmp_path_factory):
     """An up-to-date checkout whose base model and one player are folders outside of it, and its study."""
     folder = tmp_path_factory.mktemp("own")
     for model in ("base", "player"):
-        (folder / model).mkdir()
-        for name in (*MODEL_FILES, "chat_template.jinja", "generation_config.json", "model.py"):
+        write_model_folder(folder / model)
+        for name in ("chat_template.jinja", "generation_config.json", "model.py"):
             (folder / model / name).write_text(name)
     player = {"source": str(folder / "player"), "prompt_format": "chat"}
     changes = {
