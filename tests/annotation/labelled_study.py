@@ -59,7 +59,9 @@ def form_of(page, path="/pair"):
     """The hidden fields and the texts of a page."""
     text = page.get(path).text
     fields = dict(re.findall(r'<input type="hidden" name="(\w+)" value="([^"]*)">', text))
-    return fields, [unescape(t) for t in re.findall(r'<p class="text">(.*?)</p>', text, re.DOTALL)]
+    return fields, [
+        unescape(t) for t in re.findall(r'<p class="text" dir="auto">(.*?)</p>', text, re.DOTALL)
+    ]
 
 
 def pair_of(study, fields):

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from persuasion_rl.evaluation.kl import _token_ids, evaluate_kl, kl_and_log_ratio
-from persuasion_rl.evaluation.loss import response_loss
+from persuasion_rl.evaluation.loss import perplexity, response_loss
 from persuasion_rl.files import UserError, read_jsonl, write_jsonl
 from persuasion_rl.models.arguments import ModelArguments
 from persuasion_rl.models.loading import load_for_inference
@@ -127,3 +127,8 @@ def with_bos(base: Path) -> Path:
     )
     tokenizer.save(path)
     return base
+
+
+def test_a_perplexity_that_no_float_holds_is_unknown():
+    assert perplexity(math.log(20)) == pytest.approx(20)
+    assert perplexity(709.0) > 1e307 and perplexity(710.0) is None

@@ -13,6 +13,7 @@ from persuasion_rl.prompts.tokens import TextTokenizer
 from persuasion_rl.study.config import Config
 from persuasion_rl.study.names import TRAINED_FILES
 from persuasion_rl.study.recorded import recorded_base
+from persuasion_rl.text import readable
 
 LONGEST_CLAIM = 4000
 """The most characters that a person may write."""
@@ -87,7 +88,7 @@ class LoadedModels:
             from persuasion_rl.sampling.request import Request
 
             ((_, sample),) = engine.sample([Request(token_hex(8), prompt, 1)])
-        return sample.text.strip()
+        return sample.said
 
     def _engine(self, model: str):
         if model not in self._engines:
@@ -147,13 +148,13 @@ def chat(models: LoadedModels, model: str) -> None:
 
 
 def _read_line() -> str:
-    """A line that somebody types; "" at the end of the input. Bytes that are no text become "?".
+    """A line that somebody types; "" at the end of the input.
 
     Raises:
         UserError: there is no standard input.
     """
     try:
-        return input("you: ").encode(errors="replace").decode().strip()
+        return readable(input("you: ")).strip()
     except RuntimeError as error:
         raise UserError(f"chat needs a terminal, or text that is piped into it ({error})") from None
     except (EOFError, KeyboardInterrupt):

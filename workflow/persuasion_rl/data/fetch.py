@@ -5,13 +5,15 @@ home folder. It therefore runs in a child process whose home is a work folder. T
 grow, and gives a corpus its name only when it is whole and can be read.
 """
 
+import json
+import math
 import os
 import shutil
 import subprocess
 import sys
 import threading
 import time
-from collections import deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 from http.client import HTTPException
@@ -23,6 +25,8 @@ from zipfile import BadZipFile
 from persuasion_rl.data.corpus import difference, digests_record, read_threads
 from persuasion_rl.files import UserError, file_digest, read_json, write_json
 from persuasion_rl.runtime.command import note, stage
+from persuasion_rl.study.base_folder import check_base_folder, read_header
+from persuasion_rl.study.names import WEIGHTS, weight_files
 
 DOCUMENTATION = "https://convokit.cornell.edu/documentation/datasets.html"
 PASSING = (OSError, HTTPException, BadZipFile)
@@ -54,7 +58,7 @@ def fetch_corpus(*, name: str, output: Path, timeout_s: float = 60, retries: int
         try:
             _download(name, work, timeout_s, retries)
             note(f"{name}: reading it through")
-            deque(read_threads(work / name), maxlen=0)
+            _read_through(work / name)
         except (_Failed, UserError) as error:
             raise UserError(
                 f"cannot download {name}: {error}; download it by hand from {DOCUMENTATION}, unpack it,"
@@ -64,6 +68,17 @@ def fetch_corpus(*, name: str, output: Path, timeout_s: float = 60, retries: int
         _record_or_compare(work / name, digests_record(output))
         _into_place(work / name, output, work)
     note(f"{name} is in {output}")
+
+
+def _read_through(folder: Path) -> None:
+    """Read a corpus; one that was published has utterances of each of its conversations."""
+    counts: dict[str, Counter] = defaultdict(Counter)
+    deque(read_threads(folder, counts), maxlen=0)
+    if lacking := counts["left_out_conversations"]["no_utterances"]:
+        raise UserError(
+            f"{folder / 'utterances.jsonl'}: no utterance of {lacking:,} conversations of conversations.json;"
+            " was it cut off?"
+        )
 
 
 def _download(name: str, work: Path, timeout_s: float, retries: int) -> None:
@@ -183,7 +198,13 @@ def _record_or_compare(folder: Path, record: Path) -> None:
 
 
 def fetch_base_model(*, source: str, revision: str, output: Path) -> None:
-    """Download a model's weights, configuration and tokenizer at a pinned revision into folder `output`."""
+    """Download a model's weights, configuration and tokenizer at a pinned revision into folder `output`.
+
+    Weights in several files become one.
+
+    Raises:
+        UserError: it cannot be downloaded, or is no base model (`study.base_folder`).
+    """
     with _work_folder(output) as work:
         folder = _fresh(work / "model")
         from huggingface_hub import snapshot_download
@@ -195,6 +216,7 @@ def fetch_base_model(*, source: str, revision: str, output: Path) -> None:
                 revision=revision,
                 local_dir=folder,
                 allow_patterns=["*.json", "*.safetensors", "*.txt", "*.jinja"],
+                ignore_patterns=["*/*", "consolidated*"],  # the same weights in other forms
             )
         except GatedRepoError:
             raise UserError(
@@ -213,8 +235,47 @@ def fetch_base_model(*, source: str, revision: str, output: Path) -> None:
                 " is no network, set models.base.source to a local folder"
             ) from None
         shutil.rmtree(folder / ".cache", ignore_errors=True)
+        try:
+            check_base_folder(folder)
+        except UserError as error:
+            raise UserError(str(error).replace(str(folder), source)) from None
+        join_shards(folder)
         _into_place(folder, output, work)
     note(f"{source} is in {output}")
+
+
+def join_shards(folder: Path) -> None:
+    """Replace the weights of a model that lie in several files by one file with the same tensors.
+
+    A rule declares its files before it knows the model. Only a tensor at a time is copied, whatever the model's size.
+    """
+    index, *shards = weight_files(str(folder))
+    if not shards:
+        return
+    tensors = []  # (bytes of a number, name, entry of the header, file, place in the file)
+    for shard in shards:
+        entries, begin = read_header(folder / shard)
+        for name, entry in entries.items():
+            start, end = entry["data_offsets"]
+            numbers = max(1, math.prod(entry["shape"]))
+            tensors.append(((end - start) // numbers, name, entry, folder / shard, begin + start))
+    tensors.sort(key=lambda tensor: -tensor[0])  # the format aligns the widest numbers first
+    header, size = {"__metadata__": {"format": "pt"}}, 0
+    for _, name, entry, _, _ in tensors:
+        start, end = entry["data_offsets"]
+        header[name] = entry | {"data_offsets": [size, size + end - start]}
+        size += end - start
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    with (folder / WEIGHTS).open("wb") as whole:
+        whole.write(len(text).to_bytes(8, "little") + text)
+        for _, _, entry, path, place in tensors:
+            start, end = entry["data_offsets"]
+            with path.open("rb") as file:
+                file.seek(place)
+                whole.write(file.read(end - start))
+    for name in (index, *shards):
+        (folder / name).unlink()
 
 
 @contextmanager

@@ -6,9 +6,11 @@ from pathlib import Path
 
 from persuasion_rl.judges.base import Comparison, ScoringJudge
 from persuasion_rl.models.devices import pick_device
+from persuasion_rl.models.following import follow
 from persuasion_rl.models.lineage import check_lineage
 from persuasion_rl.models.loading import load_classifier, load_tokenizer
 from persuasion_rl.prompts.tokens import TextTokenizer
+from persuasion_rl.runtime.progress import Progress
 
 BATCH = 64
 """Texts scored at a time."""
@@ -47,11 +49,12 @@ def load_scorer(
         prompt_format: "plain" or "chat", the form that the prompts are in.
 
     Raises:
-        UserError: the adapter was trained on another base model.
+        UserError: the adapter was trained on another base model, or scores differ from the plain model's.
     """
     import torch
     from peft import PeftModel
 
+    from persuasion_rl.training.assertions import assert_as_plain
     from persuasion_rl.training.unpadding import compute_without_padding
 
     check_lineage(base, [adapter])
@@ -60,15 +63,24 @@ def load_scorer(
     model = load_classifier(base, device, tokenizer.pad_token_id)
     compute_without_padding(model)
     model = PeftModel.from_pretrained(model, adapter.parent).eval()
+    progress = Progress("delta judge", 0, "texts", 0)
+    follow(model, progress)
+    compared = False
 
     def score(texts: list[tuple[str, str]]) -> list[float]:
+        nonlocal compared
         if not texts:
             return []
         prompts = ids.prompt_ids([prompt for prompt, _ in texts])
         replies = ids.response_ids([reply for _, reply in texts])
         sequences = [p + r for p, r in zip(prompts, replies, strict=True)]
         order = sorted(range(len(sequences)), key=lambda i: len(sequences[i]))
+        if not compared:
+            assert_as_plain("the delta judge", model, [sequences[order[i]] for i in (-1, 0)])
+            compared = True
         rewards = [0.0] * len(sequences)
+        progress.total += len(sequences)
+        progress.total_tokens += sum(map(len, sequences))
         for start in range(0, len(order), batch_size):
             batch = order[start : start + batch_size]
             inputs = tokenizer.pad(
@@ -82,6 +94,7 @@ def load_scorer(
                 ).logits
             for i, reward in zip(batch, logits[:, 0].float().tolist(), strict=True):
                 rewards[i] = reward
+            progress.add(done=len(batch))
         return rewards
 
     return score

@@ -21,7 +21,7 @@ class JudgeSettings:
     """
 
     seed: int
-    threads: int
+    threads: int = 1
     device: str = "auto"
     base: Path | None = None
     prompt_format: str = "plain"

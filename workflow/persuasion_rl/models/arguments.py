@@ -10,13 +10,13 @@ class DeviceArguments:
 
     Attributes:
         seed: for everything random.
-        threads: CPU threads of torch.
+        threads: CPU threads of torch. Stages of which many run side by side take one.
         device: "auto", "cuda" or "cpu".
         trust_remote_code: whether code in a model's folder may run.
     """
 
     seed: int
-    threads: int
+    threads: int = 1
     device: str = "auto"
     trust_remote_code: bool = False
 
