@@ -6,10 +6,13 @@ import subprocess
 import sys
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from persuasion_rl.study.memory import FLOAT32, TRAINER, JobMemory, training_bytes
 from persuasion_rl.study.model_size import size_in, size_of
+from persuasion_rl.study.names import MODEL_FILES
 from published import published
 from running import WORKFLOW
 from tiny_trainings import LORA, training_words
@@ -58,11 +61,11 @@ def test_a_limit_of_the_users_own_is_kept(tmp_path):
 
 SFT_ALONE = {
     "evaluation": {"players": ["base", "sft"]},
-    "data": {"max_seq_length": 768, "max_context_tokens": 500, "max_tokens": 200, "max_examples": 1000,
+    "data": {"max_seq_length": 768, "max_context_tokens": 500, "max_tokens": 200, "max_examples": 4000,
              "human_pool_size": 200, "final_eval_size": 10},
 }  # fmt: skip
 SMOLLM = dict(
-    num_hidden_layers=30, hidden_size=576, num_attention_heads=9, num_key_value_heads=3,
+    model_type="llama", num_hidden_layers=30, hidden_size=576, num_attention_heads=9, num_key_value_heads=3,
     intermediate_size=1536, vocab_size=49_152, tie_word_embeddings=True,
 )  # fmt: skip
 
@@ -78,7 +81,10 @@ def test_a_size_is_read_of_every_form_of_configuration():
 
 def test_what_a_training_asks_for_follows_its_recipe_and_its_model(tmp_path, capfd):
     """SFT with 8 rows of 768 tokens of a model of 135 M parameters took 12.6 GB."""
-    (tmp_path / "config.json").write_text(json.dumps(SMOLLM))
+    for name in MODEL_FILES:
+        (tmp_path / name).write_text(json.dumps(SMOLLM) if name == "config.json" else "{}")
+    names = [f"model.layers.0.self_attn.{name}_proj.weight" for name in "qkvo"]
+    save_file({name: np.zeros((1, 1), "f") for name in names}, tmp_path / "model.safetensors")
 
     def megabytes(device="cpu", **recipe) -> int:
         study = published(

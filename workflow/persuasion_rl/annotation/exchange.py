@@ -27,7 +27,7 @@ from persuasion_rl.annotation.plan import (
     known_as,
 )
 from persuasion_rl.annotation.store import AnswerStore
-from persuasion_rl.files import UserError, read_json, read_jsonl, write_jsonl, write_text
+from persuasion_rl.files import UserError, read_json, read_numbered, write_jsonl, write_text
 from persuasion_rl.records import ResponsePair
 from persuasion_rl.tables import read_texts, write_table
 from persuasion_rl.text import readable
@@ -213,7 +213,7 @@ def import_answers(
 
 
 def _from_jsonl(file: Path) -> Iterator[tuple[str, dict]]:
-    for number, row in enumerate(read_jsonl(file), start=1):
+    for number, row in read_numbered(file):
         if row.get("annotator"):
             yield f"line {number}", row
 
@@ -318,11 +318,18 @@ def _answer(row: dict[str, Any], pool: dict[str, ResponsePair], names: list[str]
         answer=choice,
         confidence=_number(row, "confidence", whole=True),
         reason=readable(str(reason)).strip() or None if reason else None,
-        seconds=_number(row, "seconds"),
+        seconds=_duration(row),
         answered_at=_number(row, "answered_at"),
     )
     check_answer(answer)
     return answer
+
+
+def _duration(row: dict[str, Any]) -> float | None:
+    """The seconds of an answer; None where they are unknown, or negative, as an earlier version exported them after a clock was
+    set back."""
+    negative = str(row.get("seconds") or "").strip().startswith("-")
+    return None if negative else _number(row, "seconds")
 
 
 def _number(row: dict[str, Any], key: str, whole: bool = False) -> Any:

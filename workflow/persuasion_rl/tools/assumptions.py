@@ -31,8 +31,6 @@ class Assumptions:
     supervised_share: float
     delta_pairs: int
     peak_share: float
-    largest_rule_gb: int
-    system_gb: int
     cuda_gb: float
     corpus_gb: dict[str, float]
     other_corpus_gb: float

@@ -29,7 +29,7 @@ from persuasion_rl.runtime.tracking import end_tracking, start_tracking
 from persuasion_rl.study.code import module_digests
 from persuasion_rl.study.names import TRAINED_FILES
 from persuasion_rl.training.arguments import JobArguments
-from persuasion_rl.training.batches import Batches, fitting_batches
+from persuasion_rl.training.batches import Batches, fitting_batches, refuse_beyond_memory
 from persuasion_rl.training.checkpoints import (
     checkpoint_callbacks,
     lacks_evaluation,
@@ -119,7 +119,7 @@ def add_lora(model, settings: dict[str, Any], **lora_arguments: Any):
 
 
 def choose_batches(run: TrainingRun, model, batching: dict[str, Any]) -> Batches:
-    """The batches of a training; if the recipe leaves them open, they are tried on the longest rows of the data.
+    """The batches of a training, tried on the longest rows of the data; on a CPU by the estimate of their memory.
 
     Args:
         batching: the recipe's settings for them (`recipe.split_recipe`).
@@ -129,10 +129,15 @@ def choose_batches(run: TrainingRun, model, batching: dict[str, Any]) -> Batches
     """
     tokens = run.data["train"]
     refuse_beyond_positions(model, max(max(part.lengths()) for part in run.data.values()))
+
+    def attempt(rows: int, checkpointing: bool) -> None:
+        if run.device == "cpu":
+            refuse_beyond_memory(model, run.method, tokens, rows, checkpointing)
+        else:
+            try_step(model, tokens.longest(rows), run.device, checkpointing)
+
     return fitting_batches(
-        lambda rows, checkpointing: try_step(
-            model, tokens.longest(rows), run.device, checkpointing
-        ),
+        attempt,
         device=run.device,
         remembered=run.checkpoints / "batches.json",
         **batching,
@@ -254,7 +259,8 @@ def train_and_write(
     trainer.args.eval_on_start = checkpoint is None or lacks_evaluation(
         Path(checkpoint), trainer.args.eval_strategy
     )
-    outcome = train_or_say_why(trainer, checkpoint)
+    trainer.progress.total_tokens = tokens_to_come(run, trainer, batches, checkpoint)
+    train_or_say_why(trainer, checkpoint)
     before = next(row for row in trainer.state.log_history if "eval_loss" in row)
     after = trainer.evaluate()
     if main:
@@ -265,7 +271,6 @@ def train_and_write(
             metrics |= {f"{name}_before": before[name], name: after[name]}
         metrics |= examine(trainer)
         metrics |= {
-            "train_loss": outcome.training_loss,
             "steps": trainer.state.global_step,
             "trainable_parameters": trainer.model.num_parameters(only_trainable=True),
             **speed(trainer.state.log_history),
@@ -283,6 +288,18 @@ def train_and_write(
         )
     )
     return metrics
+
+
+def tokens_to_come(run: TrainingRun, trainer, batches: Batches, checkpoint: str | None) -> float:
+    """The tokens that this process is still to learn from, on average; each distinct token of a pair counts once."""
+    columns = run.data["train"].columns
+    tokens = sum(len(ids) for name in columns if name.endswith("_ids") for ids in columns[name])
+    update = tokens / len(run.data["train"]) * batches.rows * batches.accumulation
+    all_tokens = trainer.args.num_train_epochs * tokens / batches.processes
+    if trainer.args.max_steps > 0:
+        all_tokens = trainer.args.max_steps * update
+    done = int(Path(checkpoint).name.split("-")[1]) if checkpoint else 0
+    return max(0.0, all_tokens - done * update)
 
 
 def train_or_say_why(trainer, checkpoint: str | None):
