@@ -106,7 +106,8 @@ def test_a_folder_may_be_named_from_here_and_snakemake_does_not_warn_of_it(empty
     assert "mine/winning-args-corpus has no conversations.json" in told and "./" not in told
     (empty_checkout / "mine/winning-args-corpus/conversations.json").touch()
     told = planned("standin")
-    assert "./" not in told and "Job stats" in told, told[-2000:]
+    # Settings are recorded as they were written.
+    assert "./" not in told.replace("=./", "=") and "Job stats" in told, told[-2000:]
 
 
 @pytest.mark.parametrize(
