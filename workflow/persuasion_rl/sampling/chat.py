@@ -6,7 +6,7 @@ from typing import Any
 
 NEWER_LIMIT = "max_completion_tokens"
 """The name of the limit with OpenAI; other servers know max_tokens, or say that they want the newer name."""
-WORDS = "think|thinking|thought|thoughts|reasoning|reflection|scratchpad|analysis"
+WORDS = "think|thinking|thoughts?|inner_thoughts|reason|reasoning|rationale|reflection|scratchpad|analysis"
 TAG = re.compile(
     rf"<(/?)(?:\w{{1,10}}:)?({WORDS})(?:\s[^<>]{{0,100}})?>|\[(/?)((?-i:THINK))\]|◁(/?)(think)▷",
     re.IGNORECASE,

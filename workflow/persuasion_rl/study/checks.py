@@ -339,12 +339,13 @@ def _check_corpora(config: Config) -> None:
     for name in names + ([data.p4g_corpus] if data.use_p4g else []):
         if not folder:
             continue
-        if not os.path.isdir(os.path.join(folder, name)):
+        corpus = os.path.normpath(os.path.join(folder, name))
+        if not os.path.isdir(corpus):
             raise UserError(f"corpora_dir: there is no folder {name!r} in {shortened(folder)}")
         for file in CORPUS_FILES:
-            if not os.path.isfile(os.path.join(folder, name, file)):
+            if not os.path.isfile(os.path.join(corpus, file)):
                 raise UserError(
-                    f"corpora_dir: {os.path.join(folder, name)} has no {file}: a corpus in ConvoKit's format has"
+                    f"corpora_dir: {corpus} has no {file}: a corpus in ConvoKit's format has"
                     f" {' and '.join(CORPUS_FILES)}"
                 )
 
