@@ -4,6 +4,7 @@ import csv
 import json
 import re
 import unicodedata
+from dataclasses import replace
 from xml.etree import ElementTree
 
 import pytest
@@ -405,3 +406,35 @@ def test_texts_of_label_studio_may_be_lists_or_texts(tmp_path):
         import_answers(POOL, store, tmp_path / "export.json")
     (answer,) = read_answers(tmp_path / "new.sqlite")
     assert (answer.answer, answer.confidence, answer.reason) == ("tie", 2, "So\nit is.\ufffd")
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "csv"])
+def test_a_clock_that_was_set_back_leaves_durations_unknown(tmp_path, suffix):
+    """Also in a store of an earlier version, whose own export could not be imported."""
+    plan = Plan(["pair0", "pair1"], 1)
+    with AnswerStore(tmp_path / "answers.sqlite") as store:
+        for number, seconds in enumerate((None, -3600.0)):
+            showing = store.next("anna", plan, now=10_000.0)
+            given_ = Answer("anna", showing.pair, showing.kind, showing.left_response, "left")
+            assert store.add(replace(given_, seconds=seconds, answered_at=6_400.0))
+            assert store.answers()[number].seconds is None
+        showing = store.next("ben", Plan(["pair2"], 1), now=10_000.0)
+        # What was shown in what is now the future is offered to others.
+        assert store.next("eve", Plan(["pair2"], 1), now=6_400.0).pair == showing.pair
+        store._file.execute("UPDATE answers SET seconds = -3600")
+        store._file.commit()
+        assert [answer.seconds for answer in store.answers()] == [None, None]
+    file = tmp_path / f"answers.{suffix}"
+    exported = read_answers(tmp_path / "answers.sqlite")
+    export_answers(POOL, exported, PLAN, file)
+    text = file.read_text()
+    assert "-3600" not in text
+    # As an earlier version exported them.
+    file.write_text(
+        text.replace(",,6400", ",-3600.0,6400")
+        if suffix == "csv"
+        else text.replace('"seconds": null', '"seconds": -3600.0')
+    )
+    with AnswerStore(tmp_path / "other.sqlite") as other:
+        import_answers(POOL, other, file)
+        assert [answer.seconds for answer in other.answers()] == [None, None]

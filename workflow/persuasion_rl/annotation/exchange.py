@@ -318,11 +318,18 @@ def _answer(row: dict[str, Any], pool: dict[str, ResponsePair], names: list[str]
         answer=choice,
         confidence=_number(row, "confidence", whole=True),
         reason=readable(str(reason)).strip() or None if reason else None,
-        seconds=_number(row, "seconds"),
+        seconds=_duration(row),
         answered_at=_number(row, "answered_at"),
     )
     check_answer(answer)
     return answer
+
+
+def _duration(row: dict[str, Any]) -> float | None:
+    """The seconds of an answer; None where they are unknown, or negative, as an earlier version exported them after a clock was
+    set back."""
+    negative = str(row.get("seconds") or "").strip().startswith("-")
+    return None if negative else _number(row, "seconds")
 
 
 def _number(row: dict[str, Any], key: str, whole: bool = False) -> Any:

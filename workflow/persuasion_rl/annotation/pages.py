@@ -397,4 +397,8 @@ class ArenaPages:
 
 
 def _median(seconds: list[float | None]) -> int | None:
-    return round(median(known)) or 1 if (known := [s for s in seconds if s is not None]) else None
+    return (
+        round(median(known)) or 1
+        if (known := [s for s in seconds if s is not None and s >= 0])
+        else None
+    )

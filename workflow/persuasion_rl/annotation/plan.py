@@ -34,7 +34,11 @@ def pair_id(row: dict[str, Any]) -> str:
 
 @dataclass(frozen=True)
 class Answer:
-    """An annotator's answer to a pair, as the pair was shown."""
+    """An annotator's answer to a pair, as the pair was shown.
+
+    `seconds` is from showing to answer by the wall clock, since another process may have shown the pair; where the clock was set
+    back in between, it is not known.
+    """
 
     annotator: str
     pair: str
@@ -45,6 +49,10 @@ class Answer:
     reason: str | None = None
     seconds: float | None = None
     answered_at: float | None = None
+
+    def __post_init__(self) -> None:
+        if isinstance(self.seconds, float | int) and self.seconds < 0:
+            object.__setattr__(self, "seconds", None)
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from persuasion_rl.data.clean import clean_post
 from persuasion_rl.data.corpus import Conversation
-from persuasion_rl.runtime.command import note
+from persuasion_rl.runtime.progress import Progress
 
 BANDS = 20
 MOST_ROWS = 10
@@ -101,12 +101,12 @@ def clusters(posts: dict[str, str], settings: NearDuplicateSettings = DEFAULTS) 
             name = leader[name]
         return name
 
-    for number, (name, text) in enumerate(posts.items(), 1):
+    progress = Progress("near-duplicates", len(posts), "posts")
+    for name, text in posts.items():
         for other in index.add(name, text):
             first, second = sorted((leader_of(name), leader_of(other)))
             leader[second] = first
-        if number % 20_000 == 0:
-            note(f"{number:,} of {len(posts):,} posts compared")
+        progress.add(done=1)
     return {name: leader_of(name) for name in posts}
 
 

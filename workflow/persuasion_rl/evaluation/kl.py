@@ -5,10 +5,12 @@ from pathlib import Path
 from persuasion_rl.files import UserError, write_jsonl
 from persuasion_rl.models.arguments import ModelArguments
 from persuasion_rl.models.devices import pick_device, prepare_torch
+from persuasion_rl.models.following import follow
 from persuasion_rl.models.loading import load_for_inference
 from persuasion_rl.prompts.tokens import TextTokenizer
 from persuasion_rl.records import KlRow, ReplyRow, read_rows
 from persuasion_rl.runtime.command import note, stage
+from persuasion_rl.runtime.progress import Progress
 
 
 def evaluate_kl(*, job: ModelArguments, responses: Path, output: Path) -> None:
@@ -26,8 +28,6 @@ def evaluate_kl(*, job: ModelArguments, responses: Path, output: Path) -> None:
     Raises:
         UserError: the model has no adapter, and so no parent.
     """
-    from tqdm import tqdm
-
     if not job.lineage:
         raise UserError(
             "KL is measured against the parent, and --lineage names no adapter; it is for dpo models"
@@ -38,12 +38,17 @@ def evaluate_kl(*, job: ModelArguments, responses: Path, output: Path) -> None:
     parent, _, _ = load_for_inference(job.base, job.lineage[:-1], device, job.trust_remote_code)
     tokenizer = TextTokenizer(job.base, job.prompt_format)
     rows: list[KlRow] = []
-    for row in tqdm(list(read_rows(responses, ReplyRow)), desc="kl", unit="reply"):
+    replies = list(read_rows(responses, ReplyRow))
+    progress = Progress("kl", len(replies), "replies")
+    for each in (model, parent):
+        follow(each, progress)
+    for row in replies:
         prompt, reply = _token_ids(tokenizer, row)
         if reply:
             ids = {key: row["metadata"][key] for key in ("prompt_id", "conversation_id")}
             sums = kl_and_log_ratio(model, parent, prompt, reply)
             rows.append({**ids, "tokens": len(reply), **sums})
+        progress.add(done=1)
     write_jsonl(output, rows)
     if rows:
         mean = sum(row["kl"] / row["tokens"] for row in rows) / len(rows)

@@ -6,9 +6,11 @@ from pathlib import Path
 
 from persuasion_rl.judges.base import Comparison, ScoringJudge
 from persuasion_rl.models.devices import pick_device
+from persuasion_rl.models.following import follow
 from persuasion_rl.models.lineage import check_lineage
 from persuasion_rl.models.loading import load_classifier, load_tokenizer
 from persuasion_rl.prompts.tokens import TextTokenizer
+from persuasion_rl.runtime.progress import Progress
 
 BATCH = 64
 """Texts scored at a time."""
@@ -61,6 +63,8 @@ def load_scorer(
     model = load_classifier(base, device, tokenizer.pad_token_id)
     compute_without_padding(model)
     model = PeftModel.from_pretrained(model, adapter.parent).eval()
+    progress = Progress("delta judge", 0, "texts", 0)
+    follow(model, progress)
     compared = False
 
     def score(texts: list[tuple[str, str]]) -> list[float]:
@@ -75,6 +79,8 @@ def load_scorer(
             assert_as_plain("the delta judge", model, [sequences[order[i]] for i in (-1, 0)])
             compared = True
         rewards = [0.0] * len(sequences)
+        progress.total += len(sequences)
+        progress.total_tokens += sum(map(len, sequences))
         for start in range(0, len(order), batch_size):
             batch = order[start : start + batch_size]
             inputs = tokenizer.pad(
@@ -88,6 +94,7 @@ def load_scorer(
                 ).logits
             for i, reward in zip(batch, logits[:, 0].float().tolist(), strict=True):
                 rewards[i] = reward
+            progress.add(done=len(batch))
         return rewards
 
     return score

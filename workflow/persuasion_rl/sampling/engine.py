@@ -11,6 +11,7 @@ from types import ModuleType
 from persuasion_rl.files import UserError, text_digest
 from persuasion_rl.models.lineage import check_lineage
 from persuasion_rl.prompts.tokens import TextTokenizer
+from persuasion_rl.runtime.progress import Progress
 from persuasion_rl.sampling.request import CUT, STOPPED, Limits, Request, Sample
 from persuasion_rl.text import readable
 
@@ -57,6 +58,9 @@ class Engine(ABC):
     Raises:
         UserError: files of the model are missing, or its adapters do not belong together.
     """
+
+    progress: Progress | None = None
+    """Counts the tokens of an engine whose model is in this process."""
 
     def __init__(self, settings: SamplingSettings):
         self.settings = settings

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from persuasion_rl.models.devices import pick_device
+from persuasion_rl.models.following import follow
 from persuasion_rl.models.loading import load_for_inference
 from persuasion_rl.models.plain import (
     plain_log_probs,
@@ -39,6 +40,8 @@ class LocalEngine(Engine):
             self._loaded = load_for_inference(
                 s.base, s.lineage, pick_device(s.device), s.trust_remote_code
             )[:2]
+            if self.progress is not None:
+                follow(self._loaded[0], self.progress)
         return self._loaded
 
     def _refuse_beyond_positions(self, longest_prompt: list[int]) -> None:
@@ -70,6 +73,10 @@ class PaddedBatches(LocalEngine):
 
     def sample(self, requests: list[Request]) -> Iterator[tuple[Request, Sample]]:
         longest_first = sorted(requests, key=lambda request: len(request.prompt), reverse=True)
+        if self.progress is not None:
+            prompts = self.text_tokenizer.prompt_ids(list({r.prompt for r in requests}))
+            longest = sum(map(len, prompts)) + len(requests) * self.settings.max_new_tokens
+            self.progress.total_tokens = self.progress.tokens + longest
         if requests and not self._compared:
             self._compare_with_plain(longest_first[0], longest_first[-1])
             self._compared = True

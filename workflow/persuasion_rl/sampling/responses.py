@@ -7,6 +7,7 @@ from persuasion_rl.files import UserError
 from persuasion_rl.models.devices import prepare_torch
 from persuasion_rl.records import SampledResponse
 from persuasion_rl.runtime.command import note
+from persuasion_rl.runtime.progress import Progress
 from persuasion_rl.sampling.engine import SamplingSettings
 from persuasion_rl.sampling.faults import faults_of
 from persuasion_rl.sampling.make import make_engine
@@ -47,8 +48,11 @@ def sample_responses(
     ]
     sampled: dict[tuple[str, int], SampledResponse] = {}
     by_prompt: dict[str, list[SampledResponse]] = {}
+    progress = engine.progress = Progress("sampling", 0, "samples")
     while requests:
-        for request, sample in _with_progress(store, requests):
+        progress.total += len(requests)
+        for request, sample in store.sample(requests):
+            progress.add(done=1)
             sampled[request.prompt_id, request.sample_number] = _as_response(request, sample)
         by_prompt = {
             prompt_id: [sampled[prompt_id, number] for number in numbers] for prompt_id in prompts
@@ -77,11 +81,3 @@ def sample_responses(
 def _as_response(request: Request, sample: Sample) -> SampledResponse:
     response = {**vars(sample), "text": sample.said, "draws": request.attempt + 1}
     return response | ({"reasoning": sample.reasoning} if sample.reasoning else {})
-
-
-def _with_progress(store: SampleStore, requests: list[Request]):
-    """The store's samples, with a progress bar on standard error."""
-    from tqdm import tqdm
-
-    label = "draws" if requests[0].attempt == 0 else "redraws"
-    return tqdm(store.sample(requests), total=len(requests), desc=label, unit="sample")

@@ -8,6 +8,8 @@ import time
 
 from persuasion_rl.files import UserError, check
 from persuasion_rl.models.devices import peak_flops
+from persuasion_rl.models.following import follow
+from persuasion_rl.runtime.progress import Progress
 from persuasion_rl.training.checkpoints import EvaluationStopped
 from persuasion_rl.training.means import Means, counts_of
 from persuasion_rl.training.unpadding import Workload
@@ -107,6 +109,8 @@ def monitored(trainer_class: type) -> type:
 
         def __init__(self, *args, **kwargs):
             self._means = {"train": Means(), "eval": Means()}
+            self.progress = Progress("training")
+            follow(kwargs["model"], Progress("reading"), self.progress)
             super().__init__(*args, **kwargs)
 
         def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):

@@ -17,9 +17,11 @@ from persuasion_rl.data.examples import CleanTexts, Counts
 from persuasion_rl.data.p4g import persuader_turns
 from persuasion_rl.files import UserError, write_json
 from persuasion_rl.models.devices import prepare_torch
+from persuasion_rl.models.following import follow
 from persuasion_rl.prompts.tokens import TextTokenizer
 from persuasion_rl.prompts.wording import PLAIN
 from persuasion_rl.runtime.command import note, stage
+from persuasion_rl.runtime.progress import Progress
 
 SPECIAL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 END_OF_TEXT = "<|endoftext|>"
@@ -173,6 +175,9 @@ def pretrain_standin(
         data_collator=pad_for_language_modeling(tokenizer.pad_token_id),
         train_dataset=Dataset.from_dict({"input_ids": token_ids}),
     )
+    seen = max_steps * per_device_train_batch_size
+    mean = sum(map(len, token_ids)) / len(token_ids)
+    follow(model, Progress("stand-in"), Progress("stand-in", total_tokens=seen * mean))
     trainer.train()
     model.save_pretrained(output)
     write_json(history, trainer.state.log_history)

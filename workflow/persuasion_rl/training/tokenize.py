@@ -16,6 +16,7 @@ from persuasion_rl.files import UserError, file_digest, read_jsonl, written_whol
 from persuasion_rl.prompts.tokens import TextError, TextTokenizer
 from persuasion_rl.records import DeltaPair, PreferencePair, SftRow, read_rows
 from persuasion_rl.runtime.command import note, stage
+from persuasion_rl.runtime.progress import Progress
 
 KINDS = {
     SftRow: ("input_text", {"response": "response"}),
@@ -91,7 +92,9 @@ def _token_ids(
     Raises:
         UserError: one cannot be tokenized; file and line are named.
     """
+    progress = Progress(f"tokens of {key}", len(texts))
     for start in range(0, len(texts), BATCH):
+        progress.add(done=min(BATCH, start))
         try:
             yield from to_ids([row[key] for row in texts[start : start + BATCH]])
         except TextError as error:

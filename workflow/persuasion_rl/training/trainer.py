@@ -259,6 +259,7 @@ def train_and_write(
     trainer.args.eval_on_start = checkpoint is None or lacks_evaluation(
         Path(checkpoint), trainer.args.eval_strategy
     )
+    trainer.progress.total_tokens = tokens_to_come(run, trainer, batches, checkpoint)
     train_or_say_why(trainer, checkpoint)
     before = next(row for row in trainer.state.log_history if "eval_loss" in row)
     after = trainer.evaluate()
@@ -287,6 +288,18 @@ def train_and_write(
         )
     )
     return metrics
+
+
+def tokens_to_come(run: TrainingRun, trainer, batches: Batches, checkpoint: str | None) -> float:
+    """The tokens that this process is still to learn from, on average; each distinct token of a pair counts once."""
+    columns = run.data["train"].columns
+    tokens = sum(len(ids) for name in columns if name.endswith("_ids") for ids in columns[name])
+    update = tokens / len(run.data["train"]) * batches.rows * batches.accumulation
+    all_tokens = trainer.args.num_train_epochs * tokens / batches.processes
+    if trainer.args.max_steps > 0:
+        all_tokens = trainer.args.max_steps * update
+    done = int(Path(checkpoint).name.split("-")[1]) if checkpoint else 0
+    return max(0.0, all_tokens - done * update)
 
 
 def train_or_say_why(trainer, checkpoint: str | None):
