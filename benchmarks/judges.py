@@ -17,7 +17,7 @@ from machine import commit
 
 from persuasion_rl.data.clean import clean
 from persuasion_rl.data.contexts import Turn
-from persuasion_rl.files import UserError, read_jsonl
+from persuasion_rl.files import UserError, read_numbered
 from persuasion_rl.judges import judge_trust
 from persuasion_rl.judges.base import (
     FIRST,
@@ -74,7 +74,7 @@ def read_cases(path: Path) -> list[Case]:
     """The pairs of a file of {"label": "a1" or "a2", "topic", "stance", "a1", "a2"}."""
     verdicts = {"a1": FIRST, "a2": SECOND}
     cases = []
-    for number, row in enumerate(read_jsonl(path), 1):
+    for number, row in read_numbered(path):
         if missing := {"label", "topic", "stance", "a1", "a2"} - row.keys():
             raise UserError(f"{path}, line {number}: no {', '.join(sorted(missing))}")
         if row["label"] not in verdicts:

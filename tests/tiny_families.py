@@ -78,6 +78,6 @@ def write_family_base(family: str, tokenizer_of: Path, folder: Path, **changed) 
     tokenizer = AutoTokenizer.from_pretrained(tokenizer_of)
     ids = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
     model = family_model(family, **({"vocab_size": len(tokenizer)} | ids | changed))
-    model.save_pretrained(folder)
+    model.save_pretrained(folder, max_shard_size="60KB")
     tokenizer.save_pretrained(folder)
     return folder

@@ -132,6 +132,18 @@ def test_the_counts_say_which_rules_changed_something(text, changed):
     assert set(counts) <= set(RULES)
 
 
+@pytest.mark.parametrize(
+    "entity", ["&#" + "9" * 5000 + ";", "&#x" + "f" * 5000, "&amp;#" + "9" * 5000]
+)
+def test_an_entity_that_no_character_has_is_no_error(entity):
+    assert clean(f"A {entity} b") == "A \ufffd b"
+
+
+@pytest.mark.parametrize("entity", ["&#13;", "&#x2028;", "&#12;", "&amp;#8232;"])
+def test_an_entity_brings_in_no_odd_line_end(entity):
+    assert clean(f"One.{entity}EDIT: thanks\n\nTwo.") == "One.\n\nTwo."
+
+
 WORDS = " ".join(["Cats are clean."] * 20)  # 60 words
 
 

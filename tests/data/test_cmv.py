@@ -240,5 +240,7 @@ def test_a_corpus_without_a_usable_reply_is_refused(process_thread):
 
 
 def test_a_corpus_of_something_else_is_refused(process_thread):
-    with pytest.raises(UserError, match="a has no op-title or title; is it a ChangeMyView corpus"):
+    with pytest.raises(
+        UserError, match="no conversation has an op-title or title; is it a ChangeMyView corpus"
+    ):
         process_thread(comment("t1_b", "t3_a", "ben", "Dogs.", 1), meta={"donation_ee": 0.0})

@@ -1,6 +1,9 @@
 """Whole ChangeMyView corpora: the synthetic one, one without marks, several together, and arbitrary threads."""
 
+import json
+import random
 import re
+import shutil
 import tempfile
 from collections import Counter
 from pathlib import Path
@@ -14,8 +17,10 @@ from persuasion_rl.data.clean import clean, unusable
 from persuasion_rl.data.cmv import process_cmv
 from persuasion_rl.data.corpus import read_threads
 from persuasion_rl.data.deltas import awards
+from persuasion_rl.data.fields import TEXT_BYTES, is_too_large
 from persuasion_rl.data.synthetic.grammar import truth
 from persuasion_rl.files import write_json, write_jsonl
+from persuasion_rl.records import example_id
 from small_corpora import BODY, META, POST, WIDE, Processed, as_subreddit, comment, threads_of
 
 MUST_NOT_BE_LEARNED = re.compile(
@@ -230,3 +235,117 @@ def test_whatever_the_threads_each_reply_is_kept_or_counted_out_by_name(
             if not unusable(by_id[id_]["speaker"], by_id[id_]["text"])
         ]
         assert processed.counts.get(group, Counter())["chain_broken"] == len(broken)
+
+
+def numbered_alike(thread: str, topic: str) -> list[dict]:
+    """A thread whose replies have the ids "w" and "l", as those of every other thread."""
+    return [
+        comment(
+            thread, None, "op", f"{topic} are better, as I say here with many words.", thread=thread
+        ),
+        comment("w", thread, "ben", f"No {topic} are loyal.", 1, thread),
+        comment("l", thread, "carl", f"No {topic} are brave.", 0, thread),
+    ]
+
+
+def test_threads_whose_replies_have_the_same_ids_are_all_kept(write_corpus, make_cmv, tmp_path):
+    names = ["one", "two", "three", "four", "five", "six"]
+    rows = [row for name in names for row in numbered_alike(name, name.upper())]
+    corpus = write_corpus(rows, {name: META for name in names})
+    processed = make_cmv(corpus)
+    assert [row["response"] for row in processed.rows] == [
+        f"No {n.upper()} are loyal." for n in names
+    ]
+    assert processed.counts["won"] == {"labelled": 6, "kept": 6}
+    assert processed.counts["lost"] == {"labelled": 6, "kept": 6}
+    assert len(processed.pairs) == 6
+    assert len({example_id(row["metadata"]) for row in processed.rows}) == 6
+    # The same thread in another corpus is the same one.
+    other = write_corpus(numbered_alike("one", "ONE"), {"one": META}, "other")
+    again = make_cmv(corpus, other)
+    assert again.rows == processed.rows and again.counts["won"]["in_another_corpus"] == 1
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [(("a/b", "c"), ("a", "b/c")), (("a~1b", "c"), ("a/b", "c")), (("a-b", "c"), ("a", "b-c"))],
+)
+def test_no_two_examples_have_one_id(one, other):
+    ids = {
+        example_id({"source": "cmv", "conversation_id": conversation, "utterance_id": utterance})
+        for conversation, utterance in (one, other)
+    }
+    assert len(ids) == 2
+
+
+LARGE = "Dogs are loyal. " * 62_501
+
+
+@pytest.mark.parametrize(
+    ("place", "counts"),
+    [
+        (1, {"won": {"labelled": 1, "too_large": 1}, "lost": {"labelled": 1, "answered_comment_too_large": 1}}),
+        (2, {"won": {"labelled": 1, "kept": 1}, "lost": {"labelled": 1, "answered_comment_too_large": 1}}),
+        (0, {"left_out_conversations": {"post_too_large": 1}, "left_out_utterances": {"post_too_large": 4}}),
+    ],
+)  # fmt: skip
+def test_texts_over_the_limit_are_left_out_and_counted(write_corpus, make_cmv, place, counts):
+    rows = [
+        POST,
+        comment("t1_b", "t3_a", "ben", "Dogs are loyal.", 1),
+        comment("t1_c", "t3_a", "carl", "Dogs are brave."),
+        comment("t1_d", "t1_b" if place == 1 else "t1_c", "dora", "So they are.", 0),
+    ]
+    rows[place] = rows[place] | {"text": LARGE}
+    healthy = numbered_alike("t3_h", "Cats")
+    meta = META | {"op-text-body": ""}
+    processed = make_cmv(write_corpus([*rows, *healthy], {"t3_a": meta, "t3_h": META}))
+    assert processed.counts["read"] == {"conversations": 2, "utterances": 7}
+    for group, numbers in counts.items():
+        of_healthy = {"labelled": 1, "kept": 1} if group in ("won", "lost") else {}
+        assert processed.counts[group] == Counter(numbers) + Counter(of_healthy)
+    assert not any("loyal. Dogs are loyal." in row["full_text"] for row in processed.rows)
+
+
+def test_a_text_at_the_limit_is_read_and_one_above_it_is_not():
+    assert not is_too_large("x" * TEXT_BYTES) and is_too_large("x" * (TEXT_BYTES + 1))
+    assert not is_too_large("日" * (TEXT_BYTES // 3)) and is_too_large("日" * (TEXT_BYTES // 3 + 1))
+
+
+def test_odd_characters_are_mended_and_counted(write_corpus, make_cmv):
+    reply = "Dogs \ud83d are\r\nloyal\x00.\u2028Really."
+    rows = [POST, comment("t1_b", "t3_a", "b\ud83d", reply, 1)]
+    folder = write_corpus([POST], {"t3_a": META | {"op-title": "CMV: Cats\x07 are better"}})
+    # An encoder that escapes can write half of a pair, which UTF-8 cannot.
+    (folder / "utterances.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    processed = make_cmv(folder)
+    assert processed.rows[0]["response"] == "Dogs \ufffd are\nloyal.\nReally."
+    assert "Claim: CMV: Cats are better\n" in processed.rows[0]["input_text"]
+    assert processed.counts["cleaned"]["odd_characters"] == 2
+
+
+def test_a_shuffled_corpus_gives_the_same_examples(
+    synthetic, processed_synthetic, make_cmv, tmp_path
+):
+    folder = tmp_path / "shuffled"
+    shutil.copytree(synthetic, folder)
+    lines = (synthetic / "utterances.jsonl").read_text().splitlines(keepends=True)
+    random.Random(5).shuffle(lines)
+    (folder / "utterances.jsonl").write_text("".join(lines))
+    processed = make_cmv(folder)
+    assert processed.by_id == processed_synthetic.by_id
+    assert {str(pair) for pair in processed.pairs} == {
+        str(pair) for pair in processed_synthetic.pairs
+    }
+
+
+def test_threads_without_a_title_are_left_out_and_counted(write_corpus, make_cmv):
+    rows = [
+        *numbered_alike("t3_a", "Cats"),
+        *numbered_alike("t3_b", "Dogs"),
+        *numbered_alike("t3_c", "Cows"),
+    ]
+    processed = make_cmv(write_corpus(rows, {"t3_a": META, "t3_b": META | {"op-title": " "}}))
+    assert len(processed.rows) == 1
+    assert processed.counts["left_out_conversations"] == {"no_title": 2}
+    assert processed.counts["left_out_utterances"] == {"no_title": 6}

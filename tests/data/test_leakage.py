@@ -77,13 +77,6 @@ def near_duplicate_posts_in_two_pools(folder):
     change(folder, "ai", pool_row(secret_twin(folder, "human", "test")))
 
 
-def an_utterance_on_two_sides(folder):
-    """As a comment of two threads would be."""
-    row = read_part(folder, "sft_test")[0]
-    metadata = row["metadata"] | {"conversation_id": conversation_on(folder, "train")}
-    change(folder, "sft_train", row | {"metadata": metadata, "input_text": "another prompt"})
-
-
 def a_prompt_in_two_pools(folder):
     row = read_part(folder, "human")[0]
     other = add_conversation(folder, "other", "other", "test")
@@ -136,7 +129,6 @@ LEAKS = {
     a_conversation_in_two_sft_files: "is on the side test",
     a_twin_in_another_sft_file: "is on the side val",
     a_row_in_the_file_of_another_side: "is on the side test",
-    an_utterance_on_two_sides: "leak: utterance",
     a_conversation_in_two_pools: "leak: conversation in a pool",
     a_twin_in_another_pool: "leak: near-duplicate cluster in a pool",
     a_prompt_in_two_pools: "leak: prompt",

@@ -1,5 +1,6 @@
 """PersuasionForGood's dialogues: whose turns count, and which are selected where there are too many."""
 
+import random
 import re
 import tempfile
 from collections import Counter
@@ -66,10 +67,90 @@ def test_the_role_is_that_of_the_utterance_and_not_of_the_speaker(write_corpus, 
     assert [row["response"] for row in processed.rows] == ["Give!", "Donate!"]
 
 
-@pytest.mark.parametrize("role", [None, 2, "persuader"])
-def test_an_unknown_role_is_named(write_corpus, make_p4g, role):
-    with pytest.raises(UserError, match=r"d1: utterance d1-1 has meta\.role"):
-        make_p4g(write_corpus([turn(0, 0, "Hello!"), turn(1, role, "Hi.")], {"d1": {}}))
+@pytest.mark.parametrize("role", [2, -1, 0.5, True, "judge", [0]])
+def test_an_unknown_role_is_named_with_its_line(write_corpus, make_p4g, role):
+    corpus = write_corpus([turn(0, 0, "Hello!"), turn(1, role, "Hi.")], {"d1": {}})
+    with pytest.raises(
+        UserError, match=r"utterances\.jsonl, line 2: meta\.role is .*0 \(persuader\)"
+    ):
+        make_p4g(corpus)
+
+
+@pytest.mark.parametrize(("persuader", "persuadee"), [(0.0, 1.0), ("0", "1"), ("Persuader", "persuadee "), ("0.0", 1)])  # fmt: skip
+def test_roles_may_be_text_or_decimal(write_corpus, make_p4g, persuader, persuadee):
+    rows = [turn(i, (persuader, persuadee)[i % 2], f"Turn {i}.") for i in range(4)]
+    assert set(make_p4g(write_corpus(rows, {"d1": {}})).by_id) == {"d1-2"}
+
+
+def whole(dialogue):
+    return [turn(i, i % 2, f"Turn {i} of {dialogue}.", dialogue) for i in range(4)]
+
+
+def test_what_is_wrong_with_a_dialogue_leaves_it_out_and_counts_it(write_corpus, make_p4g):
+    faulty = {
+        name: whole(name)
+        for name in ("null", "nan", "lacking", "silent", "large", "gap", "circle", "roots")
+    }
+    faulty["null"][1]["meta"] = {"role": None}
+    faulty["nan"][2]["meta"] = {"role": float("nan")}
+    faulty["lacking"][3]["meta"] = {}
+    faulty["silent"][2]["text"] = None
+    faulty["large"][2]["text"] = "x" * 1_000_001
+    faulty["gap"][2]["reply-to"] = "elsewhere"
+    faulty["circle"][2]["reply-to"] = "circle-3"
+    faulty["roots"][2]["reply-to"] = None
+    dialogues = {"d1": whole("d1")} | faulty
+    # Stands in one of the two files only.
+    dialogues["without_meta"] = whole("without_meta")
+    metas = {name: {"donation_ee": "0.5"} for name in dialogues if name != "without_meta"}
+    rows = [row for dialogue in dialogues.values() for row in dialogue]
+    processed = make_p4g(write_corpus(rows, metas | {"without_turns": {}}))
+    assert {row["metadata"]["conversation_id"] for row in processed.rows} == {"d1", "without_meta"}
+    assert [row["metadata"]["donation"] for row in processed.rows] == [0.5, None]
+    assert processed.counts["read"] == {"conversations": 11, "utterances": 40}
+    left_out = {
+        "no_role": 3, "turn_missing": 1, "turn_too_large": 1, "answered_turn_missing": 2, "several_roots": 1,
+    }  # fmt: skip
+    assert processed.counts["left_out_conversations"] == left_out | {"no_utterances": 1}
+    assert processed.counts["left_out_utterances"] == {k: 4 * v for k, v in left_out.items()}
+
+
+def test_the_order_is_that_of_the_answers_whatever_that_of_the_file(write_corpus, make_p4g):
+    dialogues = ("d1", "d2", "d3")
+    rows = [turn(i, i % 2, f"Turn {i} of {d}.", d) for d in dialogues for i in range(12)]
+    in_order = make_p4g(write_corpus(rows, {d: {} for d in dialogues})).by_id
+    random.Random(3).shuffle(rows)
+    shuffled = make_p4g(write_corpus(rows, {d: {} for d in dialogues}, "shuffled")).by_id
+    assert len(in_order) == 15 and shuffled == in_order
+
+
+def test_without_answers_the_order_is_that_of_the_times_or_of_the_file(write_corpus, make_p4g):
+    rows = [turn(i, i % 2, f"Turn {i}.") | {"reply-to": None} for i in range(6)]
+    of_file = make_p4g(write_corpus(rows, {"d1": {}})).by_id
+    for row, time in zip(rows, (0, 60, "120", "1970-01-01T00:03:00Z", 240.0, 3e2), strict=True):
+        row["timestamp"] = time
+    of_times = make_p4g(write_corpus(rows[::-1], {"d1": {}}, "times")).by_id
+    assert len(of_file) == 2 and of_times == of_file
+
+
+def test_dialogues_that_number_their_turns_alike_are_told_apart(write_corpus, make_p4g):
+    rows = [
+        turn(i, i % 2, f"Turn {i} of {d}.", d) | {"id": i, "reply-to": i - 1 if i else None}
+        for d in range(30) for i in range(4)
+    ]  # fmt: skip
+    for row in rows:
+        row["conversation_id"] = int(row["conversation_id"])
+    corpus = write_corpus(rows, {str(d): {} for d in range(30)})
+    assert len(make_p4g(corpus).rows) == 30
+    some = make_p4g(corpus, max_examples=10).rows
+    assert len({row["metadata"]["conversation_id"] for row in some}) == 10
+
+
+@pytest.mark.parametrize("donation", [True, "a dollar", [1], float("inf")])
+def test_a_donation_that_is_no_number_is_named(write_corpus, make_p4g, donation):
+    corpus = write_corpus(whole("d1"), {"d1": {"donation_ee": donation}})
+    with pytest.raises(UserError, match=r"conversations\.json, conversation d1: donation_ee is"):
+        make_p4g(corpus)
 
 
 def test_all_persuaders_turns_are_counted(write_corpus, make_p4g):
@@ -96,8 +177,9 @@ def test_too_many_dialogue_turns_are_sampled_with_the_seed(write_corpus, make_p4
 
 
 def rows_with_donations(*donations: float | None) -> list[dict]:
+    of_all = {"source": "p4g", "conversation_id": "d"}
     return [
-        {"metadata": {"utterance_id": f"{number}", "donation": donation}}
+        {"metadata": of_all | {"utterance_id": f"{number}", "donation": donation}}
         for number, donation in enumerate(donations)
     ]
 
@@ -149,7 +231,7 @@ def test_donations_as_weights_are_a_setting(write_corpus, make_p4g):
     answers=st.lists(st.integers(0, 16), min_size=15, max_size=15),
 )
 def test_whatever_the_dialogues_only_persuaders_turns_are_kept(tokenizer, turns, answers):
-    """The order is that of the file; `reply-to` does not matter, not even where it makes circles."""
+    """Dialogues whose answers make no order are left out as a whole."""
     rows = [turn(i, role, text) for i, (role, text) in enumerate(turns)]
     for row, number in zip(rows[1:], answers, strict=False):
         row["reply-to"] = f"d1-{number}"
@@ -165,16 +247,21 @@ def test_whatever_the_dialogues_only_persuaders_turns_are_kept(tokenizer, turns,
         )  # fmt: skip
         processed = Processed(folder)
     persuaders = [row for row in rows if row["meta"]["role"] == 0]
-    assert processed.counts["persuader"]["labelled"] == len(persuaders)
+    left_out = processed.counts.get("left_out_conversations", Counter()).total()
+    if all(number < i for i, number in enumerate(answers[: len(turns) - 1], 1)):
+        assert not left_out
+    assert left_out in (0, 1) and (not left_out or set(processed.by_id) == {"d2-1"})
+    if not left_out:
+        assert processed.counts["persuader"]["labelled"] == len(persuaders)
     assert processed.by_id.keys() <= {row["id"] for row in persuaders}
     assert processed.by_id["d2-1"]["input_text"].endswith(
         "\nPersuadee: Hi.\n[TASK]\nWrite the persuader's next message.\n[RESPONSE]\n"
     )
     for row in processed.rows:
         if row["metadata"]["conversation_id"] == "d1":
-            before = int(row["metadata"]["utterance_id"][3:])
+            number = int(row["metadata"]["utterance_id"][3:])
             context = row["input_text"].split("[CONTEXT]\n")[1].split("\n[TASK]")[0]
-            expected = [("Persuader", "Persuadee")[role] for role, _ in turns[:before]]
+            expected = [("Persuader", "Persuadee")[role] for role, _ in turns[:number]]
             roles = [
                 line.split(": ")[0] for line in context.split("\n") if re.match(r"\w+: ", line)
             ]

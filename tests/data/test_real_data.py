@@ -118,6 +118,8 @@ def test_the_funnel_has_these_numbers(funnel):
         "made": {"contexts_cut": 35, "examples": 685, "delta_pairs": 580},
         # How many texts each rule changed; a post in many contexts counts once.
         "cleaned": {
+            # Carriage returns.
+            "odd_characters": 3,
             "html_entities": 644,
             "footnote": 258,
             "user_name": 21,

@@ -121,6 +121,17 @@ def test_a_missing_key_is_one_line_with_the_file_and_the_line(study, tmp_path, k
     )
 
 
+@pytest.mark.parametrize("key", ["response", "metadata.utterance_id"])
+@pytest.mark.parametrize("value", [None, 5, ["text"]])
+def test_another_type_than_text_is_one_line_too(study, tmp_path, key, value):
+    rows = list(read_jsonl(study / "sft_train.jsonl"))
+    *inner, last = key.split(".")
+    (rows[2]["metadata"] if inner else rows[2])[last] = value
+    write_jsonl(tmp_path / "rows.jsonl", rows)
+    with pytest.raises(UserError, match=f"rows.jsonl, line 3: '{key}' of a SftRow is no text"):
+        list(read_rows(tmp_path / "rows.jsonl", SftRow))
+
+
 @pytest.mark.parametrize("metadata", [{"conversation_id": "c"}, None, "conversation_id"])
 def test_a_key_missing_from_the_metadata_is_one_line_too(tmp_path, metadata):
     row = {"prompt": "p", "winner": "w", "loser": "l", "metadata": metadata}
@@ -170,7 +181,7 @@ def test_whatever_the_rows_they_are_read_as_they_are_or_refused_in_one_line(
         actual = list(read_rows(path, kind))
     except UserError as error:
         assert str(path) in str(error) and "\n" not in str(error)
-        assert f"is missing from a {kind.__name__}" in str(error)
+        assert f" a {kind.__name__}" in str(error)
     else:
         assert actual == rows
         full = [row for row in rows if "excluded" not in row]

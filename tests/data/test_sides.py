@@ -23,6 +23,7 @@ from persuasion_rl.data.near_duplicates import (
 from persuasion_rl.data.sides import Shares, assign_sides
 from persuasion_rl.files import UserError, read_json, write_json
 from persuasion_rl.records import SIDES
+from small_corpora import comment
 
 
 def mutated_texts(seed: int) -> dict[str, str]:
@@ -134,6 +135,39 @@ def test_case_punctuation_and_layout_make_no_difference():
     text = "Cats, I think, are better than dogs; and they know it well."
     assert shingles(text) == shingles("cats I THINK are\n\nbetter than dogs and they know it well")
     assert shingles("Two words") == {"two words"}
+
+
+def test_a_post_is_compared_by_its_text_in_each_corpus(write_corpus, tmp_path):
+    """Corpora of two people may number their threads alike."""
+    texts = {name: " ".join(f"{name}{i}" for i in range(20)) for name in ("cats", "dogs", "cows")}
+
+    def corpus(folder, posts):
+        rows = [comment(id_, None, "op", texts[post], thread=id_) for id_, post in posts.items()]
+        return write_corpus(rows, {id_: {"op-title": "CMV"} for id_ in posts}, folder)
+
+    folders = [
+        corpus("one", {"1": "cats", "2": "cows"}),
+        corpus("other", {"1": "dogs", "3": "dogs"}),
+    ]
+    table = sides(folders, tmp_path / "sides.csv")
+    assert {id_: row["cluster"] for id_, row in table.items()} == {"1": "1", "2": "2", "3": "1"}
+
+
+def test_posts_without_a_word_are_like_no_other():
+    """Of emoji only, of marks only, empty. Posts of the same single word are alike."""
+    posts = {
+        "a": "🐱🐱",
+        "b": "🐱🐱",
+        "c": "...",
+        "d": "",
+        "e": "",
+        "f": "Cats!",
+        "g": "cats",
+        "h": "Dogs",
+    }
+    cluster_of = clusters(posts)
+    assert partition(cluster_of) == {*map(frozenset, "abcdeh"), frozenset("fg")}
+    assert jaccard(shingles(""), shingles("")) == 0
 
 
 def copy_of(thread_rows: list[dict], meta: dict, name: str) -> tuple[list[dict], dict]:

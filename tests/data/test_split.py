@@ -10,7 +10,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from persuasion_rl.files import UserError, read_json, read_jsonl, write_jsonl
-from persuasion_rl.records import SIDES
+from persuasion_rl.records import SIDES, example_id
 from persuasion_rl.tables import write_table
 from small_splits import (
     PLAN,
@@ -195,7 +195,7 @@ def test_a_row_of_a_pool_names_its_prompt_and_conversation(folder):
         assert len({row["metadata"]["prompt_id"] for row in rows}) == len(rows)
         for row in rows:
             origin = by_prompt[row["prompt"]]
-            assert row["metadata"]["prompt_id"] == f"cmv-{origin['utterance_id']}"
+            assert row["metadata"]["prompt_id"] == example_id(origin)
             assert row["metadata"]["conversation_id"] == origin["conversation_id"]
 
 

@@ -21,6 +21,7 @@ from persuasion_rl.sampling.request import STOPPED, Limits
 from persuasion_rl.study.base_folder import check_base_folder, linear_modules
 from persuasion_rl.study.loading import load_config
 from persuasion_rl.study.names import model_files
+from persuasion_rl.study.study import Study
 from persuasion_rl.training.standin import END_OF_TEXT
 from tiny_families import family_model, write_family_base
 from tiny_models import engine_of, short_requests, write_scripted_base
@@ -42,6 +43,12 @@ def shard(base: Path) -> list[Path]:
     return sorted(base.glob("model-*.safetensors"))
 
 
+def study_of(base: Path) -> dict:
+    """A study with one model on a base that is a local folder."""
+    models = {"base": {"source": str(base)}, "sft": {"parent": "base", "method": "sft"}}
+    return {"study": "s", "models": models, "evaluation": {"players": ["base", "sft"]}}
+
+
 def refusal(function, *arguments) -> str:
     """The line with which something is refused."""
     with pytest.raises(UserError) as error:
@@ -61,6 +68,11 @@ def test_weights_in_several_files_are_the_same_model(base):
     files = [path.name for path in map(Path, model_files(str(base)))]
     assert {"config.json", "model.safetensors.index.json", *(s.name for s in shards)} <= {*files}
     assert "model.safetensors" not in files
+    study = Study(load_config(study_of(base)))
+    assert study.base_model == model_files(str(base))
+    assert {*study.base_model} - {*study.tokenizer_files} == {
+        f"{base}/{name}" for name in ("model.safetensors.index.json", *(s.name for s in shards))
+    }
 
 
 def test_another_number_in_any_file_is_another_model(base):
@@ -125,7 +137,7 @@ def test_half_precision_weights_are_computed_in_float32_on_a_cpu(base):
 )
 def test_a_configuration_of_another_kind_is_refused_everywhere(base, changes, message):
     write_json(base / "config.json", read_json(base / "config.json") | changes)
-    study = {"study": "s", "models": {"base": {"source": str(base)}}}
+    study = study_of(base)
     assert refusal(load_config, study).startswith("models.base.source: ")
     for line in (
         refusal(load_config, study), refusal(load_base, base, "cpu"),
@@ -137,7 +149,7 @@ def test_a_configuration_of_another_kind_is_refused_everywhere(base, changes, me
 @pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer_config.json", "model.safetensors"])
 def test_a_file_that_is_missing_is_named_with_what_writes_it(base, name):
     (base / name).unlink()
-    study = {"study": "s", "models": {"base": {"source": str(base)}}}
+    study = study_of(base)
     for line in (refusal(load_config, study), refusal(load_base, base, "cpu")):
         assert f"{name} is missing" in line and "save_pretrained(...) writes it" in line
 
@@ -194,11 +206,7 @@ def test_a_model_that_sees_later_tokens_or_keeps_a_state_is_refused(base):
 def test_modules_that_a_local_base_lacks_are_said_when_the_study_is_read(tiny_rows, tmp_path):
     phi3 = write_family_base("phi3", tiny_rows.base, tmp_path)
     assert linear_modules(phi3) == {"qkv_proj", "o_proj", "gate_up_proj", "down_proj"}
-    study = {
-        "study": "s",
-        "models": {"base": {"source": str(phi3)}, "sft": {"parent": "base", "method": "sft"}},
-    }
-    line = refusal(load_config, study)
+    line = refusal(load_config, study_of(phi3))
     assert line.startswith("recipes.sft.lora_target_modules: the base model has no module 'q_proj'")
     assert line.endswith("there are down_proj, gate_up_proj, o_proj, qkv_proj")
 

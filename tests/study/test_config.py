@@ -1,5 +1,6 @@
 """The model of the configuration: defaults, types, consistency, and the message of each mistake."""
 
+import re
 from copy import deepcopy
 from dataclasses import MISSING, fields
 from pathlib import Path
@@ -87,7 +88,13 @@ def test_the_study_of_real_corpora_needs_their_folder(monkeypatch, tmp_path):
     )
     for name in ("winning-args-corpus", "persuasionforgood-corpus"):
         (tmp_path / name).mkdir()
+    for name in ("conversations.json", "utterances.jsonl"):
+        assert re.match(rf"corpora_dir: .*corpus has no {name}: a corpus in ", error_message(study))
+        for corpus in tmp_path.iterdir():
+            (corpus / name).touch()
     assert load_config(study).corpora_dir == str(tmp_path)
+    study["corpora_dir"] = "x" * 300
+    assert error_message(study).startswith("corpora_dir: there is no folder 'winning-args-corpus'")
 
 
 @pytest.mark.parametrize(

@@ -47,7 +47,9 @@ def refusal(keys: dict, exactly: bool = False) -> str:
 @pytest.fixture
 def base(tmp_path) -> Path:
     folder = write_base(tmp_path / "base", "byte_level", LLAMA_3, begins=True)
-    (folder / "config.json").write_text(json.dumps({"max_position_embeddings": 2048}))
+    (folder / "config.json").write_text(
+        json.dumps({"model_type": "qwen2", "max_position_embeddings": 2048})
+    )
     return folder
 
 
@@ -94,20 +96,28 @@ def test_the_first_stage_with_a_tokenizer_counts_exactly_too(base):
 
 
 def test_a_model_with_too_few_positions_is_refused(base):
-    (base / "config.json").write_text(json.dumps({"max_position_embeddings": 500}))
+    (base / "config.json").write_text(
+        json.dumps({"model_type": "qwen2", "max_position_embeddings": 500})
+    )
     message = refusal(study(str(base), **{"data.max_context_tokens": 300}))
     assert message.startswith("data.max_seq_length: 512 tokens are more than the 500 positions of")
-    (base / "config.json").write_text(json.dumps({"text_config": {"n_positions": 512}}))
+    (base / "config.json").write_text(
+        json.dumps({"model_type": "qwen2", "text_config": {"n_positions": 512}})
+    )
     sampled = {"sampling.max_new_tokens": 180, "data.max_context_tokens": 310}
     message = refusal(study(str(base), max_length=1024, **sampled))
     assert "do not fit 512 positions of models.base" in message
     with pytest.raises(UserError, match="512 tokens are more than the 100 positions"):
-        (base / "config.json").write_text(json.dumps({"max_position_embeddings": 100}))
+        (base / "config.json").write_text(
+            json.dumps({"model_type": "qwen2", "max_position_embeddings": 100})
+        )
         RowMaker("cmv", base / "tokenizer.json", Budget(20, 256, 300, 512))
 
 
 def test_another_player_has_its_own_tokenizer_form_and_positions(base):
-    (base / "config.json").write_text(json.dumps({"max_position_embeddings": 400}))
+    (base / "config.json").write_text(
+        json.dumps({"model_type": "qwen2", "max_position_embeddings": 400})
+    )
     keys = study("org/name", **{"data.max_context_tokens": 300})
     keys["evaluation"]["other_players"] = {"other": {"source": str(base), "prompt_format": "chat"}}
     message = refusal(keys, True)

@@ -55,7 +55,7 @@ def test_two_processes_train_as_one(method, tiny_rows, tiny_sft, tmp_path):
     assert alone.returncode == 0, alone.stderr[-4000:]
     log = run(by_two(words_of(method, two, tiny_rows, tiny_sft)))
     assert "8 rows, 4 at once x 1 x 2 process(es)" in log
-    assert log.count("checked: ") == 2  # the second process checks too, and is silent
+    assert log.count("checked: ") == 3  # the second process checks too, and is silent
     records = [read_json(folder / "recipe.json") for folder in (one, two)]
     assert [r["batches"]["processes"] for r in records] == [1, 2]
     assert [r["batches"]["accumulation"] for r in records] == [2, 1]

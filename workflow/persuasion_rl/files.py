@@ -8,6 +8,8 @@ import errno
 import hashlib
 import json
 import os
+from codecs import BOM_UTF8, BOM_UTF16_BE, BOM_UTF16_LE
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -89,29 +91,98 @@ def write_jsonl(path: Path, rows: Iterable[dict]) -> int:
     return lines.count
 
 
-def read_json(path: Path) -> Any:
+def read_json(path: Path, unique_keys: bool = False) -> Any:
+    """The content of a JSON file.
+
+    Args:
+        unique_keys: refuse an object that has a key twice; by default the last one counts.
+
+    Raises:
+        UserError: it cannot be read; with the line, where the error has one.
+    """
     _refuse_folder(path)
+    content = Path(path).read_bytes()
+    hook = each_key_once if unique_keys else None
     try:
-        return json.loads(Path(path).read_bytes())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        line = getattr(error, "lineno", "?")
-        raise UserError(f"{path}, line {line}: not valid JSON ({error}); was it cut off?") from None
+        return json.loads(content, object_pairs_hook=hook)
+    except (ValueError, RecursionError) as error:
+        number = getattr(error, "lineno", None)
+        if isinstance(error, UnicodeDecodeError):
+            number = content.count(b"\n", 0, error.start) + 1
+        line = f", line {number}" if number else ""
+        raise UserError(f"{path}{line}: {_why_not_read(error, content)}") from None
+
+
+MADE_AGAIN = "delete it and run the workflow, which makes it again"
+"""What to do about a file that the workflow has written and somebody has changed."""
+
+
+@contextmanager
+def as_made(path: Path) -> Iterator[None]:
+    """UserError where the content of a file, which the block reads, is not as the workflow writes it."""
+    try:
+        yield
+    except (LookupError, TypeError, AttributeError, ValueError) as error:
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        raise UserError(f"{path}: not as the workflow writes it ({reason}): {MADE_AGAIN}") from None
+
+
+def read_made(path: Path, *keys: str) -> dict[str, Any]:
+    """A JSON object that the workflow has written.
+
+    Args:
+        keys: dotted paths of keys that it must have.
+
+    Raises:
+        UserError: it is no JSON object, or lacks a key.
+    """
+    content = read_json(path)
+    with as_made(path):
+        for key in keys:
+            value = content
+            for part in key.split("."):
+                value = value[part]
+    return content
 
 
 def read_jsonl(path: Path) -> Iterator[dict]:
-    """Yield the objects of a JSON-lines file; errors name the number of a broken line."""
+    """Yield the objects of a JSON-lines file (see `read_numbered`)."""
+    return (row for _, row in read_numbered(path))
+
+
+def read_numbered(path: Path) -> Iterator[tuple[int, dict]]:
+    """Yield the objects of a JSON-lines file with the numbers of their lines, from 1. Blank lines hold nothing.
+
+    Raises:
+        UserError: a line is no JSON object; with its number.
+    """
     _refuse_folder(path)
     with Path(path).open("rb") as lines:
         for number, line in enumerate(lines, 1):
+            if number == 1:
+                line = line.removeprefix(BOM_UTF8)
             try:
                 row = _loads(line)
-            except (json.JSONDecodeError, UnicodeDecodeError) as error:
-                raise UserError(
-                    f"{path}, line {number}: not valid JSON ({error}); was it cut off?"
-                ) from None
+            except (ValueError, RecursionError) as error:
+                if not line.strip():
+                    continue
+                raise UserError(f"{path}, line {number}: {_why_not_read(error, line)}") from None
             if not isinstance(row, dict):
                 raise UserError(f"{path}, line {number}: expected a JSON object")
-            yield row
+            yield number, row
+
+
+def each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object from its keys and values, as `object_pairs_hook` of `json.loads`.
+
+    Raises:
+        ValueError: a key stands there twice.
+    """
+    keys = dict(pairs)
+    if len(keys) < len(pairs):
+        repeated_key, _ = Counter(key for key, _ in pairs).most_common(1)[0]
+        raise ValueError(f"the key {repeated_key[:60]!r} stands there twice")
+    return keys
 
 
 def _refuse_folder(path: Path) -> None:
@@ -124,7 +195,31 @@ def _loads(line: bytes) -> Any:
     try:
         return orjson.loads(line)
     except orjson.JSONDecodeError:
-        return json.loads(line)
+        return json.loads(line.decode("utf-8", "surrogatepass"))
+
+
+COMPRESSED = {
+    b"\x1f\x8b": "gzip",
+    b"PK\x03\x04": "zip",
+    b"BZh": "bzip2",
+    b"\xfd7zXZ": "xz",
+    b"(\xb5/\xfd": "zstd",
+}
+"""How compressed files begin."""
+
+
+def _why_not_read(error: ValueError | RecursionError, content: bytes) -> str:
+    """What is wrong with a file or line that is no JSON, and what to do, in words."""
+    for start, name in COMPRESSED.items():
+        if content.startswith(start):
+            return f"not JSON but compressed ({name}): unpack it"
+    if content.startswith((BOM_UTF16_LE, BOM_UTF16_BE)):
+        return "not in UTF-8 but in UTF-16: save it as UTF-8"
+    if isinstance(error, RecursionError):
+        return "not valid JSON: nested too deep"
+    if isinstance(error, json.JSONDecodeError | UnicodeDecodeError):
+        return f"not valid JSON ({error}); was it cut off?"
+    return f"not valid JSON ({str(error).partition(';')[0]})"
 
 
 def text_digest(*parts: Any) -> str:

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal, NotRequired, TypedDict, TypeVar
 
-from persuasion_rl.files import UserError, read_jsonl
+from persuasion_rl.files import UserError, read_numbered
 
 SIDES = ("train", "val", "test")
 """What `splits/sides.csv` divides the conversations into, by cluster of near-duplicate posts."""
@@ -23,6 +23,9 @@ Source = Literal["cmv", "p4g"]
 """ChangeMyView or PersuasionForGood."""
 Verdict = Literal["1", "2", "tie", "none"]
 """Which response is more persuasive; "none" where nobody can or would say."""
+
+
+EXAMPLE_KEYS = ("conversation_id", "utterance_id")
 
 
 class SftMetadata(TypedDict):
@@ -54,6 +57,12 @@ class SftRow(TypedDict):
     metadata: SftMetadata
 
 
+def example_id(metadata: SftMetadata) -> str:
+    """The id of an example, as "cmv-thread/reply": no two are equal, since ids of replies may repeat in other threads."""
+    parts = (metadata[key].replace("~", "~0").replace("/", "~1") for key in EXAMPLE_KEYS)
+    return f"{metadata['source']}-{'/'.join(parts)}"
+
+
 class DeltaPairMetadata(TypedDict):
     """The utterances of the two replies, and their thread."""
 
@@ -72,7 +81,7 @@ class DeltaPair(TypedDict):
 
 
 class PoolMetadata(TypedDict):
-    """Which prompt it is: `prompt_id` names the reply that won beneath it, as source-utterance."""
+    """Which prompt it is: `prompt_id` is the `example_id` of the reply that won beneath it."""
 
     prompt_id: str
     conversation_id: str
@@ -272,13 +281,16 @@ def read_rows(path: Path, kind: type[Row]) -> Iterator[Row]:
     """Yield the rows of a JSON-lines file.
 
     Raises:
-        UserError: the file is no JSON lines, or a row lacks a key of its kind or of its metadata; with file and line.
-            A label row or a reading that is `excluded` may lack those of a label or a reading (LEFT_IF_EXCLUDED).
+        UserError: the file is no JSON lines, a row lacks a key of its kind or of its metadata, or has something else than
+            text where its kind has text; with file and line. A label row or a reading that is `excluded` may lack those
+            of a label or a reading (LEFT_IF_EXCLUDED).
     """
     expected = kind.__required_keys__
     metadata = kind.__annotations__.get("metadata")
     inner = metadata.__required_keys__ if metadata in CHECKED_METADATA else frozenset()
-    for number, row in enumerate(read_jsonl(path), 1):
+    texts = [key for key in expected if kind.__annotations__[key] is str]
+    inner_texts = [key for key in inner if metadata.__annotations__[key] is str]
+    for number, row in read_numbered(path):
         missing = expected - row.keys()
         if "excluded" in row:
             missing &= LEFT_IF_EXCLUDED.get(kind, expected)
@@ -289,4 +301,8 @@ def read_rows(path: Path, kind: type[Row]) -> Iterator[Row]:
             raise UserError(
                 f"{path}, line {number}: the key {min(missing)!r} is missing from a {kind.__name__}"
             )
+        wrong = [key for key in texts if key in row and not isinstance(row[key], str)]
+        wrong += [f"metadata.{k}" for k in inner_texts if not isinstance(row["metadata"][k], str)]
+        if wrong:
+            raise UserError(f"{path}, line {number}: {wrong[0]!r} of a {kind.__name__} is no text")
         yield row

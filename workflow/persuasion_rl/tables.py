@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import csv
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from persuasion_rl.files import UserError, check, written_whole
+from persuasion_rl.files import MADE_AGAIN, UserError, check, written_whole
 
 if TYPE_CHECKING:
     from pandas import DataFrame, Series
@@ -36,7 +36,7 @@ def read_table(path: Path, separator: str = ",") -> DataFrame:
     Raises:
         UserError: as of `read_texts`.
     """
-    table = read_texts(path, "delete it and run the workflow, which makes it again", separator)
+    table = read_texts(path, MADE_AGAIN, separator)
     for name in table.columns.difference(TEXT_COLUMNS, sort=False):
         table[name] = _with_numbers(table[name])
     return table
@@ -127,6 +127,31 @@ def write_table(path: Path, rows: list[dict[str, Any]], columns: list[str]) -> N
         pandas.DataFrame(cells, dtype=object).to_csv(
             part, index=False, lineterminator="\n", quoting=quoting
         )
+
+
+def made_rows(
+    path: Path, columns: Sequence[str], numbers: Sequence[str] = (), words: Sequence[str] = ()
+) -> list[dict[str, Any]]:
+    """The rows of a table that the workflow has written, as of `rows_of`.
+
+    Args:
+        columns: those that it must have. All but TEXT_COLUMNS hold numbers, and may be empty but for `numbers`.
+        words: what may stand in place of a number.
+
+    Raises:
+        UserError: a column is missing, or a cell is no number.
+    """
+    table = read_table(path)
+    if missing := [name for name in columns if name not in table.columns]:
+        raise UserError(f"{path}: no column {missing[0]!r}: {MADE_AGAIN}")
+    rows = rows_of(table)
+    for name in columns:
+        for place, cell in enumerate(row[name] for row in rows if name not in TEXT_COLUMNS):
+            if isinstance(cell, str) and cell not in (words if name in numbers else ("", *words)):
+                raise UserError(
+                    f"{path}, row {place + 2}: {name} {cell!r} is no number: {MADE_AGAIN}"
+                )
+    return rows
 
 
 def rows_of(table: DataFrame) -> list[dict[str, Any]]:

@@ -136,7 +136,7 @@ rule evaluate_behaviour:
         kl=declared(study.kl),
         similarities=declared(study.similarities),
         train=study.path("splits/sft_train.jsonl"),
-        concession=local("resources/markers/concession.txt"),
+        concession=local(own_file("resources/markers/concession.txt")),
     output:
         reported(study.path("{scope}/behaviour.csv"), "Replies"),
     log:
@@ -171,7 +171,7 @@ rule evaluate_behaviour:
 rule read_honesty:
     input:
         responses=study.path("evaluation/responses/{player}.jsonl"),
-        rubric=local(os.path.normpath(study.config.llm.honesty_rubric)),
+        rubric=local(study.honesty_rubric),
     output:
         study.path("evaluation/readings/{player}.jsonl"),
     log:

@@ -27,7 +27,7 @@ from persuasion_rl.annotation.plan import (
     known_as,
 )
 from persuasion_rl.annotation.store import AnswerStore
-from persuasion_rl.files import UserError, read_json, read_jsonl, write_jsonl, write_text
+from persuasion_rl.files import UserError, read_json, read_numbered, write_jsonl, write_text
 from persuasion_rl.records import ResponsePair
 from persuasion_rl.tables import read_texts, write_table
 from persuasion_rl.text import readable
@@ -213,7 +213,7 @@ def import_answers(
 
 
 def _from_jsonl(file: Path) -> Iterator[tuple[str, dict]]:
-    for number, row in enumerate(read_jsonl(file), start=1):
+    for number, row in read_numbered(file):
         if row.get("annotator"):
             yield f"line {number}", row
 

@@ -9,6 +9,9 @@ of bots and moderators and deleted ones are not used at all.
 import html
 import re
 from collections import Counter
+from collections.abc import Iterator
+
+from persuasion_rl.text import readable
 
 BOTS = re.compile(
     r"auto-?moderator|deltabot|snapshillbot|cmvbot|auto_?wikibot|totes-?messenger|totes_meta_bot|remindmebot"
@@ -21,13 +24,21 @@ REMOVAL = re.compile(
     r"\s*sorry[^\n]{0,60}\byour (?:comment|post|submission) has been removed", re.IGNORECASE
 )
 
-FOOTNOTE = re.compile(r"\n*(?:_{3,}\s*)?>\s*\*?Hello, users of CMV!.*", re.DOTALL)
-EDIT = re.compile(
-    r"^[\s*_~>#(\[\-–—]*(?:(?:final|first|second|third|last|late|quick|small|minor|big|huge|another)\s+)?"
-    r"(?:(?:edit(?:ed|s)?|update)[\s_#(]*\d{0,2}[)*\]]*\s*(?:[:;*\-–—.\])!].*)?$"
-    r"|edit\s*#?\d.*|edit\).*|edit(?:ed|s made)\s+(?:\w+\s+){0,3}(?:for|to)\b.*|(?-i:EDIT)\b.*)",
+LONG_ENTITY = re.compile(r"&#(?:[0-9]{20,}+|x[0-9a-f]{20,}+);?", re.IGNORECASE)
+"""A number that no character has; Python reads no integer of more than 4,300 digits."""
+# People's texts may repeat anything a million times. So a pattern gives nothing back (`*+`) where that could not help, and
+# does not begin within what it has just passed: all are linear in the length of the text.
+FOOTNOTE = re.compile(r"(?<!\n)\n*+(?:(?<!_)_{3,}+\s*+)?>\s*+\*?Hello, users of CMV!.*", re.DOTALL)
+EDIT_LINE = re.compile(
+    r"^[\s*_~>#(\[\-–—]*+"
+    r"(?P<edit>(?:(?:final|first|second|third|last|late|quick|small|minor|big|huge|another)\s++)?+"
+    # The word alone, or with a mark behind it: to the end of the line, or to the last of the blank lines below.
+    r"(?:(?:edit(?:ed|s)?+|update)(?:[\s_#(]*+\d{0,2}+[)*\]]*+(?:\s*+(?:[:;*\-–—.\])!].*|\Z)|\s*(?=\n)|(?<=[)*\]]).*)"
+    r"|[\s_#(]*(?=\n))"
+    r"|edit\s*+#?\d.*|edit\).*|edit(?:ed|s made)\s++(?:\w++\s++){0,3}(?:for|to)\b.*|(?-i:EDIT)\b.*))?",
     re.IGNORECASE | re.MULTILINE,
 )
+"""The marks before the first letter of a line, and with the group `edit` an EDIT or UPDATE line."""
 LATER_EDIT_WORDS = 50
 SENTENCE = re.compile(r"!?[^.!?\n]+[.!?]*[*_]*[^\S\n]*|[.!?]+[^\S\n]*")
 DELTA = re.compile(r"\bdelta(?:s|ed| ?bot)?\b", re.IGNORECASE)
@@ -61,14 +72,30 @@ def clean_post(text: str, counts: Counter | None = None) -> str:
     The text below an EDIT or UPDATE line often repeats the arguments that won. If fewer than 50 words stand above
     such a line, the post itself is below it, and only the line is cut.
     """
-    resolved = html.unescape(html.unescape(text))
-    for line in EDIT.finditer(resolved):
-        above = resolved[: line.start()]
-        if len(EDIT.sub("", above).split()) >= LATER_EDIT_WORDS:
+    resolved = unescape(text)
+    words_above = end = 0
+    for line in _edit_lines(resolved):
+        words_above += len(resolved[end : line.start()].split())
+        end = line.end()
+        if words_above >= LATER_EDIT_WORDS:
             if counts is not None:
                 counts["later_edit_of_post"] += 1
-            return clean(above, counts)
+            return clean(resolved[: line.start()], counts)
     return clean(text, counts)
+
+
+def unescape(text: str) -> str:
+    """The text with HTML entities as characters. Reddit's API escapes once and some sources once more."""
+    once = html.unescape(LONG_ENTITY.sub("\ufffd", text))
+    return readable(html.unescape(LONG_ENTITY.sub("\ufffd", once)))
+
+
+def _edit_lines(text: str) -> Iterator[re.Match]:
+    return (line for line in EDIT_LINE.finditer(text) if line["edit"])
+
+
+def _without_edit_lines(text: str) -> str:
+    return EDIT_LINE.sub(lambda line: "" if line["edit"] else line[0], text)
 
 
 def _without_announcements(text: str) -> str:
@@ -83,10 +110,9 @@ def _without_announcements(text: str) -> str:
 
 RULES = {
     # Name: (strings, rule). The rule is tried on texts with one of the strings; most texts have none.
-    # Reddit's API escapes once and some sources once more.
-    "html_entities": (("&",), lambda text: html.unescape(html.unescape(text))),
+    "html_entities": (("&",), unescape),
     "footnote": (("users of CMV!",), lambda text: FOOTNOTE.sub("", text)),
-    "edit_line": (("dit", "DIT", "pdate", "PDATE"), lambda text: EDIT.sub("", text)),
+    "edit_line": (("dit", "DIT", "pdate", "PDATE"), _without_edit_lines),
     "delta_announcement": (("elta", "ELTA"), _without_announcements),
     "delta_mark": (("∆", "Δ", "elta", "ELTA"), lambda text: DELTA_MARK.sub("", text)),
     "user_name": (("u/", "U/", "ser/"), lambda text: USER_NAME.sub("[user]", text)),

@@ -12,10 +12,11 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+from persuasion_rl.data.chains import Chains, whole_chains
 from persuasion_rl.data.clean import clean, clean_post, unusable
 from persuasion_rl.data.contexts import Turn
-from persuasion_rl.data.corpus import Conversation, Utterance, read_threads
-from persuasion_rl.data.deltas import DELETED, award_ids, awards, won_and_lost
+from persuasion_rl.data.corpus import Conversation, Utterance, leave_out, read_threads
+from persuasion_rl.data.deltas import award_ids, awards, won_and_lost
 from persuasion_rl.data.examples import (
     BATCH,
     Budget,
@@ -25,6 +26,7 @@ from persuasion_rl.data.examples import (
     RowMaker,
     note_counts,
 )
+from persuasion_rl.data.fields import DELETED, truth
 from persuasion_rl.files import UserError, write_json, written_lines
 from persuasion_rl.records import DeltaPair, SftRow
 from persuasion_rl.runtime.command import note, stage
@@ -53,25 +55,37 @@ class Reply:
 
 
 def labels_of(conversation: Conversation) -> dict[str, int]:
-    """Comment id -> 1 if it won, 0 if it lost: by the corpus' marks, or by the thread's deltas if it has none."""
+    """Comment id -> 1 if it won, 0 if it lost: by the corpus' marks, or by the thread's deltas if it has none.
+
+    Raises:
+        UserError: a mark is neither true nor false.
+    """
     utterances = conversation.utterances.values()
-    if any("success" in utterance.meta for utterance in utterances):
-        return {
-            utterance.id: int(utterance.meta["success"])
-            for utterance in utterances
-            if utterance.meta.get("success") is not None and utterance.reply_to is not None
-        }
-    return won_and_lost(conversation)
+    if not any("success" in utterance.meta for utterance in utterances):
+        return won_and_lost(conversation)
+    labels = {}
+    for utterance in utterances:
+        try:
+            success = truth("meta.success", utterance.meta.get("success"))
+        except UserError as error:
+            raise UserError(f"{conversation.place_of(utterance)}: {error}") from None
+        if success is not None and utterance.reply_to is not None:
+            labels[utterance.id] = success
+    return labels
 
 
 def replies(
-    conversation: Conversation, counts: Counts, earlier_comments: set[str] | None = None
+    conversation: Conversation,
+    counts: Counts,
+    earlier_comments: set[tuple[str, str]] | None = None,
+    ends: int = 1000,
 ) -> Iterator[Reply]:
     """Yield the usable replies of persuaders in a thread that won or lost, in its order.
 
     Args:
         counts: for "won" and "lost", the reasons why others were left out are added to it.
-        earlier_comments: ids of comments in earlier corpora, which are left out; this thread's are added to it.
+        earlier_comments: conversation and id of comments in earlier corpora, which are left out; this thread's are added.
+        ends: comments that a context may have at each of its ends; of longer chains the middle is left out.
     """
     labels = labels_of(conversation)
     if not labels:
@@ -79,17 +93,21 @@ def replies(
     earlier_comments = set() if earlier_comments is None else earlier_comments
     texts = CleanTexts(clean, counts["cleaned"])
     post = clean_post(conversation.body, counts["cleaned"])
-    awarded = award_ids(conversation)
+    below_a_delta = whole_chains(conversation, award_ids(conversation))
+    chains = Chains(conversation, lambda comment: _usable(comment, texts), ends)
     for id_, success in labels.items():
         utterance = conversation.utterances[id_]
         reasons = counts["won" if success else "lost"]
         reasons["labelled"] += 1
-        reason = _why_not(conversation, utterance, texts, awarded, earlier_comments)
-        earlier_comments.add(id_)
+        if (conversation.id, id_) in earlier_comments:
+            reason = "in_another_corpus"
+        else:
+            reason = _why_not(conversation, utterance, texts, below_a_delta)
+        earlier_comments.add((conversation.id, id_))
         if reason is not None:
             reasons[reason] += 1
             continue
-        turns = _turns(conversation, utterance, post, texts)
+        turns = _turns(conversation, utterance, post, texts, chains)
         yield Reply(turns, texts[utterance.text], success, utterance)
 
 
@@ -97,27 +115,25 @@ def _why_not(
     conversation: Conversation,
     reply: Utterance,
     texts: CleanTexts,
-    awarded: set[str],
-    earlier_comments: set[str],
+    below_a_delta: dict[str, bool],
 ) -> str | None:
     """Why a labelled comment is no example; None if it is one."""
-    if reply.id in earlier_comments:
-        return "in_another_corpus"
     if unusable(conversation.poster, conversation.body):
         return "post_deleted"
     if reply.speaker == conversation.poster:
         return "posters_own"
-    if reason := unusable(reply.speaker, reply.text, reply.meta.get("distinguished")):
+    if reason := _why_unusable(reply):
         return reason
     if awards(reply.text):
         return "awards_a_delta_itself"
-    chain = conversation.chain_to(reply)
-    if chain is None:
+    if reply.id not in below_a_delta:
         return "chain_broken"
-    above, parent = chain[:-1], chain[-2]
+    parent = conversation.utterances[reply.reply_to]
+    if parent.too_large:
+        return "answered_comment_too_large"
     if parent.reply_to is not None and not _usable(parent, texts):
         return "answered_comment_missing"
-    if any(comment.id in awarded for comment in above):
+    if below_a_delta[parent.id]:
         return "after_the_delta"
     if not texts[reply.text]:
         return "empty_after_cleaning"
@@ -125,7 +141,7 @@ def _why_not(
 
 
 def _turns(
-    conversation: Conversation, reply: Utterance, post: str, texts: CleanTexts
+    conversation: Conversation, reply: Utterance, post: str, texts: CleanTexts, chains: Chains
 ) -> list[Turn]:
     """The claim, the post and the comments down to the one that `reply` answers.
 
@@ -140,34 +156,41 @@ def _turns(
         Turn("Poster", post, is_post=True),
         *(
             Turn(roles.get(comment.speaker, "Other"), texts[comment.text])
-            for comment in conversation.chain_to(reply)[1:-1]
-            if _usable(comment, texts)
+            for comment in chains.above(reply)
         ),
     ]
 
 
+def _why_unusable(comment: Utterance) -> str | None:
+    """Why a comment may not be used at all: `clean.unusable`, or it is "too_large"."""
+    if comment.too_large:
+        return "too_large"
+    return unusable(comment.speaker, comment.text, comment.meta.get("distinguished"))
+
+
 def _usable(comment: Utterance, texts: CleanTexts) -> bool:
     """Whether a comment may stand in a context: it is usable, and cleaning leaves some of it."""
-    reason = unusable(comment.speaker, comment.text, comment.meta.get("distinguished"))
-    return reason is None and texts[comment.text] != ""
+    return _why_unusable(comment) is None and texts[comment.text] != ""
 
 
 def threads(corpora: list[Path], counts: Counts) -> Iterator[Conversation]:
-    """Yield the conversations of several ChangeMyView corpora, and count them.
+    """Yield the conversations of several ChangeMyView corpora, and count them (see `read_threads`).
 
     Raises:
-        UserError: a conversation has no title.
+        UserError: no conversation of a corpus has a title.
     """
     for folder in corpora:
-        for conversation in read_threads(folder):
+        has_titles = False
+        for conversation in read_threads(folder, counts):
             if conversation.title is None:
-                raise UserError(
-                    f"{folder}: conversation {conversation.id} has no op-title or title; is it a"
-                    " ChangeMyView corpus?"
-                )
-            counts["read"]["conversations"] += 1
-            counts["read"]["utterances"] += len(conversation.utterances)
-            yield conversation
+                leave_out(counts, conversation, "no_title")
+            else:
+                has_titles = True
+                yield conversation
+        if not has_titles:
+            raise UserError(
+                f"{folder}: no conversation has an op-title or title; is it a ChangeMyView corpus?"
+            )
 
 
 def _needed(thread: list[Reply], counts: Counts) -> list[Reply]:
@@ -242,8 +265,8 @@ def process_cmv(
     """Write SFT rows of winning replies (`examples`), delta pairs (`pairs`), and what became of all comments
     (`counts`).
 
-    Counts are grouped: "read"; "won" and "lost" (labelled, left out for each reason, kept); "made"; and
-    "cleaned", the number of texts that each cleaning rule changed.
+    Counts are grouped: "read", "left_out_conversations" and "left_out_utterances" (see `read_threads`); "won" and "lost"
+    (labelled, left out for each reason, kept); "made"; and "cleaned", the number of texts that each cleaning rule changed.
 
     Args:
         corpora: folders; a comment in several of them belongs to the first.
@@ -254,9 +277,10 @@ def process_cmv(
     """
     maker = RowMaker("cmv", tokenizer, budget)
     tally: Counts = defaultdict(Counter)
-    earlier_comments: set[str] = set()
+    earlier_comments: set[tuple[str, str]] = set()
+    ends = budget.max_context_tokens // 2 + 1
     usable = (
-        _needed(list(replies(thread, tally, earlier_comments)), tally)
+        _needed(list(replies(thread, tally, earlier_comments, ends)), tally)
         for thread in threads(corpora, tally)
     )
     with (

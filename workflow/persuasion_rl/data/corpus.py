@@ -5,31 +5,47 @@ memory an utterance (5 million would need 42 GB); a test holds that both see the
 file is first dealt into parts on disk, by conversation, so that only one part is in memory at a time.
 """
 
+import heapq
+import json
 import math
 import pickle
+import re
 import tempfile
 import zlib
-from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from itertools import product
 from pathlib import Path
 from typing import Any
 
-from persuasion_rl.files import UserError, file_digest, read_json, read_jsonl
+from persuasion_rl.data import fields
+from persuasion_rl.files import UserError, file_digest, read_json, read_numbered
 from persuasion_rl.runtime.command import note
+from persuasion_rl.text import readable
 
 FILES = ("conversations.json", "utterances.jsonl")
-MISSING_SPEAKER = "[missing]"
-"""ConvoKit's placeholder for a comment that was not in the source: its text may be null."""
 KEPT_META = ("success", "distinguished", "role")
 """The meta fields of utterances that the stages read; the others (scores, flairs, reports) are most of a file."""
+META_TEXTS = {"op-title", "title", "op-text-body"}
+"""The meta fields of conversations that are texts of people."""
+WHY_LEFT_OUT = {
+    "no_root": "no utterance answers nothing ('reply-to': null)",
+    "several_roots": "several utterances answer nothing ('reply-to': null)",
+    "no_utterances": "no utterance",
+    "post_too_large": f"the post has more than {fields.TEXT_BYTES:,} bytes",
+}
+PACKED = (".zip", ".gz", ".bz2", ".xz", ".zst", ".tar", ".tgz")
 PART_BYTES = 512 * 2**20
 
 
 @dataclass(slots=True)
 class Utterance:
-    """A comment or a turn; `timestamp` is in seconds since 1970 where the corpus has one."""
+    """A comment or a turn; `timestamp` is in seconds since 1970 where the corpus has one.
+
+    `text` is None where the corpus has none, or one that is too large. `line` is that of utterances.jsonl.
+    """
 
     id: str
     conversation_id: str
@@ -38,16 +54,23 @@ class Utterance:
     reply_to: str | None
     timestamp: float | None
     meta: dict[str, Any]
+    too_large: bool = False
+    line: int = field(default=0, compare=False)
 
 
 @dataclass(slots=True)
 class Conversation:
-    """A thread or a dialogue. Threads of ChangeMyView have a title: `op-title` in `winning-args-corpus`; `title` in
-    `subreddit-changemyview`, which keeps the post's text and poster in the root utterance."""
+    """A thread or a dialogue; each utterance comes after the one that it answers, if that can be.
+
+    Threads of ChangeMyView have a title: `op-title` in `winning-args-corpus`; `title` in `subreddit-changemyview`, which
+    keeps the post's text and poster in the root utterance. A dialogue may have several roots: all its utterances, if none
+    answers another.
+    """
 
     id: str
     meta: dict[str, Any]
     utterances: dict[str, Utterance] = field(default_factory=dict)
+    folder: Path = field(default=Path(), compare=False)
 
     @property
     def root(self) -> Utterance:
@@ -65,16 +88,14 @@ class Conversation:
     def poster(self) -> str:
         return self.meta.get("op-userID") or self.root.speaker
 
-    def chain_to(self, utterance: Utterance) -> list[Utterance] | None:
-        """The utterances from the root down to `utterance`, both included. None if the chain is broken: the corpus lacks
-        one of its comments, or the replies form a circle."""
-        chain = [utterance]
-        while (parent_id := chain[-1].reply_to) is not None:
-            parent = self.utterances.get(parent_id)
-            if parent is None or len(chain) > len(self.utterances):
-                return None
-            chain.append(parent)
-        return chain[::-1]
+    def place_of(self, utterance: Utterance) -> str:
+        """File and line of an utterance."""
+        return f"{self.folder / 'utterances.jsonl'}, line {utterance.line}"
+
+    @property
+    def place(self) -> str:
+        """File and id of the conversation's meta."""
+        return f"{self.folder / 'conversations.json'}, conversation {self.id}"
 
 
 def digests_record(folder: Path) -> Path:
@@ -106,70 +127,201 @@ def check_digests(folder: Path) -> None:
         )
 
 
-def read_threads(folder: Path) -> Iterator[Conversation]:
-    """Yield the conversations of a corpus folder, each one whole.
+def read_threads(
+    folder: Path, counts: Mapping[str, Counter] | None = None
+) -> Iterator[Conversation]:
+    """Yield the conversations of a corpus folder that can be used, each one whole.
 
-    Corpora use both full names (`t3_x`, `t1_x`) and plain ids (`x`) of Reddit. The prefix is dropped, so that a thread
-    has one id in all corpora.
+    Values are read of whatever type they are (`fields`), and texts are made readable.
+
+    Args:
+        counts: gets what was "read" (conversations, utterances), what was left out and why (left_out_conversations,
+            left_out_utterances: the same reasons), and how many texts had odd_characters ("cleaned").
 
     Raises:
-        UserError: the folder or a file is missing or empty, a line is cut off, an utterance has no text, or
-            a conversation has no root or no utterances. The message names the file and the line.
+        UserError: the folder or a file is missing or empty, a line or a value cannot be read, an utterance has the id of
+            another one of its conversation, or no conversation can be used. The message names the file and the line.
     """
+    counts = defaultdict(Counter) if counts is None else counts
+    read, cleaned = counts["read"], counts["cleaned"]
     metas = _conversation_metas(folder)
     without_utterances = set(metas)
-    for utterances in _parts(folder / "utterances.jsonl"):
-        threads: dict[str, dict[str, Utterance]] = defaultdict(dict)
-        for utterance in utterances:
-            threads[utterance.conversation_id][utterance.id] = utterance
-        for id_ in list(threads):
-            conversation = Conversation(id_, metas.get(id_, {}), threads.pop(id_))
-            _refuse_other_than_one_root(conversation, folder)
+    yielded = 0
+    examples: dict[str, str] = {}
+    for utterances in _parts(folder / "utterances.jsonl", cleaned):
+        for id_, of_conversation in _by_conversation(utterances, folder):
             without_utterances.discard(id_)
-            yield conversation
+            meta = _meta(metas.get(id_), folder, id_, cleaned)
+            conversation = Conversation(id_, meta, of_conversation, folder)
+            read.update(conversations=1, utterances=len(of_conversation))
+            reason = _why_left_out(conversation)
+            if reason is None:
+                conversation.utterances = _in_order(of_conversation)
+                yielded += 1
+                yield conversation
+            else:
+                examples.setdefault(reason, id_)
+                leave_out(counts, conversation, reason)
     if without_utterances:
-        raise UserError(
-            f"{folder / 'utterances.jsonl'}: no utterance of {len(without_utterances):,} conversations of"
-            f" conversations.json ({min(without_utterances)}, ...); was it cut off?"
-        )
+        examples["no_utterances"] = min(without_utterances)
+        read["conversations"] += len(without_utterances)
+        counts["left_out_conversations"]["no_utterances"] += len(without_utterances)
+    if not yielded:
+        why = "; ".join(f"{WHY_LEFT_OUT[reason]}, as in {id_}" for reason, id_ in examples.items())
+        raise UserError(f"{folder}: no conversation can be used ({why or 'there is none'})")
 
 
-def _refuse_other_than_one_root(conversation: Conversation, folder: Path) -> None:
+def leave_out(counts: Mapping[str, Counter], conversation: Conversation, reason: str) -> None:
+    """Count a conversation that was read, with its utterances, as left out."""
+    counts["left_out_conversations"][reason] += 1
+    counts["left_out_utterances"][reason] += len(conversation.utterances)
+
+
+def _by_conversation(
+    utterances: Iterable[Utterance], folder: Path
+) -> Iterator[tuple[str, dict[str, Utterance]]]:
+    """Yield the id and the utterances of each conversation, in the order of the file."""
+    threads: dict[str, dict[str, Utterance]] = defaultdict(dict)
+    for utterance in utterances:
+        other = threads[utterance.conversation_id].setdefault(utterance.id, utterance)
+        if other is not utterance:
+            raise UserError(
+                f"{folder / 'utterances.jsonl'}, lines {other.line} and {utterance.line}: two utterances of"
+                f" conversation {utterance.conversation_id} have the id {utterance.id}"
+                " (t1_ and t3_ in front do not count)"
+            )
+    for id_ in list(threads):
+        yield id_, threads.pop(id_)
+
+
+def _why_left_out(conversation: Conversation) -> str | None:
+    """Why a conversation cannot be used ("no_root", "several_roots", "post_too_large"); None if it can.
+
+    A dialogue may have no `reply-to` at all.
+    """
+    is_thread = conversation.title is not None
     roots = sum(u.reply_to is None for u in conversation.utterances.values())
-    if roots != 1:
-        raise UserError(
-            f"{folder}: conversation {conversation.id} has {roots or 'no'} root utterances"
-            " (exactly one must answer nothing: 'reply-to': null)"
-        )
+    if roots == 0:
+        return "no_root"
+    if roots > 1 and (is_thread or roots < len(conversation.utterances)):
+        return "several_roots"
+    if is_thread and (
+        conversation.root.too_large
+        or any(map(fields.is_too_large, (conversation.title, conversation.body)))
+    ):
+        return "post_too_large"
+    return None
 
 
-def _conversation_metas(folder: Path) -> dict[str, dict[str, Any]]:
-    """Conversation id -> meta, from ConvoKit 5's nested layout or the server's flat one."""
+def _in_order(utterances: dict[str, Utterance]) -> dict[str, Utterance]:
+    """The utterances, each after the one that it answers, else by time, and in the order of the file where times are equal
+    or not known of all. Those in a circle of replies, and below it, come last."""
+    known_times = all(u.timestamp is not None for u in utterances.values())
+    key_of = {
+        u.id: (u.timestamp if known_times else 0, number, u.id)
+        for number, u in enumerate(utterances.values())
+    }
+    answers: dict[str | None, list[str]] = defaultdict(list)
+    waiting = []
+    for u in utterances.values():
+        if u.reply_to in utterances:
+            answers[u.reply_to].append(u.id)
+        else:
+            waiting.append(key_of[u.id])
+    heapq.heapify(waiting)
+    ordered: dict[str, Utterance] = {}
+    while waiting:
+        *_, id_ = heapq.heappop(waiting)
+        ordered[id_] = utterances[id_]
+        for answer in answers[id_]:
+            heapq.heappush(waiting, key_of[answer])
+    return ordered | utterances
+
+
+def _conversation_metas(folder: Path) -> dict[str, Any]:
+    """Conversation id -> its entry in conversations.json, as it is there.
+
+    Raises:
+        UserError: a file is missing, this one is no JSON object, or two conversations have the same id.
+    """
     if not folder.is_dir():
-        raise UserError(f"corpus folder {folder} does not exist")
+        raise UserError(f"corpus folder {folder} does not exist{_packed(folder)}")
     for name in FILES:
         if not (folder / name).is_file() or (folder / name).stat().st_size == 0:
-            raise UserError(f"{folder}: {name} is missing or empty; is it a ConvoKit corpus?")
-    return {
-        _plain(id_): (
-            entry["meta"] if set(entry) <= {"meta", "vectors"} and "meta" in entry else entry
-        )
-        for id_, entry in read_json(folder / "conversations.json").items()
-    }
+            hint = _packed(folder / name) or "; is it a ConvoKit corpus?"
+            raise UserError(f"{folder}: {name} is missing or empty{hint}")
+    path = folder / "conversations.json"
+    content = read_json(path, unique_keys=True)
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: expected a JSON object, conversation id -> its meta")
+    metas: dict[str, Any] = {}
+    for key, entry in content.items():
+        id_ = fields.identifier("id", key)
+        if id_ is None or id_ in metas:
+            what = "a conversation without an id" if id_ is None else f"a second conversation {id_}"
+            raise UserError(f"{path}{_line_of(key, path)}: {what} (t1_ and t3_ do not count)")
+        metas[id_] = entry
+    return metas
 
 
-def _parts(path: Path) -> Iterator[Iterable[Utterance]]:
+def _packed(path: Path) -> str:
+    """The advice to unpack a file or folder that is there under its name and the ending of an archive."""
+    names = [other.name for other in path.parent.glob(f"{path.name}.*")]
+    packed = sorted(name for name in names if name.endswith(PACKED))
+    return f"; unpack {packed[0]}" if packed else ""
+
+
+def _line_of(key: str, path: Path) -> str:
+    """ ", line N" of a key in conversations.json, which may be written with Reddit's prefix; nothing if it is not found."""
+    content = path.read_text(encoding="utf-8", errors="replace")
+    for name, ascii_only in product((key, f"t3_{key}", f"t1_{key}"), (True, False)):
+        written = re.escape(json.dumps(name, ensure_ascii=ascii_only))
+        if found := re.search(rf"{written}\s*:", content):
+            return f", line {content.count(chr(10), 0, found.start()) + 1}"
+    return ""
+
+
+def _meta(entry: Any, folder: Path, id_: str, cleaned: Counter) -> dict[str, Any]:
+    """The meta of a conversation, from ConvoKit 5's nested layout or the server's flat one; its texts are readable."""
+    try:
+        meta = fields.mapping("its meta", entry)
+        if set(meta) <= {"meta", "vectors"} and "meta" in meta:
+            meta = fields.mapping("meta", meta["meta"])
+        for key in META_TEXTS & meta.keys():
+            text = _mended(fields.text(key, meta[key]), cleaned)
+            meta[key] = text if text and text.strip() else ""
+        if "op-userID" in meta:
+            poster = meta["op-userID"]
+            is_null = fields.is_null(poster)
+            meta["op-userID"] = None if is_null else fields.speaker("op-userID", poster)
+        return meta
+    except UserError as error:
+        path = folder / "conversations.json"
+        line = _line_of(id_, path)
+        raise UserError(f"{path}{line}, conversation {id_}: {error}") from None
+
+
+def _mended(text: str | None, cleaned: Counter) -> str | None:
+    if text is None:
+        return None
+    mended = readable(text)
+    if mended is not text:
+        cleaned["odd_characters"] += 1
+    return mended
+
+
+def _parts(path: Path, cleaned: Counter) -> Iterator[Iterable[Utterance]]:
     """The utterances in parts that fit into memory, each conversation whole in one part."""
     count = math.ceil(path.stat().st_size / PART_BYTES)
     if count == 1:
-        yield _utterances(path)
+        yield _utterances(path, cleaned)
         return
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         parts = [
             stack.enter_context(Path(folder, str(number)).open("w+b")) for number in range(count)
         ]
-        for number, u in enumerate(_utterances(path), 1):
-            row = (u.id, u.conversation_id, u.speaker, u.text, u.reply_to, u.timestamp, u.meta)
+        for number, u in enumerate(_utterances(path, cleaned), 1):
+            row = [getattr(u, name) for name in Utterance.__slots__]
             pickle.dump(row, parts[zlib.crc32(u.conversation_id.encode()) % count])
             if number % 500_000 == 0:
                 note(f"{path}: {number:,} utterances")
@@ -187,29 +339,34 @@ def _unpickled(part) -> Iterator[Utterance]:
             return
 
 
-def _utterances(path: Path) -> Iterator[Utterance]:
-    """The utterances of a file. Older files of ConvoKit have the names `root`, `user` and `reply_to`."""
-    for number, row in enumerate(read_jsonl(path), 1):
+def _utterances(path: Path, cleaned: Counter) -> Iterator[Utterance]:
+    """The utterances of a file."""
+    for number, row in read_numbered(path):
         try:
-            id_, text = row["id"], row["text"]
-            speaker = row["user"] if "user" in row else row["speaker"]
-            conversation_id = row["root"] if "root" in row else row["conversation_id"]
+            utterance = _utterance(row, number, cleaned)
         except KeyError as missing:
             raise UserError(f"{path}, line {number}: utterance without {missing}") from None
-        if text is None and speaker != MISSING_SPEAKER:
-            raise UserError(f"{path}, line {number}: utterance {id_} has no text (null)")
-        reply_to = row.get("reply-to", row.get("reply_to"))
-        meta = row.get("meta") or {}
-        yield Utterance(
-            id=_plain(id_),
-            conversation_id=_plain(conversation_id),
-            speaker=speaker,
-            text=text,
-            reply_to=None if reply_to is None else _plain(reply_to),
-            timestamp=row.get("timestamp"),
-            meta={key: meta[key] for key in KEPT_META if key in meta},
-        )
+        except UserError as error:
+            raise UserError(f"{path}, line {number}: {error}") from None
+        yield utterance
 
 
-def _plain(id_: str) -> str:
-    return id_[3:] if id_.startswith(("t1_", "t3_")) else id_
+def _utterance(row: dict[str, Any], line: int, cleaned: Counter) -> Utterance:
+    """An utterance of its row. Older files of ConvoKit have the names `root`, `user` and `reply_to`."""
+    text = fields.text("text", row["text"])
+    too_large = text is not None and fields.is_too_large(text)
+    speaker = "user" if "user" in row else "speaker"
+    conversation = "root" if "root" in row else "conversation_id"
+    reply_to = "reply_to" if "reply_to" in row else "reply-to"
+    meta = fields.mapping("meta", row.get("meta"))
+    return Utterance(
+        id=fields.needed_identifier("id", row["id"]),
+        conversation_id=fields.needed_identifier(conversation, row[conversation]),
+        speaker=fields.speaker(speaker, row[speaker]),
+        text=None if too_large else _mended(text, cleaned),
+        reply_to=fields.identifier(reply_to, row.get(reply_to)),
+        timestamp=fields.timestamp("timestamp", row.get("timestamp")),
+        meta={key: meta[key] for key in KEPT_META if key in meta},
+        too_large=too_large,
+        line=line,
+    )

@@ -4,38 +4,40 @@ On r/ChangeMyView a poster whose view was changed answers the comment that did i
 DeltaBot confirms below. Only the original poster's deltas count here.
 """
 
-import html
 import re
 from collections import defaultdict
 
+from persuasion_rl.data.clean import unescape
 from persuasion_rl.data.corpus import Conversation, Utterance
+from persuasion_rl.data.fields import DELETED
 
 MARK = re.compile(r"[∆Δ](?!\w)|!\s?(?:delta\b|[∆Δ])", re.IGNORECASE)
 MARK_HINTS = ("∆", "Δ", "elta", "ELTA", "#8710", "#916")
 """Every text with a mark has one of these; most comments have none."""
-NEGATED = re.compile(
-    r"\b(?:no|not|never|without|\w+n['’]t)\s+"
+NEGATION = re.compile(
+    r"\b(?:no|not|never|without|\w+n['’]t)\s++"
     r"(?:(?:a|an|any|be|for|of|quite|really|that|the|this|to|worth|you|your|award(?:ed|ing)?|deserve"
-    r"|earn(?:ed)?|enough|get(?:ting)?|g[ai]v(?:e|en|ing)|going)\s+){0,6}$",
+    rf"|earn(?:ed)?|enough|get(?:ting)?|g[ai]v(?:e|en|ing)|going)\s++){{0,6}}+(?={MARK.pattern})",
     re.IGNORECASE,
 )
-CONFIRMED = re.compile(r"confirmed\s*:?\s*\d+\s+deltas?\s+awarded", re.IGNORECASE)
+"""What makes "no delta" of the mark behind it."""
+CONFIRMED = re.compile(r"confirmed\s*+(?::\s*+)?\d++\s++deltas?\s++awarded", re.IGNORECASE)
 REFUSED = re.compile(
     r"delta\s+(?:is|was|has\s+been)\s+(?:currently\s+)?(?:rejected|disallowed)|you\s+can(?:no|')t\s+award",
     re.IGNORECASE,
 )
 DELTA_BOT = "deltabot"
-DELETED = "[deleted]"
 
 
 def awards(text: str) -> bool:
     """Whether a comment awards a delta: a mark outside of quoted lines, and not "no delta"."""
     if not any(hint in text for hint in MARK_HINTS):
         return False
-    for line in html.unescape(html.unescape(text)).splitlines():
+    for line in unescape(text).splitlines():
         if line.lstrip().startswith(">"):
             continue
-        if any(not NEGATED.search(line[: mark.start()]) for mark in MARK.finditer(line)):
+        negated = {negation.end() for negation in NEGATION.finditer(line)}
+        if any(mark.start() not in negated for mark in MARK.finditer(line)):
             return True
     return False
 
@@ -79,9 +81,12 @@ def won_and_lost(conversation: Conversation) -> dict[str, int]:
         for id_ in sorted(won & utterances.keys())
         if utterances[id_].reply_to is not None and utterances[id_].speaker != conversation.poster
     ]
-    led_to_a_delta = {
-        above.id for winner in winners for above in conversation.chain_to(winner) or [winner]
-    }
+    led_to_a_delta: set[str] = set()
+    for winner in winners:
+        above: Utterance | None = winner
+        while above is not None and above.id not in led_to_a_delta:
+            led_to_a_delta.add(above.id)
+            above = utterances.get(above.reply_to)
     answered = {winner.reply_to for winner in winners}
     labels = {winner.id: 1 for winner in winners}
     for utterance in utterances.values():

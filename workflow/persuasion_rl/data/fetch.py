@@ -13,7 +13,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections import deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 from http.client import HTTPException
@@ -58,7 +58,7 @@ def fetch_corpus(*, name: str, output: Path, timeout_s: float = 60, retries: int
         try:
             _download(name, work, timeout_s, retries)
             note(f"{name}: reading it through")
-            deque(read_threads(work / name), maxlen=0)
+            _read_through(work / name)
         except (_Failed, UserError) as error:
             raise UserError(
                 f"cannot download {name}: {error}; download it by hand from {DOCUMENTATION}, unpack it,"
@@ -68,6 +68,17 @@ def fetch_corpus(*, name: str, output: Path, timeout_s: float = 60, retries: int
         _record_or_compare(work / name, digests_record(output))
         _into_place(work / name, output, work)
     note(f"{name} is in {output}")
+
+
+def _read_through(folder: Path) -> None:
+    """Read a corpus; one that was published has utterances of each of its conversations."""
+    counts: dict[str, Counter] = defaultdict(Counter)
+    deque(read_threads(folder, counts), maxlen=0)
+    if lacking := counts["left_out_conversations"]["no_utterances"]:
+        raise UserError(
+            f"{folder / 'utterances.jsonl'}: no utterance of {lacking:,} conversations of conversations.json;"
+            " was it cut off?"
+        )
 
 
 def _download(name: str, work: Path, timeout_s: float, retries: int) -> None:

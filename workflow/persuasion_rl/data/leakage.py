@@ -1,8 +1,8 @@
 """Checks that nothing leaks between sides and pools, from the files that training and evaluation read.
 
-No conversation, no near-duplicate post and no utterance may stand on two sides or in two pools, no delta pair
-may lack a side, and a prompt of a pool may stand neither in the training rows nor in another pool. Posts are
-compared again here, from the corpora, to check the clusters of `sides.csv`.
+No conversation and no near-duplicate post may stand on two sides or in two pools, no delta pair may lack a side, and
+a prompt of a pool may stand neither in the training rows nor in another pool. Posts are compared again here, from
+the corpora, to check the clusters of `sides.csv`.
 """
 
 from collections.abc import Iterator
@@ -22,7 +22,7 @@ from persuasion_rl.tables import read_table
 
 
 class Places:
-    """The place of each conversation, cluster, utterance and prompt; one in two places is a leak."""
+    """The place of each conversation, cluster and prompt; one in two places is a leak."""
 
     def __init__(self):
         self._place_of: dict[tuple[str, str], str] = {}
@@ -69,12 +69,10 @@ def check_leakage(
         for row in read_rows(path, SftRow):
             rows += 1
             conversation = row["metadata"]["conversation_id"]
-            utterance = f"{row['metadata']['source']}-{row['metadata']['utterance_id']}"
             if side_of.get(conversation) != side:
                 raise UserError(
                     f"{path}: conversation {conversation} is on the side {side_of.get(conversation)}"
                 )
-            places.put("utterance", utterance, side)
             if side == "train":
                 train_prompts.add(row["input_text"])
     for pool, path in pools.items():
@@ -113,12 +111,12 @@ def _near_duplicates(
 ) -> Iterator[tuple[str, str]]:
     """Pairs of conversations whose posts are near-duplicates."""
     index = NearDuplicateIndex(settings)
-    conversation_ids = set()
+    compared: dict[str, str] = {}
     for folder in corpora:
         for conversation in read_threads(folder):
-            if conversation.id not in conversation_ids:
-                conversation_ids.add(conversation.id)
-                text = compared_text(folder.name, conversation)
+            text = compared_text(folder.name, conversation)
+            if compared.get(conversation.id) != text:
+                compared[conversation.id] = text
                 for other in index.add(conversation.id, text):
                     yield conversation.id, other
 

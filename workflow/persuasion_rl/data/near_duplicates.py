@@ -6,7 +6,9 @@ locality-sensitive hashing (datasketch; Broder 1997, "On the resemblance and con
 are then compared exactly.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import chain
 
 from persuasion_rl.data.clean import clean_post
 from persuasion_rl.data.corpus import Conversation
@@ -32,17 +34,15 @@ DEFAULTS = NearDuplicateSettings()
 
 
 def shingles(text: str, words: int = DEFAULTS.shingle_words) -> frozenset[str]:
-    """The set of word shingles of a text, in lower case; a text shorter than a shingle is one."""
+    """The set of word shingles of a text, in lower case; a text shorter than a shingle is one, one without a word has none."""
     in_text = "".join(c if c.isalnum() else " " for c in text.lower()).split()
-    return frozenset(
-        " ".join(in_text[start : start + words])
-        for start in range(max(1, len(in_text) - words + 1))
-    )
+    starts = range(max(1, len(in_text) - words + 1)) if in_text else ()
+    return frozenset(" ".join(in_text[start : start + words]) for start in starts)
 
 
 def jaccard(a: frozenset, b: frozenset) -> float:
-    """The Jaccard similarity of two sets, in [0, 1]; 1 for equal sets, also empty ones."""
-    return len(a & b) / len(a | b) if a | b else 1.0
+    """The Jaccard similarity of two sets, in [0, 1]. Empty sets have nothing in common: 0."""
+    return len(a & b) / len(a | b) if a | b else 0.0
 
 
 def rows_of_a_band(threshold: float) -> int:
@@ -69,29 +69,41 @@ class NearDuplicateIndex:
             params=(BANDS, rows),
             prepickle=False,
         )
-        self._texts: dict[str, str] = {}
+        self._texts: list[tuple[str, str]] = []
 
     def add(self, name: str, text: str) -> list[str]:
-        """Add a text; return the names of its near-duplicates among those added before."""
+        """Add a text; return the names of its near-duplicates among those added before. A text without a word has none.
+
+        A name may have several texts.
+        """
         new_shingles = self._shingles(text)
+        if not new_shingles:
+            return []
         minhash = self._empty_minhash.copy()
         minhash.update_batch([shingle.encode() for shingle in new_shingles])
         similar = [
             other
-            for other in self._index.query(minhash)
-            if jaccard(new_shingles, self._shingles(self._texts[other]))
-            >= self._settings.near_duplicate
+            for other, other_text in map(self._texts.__getitem__, self._index.query(minhash))
+            if jaccard(new_shingles, self._shingles(other_text)) >= self._settings.near_duplicate
         ]
-        self._index.insert(name, minhash)
-        self._texts[name] = text
+        self._index.insert(len(self._texts), minhash)
+        self._texts.append((name, text))
         return similar
 
     def _shingles(self, text: str) -> frozenset[str]:
         return shingles(text, self._settings.shingle_words)
 
 
-def clusters(posts: dict[str, str], settings: NearDuplicateSettings = DEFAULTS) -> dict[str, str]:
-    """Map the name of each post to its cluster, which has the smallest name of its members."""
+def clusters(
+    posts: dict[str, str],
+    settings: NearDuplicateSettings = DEFAULTS,
+    other_texts: Iterable[tuple[str, str]] = (),
+) -> dict[str, str]:
+    """Map the name of each post to its cluster, which has the smallest name of its members.
+
+    Args:
+        other_texts: name and text of posts that have another text in another corpus.
+    """
     index = NearDuplicateIndex(settings)
     leader = {name: name for name in posts}
 
@@ -102,7 +114,7 @@ def clusters(posts: dict[str, str], settings: NearDuplicateSettings = DEFAULTS) 
         return name
 
     progress = Progress("near-duplicates", len(posts), "posts")
-    for name, text in posts.items():
+    for name, text in chain(posts.items(), other_texts):
         for other in index.add(name, text):
             first, second = sorted((leader_of(name), leader_of(other)))
             leader[second] = first

@@ -9,7 +9,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from persuasion_rl.data.clean import clean
-from persuasion_rl.data.corpus import check_digests, read_threads
+from persuasion_rl.data.corpus import Conversation, check_digests, read_threads
+from persuasion_rl.data.fields import truth
 from persuasion_rl.data.near_duplicates import (
     DEFAULTS,
     LARGE_CLUSTER,
@@ -17,7 +18,7 @@ from persuasion_rl.data.near_duplicates import (
     clusters,
     compared_text,
 )
-from persuasion_rl.files import text_digest, write_json
+from persuasion_rl.files import UserError, text_digest, write_json
 from persuasion_rl.records import SIDES
 from persuasion_rl.runtime.command import note, stage
 from persuasion_rl.tables import write_table
@@ -98,17 +99,20 @@ def assign_sides(
         side -> the number of its conversations.
     """
     posts: dict[str, str] = {}
+    other_texts: list[tuple[str, str]] = []
     corpus_of: dict[str, str] = {}
     marks: dict[str, int] = {}
     for folder in corpora:
         check_digests(folder)
         for conversation in read_threads(folder):
-            if conversation.id not in posts:
-                posts[conversation.id] = compared_text(folder.name, conversation)
+            text = compared_text(folder.name, conversation)
+            if text != posts.setdefault(conversation.id, text):
+                other_texts.append((conversation.id, text))
+            if conversation.id not in corpus_of:
                 corpus_of[conversation.id] = folder.name
-                if conversation.meta.get("train") is not None:
-                    marks[conversation.id] = int(conversation.meta["train"])
-    cluster_of = clusters(posts, settings)
+                if (mark := _mark_of(conversation)) is not None:
+                    marks[conversation.id] = mark
+    cluster_of = clusters(posts, settings, other_texts)
     members: dict[str, list[str]] = defaultdict(list)
     corpus_of_cluster: dict[str, str] = {}  # the first corpus that has a member
     for id_, cluster in cluster_of.items():
@@ -155,6 +159,14 @@ def assign_sides(
                 f"cluster {row['cluster']} holds {row['share']:.1%} of all conversations: {row['title']}"
             )
     return counts
+
+
+def _mark_of(conversation: Conversation) -> int | None:
+    """The corpus' `train` mark of a conversation, if it has one."""
+    try:
+        return truth("train", conversation.meta.get("train"))
+    except UserError as error:
+        raise UserError(f"{conversation.place}: {error}") from None
 
 
 def _clusters_of_several(members: dict[str, list[str]], posts: dict[str, str]) -> Iterator[dict]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from persuasion_rl.files import UserError, keyed_number, text_digest, write_json, write_jsonl
-from persuasion_rl.records import SIDES, PoolRow, SftRow, read_rows
+from persuasion_rl.records import SIDES, PoolRow, SftRow, example_id, read_rows
 from persuasion_rl.runtime.command import note, stage
 from persuasion_rl.tables import read_table
 
@@ -84,7 +84,7 @@ def read_examples(
                     metadata["source"],
                     cluster_of[conversation],
                     text_digest(row["input_text"]),
-                    keyed_number("split", seed, metadata["source"], metadata["utterance_id"]),
+                    keyed_number("split", seed, example_id(metadata)),
                 )
             )
     return {
@@ -196,7 +196,7 @@ def pool_row(row: SftRow) -> PoolRow:
     return {
         "prompt": row["input_text"],
         "metadata": {
-            "prompt_id": f"{metadata['source']}-{metadata['utterance_id']}",
+            "prompt_id": example_id(metadata),
             "conversation_id": metadata["conversation_id"],
             "source": metadata["source"],
         },

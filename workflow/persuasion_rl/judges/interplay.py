@@ -18,9 +18,9 @@ from persuasion_rl.files import UserError
 from persuasion_rl.judges.base import Comparison, ScoringJudge
 
 WORD = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)*")
-SENTENCE_END = re.compile(r"[.!?]+(?=\s|$)")
-LINK = re.compile(r"https?://|www\.|\[[^\]\n]+\]\(")
-LIST_ITEM = re.compile(r"^\s*(?:[-*•]|\d+[.)])\s", re.MULTILINE)
+SENTENCE_END = re.compile(r"(?<![.!?])[.!?]++(?=\s|$)")
+LINK = re.compile(r"https?://|www\.|\[[^\[\]\n]++\]\(")
+LIST_ITEM = re.compile(r"^[^\S\n]*+(?:[-*•]|\d++[.)])\s", re.MULTILINE)
 EMPHASIS = re.compile(r"(\*{1,2})(?=\S)[^*\n]+(?<=\S)\1")
 HEDGES = frozenset(
     "about almost apparently appear appears around could fairly generally guess likely mainly may maybe might mostly"

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from persuasion_rl.data.near_duplicates import LARGE_CLUSTER
 from persuasion_rl.files import keyed_number, read_json, write_text
-from persuasion_rl.records import SftRow, read_rows
+from persuasion_rl.records import SftRow, example_id, read_rows
 from persuasion_rl.report.plotting import COLORS, bars, page, panels, svg
 from persuasion_rl.runtime.command import note, stage
 
@@ -18,18 +18,29 @@ RANDOM_EXAMPLES = 10
 TOPIC_WORDS = 30
 CLUSTERS = 20
 WHY = {
+    "no_root": "every comment answers another one (`reply-to`), or one that is not there",
+    "several_roots": "several comments answer nothing",
+    "no_utterances": "in conversations.json, without a comment",
+    "no_title": "without a title",
+    "post_too_large": "the post has more than 1 MB",
+    "answered_turn_missing": "a turn answers one that is not there, or the turns answer each other in a circle",
+    "turn_missing": "a turn without text",
+    "turn_too_large": "a turn of more than 1 MB",
+    "no_role": "a turn without a role",
     "labelled": "marked, or found, to have won or lost (PersuasionForGood: said by the persuader)",
     "no_winner_beside": "no winning reply to the same comment, so of no use for a pair",
     "in_another_corpus": "already there, from a corpus that was read before",
     "post_deleted": "the post is deleted or removed",
     "posters_own": "the poster's own comment: the mark stands on the whole thread",
     "missing": "a placeholder for a comment that the corpus lacks",
+    "too_large": "has more than 1 MB",
     "deleted": "deleted or removed",
     "bot": "a bot's",
     "moderator": "a moderator's",
     "awards_a_delta_itself": "another reader whose mind was changed",
     "chain_broken": "a comment between it and the post is not in the corpus, or the replies form a circle",
     "answered_comment_missing": "the comment that it answers is deleted, a bot's or not in the corpus",
+    "answered_comment_too_large": "the comment that it answers has more than 1 MB",
     "after_the_delta": "below the poster's award: the mind had changed already",
     "empty_after_cleaning": "nothing is left after cleaning",
     "opens_the_dialogue": "answers nothing",
@@ -43,6 +54,7 @@ WHY = {
 GROUPS = ("won", "lost", "persuader")
 """Groups of candidates in a source's counts; the first one that a source has becomes examples."""
 CLEANING = {
+    "odd_characters": "control characters, half characters and odd line ends mended",
     "html_entities": "HTML entities resolved",
     "footnote": "the moderators' footnote cut",
     "edit_line": "EDIT or UPDATE lines cut",
@@ -110,7 +122,7 @@ def read_examples(path: Path, seed: int) -> Examples:
     examples = Examples()
     conversations = set()
     for row in read_rows(path, SftRow):
-        examples.add(row, keyed_number("page", seed, row["metadata"]["utterance_id"]))
+        examples.add(row, keyed_number("page", seed, example_id(row["metadata"])))
         conversation = row["metadata"]["conversation_id"]
         if conversation not in conversations:
             conversations.add(conversation)
@@ -135,7 +147,25 @@ def funnel(source: str, counts: dict[str, dict[str, int]]) -> dict:
         for name in names
     ]
     figure = funnel_figure(source, counts)
-    return {"groups": groups, "rows": rows, "figure": figure, "read": counts["read"]}
+    conversations, utterances = (
+        counts.get(f"left_out_{what}", {}) for what in ("conversations", "utterances")
+    )
+    left_out = [
+        (
+            reason.replace("_", " "),
+            conversations[reason],
+            utterances.get(reason, 0),
+            WHY.get(reason, ""),
+        )
+        for reason in _steps(conversations)
+    ]
+    return {
+        "groups": groups,
+        "rows": rows,
+        "figure": figure,
+        "read": counts["read"],
+        "left_out": left_out,
+    }
 
 
 def funnel_figure(source: str, counts: dict[str, dict[str, int]]) -> str:

@@ -44,6 +44,10 @@ class LocalEngine(Engine):
                 follow(self._loaded[0], self.progress)
         return self._loaded
 
+    @property
+    def _compared_steps(self) -> int:
+        return min(COMPARED_STEPS, self.settings.max_new_tokens)
+
     def _refuse_beyond_positions(self, longest_prompt: list[int]) -> None:
         """UserError if the model has no positions for the longest prompt with a response."""
         tokens = len(longest_prompt) + self.settings.max_new_tokens
@@ -116,9 +120,8 @@ class PaddedBatches(LocalEngine):
         inputs = tokenizer.pad(ids, return_tensors="pt", padding_side="left")
         inputs = inputs.to(model.device)
         cache = DynamicCache(config=model.config)
-        before = {
-            name: values[:, :-1] for name, values in inputs.items()
-        }  # sliding caches cannot be cropped
+        # Without the last token from the beginning: sliding caches cannot be cropped.
+        before = {name: values[:, :-1] for name, values in inputs.items()}
         if before["input_ids"].shape[1]:
             model.generate(**before, past_key_values=cache, max_new_tokens=1)
         text_of_row = torch.tensor([texts.index(request.prompt) for request in batch])
@@ -165,27 +168,20 @@ class PaddedBatches(LocalEngine):
         import torch
 
         model, _ = self.load()
+        self._refuse_beyond_positions(*self.text_tokenizer.prompt_ids([longest.prompt]))
         ids, mask, cache = self._prefill([longest, longest, shortest])
-        self._refuse_beyond_positions(ids[0].tolist())
         ids, mask = ids[1:], mask[1:]
         cache.batch_select_indices(torch.tensor([1, 2], device=ids.device))
         output = model.generate(
-            input_ids=ids, attention_mask=mask, past_key_values=cache, max_new_tokens=COMPARED_STEPS,
+            input_ids=ids, attention_mask=mask, past_key_values=cache, max_new_tokens=self._compared_steps,
             output_logits=True, return_dict_in_generate=True,
         )  # fmt: skip
         length, end_tokens = ids.shape[1], model.generation_config.eos_token_id
         own, plain = [], []
         for row, logits in enumerate(torch.stack(output.logits, dim=1)):
             tokens = output.sequences[row, length:]
-            steps = (
-                min(
-                    [
-                        *torch.isin(tokens, torch.tensor(end_tokens)).nonzero().flatten().tolist(),
-                        len(tokens) - 1,
-                    ]
-                )
-                + 1
-            )
+            ends = [place for place, token in enumerate(tokens.tolist()) if token in end_tokens]
+            steps = ends[0] + 1 if ends else len(tokens)
             own.append(token_log_probs(logits[:steps], tokens[:steps]))
             prompt = ids[row][mask[row].bool()].tolist()
             plain.append(plain_log_probs(model, prompt + tokens[:steps].tolist(), steps))
@@ -288,7 +284,7 @@ class ContinuousBatches(LocalEngine):
         }
         outputs = model.generate_batch(
             prompts,
-            GenerationConfig(do_sample=False, max_new_tokens=COMPARED_STEPS, **ends),
+            GenerationConfig(do_sample=False, max_new_tokens=self._compared_steps, **ends),
             ContinuousBatchingConfig(
                 max_requests_per_batch=2,
                 return_logprobs=True,

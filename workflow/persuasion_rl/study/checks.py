@@ -12,7 +12,8 @@ from persuasion_rl.files import UserError
 from persuasion_rl.study.base_folder import check_base_folder
 from persuasion_rl.study.config import Config, World
 from persuasion_rl.study.judging import OtherPlayer
-from persuasion_rl.study.names import BASE, HUMAN, is_local
+from persuasion_rl.study.names import BASE, CORPUS_FILES, HUMAN, is_local, own_file
+from persuasion_rl.study.parsing import shortened
 from persuasion_rl.study.plan_checks import ai_room, check_lengths, check_plan
 from persuasion_rl.study.recipe_checks import check_recipes
 from persuasion_rl.study.recipes import Model
@@ -147,6 +148,10 @@ def _check_sampling(config: Config) -> None:
             "sampling.base_url: the engine openai, and no other, needs the address of its server"
             " (http://127.0.0.1:8000/v1)"
         )
+    if sampling.engine == "vllm" and config.device == "cpu":
+        raise UserError(
+            "sampling.engine: vllm needs a GPU, and device is cpu: take transformers, or device: auto"
+        )
 
 
 def _check_pools(config: Config) -> None:
@@ -275,11 +280,11 @@ def _check_llm(config: Config) -> None:
     if llm.model is None:
         raise UserError("llm.model: the judge llm needs a model")
     for name in ("rubric", "honesty_rubric"):
-        file = getattr(llm, name)
-        # The project's own rubrics are in its checkout; away from that only the doctor reads a study.
+        file = own_file(getattr(llm, name))
+        # The project's own rubrics are in its checkout; without one only the doctor reads a study.
         elsewhere = file == getattr(type(llm)(), name) and not os.path.isfile("Snakefile")
-        if not (os.path.isfile(file) or elsewhere):
-            raise UserError(f"llm.{name}: there is no file {file!r}")
+        if not elsewhere:
+            _check_text_file(f"llm.{name}", file)
     if llm.max_cost_usd is not None and llm.prices is None:
         raise UserError(
             f"llm.prices: max_cost_usd needs what {llm.model} costs a million tokens; write"
@@ -287,6 +292,21 @@ def _check_llm(config: Config) -> None:
         )
     if llm.batch and llm.requests_per_minute is not None:
         raise UserError("llm.requests_per_minute: a batch is one request; leave it out with batch")
+
+
+def _check_text_file(key: str, file: str) -> None:
+    """UserError where a file that a key names is not there, is empty, or is no text in UTF-8."""
+    if not os.path.isfile(file):
+        raise UserError(f"{key}: there is no file {file!r}")
+    try:
+        text = Path(file).read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        line = error.object[: error.start].count(b"\n") + 1
+        raise UserError(f"{key}: {file}, line {line}: not UTF-8: save it as UTF-8") from None
+    except OSError as error:
+        raise UserError(f"{key}: {file} cannot be read ({error.strerror})") from None
+    if not text.strip():
+        raise UserError(f"{key}: {file} is empty")
 
 
 def _check_embedding_model(config: Config) -> None:
@@ -317,8 +337,16 @@ def _check_corpora(config: Config) -> None:
     data, folder = config.data, config.corpora_dir
     names = data.cmv_corpora if config.world is None else []
     for name in names + ([data.p4g_corpus] if data.use_p4g else []):
-        if folder and not Path(folder, name).is_dir():
-            raise UserError(f"corpora_dir: there is no folder {name!r} in {folder!r}")
+        if not folder:
+            continue
+        if not os.path.isdir(os.path.join(folder, name)):
+            raise UserError(f"corpora_dir: there is no folder {name!r} in {shortened(folder)}")
+        for file in CORPUS_FILES:
+            if not os.path.isfile(os.path.join(folder, name, file)):
+                raise UserError(
+                    f"corpora_dir: {os.path.join(folder, name)} has no {file}: a corpus in ConvoKit's format has"
+                    f" {' and '.join(CORPUS_FILES)}"
+                )
 
 
 def check_publication(namespace: str, base_source: str, names: Iterable[str]) -> None:

@@ -16,6 +16,7 @@ from persuasion_rl.study.names import (
     SERVED,
     TRAINED_FILES,
     model_files,
+    own_file,
 )
 
 ALWAYS_MEASURED = ("delta", "interplay", "length")
@@ -202,7 +203,7 @@ class StudyComparison(StudyModels):
             files["delta_pairs"] = self.path("processed/delta_pairs.jsonl")
             files["sides"] = self.path("splits/sides.csv")
         if "llm" in judges:
-            files["rubric"] = os.path.normpath(self.config.llm.rubric)
+            files["rubric"] = os.path.normpath(own_file(self.config.llm.rubric))
         return files
 
     def delta_judge(self) -> dict[str, str]:
@@ -218,7 +219,12 @@ class StudyComparison(StudyModels):
 
     def reading_flags(self) -> str:
         """What decides the answers where the language model reads for honesty."""
-        return flags(self._llm(LLM_ANSWER, rubric=self.config.llm.honesty_rubric))
+        return flags(self._llm(LLM_ANSWER, rubric=self.honesty_rubric))
+
+    @property
+    def honesty_rubric(self) -> str:
+        """The rubric by which the language model reads for honesty."""
+        return os.path.normpath(own_file(self.config.llm.honesty_rubric))
 
     def asking_flags(self, *judges: str | None) -> str:
         """How the judge llm is asked, where it is one of `judges`, and where its answers are kept.
@@ -233,6 +239,8 @@ class StudyComparison(StudyModels):
     def _llm(self, names: Iterable[str], **changes: Any) -> dict[str, Any]:
         """Settings of the judge llm under the names of their flags."""
         settings = {name: self.config.llm.resolved()[name] for name in names} | changes
+        if "rubric" in settings:
+            settings["rubric"] = own_file(settings["rubric"])
         if "temperature" in settings and settings["temperature"] is None:
             settings["temperature"] = "none"  # a flag that is left out has its default
         return {f"llm_{name}": value for name, value in settings.items()}

@@ -4,6 +4,8 @@ import json
 import os
 from pathlib import Path
 
+CORPUS_FILES = ("conversations.json", "utterances.jsonl")
+"""What is read of the folder of a corpus."""
 BASE = "base"
 """The model that all others are adapters of."""
 HUMAN = "human"
@@ -52,6 +54,16 @@ JUDGE_MODULES = {
 def is_local(source: str) -> bool:
     """Whether a source names a folder, and no model of the Hub."""
     return source.startswith((".", "/", "~"))
+
+
+CHECKOUT = Path(__file__).resolve().parents[3]
+"""The checkout that this package is a part of, unless it is installed without one."""
+
+
+def own_file(path: str) -> str:
+    """A file that a study names, from the current folder; where it is not there, that of the checkout, if it has one."""
+    elsewhere = CHECKOUT / path
+    return str(elsewhere) if not os.path.isfile(path) and elsewhere.is_file() else path
 
 
 def model_folder(source: str) -> str:

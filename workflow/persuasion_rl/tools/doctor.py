@@ -25,7 +25,7 @@ from persuasion_rl.runtime.keys import VARIABLES, is_loopback
 from persuasion_rl.runtime.machine import cores, free_memory, memory
 from persuasion_rl.study.loading import load_config_file
 from persuasion_rl.study.model_size import QWEN, size_in
-from persuasion_rl.study.names import BASE, model_files, model_folder
+from persuasion_rl.study.names import BASE, CORPUS_FILES, model_files, model_folder
 from persuasion_rl.study.recorded import IN_CHECKOUT, naming
 from persuasion_rl.study.rules import MEMORY_SHARE
 from persuasion_rl.study.section import check_address
@@ -162,7 +162,7 @@ def _corpora(study: Study, named: str) -> Iterator[Finding]:
         return
     folder = Path(study.config.corpora_dir or "resources/corpora")
     for name in _corpus_names(study):
-        if (folder / name / "utterances.jsonl").is_file():
+        if all((folder / name / file).is_file() for file in CORPUS_FILES):
             yield Finding(f"corpus {name}", f"in {folder}")
         elif study.config.corpora_dir:
             todo = f"put it into {folder}, or leave corpora_dir out to download it"

@@ -111,6 +111,8 @@ class Threads:
             waiting = {threads.submit(self._ask, request): request for request in missing}
             try:
                 for done in as_completed(waiting):
+                    if isinstance(done.exception(), _Stopped):  # the UserError itself comes too
+                        continue
                     key, failure = waiting[done].key, done.result()
                     if failure is not None:
                         answers.failures[key] = failure
@@ -152,6 +154,9 @@ class Threads:
                     self._attempt(request)
         except NoAnswer as failure:
             return failure
+        except UserError:
+            self._stop.set()  # before this thread begins its next request
+            raise
         return None
 
     def _attempt(self, request: Request) -> None:
