@@ -39,7 +39,7 @@ limit_memory(workflow)
 
 onstart:
     preflight.check(study, workflow)
-    study.keep_threads()
+    or_exit(study.keep_threads, prefix="error: ")
 
 
 # On a cluster these run where Snakemake does: downloads need a network, which compute nodes often have not, and what is

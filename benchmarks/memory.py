@@ -107,6 +107,7 @@ class Bench:
             "dpo": ("prompt", "chosen", "rejected"),
             "pairs": ("prompt", "winner", "loser"),
             "prompts": ("prompt", "response", "second"),
+            "replies": ("prompt", "response", "second"),
         }
         for name, keys in kinds.items():
             texts = zip(prompts, *replies, strict=True)
@@ -114,8 +115,10 @@ class Bench:
                 dict(zip(keys, each, strict=True)) | {"metadata": metadata | ENDED}
                 for each, metadata in zip(texts, ids, strict=True)
             ]
-            write_jsonl(self.folder / f"{name}.jsonl", rows)
-            if name != "prompts":
+            # Only the judge and the sampler take many at once.
+            few = rows[: 2 * self.rows] if name in ("sft", "dpo", "replies") else rows
+            write_jsonl(self.folder / f"{name}.jsonl", few)
+            if name not in ("prompts", "replies"):
                 tokenize(
                     rows=self.folder / f"{name}.jsonl",
                     base=self.base,
@@ -158,7 +161,7 @@ class Bench:
             "loss": ["evaluation.loss", *base, "--lineage", "--held_out", f"{here}/sft.jsonl",
                      "--output", f"{here}/loss.json", *flags(common).split()],
             "kl": ["evaluation.kl", *base, "--lineage", f"{here}/sft/adapter_model.safetensors",
-                   f"{here}/dpo/adapter_model.safetensors", "--responses", f"{here}/prompts.jsonl",
+                   f"{here}/dpo/adapter_model.safetensors", "--responses", f"{here}/replies.jsonl",
                    "--output", f"{here}/kl.jsonl", *flags(common).split()],
             "judging": ["judges.judge_trust", *base, "--judges", "delta", "--delta_adapter",
                         f"{here}/reward/adapter_model.safetensors", "--delta_pairs", f"{here}/pairs.jsonl",

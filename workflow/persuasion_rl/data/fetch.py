@@ -148,9 +148,9 @@ def convokit_download(*, name: str, work: Path) -> None:
     """
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
+        os.environ["HOME"] = str((work / "home").resolve())  # its import writes there
         from convokit import download
 
-        os.environ["HOME"] = str((work / "home").resolve())
         print(flush=True)
         with redirect_stdout(None):
             download(name, data_dir=str(work), verbose=False)

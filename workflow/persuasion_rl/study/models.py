@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from persuasion_rl.files import UserError, write_json
+from persuasion_rl.files import UserError, read_json, write_json
 from persuasion_rl.runtime.machine import cores
 from persuasion_rl.study.config import Config
 from persuasion_rl.study.flags import flags
@@ -323,8 +323,19 @@ class StudyModels:
         return self.config.resolved() | {"threads": self.threads}
 
     def keep_threads(self) -> None:
-        """Write down the number of threads, before the first job of a run."""
-        write_json(self.threads_file, {"threads": self.threads})
+        """Write down the number of threads, before the first job of a run.
+
+        Raises:
+            UserError: the study's folder cannot be written.
+        """
+        kept = {"threads": self.threads}
+        try:
+            if not self.threads_file.is_file() or read_json(self.threads_file) != kept:
+                write_json(self.threads_file, kept)
+        except OSError as error:
+            raise UserError(
+                f"{self.threads_file}: cannot be written ({error.strerror}); a run needs room and a folder that it may write to"
+            ) from None
 
     @property
     def model_settings(self) -> dict[str, Any]:
