@@ -260,6 +260,10 @@ BROKEN = {
         lambda f: (f / "utterances.jsonl").write_text(json.dumps(THREAD[0]), encoding="utf-16"),
         "utterances.jsonl, line 1: not in UTF-8 but in UTF-16",
     ),
+    "Latin-1": (
+        lambda f: (f / "utterances.jsonl").write_bytes('{"text": "Ünï"}'.encode("latin-1")),
+        "utterances.jsonl, line 1: not in UTF-8 (byte 0xdc): save it as UTF-8",
+    ),
     "nested too deep": (
         lambda f: (f / "utterances.jsonl").write_text("[" * 10_000 + "]" * 10_000),
         "utterances.jsonl, line 1: not valid JSON: nested too deep",
