@@ -21,6 +21,7 @@ from persuasion_rl.data.corpus import (
     read_threads,
 )
 from persuasion_rl.files import UserError, file_digest, write_json
+from persuasion_rl.text import readable
 
 
 def read(folder: Path) -> dict[str, Conversation]:
@@ -259,6 +260,10 @@ BROKEN = {
         lambda f: (f / "utterances.jsonl").write_text(json.dumps(THREAD[0]), encoding="utf-16"),
         "utterances.jsonl, line 1: not in UTF-8 but in UTF-16",
     ),
+    "Latin-1": (
+        lambda f: (f / "utterances.jsonl").write_bytes('{"text": "Ünï"}'.encode("latin-1")),
+        "utterances.jsonl, line 1: not in UTF-8 (byte 0xdc): save it as UTF-8",
+    ),
     "nested too deep": (
         lambda f: (f / "utterances.jsonl").write_text("[" * 10_000 + "]" * 10_000),
         "utterances.jsonl, line 1: not valid JSON: nested too deep",
@@ -397,7 +402,8 @@ def compare_with_convokit(folder: Path, read_with_convokit) -> None:
     for thread in ours.values():
         for u in thread.utterances.values():
             meta = {key: u.meta[key] for key in ("success", "role") if key in u.meta}
-            # ConvoKit reads the null of a placeholder as an empty text.
+            # ConvoKit reads the null of a placeholder as an empty text, and leaves carriage returns.
+            utterances[u.id][0] = readable(utterances[u.id][0])
             fields = [u.text or "", u.speaker, u.reply_to, u.conversation_id, u.timestamp, meta]
             assert utterances.pop(u.id) == fields
     assert not utterances

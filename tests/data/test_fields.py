@@ -86,7 +86,7 @@ def test_what_is_neither_true_nor_false_is_refused(value):
     ("value", "name"),
     [
         ("anna", "anna"), (5, "5"), (5.0, "5"), ({"id": "anna", "meta": {}}, "anna"), ({"name": 7}, "7"),
-        (None, "[deleted]"), (NAN, "[deleted]"), ("", "[deleted]"), (" ", "[deleted]"), ({"id": None}, "[deleted]"),
+        (None, "[deleted]"), (NAN, "[deleted]"), ("", "[deleted]"), (" \x00", "[deleted]"), ({"id": None}, "[deleted]"),
     ],
 )  # fmt: skip
 def test_speakers_have_names_and_who_has_none_is_a_deleted_account(value, name):

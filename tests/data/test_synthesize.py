@@ -150,7 +150,7 @@ def test_no_two_posts_are_near_duplicates_by_brute_force(large):
 def test_no_two_posts_of_a_full_size_corpus_are_near_duplicates(large):
     posts = {id_: compared_text("x", thread) for id_, thread in large.items()}
     assert len(posts) == 1200
-    assert clusters(posts) == {id_: id_ for id_ in posts}
+    assert clusters(posts.items()) == {id_: id_ for id_ in posts}
 
 
 def test_all_topics_and_claims_occur(large):

@@ -102,7 +102,7 @@ def test_twice_the_text_takes_twice_as_long(name):
     assert slow == []
 
 
-@settings(max_examples=40)
+@settings(max_examples=25)
 @given(
     start=st.sampled_from(STARTS),
     unit=st.text(NAMED, min_size=1, max_size=5) | st.sampled_from(REPEATED),

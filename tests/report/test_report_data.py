@@ -70,6 +70,18 @@ def test_every_step_of_the_funnel_stands_on_the_page_with_its_number(data_folder
         assert row in html
 
 
+def test_conversations_that_were_left_out_stand_on_the_page_with_their_comments(data_folder):
+    counts = read_json(data_folder / "counts.json")
+    assert "left out as a whole" not in page(data_folder)
+    counts["left_out_conversations"] = {"no_utterances": 4, "several_roots": 1_234}
+    counts["left_out_utterances"] = {"several_roots": 5_678}
+    write_json(data_folder / "counts.json", counts)
+    html = page(data_folder)
+    for reason, numbers in (("several roots", ("1,234", "5,678")), ("no utterances", ("4", "0"))):
+        cells = "".join(f'<td class="n">{number}</td>' for number in numbers)
+        assert f"<td>{reason}</td>{cells}" in html
+
+
 def test_a_funnel_loses_at_each_step_what_the_step_left_out(data_folder):
     counts = read_json(data_folder / "counts.json")
     for group in ("won", "lost"):

@@ -217,6 +217,8 @@ def _why_not_read(error: ValueError | RecursionError, content: bytes) -> str:
         return "not in UTF-8 but in UTF-16: save it as UTF-8"
     if isinstance(error, RecursionError):
         return "not valid JSON: nested too deep"
+    if isinstance(error, UnicodeDecodeError) and error.reason != "unexpected end of data":
+        return f"not in UTF-8 (byte {content[error.start]:#04x}): save it as UTF-8"
     if isinstance(error, json.JSONDecodeError | UnicodeDecodeError):
         return f"not valid JSON ({error}); was it cut off?"
     return f"not valid JSON ({str(error).partition(';')[0]})"

@@ -355,9 +355,13 @@ def _utterance(row: dict[str, Any], line: int, cleaned: Counter) -> Utterance:
     """An utterance of its row. Older files of ConvoKit have the names `root`, `user` and `reply_to`."""
     text = fields.text("text", row["text"])
     too_large = text is not None and fields.is_too_large(text)
-    speaker = "user" if "user" in row else "speaker"
-    conversation = "root" if "root" in row else "conversation_id"
-    reply_to = "reply_to" if "reply_to" in row else "reply-to"
+    speaker, conversation, reply_to = "speaker", "conversation_id", "reply-to"
+    if speaker not in row and "user" in row:
+        speaker = "user"
+    if conversation not in row and "root" in row:
+        conversation = "root"
+    if reply_to not in row and "reply_to" in row:
+        reply_to = "reply_to"
     meta = fields.mapping("meta", row.get("meta"))
     return Utterance(
         id=fields.needed_identifier("id", row["id"]),

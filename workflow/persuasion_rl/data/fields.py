@@ -68,7 +68,8 @@ def needed_identifier(key: str, value: Any) -> str:
 def speaker(key: str, value: Any) -> str:
     """The name of an account; DELETED where there is none. Of an object, its "id" or "name"."""
     if type(value) is str:
-        return readable(value) if value.strip() else DELETED
+        name = readable(value)
+        return name if name.strip() else DELETED
     if is_null(value):
         return DELETED
     for name in ("id", "name"):

@@ -11,8 +11,8 @@ from pathlib import Path
 from persuasion_rl.data.corpus import read_threads
 from persuasion_rl.data.near_duplicates import (
     DEFAULTS,
-    NearDuplicateIndex,
     NearDuplicateSettings,
+    clusters,
     compared_text,
 )
 from persuasion_rl.files import UserError, write_json
@@ -92,33 +92,37 @@ def check_leakage(
     for pair in read_rows(pairs, DeltaPair):
         if pair["metadata"]["conversation_id"] not in side_of:
             raise UserError(f"{pairs}: {pair['metadata']['conversation_id']} has no side")
-    for one, other in _near_duplicates(corpora, settings):
-        for place_of in (side_of, pool_of):
-            both_places = {place_of[id_] for id_ in (one, other) if id_ in place_of}
-            if len(both_places) > 1:
-                raise UserError(
-                    f"leak: the posts of conversations {one} and {other} are near-duplicates, and stand in"
-                    f" {' and in '.join(sorted(both_places))}"
-                )
+    _check_near_duplicates(clusters(_posts(corpora), settings), (side_of, pool_of))
     counts = {"conversations": len(side_of), "sft_rows": rows, "prompts": prompts}
     write_json(output, {"leaks": 0, "compared": counts})
     note(f"no leak among {counts}")
     return counts
 
 
-def _near_duplicates(
-    corpora: list[Path], settings: NearDuplicateSettings
-) -> Iterator[tuple[str, str]]:
-    """Pairs of conversations whose posts are near-duplicates."""
-    index = NearDuplicateIndex(settings)
-    compared: dict[str, str] = {}
+def _posts(corpora: list[Path]) -> Iterator[tuple[str, str]]:
+    """The id and the compared text of each conversation."""
     for folder in corpora:
         for conversation in read_threads(folder):
-            text = compared_text(folder.name, conversation)
-            if compared.get(conversation.id) != text:
-                compared[conversation.id] = text
-                for other in index.add(conversation.id, text):
-                    yield conversation.id, other
+            yield conversation.id, compared_text(folder.name, conversation)
+
+
+def _check_near_duplicates(cluster_of: dict[str, str], places: tuple[dict[str, str], ...]) -> None:
+    """Raise UserError if conversations of one cluster have two places of a kind.
+
+    Args:
+        places: conversation -> side, and conversation -> pool.
+    """
+    for place_of in places:
+        first_of: dict[str, str] = {}
+        for id_ in filter(place_of.__contains__, cluster_of):
+            first = first_of.setdefault(cluster_of[id_], id_)
+            if place_of[id_] != place_of[first]:
+                one, other = sorted((first, id_))
+                both_places = sorted((place_of[first], place_of[id_]))
+                raise UserError(
+                    f"leak: the posts of conversations {one} and {other} are near-duplicates, and stand in"
+                    f" {' and in '.join(both_places)}"
+                )
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ are then compared exactly.
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from itertools import chain
 
 from persuasion_rl.data.clean import clean_post
 from persuasion_rl.data.corpus import Conversation
@@ -95,17 +94,16 @@ class NearDuplicateIndex:
 
 
 def clusters(
-    posts: dict[str, str],
-    settings: NearDuplicateSettings = DEFAULTS,
-    other_texts: Iterable[tuple[str, str]] = (),
+    posts: Iterable[tuple[str, str]], settings: NearDuplicateSettings = DEFAULTS
 ) -> dict[str, str]:
     """Map the name of each post to its cluster, which has the smallest name of its members.
 
     Args:
-        other_texts: name and text of posts that have another text in another corpus.
+        posts: names and texts. A name may stand there several times: a post may have another text in another corpus.
     """
     index = NearDuplicateIndex(settings)
-    leader = {name: name for name in posts}
+    first_with: dict[str, str] = {}  # Thousands of posts may have one text: "[deleted by user]".
+    leader: dict[str, str] = {}
 
     def leader_of(name: str) -> str:
         while leader[name] != name:
@@ -113,13 +111,20 @@ def clusters(
             name = leader[name]
         return name
 
-    progress = Progress("near-duplicates", len(posts), "posts")
-    for name, text in chain(posts.items(), other_texts):
-        for other in index.add(name, text):
+    progress = Progress("near-duplicates", unit="posts")
+    for name, text in posts:
+        leader.setdefault(name, name)
+        if text in first_with:
+            similar = [first_with[text]]
+        else:
+            similar = index.add(name, text)
+            if any(map(str.isalnum, text)):
+                first_with[text] = name
+        for other in similar:
             first, second = sorted((leader_of(name), leader_of(other)))
             leader[second] = first
         progress.add(done=1)
-    return {name: leader_of(name) for name in posts}
+    return {name: leader_of(name) for name in leader}
 
 
 def post_text(title: str, body: str) -> str:

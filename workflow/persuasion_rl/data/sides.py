@@ -99,20 +99,20 @@ def assign_sides(
         side -> the number of its conversations.
     """
     posts: dict[str, str] = {}
-    other_texts: list[tuple[str, str]] = []
+    texts: list[tuple[str, str]] = []
     corpus_of: dict[str, str] = {}
     marks: dict[str, int] = {}
     for folder in corpora:
         check_digests(folder)
         for conversation in read_threads(folder):
             text = compared_text(folder.name, conversation)
-            if text != posts.setdefault(conversation.id, text):
-                other_texts.append((conversation.id, text))
-            if conversation.id not in corpus_of:
+            texts.append((conversation.id, text))
+            if conversation.id not in posts:
+                posts[conversation.id] = text
                 corpus_of[conversation.id] = folder.name
                 if (mark := _mark_of(conversation)) is not None:
                     marks[conversation.id] = mark
-    cluster_of = clusters(posts, settings, other_texts)
+    cluster_of = clusters(texts, settings)
     members: dict[str, list[str]] = defaultdict(list)
     corpus_of_cluster: dict[str, str] = {}  # the first corpus that has a member
     for id_, cluster in cluster_of.items():
