@@ -59,12 +59,12 @@ def family_config(family: str, vocab_size: int = 64, **changed):
     )
 
 
-def family_model(family: str, auto: str = "AutoModelForCausalLM", **changed):
+def family_model(family: str, **changed):
     """A random model of a family in evaluation mode."""
-    import transformers
+    from transformers import AutoModelForCausalLM
 
     torch.manual_seed(1)
-    return getattr(transformers, auto).from_config(family_config(family, **changed)).eval()
+    return AutoModelForCausalLM.from_config(family_config(family, **changed)).eval()
 
 
 def write_family_base(family: str, tokenizer_of: Path, folder: Path, **changed) -> Path:

@@ -175,7 +175,14 @@ def test_weights_that_are_cut_off_or_lack_a_tensor_are_refused(base):
     assert "its numbers are cut off" in refusal(linear_modules, base)
     del tensors["model.layers.0.self_attn.q_proj.weight"]
     save_file(tensors, weights, metadata={"format": "pt"})
-    assert "lack model.layers.0.self_attn.q_proj.weight" in refusal(load_base, base, "cpu")
+    for line in (refusal(load_base, base, "cpu"), refusal(load_classifier, base, "cpu", 0)):
+        assert "lack model.layers.0.self_attn.q_proj.weight" in line
+
+
+def test_a_configuration_of_another_size_than_the_weights_is_refused(base):
+    write_json(base / "config.json", read_json(base / "config.json") | {"intermediate_size": 8})
+    for line in (refusal(load_base, base, "cpu"), refusal(load_classifier, base, "cpu", 0)):
+        assert "have model.layers.0.mlp.down_proj.weight of another size" in line
 
 
 def test_a_tokenizer_with_more_tokens_than_the_model_is_refused(base):

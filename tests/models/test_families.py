@@ -9,6 +9,7 @@ import torch
 from persuasion_rl.evaluation.loss import evaluate_loss
 from persuasion_rl.files import UserError
 from persuasion_rl.models.arguments import ModelArguments
+from persuasion_rl.models.loading import load_classifier
 from persuasion_rl.models.plain import plain_log_probs
 from persuasion_rl.sampling.local import ContinuousBatches, PaddedBatches
 from persuasion_rl.sampling.request import Limits, Request
@@ -20,6 +21,12 @@ from tiny_trainings import ADAPTER, train_delta, train_dpo, train_sft
 
 PADDED = ("stablelm",)
 """Families whose attention is not computed without padding."""
+TARGETS = {
+    "phi3": ["qkv_proj", "gate_up_proj"],
+    "gpt2": ["c_attn"],
+    "gpt_neox": ["query_key_value"],
+}
+"""Modules that an adapter is put on, where they are not q_proj and v_proj."""
 WINDOWED = ("mistral", "phi3", "gemma2", "gemma3_text", "cohere2")
 
 
@@ -67,17 +74,24 @@ def test_a_training_computes_the_plain_models_log_probabilities_and_gradients(fa
         torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-3)
 
 
-@pytest.mark.parametrize(
-    "family", [f for f in FAMILIES if f not in ("olmo2", "granite", "cohere2")]
-)
-def test_a_reward_model_scores_as_the_plain_one(family):
-    plain = family_model(family, "AutoModelForSequenceClassification", num_labels=1)
-    own, rows = copy.deepcopy(plain), pair_of_rows()
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_reward_model_scores_as_the_plain_one(family, tiny_rows, tmp_path, capsys):
+    """OLMo 2, Granite and Cohere 2 have no classifier in transformers, and get its generic one."""
+    from peft import LoraConfig, get_peft_model
+
+    base = write_family_base(family, tiny_rows.base, tmp_path)
+    pad = 99  # any token: it ends a row where the batch is padded with it
+    plain, rows = load_classifier(base, "cpu", pad), pair_of_rows()
+    own = copy.deepcopy(plain)
     compute_without_padding(own, paired=True)
     batch = padded(rows)
-    del batch["labels"]
+    ids = batch["input_ids"].masked_fill(batch["attention_mask"] == 0, pad)
     expected = torch.cat([plain(input_ids=torch.tensor([row])).logits for row in rows])
-    torch.testing.assert_close(own(**batch).logits, expected, rtol=1e-4, atol=1e-5)
+    scores = own(input_ids=ids, attention_mask=batch["attention_mask"]).logits
+    torch.testing.assert_close(scores, expected, rtol=1e-4, atol=1e-5)
+    modules = TARGETS.get(family, ["q_proj"])
+    assert_as_plain("reward", get_peft_model(own, LoraConfig(target_modules=modules)), rows)
+    assert "checked: reward differs by" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("family", WINDOWED)
@@ -142,13 +156,6 @@ def test_samples_do_not_depend_on_the_batch_and_outlast_a_window(
     assert len(set(texts[0].values())) > 5
     assert texts[0] == texts[1] == texts[2]
     assert capsys.readouterr().err.count("checked: sampling differs by") == 3
-
-
-TARGETS = {
-    "phi3": ["qkv_proj", "gate_up_proj"],
-    "gpt2": ["c_attn"],
-    "gpt_neox": ["query_key_value"],
-}
 
 
 @pytest.mark.slow

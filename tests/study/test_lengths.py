@@ -11,6 +11,7 @@ from persuasion_rl.prompts.tokens import TextTokenizer
 from persuasion_rl.prompts.wording import PLAIN
 from persuasion_rl.study.loading import load_config
 from persuasion_rl.study.plan_checks import check_lengths, longest_prompt
+from published import write_model_folder
 from tokenizer_kinds import LLAMA_3, write_base
 
 LEAST = 25
@@ -44,13 +45,15 @@ def refusal(keys: dict, exactly: bool = False) -> str:
     return str(raised.value)
 
 
+def with_positions(base: Path, positions: int) -> None:
+    config = {"model_type": "qwen2", "max_position_embeddings": positions}
+    (base / "config.json").write_text(json.dumps(config))
+
+
 @pytest.fixture
 def base(tmp_path) -> Path:
     folder = write_base(tmp_path / "base", "byte_level", LLAMA_3, begins=True)
-    (folder / "config.json").write_text(
-        json.dumps({"model_type": "qwen2", "max_position_embeddings": 2048})
-    )
-    return folder
+    return write_model_folder(folder, max_position_embeddings=2048)
 
 
 def test_the_frame_of_a_prompt_counts_though_no_tokenizer_is_here():
@@ -96,9 +99,7 @@ def test_the_first_stage_with_a_tokenizer_counts_exactly_too(base):
 
 
 def test_a_model_with_too_few_positions_is_refused(base):
-    (base / "config.json").write_text(
-        json.dumps({"model_type": "qwen2", "max_position_embeddings": 500})
-    )
+    with_positions(base, 500)
     message = refusal(study(str(base), **{"data.max_context_tokens": 300}))
     assert message.startswith("data.max_seq_length: 512 tokens are more than the 500 positions of")
     (base / "config.json").write_text(
@@ -108,16 +109,12 @@ def test_a_model_with_too_few_positions_is_refused(base):
     message = refusal(study(str(base), max_length=1024, **sampled))
     assert "do not fit 512 positions of models.base" in message
     with pytest.raises(UserError, match="512 tokens are more than the 100 positions"):
-        (base / "config.json").write_text(
-            json.dumps({"model_type": "qwen2", "max_position_embeddings": 100})
-        )
+        with_positions(base, 100)
         RowMaker("cmv", base / "tokenizer.json", Budget(20, 256, 300, 512))
 
 
 def test_another_player_has_its_own_tokenizer_form_and_positions(base):
-    (base / "config.json").write_text(
-        json.dumps({"model_type": "qwen2", "max_position_embeddings": 400})
-    )
+    with_positions(base, 400)
     keys = study("org/name", **{"data.max_context_tokens": 300})
     keys["evaluation"]["other_players"] = {"other": {"source": str(base), "prompt_format": "chat"}}
     message = refusal(keys, True)

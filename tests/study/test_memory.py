@@ -1,19 +1,15 @@
 """What jobs with a model ask of a machine's memory, and that Snakemake knows how much there is."""
 
-import json
 import os
 import subprocess
 import sys
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
-from safetensors.numpy import save_file
 
 from persuasion_rl.study.memory import FLOAT32, TRAINER, JobMemory, training_bytes
 from persuasion_rl.study.model_size import size_in, size_of
-from persuasion_rl.study.names import MODEL_FILES
-from published import published
+from published import published, write_model_folder
 from running import WORKFLOW
 from tiny_trainings import LORA, training_words
 
@@ -81,10 +77,7 @@ def test_a_size_is_read_of_every_form_of_configuration():
 
 def test_what_a_training_asks_for_follows_its_recipe_and_its_model(tmp_path, capfd):
     """SFT with 8 rows of 768 tokens of a model of 135 M parameters took 12.6 GB."""
-    for name in MODEL_FILES:
-        (tmp_path / name).write_text(json.dumps(SMOLLM) if name == "config.json" else "{}")
-    names = [f"model.layers.0.self_attn.{name}_proj.weight" for name in "qkvo"]
-    save_file({name: np.zeros((1, 1), "f") for name in names}, tmp_path / "model.safetensors")
+    write_model_folder(tmp_path, **SMOLLM)
 
     def megabytes(device="cpu", **recipe) -> int:
         study = published(

@@ -16,8 +16,9 @@ import yaml
 
 from persuasion_rl.files import read_json
 from persuasion_rl.runtime.machine import cores
-from persuasion_rl.study.names import MODEL_FILES
+from published import write_model_folder
 from running import ROOT, copy_project, finished_study, planned, succeed
+from tokenizer_kinds import LLAMA_3, write_base
 
 CONFIG = "tests/small.yaml"
 STUDY = "results/small"
@@ -251,8 +252,10 @@ def with_models_of_ones_own(tmp_path_factory):
     """An up-to-date checkout whose base model and one player are folders outside of it, and its study."""
     folder = tmp_path_factory.mktemp("own")
     for model in ("base", "player"):
-        (folder / model).mkdir()
-        for name in (*MODEL_FILES, "chat_template.jinja", "generation_config.json", "model.py"):
+        write_base(folder / model, "byte_level", LLAMA_3)
+        write_model_folder(folder / model)
+        (folder / model / "chat_template.jinja").write_text(LLAMA_3)
+        for name in ("generation_config.json", "model.py"):
             (folder / model / name).write_text(name)
     player = {"source": str(folder / "player"), "prompt_format": "chat"}
     changes = {
@@ -274,7 +277,7 @@ def test_every_file_that_is_read_of_a_model_of_ones_own_counts(
     root, study = with_models_of_ones_own
     file = study.with_name(model) / name
     before, content = file.stat(), file.read_text()
-    file.write_text("another content")
+    file.write_text(f"{content} ")
     rules = stale(root, config=study)
     file.write_text(content)
     os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))

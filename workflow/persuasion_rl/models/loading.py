@@ -11,6 +11,8 @@ from persuasion_rl.models.lineage import check_lineage
 from persuasion_rl.models.plain import plain_log_probs, refuse_difference
 from persuasion_rl.study.base_folder import check_base_folder
 
+REASON = 250
+"""Letters of another library's error that are shown at most."""
 ATTENTION = {"full_attention", "sliding_attention", "chunked_attention"}
 """Kinds of layers that keep nothing but keys and values."""
 
@@ -55,24 +57,36 @@ def load_base(base: Path, device: str, trust_remote_code: bool = False, use_4bit
     dtype = pick_dtype(device)
     quantisation = _four_bits(dtype, device) if use_4bit else None
     check_base_folder(base)
-    with _loading(base):
-        model, found = AutoModelForCausalLM.from_pretrained(
-            base,
-            dtype=dtype,
-            trust_remote_code=trust_remote_code,
-            quantization_config=quantisation,
-            output_loading_info=True,
-        )
-    if missing := sorted(found["missing_keys"]):
-        raise UserError(
-            f"{base}: its weights lack {missing[0]}, so it would be random; is the folder whole, and of one model?"
-        )
+    model = _from_folder(
+        AutoModelForCausalLM, base, dtype=dtype, trust_remote_code=trust_remote_code,
+        quantization_config=quantisation,
+    )  # fmt: skip
     model = model if use_4bit else model.to(device)
     _refuse_kind(base, model)
     if use_4bit:
         from peft import prepare_model_for_kbit_training
 
         return prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
+    return model
+
+
+def _from_folder(model_class: type, base: Path, **options):
+    """A model with all weights of a folder; only a classifier's score is new.
+
+    Raises:
+        UserError: it cannot be loaded, or a part of it would be random.
+    """
+    with _loading(base):
+        model, found = model_class.from_pretrained(
+            base, output_loading_info=True, ignore_mismatched_sizes=True, **options
+        )
+    lacking = sorted(name for name in found["missing_keys"] if not name.startswith("score"))
+    others = sorted(name for name, *_ in found["mismatched_keys"])
+    if lacking or others:
+        what = f"lack {lacking[0]}" if lacking else f"have {others[0]} of another size"
+        raise UserError(
+            f"{base}: its weights {what}, so it would be random; is the folder whole, and of one model?"
+        )
     return model
 
 
@@ -117,17 +131,34 @@ def load_classifier(base: Path, device: str, pad_token_id: int, trust_remote_cod
     """The base model with a new scalar score in place of its head: a reward model.
 
     Raises:
-        UserError: the folder is no base model, or transformers has no classifier of its kind.
+        UserError: the folder is no base model, or transformers cannot load it as a classifier.
     """
-    from transformers import AutoModelForSequenceClassification
-
     check_base_folder(base)
     with _loading(base):
-        model = AutoModelForSequenceClassification.from_pretrained(
-            base, num_labels=1, dtype=pick_dtype(device), trust_remote_code=trust_remote_code
-        )
+        kind = _classifier_class(base, trust_remote_code)
+    model = _from_folder(
+        kind, base, num_labels=1, dtype=pick_dtype(device), trust_remote_code=trust_remote_code
+    )
     model.config.pad_token_id = pad_token_id
     return model.to(device)
+
+
+def _classifier_class(base: Path, trust_remote_code: bool) -> type:
+    """transformers' class of classifiers of a model's kind; where it has none (OLMo 2, Granite), its generic one on that kind."""
+    from transformers import (
+        MODEL_FOR_CAUSAL_LM_MAPPING,
+        MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
+        AutoConfig,
+        AutoModelForSequenceClassification,
+    )
+    from transformers.modeling_layers import GenericForSequenceClassification
+
+    kind = type(AutoConfig.from_pretrained(base, trust_remote_code=trust_remote_code))
+    if kind in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING or kind not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        return AutoModelForSequenceClassification
+    family = MODEL_FOR_CAUSAL_LM_MAPPING[kind].__mro__[1]  # as Olmo2PreTrainedModel
+    name = family.__name__.replace("PreTrainedModel", "ForSequenceClassification")
+    return type(name, (GenericForSequenceClassification, family), {})
 
 
 @contextmanager
@@ -141,7 +172,8 @@ def _loading(base: Path) -> Iterator[None]:
                 f"{base}: this model brings code of its own, which would run here; read it, then set"
                 " trust_remote_code: true"
             ) from None
-        reason = (str(error).strip() or "no reason given").splitlines()[0]
+        reason = " ".join(str(error).split()) or "no reason given"
+        reason = reason if len(reason) <= REASON else f"{reason[:REASON]} ..."
         raise UserError(
             f"{base}: transformers cannot load it ({type(error).__name__}: {reason})"
         ) from None

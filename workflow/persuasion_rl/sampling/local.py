@@ -289,7 +289,9 @@ class ContinuousBatches(LocalEngine):
                 max_requests_per_batch=2,
                 return_logprobs=True,
                 use_cuda_graph=False,
-                **self._memory(model),
+                num_blocks=16
+                * (1 + len(longest) // 256),  # little: the batches' own cache comes after it
+                max_batch_tokens=1024,
             ),
             warmup=False,
         ).values()

@@ -1,6 +1,7 @@
 """Checks that a study can be as its configuration plans: sides, sources and pools, and rows that are not too long."""
 
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -183,11 +184,15 @@ def _asked(config: Config) -> Iterator[Asked]:
 
 
 def positions_of(folder: Path) -> int | None:
-    """How many tokens a model takes, by its config.json; None where the file is not here or does not say."""
-    file = folder / "config.json"
-    if not file.is_file():
+    """How many tokens a model takes, by its config.json; None where that is not here, or does not say.
+
+    Whoever loads the model names a file that cannot be read.
+    """
+    content = None
+    with suppress(UserError, OSError):
+        content = read_json(folder / "config.json")
+    if not isinstance(content, dict):
         return None
-    content = read_json(file)
     content = content.get("text_config") or content
     named = (content.get(key) for key in ("max_position_embeddings", "n_positions"))
     return next((value for value in named if isinstance(value, int) and value > 0), None)

@@ -26,7 +26,8 @@ def check(study: Study, workflow: Any) -> None:
     jobs = list(workflow.dag.needrun_jobs())
     _refuse_files_as_folders(jobs)
     _refuse_to_publish(study, jobs)
-    _refuse_long_rows(study)
+    if not workflow.touch:
+        _refuse_long_rows(study)
     if workflow.non_local_exec:
         _refuse_to_lose_answers(study, jobs, workflow.storage_settings)
     else:

@@ -119,8 +119,9 @@ def assert_as_plain(what: str, model, sequences: list[list[int]]) -> None:
     trains = model.training
     model.eval()
     rows = [torch.tensor(ids, device=model.device) for ids in sequences]
+    pad = model.config.pad_token_id or 0  # a classifier finds the end of a row by it
     batch = {
-        "input_ids": pad_sequence(rows, batch_first=True),
+        "input_ids": pad_sequence(rows, batch_first=True, padding_value=pad),
         "attention_mask": pad_sequence([torch.ones_like(row) for row in rows], batch_first=True),
     }
     classifies = model.get_base_model().get_output_embeddings() is None
