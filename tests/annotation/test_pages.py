@@ -324,11 +324,16 @@ def test_the_labels_of_simulated_annotators_are_not_asked_for(tmp_path, command_
     assert not study.answers.exists()
 
 
-def test_away_from_the_checkout_a_line_says_where_to_run_it(study, tmp_path, monkeypatch):
+def test_away_from_the_checkout_its_files_are_found_or_a_line_says_where_to_run_it(
+    study, tmp_path, monkeypatch
+):
     monkeypatch.chdir(tmp_path)
+    assert study.rubric and len(study.practice) == 3
+    monkeypatch.setattr("persuasion_rl.study.names.CHECKOUT", tmp_path)  # installed without one
+    elsewhere = AnnotatedStudy(study.folder)
     for name in ("plan", "rubric"):
         with pytest.raises(UserError, match="^resources/.* is not there: run this in the checkout"):
-            getattr(study, name)
+            getattr(elsewhere, name)
 
 
 def test_the_practice_pairs_are_complete(study):

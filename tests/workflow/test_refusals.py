@@ -6,7 +6,8 @@ import shutil
 import pytest
 
 from persuasion_rl.runtime.leases import visible_devices
-from running import snakemake, study_file, succeed
+from published import write_model_folder
+from running import planned, snakemake, study_file, succeed
 
 DEMO = ("-n", "--configfile", "config/demo.yaml")
 
@@ -79,35 +80,29 @@ def test_no_rule_makes_files_that_the_study_does_not_have(empty_checkout, target
 
 
 def test_a_folder_may_be_named_from_here_and_snakemake_does_not_warn_of_it(empty_checkout):
-    names = ("resources/models/mine/config.json", "mine/winning-args-corpus/utterances.jsonl")
-    for name in names:
-        (empty_checkout / name).parent.mkdir(parents=True, exist_ok=True)
-        (empty_checkout / name).write_text('{"model_type": "qwen2"}')
-
-    def planned(base: str) -> str:
-        file = study_file(
+    write_model_folder(empty_checkout / "resources/models/mine")
+    corpus = empty_checkout / "mine/winning-args-corpus"
+    corpus.mkdir(parents=True, exist_ok=True)
+    for name in ("conversations.json", "utterances.jsonl"):
+        (corpus / name).touch()
+    run = snakemake(
+        *("-n", "--configfile"),
+        study_file(
             empty_checkout,
             world=None,
             corpora_dir="./mine/",
-            models={"base": {"source": base}},
+            models={"base": {"source": "./resources/models/mine"}},
             data={"cmv_corpora": ["winning-args-corpus"]},
             labels={"human": {"source": "people", "min_labels": 50}, "ai": {"judge": "delta"}},
             llm={"rubric": "./resources/rubrics/persuasiveness.md"},
             evaluation={"judges": ["delta", "length"]},
-        )
-        return snakemake("-n", "--configfile", file, root=empty_checkout).stdout
-
-    # No rule makes the user's own files.
-    told = planned("./resources/models/mine")
-    assert (
-        "base model resources/models/mine: tokenizer.json is missing" in told and "./" not in told
+        ),
+        root=empty_checkout,
     )
-    told = planned("standin")
-    assert "mine/winning-args-corpus has no conversations.json" in told and "./" not in told
-    (empty_checkout / "mine/winning-args-corpus/conversations.json").touch()
-    told = planned("standin")
-    # Settings are recorded as they were written.
-    assert "./" not in told.replace("=./", "=") and "Job stats" in told, told[-2000:]
+    assert "starts with './'" not in run.stdout, run.stdout[-2000:]
+    assert run.returncode == 0 and "resources/models/mine" in run.stdout
+    # No rule makes the user's own files.
+    assert not {"fetch_base_model", "fetch_corpus"} & planned(run.stdout).keys()
 
 
 @pytest.mark.parametrize(

@@ -189,7 +189,6 @@ class LabellingPages:
         showing = self.store.next(annotator, study.plan)
         if showing is None:
             return render_page(request, "done", **progress)
-        left_to_do = showing.left_to_do
         practice = list(study.practice)
         pace = _median([seconds for _, seconds in answers])
         return render_page(
@@ -203,9 +202,9 @@ class LabellingPages:
             else "",
             choices=CHOICES,
             longest_reason=LONGEST_REASON,
-            left_to_do=left_to_do,
+            left_to_do=showing.left_to_do,
             pace=pace,
-            minutes=round(pace * left_to_do / 60) if pace else None,
+            minutes=round(pace * showing.left_to_do / 60) if pace else None,
             notice=request.query_params.get("again")
             and "That pair had your answer already; the first one stands.",
         )
@@ -397,8 +396,5 @@ class ArenaPages:
 
 
 def _median(seconds: list[float | None]) -> int | None:
-    return (
-        round(median(known)) or 1
-        if (known := [s for s in seconds if s is not None and s >= 0])
-        else None
-    )
+    known = [value for value in seconds if value is not None and value >= 0]
+    return round(median(known)) or 1 if known else None

@@ -93,8 +93,9 @@ class AnswerStore(Store):
         Args:
             now: seconds since 1970; the current time if None.
         """
-        now = time.time() if now is None else now
         with self._transaction() as file:
+            # Not before: what another one was shown while this one waited would lie in the future.
+            now = time.time() if now is None else now
             candidates, repeats_to_come = self._candidates(file, annotator, plan, now)
             if not candidates:
                 return None

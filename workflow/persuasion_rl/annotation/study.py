@@ -11,7 +11,9 @@ from persuasion_rl.files import UserError, keyed_number, read_json
 from persuasion_rl.prompts.templates import read_format
 from persuasion_rl.prompts.wording import PLAIN, PromptFormat
 from persuasion_rl.records import PoolRow, ResponsePair, read_rows
+from persuasion_rl.study.checks import check_text_file
 from persuasion_rl.study.config import Config
+from persuasion_rl.study.names import own_file
 from persuasion_rl.study.recorded import (
     IN_CHECKOUT,
     command_for,
@@ -19,8 +21,8 @@ from persuasion_rl.study.recorded import (
     recorded_config,
 )
 
-PRACTICE_PAIRS = Path("resources/annotation/practice.json")
-"""Relative to the checkout, in which persuasion-rl runs."""
+PRACTICE_PAIRS = "resources/annotation/practice.json"
+"""A file of the checkout."""
 CLAIMS = 8
 """The number of claims that the arena offers."""
 LONGEST_CLAIM_LINE = 120
@@ -90,8 +92,9 @@ class AnnotatedStudy:
         Raises:
             UserError: the current folder is not the checkout.
         """
-        _refuse_elsewhere(PRACTICE_PAIRS)
-        return {pair_id(row): row for row in read_json(PRACTICE_PAIRS)}
+        path = Path(own_file(PRACTICE_PAIRS))
+        _refuse_elsewhere(path)
+        return {pair_id(row): row for row in read_json(path)}
 
     @cached_property
     def plan(self) -> Plan:
@@ -115,10 +118,11 @@ class AnnotatedStudy:
         """The rubric for people: that of the judge llm, without the form of its answer.
 
         Raises:
-            UserError: the current folder is not the checkout.
+            UserError: it is not there, or is no text in UTF-8.
         """
-        path = Path(self.config.llm.rubric)
+        path = Path(own_file(self.config.llm.rubric))
         _refuse_elsewhere(path)
+        check_text_file("llm.rubric", str(path))
         text = path.read_text(encoding="utf-8")
         return text.split("\nYour verdict:")[0].strip()
 

@@ -284,7 +284,7 @@ def _check_llm(config: Config) -> None:
         # The project's own rubrics are in its checkout; without one only the doctor reads a study.
         elsewhere = file == getattr(type(llm)(), name) and not os.path.isfile("Snakefile")
         if not elsewhere:
-            _check_text_file(f"llm.{name}", file)
+            check_text_file(f"llm.{name}", file)
     if llm.max_cost_usd is not None and llm.prices is None:
         raise UserError(
             f"llm.prices: max_cost_usd needs what {llm.model} costs a million tokens; write"
@@ -294,7 +294,7 @@ def _check_llm(config: Config) -> None:
         raise UserError("llm.requests_per_minute: a batch is one request; leave it out with batch")
 
 
-def _check_text_file(key: str, file: str) -> None:
+def check_text_file(key: str, file: str) -> None:
     """UserError where a file that a key names is not there, is empty, or is no text in UTF-8."""
     if not os.path.isfile(file):
         raise UserError(f"{key}: there is no file {file!r}")
