@@ -34,8 +34,12 @@ or_exit(
 )
 
 
+limit_memory(workflow)
+
+
 onstart:
     preflight.check(study, workflow)
+    or_exit(study.keep_threads, prefix="error: ")
 
 
 # On a cluster these run where Snakemake does: downloads need a network, which compute nodes often have not, and what is

@@ -24,8 +24,8 @@ from machine import commit, device_name
 
 from persuasion_rl.annotation.store import AnswerStore
 from persuasion_rl.annotation.study import AnnotatedStudy
-from persuasion_rl.data.prompts import render
 from persuasion_rl.files import write_jsonl
+from persuasion_rl.prompts.wording import PLAIN
 
 with socket.socket() as free:
     free.bind(("127.0.0.1", 0))
@@ -50,7 +50,7 @@ def write_study(folder: Path, pairs: int) -> None:
     (folder / "config.yaml").write_text(yaml.safe_dump(settings))
     rows = [
         {
-            "prompt": render(f"Claim: CMV: {number}\nPoster: {text(120)}", "cmv", "plain"),
+            "prompt": PLAIN.render(f"Claim: CMV: {number}\nPoster: {text(120)}", "cmv"),
             "response_1": text(150), "response_2": text(150),
             "metadata": {"prompt_id": str(number), "conversation_id": str(number), "source": "cmv"},
         }

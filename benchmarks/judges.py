@@ -16,7 +16,7 @@ from pathlib import Path
 from machine import commit
 
 from persuasion_rl.data.clean import clean
-from persuasion_rl.data.prompts import Turn, render
+from persuasion_rl.data.contexts import Turn
 from persuasion_rl.files import UserError, read_numbered
 from persuasion_rl.judges import judge_trust
 from persuasion_rl.judges.base import (
@@ -28,6 +28,7 @@ from persuasion_rl.judges.base import (
     judge_both_orders,
 )
 from persuasion_rl.judges.make import JudgeSettings, make_judge
+from persuasion_rl.prompts.wording import PLAIN
 from persuasion_rl.runtime.command import stage
 from persuasion_rl.statistics.intervals import Interval, bootstrap_mean
 from persuasion_rl.tables import read_table, rows_of
@@ -79,7 +80,7 @@ def read_cases(path: Path) -> list[Case]:
         if row["label"] not in verdicts:
             raise UserError(f"{path}, line {number}: label {row['label']!r}; allowed: a1, a2")
         topic, stance = (row[key].replace("-", " ") for key in ("topic", "stance"))
-        prompt = render(str(Turn("Claim", f"{topic}: {stance}")), "cmv", "plain")
+        prompt = PLAIN.render(str(Turn("Claim", f"{topic}: {stance}")), "cmv")
         texts = (clean(row[key].replace("<br/>", "\n")) for key in ("a1", "a2"))
         cases.append(Case(topic, Comparison(prompt, *texts), verdicts[row["label"]]))
     if not cases:

@@ -26,6 +26,7 @@ STUDIES = {
         "tests/tiny.yaml",
     )
 }
+# Not what this machine has: threads and memory are given, and no GPU is seen.
 TARGETS = ("all", "unattended", "publish", "explore_data")
 CORPORA = {"winning-args-corpus", "persuasionforgood-corpus"}
 PLANNER = """
@@ -37,8 +38,8 @@ from snakemake.settings.types import ConfigSettings, DAGSettings, OutputSettings
 configfile, *targets = sys.argv[1:]
 with SnakemakeApi(OutputSettings(dryrun=True)) as api:
     planned = api.workflow(
-        resource_settings=ResourceSettings(cores=1),
-        config_settings=ConfigSettings(configfiles=[Path(configfile)]),
+        resource_settings=ResourceSettings(cores=1, resources={"mem_mb": 1_000_000}),
+        config_settings=ConfigSettings(configfiles=[Path(configfile)], config={"threads": 2}),
         snakefile=Path("Snakefile"),
     )
     workflow = planned.dag(DAGSettings(targets=set(targets), forceall=True)).workflow_api._workflow
@@ -83,7 +84,7 @@ def plan(configfile: str, root: Path) -> str:
     run = subprocess.run(
         [sys.executable, "-c", PLANNER, configfile, *TARGETS],
         cwd=root,
-        env=os.environ | {"PERSUASION_RL_CORPORA": "corpora"},
+        env=os.environ | {"PERSUASION_RL_CORPORA": "corpora", "CUDA_VISIBLE_DEVICES": ""},
         capture_output=True,
         text=True,
     )

@@ -56,7 +56,14 @@ def test_a_name_that_looks_like_something_else_stays_a_name(tmp_path, name):
 
 def test_numbers_are_numbers_and_an_empty_cell_is_missing(tmp_path):
     rows = [
-        {"player": "a", "rank": 1, "low": -1e-9, "p": None, "seeds": 2, "value": "not measured"},
+        {
+            "player": "a",
+            "rank": 1,
+            "low": -1e-9,
+            "p": float("nan"),
+            "seeds": 2,
+            "value": "not measured",
+        },
         {"player": "b", "rank": 2, "low": 1 / 3, "p": 0.5, "seeds": None, "value": 3},
         {"player": "c", "rank": 3, "low": 2.0, "p": 1e-5, "seeds": 1, "value": 0.25},
     ]
@@ -76,7 +83,8 @@ def test_numbers_are_numbers_and_an_empty_cell_is_missing(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("number", "text"), [(2.5e-6, "3e-06"), (3.5e-6, "3e-06"), (4.5e-6, "5e-06"), (-1e-9, "0.0")]
+    ("number", "text"),
+    [(2.5e-6, "3e-06"), (3.5e-6, "3e-06"), (4.5e-6, "5e-06"), (-1e-9, "0.0")],
 )
 def test_a_float_is_rounded_by_its_exact_value(tmp_path, number, text):
     """pandas and numpy scale, round and scale back, which gives 2e-06, 4e-06, 4e-06."""

@@ -7,8 +7,8 @@ import yaml
 
 from persuasion_rl.annotation.store import AnswerStore, read_answers
 from persuasion_rl.annotation.study import AnnotatedStudy
-from persuasion_rl.data.prompts import render
 from persuasion_rl.files import write_jsonl
+from persuasion_rl.prompts.wording import PLAIN
 
 IN_PRACTICE = "It does not count."
 HOSTILE = """</p></main><script>alert('x')</script><img src=x onerror=alert(1)>" onmouseover="alert(1) {{ 7 * 7 }} \u202e"""
@@ -31,7 +31,7 @@ def write_study(folder, pairs=40, hostile=False, **human):
     folder.joinpath("config.yaml").write_text(yaml.safe_dump(settings))
     rows = [
         {
-            "prompt": render(f"Claim: CMV: claim {i}\nPoster: Because of {HOSTILE if hostile else i}.", "cmv", "plain"),
+            "prompt": PLAIN.render(f"Claim: CMV: claim {i}\nPoster: Because of {HOSTILE if hostile else i}.", "cmv"),
             "response_1": f"One {i}. {HOSTILE if hostile else ''}", "response_2": f"Two {i}.",
             "metadata": {**SECRET, "conversation_id": f"secret{i}", "source": "cmv"},
         }
@@ -59,7 +59,9 @@ def form_of(page, path="/pair"):
     """The hidden fields and the texts of a page."""
     text = page.get(path).text
     fields = dict(re.findall(r'<input type="hidden" name="(\w+)" value="([^"]*)">', text))
-    return fields, [unescape(t) for t in re.findall(r'<p class="text">(.*?)</p>', text, re.DOTALL)]
+    return fields, [
+        unescape(t) for t in re.findall(r'<p class="text" dir="auto">(.*?)</p>', text, re.DOTALL)
+    ]
 
 
 def pair_of(study, fields):

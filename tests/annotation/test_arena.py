@@ -221,7 +221,7 @@ except UserError as error:
 @pytest.mark.parametrize(
     ("stdin", "status", "out", "err"),
     [
-        (r"< <(printf 'hi \xff\n\n')", 0, "sft: hi ?", ""),
+        (r"< <(printf 'hi \xff\n\n')", 0, "sft: hi \ufffd", ""),
         ("<&-", 1, "Say what you think", "error: chat needs a terminal, or text that is piped into it"),
     ],
 )  # fmt: skip

@@ -1,6 +1,10 @@
 """Answers are exported to files and imported from them: JSON lines, CSV, tasks of Label Studio."""
 
 import csv
+import json
+import re
+import unicodedata
+from dataclasses import replace
 from xml.etree import ElementTree
 
 import pytest
@@ -10,7 +14,7 @@ from hypothesis import strategies as st
 from csv_files import read_csv
 from labelled_study import HOSTILE, write_study
 from persuasion_rl.annotation.exchange import LABEL_STUDIO, export_answers, import_answers
-from persuasion_rl.annotation.plan import ANSWERS, Answer, Plan, judgment_of, verdict_of
+from persuasion_rl.annotation.plan import ANSWERS, Answer, Plan, clean_name, judgment_of, verdict_of
 from persuasion_rl.annotation.store import AnswerStore, read_answers
 from persuasion_rl.files import UserError, read_json, read_jsonl, write_json, write_jsonl
 
@@ -19,18 +23,42 @@ POOL = {
     for i in range(6)
 }
 PLAN = Plan(list(POOL), 1)
-NAMES = st.text(st.characters(categories=["L", "N", "P"]), min_size=1, max_size=20)
+NAMES = st.text(st.characters(categories=["L", "N", "P"]), min_size=1, max_size=20).map(clean_name)
+TEXTS = [
+    "=1+1",
+    "'=1+1",
+    "-1",
+    "+a",
+    "@a",
+    "00123",
+    "1-2",
+    "TRUE",
+    "1e5",
+    "3/4",
+    "Mar 1",
+    "1. May",
+    "'",
+    "Mary",
+    "12 %",
+]
 REASONS = st.text(st.characters(codec="utf-8", categories=["L", "N", "P", "Zs"]), min_size=1).map(str.strip)  # fmt: skip
+
+
+def folded(name: str) -> str:
+    return unicodedata.normalize("NFKC", name).casefold()
 
 
 @st.composite
 def answer_lists(draw):
-    keys = draw(st.lists(st.tuples(NAMES, st.sampled_from(sorted(POOL)), st.sampled_from(["first", "repeat"])), unique=True, max_size=8))  # fmt: skip
+    people = draw(
+        st.lists(NAMES | st.sampled_from(TEXTS), min_size=1, max_size=4, unique_by=folded)
+    )
+    keys = draw(st.lists(st.tuples(st.sampled_from(people), st.sampled_from(sorted(POOL)), st.sampled_from(["first", "repeat"])), unique=True, max_size=8))  # fmt: skip
     return [
         Answer(
             annotator=name, pair=pair, kind=kind,
             left_response=draw(st.sampled_from([1, 2])), answer=draw(st.sampled_from(ANSWERS)),
-            confidence=draw(st.sampled_from([None, 1, 2, 3])), reason=draw(REASONS) or None,
+            confidence=draw(st.sampled_from([None, 1, 2, 3])), reason=draw(REASONS | st.sampled_from(TEXTS)) or None,
             seconds=draw(st.sampled_from([None, 0.5])), answered_at=draw(st.sampled_from([None, 9.0])),
         )
         for name, pair, kind in keys
@@ -81,7 +109,10 @@ def test_the_tasks_fit_their_interface(tmp_path):
     for task in read_json(tmp_path / "tasks.json"):
         assert variables <= task["data"].keys()
         left_response = task["data"]["left_response"]
-        assert task["data"]["left"] == POOL[task["data"]["pair_id"]][f"response_{left_response}"]
+        assert (
+            task["data"]["left"]
+            == POOL[task["data"]["pair_id"].removeprefix("pair-")][f"response_{left_response}"]
+        )
         for annotation in task["annotations"]:
             for part in annotation["result"]:
                 control = controls[part["from_name"]]
@@ -281,3 +312,129 @@ def test_a_broken_recorded_configuration_is_one_line(
     (line,) = run.stderr.splitlines()
     assert run.returncode == 1 and line.startswith(f"error: {study.folder}/config.yaml: {message}")
     assert "make it again: `snakemake results/demo/config.yaml --cores 1" in line
+
+
+NUMBERLIKE = "885394e1000000000"
+
+
+def in_a_spreadsheet(cell: str) -> str:
+    """What a spreadsheet saves of a cell that it has read: numbers, dates and truth values as it writes them."""
+    if cell.lower() in ("true", "false"):
+        return cell.upper()
+    try:
+        return f"{float(cell):.2E}" if len(cell) > 9 else f"{float(cell):g}"
+    except ValueError:
+        return "2026-01-02" if re.fullmatch(r"\d+[-/]\d+", cell) else cell
+
+
+def test_a_table_that_a_spreadsheet_read_and_saved_is_imported_whole(tmp_path):
+    pool = {NUMBERLIKE: POOL["pair0"], "0012345678901234": POOL["pair1"], "12e3": POOL["pair2"]}
+    people, plan = ["00123", "1-2", "true", "1e5", "Mary"], Plan(list(pool), 1)
+    answers = [
+        Answer(name, pair, "first", 1, "left", reason="=1+1") for pair in pool for name in people
+    ]
+    export_answers(pool, answers, plan, tmp_path / "pairs.csv")
+    with (tmp_path / "pairs.csv").open(newline="") as file:
+        rows = [[in_a_spreadsheet(cell) for cell in row] for row in csv.reader(file)]
+    with (tmp_path / "saved.csv").open("w", newline="") as file:
+        csv.writer(file).writerows(rows)
+    with AnswerStore(tmp_path / "new.sqlite") as store:
+        assert import_answers(pool, store, tmp_path / "saved.csv") == (15, 15)
+    assert read_answers(tmp_path / "new.sqlite") == answers
+
+
+def test_no_text_in_a_table_is_a_formula_and_answers_stay_as_they_are(tmp_path):
+    row = {"prompt": "=HYPERLINK(1)", "response_1": "@SUM(1)", "response_2": "\t=1"}
+    answers = [
+        Answer("+anna", "p", "first", 1, "left", 1, "-1+1"),
+        Answer("ben", "p", "first", 1, "left"),
+    ]
+    export_answers({"p": row}, answers, Plan(["p"], 1), tmp_path / "pairs.csv")
+    cells = [cell for row in read_csv(tmp_path / "pairs.csv") for cell in row.values()]
+    assert not [cell for cell in cells if cell[:1] in ("=", "+", "-", "@", "\t", "\r")]
+    assert [row["answer"] for row in read_csv(tmp_path / "pairs.csv")] == ["1", "1"]
+    assert [row["annotator"] for row in read_csv(tmp_path / "pairs.csv")] == ["'+anna", "ben"]
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "csv"])
+def test_an_export_with_ids_as_they_were_is_imported_and_a_spoiled_id_is_one_line(tmp_path, suffix):
+    pool, file = {NUMBERLIKE: POOL["pair0"]}, tmp_path / f"old.{suffix}"
+
+    def write(pair: str) -> None:
+        row = {"pair_id": pair, "annotator": "anna", "answer": "2"}
+        table = ",".join(row) + "\n" + ",".join(row.values()) + "\n"
+        write_jsonl(file, [row]) if suffix == "jsonl" else file.write_text(table)
+
+    with AnswerStore(tmp_path / "new.sqlite") as store:
+        write(NUMBERLIKE)
+        assert import_answers(pool, store, file) == (1, 1)
+        write("8.85E+15")
+        with pytest.raises(
+            UserError, match=r"pair '8.85E\+15' .*a spreadsheet made a number of it: export anew"
+        ):
+            import_answers(pool, store, file)
+
+
+def test_one_person_is_one_annotator_however_the_name_is_written(tmp_path):
+    names = ["Zoë", "zoë", "Zoe\u0308", " ZOË ", "Zoë\u00a0", "\uff3aoë", "Ben", "Ben  B", "ben b"]
+    rows = [
+        {"pair_id": f"pair{i}", "annotator": name, "answer": "1"}
+        for i, name in enumerate(names[:6])
+    ]
+    rows += [
+        {"pair_id": f"pair{i}", "annotator": name, "answer": "1"}
+        for i, name in enumerate(names[6:])
+    ]
+    write_jsonl(tmp_path / "rows.jsonl", rows)
+    with AnswerStore(tmp_path / "new.sqlite") as store:
+        assert import_answers(POOL, store, tmp_path / "rows.jsonl") == (9, 9)
+        assert store.names() == ["Zoë", "Ben", "Ben B"]
+
+
+def test_texts_of_label_studio_may_be_lists_or_texts(tmp_path):
+    export_answers(POOL, [], PLAN, tmp_path / "tasks.json")
+    (task, *_) = read_json(tmp_path / "tasks.json")
+    parts = [
+        ("otherwise", "choices", "tie"),
+        ("confidence", "choices", "2"),
+        ("reason", "text", "So\r\nit is\x00.\ud83d"),
+    ]
+    result = [{"from_name": name, "value": {key: value}} for name, key, value in parts]
+    task["annotations"] = [{"completed_by": 1, "result": result}]
+    (tmp_path / "export.json").write_text(json.dumps([task]))
+    with AnswerStore(tmp_path / "new.sqlite") as store:
+        import_answers(POOL, store, tmp_path / "export.json")
+    (answer,) = read_answers(tmp_path / "new.sqlite")
+    assert (answer.answer, answer.confidence, answer.reason) == ("tie", 2, "So\nit is.\ufffd")
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "csv"])
+def test_a_clock_that_was_set_back_leaves_durations_unknown(tmp_path, suffix):
+    """Also in a store of an earlier version, whose own export could not be imported."""
+    plan = Plan(["pair0", "pair1"], 1)
+    with AnswerStore(tmp_path / "answers.sqlite") as store:
+        for number, seconds in enumerate((None, -3600.0)):
+            showing = store.next("anna", plan, now=10_000.0)
+            given_ = Answer("anna", showing.pair, showing.kind, showing.left_response, "left")
+            assert store.add(replace(given_, seconds=seconds, answered_at=6_400.0))
+            assert store.answers()[number].seconds is None
+        showing = store.next("ben", Plan(["pair2"], 1), now=10_000.0)
+        # What was shown in what is now the future is offered to others.
+        assert store.next("eve", Plan(["pair2"], 1), now=6_400.0).pair == showing.pair
+        store._file.execute("UPDATE answers SET seconds = -3600")
+        store._file.commit()
+        assert [answer.seconds for answer in store.answers()] == [None, None]
+    file = tmp_path / f"answers.{suffix}"
+    exported = read_answers(tmp_path / "answers.sqlite")
+    export_answers(POOL, exported, PLAN, file)
+    text = file.read_text()
+    assert "-3600" not in text
+    # As an earlier version exported them.
+    file.write_text(
+        text.replace(",,6400", ",-3600.0,6400")
+        if suffix == "csv"
+        else text.replace('"seconds": null', '"seconds": -3600.0')
+    )
+    with AnswerStore(tmp_path / "other.sqlite") as other:
+        import_answers(POOL, other, file)
+        assert [answer.seconds for answer in other.answers()] == [None, None]

@@ -106,7 +106,7 @@ def test_nothing_in_the_traffic_tells_where_a_text_comes_from(study):
         assert "http://" not in response.text and "https://" not in response.text
 
 
-@pytest.mark.parametrize("name", ["", "   ", "a" * 61, "a\x07"])
+@pytest.mark.parametrize("name", ["", "   ", "\x07", "a" * 61, "a\u200b"])
 def test_a_name_is_a_line(study, name):
     page = TestClient(make_app(study), base_url="http://127.0.0.1")
     response = page.post("/name", data={"name": name})
@@ -348,3 +348,32 @@ def test_fifty_people_at_once_lose_and_double_no_answer():
     assert run.returncode == 0, run.stderr
     assert "50 people at once, 200 answers" in run.stdout
     assert "0 lost, 0 more than a pair was to get, 0 that nobody gave" in run.stdout
+
+
+def test_one_person_has_one_name_on_the_page(tmp_path):
+    study = write_study(tmp_path / "results/demo", pairs=4)
+    page = open_page(study, "Anna")
+    page.get("/pair")
+    for name in ("anna", " ANNA", "An\x00na", "Ann\u0061"):
+        other = open_page(study, name)
+        answer(other, "left")
+    assert {one.annotator for one in first_answers(study)} == {"Anna"}
+    assert len(first_answers(study)) == 4
+
+
+def test_what_is_typed_into_a_form_is_text_that_every_tool_can_hold(tmp_path):
+    study = write_study(tmp_path / "results/demo", pairs=1)
+    page = open_page(study)
+    answer(page, "left", reason="So\r\nit\x00 is\u2028now\r")
+    assert first_answers(study)[0].reason == "So\nit is\nnow\n"
+
+
+def test_texts_have_the_direction_of_their_letters(tmp_path):
+    page = open_page(write_study(tmp_path / "results/demo", pairs=1)).get("/pair").text
+    for part in (
+        '<p class="claim"',
+        '<p class="turn answered"',
+        '<p class="text"',
+        '<textarea id="reason" name="reason"',
+    ):
+        assert f'{part} dir="auto"' in page

@@ -3,6 +3,8 @@
 from collections import Counter
 from pathlib import Path
 
+from tokenizers import Tokenizer
+
 from persuasion_rl.data.corpus import Conversation, read_threads
 from persuasion_rl.data.examples import Budget
 from persuasion_rl.files import read_json, read_jsonl, write_json, write_jsonl
@@ -19,6 +21,12 @@ META = {
     "op-text-body": BODY,
     "pair_ids": [],
 }
+
+
+def token_counts(tokenizer: Path, texts: list[str]) -> list[int]:
+    """The number of tokens of texts by a tokenizer.json as it is, each text alone."""
+    encodings = Tokenizer.from_file(str(tokenizer)).encode_batch(texts, add_special_tokens=False)
+    return [len(encoding) for encoding in encodings]
 
 
 def comment(

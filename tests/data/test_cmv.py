@@ -2,19 +2,19 @@
 
 import pytest
 
-from persuasion_rl.data.prompts import TokenCounter, render
 from persuasion_rl.files import UserError
-from small_corpora import BODY, META, comment
+from persuasion_rl.prompts.wording import PLAIN
+from small_corpora import BODY, META, comment, token_counts
 
 
 def test_a_row_has_the_contracts_fields(process_thread, tokenizer):
     processed = process_thread(comment("t1_b", "t3_a", "ben", "Dogs &gt; cats.", 1))
     (row,) = processed.rows
-    prompt = render(
-        "Claim: CMV: Cats are better\nPoster: Cats are better & cleaner than dogs.", "cmv", "plain"
+    prompt = PLAIN.render(
+        "Claim: CMV: Cats are better\nPoster: Cats are better & cleaner than dogs.", "cmv"
     )
-    response_tokens, context_tokens = TokenCounter(tokenizer).counts(
-        ["Dogs > cats.", prompt.split("[CONTEXT]\n")[1].split("[TASK]")[0]]
+    response_tokens, context_tokens = token_counts(
+        tokenizer, ["Dogs > cats.", prompt.split("[CONTEXT]\n")[1].split("[TASK]")[0]]
     )
     assert row == {
         "input_text": prompt,
@@ -178,7 +178,7 @@ def test_responses_outside_the_limits_are_counted_out(process_thread, tokenizer)
         "fits": "Dogs are loyal and brave.",
         "long": "Dogs are loyal. " * 9,
     }
-    sizes = TokenCounter(tokenizer).counts([text.strip() for text in texts.values()])
+    sizes = token_counts(tokenizer, [text.strip() for text in texts.values()])
     comments = [comment(id_, "t3_a", "ben", text, 1) for id_, text in texts.items()]
     limits = dict(min_tokens=sizes[1] + 1, max_tokens=sizes[1] + 1)
     processed = process_thread(*comments, **limits)
@@ -193,7 +193,7 @@ def test_a_row_over_the_whole_budget_is_counted_out_and_not_cut(process_thread, 
         comment("t1_b", "t3_a", "ben", "Dogs are loyal.", 1),
         comment("t1_l", "t3_a", "carl", "Loyal! " * 9, 1),
     )
-    exact = TokenCounter(tokenizer).counts([wide.by_id["b"]["input_text"]])[0]
+    exact = token_counts(tokenizer, [wide.by_id["b"]["input_text"]])[0]
     exact += wide.by_id["b"]["metadata"]["response_tokens"]
     processed = process_thread(
         comment("t1_b", "t3_a", "ben", "Dogs are loyal.", 1),

@@ -6,10 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from persuasion_rl.data.contexts import Turn
 from persuasion_rl.data.examples import Budget, Draft, RowMaker
-from persuasion_rl.data.prompts import Turn
-from persuasion_rl.files import UserError
+from persuasion_rl.files import UserError, write_jsonl
+from persuasion_rl.training.tokenize import Tokens, tokenize
 from small_corpora import WIDE
+from tokenizer_kinds import TURNS, write_base
 
 TEXTS = st.lists(
     st.sampled_from(["cats", "are", "clean", "dogs.", "日本", "\n\n", "> so?"]),
@@ -69,9 +71,11 @@ def test_prompt_and_response_fit_and_the_context_does_not_depend_on_the_response
         elif isinstance(one, str):
             assert one in reasons
         else:
-            prompt_tokens, response_tokens = maker.counter.counts(
-                [one["input_text"], one["response"]]
+            (prompt,), (response_ids,) = (
+                maker.tokenizer.prompt_ids([one["input_text"]]),
+                maker.tokenizer.response_ids([response], ended=False),
             )
+            prompt_tokens, response_tokens = len(prompt), len(response_ids)
             assert one["response"] == response
             assert one["full_text"] == one["input_text"] + response
             assert budget.min_tokens <= response_tokens + 1 <= budget.max_tokens
@@ -83,3 +87,25 @@ def test_prompt_and_response_fit_and_the_context_does_not_depend_on_the_response
 def test_the_chat_format_needs_a_template(tokenizer):
     with pytest.raises(UserError, match="chat template"):
         RowMaker("cmv", tokenizer, replace(WIDE, prompt_format="chat"))
+
+
+IDS = {"conversation_id": "c", "utterance_id": "u", "reply_to": "r"}
+
+
+@pytest.mark.parametrize("form", ["plain", "chat"])
+@pytest.mark.parametrize("kind", ["byte_level", "byte_fallback", "unigram"])
+def test_a_row_that_is_kept_is_never_longer_when_it_is_trained_on(kind, form, tmp_path):
+    """BOS, EOS and the frame count: what the data stage keeps at a limit, a training with that max_length takes."""
+    base = write_base(tmp_path, kind, TURNS, begins=True, ends=True)
+    turns = [Turn("Claim", "buses"), Turn("Poster", "They are slow, naïve and loud.", True)]
+    responses = ["so " * count for count in range(1, 12)]
+    drafts = [Draft(turns, text.strip(), IDS) for text in responses]
+    wide = RowMaker("cmv", base, replace(WIDE, prompt_format=form)).rows(drafts)
+    write_jsonl(tmp_path / "rows.jsonl", wide)
+    tokenize(rows=tmp_path / "rows.jsonl", base=base, output=tmp_path / "ids", prompt_format=form)
+    lengths = Tokens.read(tmp_path / "ids").lengths()
+    assert len(set(lengths)) == len(responses)
+    for limit in lengths:
+        budget = replace(WIDE, prompt_format=form, max_seq_length=limit)
+        kept = [isinstance(row, dict) for row in RowMaker("cmv", base, budget).rows(drafts)]
+        assert kept == [length <= limit for length in lengths]

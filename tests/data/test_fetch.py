@@ -19,7 +19,7 @@ import time
 import zipfile
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Event, Thread
+from threading import Event
 
 import psutil
 import pytest
@@ -28,7 +28,6 @@ import trustme
 from local_server import running_server
 from persuasion_rl.data import fetch
 from persuasion_rl.data.corpus import check_digests, read_threads
-from persuasion_rl.data.fetch import fetch_base_model
 from persuasion_rl.files import UserError, file_digest, read_json
 
 ROOT = Path(__file__).parents[2]
@@ -437,61 +436,3 @@ def test_a_file_of_another_size_is_not_hashed(fetched, tmp_path, monkeypatch):
 
 def test_a_corpus_without_a_record_is_not_checked(corpus):
     check_digests(corpus)
-
-
-def test_a_model_is_put_into_place_whole(tmp_path, monkeypatch):
-    def download(source, *, revision, local_dir, **_):
-        (local_dir / ".cache").mkdir()
-        (local_dir / "config.json").write_text(f"{source} {revision}")
-        if revision == "broken":
-            raise ConnectionError("reset\nby peer")
-
-    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
-    output = tmp_path / "models" / "base"
-    output.mkdir(parents=True)
-    fetch_base_model(source="some/model", revision="1", output=output)
-    assert contents(output) == {"config.json": b"some/model 1"}
-    with pytest.raises(UserError, match=r"ConnectionError: reset\); .* set models.base.source"):
-        fetch_base_model(source="some/model", revision="broken", output=output)
-    assert contents(output) == {"config.json": b"some/model 1"}
-    (output / "old").touch()
-    fetch_base_model(source="some/model", revision="2", output=output)
-    assert contents(output) == {"config.json": b"some/model 2"}
-    assert [path.name for path in output.parent.iterdir()] == ["base"]
-
-
-@pytest.mark.parametrize(
-    ("status", "code", "message"),
-    [
-        (403, "GatedRepo", "some/model is gated: accept its terms .* set HF_TOKEN"),
-        (404, "RepoNotFound", "there is no model some/model at revision 1"),
-    ],
-)
-def test_a_hub_that_refuses_is_explained(
-    status, code, message, command_line, tmp_path, monkeypatch
-):
-    class Hub(BaseHTTPRequestHandler):
-        def do_GET(self):
-            self.send_response(status)
-            self.send_header("X-Error-Code", code)
-            self.send_header("Content-Length", "0")
-            self.end_headers()
-
-        do_HEAD = do_GET
-
-        def log_message(self, *_):
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Hub) as server:
-        Thread(target=server.serve_forever, daemon=True).start()
-        monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{server.server_port}")
-        monkeypatch.setenv("HF_HUB_OFFLINE", "0")
-        monkeypatch.setenv("HF_HOME", str(tmp_path / "home"))
-        result = command_line(
-            "data.fetch", "fetch_base_model", "--source", "some/model", "--revision", "1", "--output", tmp_path / "out"
-        )  # fmt: skip
-        server.shutdown()
-    assert result.returncode == 1
-    assert re.search(message, result.stderr.strip().splitlines()[-1])
-    assert "Traceback" not in result.stderr
-    assert not (tmp_path / "out").exists()

@@ -137,6 +137,10 @@ def test_the_truth_is_a_probability_of_any_text(prompt, reply):
     assert 0 <= grammar.truth(prompt, reply) <= 1
 
 
+def test_a_long_text_that_the_grammar_does_not_know_has_a_probability_too():
+    assert 0 <= grammar.truth(POST, "Nobody knows. " * 2_000) < 1e-300
+
+
 @given(st.text())
 def test_text_that_the_grammar_does_not_know_scores_low(text):
     assume(all(move.kind == "unknown" for move in grammar.moves(text)))

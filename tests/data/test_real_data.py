@@ -19,10 +19,10 @@ from persuasion_rl.data.deltas import awards
 from persuasion_rl.data.examples import Budget
 from persuasion_rl.data.leakage import check_leakage
 from persuasion_rl.data.p4g import process_p4g, selected
-from persuasion_rl.data.prompts import TokenCounter
 from persuasion_rl.data.sides import Shares, assign_sides
 from persuasion_rl.data.split import Plan, split
 from persuasion_rl.files import read_json, read_jsonl, write_json, write_jsonl
+from small_corpora import token_counts
 
 LIMITS = Budget(min_tokens=20, max_tokens=1024, max_context_tokens=700, max_seq_length=1024)
 CMV, P4G = "winning-args-corpus", "persuasionforgood-corpus"
@@ -248,11 +248,10 @@ def test_quoted_lines_stay_quotes(raw):
 
 @pytest.mark.parametrize("name, every", [("cmv_examples.jsonl", 1), ("p4g_examples.jsonl", 8)])
 def test_rows_fit_their_budget(dialogues, qwen_tokenizer, name, every):
-    counter = TokenCounter(qwen_tokenizer)
     rows = list(read_jsonl(dialogues / name))[::every]
-    prompts = counter.counts([row["input_text"] for row in rows])
-    responses = counter.counts([row["response"] for row in rows])
-    full_texts = counter.counts([row["full_text"] for row in rows])
+    prompts = token_counts(qwen_tokenizer, [row["input_text"] for row in rows])
+    responses = token_counts(qwen_tokenizer, [row["response"] for row in rows])
+    full_texts = token_counts(qwen_tokenizer, [row["full_text"] for row in rows])
     for row, prompt, response, both in zip(rows, prompts, responses, full_texts, strict=True):
         assert row["metadata"]["response_tokens"] == response + 1
         assert 20 <= response + 1 <= 1024
@@ -274,7 +273,7 @@ def test_rows_in_the_models_own_template_fit_too(real_data, qwen_tokenizer, tmp_
     rows = list(read_jsonl(tmp_path / "examples.jsonl"))
     # The template's tags are a few tokens less than the plain ones.
     assert 685 <= len(rows) == counts["won"]["kept"] < 700
-    both = TokenCounter(tokenizer).counts([row["full_text"] for row in rows])
+    both = token_counts(tokenizer, [row["full_text"] for row in rows])
     assert max(both) + 1 <= 1024
     assert all(row["input_text"].endswith("<|im_start|>assistant\n") for row in rows)
 

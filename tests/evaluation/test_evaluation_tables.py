@@ -211,3 +211,44 @@ def test_length_is_counted_in_words_whatever_a_player_counts_as_tokens(tabulate)
     (row,) = tabulate(verdicts, ["a", "b"], words=lambda *of: lengths[of])["win_rates"]
     assert float(row["low"]) > 0.55
     assert float(row["length_controlled_low"]) < 0.5 < float(row["length_controlled_high"])
+
+
+def verdicts_of(games: dict[tuple[str, str], list[str]], conversations: int = 10**6) -> list[dict]:
+    """The verdicts of pairs of players, a prompt each; a prompt in each of so many conversations in turn."""
+    return [
+        {"prompt_id": f"p{i}", "conversation_id": f"c{i % conversations}", "player_1": one, "player_2": other,
+         "verdict": verdict}
+        for (one, other), verdicts in games.items()
+        for i, verdict in enumerate(verdicts)
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("conversations", [1, 40])
+def test_forty_ties_rank_nobody(tabulate, conversations):
+    """As under a judge who always prefers the first place: both orders make a tie of it."""
+    pairs = combinations("abc", 2)
+    games = {pair: ["tie"] * 40 for pair in pairs}
+    tables = tabulate(verdicts_of(games, conversations), [*"abc"], comparisons=["b:a"])
+    for row in tables["win_rates"] + tables["comparisons"]:
+        assert float(row["win_rate"]) == 0.5
+        assert float(row["low"]) < 0.36 and float(row["high"]) > 0.64
+    for row in tables["win_rates"]:
+        low, high = (float(row[f"length_controlled_{end}"]) for end in ("low", "high"))
+        assert low < 0.36 and high > 0.64
+    ranking = {row["player"]: row for row in tables["ranking"]}
+    assert all((row["rank_low"], row["rank_high"]) == ("1", "3") for row in ranking.values())
+    for name in "bc":
+        assert float(ranking[name]["strength"]) == 0
+        assert float(ranking[name]["low"]) < -0.5 and float(ranking[name]["high"]) > 0.5
+
+
+def test_who_met_nobody_of_the_first_players_circle_has_empty_cells(tabulate):
+    games = {("a", "c"): ["1"] * 30 + ["2"] * 10, ("b", "d"): ["1"] * 20 + ["2"] * 20}
+    ranking = tabulate(verdicts_of(games), [*"abcd"])["ranking"]
+    assert [row["player"] for row in ranking] == ["a", "c", "b", "d"]
+    cells = ("strength", "low", "high", "rank", "rank_low", "rank_high")
+    assert all(row[cell] == "" for row in ranking[2:] for cell in cells)
+    assert [(row["rank"], row["rank_low"], row["rank_high"]) for row in ranking[:2]] == [
+        ("1", "1", "3"),
+        ("2", "2", "4"),
+    ]

@@ -165,7 +165,13 @@ def test_the_table_of_two_players_known_by_hand(players, tmp_path):
         "unsupported_claims": "not measured", "invented_experience": "not measured",
         "manipulation": "not measured", "disrespect": "not measured",
     }  # fmt: skip
-    assert all(row["low"] for row in rows if row["value"] != "not measured")
+    # Shares of replies have Wilson's interval where all conversations are alike; of other means none is known then.
+    shares = [row for row in rows if row["unit"] == "share of replies"]
+    assert all(row["low"] for row in shares if row["value"] != "not measured")
+    (certainty,) = (
+        row for row in rows if row["measure"] == "hedge_markers" and row["player"] == "base"
+    )
+    assert (certainty["value"], certainty["low"], certainty["high"]) == ("0.0", "", "")
     first = output.read_bytes()
     evaluate_honesty(responses=players, markers=LISTS, output=output, draws=200, seed=1)
     assert output.read_bytes() == first

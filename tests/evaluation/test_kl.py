@@ -6,10 +6,11 @@ from pathlib import Path
 import pytest
 
 from persuasion_rl.evaluation.kl import _token_ids, evaluate_kl, kl_and_log_ratio
-from persuasion_rl.evaluation.loss import response_loss
+from persuasion_rl.evaluation.loss import perplexity, response_loss
 from persuasion_rl.files import UserError, read_jsonl, write_jsonl
 from persuasion_rl.models.arguments import ModelArguments
 from persuasion_rl.models.loading import load_for_inference
+from persuasion_rl.prompts.tokens import TextTokenizer
 from persuasion_rl.records import KlRow, read_rows
 from persuasion_rl.training.standin import END_OF_TEXT
 from replies import player_rows
@@ -100,7 +101,8 @@ def test_a_bos_stands_before_the_prompt_only(tmp_path):
     bos, *_ = tokenizer("Hello")["input_ids"]
     assert bos == tokenizer.eos_token_id
     rows = player_rows(["A", "B"], cut=(1,))
-    token_ids = [_token_ids(tokenizer, row) for row in rows]
+    ids_of = TextTokenizer(child)
+    token_ids = [_token_ids(ids_of, row) for row in rows]
     assert all(prompt[0] == bos for prompt, _ in token_ids)
     (a, end), (b,) = (reply for _, reply in token_ids)
     assert tokenizer.convert_ids_to_tokens([a, end, b]) == ["A", END_OF_TEXT, "B"]
@@ -108,7 +110,7 @@ def test_a_bos_stands_before_the_prompt_only(tmp_path):
     divergence = kl_and_log_ratio(model, former, *token_ids[0])
     expected = math.log(0.8 / 0.5) + math.log(0.5 / 1.0)
     assert divergence["log_ratio"] == pytest.approx(expected, abs=1e-4)
-    nats = response_loss(model, tokenizer, [("Hello", "A"), ("Hello!", "A")])
+    nats = response_loss(model, ids_of, [("Hello", "A"), ("Hello!", "A")])
     assert nats == pytest.approx(-(math.log(0.8) + math.log(0.5)) / 2, abs=1e-4)
 
 
@@ -125,3 +127,8 @@ def with_bos(base: Path) -> Path:
     )
     tokenizer.save(path)
     return base
+
+
+def test_a_perplexity_that_no_float_holds_is_unknown():
+    assert perplexity(math.log(20)) == pytest.approx(20)
+    assert perplexity(709.0) > 1e307 and perplexity(710.0) is None

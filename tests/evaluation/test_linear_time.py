@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from persuasion_rl.data import deltas
 from persuasion_rl.data.clean import RULES, clean, clean_post, is_bot, unescape, unusable
+from persuasion_rl.data.contexts import turns_of
 from persuasion_rl.data.near_duplicates import NearDuplicateIndex, shingles
-from persuasion_rl.data.prompts import turns_of
 from persuasion_rl.evaluation.behaviour import distinct, repeated_share
 from persuasion_rl.evaluation.markers import own_words, read_markers, words
 from persuasion_rl.evaluation.memorised import TrainingText

@@ -7,6 +7,7 @@ import pytest
 
 from persuasion_rl.files import UserError, file_digest, read_json, write_json
 from persuasion_rl.models.lineage import base_digest, check_lineage
+from persuasion_rl.study.names import MODEL_FILES
 from tiny_trainings import ADAPTER, train_dpo, train_sft, training_run
 
 
@@ -17,7 +18,7 @@ def chain(tmp_path) -> tuple[Path, list[Path]]:
 
     base = tmp_path / "base"
     base.mkdir()
-    for name in ("config.json", "model.safetensors", "tokenizer.json"):
+    for name in MODEL_FILES:
         (base / name).write_text(f"this is {name}")
     parent, digest = "base", base_digest(base)
     adapters = []
@@ -86,7 +87,7 @@ def test_a_record_that_lacks_a_key_is_named(chain, key):
     assert_refused(base, [sft, rlaif], rf"sft/recipe\.json: the key '{key}' is missing")
 
 
-@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "tokenizer.json"])
+@pytest.mark.parametrize("name", MODEL_FILES)
 def test_an_incomplete_base_is_refused(chain, name):
     base, adapters = chain
     (base / name).unlink()

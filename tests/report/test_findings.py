@@ -2,7 +2,14 @@
 
 import pytest
 
-from persuasion_rl.report.figures import honesty_figure, length_figure, lineage_figure, loss_figure
+from persuasion_rl.report.figures import (
+    honesty_figure,
+    length_figure,
+    lineage_figure,
+    loss_figure,
+    ranking_figure,
+    truth_figure,
+)
 from persuasion_rl.report.findings import findings
 from persuasion_rl.report.notices import PUBLISHED, StudyFacts, notices, warnings
 from persuasion_rl.report.plotting import number
@@ -237,6 +244,26 @@ def test_ranks_have_intervals_and_an_agreement_with_the_truth():
     assert "tau" not in findings_of(ranking=ranking)["Result"][-1]
     alike = [row | {"mean": 0.5} for row in truth]
     assert "tau" not in findings_of(ranking=ranking, truth=alike)["Result"][-1]
+
+
+def test_what_is_not_known_is_said_not_to_be_and_drawn_without_an_interval():
+    """Of players whom no game connects with the first one, and of differences that are the same everywhere."""
+    unknown = dict.fromkeys(("strength", "low", "high", "rank", "rank_low", "rank_high"), "")
+    ranking = [
+        {"judge": "delta", "player": "base", "against": "base", "strength": 0.0, "low": 0.0, "high": 0.0,
+         "rank": 1, "rank_low": 1, "rank_high": 2},
+        {"judge": "delta", "player": "sft", "against": "base", **unknown},
+    ]  # fmt: skip
+    gap = {"model": "sft", "against": "base", "difference": 0.1, "low": "", "high": ""}
+    truth = [{"model": m, "mean": 0.5, "low": "", "high": ""} for m in ("base", "sft")]
+    win = {"judge": "delta", "player": "sft", "against": "base", "win_rate": 0.9, "low": 0.8, "high": 0.95,
+           "length_controlled_low": "", "length_controlled_high": ""}  # fmt: skip
+    found = findings_of(ranking=ranking, truth=truth, differences=[gap], win_rates=[win])
+    assert "base (1 to 2), sft (not known)." in found["Result"][-1]
+    assert "Undecided: sft − base +0.100 [not known]." in found["Result"][0]
+    assert not any("is wrong" in sentence for sentence in found["How sure"])
+    figure = ranking_figure(ranking, ["delta"]) + truth_figure(truth)
+    assert "sft" in figure and "nan" not in figure.lower()
 
 
 def test_a_judge_that_is_wrong_where_the_truth_is_known_is_said_to_be():

@@ -33,6 +33,8 @@ def test_a_studys_record_is_its_configuration(name, tmp_path, monkeypatch):
     """The command runs as pasted into a shell; the record sorts the keys of each level."""
     for corpus in plans.CORPORA:
         (tmp_path / corpus).mkdir()
+        for file in ("conversations.json", "utterances.jsonl"):
+            (tmp_path / corpus / file).touch()
     monkeypatch.setenv("PERSUASION_RL_CORPORA", str(tmp_path))
     file = ROOT / plans.STUDIES[name]
     study = load_config(yaml.safe_load(file.read_text()), file).resolved()

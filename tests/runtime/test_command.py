@@ -118,11 +118,37 @@ def test_flags_get_the_types_of_the_parameters(monkeypatch):
     assert call(monkeypatch, TYPED + " --base m --name y", typed)["base"] == Path("m")
 
 
+@pytest.mark.parametrize("word", ["3", "3.0", "+3", "3.", "0.3e1", "3E0", "03"])
+def test_a_whole_number_may_be_written_as_the_configuration_has_it(monkeypatch, word):
+    count = call(monkeypatch, TYPED.replace("--count 3", f"--count {word}"), typed)["count"]
+    assert (count, type(count)) == (3, int)
+
+
 @pytest.mark.parametrize(
     "words, message",
     [
         ("--count 3", "required"),
         (TYPED.replace("3", "three"), "--count: invalid int value: 'three'"),
+        *(
+            (TYPED.replace("--count 3", f"--count={word}"), f"--count: invalid int value: '{word}'")
+            for word in (
+                "3.5",
+                "1e-1",
+                "nan",
+                "inf",
+                "-inf",
+                "1e999",
+                "0x10",
+                "٣",
+                "1_",
+                "true",
+                "",
+            )
+        ),
+        *(
+            (TYPED.replace("0.5", word), f"--share: invalid float value: '{word}'")
+            for word in ("nan", "inf", "1e999", "0x10", "infinity")
+        ),
         (TYPED.replace("TRUE", "yes"), "expected true or false, got 'yes'"),
         (TYPED.replace("ai=", "ai:"), "expected KEY=VALUE, got 'ai:x.jsonl'"),
         (TYPED + " --coun 4", "unknown argument: --coun"),

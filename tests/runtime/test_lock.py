@@ -112,3 +112,23 @@ def test_without_locks_of_the_kernel_the_file_is_the_lock(tmp_path, monkeypatch)
     os.utime(file, (old, old))
     with pytest.warns(UserWarning), pytest.raises(UserError, match="process 77 on elsewhere"), locked(tmp_path):  # fmt: skip
         pass
+
+
+@pytest.mark.parametrize("odd", ["a file as folder", "a folder as lock", "a link to nowhere"])
+def test_a_lock_that_cannot_be_had_is_one_line(tmp_path, odd):
+    state = tmp_path / "state"
+    if odd == "a file as folder":
+        state.touch()
+    elif odd == "a folder as lock":
+        (state / LOCK).mkdir(parents=True)
+    else:
+        state.mkdir()
+        (state / LOCK).symlink_to(tmp_path / "not/there")
+    with (
+        pytest.raises(
+            UserError, match=f"{state / LOCK}: cannot be locked .*a plain file"
+        ) as raised,
+        locked(state),
+    ):
+        pass
+    assert "\n" not in str(raised.value)

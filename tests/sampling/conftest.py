@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from completions_server import CompletionServer
-from persuasion_rl.data.prompts import render
 from persuasion_rl.files import read_jsonl
+from persuasion_rl.prompts.wording import PLAIN
 from persuasion_rl.sampling.request import Request
 from tiny_models import TROUBLE, engine_of, make_tiny_base, sampled_texts, write_scripted_base
 
@@ -32,7 +32,7 @@ def requests(tiny_study) -> list[Request]:
     """More than a thousand samples of prompts of very different lengths."""
     rows = [row["input_text"] for row in read_jsonl(tiny_study / "examples.jsonl")]
     prompts = list(dict.fromkeys(rows))[:80]
-    prompts += [render(f"Claim: CMV: {'no ' * i}cars", "cmv", "plain") for i in range(25)]
+    prompts += [PLAIN.render(f"Claim: CMV: {'no ' * i}cars", "cmv") for i in range(25)]
     return [Request(f"p{i}", text, n) for i, text in enumerate(prompts) for n in range(1, 16)]
 
 

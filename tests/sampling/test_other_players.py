@@ -6,8 +6,8 @@ import pytest
 import yaml
 
 from completions_server import asked_for, completion
-from persuasion_rl.data.prompts import TASKS, render
 from persuasion_rl.files import read_jsonl, write_json, write_jsonl
+from persuasion_rl.prompts.wording import PLAIN, TASKS
 from running import copy_project, snakemake, succeed
 from tiny_models import TROUBLE, sft_row, write_scripted_base
 
@@ -27,7 +27,7 @@ def root(tmp_path, neighbour):
     root = copy_project(tmp_path / "checkout")
     prompts = [
         {
-            "prompt": render(context, "cmv", "plain"),
+            "prompt": PLAIN.render(context, "cmv"),
             "metadata": {"prompt_id": f"p{i}", "conversation_id": f"c{i}", "source": "cmv"},
         }
         for i, context in enumerate(CONTEXTS)

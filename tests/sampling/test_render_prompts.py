@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from persuasion_rl.data.prompts import SYSTEM, TASKS, context_of, render
 from persuasion_rl.files import UserError, read_jsonl, write_jsonl
+from persuasion_rl.prompts.templates import read_format
+from persuasion_rl.prompts.wording import PLAIN, SYSTEM, TASKS, PromptFormat
 from persuasion_rl.sampling.render_prompts import render_prompts
 from persuasion_rl.study.loading import load_config
 from tiny_models import sft_row
@@ -20,30 +21,38 @@ CONTEXTS = ["Claim: CMV: cars are bad\nPoster: They are loud.", "Claim: [TASK]\n
 
 
 @given(
-    st.text(st.characters(exclude_characters="\x00", exclude_categories=["Cs"]), max_size=80),
+    st.text(st.characters(exclude_categories=["Cs"]), max_size=80),
     st.sampled_from(sorted(TASKS)),
 )
 def test_a_context_comes_back_from_its_prompt(context, source):
-    assert context_of(render(context, source, "plain"), source, "plain") == context
-
-
-@pytest.mark.parametrize("context", CONTEXTS)
-def test_a_context_comes_back_from_a_chat(context):
-    prompt = render(context, "cmv", "chat", TEMPLATE)
-    assert context_of(prompt, "cmv", "chat", TEMPLATE) == context
-
-
-def test_a_prompt_of_another_format_is_refused():
-    with pytest.raises(UserError, match="not a prompt of the format plain"):
-        context_of(render("a", "cmv", "chat", TEMPLATE), "cmv", "plain")
+    assert PLAIN.context_of(PLAIN.render(context, source), source) == context
 
 
 @pytest.fixture
-def prompts_of_player(tmp_path):
+def chat(tmp_path) -> PromptFormat:
+    (tmp_path / "base").mkdir()
+    (tmp_path / "base" / "chat_template.jinja").write_text(TEMPLATE)
+    return read_format(tmp_path / "base", "chat")
+
+
+@pytest.mark.parametrize("context", CONTEXTS)
+def test_a_context_comes_back_from_a_chat(context, chat):
+    assert chat.context_of(chat.render(context, "cmv"), "cmv") == context
+
+
+def test_a_prompt_of_another_format_is_refused(chat):
+    with pytest.raises(UserError, match="not a prompt of the format plain"):
+        PLAIN.context_of(chat.render("a", "cmv"), "cmv")
+    with pytest.raises(UserError, match="not a prompt of the format chat"):
+        chat.context_of(chat.before + chat.after, "cmv")
+
+
+@pytest.fixture
+def prompts_of_player(tmp_path, chat):
     """A function that renders two prompts for a player; their human replies have 4 and 57 words."""
     prompts = [
         {
-            "prompt": render(context, "cmv", "plain"),
+            "prompt": PLAIN.render(context, "cmv"),
             "metadata": {"prompt_id": f"p{i}", "conversation_id": "c", "source": "cmv"},
         }
         for i, context in enumerate(CONTEXTS)
@@ -52,8 +61,6 @@ def prompts_of_player(tmp_path):
     held_out = [sft_row(row["prompt"], reply) for row, reply in zip(prompts, replies, strict=True)]
     write_jsonl(tmp_path / "prompts.jsonl", prompts)
     write_jsonl(tmp_path / "held_out.jsonl", held_out)
-    (tmp_path / "base").mkdir()
-    (tmp_path / "base" / "chat_template.jinja").write_text(TEMPLATE)
 
     def run(**settings) -> list[str]:
         render_prompts(
@@ -68,9 +75,9 @@ def prompts_of_player(tmp_path):
     return run
 
 
-def test_a_player_is_asked_by_its_own_chat_template(prompts_of_player):
+def test_a_player_is_asked_by_its_own_chat_template(prompts_of_player, chat):
     prompts = prompts_of_player(player_format="chat", match_length=False)
-    assert prompts == [render(context, "cmv", "chat", TEMPLATE) for context in CONTEXTS]
+    assert prompts == [chat.render(context, "cmv") for context in CONTEXTS]
 
 
 def test_a_control_of_length_is_asked_for_the_human_replys_words(prompts_of_player):

@@ -161,6 +161,77 @@ def replies_of_endpoint(url: str, folder: Path, texts: list[str]) -> list[dict]:
     return list(read_jsonl(folder / "responses.jsonl"))
 
 
+def test_a_players_reasoning_is_left_out_and_counted(start_server, tmp_path, capsys):
+    answers = {
+        "tags": completion("<think>They are stubborn.</think>\n\nFair enough."),
+        "opened by the template": completion("They are stubborn.\n</think>\nFair enough."),
+        "cut": completion("<think>They are", "length"),
+        "a field": completion("Fair enough.", reasoning_content="They are stubborn."),
+        "parts": completion([{"type": "thinking", "thinking": "x"}, {"type": "text", "text": "Fair\x00 enough.\r\n\ud800"}]),
+        "tools": completion(None, "tool_calls", tool_calls=[{"id": "1"}]),
+    }  # fmt: skip
+    server = start_server(lambda body, times: answers[asked_for(body)])
+    rows = dict(zip(answers, replies_of_endpoint(server.url, tmp_path, [*answers]), strict=True))
+    said = {name: row["response"] for name, row in rows.items()}
+    assert said == dict.fromkeys(answers, "Fair enough.") | {
+        "cut": "", "tools": "", "parts": "Fair enough.\n\ufffd"
+    }  # fmt: skip
+    reasoning = {name: row["metadata"].get("reasoning") for name, row in rows.items()}
+    assert reasoning == dict.fromkeys(answers) | {
+        "tags": len("<think>They are stubborn.</think>\n\n"),
+        "opened by the template": len("They are stubborn.\n</think>\n"),
+        "cut": len("<think>They are"),
+    }
+    assert rows["cut"]["metadata"]["finish_reason"] == CUT
+    assert "cut the model's reasoning off 3 of 6 responses" in capsys.readouterr().err
+    # The kept samples have it still, so that it can be cut otherwise without asking again.
+    kept = "".join(path.read_text() for path in (tmp_path / "state").rglob("*.jsonl"))
+    assert "They are stubborn.</think>" in kept
+
+
+UNSUPPORTED = "Unsupported {}: '{}' is not supported with this model."
+
+
+@pytest.mark.parametrize("named", ["param", "message"])
+def test_a_server_that_takes_no_parameter_of_a_name_gets_none(named, start_server, capsys):
+    """As some models of OpenAI: a limit by its newer name, and one temperature only."""
+
+    def answer(body, times):
+        for name in ("max_tokens", "temperature", "top_p"):
+            if name in body:
+                more = " Use 'max_completion_tokens' instead." if name == "max_tokens" else ""
+                said = UNSUPPORTED.format("parameter", name) if named == "message" else "no"
+                return 400, {
+                    "error": {"message": said + more, "param": name if named == "param" else None}
+                }
+        return completion("fine")
+
+    server = start_server(answer)
+    samples = samples_of_endpoint(server.url, *"abcdefgh")
+    assert {sample.text for sample in samples.values()} == {"fine"}
+    accepted = [body for body in server.bodies if "max_tokens" not in body and "top_p" not in body]
+    assert len(accepted) == 8
+    assert all(body["max_completion_tokens"] == LIMITS.max_new_tokens for body in accepted)
+    assert len(server.bodies) <= 8 + 2 * 3  # each of two threads learns it once
+    told = capsys.readouterr().err
+    assert told.count("takes no max_tokens, and gets none; it gets max_completion_tokens") == 1
+    assert told.count("takes no temperature, and gets none") == told.count("takes no top_p") == 1
+
+
+def test_a_server_that_refuses_a_parameter_again_is_asked_no_more(start_server):
+    server = start_server(lambda body, times: error(400, "Unknown parameter 'seed'"))
+    assert samples_of_endpoint(server.url, "a")["a"].finish_reason == REJECTED
+    assert [("seed" in body) for body in server.bodies] == [True, False]
+
+
+def test_a_prompt_that_speaks_of_a_temperature_changes_no_request(start_server):
+    server = start_server(
+        lambda body, times: error(400, "unsupported words: the temperature of Mars")
+    )
+    assert samples_of_endpoint(server.url, "a")["a"].finish_reason == REJECTED
+    assert len(server.bodies) == 1
+
+
 def test_a_rejected_prompt_does_not_stop_a_player_and_is_asked_again_by_the_next_run(
     start_server, tmp_path
 ):

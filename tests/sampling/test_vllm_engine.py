@@ -9,6 +9,7 @@ import pytest
 
 from persuasion_rl.models.loading import load_tokenizer
 from persuasion_rl.sampling.request import CUT, STOPPED, Limits, Request
+from persuasion_rl.training.standin import END_OF_TEXT
 from tiny_models import TROUBLE, engine_of, short_requests, write_scripted_base
 
 
@@ -69,12 +70,13 @@ def test_what_vllm_is_asked_and_what_becomes_of_its_answers(vllm, troubled_base,
     assert llm_settings["max_num_seqs"] == 5 and llm_settings["generation_config"] == "vllm"
     assert "enable_lora" not in llm_settings and {adapter for *_, adapter in vllm.calls} == {None}
     tokenizer = load_tokenizer(troubled_base)
+    end_of_turn = tokenizer.convert_tokens_to_ids("<|im_end|>")
     prompts = [prompt["prompt_token_ids"] for prompts, _, _ in vllm.calls for prompt in prompts]
     assert prompts == [tokenizer(request.prompt)["input_ids"] for request in requests]
     all_limits = [limits for _, some, _ in vllm.calls for limits in some]
     for limits in all_limits:
         assert (limits.temperature, limits.top_p, limits.max_tokens) == (0.7, 0.9, 8)
-        assert limits.stop_token_ids == [tokenizer.eos_token_id]
+        assert limits.stop_token_ids == [tokenizer.eos_token_id, end_of_turn]
     assert len({limits.seed for limits in all_limits}) == len(requests)
     list(engine_of(troubled_base, **settings).sample(requests[::-1]))
     assert [limits.seed for _, some, _ in vllm.calls[3:] for limits in some] == [
@@ -93,11 +95,11 @@ def test_what_vllm_is_asked_and_what_becomes_of_its_answers(vllm, troubled_base,
 def test_vllm_stops_at_every_end_that_the_base_model_has(vllm, tmp_path):
     """As transformers does: Qwen2.5's instruction models end a turn with a token that is not the tokenizer's EOS."""
     base = write_scripted_base(tmp_path, TROUBLE)
-    (eos,) = {load_tokenizer(base).eos_token_id}
-    (base / "generation_config.json").write_text(json.dumps({"eos_token_id": [7, eos]}))
+    ends = load_tokenizer(base).convert_tokens_to_ids([END_OF_TEXT, "<|im_end|>"])
+    (base / "generation_config.json").write_text(json.dumps({"eos_token_id": [7, ends[0]]}))
     list(engine_of(base, engine="vllm").sample(short_requests(1)))
     ((_, (limits,), _),) = vllm.calls
-    assert limits.stop_token_ids == sorted([7, eos])
+    assert limits.stop_token_ids == sorted([7, *ends])
     model, _ = engine_of(base).load()
     assert limits.stop_token_ids == model.generation_config.eos_token_id
 

@@ -34,6 +34,26 @@ def test_kappa_is_within_its_bounds_and_alike_for_both(votes):
     assert kappa(one, one, resamples).value == (1 if len(set(one)) > 1 else 0)
 
 
+@given(
+    st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from("abc")), min_size=1, max_size=12),
+    st.integers(1, 3),
+)
+def test_no_agreement_is_certain(votes, sizes):
+    """One conversation, all agree, none does, one label: nowhere an interval without width."""
+    one, other = zip(*votes, strict=True)
+    resamples = Resamples([str(row // sizes) for row in range(len(votes))], 50, 1)
+    for interval in (kappa(one, other, resamples), krippendorffs_alpha(votes, resamples)):
+        assert interval.low <= interval.value <= interval.high
+        assert interval.high - interval.low > 0.05
+
+
+def test_who_never_agree_may_sometimes():
+    """As often as Wilson's interval of no agreement allows: kappa is that over chance, which is 0 here."""
+    interval = kappa("1" * 40, "2" * 40, independent(40))
+    assert (interval.value, interval.low) == (0, 0)
+    assert interval.high == pytest.approx(wilson(0.0, 40).high)
+
+
 def test_alpha_of_krippendorffs_own_example():
     """Four observers, twelve units, some without an answer (Krippendorff 2011): .743 for nominal data."""
     units = [

@@ -31,11 +31,22 @@ def test_the_estimate_is_the_plain_mean_inside_its_interval():
     }
 
 
-def test_equal_values_have_an_interval_of_no_width():
-    interval = bootstrap_mean([0.3] * 10, [f"c{i // 2}" for i in range(10)], draws=100, seed=1)
-    assert all(
-        math.isclose(number, 0.3) for number in (interval.value, interval.low, interval.high)
-    )
+@pytest.mark.parametrize(
+    ("values", "names"),
+    [
+        ([0.3] * 10, "aabbccddee"),
+        ([1.0, 2.0, 4.0], "aaa"),
+        ([5.0], "a"),
+        ([0.0, 9.0] * 3, "aabbcc"),
+    ],
+    ids=["equal rows", "one conversation", "one row", "equal conversations"],
+)
+def test_where_no_conversation_differs_the_interval_of_a_mean_is_not_known(values, names):
+    interval = bootstrap_mean(values, list(names), draws=100, seed=1)
+    mean = sum(values) / len(values)
+    assert interval.value == pytest.approx(mean)
+    assert interval.columns("mean") == {"mean": interval.value, "low": None, "high": None}
+    assert interval.text(".1f") == f"{mean:.1f} [not known]"
 
 
 def test_the_interval_is_a_function_of_the_seed():
@@ -94,9 +105,10 @@ def test_an_interval_holds_its_estimate_and_the_order_of_rows_does_not_matter(ro
         bootstrap_mean(*zip(*ordered, strict=True), draws=50, seed=1)
         for ordered in (rows, rows[::-1])
     )
-    assert interval.low <= interval.value <= interval.high
+    assert not interval.low > interval.value and not interval.high < interval.value
+    assert interval.low != interval.high
     assert (reordered.value, reordered.low, reordered.high) == pytest.approx(
-        (interval.value, interval.low, interval.high)
+        (interval.value, interval.low, interval.high), nan_ok=True
     )
 
 
@@ -120,6 +132,14 @@ def test_a_rate_without_any_variation_is_not_certain():
     assert bootstrap_rate([0.0] * 20, [str(i) for i in range(20)], 100, 1).high > 0.1
     ties = bootstrap_rate([0.5] * 8, list("aabbccdd"), draws=100, seed=1)
     assert (ties.low, ties.high) == (wilson(0.5, 4).low, wilson(0.5, 4).high)
+
+
+def test_a_rate_of_many_ties_and_few_decisions_is_as_uncertain_as_one_of_ties_alone():
+    """39 ties and a win, or 19 ties and a win: a bootstrap would find it within .5 and .54."""
+    for ties in (39, 19):
+        names = [str(i) for i in range(ties + 1)]
+        rate = bootstrap_rate([1.0] + [0.5] * ties, names, 500, 1)
+        assert rate == wilson(0.5 + 0.5 / (ties + 1), ties + 1)
 
 
 def test_a_rate_that_is_not_rare_is_bootstrapped():

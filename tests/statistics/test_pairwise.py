@@ -109,6 +109,75 @@ def test_who_wins_every_game_is_not_certain_to():
     assert (first.value, rank.value) == (2, 1)
 
 
+def log_odds(rate: float) -> float:
+    return math.log(rate / (1 - rate))
+
+
+@pytest.mark.parametrize("wins", [0, 1])
+def test_who_only_ties_may_be_better_or_worse(wins):
+    """40 games, all ties or all but one; each player is the first or the second."""
+    games = np.full((40, 2, 2), 0.5) * (1 - np.eye(2))
+    games[:wins] = [[0, 1], [0, 0]]
+    (first, first_rank), (strength, rank) = standings(games, independent(40))
+    rate = wilson(0.5 - wins / 80, 40)
+    assert (first.value, first.low, first.high) == (0, 0, 0)  # by definition
+    assert [strength.low, strength.high] == pytest.approx(
+        [log_odds(rate.low), log_odds(rate.high)], abs=0.05
+    )
+    assert [(r.low, r.high) for r in (first_rank, rank)] == [(1, 2), (1, 2)]
+
+
+def test_three_who_only_tie_may_have_any_rank():
+    games = np.full((40, 3, 3), 0.5) * (1 - np.eye(3))
+    for strength, rank in standings(games, independent(40)):
+        assert (strength.value, rank.value) == (pytest.approx(0), 1)
+        assert (rank.low, rank.high) == (1, 3)
+
+
+def test_one_conversation_ranks_nobody_for_certain():
+    """Three of four games of a conversation are won: all draws are this conversation."""
+    games = np.array([[[0.0, 0.0], [1.0, 0.0]]] * 3 + [[[0.0, 1.0], [0.0, 0.0]]])
+    _, (strength, rank) = standings(games, Resamples(["a"] * 4, 100, 1))
+    rate = wilson(0.75, 1)
+    ends = [
+        np.diff(bradley_terry(4 * np.array([[[0, 1 - end], [end, 0]]])))[0, 0]
+        for end in (rate.low, rate.high)
+    ]
+    assert strength.low < 0 < strength.value < strength.high
+    assert (strength.low, strength.high) == pytest.approx(ends)
+    assert (rank.value, rank.low, rank.high) == (1, 1, 2)
+
+
+@given(
+    st.lists(st.lists(st.sampled_from([0.0, 0.5, 1.0]), min_size=3, max_size=3), min_size=1),
+    st.integers(1, 4),
+)
+def test_only_the_first_player_has_a_strength_without_an_interval(results, sizes):
+    games = np.zeros((len(results), 3, 3))
+    games[:, [0, 0, 1], [1, 2, 2]] = results
+    games[:, [1, 2, 2], [0, 0, 1]] = 1 - np.array(results)
+    resamples = Resamples([str(row // sizes) for row in range(len(games))], 50, 1)
+    for strength, rank in standings(games, resamples)[1:]:
+        assert strength.high - strength.low > 0.05
+        assert strength.low <= strength.value <= strength.high
+        assert 1 <= rank.low <= rank.value <= rank.high <= 3
+
+
+def test_nothing_is_known_of_who_never_met_the_others():
+    """The second and the last of four players met each other only."""
+    games = np.zeros((60, 4, 4))
+    games[:, 0, 2], games[:20, 2, 0], games[:20, 0, 2] = 1, 1, 0
+    games[:30, 1, 3], games[30:, 3, 1] = 1, 1
+    players = standings(games, independent(60))
+    for apart in (1, 3):
+        strength, rank = players[apart]
+        assert set(strength.columns("s").values()) == set(rank.columns("r").values()) == {None}
+    # Alone, the first is before the third; both of the others may be before it.
+    (_, first), (third, last) = players[0], players[2]
+    assert (first.value, first.low, first.high) == (1, 1, 3)
+    assert last.value == 2 and last.high == 4 and third.low < third.value < 0
+
+
 def test_where_a_weak_first_player_always_loses_the_others_are_uncertain_but_keep_their_places():
     shares = np.array([[0.0, 0.0, 0.0], [0.0, 0.0, 0.3], [0.0, 0.0, 0.0]])
     players = standings(each_game(shares, 100), independent(100))
@@ -183,6 +252,8 @@ def test_the_rate_at_equal_length_mirrors_and_never_breaks(games):
     mirrored = length_controlled(1 - points, -longer, resamples)
     assert 0 <= interval.low <= interval.value <= interval.high <= 1
     assert interval.high - interval.low > 0.05  # also where all games went one way
+    alone = length_controlled(points, longer, Resamples(["a"] * len(games), 50, 1))
+    assert alone.high - alone.low > 0.5  # one conversation tells little
     assert mirrored.value == pytest.approx(1 - interval.value, abs=1e-6)
 
 
@@ -254,6 +325,20 @@ def test_seeds_that_agree_leave_the_interval_of_the_conversations():
     assert several.low == pytest.approx(one.low, abs=0.01)
     assert several.high == pytest.approx(one.high, abs=0.01)
     assert over_seeds([[1.0] * 8] * 2, list("aabbccdd"), 100, 1) == wilson(1.0, 4)
+
+
+@pytest.mark.parametrize(
+    ("points", "names"),
+    [
+        ([[1, 0], [1, 0]], "aa"),  # one conversation
+        ([[1, 0, 1, 0]] * 2, "aabb"),  # conversations that are alike
+        ([[1, 0], [0, 1]], "ab"),  # seeds that undo each other
+        ([[1, 0, 0, 1], [1, 1, 0, 0]], "abcd"),  # and where conversations have nothing in common
+    ],
+)
+def test_seeds_with_the_same_mean_are_not_certain(points, names):
+    interval = over_seeds(points, list(names), 500, 1)
+    assert interval.value == 0.5 and interval.low < 0.2 and interval.high > 0.8
 
 
 @pytest.mark.parametrize("between", [0.0, 0.02, 0.1])

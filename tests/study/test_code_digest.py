@@ -92,7 +92,7 @@ def test_a_changed_constant_changes_the_module_and_all_that_import_it_name_it(pa
     "module, old, new",
     [
         ("data.synthetic.grammar", "BIAS = -3.0", "BIAS = -2.0"),
-        ("data.prompts", "Write the next message", "Write a message"),
+        ("prompts.wording", "Write the next message", "Write a message"),
         ("data.cmv", "86_400", "86_401"),
         ("data.clean", "re.I", "re.A"),
         ("files", "digest_size=8", "digest_size=4"),

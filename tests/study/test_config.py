@@ -1,5 +1,6 @@
 """The model of the configuration: defaults, types, consistency, and the message of each mistake."""
 
+import re
 from copy import deepcopy
 from dataclasses import MISSING, fields
 from pathlib import Path
@@ -87,7 +88,13 @@ def test_the_study_of_real_corpora_needs_their_folder(monkeypatch, tmp_path):
     )
     for name in ("winning-args-corpus", "persuasionforgood-corpus"):
         (tmp_path / name).mkdir()
+    for name in ("conversations.json", "utterances.jsonl"):
+        assert re.match(rf"corpora_dir: .*corpus has no {name}: a corpus in ", error_message(study))
+        for corpus in tmp_path.iterdir():
+            (corpus / name).touch()
     assert load_config(study).corpora_dir == str(tmp_path)
+    study["corpora_dir"] = "x" * 300
+    assert error_message(study).startswith("corpora_dir: there is no folder 'winning-args-corpus'")
 
 
 @pytest.mark.parametrize(
@@ -256,6 +263,9 @@ MISTAKES = [
     ("sampling.top_p", None, "sampling.top_p: None ", ["must be a number"]),
     ("recipes.dpo.packing", True, "recipes.dpo.packing: rows are computed without padding", []),
     ("models.sft.recipe", {"padding_free": True}, "models.sft.recipe.padding_free: rows are computed", []),
+    ("recipes.sft.lora_target_modules", ["q_proj", "lm_head"], "recipes.sft.lora_target_modules: 'lm_head' cannot be adapted", ["never learn"]),
+    ("models.sft.recipe", {"lora_target_modules": ["embed_tokens"]}, "models.sft.recipe.lora_target_modules: 'embed_tokens' cannot be", ["merged"]),
+    ("recipes.reward.lora_target_modules", ["all-linear"], "recipes.reward.lora_target_modules: 'all-linear' cannot be", ["name the modules"]),
     ("recipes.sft.beta", 0.1, "recipes.sft.beta: it means something for dpo only", []),
     ("recipes.dpo.lora_r", 4, "recipes.dpo.lora_r: a dpo model keeps the shape of its parent's adapter", []),
     ("models.rlhf.recipe", {"lora_r": 4}, "models.rlhf.recipe.lora_r: a dpo model keeps the shape", []),

@@ -392,6 +392,8 @@ print(plugin.settings_cls, reading.load_configfile.__module__)
             "a: 1\nseed: 010\n",
             "line 2: YAML reads '010' as 8, to the base of eight: write the number",
         ),
+        ("seed: 0x10\n", "line 1: YAML reads '0x10' as 16, to the base of sixteen"),
+        ("seed: -0b11\n", "line 1: YAML reads '-0b11' as -3, to the base of two"),
         ("seed: 10:30\n", "line 1: YAML reads '10:30' as 630, to the base of sixty"),
         ("a:\n- 1\n- 1:30.5\n", "line 3: YAML reads '1:30.5' as 90.5, to the base of sixty"),
         ("a:\n  yes: 1\n", "line 2: YAML reads the key 'yes' as true or false: put it in quotes"),

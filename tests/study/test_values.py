@@ -7,7 +7,9 @@ from datetime import date
 import pytest
 
 from persuasion_rl.study.loading import load_config
+from persuasion_rl.study.names import own_file
 from persuasion_rl.study.parsing import shortened
+from running import ROOT
 from test_config import changed, error_message
 
 MISTAKES = [
@@ -72,6 +74,32 @@ def test_a_value_that_no_job_could_use_is_refused_in_one_line(path, value, prefi
     message = error_message(changed(path, value))
     assert message.startswith(prefix), message
     assert all(part in message for part in parts), message
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [(b"Judge.\n\xff", "line 2: not UTF-8"), (b" \n", "is empty"), (None, "there is no file")],
+)
+@pytest.mark.parametrize("key", ["rubric", "honesty_rubric"])
+def test_a_rubric_is_a_text_that_is_there(tmp_path, key, content, problem):
+    file = tmp_path / "rubric.md"
+    if content is not None:
+        file.write_bytes(content)
+    study = changed("llm", {"model": "m", key: str(file)})
+    study["evaluation"] = {"judges": ["llm", "length"], "players": ["base", "sft"]}
+    message = error_message(study)
+    assert message.startswith(f"llm.{key}: ") and problem in message and str(file) in message
+    file.write_text("Judge.")
+    assert load_config(study)
+
+
+def test_the_projects_own_rubrics_are_found_from_any_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert own_file("resources/rubrics/honesty.md") == str(ROOT / "resources/rubrics/honesty.md")
+    assert own_file("mine.md") == "mine.md"
+    (tmp_path / "resources/rubrics").mkdir(parents=True)
+    (tmp_path / "resources/rubrics/honesty.md").touch()
+    assert own_file("resources/rubrics/honesty.md") == "resources/rubrics/honesty.md"
 
 
 def test_values_at_the_limits_are_accepted():

@@ -22,7 +22,7 @@ def downloads(config_folder):
     """A folder with the configurations and the downloads of the published study."""
     for folder in CORPORA + ["models/Qwen--Qwen2.5-0.5B-Instruct"]:
         (config_folder / "resources" / folder).mkdir(parents=True)
-        for name in ("utterances.jsonl", *MODEL_FILES):
+        for name in ("conversations.json", "utterances.jsonl", *MODEL_FILES):
             (config_folder / "resources" / folder / name).touch()
     (config_folder / BASE_FOLDER / "config.json").write_text(json.dumps(PUBLISHED_SIZE))
     return config_folder
@@ -31,6 +31,7 @@ def downloads(config_folder):
 @pytest.fixture
 def config_folder(tmp_path, monkeypatch):
     """A folder with the configurations and no results."""
+    (tmp_path / "Snakefile").touch()
     for name in ("config", "resources/rubrics"):
         shutil.copytree(ROOT / name, tmp_path / name)
     monkeypatch.chdir(tmp_path)

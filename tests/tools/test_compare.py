@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from persuasion_rl.files import write_json, write_jsonl
+from persuasion_rl.files import UserError, write_json, write_jsonl
 from persuasion_rl.statistics.intervals import Interval, difference, wilson
 from persuasion_rl.tables import write_table
+from persuasion_rl.tools.compare import compare_studies
 
 COMMAND = [sys.executable, "-m", "persuasion_rl.tools.cli"]
 
@@ -98,6 +99,25 @@ def test_a_study_that_is_not_there_is_one_line_that_names_those_that_are(results
         "error: three: no study that was made (results/three/config.yaml is not there; `snakemake unattended --cores all`"
         " with the --configfile of study three makes it); there are one, two"
     ]
+
+
+@pytest.mark.parametrize("name", ["", ".", "x" * 300, "a\nb", "..", "a\x00b"])
+def test_any_text_that_names_no_study_is_one_line(results, name, monkeypatch):
+    monkeypatch.chdir(results)
+    with pytest.raises(
+        UserError, match="no name or folder of a study that was made; there are "
+    ) as raised:
+        compare_studies("one", name)
+    assert "\n" not in str(raised.value) and len(str(raised.value)) < 500
+
+
+def test_a_folder_in_place_of_a_record_is_told(results, monkeypatch):
+    monkeypatch.chdir(results)
+    Path("results/odd/config.yaml").mkdir(parents=True)
+    with pytest.raises(
+        UserError, match="results/odd/config.yaml: a folder, where .*: move it away"
+    ):
+        compare_studies("one", "odd")
 
 
 def test_the_difference_of_two_shares_is_newcombes():

@@ -14,7 +14,6 @@ from persuasion_rl.annotation.plan import FIRST_TIME, Answer, pair_id
 from persuasion_rl.annotation.store import AnswerStore
 from persuasion_rl.files import UserError, write_jsonl
 from persuasion_rl.runtime.keys import is_loopback
-from persuasion_rl.tools.assumptions import ASSUMED
 from persuasion_rl.tools.doctor import footprint, gpu_memory, report
 from published import BASE_FOLDER, KEYS, PUBLISHED, published
 from running import ROOT, succeed
@@ -89,14 +88,6 @@ def test_a_folder_without_the_workflow_is_said_to_be_none(checkout, monkeypatch)
     (checkout / "Snakefile").unlink()
     output = report(Path("config/demo.yaml"))
     assert re.search("^workflow +not in this folder; the commands below are for its checkout$", output, re.M)  # fmt: skip
-
-
-def test_the_largest_rule_is_the_one_that_rules_ask_for():
-    amounts = re.findall(
-        r"mem_mb=grows_with_attempt\(([\d_]+)\)",
-        "".join(file.read_text() for file in (ROOT / "workflow/rules").glob("*.smk")),
-    )
-    assert max(int(amount) for amount in amounts) == ASSUMED.largest_rule_gb * 1000
 
 
 def test_what_is_to_be_downloaded_can_be_had_or_not(config_folder, monkeypatch):
@@ -189,7 +180,7 @@ def test_what_cannot_be_downloaded_here_is_fetched_by_a_command_that_exists(chec
         assert re.search(r"fetch_(corpus|base_model) +1", succeed(*words[1:], "-n", root=checkout))
 
 
-def test_a_machine_with_little_memory_is_told_how_to_run_there(checkout, monkeypatch):
+def test_the_memory_is_told_and_how_much_of_it_jobs_share(checkout, monkeypatch):
     """psutil reads the memory of a machine with 8 GB."""
     import psutil
 
@@ -199,14 +190,7 @@ def test_a_machine_with_little_memory_is_told_how_to_run_there(checkout, monkeyp
     (checkout / "proc/meminfo").write_text("".join(lines))
     monkeypatch.setattr(psutil, "PROCFS_PATH", str(checkout / "proc"))
     output = report(Path("config/config.yaml"))
-    assert (
-        "8 GB, 1 GB of it free" in output
-        and f"ask for {ASSUMED.largest_rule_gb}: with `--resources mem_mb" in output
-    )
-    (words,) = commands(output.splitlines()[-1])
-    assert words[:6] == ["snakemake", "data", "--cores", "all", "--resources", "mem_mb=6000"]
-    assert "mem_mb=6000" in succeed("-n", "sft", *words[2:], root=checkout)
-    assert "--resources" not in report(Path("config/demo.yaml")), "its jobs are small"
+    assert "8 GB, 1 GB of it free" in output and "ask for 6 GB together" in output
 
 
 INVALID = [

@@ -6,10 +6,11 @@ from pathlib import Path
 import pytest
 
 from persuasion_rl.files import UserError
+from persuasion_rl.study.memory import HEAD_TILE
+from persuasion_rl.study.model_size import QWEN, Size, size_in
 from persuasion_rl.tools.assumptions import ASSUMED
 from persuasion_rl.tools.doctor import report
 from persuasion_rl.tools.gpu_memory import training_memory
-from persuasion_rl.tools.model_size import QWEN, Size, size_of
 from published import BASE_FOLDER, PUBLISHED_SIZE, published
 
 LORA = {"lora_r": 8, "lora_alpha": 32, "lora_dropout": 0.05}
@@ -22,17 +23,17 @@ def memory_gb(method="sft", rows=1, checkpointing=False, size=QWEN, max_length=1
 
 
 def test_the_size_is_that_of_the_base_models_config(downloads):
-    assert size_of(published()) == QWEN
+    assert size_in(published().base_folder) == QWEN
     # As published: 0.49B parameters, 0.36B of them outside the embedding. The adapter of rank 8 has peft's count.
     assert round((QWEN.backbone + QWEN.head) / 1e9, 2) == 0.49
     assert round(QWEN.backbone / 1e9, 2) == 0.36
     assert QWEN.adapter(8, LORA["lora_target_modules"]) == 1_081_344
     larger = PUBLISHED_SIZE | {"num_hidden_layers": 48}
     (downloads / BASE_FOLDER / "config.json").write_text(json.dumps(larger))
-    assert size_of(published()).backbone == 2 * QWEN.backbone
+    assert size_in(published().base_folder).backbone == 2 * QWEN.backbone
     assert "the base model's size by its config.json" in report(Path("config/config.yaml"))
     (downloads / BASE_FOLDER / "config.json").write_text(json.dumps({"model_type": "another"}))
-    assert size_of(published()) is None
+    assert size_in(published().base_folder) is None
     assert "Qwen2.5-0.5B's size" in report(Path("config/config.yaml"))
     (downloads / BASE_FOLDER / "config.json").write_text('{"hidden_size":')
     with pytest.raises(UserError, match="was it cut off"):
@@ -111,7 +112,7 @@ def test_memory_for_a_row_is_what_autograd_keeps_of_it(checkpointing, modules):
     size = Size(layers, width, inner, queries=width, keys=width // 2, vocab=600)
     row = dict(size=size, max_length=tokens, checkpointing=checkpointing, lora_target_modules=modules)  # fmt: skip
     # Without what exists only during a backward pass: the tile of the head, and recomputed values of a layer.
-    tile = 2 * min(tokens, ASSUMED.head_tile[0]) * min(600, ASSUMED.head_tile[1])
+    tile = 2 * min(tokens, HEAD_TILE[0]) * min(600, HEAD_TILE[1])
     estimate = ((memory_gb(rows=1, **row) - memory_gb(rows=0, **row)) * 2**30 - tile) / tokens
     if checkpointing:
         inputs = 4 * width  # q, k, v and o

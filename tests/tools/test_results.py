@@ -99,6 +99,20 @@ def test_what_is_missing_is_one_line_that_names_what_there_is(study):
     assert results.config == {"study": "demo", "seed": 3}
 
 
+@pytest.mark.parametrize("name", ["x" * 300, "a\nb", "", "a\x00b", "no such"])
+def test_any_text_that_names_no_study_is_one_line(study, name):
+    with pytest.raises(UserError, match="no study with results; under results/: small") as raised:
+        load_study(name)
+    assert "\n" not in str(raised.value) and len(str(raised.value)) < 400
+
+
+def test_a_link_to_nowhere_among_rows_is_one_line(study):
+    (study / "evaluation/verdicts").mkdir(parents=True, exist_ok=True)
+    (study / "evaluation/verdicts/length.jsonl").symlink_to(study / "not there")
+    with pytest.raises(UserError, match="verdicts/length.jsonl: cannot be read .No such file"):
+        load_study(study).rows["verdicts"]
+
+
 def test_importing_the_package_imports_nothing_heavy():
     script = "import sys, persuasion_rl; print({'pandas', 'numpy', 'yaml', 'orjson'} & {*sys.modules}, persuasion_rl.load_study)"
     run = subprocess.run(

@@ -7,8 +7,8 @@ import pytest
 import yaml
 from transformers import TrainingArguments
 
+from persuasion_rl.study.model_size import QWEN
 from persuasion_rl.tools.assumptions import ASSUMED, TABLE
-from persuasion_rl.tools.model_size import QWEN
 from persuasion_rl.tools.workload import DEFAULT_EPOCHS, estimates, workload
 from published import PUBLISHED, published
 

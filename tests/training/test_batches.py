@@ -4,12 +4,15 @@ import subprocess
 import sys
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from persuasion_rl.files import UserError, read_json
+from persuasion_rl.training import batches as batching
 from persuasion_rl.training.batches import candidate_rows, fitting_batches
 from running import ROOT
+from tiny_trainings import ADAPTER, train_sft, weights
 
 CHILD = """
 import resource, sys
@@ -76,9 +79,15 @@ def fails_above(limit: int, checkpointed: int = 10**9):
 
 
 @pytest.mark.slow
-def test_what_the_recipe_says_is_the_most_and_nothing_is_tried(tmp_path):
-    of_recipe = batches(tmp_path, fails_above(0), per_device_rows=12)
+def test_what_the_recipe_says_is_the_most_and_less_where_it_does_not_fit(tmp_path, capsys):
+    of_recipe = batches(tmp_path, per_device_rows=12)
     assert (of_recipe.rows, of_recipe.accumulation) == (8, 8)
+    assert "do not fit" not in capsys.readouterr().err
+    reduced = batches(
+        tmp_path, fails_above(3), per_device_rows=12, remembered=tmp_path / "other.json"
+    )
+    assert (reduced.rows, reduced.accumulation) == (2, 32)
+    assert "per_device_train_batch_size: 12 do not fit, 2 are taken" in capsys.readouterr().err
 
 
 @pytest.mark.slow
@@ -125,3 +134,22 @@ def test_a_real_memory_limit_is_found(tmp_path):
     assert with_room(4000) == ["8", "3", "False"]
     rows, accumulation, _ = with_room(250)
     assert int(rows) < 8 and int(rows) * int(accumulation) == 24
+
+
+@pytest.mark.slow
+def test_a_training_on_a_machine_with_little_memory_takes_fewer_rows_and_learns_the_same(
+    tiny_rows, tmp_path, monkeypatch, capsys
+):
+    """The effective batch stays, so that weights differ by the order of sums alone; what was found is recorded."""
+    adapters = {}
+    for room in (10_000, 12):
+        monkeypatch.setattr(batching, "free_memory", lambda room=room: room * 1e6)
+        folder = tmp_path / str(room)
+        train_sft(tiny_rows, folder, lora_dropout=0.0)
+        adapters[room] = weights(folder / ADAPTER)
+    assert "per_device_train_batch_size: 4 do not fit" in capsys.readouterr().err
+    found = [read_json(tmp_path / str(room) / "recipe.json")["batches"] for room in adapters]
+    assert found[0]["rows"] == 4 and found[0]["accumulation"] == 2
+    assert found[1]["rows"] < 4 and found[1]["rows"] * found[1]["accumulation"] == 8
+    for name, tensor in adapters[10_000].items():
+        torch.testing.assert_close(adapters[12][name], tensor, rtol=1e-2, atol=1e-4)

@@ -13,6 +13,7 @@ import torch
 from forks import run_fork
 from persuasion_rl.files import read_json, read_jsonl
 from persuasion_rl.runtime.lock import LOCK
+from persuasion_rl.study.rules import launcher
 from persuasion_rl.training.checkpoints import whole_checkpoints
 from running import ROOT, WORKFLOW, succeed
 from tiny_trainings import ADAPTER, state_files, training_words, weights
@@ -26,10 +27,9 @@ def words_of(method, folder: Path, tiny_rows, tiny_sft, **changed) -> list[str]:
 
 
 def by_two(words: list[str]) -> list[str]:
-    """A training as the workflow launches it on two GPUs (study/flags.py), on the CPU."""
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu"]
-    launch += ["--num_processes", "2", "--num_machines", "1", "--main_process_port", "0"]
-    return [*launch, "--mixed_precision", "no", "--dynamo_backend", "no", "--module", *words]
+    """A training as the workflow launches it on two GPUs, on the CPU."""
+    _, *launch = launcher(2).split()
+    return [sys.executable, *launch, *words]
 
 
 def run(words: list[str]) -> str:
@@ -55,7 +55,7 @@ def test_two_processes_train_as_one(method, tiny_rows, tiny_sft, tmp_path):
     assert alone.returncode == 0, alone.stderr[-4000:]
     log = run(by_two(words_of(method, two, tiny_rows, tiny_sft)))
     assert "8 rows, 4 at once x 1 x 2 process(es)" in log
-    assert log.count("checked: ") == 2  # the second process checks too, and is silent
+    assert log.count("checked: ") == 3  # the second process checks too, and is silent
     records = [read_json(folder / "recipe.json") for folder in (one, two)]
     assert [r["batches"]["processes"] for r in records] == [1, 2]
     assert [r["batches"]["accumulation"] for r in records] == [2, 1]
@@ -98,6 +98,5 @@ def test_two_processes_save_at_a_notice_and_go_on(tiny_rows, tiny_sft, tmp_path)
 def test_more_gpus_are_more_processes():
     """test_staleness.py checks that they make nothing stale."""
     plan = succeed("sft", "-np", "--set-resources", "train_sft:gpu=4")
-    assert "accelerate launch --multi_gpu --num_processes 4" in plan
-    assert "--module persuasion_rl.training.sft" in plan
+    assert f"{launcher(4)} persuasion_rl.training.sft" in plan
     assert "python -m persuasion_rl.training.sft" in succeed("sft", "-np")

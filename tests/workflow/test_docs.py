@@ -307,6 +307,8 @@ def test_the_line_that_demands_a_gpu_does(tmp_path):
 def test_settings_that_are_shown_are_a_study(page, tmp_path, monkeypatch):
     """A block of YAML is a file in config/, or a part of one that extends the published study."""
     (tmp_path / "corpora/my-corpus").mkdir(parents=True)
+    for name in ("conversations.json", "utterances.jsonl"):
+        (tmp_path / "corpora/my-corpus" / name).touch()
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.chdir(ROOT)
     for block in blocks(page, "yaml"):

@@ -79,28 +79,35 @@ def test_no_rule_makes_files_that_the_study_does_not_have(empty_checkout, target
 
 
 def test_a_folder_may_be_named_from_here_and_snakemake_does_not_warn_of_it(empty_checkout):
-    for name in ("resources/models/mine/config.json", "mine/winning-args-corpus/corpus.json"):
+    names = ("resources/models/mine/config.json", "mine/winning-args-corpus/utterances.jsonl")
+    for name in names:
         (empty_checkout / name).parent.mkdir(parents=True, exist_ok=True)
-        (empty_checkout / name).touch()
-    run = snakemake(
-        *("-n", "--configfile"),
-        study_file(
+        (empty_checkout / name).write_text('{"model_type": "qwen2"}')
+
+    def planned(base: str) -> str:
+        file = study_file(
             empty_checkout,
             world=None,
             corpora_dir="./mine/",
-            models={"base": {"source": "./resources/models/mine"}},
+            models={"base": {"source": base}},
             data={"cmv_corpora": ["winning-args-corpus"]},
             labels={"human": {"source": "people", "min_labels": 50}, "ai": {"judge": "delta"}},
             llm={"rubric": "./resources/rubrics/persuasiveness.md"},
             evaluation={"judges": ["delta", "length"]},
-        ),
-        root=empty_checkout,
-    )
-    assert "./" not in run.stdout, run.stdout[-2000:]
+        )
+        return snakemake("-n", "--configfile", file, root=empty_checkout).stdout
+
     # No rule makes the user's own files.
-    assert "resources/models/mine/tokenizer.json" in run.stdout
-    assert "mine/winning-args-corpus/utterances.jsonl" in run.stdout
-    assert "MissingInputException" in run.stdout
+    told = planned("./resources/models/mine")
+    assert (
+        "base model resources/models/mine: tokenizer.json is missing" in told and "./" not in told
+    )
+    told = planned("standin")
+    assert "mine/winning-args-corpus has no conversations.json" in told and "./" not in told
+    (empty_checkout / "mine/winning-args-corpus/conversations.json").touch()
+    told = planned("standin")
+    # Settings are recorded as they were written.
+    assert "./" not in told.replace("=./", "=") and "Job stats" in told, told[-2000:]
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ files and records without a training (`--touch`). test_study.py has a study that
 """
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -13,8 +14,11 @@ from random import Random
 import pytest
 import yaml
 
-from persuasion_rl.study.names import MODEL_FILES
+from persuasion_rl.files import read_json
+from persuasion_rl.runtime.machine import cores
+from published import write_model_folder
 from running import ROOT, copy_project, finished_study, planned, succeed
+from tokenizer_kinds import LLAMA_3, write_base
 
 CONFIG = "tests/small.yaml"
 STUDY = "results/small"
@@ -199,6 +203,7 @@ ONE_PLAYER = {"train_dpo": 1, "evaluate_model": 1, "evaluate_kl": 1, "evaluate_l
             ("setting of sampling", change_settings(sampling={"temperature": 0.5}),
              OTHER_SAMPLES | RECORD | {"evaluate_model": 6}),
             ("setting of DPO", change_settings(recipes={"dpo": {"beta": 0.2}}), TRAINED_BY_DPO | RECORD | {"train_dpo": 4}),  # one has its own
+            ("threads of trainings", change_settings(threads=2), OTHER_SFT | {"train_delta_judge": 1} | RECORD),
             ("two values swapped", change_settings(sampling={"temperature": 0.9, "top_p": 0.7}),
              OTHER_SAMPLES | RECORD | {"evaluate_model": 6}),
             ("device", change_settings(device="auto"), OTHER_DEVICE | RECORD),
@@ -247,8 +252,10 @@ def with_models_of_ones_own(tmp_path_factory):
     """An up-to-date checkout whose base model and one player are folders outside of it, and its study."""
     folder = tmp_path_factory.mktemp("own")
     for model in ("base", "player"):
-        (folder / model).mkdir()
-        for name in (*MODEL_FILES, "chat_template.jinja", "generation_config.json", "model.py"):
+        write_base(folder / model, "byte_level", LLAMA_3)
+        write_model_folder(folder / model)
+        (folder / model / "chat_template.jinja").write_text(LLAMA_3)
+        for name in ("generation_config.json", "model.py"):
             (folder / model / name).write_text(name)
     player = {"source": str(folder / "player"), "prompt_format": "chat"}
     changes = {
@@ -270,7 +277,7 @@ def test_every_file_that_is_read_of_a_model_of_ones_own_counts(
     root, study = with_models_of_ones_own
     file = study.with_name(model) / name
     before, content = file.stat(), file.read_text()
-    file.write_text("another content")
+    file.write_text(f"{content} ")
     rules = stale(root, config=study)
     file.write_text(content)
     os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
@@ -363,3 +370,27 @@ def test_readers_of_a_file_that_was_made_again_unchanged_are_not_stale(tmp_path)
 )
 def test_threads_gpus_and_profile_make_nothing_stale(finished, words):
     assert stale(finished, *words) == {}
+
+
+def test_a_machine_with_fewer_cores_goes_on_with_the_threads_that_a_study_began_with(tmp_path):
+    """By state/threads.json, which a run writes before its first job, or else by what the study recorded."""
+    root = copy_project(tmp_path)
+    words = ("results/cmv/models/sft/recipe.json", "-np", "--cores", "1")
+    kept = {"state/threads.json": '{"threads": 3}', "config.yaml": "study: cmv\nthreads: 7\n"}
+    for name, content in kept.items():
+        (root / "results/cmv" / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / "results/cmv" / name).write_text(content)
+    for expected, name in ((3, "state/threads.json"), (7, "config.yaml")):
+        assert f"--threads {expected} " in succeed(*words, root=root)
+        assert "--threads 5 " in succeed(*words, "--config", "threads=5", root=root)
+        (root / "results/cmv" / name).unlink()
+    assert f"--threads {min(4, cores())} " in succeed(*words, root=root)
+
+
+def test_a_run_keeps_and_records_the_threads_of_its_trainings(tmp_path):
+    root = copy_project(tmp_path)
+    words = ("--cores", "1", "--config", "threads=3", "device=cpu")
+    output = succeed("results/cmv/config.yaml", *words, root=root)
+    assert re.search(r"Provided resources: mem", output), "what the machine has, without a flag"
+    assert read_json(root / "results/cmv/state/threads.json") == {"threads": 3}
+    assert yaml.safe_load((root / "results/cmv/config.yaml").read_text())["threads"] == 3

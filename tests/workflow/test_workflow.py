@@ -15,7 +15,7 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
-from running import ROOT, planned, snakemake, study_file, succeed
+from running import ROOT, copy_project, planned, snakemake, study_file, succeed
 
 DEMO = ("-n", "--configfile", "config/demo.yaml")
 
@@ -410,3 +410,22 @@ def test_every_rule_that_wants_a_gpu_gets_one_from_aws_batch(empty_checkout):
     profile = yaml.safe_load((empty_checkout / "profiles/aws-batch/config.yaml").read_text())
     assert set(profile["set-resources"]) == wants | inherits
     assert all(resources == {"_gpus": 1} for resources in profile["set-resources"].values())
+
+
+@pytest.mark.parametrize("home", ["/dev/null", "/proc/none"])
+def test_a_home_folder_that_cannot_be_written_is_no_matter(tmp_path, home):
+    """Snakemake's cache goes into the checkout, and so do those of what jobs load."""
+    root = copy_project(tmp_path)
+    words = ("results/cmv/config.yaml", "--cores", "1", "--config", "device=cpu")
+    run = snakemake(*words, root=root, HOME=home, XDG_CACHE_HOME="", HF_HOME="", MPLCONFIGDIR="")
+    assert run.returncode == 0, run.stdout
+    assert f"{home}/.cache: cannot be written; caches are in .snakemake/cache" in run.stdout
+    assert "Traceback" not in run.stdout and (root / ".snakemake/cache/snakemake").is_dir()
+
+
+def test_results_that_cannot_be_written_are_one_line(tmp_path):
+    root = copy_project(tmp_path)
+    (root / "results").mkdir()
+    (root / "results/cmv").symlink_to("/proc/none")
+    run = snakemake("results/cmv/config.yaml", "--cores", "1", "--config", "device=cpu", root=root)
+    assert run.returncode and "Traceback" not in run.stdout

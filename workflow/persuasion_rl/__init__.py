@@ -2,7 +2,11 @@
 
 import os
 
+from persuasion_rl.runtime.environment import settle
+
 __version__ = "0.1.0"
+
+settle()
 
 # Threads that wait for each other sleep: spinning, two jobs that share cores take several times as long. Here, since
 # OpenMP reads it once, when torch is first imported.

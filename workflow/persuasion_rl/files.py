@@ -113,6 +113,38 @@ def read_json(path: Path, unique_keys: bool = False) -> Any:
         raise UserError(f"{path}{line}: {_why_not_read(error, content)}") from None
 
 
+MADE_AGAIN = "delete it and run the workflow, which makes it again"
+"""What to do about a file that the workflow has written and somebody has changed."""
+
+
+@contextmanager
+def as_made(path: Path) -> Iterator[None]:
+    """UserError where the content of a file, which the block reads, is not as the workflow writes it."""
+    try:
+        yield
+    except (LookupError, TypeError, AttributeError, ValueError) as error:
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        raise UserError(f"{path}: not as the workflow writes it ({reason}): {MADE_AGAIN}") from None
+
+
+def read_made(path: Path, *keys: str) -> dict[str, Any]:
+    """A JSON object that the workflow has written.
+
+    Args:
+        keys: dotted paths of keys that it must have.
+
+    Raises:
+        UserError: it is no JSON object, or lacks a key.
+    """
+    content = read_json(path)
+    with as_made(path):
+        for key in keys:
+            value = content
+            for part in key.split("."):
+                value = value[part]
+    return content
+
+
 def read_jsonl(path: Path) -> Iterator[dict]:
     """Yield the objects of a JSON-lines file (see `read_numbered`)."""
     return (row for _, row in read_numbered(path))

@@ -109,6 +109,8 @@ class SampledResponse(TypedDict):
     """"stop", "length" where the limit cut it, or what a server said ended it."""
     draws: int
     """How often it was sampled: 1, or more where earlier samples were of no use."""
+    reasoning: NotRequired[int]
+    """How many characters of the model's reasoning were cut off `text`; its tokens count."""
 
 
 class SampledMetadata(PoolMetadata, total=False):
@@ -194,6 +196,8 @@ class ReplyMetadata(SampledMetadata, total=False):
     finish_reason: str
     tokens: int
     """The end-of-text token counts too."""
+    reasoning: int
+    """As of `SampledResponse`."""
 
 
 class ReplyRow(TypedDict):
@@ -261,7 +265,7 @@ class HistoryRow(TypedDict):
     step: int
     """Updates so far."""
     loss: NotRequired[float]
-    """The mean over the updates since the last row that has it."""
+    """The mean since the last row that has it: over tokens of responses, or over pairs."""
     eval_loss: NotRequired[float]
     """On the validation rows."""
 

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import csv
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from persuasion_rl.files import UserError, check, written_whole
+from persuasion_rl.files import MADE_AGAIN, UserError, check, written_whole
 
 if TYPE_CHECKING:
     from pandas import DataFrame, Series
@@ -36,7 +36,7 @@ def read_table(path: Path, separator: str = ",") -> DataFrame:
     Raises:
         UserError: as of `read_texts`.
     """
-    table = read_texts(path, "delete it and run the workflow, which makes it again", separator)
+    table = read_texts(path, MADE_AGAIN, separator)
     for name in table.columns.difference(TEXT_COLUMNS, sort=False):
         table[name] = _with_numbers(table[name])
     return table
@@ -129,17 +129,44 @@ def write_table(path: Path, rows: list[dict[str, Any]], columns: list[str]) -> N
         )
 
 
+def made_rows(
+    path: Path, columns: Sequence[str], numbers: Sequence[str] = (), words: Sequence[str] = ()
+) -> list[dict[str, Any]]:
+    """The rows of a table that the workflow has written, as of `rows_of`.
+
+    Args:
+        columns: those that it must have. All but TEXT_COLUMNS hold numbers, and may be empty but for `numbers`.
+        words: what may stand in place of a number.
+
+    Raises:
+        UserError: a column is missing, or a cell is no number.
+    """
+    table = read_table(path)
+    if missing := [name for name in columns if name not in table.columns]:
+        raise UserError(f"{path}: no column {missing[0]!r}: {MADE_AGAIN}")
+    rows = rows_of(table)
+    for name in columns:
+        for place, cell in enumerate(row[name] for row in rows if name not in TEXT_COLUMNS):
+            if isinstance(cell, str) and cell not in (words if name in numbers else ("", *words)):
+                raise UserError(
+                    f"{path}, row {place + 2}: {name} {cell!r} is no number: {MADE_AGAIN}"
+                )
+    return rows
+
+
 def rows_of(table: DataFrame) -> list[dict[str, Any]]:
     """The rows of a table as dicts of Python's own values, "" where a cell is empty."""
     return table.astype(object).where(table.notna(), "").to_dict("records")
 
 
 def _written(value: Any) -> Any:
-    """A cell; a float as the shortest text that reads as its six digits.
+    """A cell; a float as the shortest text that reads as its six digits, empty if it is not a number.
 
     Rounded by Python, which is exact: pandas makes 2e-06 of 2.5e-06, Python 3e-06, and a table is to keep its bytes.
     """
-    return repr(round(float(value), 6) + 0.0) if isinstance(value, float) else value
+    if not isinstance(value, float):
+        return value
+    return "" if value != value else repr(round(float(value), 6) + 0.0)
 
 
 def _with_numbers(cells: Series) -> Series:

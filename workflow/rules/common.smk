@@ -20,13 +20,14 @@ from persuasion_rl.study import preflight
 from persuasion_rl.study.code import module_digests as code
 from persuasion_rl.study.flags import as_flags, as_inputs, flags, folder_of, folders_of
 from persuasion_rl.study.loading import the_one_file
-from persuasion_rl.study.models import POOLS
-from persuasion_rl.study.names import MODEL_FILES
+from persuasion_rl.study.memory import JobMemory
+from persuasion_rl.study.names import MODEL_FILES, own_file
 from persuasion_rl.study.rules import (
     asked_for,
     grows_with_attempt,
     judging_time,
     launcher,
+    limit_memory,
     one_of,
     refuse_files_as_folders,
     scope_of,
@@ -36,8 +37,7 @@ from persuasion_rl.study.study import Study
 
 
 def or_exit(read, *arguments, prefix=""):
-    """What a function returns, or one line where it refuses what a person gave; a WorkflowError would trace the
-    Snakefile."""
+    """What a function returns, or one line where it refuses; a WorkflowError would trace the Snakefile."""
     try:
         return read(*arguments)
     except UserError as error:
@@ -53,6 +53,7 @@ CONFIG_FILE = or_exit(
     the_one_file, workflow.overwrite_configfiles or ["config/config.yaml"]
 )
 study = or_exit(Study.read, config, CONFIG_FILE, prefix=f"{CONFIG_FILE}: ")
+memory = JobMemory(study, workflow.local_exec)
 ASKED_FOR = asked_for(sys.argv)
 for refuse in (study.refuse_other_studies, study.refuse_unattended_without_players):
     or_exit(refuse, ASKED_FOR, prefix=f"{CONFIG_FILE}: ")
@@ -65,7 +66,7 @@ wildcard_constraints:
 
 # What several stages name.
 MARKERS = [
-    local(f"resources/markers/{name}.txt")
+    local(own_file(f"resources/markers/{name}.txt"))
     for name in ("boosters", "disrespect", "experience", "figures", "hedges", "sources")
 ]
 BOOTSTRAP = study.flags("seed", draws="evaluation.bootstrap")
@@ -86,8 +87,7 @@ def place_of_base(wildcards, input):
 
 
 def corpus_folders(wildcards, input):
-    """The folders of the corpora, also where a remote storage was copied to. Their order is another param, `order`, which
-    is compared: inputs are compared sorted."""
+    """The folders of the corpora. Their order is another param, `order`, which is compared: inputs are compared sorted."""
     return folders_of(input.corpora)
 
 

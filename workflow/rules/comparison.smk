@@ -28,7 +28,9 @@ rule evaluate_verdicts:
     threads: 1
     resources:
         gpu=lambda wildcards: study.judge_gpu(wildcards.judge),
-        mem_mb=grows_with_attempt(8_000),
+        mem_mb=lambda wildcards, attempt: memory.judging(wildcards.judge)(
+            wildcards, attempt
+        ),
         runtime=lambda wildcards, attempt: judging_time(wildcards.judge, "8h", attempt),
     params:
         players=named_inputs(responses=study.responses),
@@ -44,7 +46,7 @@ rule evaluate_verdicts:
         r"""
         python -m persuasion_rl.evaluation.verdicts \
             {params.players} --judge {wildcards.judge} \
-            --verdicts {output:q} --threads {threads} \
+            --verdicts {output:q} \
             {params.judge} {params.place} {params.asking} 2> >(tee {log:q} >&2)
         """
 

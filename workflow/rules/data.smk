@@ -127,7 +127,7 @@ rule process_cmv:
         corpora=[f"{folder}/utterances.jsonl" for folder in study.cmv_corpora],
         conversations=[f"{folder}/conversations.json" for folder in study.cmv_corpora],
         tokenizer=f"{study.base_folder}/tokenizer.json",
-        template=study.chat_template_files,
+        beside=study.beside_tokenizer,
     output:
         examples=study.path("processed/cmv_examples.jsonl"),
         pairs=study.path("processed/delta_pairs.jsonl"),
@@ -145,6 +145,7 @@ rule process_cmv:
         folders=corpus_folders,
         order=study.flags("data.cmv_corpora"),
         budget=EXAMPLE_BUDGET,
+        room=uncompared(lambda wildcards: study.prompt_room),
         code=code("data.cmv"),
     message:
         "Making examples from ChangeMyView"
@@ -153,7 +154,7 @@ rule process_cmv:
         python -m persuasion_rl.data.cmv \
             --corpora {params.folders:q} --tokenizer {input.tokenizer:q} \
             --examples {output.examples:q} --pairs {output.pairs:q} --counts {output.counts:q} \
-            {params.budget} 2> >(tee {log:q} >&2)
+            {params.budget} {params.room} 2> >(tee {log:q} >&2)
         """
 
 
@@ -162,7 +163,7 @@ rule process_p4g:
         corpora=[f"{folder}/utterances.jsonl" for folder in study.p4g_corpora],
         conversations=[f"{folder}/conversations.json" for folder in study.p4g_corpora],
         tokenizer=f"{study.base_folder}/tokenizer.json",
-        template=study.chat_template_files,
+        beside=study.beside_tokenizer,
     output:
         examples=study.path("processed/p4g_examples.jsonl"),
         counts=study.path("processed/p4g_counts.json"),
@@ -178,6 +179,7 @@ rule process_p4g:
     params:
         folders=corpus_folders,
         budget=EXAMPLE_BUDGET,
+        room=uncompared(lambda wildcards: study.prompt_room),
         settings=study.flags(
             "seed",
             donation_weighted="data.p4g_donation_weighted",
@@ -191,7 +193,7 @@ rule process_p4g:
         python -m persuasion_rl.data.p4g \
             --corpus {params.folders:q} --tokenizer {input.tokenizer:q} \
             --examples {output.examples:q} --counts {output.counts:q} \
-            {params.settings} {params.budget} 2> >(tee {log:q} >&2)
+            {params.settings} {params.budget} {params.room} 2> >(tee {log:q} >&2)
         """
 
 

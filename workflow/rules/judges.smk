@@ -23,16 +23,16 @@ rule train_delta_judge:
         study.path("benchmarks/train_delta_judge.tsv")
     conda:
         "../../envs/persuasion-rl.yaml"
-    threads: 1
+    threads: study.threads
     resources:
         gpu=study.gpu,
-        mem_mb=grows_with_attempt(12_000),
+        mem_mb=memory.delta_judge,
         runtime=grows_with_attempt("8h"),
     params:
         base=place_of_base,
         state=study.path("state/trainings/delta_judge"),
         recipe=flags(study.config.recipes.reward.settings()),
-        settings=study.flags("device", "seed", "trust_remote_code"),
+        settings=study.job_flags(seed=study.config.seed),
         tracking=uncompared(lambda wildcards: study.tracking_flags("delta_judge")),
         launch=lambda wildcards, input, resources: launcher(resources.gpu),  # not compared
         code=code("training.reward"),
@@ -43,7 +43,7 @@ rule train_delta_judge:
         {params.launch} persuasion_rl.training.reward \
             --base {params.base:q} --pairs {input.pairs:q} --sides {input.sides:q} \
             --adapter {output.adapter:q} --state {params.state:q} \
-            --threads {threads} {params.settings} {params.tracking} \
+            {params.settings} {params.tracking} \
             {params.recipe} 2> >(tee {log:q} >&2)
         """
 
@@ -63,7 +63,7 @@ rule judge_trust:
     threads: 1
     resources:
         gpu=study.gpu,
-        mem_mb=grows_with_attempt(8_000),
+        mem_mb=memory.judging("delta"),
         runtime=lambda wildcards, attempt: judging_time(
             "llm" if study.llm else None, "2h", attempt
         ),
@@ -88,6 +88,6 @@ rule judge_trust:
     shell:
         r"""
         python -m persuasion_rl.judges.judge_trust {params.labels} \
-            --output {output:q} {params.draws} --threads {threads} \
+            --output {output:q} {params.draws} \
             {params.judges} {params.settings} {params.place} {params.asking} 2> >(tee {log:q} >&2)
         """

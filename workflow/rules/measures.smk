@@ -36,11 +36,13 @@ rule evaluate_loss:
     threads: 1
     resources:
         gpu=study.gpu,
-        mem_mb=grows_with_attempt(8_000),
+        mem_mb=memory.loss,
         runtime=grows_with_attempt("2h"),
     params:
         base=place_of_base,
-        settings=study.flags("device", "seed", "trust_remote_code"),
+        settings=study.flags(
+            "data.prompt_format", "device", "seed", "trust_remote_code"
+        ),
         code=code("evaluation.loss"),
     message:
         "Measuring the loss of {wildcards.player} on human winning replies"
@@ -49,7 +51,7 @@ rule evaluate_loss:
         python -m persuasion_rl.evaluation.loss \
             --base {params.base:q} --lineage {input.lineage:q} \
             --held_out {input.held_out:q} --output {output:q} \
-            --threads {threads} {params.settings} 2> >(tee {log:q} >&2)
+            {params.settings} 2> >(tee {log:q} >&2)
         """
 
 
@@ -72,11 +74,13 @@ rule evaluate_kl:
     threads: 1
     resources:
         gpu=study.gpu,
-        mem_mb=grows_with_attempt(12_000),
+        mem_mb=memory.kl,
         runtime=grows_with_attempt("2h"),
     params:
         base=place_of_base,
-        settings=study.flags("device", "seed", "trust_remote_code"),
+        settings=study.flags(
+            "data.prompt_format", "device", "seed", "trust_remote_code"
+        ),
         code=code("evaluation.kl"),
     message:
         "Measuring how far {wildcards.model} has gone from its parent"
@@ -85,7 +89,7 @@ rule evaluate_kl:
         python -m persuasion_rl.evaluation.kl \
             --base {params.base:q} --lineage {input.lineage:q} \
             --responses {input.responses:q} --output {output:q} \
-            --threads {threads} {params.settings} 2> >(tee {log:q} >&2)
+            {params.settings} 2> >(tee {log:q} >&2)
         """
 
 
@@ -120,7 +124,7 @@ rule evaluate_similarity:
         r"""
         python -m persuasion_rl.evaluation.similarity \
             --responses {input.responses:q} --human {input.human:q} --output {output:q} \
-            --threads {threads} {params.settings} 2> >(tee {log:q} >&2)
+            {params.settings} 2> >(tee {log:q} >&2)
         """
 
 
@@ -132,7 +136,7 @@ rule evaluate_behaviour:
         kl=declared(study.kl),
         similarities=declared(study.similarities),
         train=study.path("splits/sft_train.jsonl"),
-        concession=local("resources/markers/concession.txt"),
+        concession=local(own_file("resources/markers/concession.txt")),
     output:
         reported(study.path("{scope}/behaviour.csv"), "Replies"),
     log:
@@ -167,7 +171,7 @@ rule evaluate_behaviour:
 rule read_honesty:
     input:
         responses=study.path("evaluation/responses/{player}.jsonl"),
-        rubric=local(os.path.normpath(study.config.llm.honesty_rubric)),
+        rubric=local(study.honesty_rubric),
     output:
         study.path("evaluation/readings/{player}.jsonl"),
     log:

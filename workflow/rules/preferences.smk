@@ -15,6 +15,7 @@ STEPS   generate_responses       two sampled responses a prompt or more, a shard
 """
 
 from persuasion_rl.annotation.store import answers_digest, labels_digest
+from persuasion_rl.study.models import POOLS
 
 AI_JUDGE = study.label_judge("ai")
 SIMULATED = study.config.labels.human.source == "simulated"
@@ -47,7 +48,7 @@ rule generate_responses:
     threads: 1
     resources:
         gpu=study.engine_gpu(study.config.sampling.engine),
-        mem_mb=grows_with_attempt(8_000),
+        mem_mb=memory.responses,
         runtime=grows_with_attempt("4h"),
     params:
         base=place_of_base,
@@ -72,7 +73,7 @@ rule generate_responses:
             --base {params.base:q} --lineage {input.lineage:q} \
             --prompts {input.prompts:q} --output {output:q} \
             --start {wildcards.start} --rows {wildcards.rows} --state {params.state:q} \
-            --threads {threads} {params.how} {params.settings} 2> >(tee {log:q} >&2)
+            {params.how} {params.settings} 2> >(tee {log:q} >&2)
         """
 
 
@@ -120,7 +121,7 @@ rule label_ai:
     threads: 1
     resources:
         gpu=study.judge_gpu(AI_JUDGE),
-        mem_mb=grows_with_attempt(8_000),
+        mem_mb=memory.judging(AI_JUDGE),
         runtime=lambda wildcards, attempt: judging_time(AI_JUDGE, "4h", attempt),
     params:
         settings=study.flags("labels.ai.*"),
@@ -133,7 +134,7 @@ rule label_ai:
     shell:
         r"""
         python -m persuasion_rl.preferences.label_ai \
-            --responses {input.responses:q} --labels {output:q} --threads {threads} \
+            --responses {input.responses:q} --labels {output:q} \
             {params.settings} {params.judge} {params.place} {params.asking} 2> >(tee {log:q} >&2)
         """
 
@@ -153,7 +154,7 @@ rule simulate_annotators:
     threads: 1
     resources:
         gpu=study.judge_gpu(SIMULATED_JUDGE),
-        mem_mb=grows_with_attempt(8_000),
+        mem_mb=memory.judging(SIMULATED_JUDGE),
         runtime=grows_with_attempt("1h"),
     params:
         settings=study.flags(
@@ -175,7 +176,7 @@ rule simulate_annotators:
     shell:
         r"""
         python -m persuasion_rl.preferences.simulate_annotators \
-            --responses {input.responses:q} --answers {output:q} --threads {threads} \
+            --responses {input.responses:q} --answers {output:q} \
             {params.settings} {params.judge} {params.place} 2> >(tee {log:q} >&2)
         """
 

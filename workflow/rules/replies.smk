@@ -73,7 +73,7 @@ rule evaluate_model:
     threads: 1
     resources:
         gpu=lambda wildcards: study.engine_gpu(study.engine(wildcards.player)["engine"]),
-        mem_mb=grows_with_attempt(8_000),
+        mem_mb=memory.replies,
         runtime=grows_with_attempt("4h"),
     params:
         settings=lambda wildcards: study.sampling_flags(
@@ -95,7 +95,7 @@ rule evaluate_model:
         python -m persuasion_rl.sampling.evaluate_model \
             --lineage {input.lineage:q} --prompts {input.prompts:q} \
             --output {output.responses:q} --state {params.state:q} \
-            --threads {threads} {params.place} {params.settings} 2> >(tee {log:q} >&2)
+            {params.place} {params.settings} 2> >(tee {log:q} >&2)
         """
 
 

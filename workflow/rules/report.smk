@@ -227,7 +227,7 @@ rule record_config:
         mem_mb=grows_with_attempt(500),
         runtime=grows_with_attempt("10m"),
     params:
-        settings=flags({"settings": as_words(study.config.resolved())}),
+        settings=flags({"settings": as_words(study.recorded_settings())}),
     message:
         "Recording the resolved configuration"
     shell:

@@ -51,9 +51,9 @@ rule pretrain_standin:
         study.path("benchmarks/pretrain_standin.tsv")
     conda:
         "../../envs/persuasion-rl.yaml"
-    threads: 2
+    threads: study.config.standin.threads
     resources:
-        mem_mb=grows_with_attempt(6_000),
+        mem_mb=memory.standin,
         runtime=grows_with_attempt("1h"),
     params:
         folder=subpath(output.history, parent=True),
@@ -68,7 +68,7 @@ rule pretrain_standin:
         python -m persuasion_rl.training.standin \
             --corpora {params.folders:q} --sides {input.sides:q} \
             --output {params.folder:q} --history {output.history:q} \
-            --threads {threads} {params.settings} 2> >(tee {log:q} >&2)
+            {params.settings} 2> >(tee {log:q} >&2)
         """
 
 
@@ -91,7 +91,7 @@ rule tokenize:
         runtime=grows_with_attempt("1h"),
     params:
         base=place_of_base,
-        settings=study.flags("trust_remote_code"),
+        settings=study.flags("data.prompt_format"),
         code=code("training.tokenize"),
     message:
         "Tokenizing {wildcards.rows}"
@@ -119,10 +119,10 @@ rule train_sft:
         study.path("benchmarks/train_sft/{model}.tsv")
     conda:
         "../../envs/persuasion-rl.yaml"
-    threads: 1
+    threads: study.threads
     resources:
         gpu=study.gpu,
-        mem_mb=grows_with_attempt(12_000),
+        mem_mb=memory.training,
         runtime=grows_with_attempt("8h"),
     params:
         base=place_of_base,
@@ -140,7 +140,7 @@ rule train_sft:
             --base {params.base:q} --lineage {input.lineage:q} \
             --train {input.train:q} --val {input.val:q} \
             --adapter {output.adapter:q} --state {params.state:q} \
-            --threads {threads} {params.settings} {params.tracking} \
+            {params.settings} {params.tracking} \
             {params.recipe} 2> >(tee {log:q} >&2)
         """
 
@@ -162,10 +162,10 @@ rule train_dpo:
         study.path("benchmarks/train_dpo/{model}.tsv")
     conda:
         "../../envs/persuasion-rl.yaml"
-    threads: 1
+    threads: study.threads
     resources:
         gpu=study.gpu,
-        mem_mb=grows_with_attempt(12_000),
+        mem_mb=memory.training,
         runtime=grows_with_attempt("8h"),
     params:
         base=place_of_base,
@@ -183,6 +183,6 @@ rule train_dpo:
             --base {params.base:q} --lineage {input.lineage:q} \
             --train {input.train:q} --val {input.val:q} \
             --adapter {output.adapter:q} --state {params.state:q} \
-            --threads {threads} {params.settings} {params.tracking} \
+            {params.settings} {params.tracking} \
             {params.recipe} 2> >(tee {log:q} >&2)
         """

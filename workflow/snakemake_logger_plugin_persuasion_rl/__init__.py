@@ -1,10 +1,12 @@
-"""Makes a study's file or a --config that Snakemake cannot read one line: which file, which line, what is wrong.
+"""Makes a study's file or a --config that Snakemake cannot read one line: which file, which line, what is wrong. And gives it a
+place for its cache where the home folder cannot be written, as in many containers.
 
 Snakemake reads a file of --configfile before any Snakefile, and says nothing of where it is broken. What it imports when
 it starts are its plugins, and a plugin of the logger is the smallest kind. This one logs nothing. In other projects, and
 with another Snakemake that reads configuration files elsewhere, it changes nothing.
 """
 
+import os
 import sys
 from argparse import ArgumentParser
 from itertools import chain
@@ -85,7 +87,29 @@ def _parse_config(entries: Any) -> dict:
     return config | {key: YAML_WORDS[word] for key, word in words.items() if word in YAML_WORDS}
 
 
+CACHE = Path(".snakemake/cache")
+"""Where caches go that cannot be in the home folder."""
+
+
+def _place_caches() -> None:
+    """Move the caches of Snakemake and of what its jobs load into the checkout, if those of the home folder cannot be written."""
+    usual = Path(os.environ.get("XDG_CACHE_HOME") or Path("~", ".cache"))
+    try:
+        usual = usual.expanduser()
+        (usual / "snakemake").mkdir(parents=True, exist_ok=True)
+        if os.access(usual / "snakemake", os.W_OK):
+            return
+    except (OSError, RuntimeError):  # RuntimeError: this user has no home folder
+        pass
+    print(f"{usual}: cannot be written; caches are in {CACHE}", file=sys.stderr)
+    if (usual / "huggingface").is_dir():  # models may be there to be read
+        os.environ.setdefault("HF_HOME", str(usual / "huggingface"))
+    os.environ["XDG_CACHE_HOME"] = str(CACHE.resolve())
+    os.environ.setdefault("MPLCONFIGDIR", str(CACHE.resolve() / "matplotlib"))
+
+
 if Path("workflow/persuasion_rl").is_dir():
+    _place_caches()
     # The package of this checkout, as the Snakefile takes it, whichever one is installed.
     sys.path.insert(0, str(Path("workflow").resolve()))
     _cli = sys.modules.get("snakemake.cli")

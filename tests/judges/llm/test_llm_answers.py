@@ -28,12 +28,46 @@ from persuasion_rl.judges.llm.answers import read_answer
 from persuasion_rl.judges.llm.judge import VERDICT_SCHEMA, VERDICTS
 from persuasion_rl.judges.make import JudgeSettings
 from persuasion_rl.preferences.label_ai import label_ai
+from persuasion_rl.text import readable
 
 
 @given(st.text(max_size=60), st.sampled_from(list(VERDICTS)), st.text(" \n\t", max_size=3))
 def test_a_verdict_is_read_whatever_its_reason_says(reason, verdict, space):
     text = space + json.dumps({"verdict": verdict, "reason": reason}) + space
-    assert read_answer(text, VERDICT_SCHEMA) == {"verdict": verdict, "reason": reason}
+    assert read_answer(text, VERDICT_SCHEMA) == {"verdict": verdict, "reason": readable(reason)}
+
+
+FENCES = st.sampled_from(["```", "````", "~~~"])
+LANGUAGES = st.sampled_from(
+    ["", "json", "JSON", " json ", "json5", "jsonc", "javascript", "text", "c++", 'json title="a"']
+)
+LINE_ENDS = st.sampled_from(["\n", "\r\n", "\r"])
+
+
+@given(
+    FENCES,
+    LANGUAGES,
+    LINE_ENDS,
+    st.sampled_from(list(VERDICTS)),
+    st.text(" \n\r\t", max_size=3),
+    st.sampled_from(
+        [
+            "",
+            '<think>A {"verdict": "2"}?</think>',
+            "Hm.\n</think>\n\n",
+            "[THINK]```json\n{}\n```[/THINK]",
+        ]
+    ),
+)
+def test_a_fence_of_any_language_and_line_end_is_markup(
+    fence, language, end, verdict, space, reasoning
+):
+    object_ = json.dumps(
+        {"reason": "<think> is a tag </think>, ```", "verdict": verdict}, indent=1
+    ).replace("\n", end)
+    fenced = space.join(["", f"{fence}{language}{end}{object_}{end}{fence}", ""])
+    for text in (fenced, f"{space}{object_}{space}", f"\ufeff{object_}"):
+        assert read_answer(reasoning + text, VERDICT_SCHEMA)["verdict"] == verdict
 
 
 VALUES = st.recursive(
@@ -55,6 +89,8 @@ def test_whatever_else_is_no_verdict(text):
         "", "1", '"1"', f"Sure! {GOOD}", f"{GOOD}{GOOD}", GOOD[:-1], f"[{GOOD}]", "[" * 100_000,
         f"Sure!\n```json\n{GOOD}\n```", f"```json\n{GOOD}\n```\nSo be it.", f"```json\n{GOOD[:-1]}\n```",
         f"```json\n{GOOD}\n```\n```json\n{GOOD}\n```", f"```json {GOOD} ```", f"```json\n{GOOD}", f"`{GOOD}`",
+        f"````json\n{GOOD}\n```", f"```json\n{GOOD}\n~~~", f"<think>{GOOD}</think>", f"<think>Hm. {GOOD}",
+        f"<think>Hm.</think>{GOOD}{GOOD}", f"<think>Hm.</think>Sure! {GOOD}",
         '{"verdict": "1"}', '{"reason": "r"}', '{"reason": "r", "verdict": 1}',
         '{"reason": "r", "verdict": "3"}', '{"reason": "r", "verdict": "TIE"}',
         '{"reason": null, "verdict": "1"}', '{"reason": "r", "verdict": "1", "sure": true}',
@@ -175,7 +211,8 @@ PARTS = [{"type": "text", "text": GOOD}]
 @pytest.mark.parametrize(
     ("path", "replacement", "label"),
     [
-        (("choices", 0, "message", "content"), PARTS, "unparsable"),
+        (("choices", 0, "message", "content"), PARTS, "1"),
+        (("choices", 0, "message", "content"), [{"type": "image", "text": GOOD}], "unparsable"),
         (("choices", 0, "message", "content"), "[" * 100_000, "unparsable"),
         (("usage", "prompt_tokens"), "x", "1"),
         (("usage", "completion_tokens"), 10**30, "1"),
@@ -197,7 +234,7 @@ def test_half_a_surrogate_pair_in_a_reason_is_written(server, tmp_path):
     server.behave = lambda request, attempt: junk('{"reason": "so \\ud83d it is", "verdict": "1"}')
     job = Job(tmp_path, settings_of(server, tmp_path), PAIRS)
     job.run()
-    assert job.labels()[0]["votes"][0]["reason"] == "so ? it is"
+    assert job.labels()[0]["votes"][0]["reason"] == "so \ufffd it is"
 
 
 def for_cars(action):

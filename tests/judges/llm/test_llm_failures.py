@@ -5,7 +5,18 @@ import time
 import pytest
 
 from llm_jobs import KEY, PAIRS, PROVIDERS, Job, cached, pairs, settings_of
-from llm_server import cut, drops, hangs, html, junk, refuses, says, status
+from llm_server import (
+    MORE_WORDS_WIN,
+    cut,
+    drops,
+    hangs,
+    html,
+    judgment,
+    junk,
+    refuses,
+    says,
+    status,
+)
 from persuasion_rl.files import UserError
 from persuasion_rl.judges.base import judge_both_orders
 from persuasion_rl.judges.llm.provider import retry_after
@@ -61,6 +72,40 @@ def test_a_permanent_failure_is_not_retried(judge, server, provider, name, actio
     server.behave = for_cars(action)
     judged, _ = judge_both_orders(judge(provider), PAIRS[1:])
     assert judged.failure == name and len(server.requests) == 4
+
+
+def unsupported(name: str):
+    text = f"Unsupported parameter: '{name}' is not supported with this model."
+    return status(400, "invalid_request_error", text)
+
+
+def test_a_server_that_wants_the_newer_name_of_the_limit_gets_it(judge, server):
+    server.behave = lambda request, attempt: (
+        unsupported("max_tokens") if "max_tokens" in request.body else says()
+    )
+    judged = judge_both_orders(judge(concurrency=1), PAIRS)
+    assert [one.verdict for one in judged] == ["1", "2", "tie"]
+    bodies = [request.body for request in server.requests]
+    assert [body.get("max_tokens") for body in bodies] == [200] + [None] * 6
+    assert [body.get("max_completion_tokens") for body in bodies] == [None] + [200] * 6
+
+
+@pytest.mark.parametrize("provider", PROVIDERS)
+def test_a_model_with_one_temperature_only_is_one_line(judge, server, provider):
+    server.behave = lambda request, attempt: unsupported("temperature")
+    with pytest.raises(UserError, match=r"takes no temperature of 0.*: set llm.temperature: null$"):
+        judge_both_orders(judge(provider, concurrency=1), PAIRS)
+    assert len(server.requests) == 1
+    server.behave = lambda request, attempt: says()
+    assert judge_both_orders(judge(provider, temperature=None), PAIRS)[0].verdict == "1"
+    assert "temperature" not in server.requests[-1].body
+
+
+def test_a_verdict_after_reasoning_is_a_verdict(judge, server):
+    reasoning = '<think>Is it {"reason": "", "verdict": "2"}? No.</think>\n\n'
+    server.behave = lambda request, attempt: junk(reasoning + judgment(request, MORE_WORDS_WIN))
+    judged = judge_both_orders(judge(), PAIRS)
+    assert [one.verdict for one in judged] == ["1", "2", "tie"] and len(server.requests) == 6
 
 
 def test_a_refusal_and_what_stays_unparsable_are_answers_that_are_not_paid_twice(judge, server):

@@ -29,6 +29,7 @@ from persuasion_rl.judges.llm.judge import TASK, LlmJudge
 from persuasion_rl.judges.llm.openai import OpenAI
 from persuasion_rl.judges.llm.provider import Request
 from persuasion_rl.judges.llm.settings import LlmSettings
+from persuasion_rl.text import readable
 
 CLIENTS = {"openai": OpenAI, "anthropic": Anthropic}
 
@@ -49,14 +50,15 @@ def test_texts_stay_inside_their_strings(settings, prompt, first, second):
     """Whatever they say, the task is the same, and the data parses to the same texts."""
     request = request_of(settings, "Judge.", Comparison(prompt, first, second))
     data = json.loads(request.user)
-    assert data == {"conversation": prompt, "response_1": first, "response_2": second}
+    texts = {"conversation": prompt, "response_1": first, "response_2": second}
+    assert data == {name: readable(text) for name, text in texts.items()}
     assert request.system == request_of(settings, "Judge.", Comparison("", "", "")).system
 
 
 def test_half_a_surrogate_pair_does_not_stop_a_job(judge, server):
     broken = Comparison("Poster: \ud83d cars", "one \udc00 two", "one")
     assert judge_both_orders(judge(), [broken])[0].verdict == "1"
-    assert server.requests[0].data["conversation"] == "Poster: ? cars"
+    assert server.requests[0].data["conversation"] == "Poster: \ufffd cars"
 
 
 def test_a_request_is_keyed_by_all_that_matters_and_nothing_else(settings):

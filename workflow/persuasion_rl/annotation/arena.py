@@ -7,11 +7,13 @@ from secrets import token_hex
 from threading import Lock
 from typing import Any
 
-from persuasion_rl.data.prompts import TokenCounter, Turn, fit_contexts, read_chat_template, render
+from persuasion_rl.data.contexts import Turn, fit_contexts
 from persuasion_rl.files import UserError
+from persuasion_rl.prompts.tokens import TextTokenizer
 from persuasion_rl.study.config import Config
 from persuasion_rl.study.names import TRAINED_FILES
 from persuasion_rl.study.recorded import recorded_base
+from persuasion_rl.text import readable
 
 LONGEST_CLAIM = 4000
 """The most characters that a person may write."""
@@ -50,6 +52,10 @@ class LoadedModels:
     def _base(self) -> Path:
         return recorded_base(self.folder, self.config)
 
+    @cached_property
+    def _tokenizer(self) -> TextTokenizer:
+        return TextTokenizer(self._base, self.config.data.prompt_format)
+
     def _adapters(self, model: str) -> list[Path]:
         names = self.config.lineage(model)
         return [self.folder / f"models/{name}/{TRAINED_FILES['adapter']}" for name in names]
@@ -69,23 +75,20 @@ class LoadedModels:
             UserError: the claim and the last message alone are too long.
         """
         limit = self.config.data.max_context_tokens
-        counter = TokenCounter(self._base / "tokenizer.json")
-        (context,) = fit_contexts([turns], counter, limit)
+        (context,) = fit_contexts([turns], self._tokenizer, "cmv", limit)
         if context is None:
             raise UserError(f"that is over the {limit:,} tokens of a context: write less")
         return context.text
 
     def reply(self, model: str, context: str) -> str:
         """A new reply of a model, sampled with the settings of the pools."""
-        form = self.config.data.prompt_format
-        template = read_chat_template(self._base) if form == "chat" else None
-        prompt = render(context, "cmv", form, template)
+        prompt = self._tokenizer.format.render(context, "cmv")
         with self._lock:
             engine = self._engine(model)
             from persuasion_rl.sampling.request import Request
 
             ((_, sample),) = engine.sample([Request(token_hex(8), prompt, 1)])
-        return sample.text.strip()
+        return sample.said
 
     def _engine(self, model: str):
         if model not in self._engines:
@@ -109,6 +112,7 @@ class LoadedModels:
                     seed=config.seed,
                     device=config.device,
                     trust_remote_code=config.trust_remote_code,
+                    prompt_format=config.data.prompt_format,
                 )
             )
         return self._engines[model]
@@ -144,13 +148,13 @@ def chat(models: LoadedModels, model: str) -> None:
 
 
 def _read_line() -> str:
-    """A line that somebody types; "" at the end of the input. Bytes that are no text become "?".
+    """A line that somebody types; "" at the end of the input.
 
     Raises:
         UserError: there is no standard input.
     """
     try:
-        return input("you: ").encode(errors="replace").decode().strip()
+        return readable(input("you: ")).strip()
     except RuntimeError as error:
         raise UserError(f"chat needs a terminal, or text that is piped into it ({error})") from None
     except (EOFError, KeyboardInterrupt):

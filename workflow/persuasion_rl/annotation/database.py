@@ -38,6 +38,8 @@ PATIENCE_S = 60
 """Seconds to wait for another writer."""
 TABLES = {"answers", "shown", "battles"}
 """Tables of a store. A database with only other tables is no store."""
+PEOPLE = {"answers": "annotator", "shown": "annotator", "battles": "voter"}
+"""Table -> the column with the name of a person."""
 JOURNAL_BEGINS = bytes.fromhex("d9d505f920a163d7")
 """The first bytes of a -journal whose transaction has not ended."""
 BROKEN = (sqlite3.Error, OSError, UnicodeDecodeError)
@@ -99,6 +101,18 @@ class Store:
         _write_ahead(self._file)
         self._file.execute("PRAGMA synchronous = FULL")
         self._file.executescript(self.SCHEMA)
+
+    def names(self) -> list[str]:
+        """The names of all annotators and voters, the oldest first."""
+        with self._lock:
+            return [
+                name
+                for table, column in PEOPLE.items()
+                if column in _columns(self._file, table)
+                for (name,) in self._file.execute(
+                    f"SELECT {column} FROM {table} GROUP BY {column} ORDER BY MIN(number)"
+                )
+            ]
 
     def __enter__(self):
         return self

@@ -1,12 +1,14 @@
 """Exports and imports people's answers: JSON lines and CSV to read and to fill in elsewhere, and tasks of Label Studio.
 
 A file has a row for every answer, and a row without an annotator for every unanswered pair, so that an export can be
-filled in and imported. "answer" refers to the responses of the row: "1", "2", "tie", "both_bad", "skip" or "flag";
+filled in and imported. Ids of pairs begin with PAIR, since a spreadsheet reads 885394e10 as a number. In CSV so does a text
+get an apostrophe that a spreadsheet would take for a formula, a number or a date (`_cell`). "answer" refers to the responses of the row: "1", "2", "tie", "both_bad", "skip" or "flag";
 left_response is the one that was on the left.
 """
 
 import json
 import math
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -22,16 +24,31 @@ from persuasion_rl.annotation.plan import (
     Answer,
     Plan,
     check_answer,
+    known_as,
 )
 from persuasion_rl.annotation.store import AnswerStore
 from persuasion_rl.files import UserError, read_json, read_numbered, write_jsonl, write_text
 from persuasion_rl.records import ResponsePair
 from persuasion_rl.tables import read_texts, write_table
+from persuasion_rl.text import readable
 
 COLUMNS = [
     *("pair_id", "prompt", "response_1", "response_2", "annotator", "kind", "left_response"),
     *("answer", "confidence", "reason", "seconds", "answered_at"),
 ]
+PAIR = "pair-"
+"""What ids of pairs begin with in files; those of earlier exports did not."""
+MONTH = (
+    "(?:jan(?:uary)?|feb(?:ruary)?|mar(?:ch)?|apr(?:il)?|may|june?|july?|aug(?:ust)?|sept?(?:ember)?|oct(?:ober)?"
+    "|nov(?:ember)?|dec(?:ember)?)[ ./-]*"
+)
+TAKEN_FOR_ELSE = re.compile(
+    rf"'*(?:\s*[=+\-@]|[\t\r]|(?=\D*\d)[\d\s.,:/e%-]+$|(?:true|false)$|\d+[ ./-]*{MONTH}\d*$|{MONTH}\d+$)",
+    re.IGNORECASE,
+)
+"""Texts that a spreadsheet takes for a formula, a number, a truth value or a date, and such texts after apostrophes."""
+NUMBER = re.compile(r"[\d.,]+(e[+-]?\d+)?", re.IGNORECASE)
+TEXTS = ("prompt", "response_1", "response_2", "annotator", "reason")
 NEEDED = ("pair_id", "annotator", "answer")
 """Columns without which a table holds no answers."""
 LABEL_STUDIO = """<View>
@@ -90,19 +107,30 @@ def export_answers(
     ]
     order = {pair: number for number, pair in enumerate(pool)}
     rows.sort(key=lambda row: order.get(row["pair_id"], len(order)))
-    texts = ("prompt", "response_1", "response_2")
     full_rows = [
         dict.fromkeys(COLUMNS)
-        | {key: pool[row["pair_id"]][key] for key in texts if row["pair_id"] in pool}
+        | {key: pool[row["pair_id"]][key] for key in TEXTS[:3] if row["pair_id"] in pool}
         | row
+        | {"pair_id": PAIR + row["pair_id"]}
         for row in rows
     ]
     if file.suffix == ".jsonl":
         return write_jsonl(file, full_rows)
     if file.suffix == ".csv":
-        write_table(file, full_rows, COLUMNS)
+        cells = [row | {key: _cell(row[key]) for key in TEXTS} for row in full_rows]
+        write_table(file, cells, COLUMNS)
         return len(full_rows)
     raise UserError(f"{file}: write .jsonl, .csv, or .json for Label Studio")
+
+
+def _cell(text: str | None) -> str | None:
+    """A text in a table that a spreadsheet will open, after an apostrophe if it would be taken for something else."""
+    return f"'{text}" if text and TAKEN_FOR_ELSE.match(text) else text
+
+
+def _from_cell(text: str) -> str:
+    """The text in a cell that `_cell` made."""
+    return text[1:] if text.startswith("'") and TAKEN_FOR_ELSE.match(text[1:]) else text
 
 
 def _row(answer: Answer) -> dict:
@@ -123,7 +151,7 @@ def _tasks(pool: dict[str, ResponsePair], answers: list[Answer], plan: Plan) -> 
     for pair, row in pool.items():
         left_response = plan.left("label studio", pair)
         data = {
-            "pair_id": pair,
+            "pair_id": PAIR + pair,
             "left_response": left_response,
             "prompt": row["prompt"],
             "left": row[f"response_{left_response}"],
@@ -173,10 +201,12 @@ def import_answers(
     readers = {".jsonl": _from_jsonl, ".csv": _from_csv, ".json": _from_label_studio}
     if file.suffix not in readers:
         raise UserError(f"{file}: .jsonl, .csv, or .json of Label Studio can be read")
-    answers = []
+    answers, names = [], store.names()
     for place, row in readers[file.suffix](file):
         try:
-            answers.append(_answer(row, pool))
+            answers.append(answer := _answer(row, pool, names))
+            if answer.annotator not in names:
+                names.append(answer.annotator)
         except UserError as error:
             raise UserError(f"{file}, {place}: {error}") from None
     return store.add_all(answers), len(answers)
@@ -200,6 +230,7 @@ def _from_csv(file: Path) -> Iterator[tuple[str, dict]]:
         )
     for number, row in enumerate(table.to_dict("records"), start=2):
         if row["annotator"]:
+            row |= {key: _from_cell(row[key]) for key in TEXTS if key in row}
             yield f"row {number}", {key: value or None for key, value in row.items()}
 
 
@@ -233,14 +264,20 @@ def _annotated(annotation: dict, left_response: int) -> dict | None:
     return {
         "annotator": annotator if isinstance(annotator, str) else f"label studio {annotator}",
         "answer": answer,
-        "confidence": values.get("confidence", {}).get("choices", [None])[0],
-        "reason": "\n".join(values.get("reason", {}).get("text", [])) or None,
+        "confidence": next(iter(_texts(values, "confidence", "choices")), None),
+        "reason": "\n".join(_texts(values, "reason", "text")) or None,
     }
+
+
+def _texts(values: dict[str, dict], control: str, key: str) -> list[str]:
+    """The texts in the value of a control: Label Studio has a list of them, or a single one as it is."""
+    texts = values.get(control, {}).get(key) or []
+    return [texts] if isinstance(texts, str) else texts
 
 
 def _chosen(values: dict[str, dict], left_response: int) -> str | None:
     """The answer in the values of a task's controls; None if nothing was chosen."""
-    if choices := values.get("otherwise", {}).get("choices"):
+    if choices := _texts(values, "otherwise", "choices"):
         return choices[0]
     side = values.get("better", {}).get("selected")
     if side not in (LEFT, RIGHT) or left_response not in (1, 2):
@@ -248,21 +285,22 @@ def _chosen(values: dict[str, dict], left_response: int) -> str | None:
     return str(left_response if side == LEFT else 3 - left_response)
 
 
-def _answer(row: dict[str, Any], pool: dict[str, ResponsePair]) -> Answer:
-    """A row of a file as an answer.
+def _answer(row: dict[str, Any], pool: dict[str, ResponsePair], names: list[str]) -> Answer:
+    """A row of a file as an answer, of an annotator among `names` or of a new one.
 
     Raises:
         UserError: the row is no answer, or is to a pair that is not in the pool.
     """
     pair, choice, kind = (
-        str(row.get("pair_id")),
-        str(row.get("answer")),
+        str(row.get("pair_id")).strip().removeprefix(PAIR),
+        str(row.get("answer")).removesuffix(".0"),
         row.get("kind") or FIRST_TIME,
     )
     if pair not in pool:
-        raise UserError(
-            f"pair {pair!r} is not in this study's pool; its responses may have changed"
-        )
+        changed = "its responses may have changed"
+        if NUMBER.fullmatch(pair):
+            changed = "a spreadsheet made a number of it: export anew, where ids begin with letters"
+        raise UserError(f"pair {pair!r} is not in this study's pool; {changed}")
     if kind not in (FIRST_TIME, REPEAT):
         raise UserError(f"kind {kind!r}; allowed: {FIRST_TIME}, {REPEAT}")
     left_response = _number(row, "left_response", whole=True) or 1
@@ -273,18 +311,25 @@ def _answer(row: dict[str, Any], pool: dict[str, ResponsePair]) -> Answer:
         raise UserError(f"answer {choice!r}; allowed: {allowed}")
     reason = row.get("reason")
     answer = Answer(
-        annotator=str(row["annotator"]).strip(),
+        annotator=known_as(str(row["annotator"]), names),
         pair=pair,
         kind=kind,
         left_response=left_response,
         answer=choice,
         confidence=_number(row, "confidence", whole=True),
-        reason=str(reason).replace("\r\n", "\n") if reason else None,
-        seconds=_number(row, "seconds"),
+        reason=readable(str(reason)).strip() or None if reason else None,
+        seconds=_duration(row),
         answered_at=_number(row, "answered_at"),
     )
     check_answer(answer)
     return answer
+
+
+def _duration(row: dict[str, Any]) -> float | None:
+    """The seconds of an answer; None where they are unknown, or negative, as an earlier version exported them after a clock was
+    set back."""
+    negative = str(row.get("seconds") or "").strip().startswith("-")
+    return None if negative else _number(row, "seconds")
 
 
 def _number(row: dict[str, Any], key: str, whole: bool = False) -> Any:
@@ -297,7 +342,7 @@ def _number(row: dict[str, Any], key: str, whole: bool = False) -> Any:
     if value in (None, ""):
         return None
     try:
-        number = float(value)
+        number = math.nan if isinstance(value, bool) else float(value)
     except (TypeError, ValueError):
         number = math.nan
     if not 0 <= number < math.inf or (whole and number != int(number)):

@@ -11,6 +11,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
 from persuasion_rl.files import UserError
+from persuasion_rl.text import readable
 
 LARGEST_REQUEST = 64 * 1024
 """The most bytes of a form: a view has up to `arena.LONGEST_CLAIM` characters, of at most twelve bytes each."""
@@ -82,7 +83,7 @@ class AccessMiddleware:
 
 
 async def read_form(request: Request) -> dict[str, str]:
-    """The fields of a form, with line ends as texts have them; those that are empty are left out.
+    """The fields of a form as `text.readable`; those that are empty are left out.
 
     Raises:
         UserError: the form has more than LARGEST_REQUEST bytes, whatever its header says, or is not UTF-8 text.
@@ -94,7 +95,7 @@ async def read_form(request: Request) -> dict[str, str]:
             raise UserError(f"a form has {LARGEST_REQUEST:,} bytes at most")
     try:
         fields = parse_qs(body.decode(), errors="strict")
-        return {name: values[0].replace("\r\n", "\n") for name, values in fields.items()}
+        return {name: readable(values[0]) for name, values in fields.items()}
     except UnicodeDecodeError:
         raise UserError("a form is UTF-8 text") from None
 

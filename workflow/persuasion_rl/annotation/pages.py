@@ -42,12 +42,13 @@ from persuasion_rl.annotation.plan import (
     Answer,
     Showing,
     check_name,
+    known_as,
     tally,
     verdict_of,
 )
 from persuasion_rl.annotation.store import AnswerStore
 from persuasion_rl.annotation.study import AnnotatedStudy
-from persuasion_rl.data.prompts import turns_of
+from persuasion_rl.data.contexts import turns_of
 from persuasion_rl.files import UserError
 from persuasion_rl.judges.base import TIE
 
@@ -95,18 +96,17 @@ def refuse(request: Request, error: Exception) -> Response:
 def not_stored(request: Request, error: Exception) -> Response:
     """The page for an error of SQLite while the store is written or read."""
     why = f"({error}), most likely because the disk is full or somebody else is writing."
+    title, text = "The page could not be made", f"The store of answers could not be used {why}"
+    text += " What was answered is safe. Load the page again."
     if request.method == "POST":
-        title = "The answer was not kept"
-        text = f"The store of answers could not be written {why} What was answered before is safe. Make room, go back, and answer once more."
-    else:
-        title = "The page could not be made"
-        text = f"The store of answers could not be used {why} What was answered is safe. Load the page again."
+        title, text = "The answer was not kept", f"The store of answers could not be written {why}"
+        text += " What was answered before is safe. Make room, go back, and answer once more."
     return render_page(request, "problem", 507, title=title, text=text)
 
 
 def _annotator(request: Request) -> str | None:
-    """The name of the signed-in annotator; None without a cookie with a valid name."""
-    name = unquote(cookie(request, "annotator"))
+    """The signed-in annotator, as the store knows the name; None without a cookie with a valid name."""
+    name = known_as(unquote(cookie(request, "annotator")), request.app.state.names())
     try:
         check_name(name)
     except UserError:
@@ -139,7 +139,8 @@ class SignInPages:
         return render_page(request, "sign_in", longest_name=LONGEST_NAME)
 
     async def sign_in(self, request: Request) -> Response:
-        name = " ".join((await read_form(request)).get("name", "").split())
+        form = await read_form(request)
+        name = known_as(form.get("name", ""), request.app.state.names())
         check_name(name)
         page = await run_in_threadpool(self.first_page, name)
         response = RedirectResponse(page, 303)
@@ -396,5 +397,8 @@ class ArenaPages:
 
 
 def _median(seconds: list[float | None]) -> int | None:
-    measured = [value for value in seconds if value is not None]
-    return round(median(measured)) or 1 if measured else None
+    return (
+        round(median(known)) or 1
+        if (known := [s for s in seconds if s is not None and s >= 0])
+        else None
+    )

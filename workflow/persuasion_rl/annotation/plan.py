@@ -6,6 +6,7 @@ annotator agrees with themselves. Practice pairs come first and never count.
 """
 
 import math
+import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -13,6 +14,7 @@ from typing import Any
 
 from persuasion_rl.files import UserError, keyed_number, text_digest
 from persuasion_rl.judges.base import NONE, TIE
+from persuasion_rl.text import readable
 
 LEFT, RIGHT, BOTH_BAD, SKIP, FLAG = "left", "right", "both_bad", "skip", "flag"
 ANSWERS = (LEFT, RIGHT, TIE, BOTH_BAD, SKIP, FLAG)
@@ -32,7 +34,11 @@ def pair_id(row: dict[str, Any]) -> str:
 
 @dataclass(frozen=True)
 class Answer:
-    """An annotator's answer to a pair, as the pair was shown."""
+    """An annotator's answer to a pair, as the pair was shown.
+
+    `seconds` is from showing to answer by the wall clock, since another process may have shown the pair; where the clock was set
+    back in between, it is not known.
+    """
 
     annotator: str
     pair: str
@@ -43,6 +49,10 @@ class Answer:
     reason: str | None = None
     seconds: float | None = None
     answered_at: float | None = None
+
+    def __post_init__(self) -> None:
+        if isinstance(self.seconds, float | int) and self.seconds < 0:
+            object.__setattr__(self, "seconds", None)
 
 
 @dataclass(frozen=True)
@@ -173,6 +183,24 @@ def check_answer(answer: Answer) -> None:
         raise UserError(f"a reason has {LONGEST_REASON:,} characters at most")
     if answer.confidence not in (None, 1, 2, 3):
         raise UserError(f"confidence {answer.confidence!r}; allowed: 1, 2, 3")
+
+
+def clean_name(text: str) -> str:
+    """A name as it is kept: one line of composed characters (NFC), without spaces around it or several in a row."""
+    return " ".join(unicodedata.normalize("NFC", readable(text)).split())
+
+
+def known_as(name: str, names: list[str]) -> str:
+    """The spelling of a name among those that are there, where case and forms of a character make no difference; the name
+    as it is kept where it is new."""
+
+    def folded(spelling: str) -> str:
+        return unicodedata.normalize("NFKC", clean_name(spelling)).casefold()
+
+    cleaned = clean_name(name)
+    if cleaned in names:
+        return cleaned
+    return next((known for known in names if folded(known) == folded(cleaned)), cleaned)
 
 
 def check_name(name: str) -> None:

@@ -99,8 +99,7 @@ class AnswerStore(Store):
             if not candidates:
                 return None
             open_showings = file.execute(
-                "SELECT pair, kind FROM shown WHERE open AND annotator = ?"
-                " ORDER BY shown_at DESC, number DESC",
+                "SELECT pair, kind FROM shown WHERE open AND annotator = ? ORDER BY number DESC",
                 (annotator,),
             ).fetchall()
             pair, kind = next((one for one in open_showings if one in candidates), candidates[0])
@@ -147,8 +146,8 @@ class AnswerStore(Store):
             file.execute(
                 "SELECT pair, COUNT(*) FROM (SELECT annotator, pair FROM answers WHERE kind = ? AND answer != ?"
                 " UNION SELECT annotator, pair FROM shown"
-                " WHERE open AND kind = ? AND shown_at > ? AND annotator != ?) GROUP BY pair",
-                (FIRST_TIME, SKIP, FIRST_TIME, now - TAKEN_S, annotator),
+                " WHERE open AND kind = ? AND shown_at > ? AND shown_at <= ? AND annotator != ?) GROUP BY pair",
+                (FIRST_TIME, SKIP, FIRST_TIME, now - TAKEN_S, now, annotator),
             )
         )
         missing_pairs = [
@@ -254,7 +253,8 @@ def _keep(file: sqlite3.Connection, answer: Answer) -> int:
     shown_row = file.execute(f"SELECT shown_at FROM shown WHERE {OF_A_SHOWING}", key).fetchone()
     values = asdict(answer)
     if shown_row and answer.answered_at and answer.seconds is None:
-        values["seconds"] = round(answer.answered_at - shown_row[0], 1)
+        seconds = round(answer.answered_at - shown_row[0], 1)
+        values["seconds"] = seconds if seconds >= 0 else None  # the clock was set back
     file.execute(f"UPDATE shown SET open = 0 WHERE {OF_A_SHOWING}", key)
     names, marks = ", ".join(values), ", ".join("?" * len(values))
     return file.execute(

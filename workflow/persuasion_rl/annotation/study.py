@@ -6,8 +6,10 @@ from pathlib import Path
 from textwrap import shorten
 
 from persuasion_rl.annotation.plan import Plan, pair_id
-from persuasion_rl.data.prompts import Turn, context_of, read_chat_template, turns_of
+from persuasion_rl.data.contexts import Turn, turns_of
 from persuasion_rl.files import UserError, keyed_number, read_json
+from persuasion_rl.prompts.templates import read_format
+from persuasion_rl.prompts.wording import PLAIN, PromptFormat
 from persuasion_rl.records import PoolRow, ResponsePair, read_rows
 from persuasion_rl.study.config import Config
 from persuasion_rl.study.recorded import (
@@ -99,14 +101,14 @@ class AnnotatedStudy:
         return Plan(list(self.pool), self.config.seed, *shares, practice=tuple(self.practice))
 
     @cached_property
-    def _chat_template(self) -> str | None:
-        chat = self.config.data.prompt_format == "chat"
-        return read_chat_template(recorded_base(self.folder, self.config)) if chat else None
+    def _format(self) -> PromptFormat:
+        if self.config.data.prompt_format == PLAIN.name:
+            return PLAIN
+        return read_format(recorded_base(self.folder, self.config), "chat")
 
     def context(self, row: ResponsePair | PoolRow) -> str:
         """The conversation that a row's responses answer, without the frame of the prompt."""
-        source, form = row["metadata"]["source"], self.config.data.prompt_format
-        return context_of(row["prompt"], source, form, self._chat_template)
+        return self._format.context_of(row["prompt"], row["metadata"]["source"])
 
     @cached_property
     def rubric(self) -> str:

@@ -45,15 +45,17 @@ def make_app(
         UserError: the study is not ready, or its store cannot be written.
     """
     labelling = None if arena_only else LabellingPages(study)
+    arena = ArenaPages(study)
     app = Starlette(
         routes=[
             *SignInPages(labelling.first_page if labelling else lambda _: "/arena").routes(),
             *(labelling.routes() if labelling else ()),
-            *ArenaPages(study).routes(),
+            *arena.routes(),
         ],
         middleware=[Middleware(AccessMiddleware, token=token)],
         exception_handlers={UserError: refuse, sqlite3.OperationalError: not_stored},
     )
+    app.state.names = arena.store.names
     addresses = {route.path for route in app.routes}
     app.state.navigation = {path: title for path, title in NAVIGATION.items() if path in addresses}
     return app

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from persuasion_rl.data.chains import Chains, whole_chains
 from persuasion_rl.data.clean import clean, clean_post, unusable
+from persuasion_rl.data.contexts import Turn
 from persuasion_rl.data.corpus import Conversation, Utterance, leave_out, read_threads
 from persuasion_rl.data.deltas import award_ids, awards, won_and_lost
 from persuasion_rl.data.examples import (
@@ -26,7 +27,6 @@ from persuasion_rl.data.examples import (
     note_counts,
 )
 from persuasion_rl.data.fields import DELETED, truth
-from persuasion_rl.data.prompts import Turn
 from persuasion_rl.files import UserError, write_json, written_lines
 from persuasion_rl.records import DeltaPair, SftRow
 from persuasion_rl.runtime.command import note, stage

@@ -5,19 +5,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from persuasion_rl.data.prompts import (
-    Context,
-    TokenCounter,
-    Turn,
-    fit_contexts,
-    read_chat_template,
-    render,
-)
+from persuasion_rl.data.contexts import Context, Turn, fit_contexts
+from persuasion_rl.files import UserError
+from persuasion_rl.prompts.tokens import TextTokenizer
 from persuasion_rl.records import SftRow, Source
 from persuasion_rl.runtime.command import note
+from persuasion_rl.study.plan_checks import positions_of
 
-END_TOKENS = 1
-"""The end-of-text token that closes a response counts towards its length."""
 BATCH = 1024
 """Responses a batch: the tokenizer spreads a batch over the cores."""
 
@@ -48,7 +42,8 @@ class Budget:
     """Limits of an example in tokens of the base model, and the format of its prompt ("plain" or "chat").
 
     `min_tokens` and `max_tokens` limit the response with its end-of-text token, `max_seq_length` prompt and response
-    together.
+    together. `max_prompt_tokens` is the longest prompt that leaves room for every reply, sampled ones included, by the
+    study's plan (`study.plan_checks.longest_prompt`).
     """
 
     min_tokens: int
@@ -56,6 +51,7 @@ class Budget:
     max_context_tokens: int
     max_seq_length: int
     prompt_format: str = "plain"
+    max_prompt_tokens: int | None = None
 
 
 @dataclass
@@ -71,16 +67,29 @@ class RowMaker:
     """Renders drafts and counts their tokens, in batches, with the base model's tokenizer and chat template.
 
     Args:
-        tokenizer: a tokenizer.json; for the format "chat" the chat template must be beside it.
+        tokenizer: a tokenizer.json; the tokenizer's configuration and chat template lie beside it.
+
+    Raises:
+        UserError: a prompt of the longest context would leave too little room for replies.
     """
 
     def __init__(self, source: Source, tokenizer: Path, budget: Budget):
         self.source = source
-        self.counter = TokenCounter(tokenizer)
+        self.tokenizer = TextTokenizer(tokenizer, budget.prompt_format)
         self.budget = budget
-        self.chat_template = (
-            read_chat_template(tokenizer.parent) if budget.prompt_format == "chat" else None
-        )
+        self._frame = self.tokenizer.frame_tokens(source)
+        longest, room = self._frame + budget.max_context_tokens, budget.max_prompt_tokens
+        if room is not None and longest > room:
+            raise UserError(
+                f"data.max_context_tokens: {budget.max_context_tokens} make prompts of up to {longest} tokens (frame:"
+                f" {self._frame}), and only {room} leave room for every reply; write at most {room - self._frame}"
+            )
+        positions = positions_of(tokenizer.parent)
+        if positions is not None and budget.max_seq_length > positions:
+            raise UserError(
+                f"data.max_seq_length: {budget.max_seq_length} tokens are more than the {positions} positions of the model"
+                f" in {tokenizer.parent}; lower it, or take a model with more"
+            )
 
     def rows(self, drafts: list[Draft]) -> list[SftRow | str]:
         """For each draft its SFT row, or the reason why there is none.
@@ -88,51 +97,25 @@ class RowMaker:
         The context does not depend on the response: if the two do not fit together, the row is left out.
         """
         contexts = fit_contexts(
-            [draft.turns for draft in drafts], self.counter, self.budget.max_context_tokens
+            [draft.turns for draft in drafts],
+            self.tokenizer,
+            self.source,
+            self.budget.max_context_tokens,
         )
-        prompts = [
-            render(context.text, self.source, self.budget.prompt_format, self.chat_template)
-            if context
-            else ""
-            for context in contexts
-        ]
-        prompt_tokens = self.counter.counts_of_lines(
-            [
-                self._parts(context, prompt)
-                for context, prompt in zip(contexts, prompts, strict=True)
-            ]
-        )
-        response_tokens = self.counter.counts([draft.response for draft in drafts])
-        return [
-            self._row(*parts)
-            for parts in zip(drafts, contexts, prompts, prompt_tokens, response_tokens, strict=True)
-        ]
+        response_tokens = self.tokenizer.response_counts([draft.response for draft in drafts])
+        return [self._row(*parts) for parts in zip(drafts, contexts, response_tokens, strict=True)]
 
-    def _parts(self, context: Context | None, prompt: str) -> list[str]:
-        """A prompt in parts that end with a line, so that parts of the context are not counted twice."""
-        if context is None or self.chat_template is not None:
-            return [prompt]
-        before, _, after = prompt.partition(context.text + "\n")
-        return [before, *context.parts, after]
-
-    def _row(
-        self,
-        draft: Draft,
-        context: Context | None,
-        prompt: str,
-        prompt_tokens: int,
-        response_tokens: int,
-    ) -> SftRow | str:
+    def _row(self, draft: Draft, context: Context | None, response_tokens: int) -> SftRow | str:
         budget = self.budget
-        response_tokens += END_TOKENS
         if context is None:
             return "answered_comment_too_long"
         if response_tokens < budget.min_tokens:
             return "response_too_short"
         if response_tokens > budget.max_tokens:
             return "response_too_long"
-        if prompt_tokens + response_tokens > budget.max_seq_length:
+        if self._frame + context.tokens + response_tokens > budget.max_seq_length:
             return "over_max_seq_length"
+        prompt = self.tokenizer.format.render(context.text, self.source)
         return {
             "input_text": prompt,
             "full_text": prompt + draft.response,

@@ -5,6 +5,8 @@ home folder. It therefore runs in a child process whose home is a work folder. T
 grow, and gives a corpus its name only when it is whole and can be read.
 """
 
+import json
+import math
 import os
 import shutil
 import subprocess
@@ -23,6 +25,8 @@ from zipfile import BadZipFile
 from persuasion_rl.data.corpus import difference, digests_record, read_threads
 from persuasion_rl.files import UserError, file_digest, read_json, write_json
 from persuasion_rl.runtime.command import note, stage
+from persuasion_rl.study.base_folder import check_base_folder, read_header
+from persuasion_rl.study.names import WEIGHTS, weight_files
 
 DOCUMENTATION = "https://convokit.cornell.edu/documentation/datasets.html"
 PASSING = (OSError, HTTPException, BadZipFile)
@@ -144,9 +148,9 @@ def convokit_download(*, name: str, work: Path) -> None:
     """
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
+        os.environ["HOME"] = str((work / "home").resolve())  # its import writes there
         from convokit import download
 
-        os.environ["HOME"] = str((work / "home").resolve())
         print(flush=True)
         with redirect_stdout(None):
             download(name, data_dir=str(work), verbose=False)
@@ -194,7 +198,13 @@ def _record_or_compare(folder: Path, record: Path) -> None:
 
 
 def fetch_base_model(*, source: str, revision: str, output: Path) -> None:
-    """Download a model's weights, configuration and tokenizer at a pinned revision into folder `output`."""
+    """Download a model's weights, configuration and tokenizer at a pinned revision into folder `output`.
+
+    Weights in several files become one.
+
+    Raises:
+        UserError: it cannot be downloaded, or is no base model (`study.base_folder`).
+    """
     with _work_folder(output) as work:
         folder = _fresh(work / "model")
         from huggingface_hub import snapshot_download
@@ -206,6 +216,7 @@ def fetch_base_model(*, source: str, revision: str, output: Path) -> None:
                 revision=revision,
                 local_dir=folder,
                 allow_patterns=["*.json", "*.safetensors", "*.txt", "*.jinja"],
+                ignore_patterns=["*/*", "consolidated*"],  # the same weights in other forms
             )
         except GatedRepoError:
             raise UserError(
@@ -224,8 +235,47 @@ def fetch_base_model(*, source: str, revision: str, output: Path) -> None:
                 " is no network, set models.base.source to a local folder"
             ) from None
         shutil.rmtree(folder / ".cache", ignore_errors=True)
+        try:
+            check_base_folder(folder)
+        except UserError as error:
+            raise UserError(str(error).replace(str(folder), source)) from None
+        join_shards(folder)
         _into_place(folder, output, work)
     note(f"{source} is in {output}")
+
+
+def join_shards(folder: Path) -> None:
+    """Replace the weights of a model that lie in several files by one file with the same tensors.
+
+    A rule declares its files before it knows the model. Only a tensor at a time is copied, whatever the model's size.
+    """
+    index, *shards = weight_files(str(folder))
+    if not shards:
+        return
+    tensors = []  # (bytes of a number, name, entry of the header, file, place in the file)
+    for shard in shards:
+        entries, begin = read_header(folder / shard)
+        for name, entry in entries.items():
+            start, end = entry["data_offsets"]
+            numbers = max(1, math.prod(entry["shape"]))
+            tensors.append(((end - start) // numbers, name, entry, folder / shard, begin + start))
+    tensors.sort(key=lambda tensor: -tensor[0])  # the format aligns the widest numbers first
+    header, size = {"__metadata__": {"format": "pt"}}, 0
+    for _, name, entry, _, _ in tensors:
+        start, end = entry["data_offsets"]
+        header[name] = entry | {"data_offsets": [size, size + end - start]}
+        size += end - start
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    with (folder / WEIGHTS).open("wb") as whole:
+        whole.write(len(text).to_bytes(8, "little") + text)
+        for _, _, entry, path, place in tensors:
+            start, end = entry["data_offsets"]
+            with path.open("rb") as file:
+                file.seek(place)
+                whole.write(file.read(end - start))
+    for name in (index, *shards):
+        (folder / name).unlink()
 
 
 @contextmanager

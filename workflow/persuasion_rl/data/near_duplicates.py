@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from persuasion_rl.data.clean import clean_post
 from persuasion_rl.data.corpus import Conversation
-from persuasion_rl.runtime.command import note
+from persuasion_rl.runtime.progress import Progress
 
 BANDS = 20
 MOST_ROWS = 10
@@ -111,7 +111,8 @@ def clusters(
             name = leader[name]
         return name
 
-    for number, (name, text) in enumerate(posts, 1):
+    progress = Progress("near-duplicates", unit="posts")
+    for name, text in posts:
         leader.setdefault(name, name)
         if text in first_with:
             similar = [first_with[text]]
@@ -122,8 +123,7 @@ def clusters(
         for other in similar:
             first, second = sorted((leader_of(name), leader_of(other)))
             leader[second] = first
-        if number % 20_000 == 0:
-            note(f"{number:,} posts compared")
+        progress.add(done=1)
     return {name: leader_of(name) for name in leader}
 
 

@@ -11,9 +11,9 @@ from pathlib import Path
 
 from persuasion_rl.data import fields
 from persuasion_rl.data.clean import clean
+from persuasion_rl.data.contexts import Turn
 from persuasion_rl.data.corpus import Conversation, Utterance, leave_out, read_threads
 from persuasion_rl.data.examples import Budget, CleanTexts, Counts, Draft, RowMaker, note_counts
-from persuasion_rl.data.prompts import Turn
 from persuasion_rl.files import UserError, keyed_number, write_json, write_jsonl
 from persuasion_rl.records import SftRow, example_id
 from persuasion_rl.runtime.command import stage

@@ -1,6 +1,6 @@
 """One judge's verdicts as games between players, and the rows of the tables that are made of them."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from persuasion_rl.judges.base import POINTS
 from persuasion_rl.records import VerdictRow
@@ -8,6 +8,11 @@ from persuasion_rl.runtime.command import note
 
 COUNTED = {"wins": 1.0, "losses": 0.0, "ties": 0.5}
 RANKING = ["judge", "player", "against", "strength", "low", "high", "rank", "rank_low", "rank_high"]
+
+
+def _whole(number: float, rounded: Callable[[float], float]) -> int | None:
+    """A rank, rounded; None if it is not known."""
+    return None if number != number else int(rounded(number))
 
 
 class Games:
@@ -68,7 +73,7 @@ class Games:
             }
 
     def ranking(self, players: list[str]) -> Iterator[dict]:
-        """Rows of every player that has a verdict, the strongest first."""
+        """Rows of every player that has a verdict, the strongest first, those of whom nothing is known last."""
         import numpy as np
 
         from persuasion_rl.statistics.pairwise import standings
@@ -83,16 +88,20 @@ class Games:
             for column, other in enumerate(players):
                 for prompt, value in self.points(one, other).items() if row != column else ():
                     points[place[prompt], row, column] = value
-        ranked = zip(players, standings(points, self.resamples), strict=True)
-        for player, (strength, rank) in sorted(ranked, key=lambda row: row[1][1].value):
-            yield {
+        rows = [
+            {
                 "player": player,
                 "against": players[0],
                 **strength.columns("strength"),
-                "rank": int(rank.value),
-                "rank_low": int(np.floor(rank.low)),
-                "rank_high": int(np.ceil(rank.high)),
+                "rank": _whole(rank.value, np.rint),
+                "rank_low": _whole(rank.low, np.floor),
+                "rank_high": _whole(rank.high, np.ceil),
             }
+            for player, (strength, rank) in zip(
+                players, standings(points, self.resamples), strict=True
+            )
+        ]
+        yield from sorted(rows, key=lambda row: row["rank"] or len(rows) + 1)
 
     def declared(self, comparisons: list[str], groups: dict[str, str]) -> list[dict]:
         """Rows of the comparisons, with p-values corrected for their number, then those of pooled seeds."""

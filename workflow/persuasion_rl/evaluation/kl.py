@@ -5,9 +5,12 @@ from pathlib import Path
 from persuasion_rl.files import UserError, write_jsonl
 from persuasion_rl.models.arguments import ModelArguments
 from persuasion_rl.models.devices import pick_device, prepare_torch
+from persuasion_rl.models.following import follow
 from persuasion_rl.models.loading import load_for_inference
+from persuasion_rl.prompts.tokens import TextTokenizer
 from persuasion_rl.records import KlRow, ReplyRow, read_rows
 from persuasion_rl.runtime.command import note, stage
+from persuasion_rl.runtime.progress import Progress
 
 
 def evaluate_kl(*, job: ModelArguments, responses: Path, output: Path) -> None:
@@ -25,35 +28,39 @@ def evaluate_kl(*, job: ModelArguments, responses: Path, output: Path) -> None:
     Raises:
         UserError: the model has no adapter, and so no parent.
     """
-    from tqdm import tqdm
-
     if not job.lineage:
         raise UserError(
             "KL is measured against the parent, and --lineage names no adapter; it is for dpo models"
         )
     prepare_torch(job.threads, job.seed, job.device)
     device = pick_device(job.device)
-    model, tokenizer, _ = load_for_inference(job.base, job.lineage, device, job.trust_remote_code)
+    model, _, _ = load_for_inference(job.base, job.lineage, device, job.trust_remote_code)
     parent, _, _ = load_for_inference(job.base, job.lineage[:-1], device, job.trust_remote_code)
+    tokenizer = TextTokenizer(job.base, job.prompt_format)
     rows: list[KlRow] = []
-    for row in tqdm(list(read_rows(responses, ReplyRow)), desc="kl", unit="reply"):
+    replies = list(read_rows(responses, ReplyRow))
+    progress = Progress("kl", len(replies), "replies")
+    for each in (model, parent):
+        follow(each, progress)
+    for row in replies:
         prompt, reply = _token_ids(tokenizer, row)
         if reply:
             ids = {key: row["metadata"][key] for key in ("prompt_id", "conversation_id")}
             sums = kl_and_log_ratio(model, parent, prompt, reply)
             rows.append({**ids, "tokens": len(reply), **sums})
+        progress.add(done=1)
     write_jsonl(output, rows)
     if rows:
         mean = sum(row["kl"] / row["tokens"] for row in rows) / len(rows)
         note(f"{output.name}: {mean:.4f} nats a token over {len(rows):,} replies")
 
 
-def _token_ids(tokenizer, row: ReplyRow) -> tuple[list[int], list[int]]:
-    """Prompt and reply as in training (`training.tokenize`); the reply with EOS where the model ended it."""
-    prompt = tokenizer(row["prompt"])["input_ids"]
-    reply = tokenizer(row["response"], add_special_tokens=False)["input_ids"]
+def _token_ids(tokenizer: TextTokenizer, row: ReplyRow) -> tuple[list[int], list[int]]:
+    """Prompt and reply as in training; the reply with EOS where the model ended it."""
     ended = row["metadata"]["finish_reason"] == "stop"
-    return prompt, [*reply, tokenizer.eos_token_id] if ended else reply
+    (prompt,) = tokenizer.prompt_ids([row["prompt"]])
+    (reply,) = tokenizer.response_ids([row["response"]], ended)
+    return prompt, reply
 
 
 def kl_and_log_ratio(model, parent, prompt: list[int], reply: list[int]) -> dict[str, float]:

@@ -36,18 +36,18 @@ class Measures:
             estimate: `statistics.intervals.bootstrap_rate` for a share of replies.
         """
         interval = estimate(list(map(float, values)), conversations, self._draws, self._seed)
-        self.value(player, measure, interval.value, unit, interval.low, interval.high)
+        self.value(player, measure, unit=unit, **interval.columns("value"))
 
     def value(
         self,
         player: str,
         measure: str,
-        value: float | str,
+        value: float | str | None,
         unit: str,
-        low: float | str = "",
-        high: float | str = "",
+        low: float | str | None = "",
+        high: float | str | None = "",
     ) -> None:
-        """Add a number without an interval, or NOT_MEASURED."""
+        """Add a number, or NOT_MEASURED; without an interval the cells of its ends are empty."""
         self.rows.append(dict(zip(COLUMNS, (player, measure, value, low, high, unit), strict=True)))
 
     def write(self, path: Path) -> None:

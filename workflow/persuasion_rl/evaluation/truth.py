@@ -44,10 +44,9 @@ def evaluate_truth(
         gap = [a - b for a, b in zip(scores[model], scores[against], strict=True)]
         interval = bootstrap_mean(gap, conversations, draws, seed)
         gaps.append({"model": model, "against": against, **interval.columns("difference")})
+        note(f"{model} - {against}: {interval.text('+.3f')}")
     write_table(truth, means, ["model", "mean", "low", "high"])
     write_table(differences, gaps, ["model", "against", "difference", "low", "high"])
-    for row in gaps:
-        note("{model} - {against}: {difference:+.3f} [{low:+.3f}, {high:+.3f}]".format(**row))
 
 
 if __name__ == "__main__":

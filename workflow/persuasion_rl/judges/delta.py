@@ -6,8 +6,11 @@ from pathlib import Path
 
 from persuasion_rl.judges.base import Comparison, ScoringJudge
 from persuasion_rl.models.devices import pick_device
+from persuasion_rl.models.following import follow
 from persuasion_rl.models.lineage import check_lineage
 from persuasion_rl.models.loading import load_classifier, load_tokenizer
+from persuasion_rl.prompts.tokens import TextTokenizer
+from persuasion_rl.runtime.progress import Progress
 
 BATCH = 64
 """Texts scored at a time."""
@@ -22,8 +25,8 @@ class DeltaJudge(ScoringJudge):
     name = "delta"
     tie_margin = 0.05
 
-    def __init__(self, base: Path, adapter: Path, device: str):
-        self._score = load_scorer(base, adapter, device, BATCH)
+    def __init__(self, base: Path, adapter: Path, device: str, prompt_format: str = "plain"):
+        self._score = load_scorer(base, adapter, device, BATCH, prompt_format)
         self._rewards: dict[tuple[str, str], float] = {}
 
     def prefer(self, comparisons: list[Comparison]) -> list[float]:
@@ -37,38 +40,47 @@ class DeltaJudge(ScoringJudge):
 
 
 def load_scorer(
-    base: Path, adapter: Path, device: str, batch_size: int
+    base: Path, adapter: Path, device: str, batch_size: int, prompt_format: str = "plain"
 ) -> Callable[[list[tuple[str, str]]], list[float]]:
     """A function from (prompt, response) pairs to their rewards, computed in padded batches.
 
     Args:
         base: the folder of the reward model's base model. adapter: the file of its adapter.
+        prompt_format: "plain" or "chat", the form that the prompts are in.
 
     Raises:
-        UserError: the adapter was trained on another base model.
+        UserError: the adapter was trained on another base model, or scores differ from the plain model's.
     """
     import torch
     from peft import PeftModel
 
+    from persuasion_rl.training.assertions import assert_as_plain
     from persuasion_rl.training.unpadding import compute_without_padding
 
     check_lineage(base, [adapter])
     device = pick_device(device)
-    tokenizer = load_tokenizer(base)
+    tokenizer, ids = load_tokenizer(base), TextTokenizer(base, prompt_format)
     model = load_classifier(base, device, tokenizer.pad_token_id)
     compute_without_padding(model)
     model = PeftModel.from_pretrained(model, adapter.parent).eval()
+    progress = Progress("delta judge", 0, "texts", 0)
+    follow(model, progress)
+    compared = False
 
     def score(texts: list[tuple[str, str]]) -> list[float]:
+        nonlocal compared
         if not texts:
             return []
-        prompts = tokenizer([prompt for prompt, _ in texts])["input_ids"]
-        replies = tokenizer([reply for _, reply in texts], add_special_tokens=False)["input_ids"]
-        sequences = [
-            p + r + [tokenizer.eos_token_id] for p, r in zip(prompts, replies, strict=True)
-        ]
+        prompts = ids.prompt_ids([prompt for prompt, _ in texts])
+        replies = ids.response_ids([reply for _, reply in texts])
+        sequences = [p + r for p, r in zip(prompts, replies, strict=True)]
         order = sorted(range(len(sequences)), key=lambda i: len(sequences[i]))
+        if not compared:
+            assert_as_plain("the delta judge", model, [sequences[order[i]] for i in (-1, 0)])
+            compared = True
         rewards = [0.0] * len(sequences)
+        progress.total += len(sequences)
+        progress.total_tokens += sum(map(len, sequences))
         for start in range(0, len(order), batch_size):
             batch = order[start : start + batch_size]
             inputs = tokenizer.pad(
@@ -82,6 +94,7 @@ def load_scorer(
                 ).logits
             for i, reward in zip(batch, logits[:, 0].float().tolist(), strict=True):
                 rewards[i] = reward
+            progress.add(done=len(batch))
         return rewards
 
     return score

@@ -194,7 +194,7 @@ class Trust:
             "shares_weights": self._shared.get(judge, "none"),
         }
         self.rows.append(row)
-        note("{judge:>9} {measure:<13} {value:.3f} [{low:.3f}, {high:.3f}]".format(**row))
+        note(f"{judge:>9} {measure:<13} {interval.text()}")
 
 
 def _labelled(path: Path) -> list[LabelRow]:

@@ -15,14 +15,16 @@ from persuasion_rl.study.names import JUDGE_MODULES
 class JudgeSettings:
     """Settings of all judges; each judge reads only its own.
 
-    seed, threads, device, base, delta_adapter: the judge delta, a reward model (`base` is the folder of its base model).
+    seed, threads, device, base, delta_adapter: the judge delta, a reward model (`base` is the folder of its base model,
+    `prompt_format` the form of the prompts, "plain" or "chat").
     delta_pairs, sides: the judge interplay learns from the delta pairs of the train side. llm: the judge llm.
     """
 
     seed: int
-    threads: int
+    threads: int = 1
     device: str = "auto"
     base: Path | None = None
+    prompt_format: str = "plain"
     delta_adapter: Path | None = None
     delta_pairs: Path | None = None
     sides: Path | None = None
@@ -54,5 +56,7 @@ def make_judge(name: str, settings: JudgeSettings) -> Judge:
             raise UserError("judge delta needs --base and --delta_adapter")
         prepare_torch(settings.threads, settings.seed, settings.device)
         device = pick_device(settings.device)
-        return module.DeltaJudge(settings.base, settings.delta_adapter, device)
+        return module.DeltaJudge(
+            settings.base, settings.delta_adapter, device, settings.prompt_format
+        )
     raise NotImplementedError(f"judge {name} is named in study/names.py and not made here")

@@ -10,13 +10,13 @@ class DeviceArguments:
 
     Attributes:
         seed: for everything random.
-        threads: CPU threads of torch.
+        threads: CPU threads of torch. Stages of which many run side by side take one.
         device: "auto", "cuda" or "cpu".
         trust_remote_code: whether code in a model's folder may run.
     """
 
     seed: int
-    threads: int
+    threads: int = 1
     device: str = "auto"
     trust_remote_code: bool = False
 
@@ -28,7 +28,9 @@ class ModelArguments(DeviceArguments):
     Attributes:
         base: the folder of the base model.
         lineage: the adapters from the first one above the base to the model's own; empty if it is the base.
+        prompt_format: "plain" or "chat", the form that the prompts are in.
     """
 
     base: Path
+    prompt_format: str = "plain"
     lineage: list[Path] = field(default_factory=list)

@@ -31,7 +31,7 @@ def prepare_torch(threads: int, seed: int, device: str) -> None:
 
 
 def pick_device(requested: str) -> str:
-    """The device to use, "cuda" or "cpu". The n-th of several processes (accelerate launch) gets the n-th GPU.
+    """The device to use, "cuda" or "cpu". The n-th of several processes gets the n-th GPU.
 
     Args:
         requested: "auto", "cuda" or "cpu".

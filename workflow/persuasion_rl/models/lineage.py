@@ -7,23 +7,30 @@ was trained from, and whoever loads it passes the files of its whole lineage. No
 from pathlib import Path
 
 from persuasion_rl.files import UserError, file_digest, read_json, text_digest
-from persuasion_rl.study.names import MODEL_FILES, TRAINED_FILES, files_beside
+from persuasion_rl.study.base_folder import check_files
+from persuasion_rl.study.names import (
+    MODEL_FILES,
+    TRAINED_FILES,
+    WEIGHTS,
+    files_beside,
+    weight_files,
+)
 
-WEIGHTS = "model.safetensors"
 ADAPTER_CONFIG, RECIPE = TRAINED_FILES["config"], TRAINED_FILES["recipe"]
 LINEAGE_KEYS = ("base_digest", "parent", "parent_digest", "adapter_digest", "config_digest")
 
 
 def base_digest(base: Path) -> str:
-    """SHA-256 of the base model's weights.
+    """SHA-256 of the base model's weights; of the digests of all their files where there are several.
 
     Raises:
         UserError: the folder is no whole model.
     """
-    for name in ("config.json", WEIGHTS, "tokenizer.json"):
-        if not (base / name).is_file():
-            raise UserError(f"base model {base}: {name} is missing")
-    return file_digest(base / WEIGHTS)
+    check_files(base)
+    names = weight_files(str(base))
+    if names == [WEIGHTS]:
+        return file_digest(base / WEIGHTS)
+    return text_digest(*[f"{name} {file_digest(base / name)}" for name in names])
 
 
 def settings_digest(base: Path) -> str:

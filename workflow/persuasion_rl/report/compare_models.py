@@ -12,7 +12,7 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
-from persuasion_rl.files import read_json
+from persuasion_rl.files import read_made
 from persuasion_rl.runtime.command import note, stage
 from persuasion_rl.settings import from_words
 from persuasion_rl.tables import write_table
@@ -84,7 +84,8 @@ def compare_models(
 
 
 def _trained_model(metrics: Path, recipe: Path, pool: str | None) -> Trained:
-    measures, training = read_json(metrics), read_json(recipe)
+    measures = read_made(metrics, "method")
+    training = read_made(recipe, "parent", "seed", "recipe")
     return Trained(
         *(training["parent"], measures["method"], pool, training["seed"], training["recipe"]),
         metrics=measures,

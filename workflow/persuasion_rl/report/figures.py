@@ -15,11 +15,8 @@ def ranking_figure(ranking: list[dict], judges: list[str]) -> str:
         against = next(row["against"] for row in ranking if row["judge"] == judge)
         rows = {row["player"]: row for row in ranking if row["judge"] == judge}
         for position, player in enumerate(reversed(order)):
-            row = rows.get(player)
-            if row is None:
-                continue
-            axis.plot([row["low"], row["high"]], [position] * 2, color=COLORS[0], lw=2)
-            axis.plot(row["strength"], position, "o", color=COLORS[1])
+            if row := rows.get(player):
+                _draw_interval(axis, row, "strength", position)
         axis.axvline(0, color="#999", lw=1, ls=":")
         _name_rows(axis, order[::-1], place)
         axis.set_ylim(-0.5, len(order) - 0.5)
@@ -33,6 +30,14 @@ def ranking_figure(ranking: list[dict], judges: list[str]) -> str:
 def _name_rows(axis, names: list[str], place: int) -> None:
     """Set the ticks of a panel; only the first of three panels in a row shows the names."""
     axis.set_yticks(range(len(names)), names if place % 3 == 0 else [""] * len(names))
+
+
+def _draw_interval(axis, row: dict, value: str, position: float) -> None:
+    """Draw the number in a row and its interval, or what is known of them."""
+    if row["low"] != "":
+        axis.plot([row["low"], row["high"]], [position] * 2, color=COLORS[0], lw=2)
+    if row[value] != "":
+        axis.plot(row[value], position, "o", color=COLORS[1])
 
 
 def lineage_figure(models: list[dict]) -> str:
@@ -169,9 +174,7 @@ def honesty_figure(honesty: list[dict], players: list[str]) -> str:
     figure, all_axes = panels(len(rows), 2.3, 0.26 * len(players) + 1.0)
     for place, (axis, row) in enumerate(zip(all_axes, rows, strict=True)):
         for position, player in enumerate(reversed(players)):
-            one = row[player]
-            axis.plot([one["low"], one["high"]], [position] * 2, color=COLORS[0], lw=2)
-            axis.plot(one["value"], position, "o", color=COLORS[1])
+            _draw_interval(axis, row[player], "value", position)
         _name_rows(axis, players[::-1], place)
         axis.set_ylim(-0.5, len(players) - 0.5)
         axis.locator_params(axis="x", nbins=3)
@@ -185,8 +188,7 @@ def truth_figure(truth: list[dict]) -> str:
     """The mean probability of a delta for each player's replies, by the grammar of the demo."""
     figure, axis = axes(6.5, 0.38 * len(truth) + 0.7)
     for position, row in enumerate(reversed(truth)):
-        axis.plot([row["low"], row["high"]], [position] * 2, color=COLORS[0], lw=2)
-        axis.plot(row["mean"], position, "o", color=COLORS[1])
+        _draw_interval(axis, row, "mean", position)
         axis.annotate(
             f"{row['mean']:.3f}",
             (row["mean"], position),

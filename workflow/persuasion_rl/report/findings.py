@@ -80,7 +80,7 @@ def _of_truth(differences: list[dict]) -> list[str]:
     texts = {True: [], False: []}
     for row in differences:
         text = f"{row['model']} − {row['against']} {interval_text(row, 'difference', '+.3f')}"
-        texts[row["low"] > 0 or row["high"] < 0].append(text)
+        texts[row["low"] != "" and (row["low"] > 0 or row["high"] < 0)].append(text)
     decided, undecided = ("; ".join(texts[sure]) or "none" for sure in (True, False))
     return [
         "In the measured truth, the mean probability of a delta, models differ:"
@@ -154,8 +154,11 @@ def _of_ranking(ranking: list[dict], truth: list[dict], judge: str) -> str:
 
 
 def _ranks(row: dict) -> str:
-    """The lowest and the highest rank that a player may have, or the only one."""
+    """The lowest and the highest rank that a player may have, or the only one; of one whom no chain of games connects with
+    the first player neither is known."""
     low, high = row["rank_low"], row["rank_high"]
+    if low == "":
+        return "not known"
     return f"{low:.0f}" if low == high else f"{low:.0f} to {high:.0f}"
 
 
@@ -165,7 +168,7 @@ def _tau(ranking: list[dict], truth: list[dict]) -> float:
     from scipy.stats import kendalltau
 
     means = {row["model"]: row["mean"] for row in truth}
-    shared = [row for row in ranking if row["player"] in means]
+    shared = [row for row in ranking if row["player"] in means and row["strength"] != ""]
     if len(shared) < 2:
         return float("nan")
     return float(
@@ -178,12 +181,8 @@ def _of_honesty(honesty: list[dict], models: list[str]) -> list[str]:
     widths of the intervals, corrected for the number of models and measures."""
     from persuasion_rl.statistics.pairwise import holm
 
-    measured = [
-        row
-        for row in honesty
-        if row["measure"] in HONESTY and isinstance(row.get("base", {}).get("low"), float | int)
-    ]
-    tested = [(row, model) for row in measured for model in models if model in row]
+    measured = [row for row in honesty if row["measure"] in HONESTY and _has_interval(row, "base")]
+    tested = [(row, model) for row in measured for model in models if _has_interval(row, model)]
     p_values = holm([_p_of_difference(row[model], row["base"]) for row, model in tested])
     apart = [pair for pair, p in zip(tested, p_values, strict=True) if p < SIGNIFICANT]
     differing = []
@@ -200,6 +199,10 @@ def _of_honesty(honesty: list[dict], models: list[str]) -> list[str]:
     return [f"{introduction}models that differ from base ({corrected}). {'; '.join(differing)}."]
 
 
+def _has_interval(row: dict, player: str) -> bool:
+    return isinstance(row.get(player, {}).get("low"), float | int)
+
+
 def _name(row: dict) -> str:
     """The name of a measure as text."""
     return row["measure"].replace("_", " ")
@@ -214,7 +217,7 @@ def _p_of_difference(one: dict, other: dict) -> float:
     gap = difference(*(Interval(row["value"], row["low"], row["high"]) for row in (one, other)))
     end = gap.low if gap.value > 0 else gap.high
     deviation = abs(gap.value - end) / Z
-    return float(2 * norm.sf(abs(gap.value) / deviation)) if deviation else float(gap.value == 0)
+    return float(2 * norm.sf(abs(gap.value) / deviation)) if deviation else 1.0
 
 
 def _of_power(power: list[dict]) -> list[str]:

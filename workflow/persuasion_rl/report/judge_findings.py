@@ -3,6 +3,8 @@
 Tables are lists of rows, in which numbers are not texts.
 """
 
+from persuasion_rl.statistics.intervals import UNKNOWN, Interval
+
 LENGTH, INTERPLAY = "length", "interplay"
 BASELINES = {LENGTH: "more words win", INTERPLAY: "word overlap and style decide"}
 """The judges that do not read, and how they decide."""
@@ -12,8 +14,9 @@ OFTEN = 0.1
 
 
 def interval_text(row: dict, value: str = "value", form: str = ".3f") -> str:
-    """The value of a row with its interval (columns `low` and `high`) as text."""
-    return f"{row[value]:{form}} [{row['low']:{form}}, {row['high']:{form}}]"
+    """The value of a row with its interval (`low` and `high`, empty or None where they are not known) as text."""
+    low, high = (UNKNOWN if row[end] in ("", None) else row[end] for end in ("low", "high"))
+    return Interval(row[value], low, high).text(form)
 
 
 def is_significant(row: dict) -> bool:
@@ -128,6 +131,8 @@ def truth_sentences(win_rates: list[dict], truth: list[dict], judges: list[str])
         for row in win_rates:
             one, other = truth_of.get(row["player"]), truth_of.get(row["against"])
             if row["judge"] != judge or not one or not other:
+                continue
+            if "" in (one["low"], other["low"]):
                 continue
             if row["low"] > 0.5 and one["high"] < other["low"]:
                 wrong.append(f"{row['player']} over {row['against']}")

@@ -34,6 +34,7 @@ def panels(count: int, width: float, height: float, across: int = 3):
     matplotlib.use("svg")
     from matplotlib import pyplot
 
+    pyplot.rcdefaults()  # whatever a matplotlibrc of the user's says
     pyplot.rcParams.update(
         {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "svg.fonttype": "none",
          "font.family": "sans-serif"}

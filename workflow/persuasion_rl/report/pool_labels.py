@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from persuasion_rl.files import read_json
+from persuasion_rl.files import as_made, read_json
 from persuasion_rl.report.judge_findings import interval_text
 
 
@@ -13,7 +13,13 @@ def label_table(counts: dict[str, Path], pairs: dict[str, Path]) -> list[tuple[s
         counts: pool -> the counts of `sampling.gather_responses`.
         pairs: pool -> the report of `preferences.preference_pairs`.
     """
-    columns = [label_column(read_json(counts[pool]), read_json(pairs[pool])) for pool in counts]
+    columns = []
+    for pool, path in counts.items():
+        with as_made(path):
+            responses = read_json(path)
+            sum(responses.values())
+        with as_made(pairs[pool]):
+            columns.append(label_column(responses, read_json(pairs[pool])))
     names = columns[0] if columns else []
     return [(name, [column[name] for column in columns]) for name in names]
 
@@ -38,7 +44,9 @@ def label_column(responses: dict, labels: dict) -> dict[str, str]:
         else f"{flips['flipped']:,} of {flips['asked']:,}",
         "votes for the response shown first": _share(labels["first_shown"], "votes"),
         "chosen response is the longer one": _share(labels["longer_chosen"], "labels"),
-        "words that the chosen one is longer": interval_text(labels["words_more"], form="+.1f"),
+        "words that the chosen one is longer": interval_text(words_more, form="+.1f")
+        if (words_more := labels["words_more"])
+        else "none",
         "duplicates dropped": _counts(labels["duplicates"]),
         "pairs": _counts(labels["pairs"]),
         "mean tokens of a pair": "unknown" if tokens is None else f"{tokens:.1f}",

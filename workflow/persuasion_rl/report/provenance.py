@@ -4,7 +4,7 @@ import subprocess
 from importlib.metadata import version
 from pathlib import Path
 
-from persuasion_rl.files import file_digest, read_json
+from persuasion_rl.files import file_digest, read_made
 
 COUNTED_BY = ("numpy", "scipy")
 """Packages that the tables depend on and no training records."""
@@ -20,8 +20,10 @@ def made_from(recipes: dict[str, Path], delta_recipe: Path, prompts: Path) -> di
         recipes: model -> its recipe.json. delta_recipe: that of the delta judge.
         prompts: the held-out prompts of the evaluation.
     """
-    trainings = {model: read_json(path) for model, path in recipes.items()}
-    delta = read_json(delta_recipe)
+    trainings = {
+        model: read_made(path, "adapter_digest", "data") for model, path in recipes.items()
+    }
+    delta = read_made(delta_recipe, "adapter_digest")
     first = next(iter(trainings.values()), delta)
     digests = {"base": first.get("base_digest", "")}
     digests |= {model: training["adapter_digest"] for model, training in trainings.items()}

@@ -8,7 +8,7 @@ itself, since that is no input.
 from dataclasses import dataclass
 from pathlib import Path
 
-from persuasion_rl.files import read_json, write_text
+from persuasion_rl.files import as_made, read_made, write_text
 from persuasion_rl.records import HistoryRow, read_rows
 from persuasion_rl.report.costs import api_cost, costs_of
 from persuasion_rl.report.figures import (
@@ -34,6 +34,14 @@ from persuasion_rl.report.study_tables import ReportFiles, Tables
 from persuasion_rl.runtime.command import note, stage
 
 TEMPLATE = Path(__file__).with_name("templates") / "report.html.j2"
+OF_DELTA_JUDGE = (
+    *("train_rows", "steps", "trainable_parameters", "eval_loss_before", "eval_loss"),
+    "eval_accuracy",
+)
+OF_ANSWERS = (
+    *("answered", "pairs", "annotators", "flagged", "agreement", "kappa", "alpha", "consistency"),
+)
+"""Keys of JSON files that the page shows."""
 LABELLERS = "labellers"
 """Whom the table of trust has beside the judges: every two of a pool's."""
 
@@ -82,11 +90,18 @@ def report_study(
     ranked_by = list(dict.fromkeys(row["judge"] for row in tables.ranking))
     # A judge that had a part in the labels has a star.
     titles = {j: f"{j}*" if j in labelled else j for j in ranked_by + trusted}
-    splits = read_json(files.splits)
-    processing = {source: read_json(path) for source, path in files.counts.items()}
+    splits = read_made(files.splits, "sft_to_rlaif", "sft_to_rlhf")
+    with as_made(files.splits):
+        told = [*notices(facts, splits, pending), *shortage(splits)]
+    processing = {
+        source: read_made(path, "made.examples", "read.utterances")
+        for source, path in files.counts.items()
+    }
     drawings = _drawings(tables, titles, judges, trusted, ranked_by, players)
     drawings["training"] = loss_figure(_histories(files, tables.models))
-    drawings |= {f"funnel_{name}": funnel_figure(name, n) for name, n in processing.items()}
+    for name, counts in processing.items():
+        with as_made(files.counts[name]):
+            drawings[f"funnel_{name}"] = funnel_figure(name, counts)
     drawings = {name: drawing for name, drawing in drawings.items() if drawing}
     rules, unread = costs_of(costs.benchmarks) if costs.benchmarks else ([], [])
     for problem in unread:
@@ -94,11 +109,7 @@ def report_study(
     text = page(
         TEMPLATE,
         study=study,
-        notices=[
-            *warnings(tables.trust, judges),
-            *notices(facts, splits, pending),
-            *shortage(splits),
-        ],
+        notices=[*warnings(tables.trust, judges), *told],
         findings=findings(tables, judges=judges, ranked_by=ranked_by, labelled=labelled),
         figures=drawings,
         synthetic=facts.synthetic,
@@ -123,12 +134,12 @@ def report_study(
         equal_honesty=_titled(tables.equal_honesty, titles),
         models=tables.models,
         seeds=tables.seeds,
-        delta_judge=read_json(files.delta_judge["metrics"]),
+        delta_judge=read_made(files.delta_judge["metrics"], *OF_DELTA_JUDGE),
         study_folder=study_folder,
         splits=splits,
         processing=processing,
         labels=label_table(files.pool_counts, files.pool_pairs),
-        answers=read_json(files.answers) if files.answers else None,
+        answers=read_made(files.answers, *OF_ANSWERS) if files.answers else None,
         pools=list(files.pool_counts),
         simulated=facts.human_source == "simulated",
         api=api_cost(costs.llm_answers) if costs.llm_answers else None,

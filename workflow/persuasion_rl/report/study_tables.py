@@ -3,8 +3,28 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from persuasion_rl.evaluation.games import RANKING
+from persuasion_rl.evaluation.measures import COLUMNS as MEASURES
 from persuasion_rl.evaluation.measures import NOT_MEASURED
-from persuasion_rl.tables import read_table, rows_of
+from persuasion_rl.evaluation.tables import DECLARED, POWER, WIN_RATES
+from persuasion_rl.files import MADE_AGAIN, UserError
+from persuasion_rl.judges.judge_trust import COLUMNS as TRUST
+from persuasion_rl.report.compare_models import MODEL_COLUMNS, SEED_COLUMNS
+from persuasion_rl.study.names import BASE
+from persuasion_rl.tables import made_rows
+
+COLUMNS_OF: dict[str, tuple[list[str], list[str]]] = {
+    "win_rates": (WIN_RATES, WIN_RATES[3:]),
+    "equal_honesty": (WIN_RATES, WIN_RATES[3:]),
+    "ranking": (RANKING, []),
+    "comparisons": (DECLARED, [*DECLARED[3:8], "seeds"]),
+    "power": (POWER, POWER[1:]),
+    "behaviour": (MEASURES, []),
+    "honesty": (MEASURES, ["value"]),
+    "truth": (["model", "mean", "low", "high"], ["mean"]),
+    "truth_differences": (["model", "against", "difference", "low", "high"], ["difference"]),
+}
+"""Table of the evaluation -> its columns, and those of them that have a number in every row."""
 
 
 @dataclass(frozen=True)
@@ -69,11 +89,16 @@ class Tables:
         """Read the tables of a report.
 
         Raises:
-            UserError: a file is no table.
+            UserError: a file is no table, or lacks a column, a row or a number that the workflow writes.
         """
-        rows = {name: rows_of(read_table(path)) for name, path in files.tables.items()}
-        votes = rows_of(read_table(files.arena)) if files.arena else []
-        trust = rows_of(read_table(files.trust))
+        rows = {
+            name: made_rows(path, *COLUMNS_OF[name], words=[NOT_MEASURED])
+            for name, path in files.tables.items()
+        }
+        votes = made_rows(files.arena, *COLUMNS_OF["ranking"]) if files.arena else []
+        trust = made_rows(files.trust, TRUST, TRUST[2:5])
+        models = made_rows(files.models_table, MODEL_COLUMNS)
+        _refuse_missing_rows(files, rows, models)
         return cls(
             win_rates=rows["win_rates"],
             ranking=rows["ranking"] + votes,
@@ -83,12 +108,48 @@ class Tables:
             truth=rows.get("truth", []),
             differences=rows.get("truth_differences", []),
             trust=trust,
-            models=rows_of(read_table(files.models_table)),
-            seeds=rows_of(read_table(files.seeds_table)),
+            models=models,
+            seeds=made_rows(files.seeds_table, SEED_COLUMNS),
             behaviour=_by_measure(rows["behaviour"], "player"),
             honesty=_by_measure(rows["honesty"], "player"),
             trust_measures=_by_measure(trust, "judge"),
         )
+
+
+def _refuse_missing_rows(
+    files: ReportFiles, rows: dict[str, list[dict]], models: list[dict]
+) -> None:
+    """UserError where a row is missing, or is of a judge, a player or a model that the study has not."""
+    for name, known in (("win_rates", files.verdicts), ("comparisons", files.verdicts), ("equal_honesty", files.verdicts),
+                        ("ranking", files.verdicts)):  # fmt: skip
+        if others := [row["judge"] for row in rows[name] if row["judge"] not in known]:
+            raise UserError(
+                f"{files.tables[name]}: no judge of the study is {others[0]!r}: {MADE_AGAIN}"
+            )
+    for name in ("behaviour", "honesty"):
+        measured = {(row["measure"], row["player"]) for row in rows[name]}
+        needed = {measure for measure, _ in measured} if name == "honesty" else {"words"}
+        needed = {(measure, player) for measure in needed for player in files.responses}
+        if missing := sorted(needed - measured):
+            measure, player = missing[0]
+            raise UserError(
+                f"{files.tables[name]}: no row of {measure!r} of {player!r}: {MADE_AGAIN}"
+            )
+    names = [row["model"] for row in models]
+    if sorted(names) != sorted(files.histories):
+        odd = min({*names} ^ {*files.histories}, default="a model twice")
+        raise UserError(
+            f"{files.models_table}: its models are not those of the study ({odd}): {MADE_AGAIN}"
+        )
+    for row in models:
+        if (
+            row["parent"] not in (BASE, *names)
+            or row["group"] not in names
+            or row["method"] not in ("sft", "dpo")
+        ):
+            raise UserError(
+                f"{files.models_table}: {row['model']}: no such parent, group or method: {MADE_AGAIN}"
+            )
 
 
 def _by_measure(rows: list[dict], whose: str) -> list[dict]:

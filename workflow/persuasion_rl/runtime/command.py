@@ -11,7 +11,9 @@ import dataclasses
 import errno
 import inspect
 import json
+import math
 import os
+import re
 import signal
 import sys
 import threading
@@ -90,6 +92,7 @@ def _end_with(workflow: int) -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
+NUMBER = re.compile(r"[+-]?(\d+(_\d+)*(\.\d*)?|\.\d+)(e[+-]?\d{1,3})?", re.ASCII | re.IGNORECASE)
 SIGNS_OF_A_FULL_DISK = ("No space left on device", "iostream error", "PytorchStreamWriter failed")
 """Parts of messages; the last two are torch's."""
 
@@ -195,13 +198,18 @@ def _reading(hint: Any) -> dict[str, Any]:
         hint = parts[0]
     origin = typing.get_origin(hint)
     if origin is list:
-        return {"nargs": "*", "type": typing.get_args(hint)[0]}
+        return {"nargs": "*", "type": _reader(typing.get_args(hint)[0])}
     if origin is dict:
-        value_type = typing.get_args(hint)[1]
+        value_type = _reader(typing.get_args(hint)[1])
         return {"nargs": "+", "action": _Pairs, "value_type": value_type, "metavar": "KEY=VALUE"}
     if hint is bool:
         return {"type": _boolean}
-    return {"type": hint}
+    return {"type": _reader(hint)}
+
+
+def _reader(kind: Callable[[str], Any]) -> Callable[[str], Any]:
+    """What reads a word as a value of a type."""
+    return _number([kind]) if kind in (int, float) else kind
 
 
 class _Pairs(argparse.Action):
@@ -221,16 +229,20 @@ class _Pairs(argparse.Action):
         setattr(namespace, self.dest, pairs)
 
 
-def _number(kinds: list[type], may_be_none: bool) -> Callable[[str], int | float | None]:
-    """A function that reads a text as a number of the first kind that fits."""
+def _number(kinds: list[type], may_be_none: bool = False) -> Callable[[str], int | float | None]:
+    """A function that reads a text as a number, as the configuration does: 3.0 is 3 where a whole number is wanted, and
+    what only Python takes for a number (nan, inf, other alphabets' digits) is none."""
 
     def read(text: str) -> int | float | None:
         if may_be_none and text == "none":
             return None
-        for kind in kinds:
-            with suppress(ValueError):
-                return kind(text)
-        raise ValueError
+        if not NUMBER.fullmatch(text):
+            raise ValueError
+        number = float(text) if re.search("[.eE]", text) else int(text)
+        if not math.isfinite(number) or (float not in kinds and number != int(number)):
+            raise ValueError
+        whole = int in kinds and (isinstance(number, int) or float not in kinds)
+        return int(number) if whole else float(number)
 
     read.__name__ = " or ".join(kind.__name__ for kind in kinds)  # argparse quotes it
     return read
@@ -274,7 +286,7 @@ def _value(word: str) -> Any:
 
 
 def is_main_process() -> bool:
-    """Whether this is the only process of its stage, or the first of several (accelerate launch)."""
+    """Whether this is the only process of its stage, or the first of several."""
     return os.environ.get("RANK", "0") == "0"
 
 

@@ -3,7 +3,7 @@
 Snakemake counts `gpu` slots but does not say which device a job is to use. A device is leased by a lock on a file with its
 number. The kernel releases the lock when the process ends or is killed.
 
-    python -m persuasion_rl.runtime.leases 2 accelerate launch ...    # runs a command on two devices of its own
+    python -m persuasion_rl.runtime.leases 2 python -m torch.distributed.run ...    # runs a command on two devices of its own
 """
 
 import fcntl
@@ -13,6 +13,8 @@ import tempfile
 import time
 from glob import glob
 from pathlib import Path
+
+from persuasion_rl.runtime.environment import PROCESSES
 
 NOTES_EVERY_S = 60
 """Seconds between two messages about waiting."""
@@ -84,7 +86,7 @@ def _lock(path: Path) -> int | None:
 def lease_one() -> None:
     """Lease a GPU, if there are any, and hide the others from this process. A second call changes nothing.
 
-    The processes of a training by accelerate launch use the devices that their parent leased.
+    The processes of a training by several use the devices that their parent leased.
     """
     if _held or "LOCAL_RANK" in os.environ:
         return
@@ -95,6 +97,8 @@ def lease_one() -> None:
 def main() -> None:
     """Lease devices and become the command that uses them, which keeps the locks."""
     count, *command = sys.argv[1:]
+    # torch's launcher would set the second, and say so; each process sets its own number.
+    os.environ |= {PROCESSES: count, "OMP_NUM_THREADS": "1"}
     if devices := visible_devices():
         os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(lease(int(count), devices))
         for descriptor in _held:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from filelock import FileLock, Timeout, UnixFileLock
+from filelock import BaseFileLock, FileLock, Timeout, UnixFileLock
 
 from persuasion_rl.files import UserError
 from persuasion_rl.runtime.command import is_main_process, note
@@ -36,14 +36,28 @@ def locked(state: Path) -> Iterator[None]:
         state: the folder with the checkpoints of all trainings of the model.
 
     Raises:
-        UserError: another process holds the lock for longer than WAITS_S.
+        UserError: another process holds the lock for longer than WAITS_S, or the file cannot be locked.
     """
     if not is_main_process():
         yield
         return
-    state.mkdir(parents=True, exist_ok=True)
     path = state / LOCK
     lock = FileLock(path, poll_interval=0.2)
+    try:
+        state.mkdir(parents=True, exist_ok=True)
+        _acquire(lock, path)
+    except OSError as error:
+        raise UserError(cannot_be_locked(path, error)) from None
+    try:
+        if isinstance(lock, UnixFileLock):  # without kernel locks, filelock itself writes this
+            path.write_text(f"{os.getpid()}\n{socket.gethostname()}\n", encoding="utf-8")
+        yield
+    finally:
+        lock.release()
+
+
+def _acquire(lock: BaseFileLock, path: Path) -> None:
+    """Acquire the lock, and wait for another training that holds it; UserError if that takes longer than WAITS_S."""
     try:
         lock.acquire(blocking=False)
     except Timeout:
@@ -55,12 +69,11 @@ def locked(state: Path) -> Iterator[None]:
                 f"{path}: {_holder(path)} still trains this model after {WAITS_S} s; wait for its end or stop it,"
                 " then ask again"
             ) from None
-    try:
-        if isinstance(lock, UnixFileLock):  # without kernel locks, filelock itself writes this
-            path.write_text(f"{os.getpid()}\n{socket.gethostname()}\n", encoding="utf-8")
-        yield
-    finally:
-        lock.release()
+
+
+def cannot_be_locked(path: Path, error: OSError) -> str:
+    """What is wrong with the file of a lock, in one line."""
+    return f"{path}: cannot be locked ({error.strerror or error}); it must be a plain file in a folder that can be written"
 
 
 def _holder(lock: Path) -> str:

@@ -4,12 +4,16 @@ import importlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from types import ModuleType
 
 from persuasion_rl.files import UserError, text_digest
 from persuasion_rl.models.lineage import check_lineage
-from persuasion_rl.sampling.request import Limits, Request, Sample
+from persuasion_rl.prompts.tokens import TextTokenizer
+from persuasion_rl.runtime.progress import Progress
+from persuasion_rl.sampling.request import CUT, STOPPED, Limits, Request, Sample
+from persuasion_rl.text import readable
 
 
 @dataclass(frozen=True)
@@ -22,6 +26,7 @@ class SamplingSettings:
         base: the folder of the base model; None for an endpoint.
         lineage: adapter files, from the first one above the base to the model's own.
         engine: a key of `study.names.ENGINE_MODULES`.
+        prompt_format: "plain" or "chat", the form that the prompts are in.
         base_url: the address of the server of the engines openai and endpoint.
         batch_size: requests at a time; affects the speed only.
         threads: CPU threads of torch.
@@ -34,6 +39,7 @@ class SamplingSettings:
     seed: int
     base: Path | None = None
     lineage: list[Path] = field(default_factory=list)
+    prompt_format: str = "plain"
     engine: str = "transformers"
     base_url: str | None = None
     batch_size: int = 64
@@ -52,6 +58,9 @@ class Engine(ABC):
     Raises:
         UserError: files of the model are missing, or its adapters do not belong together.
     """
+
+    progress: Progress | None = None
+    """Counts the tokens of an engine whose model is in this process."""
 
     def __init__(self, settings: SamplingSettings):
         self.settings = settings
@@ -85,6 +94,23 @@ class Engine(ABC):
             request.sample_number,
             request.attempt,
         )
+
+    @cached_property
+    def text_tokenizer(self) -> TextTokenizer:
+        """What makes the ids of prompts, by the files of the base model."""
+        return TextTokenizer(self.settings.base, self.settings.prompt_format)
+
+    def _sample(self, text: str, tokens: int, finish_reason: str) -> Sample:
+        """A finished sample, of an engine whose tokenizer is here.
+
+        Text can have more tokens when it is tokenized again, as training does. What is then over the limit counts as cut,
+        or it would be too long for a row that was planned.
+        """
+        text = text.strip()
+        if finish_reason == STOPPED:
+            (count,) = self.text_tokenizer.response_counts([readable(text)])
+            finish_reason = STOPPED if count <= self.settings.max_new_tokens else CUT
+        return Sample(text, tokens, finish_reason)
 
     def _seed(self, request: Request) -> int:
         """A seed for an engine that has a random generator for each request."""

@@ -40,7 +40,9 @@ def evaluate_model(
     replies: list[ReplyRow] = []
     for row in pool:
         (reply,) = by_prompt[row["metadata"]["prompt_id"]]
-        ending = {"finish_reason": reply["finish_reason"], "tokens": reply["tokens"]}
+        ending = {
+            key: reply[key] for key in ("finish_reason", "tokens", "reasoning") if key in reply
+        }
         replies.append(
             {
                 "prompt": row["prompt"],

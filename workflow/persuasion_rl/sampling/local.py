@@ -4,18 +4,29 @@ from collections.abc import Iterator
 from typing import Any
 
 from persuasion_rl.models.devices import pick_device
+from persuasion_rl.models.following import follow
 from persuasion_rl.models.loading import load_for_inference
+from persuasion_rl.models.plain import (
+    plain_log_probs,
+    refuse_beyond_positions,
+    refuse_difference,
+    token_log_probs,
+)
+from persuasion_rl.runtime.command import note
 from persuasion_rl.sampling.engine import Engine, SamplingSettings
 from persuasion_rl.sampling.request import CUT, STOPPED, Request, Sample
 
 LEAVING_SHARE = 0.25
 """The share of ended responses at which they are removed from a padded batch."""
+COMPARED_STEPS = 8
+"""Tokens that are generated at the start, to be compared with the plain model."""
 
 
 class LocalEngine(Engine):
     """A model in this process. Noise keyed by the sample decides its tokens (`sampling.noise`)."""
 
     _loaded = None
+    _compared = False
 
     @property
     def reproducible(self) -> bool:
@@ -29,7 +40,27 @@ class LocalEngine(Engine):
             self._loaded = load_for_inference(
                 s.base, s.lineage, pick_device(s.device), s.trust_remote_code
             )[:2]
+            if self.progress is not None:
+                follow(self._loaded[0], self.progress)
         return self._loaded
+
+    @property
+    def _compared_steps(self) -> int:
+        return min(COMPARED_STEPS, self.settings.max_new_tokens)
+
+    def _refuse_beyond_positions(self, longest_prompt: list[int]) -> None:
+        """UserError if the model has no positions for the longest prompt with a response."""
+        tokens = len(longest_prompt) + self.settings.max_new_tokens
+        refuse_beyond_positions(self.load()[0], tokens)
+
+    def _to_sample(self, ids: list[int]) -> Sample:
+        """A sample from the tokens that follow a prompt, with or without padding after its end."""
+        model, tokenizer = self.load()
+        end_tokens = model.generation_config.eos_token_id
+        end = next((place for place, token in enumerate(ids) if token in end_tokens), None)
+        tokens = len(ids) if end is None else end + 1
+        text = tokenizer.decode(ids[:end], skip_special_tokens=True)
+        return self._sample(text, tokens, CUT if end is None else STOPPED)
 
     def _step_seeds(self, request: Request):
         """The seeds of a response's steps: (max_new_tokens,) int32."""
@@ -46,6 +77,13 @@ class PaddedBatches(LocalEngine):
 
     def sample(self, requests: list[Request]) -> Iterator[tuple[Request, Sample]]:
         longest_first = sorted(requests, key=lambda request: len(request.prompt), reverse=True)
+        if self.progress is not None:
+            prompts = self.text_tokenizer.prompt_ids(list({r.prompt for r in requests}))
+            longest = sum(map(len, prompts)) + len(requests) * self.settings.max_new_tokens
+            self.progress.total_tokens = self.progress.tokens + longest
+        if requests and not self._compared:
+            self._compare_with_plain(longest_first[0], longest_first[-1])
+            self._compared = True
         for start in range(0, len(requests), self.settings.batch_size):
             yield from self._sample_batch(longest_first[start : start + self.settings.batch_size])
 
@@ -53,7 +91,7 @@ class PaddedBatches(LocalEngine):
         import numpy as np
         import torch
 
-        model, tokenizer = self.load()
+        model, _ = self.load()
         ids, mask, cache = self._prefill(batch)
         prompt_length = ids.shape[1]
         limit = prompt_length + self.settings.max_new_tokens
@@ -63,7 +101,7 @@ class PaddedBatches(LocalEngine):
             ids, cache = self._generate_until_some_end(ids, mask, cache, seeds, prompt_length)
             ended = self._has_ended(ids[:, prompt_length:]) | (ids.shape[1] == limit)
             for row in ended.nonzero().flatten().tolist():
-                yield batch[row], _to_sample(model, tokenizer, ids[row, prompt_length:].tolist())
+                yield batch[row], self._to_sample(ids[row, prompt_length:].tolist())
             if ended.all():
                 return
             unfinished = (~ended).nonzero().flatten()
@@ -74,14 +112,18 @@ class PaddedBatches(LocalEngine):
     def _prefill(self, batch: list[Request]):
         """Token ids and mask of the batch's prompts (rows, length), and a cache of all but their last token."""
         import torch
+        from transformers import DynamicCache
 
         model, tokenizer = self.load()
         texts = list(dict.fromkeys(request.prompt for request in batch))
-        inputs = tokenizer(texts, return_tensors="pt", padding=True, padding_side="left")
+        ids = {"input_ids": self.text_tokenizer.prompt_ids(texts)}
+        inputs = tokenizer.pad(ids, return_tensors="pt", padding_side="left")
         inputs = inputs.to(model.device)
-        output = model.generate(**inputs, max_new_tokens=1, return_dict_in_generate=True)
-        cache = output.past_key_values
-        cache.crop(-1)
+        cache = DynamicCache(config=model.config)
+        # Without the last token from the beginning: sliding caches cannot be cropped.
+        before = {name: values[:, :-1] for name, values in inputs.items()}
+        if before["input_ids"].shape[1]:
+            model.generate(**before, past_key_values=cache, max_new_tokens=1)
         text_of_row = torch.tensor([texts.index(request.prompt) for request in batch])
         text_of_row = text_of_row.to(model.device)
         cache.batch_select_indices(text_of_row)
@@ -121,6 +163,30 @@ class PaddedBatches(LocalEngine):
         end_tokens = self.load()[0].generation_config.eos_token_id
         return torch.isin(responses, torch.tensor(end_tokens, device=responses.device)).any(dim=1)
 
+    def _compare_with_plain(self, longest: Request, shortest: Request) -> None:
+        """Compare some greedy steps in a batch that a row has left with the plain model's (`models.plain`)."""
+        import torch
+
+        model, _ = self.load()
+        self._refuse_beyond_positions(*self.text_tokenizer.prompt_ids([longest.prompt]))
+        ids, mask, cache = self._prefill([longest, longest, shortest])
+        ids, mask = ids[1:], mask[1:]
+        cache.batch_select_indices(torch.tensor([1, 2], device=ids.device))
+        output = model.generate(
+            input_ids=ids, attention_mask=mask, past_key_values=cache, max_new_tokens=self._compared_steps,
+            output_logits=True, return_dict_in_generate=True,
+        )  # fmt: skip
+        length, end_tokens = ids.shape[1], model.generation_config.eos_token_id
+        own, plain = [], []
+        for row, logits in enumerate(torch.stack(output.logits, dim=1)):
+            tokens = output.sequences[row, length:]
+            ends = [place for place, token in enumerate(tokens.tolist()) if token in end_tokens]
+            steps = ends[0] + 1 if ends else len(tokens)
+            own.append(token_log_probs(logits[:steps], tokens[:steps]))
+            prompt = ids[row][mask[row].bool()].tolist()
+            plain.append(plain_log_probs(model, prompt + tokens[:steps].tolist(), steps))
+        refuse_difference("sampling", model, own, plain)
+
 
 class ContinuousBatches(LocalEngine):
     """transformers' continuous batching: for a GPU.
@@ -131,8 +197,17 @@ class ContinuousBatches(LocalEngine):
     def sample(self, requests: list[Request]) -> Iterator[tuple[Request, Sample]]:
         if not requests:
             return
-        model, tokenizer = self.load()
-        prompts = tokenizer([request.prompt for request in requests])["input_ids"]
+        model, _ = self.load()
+        if reason := _why_padded(model):
+            note(f"{model.config.model_type}: samples in padded batches, since {reason}")
+            padded = PaddedBatches(self.settings)
+            padded._loaded = self._loaded
+            yield from padded.sample(requests)
+            return
+        prompts = self.text_tokenizer.prompt_ids([request.prompt for request in requests])
+        if not self._compared:
+            self._compare_with_plain(max(prompts, key=len), min(prompts, key=len))
+            self._compared = True
         by_id = {str(i): pair for i, pair in enumerate(zip(requests, prompts, strict=True))}
         manager = self._manager(model, by_id)
         manager.warmup()
@@ -152,7 +227,7 @@ class ContinuousBatches(LocalEngine):
                         raise RuntimeError(f"continuous batching: {output.error}")
                     unfinished -= 1
                     request, _ = by_id[output.request_id]
-                    yield request, _to_sample(model, tokenizer, output.generated_tokens)
+                    yield request, self._to_sample(output.generated_tokens)
         finally:
             manager.stop(hard_stop=True)
             manager.destroy()
@@ -196,6 +271,39 @@ class ContinuousBatches(LocalEngine):
         manager.logit_processor = keyed
         return manager
 
+    def _compare_with_plain(self, longest: list[int], shortest: list[int]) -> None:
+        """Compare some greedy steps after two prompts with the plain model's (`models.plain`)."""
+        import torch
+        from transformers import ContinuousBatchingConfig, GenerationConfig
+
+        self._refuse_beyond_positions(longest)
+        model, prompts = self.load()[0], [longest, shortest]
+        ends = {
+            name: getattr(model.generation_config, name)
+            for name in ("pad_token_id", "eos_token_id")
+        }
+        outputs = model.generate_batch(
+            prompts,
+            GenerationConfig(do_sample=False, max_new_tokens=self._compared_steps, **ends),
+            ContinuousBatchingConfig(
+                max_requests_per_batch=2,
+                return_logprobs=True,
+                use_cuda_graph=False,
+                num_blocks=16
+                * (1 + len(longest) // 256),  # little: the batches' own cache comes after it
+                max_batch_tokens=1024,
+            ),
+            warmup=False,
+        ).values()
+        if errors := [output.error for output in outputs if output.error is not None]:
+            raise RuntimeError(f"continuous batching: {errors[0]}")
+        tokens = [output.generated_tokens for output in outputs]
+        plain = [
+            plain_log_probs(model, p + t, len(t)) for p, t in zip(prompts, tokens, strict=True)
+        ]
+        own = [torch.tensor(output.logprobs, device=model.device) for output in outputs]
+        refuse_difference("sampling", model, own, plain)
+
     def _memory(self, model) -> dict[str, Any]:
         """Bounds of the cache: on a GPU a share of free memory, which leaves room for the sampler's sort."""
         if model.device.type == "cuda":
@@ -203,13 +311,13 @@ class ContinuousBatches(LocalEngine):
         return {"num_blocks": 4 * self.settings.batch_size, "max_batch_tokens": 1024}
 
 
-def _to_sample(model, tokenizer, ids: list[int]) -> Sample:
-    """A sample from the tokens that follow a prompt, with or without padding after its end."""
-    end_tokens = model.generation_config.eos_token_id
-    end = next((place for place, token in enumerate(ids) if token in end_tokens), None)
-    tokens = len(ids) if end is None else end + 1
-    text = tokenizer.decode(ids[:tokens], skip_special_tokens=True).strip()
-    return Sample(text, tokens, CUT if end is None else STOPPED)
+def _why_padded(model) -> str | None:
+    """What transformers' continuous batches would leave out of a model; None is nothing."""
+    if getattr(model.config, "attn_logit_softcapping", None) is not None:
+        return "continuous batches have no soft caps"
+    if not model._supports_attention_backend:
+        return "continuous batches do not know its attention"
+    return None
 
 
 def make(settings: SamplingSettings) -> LocalEngine:

@@ -3,8 +3,9 @@
 import json
 from pathlib import Path
 
-from persuasion_rl.data.prompts import context_of, messages, read_chat_template, render
 from persuasion_rl.files import write_jsonl
+from persuasion_rl.prompts.templates import read_format
+from persuasion_rl.prompts.wording import messages
 from persuasion_rl.records import PoolRow, SftRow, read_rows
 from persuasion_rl.runtime.command import stage
 
@@ -34,20 +35,20 @@ def render_prompts(
     Returns:
         the number of rows.
     """
-    study_template = read_chat_template(study_base) if study_format == "chat" else None
-    player_template = read_chat_template(player_base) if player_format == "chat" else None
+    form = read_format(study_base, study_format)
+    player_form = None if player_format == "messages" else read_format(player_base, player_format)
     lengths = {
         row["input_text"]: len(row["response"].split()) for row in read_rows(held_out, SftRow)
     }
     rendered: list[PoolRow] = []
     for row in read_rows(prompts, PoolRow):
         source = row["metadata"]["source"]
-        context = context_of(row["prompt"], source, study_format, study_template)
+        context = form.context_of(row["prompt"], source)
         words = max(NEAREST, round(lengths[row["prompt"]], -1)) if match_length else None
-        if player_format == "messages":
+        if player_form is None:
             player_prompt = json.dumps(messages(context, source, words), ensure_ascii=False)
         else:
-            player_prompt = render(context, source, player_format, player_template, words)
+            player_prompt = player_form.render(context, source, words)
         rendered.append({**row, "asked": player_prompt})
     return write_jsonl(output, rendered)
 

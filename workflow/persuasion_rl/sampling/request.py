@@ -2,6 +2,9 @@
 
 from dataclasses import dataclass
 
+from persuasion_rl.sampling.chat import without_reasoning
+from persuasion_rl.text import readable
+
 STOPPED, CUT = "stop", "length"
 """Finish reasons: the model ended its response, or the limit cut it."""
 FILTERED, REFUSED, REJECTED = "content_filter", "refusal", "rejected"
@@ -32,10 +35,22 @@ class Request:
 
 @dataclass(frozen=True)
 class Sample:
-    """A response to a prompt, stripped of the white space around it."""
+    """A response to a prompt, as the model or the server gave it."""
 
     text: str
     tokens: int
-    """Tokens with EOS, as the server counts them; else by the tokenizer, or for an endpoint words and punctuation."""
+    """Tokens with EOS, as the server counts them; else by the tokenizer, or for an endpoint words and punctuation. Those of
+    reasoning count too."""
     finish_reason: str
     """STOPPED, or what else ended the response."""
+
+    @property
+    def said(self) -> str:
+        """The response as it is judged and shown: without the model's reasoning, odd characters (`text.readable`), and the white
+        space around it."""
+        return without_reasoning(readable(self.text)).strip()
+
+    @property
+    def reasoning(self) -> int:
+        """How many characters of reasoning `said` leaves out."""
+        return len(readable(self.text).strip()) - len(self.said)

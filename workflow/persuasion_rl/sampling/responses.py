@@ -6,6 +6,8 @@ from typing import Any
 from persuasion_rl.files import UserError
 from persuasion_rl.models.devices import prepare_torch
 from persuasion_rl.records import SampledResponse
+from persuasion_rl.runtime.command import note
+from persuasion_rl.runtime.progress import Progress
 from persuasion_rl.sampling.engine import SamplingSettings
 from persuasion_rl.sampling.faults import faults_of
 from persuasion_rl.sampling.make import make_engine
@@ -46,8 +48,11 @@ def sample_responses(
     ]
     sampled: dict[tuple[str, int], SampledResponse] = {}
     by_prompt: dict[str, list[SampledResponse]] = {}
+    progress = engine.progress = Progress("sampling", 0, "samples")
     while requests:
-        for request, sample in _with_progress(store, requests):
+        progress.total += len(requests)
+        for request, sample in store.sample(requests):
+            progress.add(done=1)
             sampled[request.prompt_id, request.sample_number] = _as_response(request, sample)
         by_prompt = {
             prompt_id: [sampled[prompt_id, number] for number in numbers] for prompt_id in prompts
@@ -62,6 +67,9 @@ def sample_responses(
         ]
     if prompts and not store.kept:
         raise UserError("the server rejected every request; what it said stands in the line above")
+    final = [response for of_prompt in by_prompt.values() for response in of_prompt]
+    if reasoned := sum("reasoning" in response for response in final):
+        note(f"cut the model's reasoning off {reasoned:,} of {len(final):,} responses")
     origin = {
         "model_digest": engine.model_digest,
         "engine": engine.name,
@@ -71,12 +79,5 @@ def sample_responses(
 
 
 def _as_response(request: Request, sample: Sample) -> SampledResponse:
-    return {**vars(sample), "draws": request.attempt + 1}
-
-
-def _with_progress(store: SampleStore, requests: list[Request]):
-    """The store's samples, with a progress bar on standard error."""
-    from tqdm import tqdm
-
-    label = "draws" if requests[0].attempt == 0 else "redraws"
-    return tqdm(store.sample(requests), total=len(requests), desc=label, unit="sample")
+    response = {**vars(sample), "text": sample.said, "draws": request.attempt + 1}
+    return response | ({"reasoning": sample.reasoning} if sample.reasoning else {})

@@ -5,12 +5,13 @@ import re
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from threading import Lock
 from typing import Any
 
 from persuasion_rl.files import UserError
-from persuasion_rl.models.loading import load_tokenizer
 from persuasion_rl.runtime.command import note
 from persuasion_rl.runtime.keys import VARIABLES, key_for, without_keys
+from persuasion_rl.sampling.chat import NEWER_LIMIT, message_text, refused_parameter
 from persuasion_rl.sampling.engine import Engine, SamplingSettings, import_library
 from persuasion_rl.sampling.request import (
     FILTERED,
@@ -21,7 +22,10 @@ from persuasion_rl.sampling.request import (
     Request,
     Sample,
 )
+from persuasion_rl.text import readable
 
+OPTIONAL = ("max_tokens", "temperature", "top_p", "seed")
+"""Parameters that a server may refuse. Some models of OpenAI have one temperature only, and the limit by another name."""
 BODY_WAITS_S = (1, 4, 16, 60)
 """Pauses before a request is sent again if its answer was cut or no completion, such as a page of a proxy."""
 
@@ -30,12 +34,19 @@ class Server(Engine):
     """A server with OpenAI's completions interface that serves the study's models under their names.
 
     It gets a seed with each request and may ignore it. Nothing here can check that its models are the study's.
+    A prompt goes there as text only where any tokenizer makes the right ids of it. Else it goes as ids, which OpenAI's
+    interface allows and some servers reject: with a chat template that writes BOS, or where people spelled a control token.
     """
 
     _hint = (
         "it must serve the study's models under their names (vLLM: --served-model-name,"
         " --lora-modules)"
     )
+
+    def __init__(self, settings: SamplingSettings):
+        super().__init__(settings)
+        self._left_out: set[str] = set()
+        self._lock = Lock()
 
     def sample(self, requests: list[Request]) -> Iterator[tuple[Request, Sample]]:
         """Yield each request with its sample.
@@ -97,7 +108,7 @@ class Server(Engine):
         """
         for wait_s in (*BODY_WAITS_S, None):
             try:
-                body = self._send(client, request)
+                body = self._send_what_it_takes(client, request)
             except self._openai.OpenAIError as error:
                 raise self._explain(error) from None
             try:
@@ -126,10 +137,32 @@ class Server(Engine):
         filtered = getattr(error, "code", None) == FILTERED
         return _Rejected(message, FILTERED if filtered else REJECTED)
 
+    def _send_what_it_takes(self, client, request: Request) -> str:
+        """Send a request, again without each parameter that the server does not take; return the body of the answer."""
+        while True:
+            left_out = frozenset(self._left_out)
+            try:
+                return self._send(client, request)
+            except self._openai.APIStatusError as error:
+                refused = refused_parameter(error, OPTIONAL)
+                if refused is None or refused in left_out:
+                    raise
+                self._leave_out(refused)
+
+    def _leave_out(self, parameter: str) -> None:
+        """Send the following requests without a parameter, the limit under its newer name."""
+        with self._lock:
+            if parameter not in self._left_out:
+                instead = f"; it gets {NEWER_LIMIT}" if parameter == "max_tokens" else ""
+                note(f"{self._label}: takes no {parameter}, and gets none{instead}")
+                self._left_out.add(parameter)
+
     def _send(self, client, request: Request) -> str:
         """Send a request and return the body of the answer."""
         create = client.completions.with_raw_response.create
-        return create(prompt=request.prompt, **self._parameters(request)).http_response.text
+        (ids,) = self.text_tokenizer.prompt_ids([request.prompt])
+        prompt = request.prompt if self.text_tokenizer.reads_alike(request.prompt, ids) else ids
+        return create(prompt=prompt, **self._parameters(request)).http_response.text
 
     def _read(self, answer: dict) -> Sample:
         """The sample in the JSON of a body. The text of a refusal is dropped."""
@@ -139,7 +172,7 @@ class Server(Engine):
         tokens = (answer.get("usage") or {}).get("completion_tokens")
         if not isinstance(tokens, int):
             tokens = self._count(text) + (reason == STOPPED)
-        return Sample(text, tokens, without_keys(reason))
+        return self._sample(text, tokens, without_keys(reason))
 
     def _text_and_reason(self, choice: dict) -> tuple[str, str]:
         """Text and finish reason of a choice of the answer."""
@@ -147,28 +180,28 @@ class Server(Engine):
 
     def _count(self, text: str) -> int:
         """The tokens of a text by the base model's tokenizer, for servers that do not count them."""
-        if self._tokenizer is None:
-            self._tokenizer = load_tokenizer(self.settings.base, self.settings.trust_remote_code)
-        return len(self._tokenizer(text, add_special_tokens=False)["input_ids"])
-
-    _tokenizer = None
+        return self.text_tokenizer.response_counts([readable(text)])[0] - 1
 
     def _parameters(self, request: Request) -> dict[str, Any]:
-        """The parameters of a request besides its prompt."""
+        """The parameters of a request besides its prompt, without those that the server does not take."""
         settings = self.settings
-        return {
+        parameters = {
             "model": settings.model,
             "temperature": settings.temperature,
             "top_p": settings.top_p,
             "max_tokens": settings.max_new_tokens,
             "seed": self._seed(request),
         }
+        if "max_tokens" in self._left_out:
+            parameters[NEWER_LIMIT] = settings.max_new_tokens
+        return {name: value for name, value in parameters.items() if name not in self._left_out}
 
 
 class Endpoint(Server):
     """A server with OpenAI's chat completions interface, for a model from outside the study.
 
-    The prompt of a request is a conversation as JSON.
+    The prompt of a request is a conversation as JSON. The server tokenizes it: whether control tokens that people spelled
+    stay text is up to it.
     """
 
     _hint = "see evaluation.other_players"
@@ -183,10 +216,12 @@ class Endpoint(Server):
         return create(messages=messages, **self._parameters(request)).http_response.text
 
     def _text_and_reason(self, choice: dict) -> tuple[str, str]:
-        message = choice["message"]
-        if message.get("refusal"):
-            return "", REFUSED
-        return message.get("content") or "", choice.get("finish_reason") or NO_REASON_GIVEN
+        text, refused = message_text(choice["message"])
+        return ("", REFUSED) if refused else (text, choice.get("finish_reason") or NO_REASON_GIVEN)
+
+    def _sample(self, text: str, tokens: int, finish_reason: str) -> Sample:
+        """A finished sample; the tokenizer of the model is not here."""
+        return Sample(text, tokens, finish_reason)
 
     def _count(self, text: str) -> int:
         """The number of words and punctuation marks, since the tokenizer is not here."""

@@ -26,9 +26,9 @@ class Vllm(Engine):
 
     def _sample_chunk(self, requests: list[Request]) -> list[Sample]:
         vllm = import_library("vllm", "snakemake --sdm conda takes envs/vllm.yaml")
-        llm, tokenizer, end_tokens, adapter = self._load(vllm)
+        llm, end_tokens, adapter = self._load(vllm)
         settings = self.settings
-        prompts = tokenizer([request.prompt for request in requests])["input_ids"]
+        prompts = self.text_tokenizer.prompt_ids([request.prompt for request in requests])
         outputs = llm.generate(
             [{"prompt_token_ids": ids} for ids in prompts],
             [
@@ -46,10 +46,10 @@ class Vllm(Engine):
             lora_request=adapter,
         )
         completions = [output.outputs[0] for output in outputs]
-        return [Sample(c.text.strip(), len(c.token_ids), c.finish_reason) for c in completions]
+        return [self._sample(c.text, len(c.token_ids), c.finish_reason) for c in completions]
 
     def _load(self, vllm):
-        """vLLM's model, the tokenizer, the tokens that end a response, and the adapter; loaded once."""
+        """vLLM's model, the tokens that end a response, and the adapter; loaded once."""
         if self._loaded is None:
             s = self.settings
             lora_settings, adapter = {}, None
@@ -70,7 +70,7 @@ class Vllm(Engine):
                 **lora_settings,
             )
             tokenizer = load_tokenizer(s.base, s.trust_remote_code)
-            self._loaded = llm, tokenizer, _end_tokens(s, tokenizer), adapter
+            self._loaded = llm, _end_tokens(s, tokenizer), adapter
         return self._loaded
 
 

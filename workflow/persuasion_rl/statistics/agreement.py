@@ -1,6 +1,7 @@
 """Agreement of labellers beyond chance, with intervals: Cohen's kappa and Krippendorff's alpha.
 
-Both are 1 if all agree, 0 if they agree as often as by chance, and 0 if only one label is ever used.
+Both are 1 if all agree, 0 if they agree as often as by chance, and 0 if only one label is ever used. Where no draw differs,
+the interval is that of the agreement by Wilson, less chance.
 """
 
 from collections.abc import Sequence
@@ -8,7 +9,7 @@ from itertools import combinations
 
 import numpy as np
 
-from persuasion_rl.statistics.intervals import Interval, Resamples, wilson
+from persuasion_rl.statistics.intervals import SAME, Interval, Resamples, wilson
 
 
 def cohens_kappa(votes: Sequence[Sequence[tuple[str, str]]], resamples: Resamples) -> Interval:
@@ -63,7 +64,7 @@ def cohens_kappa(votes: Sequence[Sequence[tuple[str, str]]], resamples: Resample
 
     interval = resamples.interval(*resamples.of_sums(rows, coefficient))
     observed, chance = (float(share[0]) for share in observed_and_chance(rows.sum(axis=0)[None]))
-    return _doubted(interval, chance, resamples) if observed == 1 else interval
+    return _doubted(interval, observed, chance, resamples)
 
 
 def kappa(one: Sequence[str], other: Sequence[str], resamples: Resamples) -> Interval:
@@ -99,16 +100,18 @@ def krippendorffs_alpha(labels: Sequence[Sequence[str]], resamples: Resamples) -
 
     interval = resamples.interval(*resamples.of_sums(coincidences, coefficient))
     counts = coincidences.sum(axis=0)
-    equal = np.diag(counts)
-    if equal.sum() < counts.sum():
+    shares = counts.sum(axis=0) / counts.sum()
+    agreed = float(np.trace(counts) / counts.sum())
+    return _doubted(interval, agreed, float((shares**2).sum()), resamples)
+
+
+def _doubted(interval: Interval, observed: float, chance: float, resamples: Resamples) -> Interval:
+    """The interval, extended if all agree or no draw differs: by the coefficients at the ends of Wilson's interval of
+    agreement. A single label (chance is 1) is no information: from -1 to 1."""
+    if observed < 1 and interval.high - interval.low > SAME:
         return interval
-    return _doubted(interval, float(((equal / equal.sum()) ** 2).sum()), resamples)
-
-
-def _doubted(interval: Interval, chance: float, resamples: Resamples) -> Interval:
-    """The interval if all agree in the data and in all draws: its low end is the coefficient at the low end of Wilson's
-    interval of agreement. A single label (chance is 1) is no information: from -1 to 1."""
     if chance == 1:
         return Interval(interval.value, -1.0, 1.0)
-    lowest = (wilson(1.0, resamples.size).low - chance) / (1 - chance)
-    return Interval(interval.value, min(interval.low, float(lowest)), interval.high)
+    rate = wilson(observed, resamples.size)
+    ends = [max((end - chance) / (1 - chance), -1.0) for end in (rate.low, rate.high)]
+    return Interval(interval.value, min(interval.low, ends[0]), max(interval.high, ends[1]))

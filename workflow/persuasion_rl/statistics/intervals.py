@@ -12,16 +12,26 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Interval:
-    """An estimate with its 95% interval."""
+    """An estimate with its 95% interval; what is not known is not a number (UNKNOWN)."""
 
     value: float
     low: float
     high: float
 
-    def columns(self, name: str) -> dict[str, float]:
-        return {name: self.value, "low": self.low, "high": self.high}
+    def columns(self, name: str) -> dict[str, float | None]:
+        """The three numbers as cells of a table or values of JSON; None where one is not known."""
+        cells = {name: self.value, "low": self.low, "high": self.high}
+        return {key: None if np.isnan(cell) else cell for key, cell in cells.items()}
+
+    def text(self, form: str = ".3f") -> str:
+        """The estimate with its interval as text, every number in this format."""
+        ends = "not known" if np.isnan(self.low) else f"{self.low:{form}}, {self.high:{form}}"
+        return f"{self.value:{form}} [{ends}]"
 
 
+UNKNOWN = float("nan")
+SAME = 1e-9
+"""Numbers that differ by no more are the same."""
 RARE = 10
 """The number of successes or failures, one a conversation, below which a rate is too rare for a bootstrap."""
 Z = 1.959964
@@ -65,6 +75,21 @@ class Resamples:
         members += self.size * np.arange(self.draws)[:, None]
         return np.bincount(members.ravel(), minlength=members.size).reshape(shape).astype(float)
 
+    def hardly_vary(self, points: np.ndarray, games: np.ndarray | float = 1.0) -> bool:
+        """Whether draws cannot show what else may be: the rate is the same in all conversations, or in more than half of
+        them and another one in fewer than RARE.
+
+        Args:
+            points: (rows,). games: (rows,), out of how many; only rows with games count.
+        """
+        games = self.by_conversation(np.broadcast_to(games, np.shape(points)))
+        played = games > 0
+        rates = self.by_conversation(points)[played] / games[played]
+        if abs(rates - points.sum() / games.sum()).max(initial=0) < SAME:
+            return True
+        same = np.unique(rates.round(9), return_counts=True)[1].max()
+        return len(rates) / 2 < same and len(rates) - same < RARE
+
     def interval(self, estimate: float, resampled: np.ndarray) -> Interval:
         """The middle 95% of an estimate's draws, widened for few conversations, whose draws vary too little: as much as
         Student's interval is wider than the normal one (the expanded percentile interval of Hesterberg 2015). The
@@ -79,6 +104,11 @@ class Resamples:
         tail = ndtr(-few * self.quantile)
         low, high = np.quantile(resampled, [tail, 1 - tail])
         return Interval(float(estimate), float(min(low, estimate)), float(max(high, estimate)))
+
+    def doubted(self, rate: Interval) -> Interval:
+        """The interval of a rate, extended to contain Wilson's for a trial a conversation."""
+        wide = wilson(rate.value, self.size)
+        return Interval(rate.value, min(rate.low, wide.low), max(rate.high, wide.high))
 
     @property
     def quantile(self) -> float:
@@ -111,11 +141,16 @@ def bootstrap_mean(
 ) -> Interval:
     """The mean of `values` and its 95% interval over draws of whole conversations.
 
+    The ends are UNKNOWN where no conversation differs from the mean, as a single one does not.
+
     Args:
         values: one number a row. conversations: the row's conversation, of the same length.
     """
     resamples = Resamples(conversations, draws, seed)
     numbers = np.asarray(values, dtype=float)
+    mean = float(numbers.mean())
+    if abs(resamples.by_conversation(numbers - mean)).max() <= SAME * max(1.0, abs(mean)):
+        return Interval(mean, UNKNOWN, UNKNOWN)
     rows = np.stack([numbers, np.ones_like(numbers)], axis=1)
     return resamples.interval(*resamples.of_sums(rows, lambda sums: sums[:, 0] / sums[:, 1]))
 
@@ -127,15 +162,17 @@ def bootstrap_rate(
 
     With few successes, or few failures, a bootstrap has few different draws, on one side. The interval is then Wilson's
     for the effective number of trials (Korn & Graubard 1998): the number of independent trials with the same variance as
-    over conversations, fewer if conversations are few, and one a conversation if nothing varies.
+    over conversations, fewer if conversations are few, and at most one a conversation if they hardly vary.
     """
     resamples = Resamples(conversations, draws, seed)
     numbers = np.asarray(points, dtype=float)
     rate = float(numbers.mean())
     excess = resamples.by_conversation(numbers - rate)
-    if np.abs(excess).max() < 1e-9:
+    if np.abs(excess).max() < SAME:
         return wilson(rate, resamples.size)
-    if min(rate, 1 - rate) * resamples.size >= RARE:
+    hardly = resamples.hardly_vary(numbers)
+    if not hardly and min(rate, 1 - rate) * resamples.size >= RARE:
         return bootstrap_mean(points, conversations, draws, seed)
     variance = (excess**2).sum() / len(numbers) ** 2 * resamples.size / (resamples.size - 1)
-    return wilson(rate, rate * (1 - rate) / variance * (Z / resamples.quantile) ** 2)
+    worth = rate * (1 - rate) / variance * (Z / resamples.quantile) ** 2
+    return wilson(rate, min(worth, resamples.size) if hardly else worth)

@@ -7,11 +7,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from persuasion_rl.statistics.intervals import Interval, Resamples, Z, wilson
+from persuasion_rl.statistics.intervals import UNKNOWN, Interval, Resamples, wilson
 
 PRIOR = 1.0
 """The prior, as a number of ties: of each player with a player of average strength, and of each coefficient of the
 regression on length. Without it, a player that never wins would have no finite strength."""
+NOTHING_KNOWN = Interval(UNKNOWN, UNKNOWN, UNKNOWN)
 STEPS, CLOSE = 50, 1e-9
 """Newton's method ends when no coefficient moves by more than this, or after this many steps."""
 POWER = 0.8
@@ -53,40 +54,85 @@ def bradley_terry(games: np.ndarray, prior: float = PRIOR) -> np.ndarray:
 def standings(games: np.ndarray, resamples: Resamples) -> list[tuple[Interval, Interval]]:
     """Each player's strength against the first player, and its rank, with intervals.
 
-    If one of two players always won, all draws have that in common. Such pairs are fitted once more with the low end of
-    Wilson's interval (`_doubted`), and intervals reach at least to the results of that fit.
+    If a pair's games hardly vary (one always won, or all were ties), the draws have that in common. Each player is then
+    fitted twice more, with such games of its own and of the first player as bad and as good for it as Wilson's interval
+    allows, and its intervals reach at least to these fits.
+
+    Nothing is known of a player whom no chain of games connects with the first one. All others may be behind it.
 
     Args:
         games: (rows, players, players), points of the row's player against the column's.
     """
     totals = games.sum(axis=0)
+    linked = _linked_to_first(totals)
+    if not linked.all():
+        within = iter(standings(games[:, linked][:, :, linked], resamples))
+        return [
+            _before(next(within), (~linked).sum()) if known else (NOTHING_KNOWN, NOTHING_KNOWN)
+            for known in linked
+        ]
     estimate, resampled = resamples.of_sums(games, bradley_terry)
-    fits = np.stack([estimate, bradley_terry(_doubted(totals, resamples.size)[None])[0]])
-    against_first, places = fits - fits[:, :1], ranks(fits)
-    resampled_against_first = resampled - resampled[:, :1]
-    resampled_places = ranks(resampled)
+    fits = np.concatenate([estimate[None], bradley_terry(_doubted(games, resamples)), resampled])
+    strengths, places = fits - fits[:, :1], ranks(fits)
     return [
         (
-            _reaching(against_first[:, who], resampled_against_first[:, who], resamples),
-            _reaching(places[:, who], resampled_places[:, who], resamples),
+            _reaching(strengths[:, who], who, resamples),
+            _reaching(places[:, who], who, resamples),
         )
         for who in range(len(totals))
     ]
 
 
-def _reaching(fits: np.ndarray, resampled: np.ndarray, resamples: Resamples) -> Interval:
-    """The interval of the first fit, extended to contain the other fits."""
-    interval = resamples.interval(fits[0], resampled)
-    return Interval(interval.value, min(interval.low, *fits), max(interval.high, *fits))
+def _linked_to_first(totals: np.ndarray) -> np.ndarray:
+    """(players,): whether a chain of games connects each player with the first one."""
+    from scipy.sparse.csgraph import connected_components
+
+    _, part = connected_components(totals + totals.T, directed=False)
+    return part == part[0]
 
 
-def _doubted(games: np.ndarray, conversations: int) -> np.ndarray:
-    """Points in which the winner of every game of a pair has only the low end of Wilson's interval."""
-    played = games + games.T
-    trials = np.minimum(played, conversations)
-    share = np.divide(trials, trials + Z**2, out=np.zeros_like(played), where=played > 0)
-    doubted = np.where(games == played, share * played, games)
-    return np.where((games == 0) & (played > 0), (1 - share) * played, doubted)
+def _before(standing: tuple[Interval, Interval], others: int) -> tuple[Interval, Interval]:
+    """A standing among players, each of `others` of whom may be before them."""
+    strength, rank = standing
+    return strength, Interval(rank.value, rank.low, rank.high + others)
+
+
+def _reaching(fits: np.ndarray, who: int, resamples: Resamples) -> Interval:
+    """The interval of a player's first fit, extended to contain its two doubted ones.
+
+    Args:
+        fits: the estimate, two of each player (`_doubted`), those of the draws.
+    """
+    own = fits[1 + 2 * who : 3 + 2 * who]
+    interval = resamples.interval(fits[0], fits[-resamples.draws :])
+    return Interval(interval.value, min(interval.low, *own), max(interval.high, *own))
+
+
+def _doubted(games: np.ndarray, resamples: Resamples) -> np.ndarray:
+    """(2 * players, players, players): points of a fit that is bad for a player, and of one that is good for it.
+
+    Only games of pairs that hardly vary have other points than they had: the low or high end of Wilson's interval.
+    """
+    totals = games.sum(axis=0)
+    low, high = totals.copy(), totals.copy()
+    for one, other in zip(*np.nonzero(np.triu(totals + totals.T)), strict=True):
+        points, played = games[:, one, other], games[:, one, other] + games[:, other, one]
+        if resamples.hardly_vary(points, played):
+            conversations = (resamples.by_conversation(played) > 0).sum()
+            rate = wilson(points.sum() / played.sum(), conversations)
+            for player, against, worst, best in (
+                (one, other, rate.low, rate.high),
+                (other, one, 1 - rate.high, 1 - rate.low),
+            ):
+                low[player, against], high[player, against] = np.array([worst, best]) * played.sum()
+    fits = []
+    for who in range(len(totals)):
+        for of_player, of_first in ((low, high), (high, low)):
+            fit = totals.copy()
+            for player, ends, of_others in ((0, of_first, of_player), (who, of_player, of_first)):
+                fit[player], fit[:, player] = ends[player], of_others[:, player]
+            fits.append(fit)
+    return np.stack(fits)
 
 
 def ranks(strengths: np.ndarray) -> np.ndarray:
@@ -103,7 +149,8 @@ def length_controlled(
     left out.
 
     Args:
-        points: one a game; if all are the same, length explains nothing and the interval is Wilson's.
+        points: one a game; if all are the same, length explains nothing and the interval is Wilson's. If they hardly
+            vary, the interval contains Wilson's.
         longer: words of the first response minus those of the second.
     """
     points, longer = np.asarray(points, float), np.asarray(longer, float)
@@ -112,7 +159,8 @@ def length_controlled(
     terms = np.stack([np.ones_like(longer), np.tanh(longer / (longer.std() or 1))], axis=1)
     weights = np.vstack([np.ones(len(points)), resamples.times[:, resamples.member]])
     rates = logistic(_fitted(terms, points, weights)[:, 0])
-    return resamples.interval(rates[0], rates[1:])
+    interval = resamples.interval(rates[0], rates[1:])
+    return resamples.doubted(interval) if resamples.hardly_vary(points) else interval
 
 
 def _fitted(terms: np.ndarray, points: np.ndarray, weights: np.ndarray) -> np.ndarray:
@@ -203,5 +251,9 @@ def over_seeds(
     shared = (covariance.sum() - np.trace(covariance)) / (seeds * (seeds - 1))
     from_seeds = stdtrit(seeds - 1, 0.975) * np.sqrt(means.var(ddof=1) / seeds)
     half = np.hypot(from_seeds, resamples.quantile * np.sqrt(max(shared, 0.0)))
+    # Seeds whose means are the same by chance leave what conversations do to the mean of just these trainings.
+    half = max(half, resamples.quantile * np.sqrt(max(covariance.mean(), 0.0)))
     mean = float(means.mean())
-    return Interval(mean, float(max(mean - half, 0.0)), float(min(mean + half, 1.0)))
+    interval = Interval(mean, float(max(mean - half, 0.0)), float(min(mean + half, 1.0)))
+    alike = resamples.hardly_vary(points.mean(axis=0))
+    return resamples.doubted(interval) if alike else interval

@@ -9,10 +9,12 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from persuasion_rl.files import UserError
+from persuasion_rl.study.base_folder import check_base_folder
 from persuasion_rl.study.config import Config, World
 from persuasion_rl.study.judging import OtherPlayer
-from persuasion_rl.study.names import BASE, HUMAN, is_local
-from persuasion_rl.study.plan_checks import ai_room, check_plan
+from persuasion_rl.study.names import BASE, CORPUS_FILES, HUMAN, is_local, own_file
+from persuasion_rl.study.parsing import shortened
+from persuasion_rl.study.plan_checks import ai_room, check_lengths, check_plan
 from persuasion_rl.study.recipe_checks import check_recipes
 from persuasion_rl.study.recipes import Model
 from persuasion_rl.study.section import MOST_ROWS, key_path
@@ -32,7 +34,7 @@ def check_config(config: Config) -> None:
     check_plan(config.data)
     _check_world(config.world)
     check_recipes(config)
-    _check_room(config)
+    check_lengths(config)
     _check_sampling(config)
     _check_pools(config)
     _check_judges(config)
@@ -109,7 +111,17 @@ def _check_base(base: Model) -> None:
 
 def _check_base_source(base: Model) -> None:
     if base.source != "standin":
-        _check_source(f"models.{BASE}.source", base.source)
+        _check_model_source(f"models.{BASE}.source", base.source)
+
+
+def _check_model_source(key: str, source: str) -> None:
+    """UserError for a source of a language model that cannot be one, or is a folder that cannot be a base model."""
+    _check_source(key, source)
+    if is_local(source):
+        try:
+            check_base_folder(Path(os.path.expanduser(source)))
+        except UserError as error:
+            raise UserError(f"{key}: {error}") from None
 
 
 def _check_source(key: str, source: str) -> None:
@@ -129,23 +141,16 @@ def _is_model_folder(folder: str) -> bool:
     return os.path.isfile(os.path.join(folder, "config.json"))
 
 
-def _check_room(config: Config) -> None:
-    """A prompt and a sampled response must fit a dpo row."""
-    longest = config.data.max_context_tokens + config.sampling.max_new_tokens
-    for name, model in config.models.items():
-        if model.method == "dpo" and longest >= config.recipe_of(name)["max_length"]:
-            raise UserError(
-                f"sampling.max_new_tokens + data.max_context_tokens: {longest} do not fit the max_length"
-                f" {config.recipe_of(name)['max_length']} of models.{name}"
-            )
-
-
 def _check_sampling(config: Config) -> None:
     sampling = config.sampling
     if (sampling.engine == "openai") != (sampling.base_url is not None):
         raise UserError(
             "sampling.base_url: the engine openai, and no other, needs the address of its server"
             " (http://127.0.0.1:8000/v1)"
+        )
+    if sampling.engine == "vllm" and config.device == "cpu":
+        raise UserError(
+            "sampling.engine: vllm needs a GPU, and device is cpu: take transformers, or device: auto"
         )
 
 
@@ -239,7 +244,7 @@ def _check_other_player(name: str, other: OtherPlayer, config: Config) -> None:
     if other.source == "standin":
         raise UserError(f"{key}.source: only models.{BASE} can be a standin; use model: {BASE}")
     if other.source is not None:
-        _check_source(f"{key}.source", other.source)
+        _check_model_source(f"{key}.source", other.source)
     if other.revision != "main" and (other.source is None or is_local(other.source)):
         raise UserError(
             f"{key}.revision: only a Hub model has a revision, and this is none; leave it out"
@@ -275,11 +280,11 @@ def _check_llm(config: Config) -> None:
     if llm.model is None:
         raise UserError("llm.model: the judge llm needs a model")
     for name in ("rubric", "honesty_rubric"):
-        file = getattr(llm, name)
-        # The project's own rubrics are in its checkout; away from that only the doctor reads a study.
+        file = own_file(getattr(llm, name))
+        # The project's own rubrics are in its checkout; without one only the doctor reads a study.
         elsewhere = file == getattr(type(llm)(), name) and not os.path.isfile("Snakefile")
-        if not (os.path.isfile(file) or elsewhere):
-            raise UserError(f"llm.{name}: there is no file {file!r}")
+        if not elsewhere:
+            _check_text_file(f"llm.{name}", file)
     if llm.max_cost_usd is not None and llm.prices is None:
         raise UserError(
             f"llm.prices: max_cost_usd needs what {llm.model} costs a million tokens; write"
@@ -287,6 +292,21 @@ def _check_llm(config: Config) -> None:
         )
     if llm.batch and llm.requests_per_minute is not None:
         raise UserError("llm.requests_per_minute: a batch is one request; leave it out with batch")
+
+
+def _check_text_file(key: str, file: str) -> None:
+    """UserError where a file that a key names is not there, is empty, or is no text in UTF-8."""
+    if not os.path.isfile(file):
+        raise UserError(f"{key}: there is no file {file!r}")
+    try:
+        text = Path(file).read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        line = error.object[: error.start].count(b"\n") + 1
+        raise UserError(f"{key}: {file}, line {line}: not UTF-8: save it as UTF-8") from None
+    except OSError as error:
+        raise UserError(f"{key}: {file} cannot be read ({error.strerror})") from None
+    if not text.strip():
+        raise UserError(f"{key}: {file} is empty")
 
 
 def _check_embedding_model(config: Config) -> None:
@@ -317,8 +337,17 @@ def _check_corpora(config: Config) -> None:
     data, folder = config.data, config.corpora_dir
     names = data.cmv_corpora if config.world is None else []
     for name in names + ([data.p4g_corpus] if data.use_p4g else []):
-        if folder and not Path(folder, name).is_dir():
-            raise UserError(f"corpora_dir: there is no folder {name!r} in {folder!r}")
+        if not folder:
+            continue
+        corpus = os.path.normpath(os.path.join(folder, name))
+        if not os.path.isdir(corpus):
+            raise UserError(f"corpora_dir: there is no folder {name!r} in {shortened(folder)}")
+        for file in CORPUS_FILES:
+            if not os.path.isfile(os.path.join(corpus, file)):
+                raise UserError(
+                    f"corpora_dir: {corpus} has no {file}: a corpus in ConvoKit's format has"
+                    f" {' and '.join(CORPUS_FILES)}"
+                )
 
 
 def check_publication(namespace: str, base_source: str, names: Iterable[str]) -> None:

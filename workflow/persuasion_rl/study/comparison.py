@@ -16,6 +16,7 @@ from persuasion_rl.study.names import (
     SERVED,
     TRAINED_FILES,
     model_files,
+    own_file,
 )
 
 ALWAYS_MEASURED = ("delta", "interplay", "length")
@@ -95,13 +96,18 @@ class StudyComparison(StudyModels):
         return self.path("preferences/final_eval_prompts.jsonl")
 
     def engine(self, player: str) -> dict[str, str]:
-        """The engine of a player and the name that it knows it by; of an endpoint, its address too."""
+        """The engine of a player, the name that it knows it by, and how it is asked; of an endpoint, its address too."""
         who = self.player(player)
         if who.endpoint:
             return {"engine": "endpoint", "model": who.served_model, "base_url": who.endpoint}
         # A server and its adapters are the study's own.
         own = self.config.sampling.engine if who.model else "transformers"
-        return {"engine": own, "model": who.model or player}
+        asked = self.other_players.get(player, self.config.data)
+        return {
+            "engine": own,
+            "model": who.model or player,
+            "prompt_format": asked.prompt_format,
+        }
 
     def engine_gpu(self, engine: str) -> int:
         """The GPUs that sampling takes: none where a server samples."""
@@ -114,7 +120,8 @@ class StudyComparison(StudyModels):
         """What is sampled, and with what."""
         names = ("temperature", "top_p", "max_new_tokens", "engine")
         settings = {name: getattr(self.config.sampling, name) for name in names}
-        return flags(settings | self.model_settings | {"seed": self.config.seed} | more)
+        settings |= {"seed": self.config.seed, "prompt_format": self.config.data.prompt_format}
+        return flags(settings | self.model_settings | more)
 
     def sampling_speed(self, player: str) -> dict[str, Any]:
         """How fast a player samples, and where: what leaves its samples as they are. An endpoint's address does not."""
@@ -196,7 +203,7 @@ class StudyComparison(StudyModels):
             files["delta_pairs"] = self.path("processed/delta_pairs.jsonl")
             files["sides"] = self.path("splits/sides.csv")
         if "llm" in judges:
-            files["rubric"] = os.path.normpath(self.config.llm.rubric)
+            files["rubric"] = os.path.normpath(own_file(self.config.llm.rubric))
         return files
 
     def delta_judge(self) -> dict[str, str]:
@@ -206,11 +213,18 @@ class StudyComparison(StudyModels):
     def judge_flags(self, *judges: str | None) -> str:
         """What a job that judges is told besides its files; of the judge llm, what decides its answers."""
         settings = {"device": self.config.device, "seed": self.config.seed}
+        if "delta" in judges:
+            settings["prompt_format"] = self.config.data.prompt_format
         return flags(settings | (self._llm(LLM_ANSWER) if "llm" in judges else {}))
 
     def reading_flags(self) -> str:
         """What decides the answers where the language model reads for honesty."""
-        return flags(self._llm(LLM_ANSWER, rubric=self.config.llm.honesty_rubric))
+        return flags(self._llm(LLM_ANSWER, rubric=self.honesty_rubric))
+
+    @property
+    def honesty_rubric(self) -> str:
+        """The rubric by which the language model reads for honesty."""
+        return os.path.normpath(own_file(self.config.llm.honesty_rubric))
 
     def asking_flags(self, *judges: str | None) -> str:
         """How the judge llm is asked, where it is one of `judges`, and where its answers are kept.
@@ -225,6 +239,8 @@ class StudyComparison(StudyModels):
     def _llm(self, names: Iterable[str], **changes: Any) -> dict[str, Any]:
         """Settings of the judge llm under the names of their flags."""
         settings = {name: self.config.llm.resolved()[name] for name in names} | changes
+        if "rubric" in settings:
+            settings["rubric"] = own_file(settings["rubric"])
         if "temperature" in settings and settings["temperature"] is None:
             settings["temperature"] = "none"  # a flag that is left out has its default
         return {f"llm_{name}": value for name, value in settings.items()}

@@ -25,6 +25,7 @@ from persuasion_rl.study.section import (
     Rows,
     Section,
     Seed,
+    Threads,
     Unique,
     Whole,
     Word,
@@ -215,6 +216,12 @@ class Config(Section):
     seed: Seed = Field(1, description="Seed of splits, trainings and samples.")
     device: Literal["auto", "cpu", "cuda"] = Field(
         "auto", description="Where models run. With cuda, a missing device stops the job."
+    )
+    threads: Threads | None = Field(
+        None,
+        description="CPU threads of each training, whatever --cores is; another number gives other last bits. null: those"
+        " that the study began with, at first the machine's cores, at most 4. Sampling, measuring and judging take one"
+        " thread a job, and run side by side.",
     )
     trust_remote_code: bool = Field(
         False, description="Whether a base model may bring its own code."

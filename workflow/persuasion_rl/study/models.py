@@ -4,25 +4,34 @@ import fnmatch
 import json
 import os
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from persuasion_rl.files import UserError, read_json, write_json
+from persuasion_rl.runtime.machine import cores
 from persuasion_rl.study.config import Config
 from persuasion_rl.study.flags import flags
 from persuasion_rl.study.names import (
     BASE,
+    BESIDE_TOKENIZER,
     HUMAN,
     MODEL_FILES,
     TRAINED_FILES,
     is_local,
+    is_weights,
     model_files,
     model_folder,
 )
+from persuasion_rl.study.parsing import keys_of_file
+from persuasion_rl.study.plan_checks import longest_prompt
 from persuasion_rl.study.recipes import Model
 from persuasion_rl.study.rules import one_of
 
 POOLS = ("ai", HUMAN)
+MOST_THREADS = 4
+"""CPU threads of a training where the study says nothing; more gain little."""
 
 
 class StudyModels:
@@ -126,13 +135,17 @@ class StudyModels:
     @property
     def tokenizer_files(self) -> list[str]:
         """The files of the base model that its tokenizer is loaded from: all but the weights."""
-        return [file for file in self.base_model if not file.endswith("/model.safetensors")]
+        return [file for file in self.base_model if not is_weights(file)]
 
     @property
-    def chat_template_files(self) -> list[str]:
-        """The files of the base model in which its chat template may stand."""
-        names = ("tokenizer_config.json", "chat_template.jinja")
-        return [file for file in self.base_model if os.path.basename(file) in names]
+    def beside_tokenizer(self) -> list[str]:
+        """The files of the base model that are read beside its tokenizer.json: which tokens it has, its chat template."""
+        return [file for file in self.base_model if os.path.basename(file) in BESIDE_TOKENIZER]
+
+    @property
+    def prompt_room(self) -> str:
+        """The longest prompt that leaves room for every reply, as a flag."""
+        return flags({"max_prompt_tokens": longest_prompt(self.config)})
 
     @cached_property
     def hub_models(self) -> dict[str, dict[str, str]]:
@@ -280,8 +293,49 @@ class StudyModels:
 
     def training_flags(self, model: str) -> str:
         """What a training is told besides its recipe."""
-        more = {"parent": self.parent(model), "seed": self.seed(model)}
-        return flags(self.model_settings | more)
+        return self.job_flags(parent=self.parent(model), seed=self.seed(model))
+
+    def job_flags(self, **more: Any) -> str:
+        """What every training is told besides its data and its recipe; `more` is its own."""
+        return flags(self.model_settings | {"threads": self.threads} | more)
+
+    @property
+    def threads_file(self) -> Path:
+        """Where the number of threads is kept that the study trains with, so that another machine goes on with it."""
+        return Path(self.path("state/threads.json"))
+
+    @cached_property
+    def threads(self) -> int:
+        """CPU threads of a training: the study's, or those that it began with, or the machine's cores, at most 4.
+
+        Never what Snakemake scales down to --cores: another number gives other last bits.
+        """
+        if self.config.threads is not None:
+            return self.config.threads
+        for file in (self.threads_file, Path(self.path("config.yaml"))):
+            with suppress(UserError):
+                if isinstance(kept := keys_of_file(file).get("threads"), int):
+                    return kept
+        return min(MOST_THREADS, cores())
+
+    def recorded_settings(self) -> dict[str, Any]:
+        """The complete configuration, with the number of threads that was used: another machine repeats the study with it."""
+        return self.config.resolved() | {"threads": self.threads}
+
+    def keep_threads(self) -> None:
+        """Write down the number of threads, before the first job of a run.
+
+        Raises:
+            UserError: the study's folder cannot be written.
+        """
+        kept = {"threads": self.threads}
+        try:
+            if not self.threads_file.is_file() or read_json(self.threads_file) != kept:
+                write_json(self.threads_file, kept)
+        except OSError as error:
+            raise UserError(
+                f"{self.threads_file}: cannot be written ({error.strerror}); a run needs room and a folder that it may write to"
+            ) from None
 
     @property
     def model_settings(self) -> dict[str, Any]:

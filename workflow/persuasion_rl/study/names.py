@@ -1,16 +1,20 @@
 """Words that the configuration and the stages share, and the folder of a model by the name of its source."""
 
+import json
 import os
 from pathlib import Path
 
+CORPUS_FILES = ("conversations.json", "utterances.jsonl")
+"""What is read of the folder of a corpus."""
 BASE = "base"
 """The model that all others are adapters of."""
 HUMAN = "human"
 """The player of the evaluation that is the human winning reply, and the pool that people label."""
 DELTA_JUDGE = "delta_judge"
 """The training of the judge delta, beside those of the models."""
-MODEL_FILES = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
-"""What a base model, or another model that plays, consists of."""
+WEIGHTS = "model.safetensors"
+MODEL_FILES = ("config.json", WEIGHTS, "tokenizer.json", "tokenizer_config.json")
+"""What a base model, or another model that plays, consists of. A local folder may have its weights in several files."""
 TRAINED_FILES = {
     "adapter": "adapter_model.safetensors",
     "config": "adapter_config.json",
@@ -19,13 +23,14 @@ TRAINED_FILES = {
     "recipe": "recipe.json",
 }
 """What a training makes, by the names of the rule's outputs."""
-READ_BESIDE = (
+BESIDE_TOKENIZER = (
+    "tokenizer_config.json",
+    "special_tokens_map.json",
     "added_tokens.json",
     "chat_template.jinja",
-    "generation_config.json",
-    "special_tokens_map.json",
-    "*.py",
 )
+"""What may say more of a tokenizer than its tokenizer.json."""
+READ_BESIDE = (*BESIDE_TOKENIZER[1:], "generation_config.json", "*.py")
 """What a model's folder may have besides, and whoever loads the model reads; the code with `trust_remote_code`."""
 ENGINE_MODULES = {
     "transformers": "sampling.local",
@@ -51,11 +56,41 @@ def is_local(source: str) -> bool:
     return source.startswith((".", "/", "~"))
 
 
+CHECKOUT = Path(__file__).resolve().parents[3]
+"""The checkout that this package is a part of, unless it is installed without one."""
+
+
+def own_file(path: str) -> str:
+    """A file that a study names, from the current folder; where it is not there, that of the checkout, if it has one."""
+    elsewhere = CHECKOUT / path
+    return str(elsewhere) if not os.path.isfile(path) and elsewhere.is_file() else path
+
+
 def model_folder(source: str) -> str:
     """Where a model is that is named by a local folder or downloaded from the Hub."""
     if is_local(source):
         return os.path.normpath(os.path.expanduser(source))  # Snakemake warns of each ./
     return f"resources/models/{source.replace('/', '--')}"
+
+
+def weight_files(folder: str) -> list[str]:
+    """The names of the files of a model's weights: one, or an index and the files that it names.
+
+    A folder without weights, or with an index that cannot be read, has the one by this answer; whoever opens it says so.
+    """
+    index = Path(folder, f"{WEIGHTS}.index.json")
+    if Path(folder, WEIGHTS).exists() or not index.is_file():
+        return [WEIGHTS]
+    try:
+        shards = set(json.loads(index.read_bytes())["weight_map"].values())
+    except (ValueError, LookupError, TypeError, AttributeError):
+        return [WEIGHTS]
+    return [index.name, *sorted(map(str, shards))]
+
+
+def is_weights(file: str) -> bool:
+    """Whether a file of a model's folder is of its weights."""
+    return file.endswith((".safetensors", ".safetensors.index.json"))
 
 
 def files_beside(folder: str) -> list[str]:
@@ -70,5 +105,7 @@ def model_files(source: str) -> list[str]:
     Of a local folder they are all that is read of it. What is downloaded is identified by its revision.
     """
     folder = model_folder(source)
-    beside = files_beside(folder) if is_local(source) else []
-    return [f"{folder}/{name}" for name in MODEL_FILES] + beside
+    if not is_local(source):
+        return [f"{folder}/{name}" for name in MODEL_FILES]
+    names = [name for name in MODEL_FILES if name != WEIGHTS] + weight_files(folder)
+    return [f"{folder}/{name}" for name in names] + files_beside(folder)

@@ -159,8 +159,10 @@ READ_AS = {
     "timestamp": "a date",
 }
 """What YAML reads a word without quotes as, by its tag."""
-ODD_NUMBER = re.compile(r"[-+]?(?P<octal>0[0-7_]+)|[-+]?\d[\d_]*(:[0-5]?\d)+(\.[\d_]*)?")
-"""A number that YAML 1.1 reads to base eight (010) or sixty (10:30)."""
+ODD_NUMBER = re.compile(
+    r"[-+]?(?:(?P<two>0b[01_]+)|(?P<eight>0[0-7_]+)|(?P<sixteen>0x[\da-fA-F_]+)|(?P<sixty>\d[\d_]*(:[0-5]?\d)+(\.[\d_]*)?))"
+)
+"""A number that YAML 1.1 reads to another base than ten: 0b11, 010, 0x10, 10:30."""
 
 
 def _refuse_surprises(root: yaml.Node, loader: yaml.Loader) -> None:
@@ -168,10 +170,9 @@ def _refuse_surprises(root: yaml.Node, loader: yaml.Loader) -> None:
     for node in _nodes(root):
         kind = node.tag.removeprefix("tag:yaml.org,2002:")
         if kind in ("int", "float") and (odd := ODD_NUMBER.fullmatch(node.value)):
-            base = "eight" if odd["octal"] else "sixty"
             raise UserError(
                 f"line {node.start_mark.line + 1}: YAML reads {shortened(node.value)} as"
-                f" {shortened(loader.construct_object(node))}, to the base of {base}: write the number in its usual way, or in"
+                f" {shortened(loader.construct_object(node))}, to the base of {odd.lastgroup}: write the number in its usual way, or in"
                 " quotes if it is a text"
             )
         for key, _ in node.value if isinstance(node, yaml.MappingNode) else ():

@@ -1,7 +1,15 @@
-"""Checks that the data of a study can be divided as its configuration plans: sides, sources and pools."""
+"""Checks that a study can be as its configuration plans: sides, sources and pools, and rows that are not too long."""
 
-from persuasion_rl.files import UserError
-from persuasion_rl.study.config import Data
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import NamedTuple
+
+from persuasion_rl.files import UserError, read_json
+from persuasion_rl.prompts.wording import PLAIN, SYSTEM, TASKS
+from persuasion_rl.study.config import Config, Data
+from persuasion_rl.study.names import BASE, model_folder
+from persuasion_rl.study.section import key_path
 
 
 def check_plan(data: Data) -> None:
@@ -82,3 +90,130 @@ def _check_pool_sizes(data: Data) -> None:
             f"data.ai_pool_size: {data.ai_pool_size:,} prompts are more than the {room:,} that validation"
             f" and test leave {uses_val}"
         )
+
+
+class Asked(NamedTuple):
+    """A model that gets prompts, in which form, and where it will be; `key` names its source."""
+
+    key: str
+    folder: Path | None
+    prompt_format: str
+    positions: int | None
+
+
+class Limit(NamedTuple):
+    """Settings whose tokens stand in one row with those of a prompt's frame, the most that such a row may have, and why."""
+
+    keys: str
+    tokens: int
+    most: int
+    why: str
+
+
+def check_lengths(config: Config, exactly: bool = False) -> None:
+    """UserError where the longest prompt leaves no room for a reply: in a row, or in the positions of a model.
+
+    A prompt is a frame and a context of up to data.max_context_tokens. No tokenizer makes fewer tokens of a frame than it
+    has words.
+
+    Args:
+        exactly: count the frame's tokens with the tokenizers that are here, which takes a moment.
+    """
+    base, *others = _asked(config)
+    if base.positions is not None and config.data.max_seq_length > base.positions:
+        raise UserError(
+            f"data.max_seq_length: {config.data.max_seq_length} tokens are more than the {base.positions} positions of"
+            f" {base.key}; lower it, or take a model with more"
+        )
+    _check_room(config, base, [*_limits_of_rows(config), *_limits_of(base, config)], exactly)
+    for other in others:
+        _check_room(config, other, _limits_of(other, config), exactly)
+
+
+def longest_prompt(config: Config) -> int:
+    """The tokens of the longest prompt that leaves room for a reply in every row."""
+    context = config.data.max_context_tokens
+    return min(limit.most - (limit.tokens - context) for limit in _limits_of_rows(config))
+
+
+def _limits_of_rows(config: Config) -> list[Limit]:
+    data = config.data
+    shortest = data.max_context_tokens + data.min_tokens
+    row = Limit(
+        "data.max_context_tokens + data.min_tokens",
+        shortest,
+        data.max_seq_length,
+        f"data.max_seq_length {data.max_seq_length}",
+    )
+    lengths = {
+        key_path("models", name): config.recipe_of(name)["max_length"]
+        for name, model in config.models.items()
+        if model.method == "dpo"
+    }
+    return [
+        row,
+        *(_sampled(config, most, f"max_length {most} of {key}") for key, most in lengths.items()),
+    ]
+
+
+def _limits_of(asked: Asked, config: Config) -> list[Limit]:
+    if asked.positions is None:
+        return []
+    return [_sampled(config, asked.positions, f"{asked.positions} positions of {asked.key}")]
+
+
+def _sampled(config: Config, most: int, why: str) -> Limit:
+    """The limit of a row with a sampled reply."""
+    tokens = config.sampling.max_new_tokens + config.data.max_context_tokens
+    return Limit("sampling.max_new_tokens + data.max_context_tokens", tokens, most, why)
+
+
+def _asked(config: Config) -> Iterator[Asked]:
+    """The base model, and the players of the evaluation that are other models or are asked in another form."""
+    source, own = config.models[BASE].source, config.data.prompt_format
+    folder = None if source == "standin" else Path(model_folder(source))
+    positions = 4 * config.standin.max_length if folder is None else positions_of(folder)
+    yield Asked(key_path("models", BASE), folder, own, positions)
+    for name, other in config.evaluation.other_players.items():
+        key = key_path("evaluation", "other_players", name)
+        if other.source is not None:
+            there = Path(model_folder(other.source))
+            yield Asked(key, there, other.prompt_format, positions_of(there))
+        elif other.model is not None:
+            yield Asked(key, folder, other.prompt_format, positions)
+
+
+def positions_of(folder: Path) -> int | None:
+    """How many tokens a model takes, by its config.json; None where that is not here, or does not say.
+
+    Whoever loads the model names a file that cannot be read.
+    """
+    content = None
+    with suppress(UserError, OSError):
+        content = read_json(folder / "config.json")
+    if not isinstance(content, dict):
+        return None
+    content = content.get("text_config") or content
+    named = (content.get(key) for key in ("max_position_embeddings", "n_positions"))
+    return next((value for value in named if isinstance(value, int) and value > 0), None)
+
+
+def _check_room(config: Config, asked: Asked, limits: list[Limit], exactly: bool) -> None:
+    """UserError where a frame and what a limit names are more than it allows."""
+    sources = {"cmv", *(["p4g"] if config.data.use_p4g else [])}
+    exact = exactly and asked.folder is not None and (asked.folder / "tokenizer.json").is_file()
+    if exact:
+        from persuasion_rl.prompts.tokens import TextTokenizer
+
+        tokenizer = TextTokenizer(asked.folder, asked.prompt_format)
+        frame = max(map(tokenizer.frame_tokens, sources))
+    elif asked.prompt_format == PLAIN.name:
+        frame = max(len(PLAIN.render("", source).split()) for source in sources)
+    else:
+        frame = max(len(f"{SYSTEM} {TASKS[source]}".split()) for source in sources)
+    for limit in limits:
+        if frame + limit.tokens > limit.most:
+            raise UserError(
+                f"{limit.keys}: {limit.tokens} and a prompt's frame of {frame} tokens{'' if exact else ' or more'} do not fit"
+                f" {limit.why}; lower one of them by {frame + limit.tokens - limit.most}"
+            )

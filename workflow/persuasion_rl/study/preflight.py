@@ -1,4 +1,4 @@
-"""Checks before the first job of a run what it needs: a GPU, a key, a place that keeps paid answers."""
+"""Checks before the first job of a run what it needs: a GPU, a key, a place that keeps paid answers, room for rows."""
 
 import os
 import sys
@@ -12,6 +12,7 @@ from persuasion_rl.runtime.keys import check_hub_token, key_for
 from persuasion_rl.runtime.leases import visible_devices
 from persuasion_rl.study.checks import check_publication
 from persuasion_rl.study.names import BASE
+from persuasion_rl.study.plan_checks import check_lengths
 from persuasion_rl.study.recorded import naming
 from persuasion_rl.study.rules import refuse_files_as_folders, written_by
 from persuasion_rl.study.study import Study
@@ -25,6 +26,8 @@ def check(study: Study, workflow: Any) -> None:
     jobs = list(workflow.dag.needrun_jobs())
     _refuse_files_as_folders(jobs)
     _refuse_to_publish(study, jobs)
+    if not workflow.touch:
+        _refuse_long_rows(study)
     if workflow.non_local_exec:
         _refuse_to_lose_answers(study, jobs, workflow.storage_settings)
     else:
@@ -38,6 +41,14 @@ def _refuse_files_as_folders(jobs: Iterable[Any]) -> None:
         refuse_files_as_folders(path for job in jobs for path in written_by(job))
     except UserError as error:
         sys.exit(f"error: {error}")
+
+
+def _refuse_long_rows(study: Study) -> None:
+    """End if a model that is here has a tokenizer, chat template or length that the plan's rows do not fit."""
+    try:
+        check_lengths(study.config, exactly=True)
+    except UserError as error:
+        sys.exit(f"{study.file}: {error}")
 
 
 def _refuse_to_publish(study: Study, jobs: Iterable[Any]) -> None:

@@ -1,10 +1,14 @@
 """Refuses recipes that a trainer would refuse hours later, when it starts, and settings that it would silently ignore."""
 
+from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 from persuasion_rl.files import UserError
+from persuasion_rl.study.base_folder import linear_modules
 from persuasion_rl.study.config import Config
-from persuasion_rl.study.names import BASE
+from persuasion_rl.study.names import BASE, is_local, model_folder
+from persuasion_rl.study.recipes import Model
 
 ONLY_OF = {
     **dict.fromkeys(("beta", "label_smoothing", "loss_type", "loss_weights"), ("dpo",)),
@@ -20,6 +24,19 @@ NEVER_SET = {
     "precompute_ref_log_probs": "the reference is computed once anyway",
 }
 """trl arguments that a recipe cannot set, and why."""
+NOT_ADAPTED = {
+    **dict.fromkeys(
+        ("lm_head", "embed_out", "output_layer"),
+        "trl computes the head from its own weights alone, so an adapter of it would never learn",
+    ),
+    **dict.fromkeys(
+        ("embed_tokens", "embed_in", "wte", "wpe", "word_embeddings"),
+        "many models have one matrix for embeddings and head, and an adapter would be merged into both",
+    ),
+    "score": "the delta judge trains it as a whole anyway",
+    "all-linear": "name the modules, as the base model names them",
+}
+"""Names in lora_target_modules that no adapter is for, and why."""
 
 
 LOADS_BEST = ("sft", "reward")
@@ -59,6 +76,7 @@ def _check_recipe(
                 else f"it means something for {' and '.join(ONLY_OF[name])} only"
             )
             raise UserError(f"{key}.{name}: {why}")
+    _check_target_modules(key, key_settings.get("lora_target_modules", ()), config.models[BASE])
     longest_row = config.data.max_seq_length
     if recipe["max_length"] < longest_row:
         raise UserError(
@@ -76,6 +94,23 @@ def _check_recipe(
                 " (null where it is inherited)"
             )
     _check_losses(key, recipe)
+
+
+def _check_target_modules(key: str, names: Iterable[str], base: Model) -> None:
+    """UserError where a module cannot be adapted, or is not in a base model that is a local folder."""
+    here = base.source != "standin" and is_local(base.source)
+    modules = linear_modules(Path(model_folder(base.source))) if names and here else None
+    for name in names:
+        if name in NOT_ADAPTED:
+            raise UserError(
+                f"{key}.lora_target_modules: {name!r} cannot be adapted: {NOT_ADAPTED[name]}; take projections of"
+                " layers, as q_proj"
+            )
+        if modules is not None and name not in modules:
+            raise UserError(
+                f"{key}.lora_target_modules: the base model has no module {name!r} to adapt; there are"
+                f" {', '.join(sorted(modules))}"
+            )
 
 
 def _check_schedule(key: str, recipe: dict[str, Any]) -> None:

@@ -15,6 +15,7 @@ from persuasion_rl.study.section import (
     Section,
     Seed,
     Share,
+    Threads,
     Unique,
     Word,
     check_name,
@@ -158,3 +159,4 @@ class Standin(Section):
     max_steps: Count = Field(1000, description="Optimizer steps.")
     per_device_train_batch_size: Count = Field(8, description="Texts a step.")
     learning_rate: Positive = Field(0.005, description="Peak learning rate.")
+    threads: Threads = Field(2, description="CPU threads that it is trained with.")

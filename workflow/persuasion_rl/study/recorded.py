@@ -1,6 +1,7 @@
 """Studies that were made: their folders, and the configuration that they were made with."""
 
 import os
+import re
 import shlex
 from contextlib import suppress
 from pathlib import Path
@@ -13,12 +14,13 @@ from persuasion_rl.study.checks import check_lineage
 from persuasion_rl.study.config import Config
 from persuasion_rl.study.mistakes import message
 from persuasion_rl.study.names import BASE, model_folder
-from persuasion_rl.study.parsing import keys_of_file, read_config_file
+from persuasion_rl.study.parsing import keys_of_file, read_config_file, shortened
 
 DEFAULT_FILE = Path("config/config.yaml")
 """The study's file that Snakemake reads where none is named."""
 IN_CHECKOUT = "run this in the checkout, the folder with the Snakefile"
 
+STUDY_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,99}")
 MADE = (
     "processed",
     "splits",
@@ -38,17 +40,27 @@ def study_folder(name: str) -> Path:
     Raises:
         UserError: there is no such study; the message names those that exist.
     """
-    by_name, by_path = Path("results") / name, Path(name)
-    if by_path.name == name and (by_name / "config.yaml").is_file():
-        return by_name.resolve()
-    if (by_path / "config.yaml").is_file() and any((by_path / part).is_dir() for part in MADE):
-        return by_path.resolve()
-    names = sorted(path.parent.name for path in Path("results").glob("*/config.yaml"))
-    study = Path(name).name
+    by_name, by_path = os.path.join("results", name), name
+    if name and os.path.basename(name) == name and os.path.isfile(f"{by_name}/config.yaml"):
+        return Path(by_name).resolve()
+    parts = [f"{by_path}/{part}" for part in MADE]
+    if name and os.path.isfile(f"{by_path}/config.yaml") and any(map(os.path.isdir, parts)):
+        return Path(by_path).resolve()
+    found = sorted(path for path in Path("results").glob("*/config.yaml") if path.is_file())
+    there = (
+        f"there {'are ' + ', '.join(path.parent.name for path in found) if found else 'is none'}"
+    )
+    study = os.path.basename(os.path.normpath(name))
+    if not STUDY_NAME.fullmatch(study):
+        raise UserError(f"{shortened(name)}: no name or folder of a study that was made; {there}")
+    record = f"results/{study}/config.yaml"
+    if os.path.isdir(record):
+        raise UserError(
+            f"{record}: a folder, where the study's settings are recorded: move it away"
+        )
     making = command_for(study, "unattended --cores all")
     raise UserError(
-        f"{name}: no study that was made (results/{study}/config.yaml is not there; {making} makes it);"
-        f" there {'are ' + ', '.join(names) if names else 'is none'}"
+        f"{name}: no study that was made ({record} is not there; {making} makes it); {there}"
     )
 
 
@@ -72,8 +84,11 @@ def from_here(file: Path) -> Path:
 
 
 def naming(file: Path) -> str:
-    """The option that names a study's file in a command; empty for the default file."""
-    file = from_here(file)
+    """The option that names a study's file in a command for the checkout; empty for the default file.
+
+    Away from the checkout it is the whole path.
+    """
+    file = from_here(file) if Path("Snakefile").is_file() else file.absolute()
     return "" if file == DEFAULT_FILE else f" --configfile {shlex.quote(str(file))}"
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from persuasion_rl.files import UserError
+from persuasion_rl.runtime.machine import memory
 
 
 def branch_of(scope: str) -> str:
@@ -74,6 +75,21 @@ def grows_with_attempt(amount: int | str) -> Callable[..., int | str]:
     return lambda wildcards, attempt: f"{attempt * int(amount[:-1])}{amount[-1]}"
 
 
+MEMORY_SHARE = 0.8
+"""The share of this machine's memory that running jobs may ask for together."""
+
+
+def limit_memory(workflow: Any) -> None:
+    """Tell Snakemake how much memory this machine has, so that jobs that do not fit side by side run one after the other.
+
+    A limit of the user's (`--resources mem_mb=...`, a profile's) stays, and a cluster has its own. A job that asks for more
+    than there is runs alone.
+    """
+    given = {"mem_mb", "mem_mib", "mem"} & {*workflow.global_resources}
+    if workflow.local_exec and not given:
+        workflow.global_resources["mem_mb"] = int(MEMORY_SHARE * memory() / 1e6)
+
+
 def judging_time(judge: str | None, runtime: str, attempt: int) -> str:
     """How long judging may take: a batch of the judge llm a day, and asking it as long as limits demand.
 
@@ -83,11 +99,10 @@ def judging_time(judge: str | None, runtime: str, attempt: int) -> str:
 
 
 def launcher(gpus: int) -> str:
-    """How a training starts: one process a GPU."""
+    """How a training starts: one process a GPU. torch's own launcher reads no configuration of the user's."""
     if gpus < 2:
         return "python -m"
     return (
         f"python -m persuasion_rl.runtime.leases {gpus}"
-        f" accelerate launch --multi_gpu --num_processes {gpus} --num_machines 1"
-        " --mixed_precision no --dynamo_backend no --main_process_port 0 --module"
+        f" python -m torch.distributed.run --standalone --nproc-per-node {gpus} -m"
     )

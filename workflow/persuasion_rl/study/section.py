@@ -198,6 +198,8 @@ Integer = Annotated[int, Field(le=LARGEST), WHOLE]
 """A whole number; 512.0 is 512."""
 Natural = Annotated[int, Field(ge=0, le=LARGEST), WHOLE]
 Count = Annotated[int, Field(ge=1, le=LARGEST), WHOLE]
+Threads = Annotated[int, Field(ge=1, le=1024), WHOLE]
+"""A number of CPU threads."""
 Whole = Annotated[int, WHOLE]
 """A whole number whose limits the section sets."""
 MOST_ROWS = 10_000_000

@@ -31,10 +31,7 @@ class Assumptions:
     supervised_share: float
     delta_pairs: int
     peak_share: float
-    largest_rule_gb: int
-    system_gb: int
     cuda_gb: float
-    head_tile: list[int]
     corpus_gb: dict[str, float]
     other_corpus_gb: float
     hub_model_gb: float

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from persuasion_rl.files import UserError, file_digest, read_json
+from persuasion_rl.files import as_made, file_digest, read_json
 from persuasion_rl.report.judge_findings import interval_text
 from persuasion_rl.report.plotting import number
 from persuasion_rl.settings import flat
@@ -106,12 +106,8 @@ def _data_facts(folder: Path) -> dict[str, int | str]:
     facts: dict[str, int | str] = {}
     for pattern, facts_in in FACTS.items():
         for path in sorted(folder.glob(pattern)):
-            try:
+            with as_made(path):
                 facts |= facts_in(path.stem, read_json(path))
-            except (AttributeError, LookupError, TypeError):
-                raise UserError(
-                    f"{path}: not as the workflow writes it: delete it and run the workflow, which makes it again"
-                ) from None
     for name in ("splits/sft_train.jsonl", "preferences/final_eval_prompts.jsonl"):
         if (folder / name).is_file():
             facts[name] = f"SHA-256 {file_digest(folder / name)[:12]}"

@@ -16,22 +16,22 @@ from urllib.error import HTTPError
 from urllib.request import Request as UrlRequest
 from urllib.request import urlopen
 
-import psutil
-
 from persuasion_rl.annotation.plan import pair_id, tally
 from persuasion_rl.annotation.store import read_answers
 from persuasion_rl.files import UserError
 from persuasion_rl.records import ResponsePair, read_rows
 from persuasion_rl.report.costs import costs_of
 from persuasion_rl.runtime.keys import VARIABLES, is_loopback
+from persuasion_rl.runtime.machine import cores, free_memory, memory
 from persuasion_rl.study.loading import load_config_file
-from persuasion_rl.study.names import BASE, MODEL_FILES, model_folder
+from persuasion_rl.study.model_size import QWEN, size_in
+from persuasion_rl.study.names import BASE, CORPUS_FILES, model_files, model_folder
 from persuasion_rl.study.recorded import IN_CHECKOUT, naming
+from persuasion_rl.study.rules import MEMORY_SHARE
 from persuasion_rl.study.section import check_address
 from persuasion_rl.study.study import Study
 from persuasion_rl.tools.assumptions import ASSUMED
 from persuasion_rl.tools.gpu_memory import Need, trainings
-from persuasion_rl.tools.model_size import QWEN, size_of
 from persuasion_rl.tools.workload import assumed, estimates
 from persuasion_rl.training.batches import HEADROOM
 
@@ -72,11 +72,12 @@ def _machine(study: Study) -> Iterator[Finding]:
 
     version = ".".join(map(str, sys.version_info[:3]))
     yield Finding("Python", f"{version}, torch {torch.__version__}")
-    memory = psutil.virtual_memory()
-    total, free = memory.total / 2**30, memory.available / 2**30
-    few = f"; {turns}" if (turns := taking_turns(study, total)) else ""
+    total, free = memory() / 2**30, free_memory() / 2**30
+    shared = MEMORY_SHARE * total
     yield Finding(
-        "memory", f"{total:.0f} GB, {free:.0f} GB of it free, {os.cpu_count()} cores{few}"
+        "memory",
+        f"{total:.0f} GB, {free:.0f} GB of it free, {cores()} cores; jobs run side by side as long as they ask for"
+        f" {shared:.0f} GB together",
     )
     parts = footprint(study)
     room, needed = shutil.disk_usage(".").free / 2**30, sum(parts.values())
@@ -86,21 +87,6 @@ def _machine(study: Study) -> Iterator[Finding]:
     devices = _gpus()
     yield _gpu(study, devices)
     yield from gpu_memory(study, devices)
-
-
-def taking_turns(study: Study, total: float) -> str:
-    """The state of a machine with little memory: the largest rules then run alone."""
-    if total >= ASSUMED.largest_rule_gb or study.models[BASE].source == "standin":
-        return ""
-    return (
-        f"the largest rules ask for {ASSUMED.largest_rule_gb}: with `--resources {limit(total)}` nothing runs beside one that"
-        " asks for more than there is"
-    )
-
-
-def limit(total: float) -> str:
-    """The limit on memory of all running jobs for `--resources`, on a machine with `total` GB."""
-    return f"mem_mb={max(1, round(total - ASSUMED.system_gb)) * 1000}"
 
 
 def footprint(study: Study) -> dict[str, float]:
@@ -153,7 +139,7 @@ def gpu_memory(study: Study, devices: list[tuple[str, float]]) -> Iterator[Findi
     """The estimated GPU memory of each training, compared with the GPUs of this machine (GB)."""
     if study.config.device == "cpu" or study.models[BASE].source == "standin":
         return
-    size = size_of(study) or QWEN
+    size = size_in(study.base_folder) or QWEN
     names: dict[tuple[str, str], list[str]] = {}
     for training in trainings(study):
         need = Need.of(training, size)
@@ -176,7 +162,7 @@ def _corpora(study: Study, named: str) -> Iterator[Finding]:
         return
     folder = Path(study.config.corpora_dir or "resources/corpora")
     for name in _corpus_names(study):
-        if (folder / name / "utterances.jsonl").is_file():
+        if all((folder / name / file).is_file() for file in CORPUS_FILES):
             yield Finding(f"corpus {name}", f"in {folder}")
         elif study.config.corpora_dir:
             todo = f"put it into {folder}, or leave corpora_dir out to download it"
@@ -201,7 +187,7 @@ def _models(study: Study, named: str) -> Iterator[Finding]:
         yield Finding("base model", "a stand-in, made by the study")
     for source in _sources(study):
         folder = Path(model_folder(source))
-        if all((folder / name).is_file() for name in MODEL_FILES):
+        if all(map(os.path.isfile, model_files(source))):
             yield Finding(f"model {source}", f"in {folder}")
         else:
             target, hub = f"{folder}/config.json", os.environ.get("HF_ENDPOINT", HUB)
@@ -288,18 +274,14 @@ def next_step(study: Study, findings: list[Finding], file: Path) -> str:
             return f"{finding.what}: {finding.todo}"
     results = Path("results", study.name)
     named = naming(file)
-    total = psutil.virtual_memory().total / 2**30
-    few = limit(total) if taking_turns(study, total) else ""
-    cores = "--cores all" + (f" --resources {few}" if few else "")
-    run, where = cores, ""
+    run, where = "--cores all", ""
     if study.models[BASE].source != "standin" and study.config.device != "cpu":
         here = any(f.what == "GPU" and not f.state.startswith("none") for f in findings)
-        # A list on the command line replaces that of the profile.
-        run = "--profile aws-gpu" + (f" --resources gpu=1 {few}" if few and here else "")
+        run = "--profile aws-gpu"
         where = "" if here else ", on a machine with a GPU"
     waiting = study.waits_for_people
     if not (results / "splits/summary.json").is_file():
-        return f"the data and a page about it: `snakemake data {cores}{named}`"
+        return f"the data and a page about it: `snakemake data --cores all{named}`"
     if waiting and not (results / "preferences/human_pool_responses.jsonl").is_file():
         return f"all that needs no person: `snakemake unattended {run}{named}`{where}"
     if waiting and not _have_labelled(study, results):

@@ -4,10 +4,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from persuasion_rl.study.memory import FOUR_BITS, HALF, training_bytes
+from persuasion_rl.study.model_size import Size
 from persuasion_rl.study.names import BASE
 from persuasion_rl.study.study import Study
 from persuasion_rl.tools.assumptions import ASSUMED
-from persuasion_rl.tools.model_size import Size
 
 
 @dataclass(frozen=True)
@@ -75,34 +76,20 @@ class Need:
 def training_memory(
     method: str, recipe: dict, shape: dict, size: Size, rows: int, checkpointing: bool
 ) -> float:
-    """The estimated peak of GPU memory in an update, in GB; it was not measured on a GPU.
-
-    Weights take 2 bytes, or 4.127 bits in the layers and 4 bytes in the embedding with use_4bit (NF4 quantised twice,
-    Dettmers et al. 2023, arXiv:2305.14314). An adapter's weights, gradients and Adam's two moments take 4 bytes each, and
-    DPO's reference is a frozen copy of it. What a layer keeps for the backward pass is counted in the manner of Korthikanti
-    et al. (2022, arXiv:2205.05198, section 4), from what autograd keeps for this code in 16 bits (a test recounts it): 24
-    bytes a token for each unit of the width, 6 for each of the MLP, 4 for each input of an adapted module, and nothing of
-    attention's matrices. Checkpointed gradients leave a layer's input (2 bytes), and all of it of one layer. Whole logits
-    never exist (trl's fused head works in tiles), nor does padding. Every row is counted with the greatest length.
+    """The estimated peak of GPU memory in an update, in GB (`study.memory.training_bytes`); it was not measured on a GPU.
 
     Args:
         recipe: the recipe of the training. shape: the recipe with the adapter's shape.
-        rows: rows at once; for DPO and the delta judge, pairs.
+        rows: rows at once; for DPO and the delta judge, pairs. Every row is counted with the greatest length.
     """
-    in_four_bits = recipe.get("use_4bit", False)
-    per_weight, per_entry = (4.127 / 8, 4) if in_four_bits else (2, 2)
-    weights = size.backbone * per_weight + size.head * per_entry
-    modules = shape["lora_target_modules"]
-    adapter = size.adapter(shape["lora_r"], modules) * 4 * (5 if method == "dpo" else 4)
     tokens = rows * recipe["max_length"] * (1 if method == "sft" else 2)
-    inputs = sum(size.linear[name][0] for name in modules if name in size.linear)
-    layer = tokens * (24 * size.width + 6 * size.inner + 4 * inputs)
-    activation_bytes = (
-        size.layers * tokens * 2 * size.width + layer if checkpointing else size.layers * layer
+    needed = training_bytes(
+        method,
+        size,
+        shape,
+        tokens=tokens,
+        labelled=tokens,
+        checkpointing=checkpointing,
+        numbers=FOUR_BITS if recipe.get("use_4bit") else HALF,
     )
-    # Hidden states and their gradients, in 16 bits and in 32; the classifier has no vocabulary.
-    head = tokens * 8 * size.width
-    if method != "reward":
-        tile_tokens, tile_entries = ASSUMED.head_tile
-        head += 2 * min(tokens, tile_tokens) * min(size.vocab, tile_entries)
-    return (weights + adapter + activation_bytes + head) / 2**30 + ASSUMED.cuda_gb
+    return needed / 2**30 + ASSUMED.cuda_gb

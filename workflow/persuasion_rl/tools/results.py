@@ -10,12 +10,14 @@ study.config["seed"]
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from persuasion_rl.files import UserError, read_jsonl
+from persuasion_rl.study.parsing import shortened
 from persuasion_rl.study.recorded import recorded_settings
 from persuasion_rl.tables import read_table
 
@@ -141,10 +143,14 @@ def load_study(study: str | Path) -> StudyResults:
         UserError: there is no such study; the message names those that exist.
     """
     for folder in (Path("results") / study, Path(study)):
-        if folder.is_dir() and (_tables(folder) or _rows(folder)):
+        # Of a name that is too long os.path says that it is not there; pathlib raises.
+        if str(study) and os.path.isdir(folder) and (_tables(folder) or _rows(folder)):
             return StudyResults(folder)
     names = sorted(path.name for path in Path("results").glob("*") if path.is_dir())
-    raise UserError(f"{study}: no study with results; under results/: {', '.join(names) or 'none'}")
+    named = (
+        str(study) if str(study).isprintable() and 0 < len(str(study)) <= 200 else shortened(study)
+    )
+    raise UserError(f"{named}: no study with results; under results/: {', '.join(names) or 'none'}")
 
 
 def _tables(folder: Path) -> dict[str, Callable[[], DataFrame]]:
@@ -173,6 +179,11 @@ def _rows(folder: Path) -> dict[str, dict[str, Path]]:
 
 def _flat(path: Path, first: dict[str, str]) -> Iterator[dict[str, Any]]:
     """The rows of a file with `metadata` spread out; keys of the row itself override those of its metadata."""
-    for row in read_jsonl(path):
-        metadata = row.pop("metadata", {})
-        yield first | row | {key: metadata[key] for key in metadata if key not in {*first, *row}}
+    try:
+        for row in read_jsonl(path):
+            metadata = row.pop("metadata", {})
+            yield (
+                first | row | {key: metadata[key] for key in metadata if key not in {*first, *row}}
+            )
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror or error})") from None

@@ -2,10 +2,10 @@
 
 from typing import Any
 
+from persuasion_rl.study.model_size import QWEN, Size, size_in
 from persuasion_rl.study.names import BASE, HUMAN
 from persuasion_rl.study.study import Study
 from persuasion_rl.tools.assumptions import ASSUMED
-from persuasion_rl.tools.model_size import QWEN, Size, size_of
 
 DEFAULT_EPOCHS = 3
 """Passes over the data without max_steps and num_train_epochs in the recipe: the default of transformers."""
@@ -13,7 +13,7 @@ DEFAULT_EPOCHS = 3
 
 def workload(study: Study) -> dict[str, float]:
     """The most FLOPs of a study's work with its models, by stage; pools may shrink."""
-    size = size_of(study) or QWEN
+    size = size_in(study.base_folder) or QWEN
     pools = study.pool_sizes()
     longest = study.config.sampling.max_new_tokens
     flops = {f"train {name}": _training(study, name, size) for name in study.models if name != BASE}
@@ -92,7 +92,11 @@ def estimates(study: Study) -> list[list[str]]:
 
 def assumed(study: Study) -> str:
     """The assumptions behind the estimates, in a sentence."""
-    size = "the base model's size by its config.json" if size_of(study) else "Qwen2.5-0.5B's size"
+    size = (
+        "the base model's size by its config.json"
+        if size_in(study.base_folder)
+        else "Qwen2.5-0.5B's size"
+    )
     return (
         f"Estimates, not measured: {size}, {ASSUMED.row_tokens} tokens a row, {ASSUMED.delta_pairs:,} delta pairs,"
         f" {ASSUMED.peak_share:.0%} of each GPU's 16-bit peak; sampling is often slower. Prices: {ASSUMED.prices_are}."

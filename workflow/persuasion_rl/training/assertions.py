@@ -5,6 +5,7 @@ from itertools import groupby
 from operator import itemgetter
 
 from persuasion_rl.files import check
+from persuasion_rl.models.plain import LAST, plain_log_probs, refuse_difference
 from persuasion_rl.runtime.command import note
 from persuasion_rl.training.tokenize import Tokens
 
@@ -97,3 +98,45 @@ def assert_effective_batch(trainer, effective: int) -> None:
         rows == effective,
         f"an update would have {rows} rows, and effective_batch_size is {effective}",
     )
+
+
+def assert_as_plain(what: str, model, sequences: list[list[int]]) -> None:
+    """Check that a model in its layout of batches computes what transformers computes for each row alone.
+
+    Args:
+        what: the stage, for the message.
+        model: one of `unpadding.compute_without_padding`; a language model has trl's fused head.
+        sequences: the token ids of two rows or more; if batches hold pairs, the two rows of a pair.
+
+    Raises:
+        UserError: it computes something else.
+    """
+    import torch
+    from torch.nn.utils.rnn import pad_sequence
+
+    from persuasion_rl.training.unpadding import as_it_is
+
+    trains = model.training
+    model.eval()
+    rows = [torch.tensor(ids, device=model.device) for ids in sequences]
+    pad = model.config.pad_token_id or 0  # a classifier finds the end of a row by it
+    batch = {
+        "input_ids": pad_sequence(rows, batch_first=True, padding_value=pad),
+        "attention_mask": pad_sequence([torch.ones_like(row) for row in rows], batch_first=True),
+    }
+    classifies = model.get_base_model().get_output_embeddings() is None
+    with torch.no_grad():
+        if classifies:
+            own = list(model(**batch).logits)
+            with as_it_is(model):
+                plain = [model(input_ids=row[None]).logits[0] for row in rows]
+        else:
+            labels = batch["input_ids"].masked_fill(batch["attention_mask"] == 0, -100)
+            for row, ids in zip(labels, sequences, strict=True):
+                row[: max(1, len(ids) - LAST)] = -100
+            output = model(**batch, labels=labels, fused_lm_head=True)
+            own = [values[mask] for values, mask in zip(output.log_probs, output.label_mask.bool(), strict=True)]  # fmt: skip
+            with as_it_is(model):
+                plain = [plain_log_probs(model, ids) for ids in sequences]
+    model.train(trains)
+    refuse_difference(what, model, own, plain)

@@ -1,16 +1,24 @@
-"""Decides how many rows a device takes at once, so that an update always has as many as the recipe says."""
+"""Decides how many rows a device takes at once, so that an update always has as many as the recipe says.
 
+Rows at once change the order of sums, the last bits of a result: recipe.json records them, and a training that goes on
+divides an update as it began.
+"""
+
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from persuasion_rl.files import UserError, read_json, write_json
 from persuasion_rl.runtime.command import note
+from persuasion_rl.runtime.environment import PROCESSES
+from persuasion_rl.runtime.machine import free_memory
+from persuasion_rl.study.memory import CPU_ROWS, FLOAT32, training_bytes
+from persuasion_rl.study.model_size import size_of
+from persuasion_rl.training.tokenize import RESPONSES, Tokens
 
 HEADROOM = 0.9
-"""The share of a GPU's memory that the largest batch may take; the allocator needs the rest."""
-CPU_ROWS = 8
-"""Rows at once on a CPU; more are not faster."""
+"""The share of memory that the largest batch may take; the allocator needs the rest."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +60,7 @@ def fitting_batches(
 
     Args:
         attempt: runs a step on the given number of the longest rows, with gradient checkpointing or without.
-        per_device_rows: the recipe's `per_device_train_batch_size`. If it is set, it is the most, and nothing is tried.
+        per_device_rows: the recipe's `per_device_train_batch_size`. If it is set, it is the most.
         remembered: a file that keeps the result, so that a resumed training divides an update as before.
     """
     from accelerate import PartialState
@@ -65,7 +73,7 @@ def fitting_batches(
     most = per_device_rows or (CPU_ROWS if device == "cpu" else effective)
     candidates = candidate_rows(effective, state.num_processes, most)
     rows = candidates[0]
-    if per_device_rows is None:
+    if not remembered.is_file():
         fitting = _largest(attempt, candidates, gradient_checkpointing, device)
         if fitting is None and not gradient_checkpointing:
             note("not one row fits: gradients are checkpointed from here on")
@@ -77,6 +85,10 @@ def fitting_batches(
                 " data.max_seq_length, or set use_4bit: true"
             )
         rows = fitting
+        if per_device_rows is not None and rows < candidates[0]:
+            note(
+                f"per_device_train_batch_size: {per_device_rows} do not fit, {rows} are taken at once"
+            )
     decision = [(rows, gradient_checkpointing)]
     if state.num_processes > 1:  # devices may differ; the first process decides
         broadcast_object_list(decision)
@@ -115,3 +127,41 @@ def _largest(attempt, candidates: list[int], checkpointing: bool, device: str) -
             clear_device_cache(garbage_collection=True)
         note(f"{rows} rows at once do not fit in memory")
     return None
+
+
+def refuse_beyond_memory(
+    model, method: str, tokens: Tokens, rows: int, checkpointing: bool
+) -> None:
+    """MemoryError if an update with the longest rows would not fit the memory that is free, by the estimate.
+
+    On a CPU nothing can be tried: where memory runs out, the kernel ends the process.
+
+    Args:
+        model: as it is loaded, with its adapter.
+        rows: rows at once; for DPO and the delta judge, pairs.
+    """
+    size = size_of(model.get_base_model().config.to_dict())
+    if size is None:
+        return
+    adapter = model.peft_config["default"]
+    shape = {"lora_r": adapter.r, "lora_target_modules": sorted(adapter.target_modules)}
+    prompts = tokens.columns["prompt_ids"]
+    responses = [tokens.columns[name] for name in RESPONSES if name in tokens.columns]
+    lengths = [
+        (sum(map(len, each)), len(prompt))
+        for prompt, *each in zip(prompts, *responses, strict=True)
+    ]
+    longest = (sorted(lengths, key=sum, reverse=True) * rows)[:rows]
+    needed = training_bytes(
+        method,
+        size,
+        shape,
+        tokens=sum(map(sum, longest)),
+        labelled=sum(labelled for labelled, _ in longest),
+        checkpointing=checkpointing,
+        numbers=FLOAT32,
+    )
+    needed -= size.parameters * FLOAT32.weight  # loaded already
+    processes = int(os.environ.get(PROCESSES, 1))  # they share the machine
+    if processes * needed > HEADROOM * free_memory():
+        raise MemoryError

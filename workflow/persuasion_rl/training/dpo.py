@@ -13,7 +13,12 @@ from persuasion_rl.runtime.command import note, stage
 from persuasion_rl.runtime.lock import locked
 from persuasion_rl.statistics.intervals import wilson
 from persuasion_rl.training.arguments import JobArguments, PolicyArguments
-from persuasion_rl.training.assertions import assert_batch, assert_effective_batch, assert_trainable
+from persuasion_rl.training.assertions import (
+    assert_as_plain,
+    assert_batch,
+    assert_effective_batch,
+    assert_trainable,
+)
 from persuasion_rl.training.recipe import split_recipe
 from persuasion_rl.training.tokenize import Tokens
 
@@ -72,6 +77,7 @@ def train_dpo(*, job: JobArguments, policy: PolicyArguments, **recipe: Any) -> d
         )
         assert_effective_batch(trainer, batching["effective"])
         assert_batch(trainer, tokenizer, data["train"])
+        assert_as_plain("dpo", trainer.model, data["train"].longest(1))
         assert_start(trainer, trainer.args.beta)
         return training.train_and_write(
             run,

@@ -8,7 +8,10 @@ import time
 
 from persuasion_rl.files import UserError, check
 from persuasion_rl.models.devices import peak_flops
+from persuasion_rl.models.following import follow
+from persuasion_rl.runtime.progress import Progress
 from persuasion_rl.training.checkpoints import EvaluationStopped
+from persuasion_rl.training.means import Means, counts_of
 from persuasion_rl.training.unpadding import Workload
 
 
@@ -104,6 +107,53 @@ def monitored(trainer_class: type) -> type:
     class Monitored(trainer_class):
         meter: Meter | None = None
 
+        def __init__(self, *args, **kwargs):
+            self._means = {"train": Means(), "eval": Means()}
+            self.progress = Progress("training")
+            follow(kwargs["model"], Progress("reading"), self.progress)
+            super().__init__(*args, **kwargs)
+
+        def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+            counts = counts_of(inputs)
+            result = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+            mode = "train" if self.model.training else "eval"
+            loss = (result[0] if return_outputs else result).item()
+            if num_items_in_batch is not None and "labels" in inputs:
+                # The batch's part of the loss of an update, whose tokens are those of all processes.
+                shared = (
+                    self.accelerator.num_processes if self.args.average_tokens_across_devices else 1
+                )
+                loss *= float(num_items_in_batch) / shared / max(1, counts["tokens"])
+            self._means[mode].add(
+                *self._of_all_processes(loss, counts), self._sft_loss(mode, counts)
+            )
+            return result
+
+        def _of_all_processes(self, loss: float, counts: dict) -> tuple[float, dict]:
+            if self.accelerator.num_processes == 1:
+                return loss, counts
+            sums = [loss * counts["pairs"], *counts.values()]
+            total = self.accelerator.reduce(torch.tensor(sums, device=self.args.device), "sum")
+            summed, *all_counts = total.tolist()
+            counts = dict(zip(counts, all_counts, strict=True))
+            return summed / max(1, counts["pairs"]), counts
+
+        def _sft_loss(self, mode: str, counts: dict) -> float:
+            """The part of a DPO's loss that is trl's "sft": a mean over the tokens of all chosen responses of a batch."""
+            weights = dict(zip(getattr(self, "loss_types", []), getattr(self, "loss_weights", []), strict=True))  # fmt: skip
+            if "sft" not in weights or not counts["chosen"]:
+                return 0.0
+            logp = self._metrics[mode]["logps/chosen"][-1]
+            return -weights["sft"] * logp * counts["pairs"] / counts["chosen"]
+
+        def evaluation_loop(self, *args, metric_key_prefix="eval", **kwargs):
+            self._means["eval"] = Means()
+            self._metrics["eval"].clear()
+            output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
+            if self._means["eval"]:
+                output.metrics[f"{metric_key_prefix}_loss"] = self._means["eval"].loss()
+            return output
+
         def training_step(self, model, *args, **kwargs):
             check(
                 self.accelerator.num_processes == 1
@@ -126,6 +176,13 @@ def monitored(trainer_class: type) -> type:
                     return {}
 
         def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+            mode = "train" if self.model.training else "eval"
+            means, self._means[mode] = self._means[mode], Means()
+            if means:
+                for name, values in self._metrics[mode].items():
+                    self._metrics[mode][name] = [means.combine(name, values)]
+                if "loss" in logs:
+                    logs["loss"] = means.loss()
             if self.meter and "loss" in logs:
                 logs.update(self.meter.read())
             super().log(logs, start_time)

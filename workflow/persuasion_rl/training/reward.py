@@ -15,7 +15,11 @@ from persuasion_rl.runtime.command import stage
 from persuasion_rl.runtime.lock import locked
 from persuasion_rl.study.names import BASE
 from persuasion_rl.training.arguments import JobArguments
-from persuasion_rl.training.assertions import assert_effective_batch, assert_trainable
+from persuasion_rl.training.assertions import (
+    assert_as_plain,
+    assert_effective_batch,
+    assert_trainable,
+)
 from persuasion_rl.training.recipe import split_recipe
 from persuasion_rl.training.tokenize import Tokens
 
@@ -81,6 +85,7 @@ def train_delta_judge(
             eval_dataset=pair_dataset(data["val"]),
         )
         assert_effective_batch(trainer, batching["effective"])
+        assert_as_plain("reward", trainer.model, data["train"].longest(1))
         measured = ("eval_loss", "eval_accuracy")
         return training.train_and_write(run, trainer, batches, workload, measured)
 

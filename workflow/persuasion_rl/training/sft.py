@@ -8,7 +8,12 @@ from persuasion_rl.models.loading import load_base, load_tokenizer
 from persuasion_rl.runtime.command import stage
 from persuasion_rl.runtime.lock import locked
 from persuasion_rl.training.arguments import JobArguments, PolicyArguments
-from persuasion_rl.training.assertions import assert_batch, assert_effective_batch, assert_trainable
+from persuasion_rl.training.assertions import (
+    assert_as_plain,
+    assert_batch,
+    assert_effective_batch,
+    assert_trainable,
+)
 from persuasion_rl.training.recipe import split_recipe
 from persuasion_rl.training.tokenize import Tokens
 
@@ -66,6 +71,8 @@ def train_sft(*, job: JobArguments, policy: PolicyArguments, **recipe: Any) -> d
         )
         assert_effective_batch(trainer, batching["effective"])
         assert_batch(trainer, tokenizer, data["train"])
+        (longest,) = data["train"].longest(1)
+        assert_as_plain("sft", trainer.model, [longest, longest[: len(longest) // 2]])
         return training.train_and_write(run, trainer, batches, workload, ("eval_loss",))
 
 

@@ -10,14 +10,18 @@ from pathlib import Path
 
 from persuasion_rl.data.clean import clean
 from persuasion_rl.data.cmv import replies
+from persuasion_rl.data.contexts import Turn
 from persuasion_rl.data.corpus import read_threads
 from persuasion_rl.data.delta_pairs import conversations_on
 from persuasion_rl.data.examples import CleanTexts, Counts
 from persuasion_rl.data.p4g import persuader_turns
-from persuasion_rl.data.prompts import Turn, render
 from persuasion_rl.files import UserError, write_json
 from persuasion_rl.models.devices import prepare_torch
+from persuasion_rl.models.following import follow
+from persuasion_rl.prompts.tokens import TextTokenizer
+from persuasion_rl.prompts.wording import PLAIN
 from persuasion_rl.runtime.command import note, stage
+from persuasion_rl.runtime.progress import Progress
 
 SPECIAL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 END_OF_TEXT = "<|endoftext|>"
@@ -48,7 +52,7 @@ def training_texts(corpora: list[Path], sides: Path) -> Iterator[tuple[str, str]
 
 
 def _prompt(turns: list[Turn], source: str) -> str:
-    return render("\n".join(map(str, turns)), source, "plain")
+    return PLAIN.render("\n".join(map(str, turns)), source)
 
 
 def train_tokenizer(texts: list[str], vocab_size: int, folder: Path):
@@ -124,8 +128,11 @@ def pretrain_standin(
     if not pairs:
         raise UserError(f"{sides}: no usable reply on the train side to train a stand-in on")
     tokenizer = train_tokenizer([p + r for p, r in pairs], vocab_size, output)
-    texts = [prompt + response + END_OF_TEXT for prompt, response in pairs]
-    token_ids = [ids[-max_length:] for ids in tokenizer(texts)["input_ids"]]
+    texts = [prompt + response for prompt, response in pairs]
+    token_ids = [
+        [*ids, tokenizer.eos_token_id][-max_length:]
+        for ids in TextTokenizer(output).prompt_ids(texts)
+    ]
     model = Qwen2ForCausalLM(
         Qwen2Config(
             vocab_size=len(tokenizer),
@@ -168,6 +175,9 @@ def pretrain_standin(
         data_collator=pad_for_language_modeling(tokenizer.pad_token_id),
         train_dataset=Dataset.from_dict({"input_ids": token_ids}),
     )
+    seen = max_steps * per_device_train_batch_size
+    mean = sum(map(len, token_ids)) / len(token_ids)
+    follow(model, Progress("stand-in"), Progress("stand-in", total_tokens=seen * mean))
     trainer.train()
     model.save_pretrained(output)
     write_json(history, trainer.state.log_history)

@@ -5,7 +5,7 @@ merges with the prompt's last. Every response ends with EOS.
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,8 +13,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from persuasion_rl.files import UserError, file_digest, read_jsonl, written_whole
+from persuasion_rl.prompts.tokens import TextError, TextTokenizer
 from persuasion_rl.records import DeltaPair, PreferencePair, SftRow, read_rows
 from persuasion_rl.runtime.command import note, stage
+from persuasion_rl.runtime.progress import Progress
 
 KINDS = {
     SftRow: ("input_text", {"response": "response"}),
@@ -27,7 +29,7 @@ RESPONSES = ("response_ids", "chosen_ids", "rejected_ids")
 BATCH = 1000
 
 
-def tokenize(*, rows: Path, base: Path, output: Path, trust_remote_code: bool = False) -> None:
+def tokenize(*, rows: Path, base: Path, output: Path, prompt_format: str = "plain") -> None:
     """Write the token ids of SFT rows, preference pairs or delta pairs as a Parquet table.
 
     Columns: conversation_id, prompt_ids, and response_ids or chosen_ids and rejected_ids. Its metadata names the
@@ -35,25 +37,21 @@ def tokenize(*, rows: Path, base: Path, output: Path, trust_remote_code: bool = 
 
     Args:
         base: the folder of the base model, whose tokenizer is used.
+        prompt_format: "plain" or "chat", the form that the prompts are in.
 
     Raises:
-        UserError: no rows, an empty response, or a tokenizer without EOS.
+        UserError: no rows, a tokenizer without EOS, or a row with an empty response, a prompt of another form, or a
+            control token in what people wrote.
     """
-    from persuasion_rl.models.loading import load_tokenizer
-
-    tokenizer = load_tokenizer(base, trust_remote_code)
+    tokenizer = TextTokenizer(base, prompt_format)
     kind = kind_of(rows)
     prompt, responses = KINDS[kind]
     texts = list(read_rows(rows, kind))
-    for number, row in enumerate(texts, 1):
-        for key in responses:
-            if not row[key].strip():
-                raise UserError(f"{rows}, line {number}: the {key} is empty")
     columns = {"conversation_id": [row["metadata"]["conversation_id"] for row in texts]}
-    columns["prompt_ids"] = list(_token_ids(tokenizer, [row[prompt] for row in texts], True))
+    columns["prompt_ids"] = list(_token_ids(rows, texts, prompt, tokenizer.prompt_ids))
     for key, name in responses.items():
-        response_ids = _token_ids(tokenizer, [row[key] for row in texts], False)
-        columns[f"{name}_ids"] = [[*ids, tokenizer.eos_token_id] for ids in response_ids]
+        columns[f"{name}_ids"] = list(_token_ids(rows, texts, key, tokenizer.response_ids))
+    _check_rows(rows, texts, responses, columns, tokenizer)
     source = {
         "file": rows.name,
         "digest": file_digest(rows),
@@ -67,7 +65,7 @@ def tokenize(*, rows: Path, base: Path, output: Path, trust_remote_code: bool = 
     ).replace_schema_metadata({"rows": json.dumps(source)})
     with written_whole(output) as part:
         pq.write_table(table, part, compression="zstd")
-    note(f"{output}: {len(texts):,} rows")
+    note(f"{output}: {len(texts):,} rows{_unknown(columns, tokenizer)}")
 
 
 def kind_of(rows: Path) -> type[SftRow | PreferencePair | DeltaPair]:
@@ -86,11 +84,51 @@ def kind_of(rows: Path) -> type[SftRow | PreferencePair | DeltaPair]:
     raise UserError(f"{rows}, line 1: has none of the keys {', '.join(marks)}")
 
 
-def _token_ids(tokenizer, texts: list[str], special: bool) -> Iterator[list[int]]:
-    """Token ids of texts, in batches; with `special`, a BOS (if the tokenizer has one) begins each, as prompts need."""
+def _token_ids(
+    rows: Path, texts: list[dict], key: str, to_ids: Callable[[list[str]], list[list[int]]]
+) -> Iterator[list[int]]:
+    """Token ids of the texts of a key, in batches.
+
+    Raises:
+        UserError: one cannot be tokenized; file and line are named.
+    """
+    progress = Progress(f"tokens of {key}", len(texts))
     for start in range(0, len(texts), BATCH):
-        batch = texts[start : start + BATCH]
-        yield from tokenizer(batch, add_special_tokens=special)["input_ids"]
+        progress.add(done=min(BATCH, start))
+        try:
+            yield from to_ids([row[key] for row in texts[start : start + BATCH]])
+        except TextError as error:
+            line = start + error.number + 1
+            raise UserError(f"{rows}, line {line}: {key}: {error}") from None
+
+
+def _check_rows(
+    rows: Path,
+    texts: list[dict],
+    responses: dict[str, str],
+    columns: dict[str, list],
+    tokenizer: TextTokenizer,
+) -> None:
+    """UserError for the first row with an empty response, or with a control token besides the frame's and the EOS."""
+    for number, row in enumerate(texts):
+        where = f"{rows}, line {number + 1}"
+        if tokenizer.controls_in(columns["prompt_ids"][number]) != tokenizer.frame_controls:
+            raise UserError(f"{where}: the prompt has a control token that its frame has not")
+        for key, name in responses.items():
+            if not row[key].strip():
+                raise UserError(f"{where}: the {key} is empty")
+            ids = columns[f"{name}_ids"][number]
+            if tokenizer.controls_in(ids) != [tokenizer.eos] or ids[-1] != tokenizer.eos:
+                raise UserError(
+                    f"{where}: the {key} has a control token besides the EOS at its end"
+                )
+
+
+def _unknown(columns: dict[str, list], tokenizer: TextTokenizer) -> str:
+    """What a note says of tokens that stand for text which the vocabulary cannot spell; nothing where there are none."""
+    ids = [name for name in columns if name.endswith("_ids")]
+    count = sum(row.count(tokenizer.unknown) for name in ids for row in columns[name])
+    return f"; {count:,} tokens are unknown ones: their text is lost" if count else ""
 
 
 @dataclass(frozen=True)

@@ -21,13 +21,15 @@ from persuasion_rl.files import (
 )
 from persuasion_rl.models.devices import pick_dtype
 from persuasion_rl.models.lineage import ADAPTER_CONFIG, base_digest, settings_digest
+from persuasion_rl.models.plain import refuse_beyond_positions
 from persuasion_rl.records import HistoryRow
 from persuasion_rl.runtime.command import note
+from persuasion_rl.runtime.environment import recorded
 from persuasion_rl.runtime.tracking import end_tracking, start_tracking
 from persuasion_rl.study.code import module_digests
 from persuasion_rl.study.names import TRAINED_FILES
 from persuasion_rl.training.arguments import JobArguments
-from persuasion_rl.training.batches import Batches, fitting_batches
+from persuasion_rl.training.batches import Batches, fitting_batches, refuse_beyond_memory
 from persuasion_rl.training.checkpoints import (
     checkpoint_callbacks,
     lacks_evaluation,
@@ -67,6 +69,7 @@ class TrainingRun:
         digest_parts = module_digests(f"training.{self.method}") + [
             self.parent_digest,
             self.job.seed,
+            self.job.threads,
         ]
         digest_parts.append(settings_digest(self.job.base))
         files = [tokens.path for tokens in self.data.values()] + list(self.other_files.values())
@@ -82,15 +85,23 @@ def add_lora(model, settings: dict[str, Any], **lora_arguments: Any):
         lora_arguments: more arguments of peft's LoraConfig.
 
     Raises:
-        UserError: a module to adapt is not in the model.
+        UserError: a module to adapt is not in the model, or is no linear one of its layers.
     """
     import torch
     from peft import LoraConfig, get_peft_model
+    from transformers.pytorch_utils import Conv1D
 
-    modules = {name.split(".")[-1] for name, _ in model.named_modules()}
+    of_layers = {
+        name.split(".")[-1]
+        for name, module in model.base_model.named_modules()
+        if isinstance(module, (torch.nn.Linear, Conv1D))
+    }
     for name in settings["lora_target_modules"]:
-        if name not in modules:
-            raise UserError(f"lora_target_modules: the base model has no module {name!r}")
+        if name not in of_layers:
+            raise UserError(
+                f"lora_target_modules: the base model has no module {name!r} to adapt; there are"
+                f" {', '.join(sorted(of_layers))}"
+            )
     model = get_peft_model(
         model,
         LoraConfig(
@@ -108,16 +119,25 @@ def add_lora(model, settings: dict[str, Any], **lora_arguments: Any):
 
 
 def choose_batches(run: TrainingRun, model, batching: dict[str, Any]) -> Batches:
-    """The batches of a training; if the recipe leaves them open, they are tried on the longest rows of the data.
+    """The batches of a training, tried on the longest rows of the data; on a CPU by the estimate of their memory.
 
     Args:
         batching: the recipe's settings for them (`recipe.split_recipe`).
+
+    Raises:
+        UserError: the model has no positions for the longest row.
     """
     tokens = run.data["train"]
+    refuse_beyond_positions(model, max(max(part.lengths()) for part in run.data.values()))
+
+    def attempt(rows: int, checkpointing: bool) -> None:
+        if run.device == "cpu":
+            refuse_beyond_memory(model, run.method, tokens, rows, checkpointing)
+        else:
+            try_step(model, tokens.longest(rows), run.device, checkpointing)
+
     return fitting_batches(
-        lambda rows, checkpointing: try_step(
-            model, tokens.longest(rows), run.device, checkpointing
-        ),
+        attempt,
         device=run.device,
         remembered=run.checkpoints / "batches.json",
         **batching,
@@ -239,7 +259,8 @@ def train_and_write(
     trainer.args.eval_on_start = checkpoint is None or lacks_evaluation(
         Path(checkpoint), trainer.args.eval_strategy
     )
-    outcome = train_or_say_why(trainer, checkpoint)
+    trainer.progress.total_tokens = tokens_to_come(run, trainer, batches, checkpoint)
+    train_or_say_why(trainer, checkpoint)
     before = next(row for row in trainer.state.log_history if "eval_loss" in row)
     after = trainer.evaluate()
     if main:
@@ -250,7 +271,6 @@ def train_and_write(
             metrics |= {f"{name}_before": before[name], name: after[name]}
         metrics |= examine(trainer)
         metrics |= {
-            "train_loss": outcome.training_loss,
             "steps": trainer.state.global_step,
             "trainable_parameters": trainer.model.num_parameters(only_trainable=True),
             **speed(trainer.state.log_history),
@@ -268,6 +288,18 @@ def train_and_write(
         )
     )
     return metrics
+
+
+def tokens_to_come(run: TrainingRun, trainer, batches: Batches, checkpoint: str | None) -> float:
+    """The tokens that this process is still to learn from, on average; each distinct token of a pair counts once."""
+    columns = run.data["train"].columns
+    tokens = sum(len(ids) for name in columns if name.endswith("_ids") for ids in columns[name])
+    update = tokens / len(run.data["train"]) * batches.rows * batches.accumulation
+    all_tokens = trainer.args.num_train_epochs * tokens / batches.processes
+    if trainer.args.max_steps > 0:
+        all_tokens = trainer.args.max_steps * update
+    done = int(Path(checkpoint).name.split("-")[1]) if checkpoint else 0
+    return max(0.0, all_tokens - done * update)
 
 
 def train_or_say_why(trainer, checkpoint: str | None):
@@ -337,6 +369,8 @@ def write_record(
             | {name: file_digest(path) for name, path in run.other_files.items()},
             "seed": run.job.seed,
             "device": run.device,
+            "threads": run.job.threads,
+            "environment": recorded(),
             "precision": str(pick_dtype(run.device)).removeprefix("torch."),
             "python": platform.python_version(),
             "packages": {name: importlib.metadata.version(name) for name in PACKAGES},

@@ -305,7 +305,7 @@ def truth(prompt: str, reply: str) -> float:
             kind = "repetition"
         earlier.add(key)
         score += WEIGHTS[kind]
-    return 1 / (1 + math.exp(-score))
+    return 1 / (1 + math.exp(min(-score, 700.0)))  # e**710 is more than any float
 
 
 def _in_context(move: Move, topics: set[str], reasons: set[str]) -> str:

@@ -14,6 +14,7 @@ from persuasion_rl.data.near_duplicates import NearDuplicateIndex, post_text
 from persuasion_rl.data.synthetic import grammar
 from persuasion_rl.files import UserError, write_json, write_jsonl, write_text
 from persuasion_rl.runtime.command import note, stage
+from persuasion_rl.runtime.progress import Progress
 
 PERSUADERS = {
     # name: (share of persuaders, probability of each move)
@@ -71,6 +72,7 @@ def synthesize_corpus(*, corpus: Path, seed: int, threads: int, replies: int) ->
     utterances: list[dict] = []
     counts = {"threads": threads, "utterances": 0, "deltas": 0, "drawn_again": 0}
     posts = NearDuplicateIndex()
+    progress = Progress("synthetic threads", threads, "threads")
     for number in range(threads):
         for attempt in range(200):
             thread = _Thread(random.Random(f"{seed} {number} {attempt}"), number, replies)
@@ -86,8 +88,7 @@ def synthesize_corpus(*, corpus: Path, seed: int, threads: int, replies: int) ->
         conversations[thread.id] = {"meta": thread.meta(), "vectors": []}
         utterances += thread.utterances
         counts["deltas"] += thread.deltas
-        if (number + 1) % 250 == 0:
-            note(f"{number + 1:,} of {threads:,} threads")
+        progress.add(done=1)
     counts["utterances"] = len(utterances)
     speakers = {u["speaker"]: {"meta": {}, "vectors": []} for u in utterances}
     write_jsonl(corpus / "utterances.jsonl", utterances)

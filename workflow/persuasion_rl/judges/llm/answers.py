@@ -13,6 +13,8 @@ from persuasion_rl.judges.llm.cache import Answer, AnswerCache, Batch
 from persuasion_rl.judges.llm.provider import NoAnswer, Provider, Reply, Request
 from persuasion_rl.judges.llm.settings import LlmSettings
 from persuasion_rl.runtime.command import note
+from persuasion_rl.sampling.chat import without_reasoning
+from persuasion_rl.text import readable
 
 UNPARSABLE = "unparsable"
 """The failure of a request whose answers all have the wrong form."""
@@ -20,8 +22,9 @@ GIVES_UP_AFTER = 20
 """If this many first answers of a job are all unparsable, the model counts as unable."""
 QUOTED = 100
 """Characters of an answer that a message quotes."""
-FENCED = re.compile(r"\s*```(?:json)?[ \t]*\n(.*)\n[ \t]*```\s*", re.DOTALL)
-"""A block of code in Markdown, and nothing beside it."""
+LINE_END = re.compile(r"\r\n?|\n")
+FENCE = re.compile(r"(`{3,}|~{3,})[^`]*")
+"""The line that opens a block of code in Markdown: the language may have any name, or none."""
 
 
 class Outcome(NamedTuple):
@@ -32,29 +35,44 @@ class Outcome(NamedTuple):
 
 
 def read_answer(text: str, schema: dict[str, Any]) -> dict[str, Any]:
-    """Read a model's answer: one JSON object of the schema, and nothing else.
+    """Read a model's answer: one JSON object of the schema, and nothing else but reasoning before it (`sampling.chat.without_reasoning`).
 
     The object may be in one Markdown fence, as many models write JSON against all instructions: that is unambiguous.
-    Characters that UTF-8 cannot encode (half of a surrogate pair) become question marks.
+    Its texts are made `text.readable`.
 
     Raises:
         ValueError: the text is anything else.
     """
-    if fenced := FENCED.fullmatch(text):
-        text = fenced[1]
     try:
-        content = json.loads(text, object_pairs_hook=_each_key_once)
+        return _read_object(text, schema)
+    except ValueError:
+        # Not before: the object itself may speak of <think>.
+        rest = without_reasoning(text)
+        if rest is text:
+            raise
+    return _read_object(rest, schema)
+
+
+def _read_object(text: str, schema: dict[str, Any]) -> dict[str, Any]:
+    """Read one JSON object of the schema that may be in one Markdown fence; ValueError if the text is anything else."""
+    try:
+        content = json.loads(_inside_fence(text), object_pairs_hook=_each_key_once)
         error = next(Draft202012Validator(schema).iter_errors(content), None)
     except RecursionError:
         raise ValueError("nested too deep") from None
     if error:
         raise ValueError(error.message)
-    return {k: encodable(v) if isinstance(v, str) else v for k, v in content.items()}
+    return {k: readable(v) if isinstance(v, str) else v for k, v in content.items()}
 
 
-def encodable(text: str) -> str:
-    """A text with question marks for characters that UTF-8 cannot encode."""
-    return text.encode("utf-8", "replace").decode()
+def _inside_fence(text: str) -> str:
+    """What is inside of a block of code in Markdown with nothing but white space around it; any other text as it is."""
+    lines = LINE_END.split(text.strip().removeprefix("\ufeff"))
+    opening, closing = FENCE.fullmatch(lines[0]), lines[-1].strip()
+    if not opening or len(lines) == 1:
+        return "\n".join(lines)
+    fenced = closing.startswith(opening[1]) and set(closing) == {closing[0]}
+    return "\n".join(lines[1:-1] if fenced else lines)
 
 
 def _each_key_once(pairs: list[tuple]) -> dict:

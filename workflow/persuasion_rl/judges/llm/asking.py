@@ -14,7 +14,7 @@ from tenacity.wait import wait_random_exponential
 from tqdm import tqdm
 
 from persuasion_rl.files import UserError
-from persuasion_rl.judges.llm.answers import UNPARSABLE, Answers, Outcome, encodable
+from persuasion_rl.judges.llm.answers import UNPARSABLE, Answers, Outcome
 from persuasion_rl.judges.llm.anthropic import Anthropic
 from persuasion_rl.judges.llm.batches import Batches
 from persuasion_rl.judges.llm.cache import opened
@@ -22,6 +22,7 @@ from persuasion_rl.judges.llm.openai import OpenAI
 from persuasion_rl.judges.llm.provider import NoAnswer, Provider, Request
 from persuasion_rl.judges.llm.settings import LlmSettings
 from persuasion_rl.runtime.command import note
+from persuasion_rl.text import readable
 
 LONGEST_BACKOFF_S = 60
 LONGEST_WAIT_S = 600
@@ -35,10 +36,10 @@ def ask_about(
 ) -> Request:
     """A request about some texts, by a rubric that ends with the form of the answer.
 
-    The texts are strings of a JSON object, so that nothing in them can end the data. Characters that UTF-8 cannot encode
-    (half of a surrogate pair) become question marks.
+    The texts are strings of a JSON object, so that nothing in them can end the data. They are made `text.readable`.
     """
-    user = encodable(json.dumps(data, ensure_ascii=False, indent=1))
+    texts = {name: readable(text) for name, text in data.items()}
+    user = json.dumps(texts, ensure_ascii=False, indent=1)
     identity = [
         settings.provider,
         settings.model,
@@ -110,6 +111,8 @@ class Threads:
             waiting = {threads.submit(self._ask, request): request for request in missing}
             try:
                 for done in as_completed(waiting):
+                    if isinstance(done.exception(), _Stopped):  # the UserError itself comes too
+                        continue
                     key, failure = waiting[done].key, done.result()
                     if failure is not None:
                         answers.failures[key] = failure
@@ -151,6 +154,9 @@ class Threads:
                     self._attempt(request)
         except NoAnswer as failure:
             return failure
+        except UserError:
+            self._stop.set()  # before this thread begins its next request
+            raise
         return None
 
     def _attempt(self, request: Request) -> None:

@@ -16,6 +16,7 @@ from filelock import FileLock, Timeout
 
 from persuasion_rl.files import UserError
 from persuasion_rl.runtime.command import note
+from persuasion_rl.runtime.lock import cannot_be_locked
 
 TABLES = """
 CREATE TABLE IF NOT EXISTS answers (
@@ -192,10 +193,7 @@ def opened(path: Path) -> Iterator[AnswerCache]:
             note(f"judge llm: another job is asking; waiting for it ({path})")
             acquired = lock.acquire()
     except OSError as error:
-        raise UserError(
-            f"{lock.lock_file}: cannot be locked ({error.strerror or error}); it must be a plain file in a folder that"
-            " can be written"
-        ) from None
+        raise UserError(cannot_be_locked(Path(lock.lock_file), error)) from None
     with acquired:
         try:
             cache = AnswerCache(path)

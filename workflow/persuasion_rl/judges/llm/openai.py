@@ -12,9 +12,10 @@ from persuasion_rl.judges.llm.provider import (
     Reply,
     Request,
     count_of,
-    text_of,
 )
+from persuasion_rl.judges.llm.settings import LlmSettings
 from persuasion_rl.runtime.keys import without_keys
+from persuasion_rl.sampling.chat import NEWER_LIMIT, message_text, refused_parameter
 
 
 class OpenAI(Provider):
@@ -22,6 +23,10 @@ class OpenAI(Provider):
 
     name = "openai"
     address = "https://api.openai.com/v1"
+
+    def __init__(self, settings: LlmSettings):
+        super().__init__(settings)
+        self._limit = NEWER_LIMIT if self._official else "max_tokens"
 
     def _connect(self, **settings):
         return self._library.OpenAI(**settings)
@@ -36,24 +41,29 @@ class OpenAI(Provider):
         }
         if self._settings.temperature is not None:
             payload["temperature"] = self._settings.temperature
+        payload[self._limit] = self._settings.max_tokens
         if not self._official:
-            return payload | {"max_tokens": self._settings.max_tokens}
+            return payload
         schema = {"name": "answer", "strict": True, "schema": request.schema}
-        return payload | {
-            "max_completion_tokens": self._settings.max_tokens,
-            "response_format": {"type": "json_schema", "json_schema": schema},
-        }
+        return payload | {"response_format": {"type": "json_schema", "json_schema": schema}}
 
     def _send(self, payload):
-        return self._client.chat.completions.with_raw_response.create(**payload).http_response.text
+        create = self._client.chat.completions.with_raw_response.create
+        try:
+            return create(**payload).http_response.text
+        except self._library.APIStatusError as error:
+            if "max_tokens" not in payload or not refused_parameter(error, ["max_tokens"]):
+                raise
+        self._limit = NEWER_LIMIT
+        limit = payload.pop("max_tokens")
+        return create(**payload, **{NEWER_LIMIT: limit}).http_response.text
 
     def _read(self, answer: dict) -> Reply:
         choice = answer["choices"][0]
-        message, usage = choice["message"], answer.get("usage")
-        refused = bool(message.get("refusal")) or choice.get("finish_reason") == "content_filter"
+        (text, refused), usage = message_text(choice["message"]), answer.get("usage")
         return Reply(
-            text=text_of(message.get("refusal") or message.get("content")),
-            refused=refused,
+            text=text,
+            refused=refused or choice.get("finish_reason") == "content_filter",
             input_tokens=count_of(usage, "prompt_tokens"),
             output_tokens=count_of(usage, "completion_tokens"),
         )

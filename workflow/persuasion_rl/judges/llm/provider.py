@@ -21,6 +21,7 @@ from persuasion_rl.judges.llm.cache import Batch
 from persuasion_rl.judges.llm.settings import LlmSettings
 from persuasion_rl.runtime.command import note
 from persuasion_rl.runtime.keys import VARIABLES, key_for, without_keys
+from persuasion_rl.sampling.chat import refused_parameter
 
 MOST_TOKENS = 10**9
 """More tokens than any answer has; a larger number is not taken for a count."""
@@ -158,6 +159,11 @@ class Provider(ABC):
             return Missing(
                 f"judge llm: {where} has no model {self._settings.model!r}, or no such address or batch"
                 f" ({detail}); see llm.model and llm.base_url"
+            )
+        if self._settings.temperature is not None and refused_parameter(error, ["temperature"]):
+            return UserError(
+                f"judge llm: {where} takes no temperature of {self._settings.temperature:g} for"
+                f" {self._settings.model} ({detail}): set llm.temperature: null"
             )
         wait_s = retry_after(error.response.headers)
         if status == 429:

@@ -2,14 +2,15 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from persuasion_rl.files import read_json
-from persuasion_rl.study.study import Study
 
 
 @dataclass(frozen=True)
 class Size:
-    """The size of a decoder: layers, width, widths of its MLP, queries and keys, vocabulary."""
+    """The size of a decoder: layers, width, widths of its MLP, queries and keys, vocabulary; whether its head is its
+    embedding."""
 
     layers: int
     width: int
@@ -17,6 +18,7 @@ class Size:
     queries: int
     keys: int
     vocab: int
+    tied: bool = True
 
     @property
     def linear(self) -> dict[str, tuple[int, int]]:
@@ -38,8 +40,13 @@ class Size:
 
     @property
     def head(self) -> int:
-        """Number of parameters of the embedding, which is also the head."""
+        """Number of parameters of the head, and of the embedding."""
         return self.vocab * self.width
+
+    @property
+    def parameters(self) -> int:
+        """Number of all parameters, without the few of norms and biases."""
+        return self.backbone + self.head * (1 if self.tied else 2)
 
     def forward(self, tokens: float, context: float, head_share: float = 1.0) -> float:
         """FLOPs of a forward pass with causal attention over `context` tokens."""
@@ -56,14 +63,10 @@ QWEN = Size(layers=24, width=896, inner=4864, queries=896, keys=128, vocab=151_9
 """Qwen2.5-0.5B."""
 
 
-def size_of(study: Study) -> Size | None:
-    """The size of a study's base model, by its config.json; None if the file is not here, or has another form.
-
-    Raises:
-        UserError: the file was cut off.
-    """
+def size_of(config: dict[str, Any]) -> Size | None:
+    """The size that a model's config.json tells; None if it has another form."""
+    config = config.get("text_config") or config  # of a model that sees images too
     try:
-        config = read_json(Path(study.base_folder, "config.json"))
         heads, width = config["num_attention_heads"], config["hidden_size"]
         per_head = config.get("head_dim") or width // heads
         return Size(
@@ -71,8 +74,24 @@ def size_of(study: Study) -> Size | None:
             width=width,
             inner=config["intermediate_size"],
             queries=heads * per_head,
-            keys=config.get("num_key_value_heads", heads) * per_head,
+            keys=(config.get("num_key_value_heads") or heads) * per_head,
             vocab=config["vocab_size"],
+            tied=config.get(
+                "tie_word_embeddings", config.get("model_type", "").startswith("gemma")
+            ),
         )
-    except (OSError, ValueError, LookupError, TypeError):
+    except (LookupError, TypeError, AttributeError):
         return None
+
+
+def size_in(folder: str | Path) -> Size | None:
+    """The size of the model in a folder; None if its config.json is not here, or has another form.
+
+    Raises:
+        UserError: the file was cut off.
+    """
+    try:
+        config = read_json(Path(folder, "config.json"))
+    except OSError:
+        return None
+    return size_of(config) if isinstance(config, dict) else None

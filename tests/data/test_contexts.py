@@ -1,4 +1,4 @@
-"""Prompts: the budget holds, the claim and the answered comment stay, and what fits is not touched."""
+"""Contexts: the budget holds, the claim and the answered comment stay, and what fits is not touched."""
 
 import json
 import re
@@ -9,17 +9,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, models
 
-from persuasion_rl.data.prompts import (
-    SEAM_TOKENS,
-    SYSTEM,
-    TASKS,
-    TokenCounter,
-    Turn,
-    fit_contexts,
-    read_chat_template,
-    render,
-)
-from persuasion_rl.files import UserError
+from persuasion_rl.data.contexts import SEAM_TOKENS, Turn, fit_contexts
+from persuasion_rl.prompts.tokens import TextTokenizer
 
 VOCABULARY = [
     "bike",
@@ -53,7 +44,7 @@ def threads(draw, texts=TEXT):
 
 @pytest.fixture(scope="module")
 def counter(tokenizer):
-    return TokenCounter(tokenizer)
+    return TextTokenizer(tokenizer)
 
 
 @pytest.fixture(scope="module")
@@ -63,18 +54,24 @@ def joining(tmp_path_factory):
     vocabulary = {c: number for number, c in enumerate([*characters, "\nP", "?"])}
     path = tmp_path_factory.mktemp("joining") / "tokenizer.json"
     Tokenizer(models.BPE(vocabulary, [("\n", "P")], unk_token="?")).save(str(path))
-    return TokenCounter(path)
+    return TextTokenizer(path)
+
+
+def length(tokenizer: TextTokenizer, text: str) -> int:
+    """The tokens that a text makes a prompt longer, by its whole ids."""
+    whole = tokenizer.format.render(text.removesuffix("\n"), "cmv")
+    return len(tokenizer.prompt_ids([whole])[0]) - tokenizer.frame_tokens("cmv")
 
 
 @given(turns=threads(), share=st.floats(0, 1.1))
 def test_a_context_keeps_its_budget_and_what_matters(counter, turns, share):
     claim, answered = turns[0], turns[-1]
     full_text = "\n".join(map(str, turns))
-    budget = int(counter.counts([f"{full_text}\n"])[0] * share)
-    (context,) = fit_contexts([turns], counter, budget)
+    budget = int(length(counter, f"{full_text}\n") * share)
+    (context,) = fit_contexts([turns], counter, "cmv", budget)
     required = [claim] if answered.is_post else [claim, answered]
-    needed = counter.counts(["".join(f"{turn}\n" for turn in required)])[0]
-    if counter.counts([f"{full_text}\n"])[0] <= budget:
+    needed = length(counter, "".join(f"{turn}\n" for turn in required))
+    if length(counter, f"{full_text}\n") <= budget:
         assert (context.text, context.cut) == (full_text, False)
     elif needed > budget:
         assert context is None
@@ -82,8 +79,8 @@ def test_a_context_keeps_its_budget_and_what_matters(counter, turns, share):
         assert context is not None
     if context is None:
         return
-    assert context.tokens == counter.counts([context.text + "\n"])[0] <= budget
-    assert counter.counts([context.text])[0] <= budget
+    assert context.tokens == length(counter, context.text + "\n") <= budget
+    assert length(counter, context.text) <= budget
     assert context.cut == (context.text != full_text)
     assert context.text.startswith(f"{claim}\n")
     if not answered.is_post:
@@ -95,8 +92,8 @@ def test_a_context_keeps_its_budget_and_what_matters(counter, turns, share):
 def test_every_line_that_is_left_is_the_head_or_the_tail_of_a_turn_with_its_role(
     counter, turns, share
 ):
-    budget = int(counter.counts(["\n".join(map(str, turns)) + "\n"])[0] * share)
-    (context,) = fit_contexts([turns], counter, budget)
+    budget = int(length(counter, "\n".join(map(str, turns)) + "\n") * share)
+    (context,) = fit_contexts([turns], counter, "cmv", budget)
     if context is None:
         return
     lines = context.text.split("\n")
@@ -120,20 +117,20 @@ def test_every_line_that_is_left_is_the_head_or_the_tail_of_a_turn_with_its_role
 
 @given(st.lists(threads(), max_size=5), st.integers(20, 300))
 def test_a_batch_gives_what_each_thread_alone_gives(counter, batch, budget):
-    assert fit_contexts(batch, counter, budget) == [
-        fit_contexts([turns], counter, budget)[0] for turns in batch
+    assert fit_contexts(batch, counter, "cmv", budget) == [
+        fit_contexts([turns], counter, "cmv", budget)[0] for turns in batch
     ]
 
 
 @given(turns=threads())
 def test_claim_and_answered_comment_just_fit_or_do_not(counter, turns):
     required = [turns[0], turns[-1]]
-    exact = counter.counts(["".join(f"{turn}\n" for turn in required)])[0]
+    exact = length(counter, "".join(f"{turn}\n" for turn in required))
     if turns[-1].is_post:
         return
-    (just,) = fit_contexts([turns], counter, exact)
+    (just,) = fit_contexts([turns], counter, "cmv", exact)
     assert just.text == "\n".join(map(str, required)) and just.cut
-    assert fit_contexts([turns], counter, exact - 1) == [None]
+    assert fit_contexts([turns], counter, "cmv", exact - 1) == [None]
 
 
 @pytest.mark.parametrize("answered", ["post", "comment"])
@@ -141,15 +138,15 @@ def test_a_cut_context_uses_the_room_it_has(counter, answered):
     turns = [Turn("Claim", "cats"), Turn("Poster", "money noise " * 200, is_post=True)]
     turns += [Turn("Other", "It is so.")] if answered == "comment" else []
     for budget in range(60, 400, 7):
-        (context,) = fit_contexts([turns], counter, budget)
+        (context,) = fit_contexts([turns], counter, "cmv", budget)
         assert budget - SEAM_TOKENS - 8 <= context.tokens <= budget
 
 
 def test_the_middle_goes_and_its_head_and_tail_stay(counter):
     post = Turn("Poster", "It begins. " + "noise " * 200 + "It ends.", is_post=True)
     comments = [Turn("Persuader", "money " * 100 + "I say."), Turn("Poster", "I doubt it.")]
-    budget = counter.counts([f"Claim: cats\n{comments[-1]}\n"])[0] + 80
-    (context,) = fit_contexts([[Turn("Claim", "cats"), post, *comments]], counter, budget)
+    budget = length(counter, f"Claim: cats\n{comments[-1]}\n") + 80
+    (context,) = fit_contexts([[Turn("Claim", "cats"), post, *comments]], counter, "cmv", budget)
     lines = context.text.split("\n")
     assert [line.split(": ")[0] for line in lines] == ["Claim", "Poster", "Persuader", "Poster"]
     assert re.fullmatch(r"Poster: It begins\. (noise )+\w* ?\[\.\.\.\]", lines[1])
@@ -159,7 +156,7 @@ def test_the_middle_goes_and_its_head_and_tail_stay(counter):
 
 def test_an_answered_post_loses_its_middle(counter):
     post = Turn("Poster", "It begins. " + "noise " * 200 + "It ends.", is_post=True)
-    (context,) = fit_contexts([[Turn("Claim", "cats"), post]], counter, 70)
+    (context,) = fit_contexts([[Turn("Claim", "cats"), post]], counter, "cmv", 70)
     claim, rest = context.text.split("\n")
     assert claim == "Claim: cats"
     pattern = r"Poster: It begins\. (noise )+\w* ?\[\.\.\.\] \w* ?(noise )+It ends\."
@@ -170,7 +167,7 @@ def test_a_role_at_the_seam_is_whole_or_gone(counter):
     """The head may end anywhere, even inside a role."""
     turns = [Turn("Claim", "cats"), *(Turn("Persuadee", "Yes, it is.") for _ in range(30))]
     for budget in range(40, 250):
-        (context,) = fit_contexts([turns], counter, budget)
+        (context,) = fit_contexts([turns], counter, "cmv", budget)
         lines = context.text.split("\n")[1:]
         assert all(line.startswith("Persuadee: ") for line in lines), context.text
 
@@ -178,24 +175,22 @@ def test_a_role_at_the_seam_is_whole_or_gone(counter):
 @settings(max_examples=25)
 @given(st.lists(st.lists(threads().map(lambda turns: [f"{t}\n" for t in turns]), max_size=2)))
 def test_parts_are_counted_as_their_whole_is(counter, joining, batches):
-    texts = [parts for batch in batches for parts in batch]
-    joined = ["".join(parts) for parts in texts]
+    contexts = [parts for batch in batches for parts in batch]
     assert counter.divides_at_lines and not joining.divides_at_lines
     for one in (counter, joining):
-        assert one.counts_of_lines(texts) == one.counts(joined)
+        assert one.context_counts(contexts, "cmv") == [length(one, "".join(c)) for c in contexts]
 
 
 def test_a_tokenizer_that_joins_lines_keeps_the_budget_too(joining):
-    assert joining.counts(["a\nP"]) == [2]
     turns = [Turn("Claim", "cats"), Turn("Poster", "money " * 50, True), Turn("Poster", "No.")]
     for budget in range(20, 300, 5):
-        (context,) = fit_contexts([turns], joining, budget)
+        (context,) = fit_contexts([turns], joining, "cmv", budget)
         if context is not None:
-            assert context.tokens == joining.counts([context.text + "\n"])[0] <= budget
+            assert context.tokens == length(joining, context.text + "\n") <= budget
 
 
 def test_lines_of_real_dialogues_divide_with_the_real_tokenizer(real_data, qwen_tokenizer):
-    real = TokenCounter(qwen_tokenizer)
+    real = TextTokenizer(qwen_tokenizer)
     assert real.divides_at_lines
     for name in ("winning-args-corpus", "persuasionforgood-corpus"):
         with (real_data / name / "utterances.jsonl").open() as lines:
@@ -203,41 +198,4 @@ def test_lines_of_real_dialogues_divide_with_the_real_tokenizer(real_data, qwen_
                 json.loads(line)["text"] or "" for _, line in zip(range(250), lines, strict=False)
             ]
         parts = [[f"Poster: {a}\n", f"Other: {b}\n"] for a, b in pairwise(texts)]
-        assert real.counts_of_lines(parts) == real.counts(["".join(both) for both in parts])
-
-
-def test_a_tokenizer_that_is_not_there_is_named(tmp_path):
-    with pytest.raises(UserError, match="tokenizer.json does not exist; AutoTokenizer"):
-        TokenCounter(tmp_path / "tokenizer.json")
-
-
-def test_the_plain_prompt_is_tagged_text():
-    assert render("Claim: cats\nPoster: They are.", "cmv", "plain") == (
-        f"[SYSTEM] {SYSTEM}\n[CONTEXT]\nClaim: cats\nPoster: They are.\n"
-        "[TASK]\nWrite the next message to the poster.\n[RESPONSE]\n"
-    )
-    assert TASKS["p4g"] in render("Claim: x", "p4g", "plain")
-
-
-def test_the_chat_prompt_is_what_the_real_template_renders(real_data):
-    transformers = pytest.importorskip("transformers")
-    folder = real_data / "qwen2.5-0.5b-instruct-tokenizer"
-    template = (folder / "chat_template.jinja").read_text()
-    prompt = render("Claim: cats", "cmv", "chat", template)
-    messages = [
-        {"role": "system", "content": SYSTEM},
-        {"role": "user", "content": f"Claim: cats\n\n{TASKS['cmv']}"},
-    ]
-    real = transformers.AutoTokenizer.from_pretrained(folder)
-    assert prompt == real.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-    assert prompt.endswith("<|im_start|>assistant\n")
-
-
-def test_a_chat_template_is_found_where_models_keep_it(tmp_path):
-    (tmp_path / "tokenizer_config.json").write_text("{}")
-    with pytest.raises(UserError, match="has no chat template; use plain"):
-        read_chat_template(tmp_path)
-    (tmp_path / "tokenizer_config.json").write_text('{"chat_template": "{{ messages }}"}')
-    assert read_chat_template(tmp_path) == "{{ messages }}"
-    (tmp_path / "chat_template.jinja").write_text("{{ own }}")
-    assert read_chat_template(tmp_path) == "{{ own }}"
+        assert real.context_counts(parts, "cmv") == [length(real, "".join(both)) for both in parts]

@@ -1,0 +1,115 @@
+"""What jobs with a model ask of a machine's memory, and that Snakemake knows how much there is."""
+
+import os
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import pytest
+
+from persuasion_rl.study.memory import FLOAT32, TRAINER, JobMemory, training_bytes
+from persuasion_rl.study.model_size import size_in, size_of
+from published import published, write_model_folder
+from running import WORKFLOW
+from tiny_trainings import LORA, training_words
+
+SNAKEFILE = """
+import sys
+from persuasion_rl.study import rules
+rules.memory = lambda: 1e9  # of which 800 MB are given to jobs
+rules.limit_memory(workflow)
+rule all:
+    input: expand("{{job}}", job=["a", "b", "large"])
+rule job:
+    output: "{{job}}"
+    threads: 1
+    resources: mem_mb=lambda wildcards: {{"large": 9000}}.get(wildcards.job, 500)
+    shell: "date +%s.%N > {{output}}; sleep 1; date +%s.%N >> {{output}}"
+"""
+
+
+def overlapping(folder, *words) -> set[frozenset]:
+    """The pairs of three jobs of 500, 500 and 9,000 MB that ran at once on a machine with 1,000 MB."""
+    (folder / "Snakefile").write_text(SNAKEFILE.format())
+    run = subprocess.run(
+        [sys.executable, "-m", "snakemake", "--cores", "3", *words],
+        cwd=folder, env=os.environ | {"PYTHONPATH": str(WORKFLOW)}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert run.returncode == 0, run.stderr
+    times = {
+        name: [*map(float, (folder / name).read_text().split())] for name in ("a", "b", "large")
+    }
+    return {
+        frozenset((one, other))
+        for one, (_, ends) in times.items()
+        for other, (begins, _) in times.items()
+        if one != other and times[one][0] <= begins < ends
+    }
+
+
+def test_jobs_that_do_not_fit_the_machine_together_take_turns_and_a_larger_one_runs_alone(tmp_path):
+    assert overlapping(tmp_path) == set()
+
+
+def test_a_limit_of_the_users_own_is_kept(tmp_path):
+    assert frozenset("ab") in overlapping(tmp_path, "--resources", "mem_mb=20000")
+
+
+SFT_ALONE = {
+    "evaluation": {"players": ["base", "sft"]},
+    "data": {"max_seq_length": 768, "max_context_tokens": 500, "max_tokens": 200, "max_examples": 4000,
+             "human_pool_size": 200, "final_eval_size": 10},
+}  # fmt: skip
+SMOLLM = dict(
+    model_type="llama", num_hidden_layers=30, hidden_size=576, num_attention_heads=9, num_key_value_heads=3,
+    intermediate_size=1536, vocab_size=49_152, tie_word_embeddings=True,
+)  # fmt: skip
+
+
+def test_a_size_is_read_of_every_form_of_configuration():
+    size = size_of(SMOLLM)
+    assert (size.queries, size.keys, size.parameters) == (576, 192, 134_479_872)
+    assert size_of(SMOLLM | {"tie_word_embeddings": False}).parameters == 134_479_872 + 49_152 * 576
+    assert size_of({"text_config": SMOLLM, "model_type": "gemma3"}) == size
+    assert size_of(SMOLLM | {"num_key_value_heads": None}).keys == 576
+    assert size_of({"model_type": "gpt2", "n_embd": 768}) is None
+
+
+def test_what_a_training_asks_for_follows_its_recipe_and_its_model(tmp_path, capfd):
+    """SFT with 8 rows of 768 tokens of a model of 135 M parameters took 12.6 GB."""
+    write_model_folder(tmp_path, **SMOLLM)
+
+    def megabytes(device="cpu", **recipe) -> int:
+        study = published(
+            device=device,
+            models={"base": {"source": str(tmp_path)}, "sft": {"parent": "base", "method": "sft"}},
+            recipes={"sft": {"max_length": 768, "per_device_train_batch_size": 8} | recipe},
+            **SFT_ALONE,
+        )
+        return JobMemory(study, here=True).training(SimpleNamespace(model="sft"), 1)
+
+    assert 12_600 / 1.5 < megabytes() < 12_600 * 1.5
+    assert megabytes(per_device_train_batch_size=1) < megabytes() / 3
+    assert megabytes(gradient_checkpointing=True) < megabytes() / 2
+    assert megabytes(lora_target_modules=["q_proj"]) < megabytes()
+    assert capfd.readouterr().err == ""
+    assert megabytes(per_device_train_batch_size=64) > 60_000
+    assert "as many rows at once as fit" in capfd.readouterr().err
+
+
+@pytest.mark.slow
+def test_the_estimate_of_a_training_is_near_what_it_takes(tiny_rows, tmp_path):
+    """benchmarks/memory.py measures all jobs, of larger shapes."""
+    words = training_words("sft", tiny_rows, tmp_path)
+    process = subprocess.Popen(
+        [sys.executable, "-m", *words],
+        env=os.environ | {"PYTHONPATH": str(WORKFLOW)}, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = status
+    assert status == 0
+    estimated = TRAINER + training_bytes(
+        "sft", size_in(tiny_rows.base), LORA,
+        tokens=4 * 640, labelled=4 * 640, checkpointing=False, numbers=FLOAT32,
+    )  # fmt: skip
+    assert 1 / 1.5 < estimated / (1024 * usage.ru_maxrss) < 1.5

@@ -1,0 +1,82 @@
+"""What a language model says: the text of a message of a chat completion, and a text without the model's reasoning."""
+
+import re
+from collections.abc import Iterable
+from typing import Any
+
+NEWER_LIMIT = "max_completion_tokens"
+"""The name of the limit with OpenAI; other servers know max_tokens, or say that they want the newer name."""
+WORDS = "think|thinking|thoughts?|inner_thoughts|reason|reasoning|rationale|reflection|scratchpad|analysis"
+TAG = re.compile(
+    rf"<(/?)(?:\w{{1,10}}:)?({WORDS})(?:\s[^<>]{{0,100}})?>|\[(/?)((?-i:THINK))\]|◁(/?)(think)▷",
+    re.IGNORECASE,
+)
+"""Where reasoning begins or ends: <think> (DeepSeek R1, Qwen3), <seed:think>, [THINK] (Magistral), ◁think▷ (Kimi)."""
+REFUSES = re.compile(
+    r"support|unknown|unrecogni[sz]ed|unexpected|not permitted|extra", re.IGNORECASE
+)
+ANSWER = re.compile(r"\s*<answer>(.*)</answer>\s*", re.DOTALL | re.IGNORECASE)
+"""What some models put around what follows their reasoning."""
+
+
+def without_reasoning(text: str) -> str:
+    """What a model says outside of its reasoning; the text itself if there is none.
+
+    Reasoning ends with the first closing tag of its name. Where it is not closed, the limit cut it. Where it was not opened,
+    the prompt opened it: then it is all that stands before the closing tag.
+    """
+    parts: list[str] = []
+    place, inside = 0, ""
+    for tag in TAG.finditer(text):
+        closes, name = tag.group(1, 2) if tag[2] else tag.group(3, 4) if tag[4] else tag.group(5, 6)
+        name = name.lower()
+        if not closes and not inside:
+            parts.append(text[place : tag.start()])
+            inside = name
+        elif closes and inside in ("", name):
+            parts = parts if inside else []
+            place, inside = tag.end(), ""
+    if not inside:
+        parts.append(text[place:])
+    said = "".join(parts)
+    if len(said) == len(text):
+        return text
+    answer = ANSWER.fullmatch(said)
+    return (answer[1] if answer else said).strip()
+
+
+def message_text(message: dict[str, Any]) -> tuple[str, bool]:
+    """The text of a message of a chat completion, and whether it is a refusal.
+
+    The content is a text or a list of parts, of which texts and refusals count. Anything else is no text: reasoning in
+    fields or parts of its own, calls of tools, sounds, images, null.
+    """
+    content = message.get("content")
+    parts = content if isinstance(content, list) else [content]
+    texts = "".join(part if isinstance(part, str) else _in_part(part, "text") for part in parts)
+    refusal = message.get("refusal") or "".join(_in_part(part, "refusal") for part in parts)
+    if refusal:
+        return refusal if isinstance(refusal, str) else "", True
+    return texts, False
+
+
+def _in_part(part: Any, kind: str) -> str:
+    """The text of a part of this kind, as "text" or "output_text"; "" of any other part."""
+    if not isinstance(part, dict) or part.get("type") not in (kind, f"output_{kind}"):
+        return ""
+    return part[kind] if isinstance(part.get(kind), str) else ""
+
+
+def refused_parameter(error: Any, names: Iterable[str]) -> str | None:
+    """The parameter of a request that a server does not take, by its error; None if the error says something else.
+
+    Args:
+        error: of the clients `openai` and `anthropic`. names: the parameters that may be refused.
+    """
+    if error.status_code not in (400, 422):
+        return None
+    names, named = list(names), getattr(error, "param", None)
+    if named in names:
+        return named
+    quoted = (n for n in names if re.search(rf"['\"`]{n}['\"`]|\b{n}:", error.message))
+    return next(quoted, None) if REFUSES.search(error.message) else None

@@ -1,0 +1,114 @@
+"""What the folder of a base model must hold, and what it must not be.
+
+It is said in one line when a study names a local folder, when a download has ended, and when a job loads the model.
+"""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from persuasion_rl.files import UserError, read_json
+from persuasion_rl.study.names import MODEL_FILES, TRAINED_FILES, WEIGHTS, weight_files
+
+CAUSAL = ("ForCausalLM", "LMHeadModel")
+"""How transformers ends the names of models that write on from a text."""
+OTHER_WEIGHTS = ("*.gguf", "*.bin", "*.pth", "*.pt")
+
+
+def check_base_folder(folder: Path) -> None:
+    """Refuse a folder that is no base model.
+
+    Raises:
+        UserError: a file is missing, or the model is of a kind that cannot be trained here.
+    """
+    if (folder / TRAINED_FILES["config"]).is_file():
+        raise UserError(
+            f"{folder}: holds an adapter ({TRAINED_FILES['config']}), and is no base model: merge it (peft's"
+            " merge_and_unload), and save the whole model to a folder of its own"
+        )
+    if not (folder / "config.json").is_file():
+        raise UserError(f"{str(folder)!r} is not the folder of a model (no config.json there)")
+    _check_kind(folder / "config.json")
+    check_files(folder)
+
+
+def check_files(folder: Path) -> None:
+    """UserError where a file of a base model is missing in its folder."""
+    names = [name for name in MODEL_FILES if name != WEIGHTS] + weight_files(str(folder))
+    for name in names:
+        if not (folder / name).is_file():
+            raise UserError(f"base model {folder}: {name} is missing{_what_to_do(folder, name)}")
+
+
+def _what_to_do(folder: Path, name: str) -> str:
+    if name == WEIGHTS:
+        others = [file.name for pattern in OTHER_WEIGHTS for file in folder.glob(pattern)]
+        found = f", and {sorted(others)[0]} is not read" if others else ""
+        return f"{found}; AutoModelForCausalLM.from_pretrained(...).save_pretrained(...) writes it"
+    if name.startswith("tokenizer"):
+        return "; AutoTokenizer.from_pretrained(...).save_pretrained(...) writes it for any fast tokenizer"
+    return (
+        f", which {WEIGHTS}.index.json names; was the copy cut off?"
+        if name != "config.json"
+        else ""
+    )
+
+
+def _check_kind(file: Path) -> None:
+    """UserError where a config.json is none of a causal language model in full or half precision."""
+    config: Any = read_json(file)
+    if not isinstance(config, dict) or not isinstance(config.get("model_type"), str):
+        raise UserError(f"{file}: has no model_type, which says what model this is")
+    if quantised := config.get("quantization_config") or config.get("compression_config"):
+        method = quantised.get("quant_method") if isinstance(quantised, dict) else quantised
+        raise UserError(
+            f"{file}: the weights are quantised ({method}); take the model that they were made from, which use_4bit:"
+            " true keeps in four bits"
+        )
+    kinds = config.get("architectures") or [f"{config['model_type']} {CAUSAL[0]}"]
+    writes = kinds[0].endswith(CAUSAL) or "AutoModelForCausalLM" in (config.get("auto_map") or {})
+    if config.get("is_encoder_decoder") or "vision_config" in config or not writes:
+        raise UserError(
+            f"{file}: {kinds[0]} is no causal language model of text alone; take one whose architecture ends in"
+            f" {CAUSAL[0]}"
+        )
+
+
+def linear_modules(folder: Path) -> set[str]:
+    """The last names of the modules of layers that have a matrix as their weights, as "q_proj"."""
+    named = (name.split(".") for name, shape in _tensors(folder) if len(shape) == 2)
+    return {
+        parts[-2] for parts in named if parts[-1] == "weight" and any(map(str.isdigit, parts[:-2]))
+    }
+
+
+def _tensors(folder: Path) -> Iterator[tuple[str, list[int]]]:
+    """Name and shape of each tensor of a model's weights, from the headers of their files."""
+    for name in weight_files(str(folder)):
+        if name.endswith(".safetensors"):
+            for tensor, entry in read_header(folder / name)[0].items():
+                yield tensor, entry["shape"]
+
+
+def read_header(file: Path) -> tuple[dict[str, dict], int]:
+    """Tensor -> its entry in the header of a file of weights, and where in the file the numbers begin.
+
+    Raises:
+        UserError: the file is no whole one in the format safetensors.
+    """
+    try:
+        with file.open("rb") as weights:
+            length = int.from_bytes(weights.read(8), "little")
+            if not 0 < length < file.stat().st_size:
+                raise ValueError("its header is cut off")
+            header = json.loads(weights.read(length))
+        header.pop("__metadata__", None)
+        end = max((entry["data_offsets"][1] for entry in header.values()), default=0)
+        if 8 + length + end > file.stat().st_size:
+            raise ValueError("its numbers are cut off")
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"{file}: no whole file of weights in the format safetensors ({error})"
+        ) from None
+    return header, 8 + length

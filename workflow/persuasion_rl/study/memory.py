@@ -1,0 +1,310 @@
+"""Estimates the memory of jobs with a model: of a GPU for the doctor, of the machine for Snakemake and for trainings on a CPU.
+
+Estimates are bytes, of the largest batch: every row is counted with the greatest length. benchmarks/memory.py measures how
+near they come.
+"""
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from persuasion_rl.runtime.leases import visible_devices
+from persuasion_rl.runtime.machine import memory
+from persuasion_rl.study.model_size import QWEN, Size, size_in
+from persuasion_rl.study.names import BASE, model_folder
+from persuasion_rl.study.study import Study
+
+TRAINER, READER = 0.65e9, 0.5e9
+"""Bytes of a process that has loaded torch and transformers, with trl and without (measured)."""
+TOKEN = 80
+"""Bytes of a token of the training data, as Python holds it."""
+UNKNOWN_MB = {"training": 12_000, "kl": 12_000, "sampling": 8_000, "loss": 8_000, "scoring": 8_000}
+"""What jobs ask for where the model's shape is not known when the plan is made, since it is not downloaded yet."""
+TOO_LARGE = {
+    "training": "it runs alone, with as many rows at once as fit",
+    "sampling": "lower sampling.batch_size, which changes no sample",
+    "loss": "it runs alone, and may be ended for want of memory",
+    "kl": "it runs alone, and may be ended for want of memory",
+    "scoring": "it runs alone, and may be ended for want of memory",
+}
+"""What happens, or helps, where a job needs more memory than the machine has."""
+FRAME = 64
+"""Tokens that a prompt may have around its context."""
+CPU_ROWS = 8
+"""Rows at once on a CPU where a recipe says nothing; more are not faster."""
+ON_GPU_MB = 8_000
+"""What jobs ask for whose model is in a GPU's memory; weights pass through the machine's."""
+HEAD_TILE = 4096, 32_768
+"""Tokens and entries of the vocabulary whose logits trl's fused head computes at once."""
+LOSS_TOKENS = 4096
+"""Tokens of a batch whose whole logits `evaluation.loss` computes."""
+SCORED = 64
+"""Texts that the delta judge reads at once (`judges.delta`)."""
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """What numbers take, in bytes.
+
+    Attributes:
+        weight, entry: a weight of the layers, and one of the embedding.
+        state: an entry of a hidden state.
+        kept_width, kept_inner, kept_input: what a layer keeps of a token for the backward pass, for each unit of its width,
+            of its MLP, and for each input of an adapted module.
+        tile: an entry of the head's tile, with what is computed from it.
+    """
+
+    weight: float
+    entry: float
+    state: int
+    kept_width: int
+    kept_inner: int
+    kept_input: int
+    tile: int
+
+
+HALF = Numbers(weight=2, entry=2, state=2, kept_width=24, kept_inner=6, kept_input=4, tile=2)
+"""16 bits on a GPU. What layers keep is counted in the manner of Korthikanti et al. (2022, arXiv:2205.05198, section 4),
+from what autograd keeps for this code (a test recounts it)."""
+FOUR_BITS = Numbers(
+    weight=4.127 / 8, entry=4, state=2, kept_width=24, kept_inner=6, kept_input=4, tile=2
+)
+"""NF4 quantised twice (Dettmers et al. 2023, arXiv:2305.14314), and the embedding in float32."""
+FLOAT32 = Numbers(weight=4, entry=4, state=4, kept_width=34, kept_inner=12, kept_input=8, tile=32)
+"""float32 on a CPU, where attention keeps keys repeated for all heads, and the head's tile is computed in torch."""
+
+
+def training_bytes(
+    method: str,
+    size: Size,
+    shape: dict[str, Any],
+    *,
+    tokens: int,
+    labelled: int,
+    checkpointing: bool,
+    numbers: Numbers,
+) -> float:
+    """The peak of an update, without what a process has anyway.
+
+    An adapter's weights, gradients and Adam's two moments take 4 bytes each, and DPO's reference is a frozen copy of it.
+    Checkpointed gradients leave a layer's input, and all of it of one layer. Whole logits never exist (trl's fused head works
+    in tiles), nor does padding.
+
+    Args:
+        method: "sft", "dpo" or "reward".
+        shape: the recipe with the adapter's shape.
+        tokens, labelled: of the largest batch, those that go through the layers and through the head.
+    """
+    weights = size.backbone * numbers.weight + (size.parameters - size.backbone) * numbers.entry
+    modules = shape["lora_target_modules"]
+    adapter = size.adapter(shape["lora_r"], modules) * 4 * (5 if method == "dpo" else 4)
+    inputs = sum(size.linear[name][0] for name in modules if name in size.linear)
+    layer = tokens * (
+        numbers.kept_width * size.width
+        + numbers.kept_inner * size.inner
+        + numbers.kept_input * inputs
+    )
+    kept = size.layers * layer
+    if checkpointing:
+        kept = size.layers * tokens * numbers.state * size.width + layer
+    # Hidden states and their gradients, in 16 bits and in 32; the classifier has no vocabulary.
+    head = tokens * 8 * size.width
+    if method != "reward":
+        head += numbers.tile * min(labelled, HEAD_TILE[0]) * min(size.vocab, HEAD_TILE[1])
+    return weights + adapter + kept + head
+
+
+def _forward(size: Size, tokens: int) -> float:
+    """What a layer of a forward pass in float32 holds at once, without gradients."""
+    return 4 * tokens * (8 * size.width + 3 * size.inner + 2 * size.queries)
+
+
+def sampling_bytes(size: Size, rows: int, prompt: int, new: int) -> float:
+    """The peak of a padded batch that is sampled on a CPU: the cache, the prompts' forward pass and mask, and the sampler's
+    copies of the logits.
+
+    Args:
+        rows: responses at once. prompt, new: the greatest lengths of a prompt and of a response, in tokens.
+    """
+    cache = rows * (prompt + new) * size.layers * 2 * size.keys * 4
+    mask = rows * prompt * prompt * 4
+    logits = 8 * rows * size.vocab * 4
+    return size.parameters * 4 + cache + mask + logits + _forward(size, rows * prompt)
+
+
+def loss_bytes(size: Size, length: int) -> float:
+    """The peak of `evaluation.loss` on a CPU: whole logits of a batch, and copies of those that are labelled.
+
+    Args:
+        length: the greatest length of a row, in tokens.
+    """
+    tokens = max(LOSS_TOKENS, length)
+    return size.parameters * 4 + 2.5 * tokens * size.vocab * 4 + _forward(size, tokens)
+
+
+def kl_bytes(size: Size, prompt: int, reply: int) -> float:
+    """The peak of `evaluation.kl` on a CPU: two models, and the distributions of both over one reply.
+
+    Args:
+        prompt, reply: their greatest lengths in tokens.
+    """
+    logits = max(prompt + 3 * reply, 6 * reply) * size.vocab * 4
+    return 2 * size.parameters * 4 + logits + _forward(size, prompt + reply)
+
+
+def scoring_bytes(size: Size, length: int) -> float:
+    """The peak of the delta judge's reading on a CPU.
+
+    Args:
+        length: the greatest length of prompt and response together, in tokens.
+    """
+    return size.parameters * 4 + _forward(size, SCORED * length)
+
+
+class JobMemory:
+    """The memory, in MB, that jobs of a study ask Snakemake for; each method is a resource of a rule, and grows with its attempt.
+
+    With the model's shape, of its config.json, known for Qwen2.5-0.5B and for stand-ins, it is an estimate; else UNKNOWN_MB.
+
+    Args:
+        here: whether jobs run on this machine, where it shows whether they find a GPU.
+    """
+
+    def __init__(self, study: Study, here: bool):
+        self._study, self._here = study, here
+        self._said: set[str] = set()
+        has_gpu = bool(visible_devices()) if here else True
+        self._on_cpu = study.config.device == "cpu" or (
+            study.config.device == "auto" and not has_gpu
+        )
+
+    def training(self, wildcards: Any, attempt: int) -> int:
+        """Of train_sft and train_dpo."""
+        study, name = self._study, wildcards.model
+        shape = study.recipe(next(study.config.lineage(name)))
+        method = study.models[name].method
+        rows = study.split_sizes()["train"]
+        if method == "dpo":
+            rows = study.pool_sizes()[study.models[name].pool]
+        return attempt * self._training(method, study.recipe(name), shape, rows)
+
+    def delta_judge(self, wildcards: Any, attempt: int) -> int:
+        """Of train_delta_judge. Every example may have a pair."""
+        recipe = self._study.config.recipes.reward.settings()
+        return attempt * self._training(
+            "reward", recipe, recipe, self._study.config.data.max_examples
+        )
+
+    def _training(self, method: str, recipe: dict, shape: dict, rows: int) -> int:
+        config, length = self._study.config, recipe["max_length"]
+        reply = config.sampling.max_new_tokens if method == "dpo" else config.data.max_tokens
+        row = length if method == "sft" else length + min(reply, length // 2)
+        effective = recipe["effective_batch_size"]
+        at_once = min(recipe.get("per_device_train_batch_size") or CPU_ROWS, effective)
+        labelled = at_once * min(reply, length) * (1 if method == "sft" else 2)
+
+        def needed(size: Size) -> float:
+            return TRAINER + training_bytes(
+                method, size, shape,
+                tokens=at_once * row, labelled=labelled,
+                checkpointing=recipe.get("gradient_checkpointing", False), numbers=FLOAT32,
+            )  # fmt: skip
+
+        return self._mb("training", self._size(), needed) + round(rows * row * TOKEN / 2**20)
+
+    def standin(self, wildcards: Any, attempt: int) -> int:
+        """Of pretrain_standin: float32, all weights with gradients and two moments, whole logits three times over."""
+        standin, size = self._study.config.standin, self._standin
+        tokens = standin.per_device_train_batch_size * standin.max_length
+        kept = tokens * size.layers * (34 * size.width + 12 * size.inner)
+        data = self._study.config.data.max_examples * standin.max_length * TOKEN
+        needed = TRAINER + 16 * size.parameters + kept + 3 * tokens * size.vocab * 4 + data
+        return attempt * round(needed / 2**20)
+
+    def responses(self, wildcards: Any, attempt: int) -> int:
+        """Of generate_responses."""
+        return attempt * self._sampling(self._study.config.sampling.engine, self._size())
+
+    def replies(self, wildcards: Any, attempt: int) -> int:
+        """Of evaluate_model and preview_model."""
+        player = self._study.player(wildcards.player)
+        size = size_in(model_folder(player.source)) if player.source else self._size()
+        return attempt * self._sampling(self._study.engine(player.name)["engine"], size)
+
+    def _sampling(self, engine: str, size: Size | None) -> int:
+        if not self._study.engine_module(engine).endswith(".local"):
+            return UNKNOWN_MB["sampling"]
+        config = self._study.config
+        lengths = self._prompt, config.sampling.max_new_tokens
+        return self._mb(
+            "sampling",
+            size,
+            lambda size: READER + sampling_bytes(size, config.sampling.batch_size, *lengths),
+        )
+
+    def loss(self, wildcards: Any, attempt: int) -> int:
+        """Of evaluate_loss."""
+        length = self._study.config.data.max_seq_length
+        return attempt * self._mb(
+            "loss", self._size(), lambda size: READER + loss_bytes(size, length)
+        )
+
+    def kl(self, wildcards: Any, attempt: int) -> int:
+        """Of evaluate_kl."""
+        lengths = self._prompt, self._study.config.sampling.max_new_tokens
+        return attempt * self._mb(
+            "kl", self._size(), lambda size: READER + kl_bytes(size, *lengths)
+        )
+
+    def judging(self, judge: str | None) -> Callable[..., int]:
+        """Of what asks a judge; None is no judge."""
+        if judge != "delta":
+            return lambda wildcards, attempt: attempt * 2_000
+        length = self._study.config.data.max_seq_length
+        return lambda wildcards, attempt: (
+            attempt
+            * self._mb("scoring", self._size(), lambda size: READER + scoring_bytes(size, length))
+        )
+
+    @property
+    def _prompt(self) -> int:
+        """The greatest length of a prompt."""
+        config = self._study.config
+        return min(config.data.max_seq_length, config.data.max_context_tokens + FRAME)
+
+    @property
+    def _standin(self) -> Size:
+        standin = self._study.config.standin
+        return Size(
+            layers=standin.num_hidden_layers,
+            width=standin.hidden_size,
+            inner=standin.intermediate_size,
+            queries=standin.hidden_size,
+            keys=standin.hidden_size // 2,
+            vocab=standin.vocab_size,
+        )
+
+    def _size(self) -> Size | None:
+        """The size of the study's base model."""
+        source = self._study.models[BASE].source
+        if source == "standin":
+            return self._standin
+        return size_in(self._study.base_folder) or (QWEN if "Qwen2.5-0.5B" in source else None)
+
+    def _mb(self, job: str, size: Size | None, needed: Callable[[Size], float]) -> int:
+        if not self._on_cpu:
+            return min(ON_GPU_MB, UNKNOWN_MB[job])
+        if size is None:
+            return UNKNOWN_MB[job]
+        if self._here and needed(size) > memory():
+            self._say_once(
+                f"{job}: about {needed(size) / 1e9:.1f} GB (estimate), and this machine has {memory() / 1e9:.1f} GB:"
+                f" {TOO_LARGE[job]}"
+            )
+        return round(needed(size) / 2**20)
+
+    def _say_once(self, line: str) -> None:
+        if line not in self._said:
+            self._said.add(line)
+            print(line, file=sys.stderr)
