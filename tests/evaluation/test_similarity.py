@@ -95,6 +95,18 @@ def test_a_text_is_cut_where_the_model_says(encoder, bert):
     assert not torch.allclose(embed(short, LONG[:120])[0], uncut / uncut.norm(), atol=1e-3)
 
 
+def test_a_spelled_control_token_is_text(encoder, bert):
+    text = "Buses are <pad> cheap."
+    words, model = (kind.from_pretrained(bert) for kind in (AutoTokenizer, AutoModel))
+    words.backend_tokenizer.encode_special_tokens = True
+    ids = words.backend_tokenizer.encode(text).ids
+    assert words.pad_token_id not in ids and words.decode(ids) == text
+    with torch.no_grad():
+        expected = model(input_ids=torch.tensor([ids])).last_hidden_state[0].mean(0)
+    (embedding,) = embed(encoder(), text)
+    assert torch.allclose(embedding, expected / expected.norm(), atol=1e-5)
+
+
 def replies(*texts: str) -> list[dict]:
     return [
         {

@@ -69,6 +69,7 @@ def load_encoder(name: str, device: str, trust_remote_code: bool = False):
             f"{key}: {name} does not say how it pools (modules.json); it must be a model of sentence-transformers,"
             f" whole: a folder, or on the Hub and here after `hf download {name}`"
         )
+    encoder.tokenizer.split_special_tokens = True  # what people spelled like one is text
     return encoder
 
 
