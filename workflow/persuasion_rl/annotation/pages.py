@@ -397,8 +397,4 @@ class ArenaPages:
 
 
 def _median(seconds: list[float | None]) -> int | None:
-    return (
-        round(median(known)) or 1
-        if (known := [s for s in seconds if s is not None and s >= 0])
-        else None
-    )
+    return round(median(known)) or 1 if (known := [s for s in seconds if s is not None]) else None

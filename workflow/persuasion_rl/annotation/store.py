@@ -93,6 +93,7 @@ class AnswerStore(Store):
         Args:
             now: seconds since 1970; the current time if None.
         """
+        # Others may show something while this waits for its turn, and so a little after its `now`.
         now = time.time() if now is None else now
         with self._transaction() as file:
             candidates, repeats_to_come = self._candidates(file, annotator, plan, now)
@@ -147,7 +148,7 @@ class AnswerStore(Store):
                 "SELECT pair, COUNT(*) FROM (SELECT annotator, pair FROM answers WHERE kind = ? AND answer != ?"
                 " UNION SELECT annotator, pair FROM shown"
                 " WHERE open AND kind = ? AND shown_at > ? AND shown_at <= ? AND annotator != ?) GROUP BY pair",
-                (FIRST_TIME, SKIP, FIRST_TIME, now - TAKEN_S, now, annotator),
+                (FIRST_TIME, SKIP, FIRST_TIME, now - TAKEN_S, now + TAKEN_S, annotator),
             )
         )
         missing_pairs = [
@@ -232,7 +233,7 @@ class AnswerStore(Store):
         """
         with self._lock:
             rows = self._file.execute(
-                "SELECT pair, s.number, seconds FROM answers LEFT JOIN shown AS s USING (annotator, pair, kind)"
+                "SELECT pair, s.number, iif(seconds >= 0, seconds, NULL) FROM answers LEFT JOIN shown AS s USING (annotator, pair, kind)"
                 " WHERE annotator = ? AND kind != ? ORDER BY answers.number",
                 (annotator, PRACTICE),
             ).fetchall()
