@@ -16,6 +16,7 @@ from persuasion_rl.files import write_jsonl, write_text
 from persuasion_rl.study.flags import flags
 from persuasion_rl.study.memory import (
     FLOAT32,
+    LOSS_TOKENS,
     READER,
     SCORED,
     TRAINER,
@@ -116,7 +117,8 @@ class Bench:
                 for each, metadata in zip(texts, ids, strict=True)
             ]
             # Only the judge and the sampler take many at once.
-            few = rows[: 2 * self.rows] if name in ("sft", "dpo", "replies") else rows
+            enough = max(2 * self.rows, -(-LOSS_TOKENS // self.length))
+            few = rows[:enough] if name in ("sft", "dpo", "replies") else rows
             write_jsonl(self.folder / f"{name}.jsonl", few)
             if name not in ("prompts", "replies"):
                 tokenize(

@@ -97,6 +97,20 @@ def test_what_a_training_asks_for_follows_its_recipe_and_its_model(tmp_path, cap
     assert "as many rows at once as fit" in capfd.readouterr().err
 
 
+def test_a_downloaded_model_whose_configuration_was_cut_off_asks_for_what_is_known(
+    tmp_path, monkeypatch
+):
+    """The plan is made; the job that loads the model says what is wrong."""
+    study = published(device="cpu")
+    ours = JobMemory(study, here=True)
+    before = ours.delta_judge(None, 1)
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / study.base_folder
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text('{"hidden_size":')
+    assert ours.delta_judge(None, 1) == before > 10_000
+
+
 @pytest.mark.slow
 def test_the_estimate_of_a_training_is_near_what_it_takes(tiny_rows, tmp_path):
     """benchmarks/memory.py measures all jobs, of larger shapes."""

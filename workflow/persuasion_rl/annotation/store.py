@@ -93,6 +93,11 @@ class AnswerStore(Store):
         Args:
             now: seconds since 1970; the current time if None.
         """
+<<<<<<< HEAD
+=======
+        # Others may show something while this waits for its turn, and so a little after its `now`.
+        now = time.time() if now is None else now
+>>>>>>> machine
         with self._transaction() as file:
             # Not before: what another one was shown while this one waited would lie in the future.
             now = time.time() if now is None else now
@@ -148,7 +153,7 @@ class AnswerStore(Store):
                 "SELECT pair, COUNT(*) FROM (SELECT annotator, pair FROM answers WHERE kind = ? AND answer != ?"
                 " UNION SELECT annotator, pair FROM shown"
                 " WHERE open AND kind = ? AND shown_at > ? AND shown_at <= ? AND annotator != ?) GROUP BY pair",
-                (FIRST_TIME, SKIP, FIRST_TIME, now - TAKEN_S, now, annotator),
+                (FIRST_TIME, SKIP, FIRST_TIME, now - TAKEN_S, now + TAKEN_S, annotator),
             )
         )
         missing_pairs = [
@@ -233,7 +238,7 @@ class AnswerStore(Store):
         """
         with self._lock:
             rows = self._file.execute(
-                "SELECT pair, s.number, seconds FROM answers LEFT JOIN shown AS s USING (annotator, pair, kind)"
+                "SELECT pair, s.number, iif(seconds >= 0, seconds, NULL) FROM answers LEFT JOIN shown AS s USING (annotator, pair, kind)"
                 " WHERE annotator = ? AND kind != ? ORDER BY answers.number",
                 (annotator, PRACTICE),
             ).fetchall()

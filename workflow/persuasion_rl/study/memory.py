@@ -6,9 +6,12 @@ near they come.
 
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from persuasion_rl.files import UserError
 from persuasion_rl.runtime.leases import visible_devices
 from persuasion_rl.runtime.machine import memory
 from persuasion_rl.study.model_size import QWEN, Size, size_in
@@ -162,6 +165,13 @@ def scoring_bytes(size: Size, length: int) -> float:
     return size.parameters * 4 + _forward(size, SCORED * length)
 
 
+def _size_here(folder: str | Path) -> Size | None:
+    """The size of the model in a folder, if it can be told. What is wrong with its config.json is for the jobs that load it."""
+    with suppress(UserError):
+        return size_in(folder)
+    return None
+
+
 class JobMemory:
     """The memory, in MB, that jobs of a study ask Snakemake for; each method is a resource of a rule, and grows with its attempt.
 
@@ -229,7 +239,7 @@ class JobMemory:
     def replies(self, wildcards: Any, attempt: int) -> int:
         """Of evaluate_model and preview_model."""
         player = self._study.player(wildcards.player)
-        size = size_in(model_folder(player.source)) if player.source else self._size()
+        size = _size_here(model_folder(player.source)) if player.source else self._size()
         return attempt * self._sampling(self._study.engine(player.name)["engine"], size)
 
     def _sampling(self, engine: str, size: Size | None) -> int:
@@ -290,7 +300,7 @@ class JobMemory:
         source = self._study.models[BASE].source
         if source == "standin":
             return self._standin
-        return size_in(self._study.base_folder) or (QWEN if "Qwen2.5-0.5B" in source else None)
+        return _size_here(self._study.base_folder) or (QWEN if "Qwen2.5-0.5B" in source else None)
 
     def _mb(self, job: str, size: Size | None, needed: Callable[[Size], float]) -> int:
         if not self._on_cpu:
