@@ -396,9 +396,5 @@ class ArenaPages:
 
 
 def _median(seconds: list[float | None]) -> int | None:
-<<<<<<< HEAD
     known = [value for value in seconds if value is not None and value >= 0]
     return round(median(known)) or 1 if known else None
-=======
-    return round(median(known)) or 1 if (known := [s for s in seconds if s is not None]) else None
->>>>>>> machine

@@ -93,11 +93,6 @@ class AnswerStore(Store):
         Args:
             now: seconds since 1970; the current time if None.
         """
-<<<<<<< HEAD
-=======
-        # Others may show something while this waits for its turn, and so a little after its `now`.
-        now = time.time() if now is None else now
->>>>>>> machine
         with self._transaction() as file:
             # Not before: what another one was shown while this one waited would lie in the future.
             now = time.time() if now is None else now
