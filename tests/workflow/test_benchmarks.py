@@ -126,3 +126,13 @@ def test_generation_is_timed_in_three_ways_within_the_studys_limit(tiny_rows, ti
     assert len(table) == 3
     for responses, tokens in table.values():
         assert 0 < tokens / responses <= 7.3  # both are rounded
+
+
+@pytest.mark.slow
+def test_the_estimate_of_memory_is_near_what_jobs_take():
+    """The smallest shape; the table of benchmarks/README.md has three."""
+    lines = run_benchmark("memory", *"--shapes demo --jobs sft sampling --length 256".split())
+    rows = [line.strip("| ").split(" | ") for line in lines.splitlines() if line[:6] == "| demo"]
+    ratios = {job: float(estimate) / float(measured) for _, job, estimate, measured, _ in rows}
+    assert ratios.keys() == {"sft", "sampling"}
+    assert all(1 / 1.5 < ratio < 1.5 for ratio in ratios.values()), ratios
