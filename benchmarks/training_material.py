@@ -142,21 +142,21 @@ def numbered_tokenizer(vocabulary: int):
     words = {str(number): number for number in range(vocabulary - 2)}
     words |= {"<pad>": vocabulary - 2, "<eos>": vocabulary - 1}
     return PreTrainedTokenizerFast(
-        tokenizer_object=Tokenizer(models.WordLevel(words, unk_token="0")),
+        tokenizer_object=Tokenizer(models.WordLevel(words, unk_token="<pad>")),
         eos_token="<eos>",
         pad_token="<pad>",
+        unk_token="<pad>",  # else Qwen2's class adds one of its own, behind the vocabulary
     )
 
 
 def write_base(base: Path, plan: Plan) -> None:
     """A model of random weights beside its tokenizer."""
     import torch
-    from transformers import AutoModelForCausalLM, Qwen2Config, set_seed
+    from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen2Config, set_seed
 
     from persuasion_rl.models.devices import pick_dtype
-    from persuasion_rl.models.loading import load_tokenizer
 
-    tokenizer = load_tokenizer(base)
+    tokenizer = AutoTokenizer.from_pretrained(base)
     config = Qwen2Config(
         **MODELS[plan.model],
         max_position_embeddings=32_768,

@@ -5,13 +5,10 @@ import subprocess
 import sys
 from types import SimpleNamespace
 
-import pytest
-
-from persuasion_rl.study.memory import FLOAT32, TRAINER, JobMemory, training_bytes
-from persuasion_rl.study.model_size import size_in, size_of
+from persuasion_rl.study.memory import JobMemory
+from persuasion_rl.study.model_size import size_of
 from published import published, write_model_folder
 from running import WORKFLOW
-from tiny_trainings import LORA, training_words
 
 SNAKEFILE = """
 import sys
@@ -109,21 +106,3 @@ def test_a_downloaded_model_whose_configuration_was_cut_off_asks_for_what_is_kno
     folder.mkdir(parents=True)
     (folder / "config.json").write_text('{"hidden_size":')
     assert ours.delta_judge(None, 1) == before > 10_000
-
-
-@pytest.mark.slow
-def test_the_estimate_of_a_training_is_near_what_it_takes(tiny_rows, tmp_path):
-    """benchmarks/memory.py measures all jobs, of larger shapes."""
-    words = training_words("sft", tiny_rows, tmp_path)
-    process = subprocess.Popen(
-        [sys.executable, "-m", *words],
-        env=os.environ | {"PYTHONPATH": str(WORKFLOW)}, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = status
-    assert status == 0
-    estimated = TRAINER + training_bytes(
-        "sft", size_in(tiny_rows.base), LORA,
-        tokens=4 * 640, labelled=4 * 640, checkpointing=False, numbers=FLOAT32,
-    )  # fmt: skip
-    assert 1 / 1.5 < estimated / (1024 * usage.ru_maxrss) < 1.5

@@ -73,12 +73,12 @@ def test_a_profile_tells_where_all_of_the_time_goes(corpora, tokenizer_folder):
     ("what", "rows"),
     [
         ("compare", ["convokit.Corpus, one tokenizer call a comment", "process_cmv"]),
-        ("scale", ["3,000 | 0.0 | process_cmv", "3,000 | 0.0 | check_leakage"]),
+        ("scale", ["6,000 | 0.0 | process_cmv", "6,000 | 0.0 | check_leakage"]),
     ],
 )
 def test_the_data_stages_are_timed_on_a_corpus_of_any_size(what, rows, tokenizer_folder):
     output = run_benchmark(
-        "data", what, "--tokenizer", str(tokenizer_folder), "--utterances", "3000"
+        "data", what, "--tokenizer", str(tokenizer_folder), "--utterances", "6000"
     )
     for row in rows:
         assert re.search(rf"^\| {re.escape(row)} \| \d+\.\d \|", output, re.M), output
