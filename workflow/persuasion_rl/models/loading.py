@@ -87,6 +87,9 @@ def _from_folder(model_class: type, base: Path, **options):
         raise UserError(
             f"{base}: its weights {what}, so it would be random; is the folder whole, and of one model?"
         )
+    # Of a mixture of experts: its logits stand in no result, and sampling in batches ends over them.
+    if getattr(model.config, "output_router_logits", False):
+        model.config.output_router_logits = False
     return model
 
 

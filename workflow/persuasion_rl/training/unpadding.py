@@ -349,8 +349,6 @@ def _why_padded(model: PreTrainedModel) -> str | None:
         return min(others).replace("_", " ")
     if not backbone._supports_attention_backend:
         return "attention of its own"
-    if getattr(backbone.config, "output_router_logits", False):
-        return "a loss of its routers"
     ids = torch.tensor([[1, 2, 3, 4, 5, 6, 7], [1, 2, 3, 5, 6, 0, 0]], device=model.device)
     batch = {"input_ids": ids, "attention_mask": (ids > 0).long()}
     trains = model.training
