@@ -78,6 +78,9 @@ class TextTokenizer:
             for number, token in enumerate(added)
             if _is_control(token["content"])
         }
+        if not self._keeps_names(content):
+            for token in added:
+                token["normalized"] &= token["content"] not in self._renamed
         self._tokenizer = self._load(_renamed(content, added, self._renamed))
         ids = {text: self._tokenizer.token_to_id(name) for text, name in self._renamed.items()}
         self._refuse_other_ids(added, ids)
@@ -96,6 +99,13 @@ class TextTokenizer:
             return Tokenizer.from_str(json.dumps(content))
         except Exception as error:  # tokenizers raises this very class
             raise UserError(f"{self._file}: not a tokenizer ({error})") from None
+
+    def _keeps_names(self, content: dict[str, Any]) -> bool:
+        """Whether the normalizer leaves NUL in a text. BERT's does not: the name of a control token would be a mere digit."""
+        alone = {"model": {"type": "BPE", "vocab": {}, "merges": []}, "added_tokens": []}
+        normalizer = self._load({**content, **alone}).normalizer
+        name = "\x000\x00"
+        return normalizer is None or name in normalizer.normalize_str(name)
 
     def _added_tokens(self, content: dict[str, Any]) -> list[dict[str, Any]]:
         """The added tokens of a tokenizer.json, and those that only the files beside it name, by their ids."""
