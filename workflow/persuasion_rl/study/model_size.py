@@ -65,15 +65,8 @@ QWEN = Size(layers=24, width=896, inner=4864, queries=896, keys=128, vocab=151_9
 """Qwen2.5-0.5B."""
 
 
-NAMES = {
-    "layers": ("num_hidden_layers", "n_layer", "n_layers", "num_layers"),
-    "width": ("hidden_size", "n_embd", "d_model"),
-    "heads": ("num_attention_heads", "n_head", "n_heads", "num_heads", "attention_heads"),
-    "inner": ("intermediate_size", "n_inner", "ffn_dim", "ffn_hidden_size"),
-    "experts": ("num_local_experts", "num_experts", "n_routed_experts"),
-    "taken": ("num_experts_per_tok", "num_experts_per_token"),
-}
-"""What families call the numbers of a decoder."""
+EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts")
+"""What families call the number of a layer's experts."""
 
 
 def size_of(config: dict[str, Any]) -> Size | None:
@@ -86,7 +79,9 @@ def size_of(config: dict[str, Any]) -> Size | None:
         return int(next((max(n) if isinstance(n, list) else n for n in found if n), 0))
 
     try:
-        layers, width, heads, inner, experts, taken = (number(*names) for names in NAMES.values())
+        layers, width = number("num_hidden_layers"), number("hidden_size")
+        heads, inner = number("num_attention_heads"), number("intermediate_size")
+        experts, taken = number(*EXPERTS), number("num_experts_per_tok")
         latent = number("qk_nope_head_dim") + number("qk_rope_head_dim")  # of DeepSeek's attention
         per_head = latent or number("head_dim") or width // heads
         idle = 0
@@ -99,9 +94,9 @@ def size_of(config: dict[str, Any]) -> Size | None:
         size = Size(
             layers=layers,
             width=width,
-            inner=inner or 4 * width,
+            inner=inner,
             queries=heads * per_head,
-            keys=(number("num_key_value_heads", "num_kv_heads") or heads) * per_head,
+            keys=(number("num_key_value_heads") or heads) * per_head,
             vocab=number("vocab_size"),
             tied=config.get(
                 "tie_word_embeddings", config.get("model_type", "").startswith("gemma")
@@ -110,7 +105,7 @@ def size_of(config: dict[str, Any]) -> Size | None:
         )
     except (TypeError, ValueError, AttributeError, ZeroDivisionError):
         return None
-    return size if min(size.layers, size.width, size.vocab) > 0 else None
+    return size if min(layers, width, inner, size.vocab) > 0 else None
 
 
 def size_in(folder: str | Path) -> Size | None:
