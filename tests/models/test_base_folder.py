@@ -3,6 +3,7 @@
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -248,18 +249,27 @@ def test_a_model_that_sees_later_tokens_or_keeps_a_state_is_refused(base):
 
 
 def test_modules_that_a_local_base_lacks_are_said_when_the_study_is_read(tiny_rows, tmp_path):
-    phi3 = write_family_base("phi3", tiny_rows.base, tmp_path)
+    phi3 = write_family_base("phi3", tiny_rows.base, tmp_path / "phi3")
     assert linear_modules(phi3) == {"qkv_proj", "o_proj", "gate_up_proj", "down_proj"}
+    for family in ("mixtral", "deepseek_v3"):
+        base, model = tmp_path / family, family_model(family)
+        model.save_pretrained(base)
+        linear = (name for name, m in model.model.named_modules() if isinstance(m, torch.nn.Linear))
+        assert linear_modules(base) == {name.rpartition(".")[2] for name in linear}
     line = refusal(load_config, study_of(phi3))
     assert line.startswith("recipes.sft.lora_target_modules: the base model has no module 'q_proj'")
     assert line.endswith("there are down_proj, gate_up_proj, o_proj, qkv_proj")
 
 
 def test_rows_beyond_a_models_positions_are_refused():
+    from transformers import MptConfig
+
     refuse_beyond_positions(family_model("gpt2"), 512)
     assert "513 tokens, and the base model has positions for 512" in refusal(
         refuse_beyond_positions, family_model("gpt2"), 513
     )
+    alibi = SimpleNamespace(config=MptConfig(max_seq_len=64))
+    assert "positions for 64" in refusal(refuse_beyond_positions, alibi, 65)
     rope = {"rope_type": "longrope", "rope_theta": 10_000.0, "original_max_position_embeddings": 64}
     factors = {"short_factor": [1.0] * 4, "long_factor": [2.0] * 4}
     long = family_model("phi3", rope_parameters=rope | factors, original_max_position_embeddings=64)

@@ -13,6 +13,8 @@ from persuasion_rl.study.names import MODEL_FILES, TRAINED_FILES, WEIGHTS, weigh
 
 CAUSAL = ("ForCausalLM", "LMHeadModel")
 """How transformers ends the names of models that write on from a text."""
+EXPERTS = {"experts", "router", "gate"}
+"""Parts of the names of weights that no adapter can be put on."""
 OTHER_WEIGHTS = ("*.gguf", "*.bin", "*.pth", "*.pt")
 
 
@@ -92,10 +94,15 @@ def _check_ends(file: Path) -> None:
 
 
 def linear_modules(folder: Path) -> set[str]:
-    """The last names of the modules of layers that have a matrix as their weights, as "q_proj"."""
+    """The last names of the modules of layers that have a matrix as their weights, as "q_proj".
+
+    Without those of experts, which transformers computes all at once, and of what chooses them.
+    """
     named = (name.split(".") for name, shape in _tensors(folder) if len(shape) == 2)
     return {
-        parts[-2] for parts in named if parts[-1] == "weight" and any(map(str.isdigit, parts[:-2]))
+        parts[-2]
+        for parts in named
+        if parts[-1] == "weight" and any(map(str.isdigit, parts[:-2])) and not EXPERTS & {*parts}
     }
 
 
