@@ -50,6 +50,11 @@ def read_format(base: Path, name: str) -> PromptFormat:
             f"{file}: the chat template must show the user's text once and unchanged; use prompt_format: plain"
         )
     before, after = rendered.split(MARK)
+    end = special.get("eos_token")
+    if end and after.rstrip().endswith(end):
+        raise UserError(
+            f"{file}: the chat template ends a prompt with {end}, where a reply should begin; use prompt_format: plain"
+        )
     return PromptFormat("chat", before + before_context, "\n\n", after)
 
 
