@@ -127,6 +127,18 @@ def test_a_layout_that_drops_a_feature_is_refused_before_the_training(monkeypatc
         assert_as_plain("sft", model, pair_of_rows())
 
 
+def test_a_pad_token_of_minus_one_is_none():
+    """As in the first Llamas' configurations; batches of a model that keeps them padded hold it."""
+    from peft import LoraConfig, get_peft_model
+    from trl.trainer.utils import add_fused_lm_head
+
+    model = family_model("stablelm", pad_token_id=-1)
+    compute_without_padding(model)
+    add_fused_lm_head(model)
+    model = get_peft_model(model, LoraConfig(target_modules=["q_proj"]))
+    assert_as_plain("sft", model, pair_of_rows())
+
+
 SAMPLED = (
     "llama",
     "mistral",
