@@ -53,6 +53,7 @@ FAMILIES = {
         "v_head_dim": 16, "n_routed_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 24, "n_group": 2,
         "topk_group": 1, "first_k_dense_replace": 1,
     },
+    "phimoe": {"sliding_window": WINDOW, "num_local_experts": 4, "num_experts_per_tok": 2},
     "falcon": {"alibi": True, "parallel_attn": False, "multi_query": True, "bias": True},
 }  # fmt: skip
 """model_type -> what its configuration has besides the size."""

@@ -19,7 +19,7 @@ from tiny_families import FAMILIES, WINDOW, family_model, write_family_base
 from tiny_models import sampled_texts, sampling_settings
 from tiny_trainings import ADAPTER, train_delta, train_dpo, train_sft
 
-PADDED = ("stablelm", "falcon")
+PADDED = ("stablelm", "falcon", "phimoe")
 """Families whose attention is not computed without padding."""
 TARGETS = {
     "phi3": ["qkv_proj", "gate_up_proj"],
@@ -29,7 +29,7 @@ TARGETS = {
     "deepseek_v3": ["q_b_proj"],
 }
 """Modules that an adapter is put on, where they are not q_proj and v_proj."""
-WINDOWED = ("mistral", "mixtral", "phi3", "gemma2", "gemma3_text", "cohere2")
+WINDOWED = ("mistral", "mixtral", "phimoe", "phi3", "gemma2", "gemma3_text", "cohere2")
 
 
 def pair_of_rows() -> list[list[int]]:
@@ -114,7 +114,8 @@ def test_a_layout_that_drops_a_feature_is_refused_before_the_training(monkeypatc
     attend = unpadding.attend
     broken = lambda *states, sliding_window=None, **others: attend(*states, **others)  # noqa: E731
     monkeypatch.setitem(unpadding.AttentionInterface._global_mapping, NAME, broken)
-    monkeypatch.setattr(unpadding, "_why_padded", lambda model: None)
+    for check in ("_why_padded", "_has_window"):
+        monkeypatch.setattr(unpadding, check, lambda _: None)
     model = family_model("mistral")
     compute_without_padding(model)
     add_fused_lm_head(model)
