@@ -79,6 +79,9 @@ class TextTokenizer:
             for number, token in enumerate(added)
             if _is_control(token["content"])
         }
+        if not self._keeps_names(content):
+            for token in added:
+                token["normalized"] &= token["content"] not in self._renamed
         self._tokenizer = self._load(_renamed(content, added, self._renamed))
         ids = {text: self._tokenizer.token_to_id(name) for text, name in self._renamed.items()}
         self._refuse_other_ids(added, ids)
@@ -90,6 +93,7 @@ class TextTokenizer:
         self._eos = ids.get(special_tokens(self.folder).get("eos_token"))
         self.controls = frozenset(ids.values()) - ({self.unknown} - {self._eos})
         self.bos = self._learned_bos() if self.format.name == "plain" else []
+        refuse_unembedded(self._base, self._tokens())
         self._tokenizer.add_special_tokens([AddedToken(SEAM, normalized=False)])
 
     def _load(self, content: dict[str, Any]) -> Tokenizer:
@@ -97,6 +101,13 @@ class TextTokenizer:
             return Tokenizer.from_str(json.dumps(content))
         except Exception as error:  # tokenizers raises this very class
             raise UserError(f"{self._file}: not a tokenizer ({error})") from None
+
+    def _keeps_names(self, content: dict[str, Any]) -> bool:
+        """Whether the normalizer leaves NUL in a text. BERT's does not: the name of a control token would be a mere digit."""
+        alone = {"model": {"type": "BPE", "vocab": {}, "merges": []}, "added_tokens": []}
+        normalizer = self._load({**content, **alone}).normalizer
+        name = "\x000\x00"
+        return normalizer is None or name in normalizer.normalize_str(name)
 
     def _added_tokens(self, content: dict[str, Any]) -> list[dict[str, Any]]:
         """The added tokens of a tokenizer.json, and those that only the files beside it name, by their ids."""
@@ -131,6 +142,19 @@ class TextTokenizer:
                     f"{self._file}: the added token {token['content']!r} has the id {token['id']}, and by its place"
                     f" {ids[token['content']]}; save the tokenizer again"
                 )
+
+    def _tokens(self) -> dict[str, int]:
+        """The tokens that texts, frames and their ends can have.
+
+        Models need not embed the other control tokens: the small Gemma 3 has none for images, which its tokenizer knows.
+        """
+        names = {name: text for text, name in self._renamed.items()}
+        framed = {*self.frame_controls, self._eos}
+        return {
+            names.get(name, name): number
+            for name, number in self._tokenizer.get_vocab().items()
+            if number in framed or number not in self.controls
+        }
 
     def _learned_bos(self) -> list[int]:
         """What the tokenizer puts in front of a text; what it would put behind it, no prompt may have.
@@ -283,6 +307,19 @@ class TextTokenizer:
     def encode(self, texts: list[str]) -> list[Encoding]:
         """The tokens of texts, with their positions in them."""
         return self._tokenizer.encode_batch(texts, add_special_tokens=False)
+
+
+def refuse_unembedded(base: Path, tokens: dict[str, int]) -> None:
+    """UserError if the model in a folder embeds fewer tokens than the highest id of these; if it is not there, nothing."""
+    content = read_json(base / "config.json") if (base / "config.json").is_file() else None
+    content = content if isinstance(content, dict) else {}
+    embedded = (content.get("text_config") or content).get("vocab_size")
+    token, highest = max(tokens.items(), key=lambda entry: entry[1])
+    if isinstance(embedded, int) and highest >= embedded:
+        raise UserError(
+            f"{base}: its tokenizer has the token {token!r} with the id {highest}, and the model embeds {embedded} tokens"
+            " (vocab_size in config.json): take the tokenizer that belongs to the model"
+        )
 
 
 def _is_control(text: str) -> bool:

@@ -194,20 +194,23 @@ class ContinuousBatches(LocalEngine):
     When a response ends, the next request takes its place. A prompt with several samples is computed once.
     """
 
+    _padded: PaddedBatches | None = None
+
     def sample(self, requests: list[Request]) -> Iterator[tuple[Request, Sample]]:
         if not requests:
             return
         model, _ = self.load()
-        if reason := _why_padded(model):
-            note(f"{model.config.model_type}: samples in padded batches, since {reason}")
-            padded = PaddedBatches(self.settings)
-            padded._loaded = self._loaded
-            yield from padded.sample(requests)
-            return
         prompts = self.text_tokenizer.prompt_ids([request.prompt for request in requests])
         if not self._compared:
-            self._compare_with_plain(max(prompts, key=len), min(prompts, key=len))
+            ends = max(prompts, key=len), min(prompts, key=len)
+            if reason := _why_padded(model) or self._compare_with_plain(*ends):
+                note(f"{model.config.model_type}: samples in padded batches, since {reason}")
+                self._padded = PaddedBatches(self.settings)
+                self._padded._loaded, self._padded.progress = self._loaded, self.progress
             self._compared = True
+        if self._padded is not None:
+            yield from self._padded.sample(requests)
+            return
         by_id = {str(i): pair for i, pair in enumerate(zip(requests, prompts, strict=True))}
         manager = self._manager(model, by_id)
         manager.warmup()
@@ -271,8 +274,12 @@ class ContinuousBatches(LocalEngine):
         manager.logit_processor = keyed
         return manager
 
-    def _compare_with_plain(self, longest: list[int], shortest: list[int]) -> None:
-        """Compare some greedy steps after two prompts with the plain model's (`models.plain`)."""
+    def _compare_with_plain(self, longest: list[int], shortest: list[int]) -> str | None:
+        """Compare some greedy steps after two prompts with the plain model's (`models.plain`).
+
+        Returns:
+            Why continuous batches cannot compute this model at all; None if they can.
+        """
         import torch
         from transformers import ContinuousBatchingConfig, GenerationConfig
 
@@ -296,13 +303,14 @@ class ContinuousBatches(LocalEngine):
             warmup=False,
         ).values()
         if errors := [output.error for output in outputs if output.error is not None]:
-            raise RuntimeError(f"continuous batching: {errors[0]}")
+            return f"continuous batches end over it ({' '.join(errors[0].split())})"
         tokens = [output.generated_tokens for output in outputs]
         plain = [
             plain_log_probs(model, p + t, len(t)) for p, t in zip(prompts, tokens, strict=True)
         ]
         own = [torch.tensor(output.logprobs, device=model.device) for output in outputs]
         refuse_difference("sampling", model, own, plain)
+        return None
 
     def _memory(self, model) -> dict[str, Any]:
         """Bounds of the cache: on a GPU a share of free memory, which leaves room for the sampler's sort."""

@@ -30,6 +30,8 @@ BESIDE_TOKENIZER = (
     "chat_template.jinja",
 )
 """What may say more of a tokenizer than its tokenizer.json."""
+POSITIONS = ("max_position_embeddings", "n_positions", "max_seq_len")
+"""What families call the number of tokens that a model takes, in its config.json."""
 READ_BESIDE = (*BESIDE_TOKENIZER[1:], "generation_config.json", "*.py")
 """What a model's folder may have besides, and whoever loads the model reads; the code with `trust_remote_code`."""
 ENGINE_MODULES = {

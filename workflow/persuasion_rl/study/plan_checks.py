@@ -8,7 +8,7 @@ from typing import NamedTuple
 from persuasion_rl.files import UserError, read_json
 from persuasion_rl.prompts.wording import PLAIN, SYSTEM, task
 from persuasion_rl.study.config import Config, Data
-from persuasion_rl.study.names import BASE, model_folder
+from persuasion_rl.study.names import BASE, POSITIONS, model_folder
 from persuasion_rl.study.section import key_path
 
 
@@ -200,7 +200,7 @@ def positions_of(folder: Path) -> int | None:
     if not isinstance(content, dict):
         return None
     content = content.get("text_config") or content
-    named = (content.get(key) for key in ("max_position_embeddings", "n_positions"))
+    named = (content.get(key) for key in POSITIONS)
     return next((value for value in named if isinstance(value, int) and value > 0), None)
 
 

@@ -69,7 +69,12 @@ def train_dpo(*, job: JobArguments, policy: PolicyArguments, **recipe: Any) -> d
             model=model,
             ref_model=None,
             args=training.trainer_arguments(
-                DPOConfig, settings, run, batches, precompute_ref_log_probs=True
+                DPOConfig,
+                settings,
+                run,
+                batches,
+                precompute_ref_log_probs=True,
+                router_aux_loss_coef=0.0,
             ),
             processing_class=tokenizer,
             train_dataset=preference_dataset(data["train"], run.checkpoints / "train"),
