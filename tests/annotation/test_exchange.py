@@ -40,6 +40,11 @@ TEXTS = [
     "'",
     "Mary",
     "12 %",
+    "(1)",
+    "$5",
+    "＝1+1",
+    "3 pm",
+    "−5",
 ]
 REASONS = st.text(st.characters(codec="utf-8", categories=["L", "N", "P", "Zs"]), min_size=1).map(str.strip)  # fmt: skip
 
@@ -155,6 +160,12 @@ def test_what_label_studio_adds_is_understood(tmp_path):
         ({"confidence": 1.5}, "line 2: confidence 1.5 is not a whole number"),
         ({"confidence": 7}, "line 2: confidence 7; allowed: 1, 2, 3"),
         ({"left_response": 3}, "line 2: a showing of kind 'first' with response 3 left"),
+        ({"left_response": 0}, "line 2: a showing of kind 'first' with response 0 left"),
+        ({"annotator": None}, "line 2: an answer without an annotator"),
+        ({"annotator": ""}, "line 2: an answer without an annotator"),
+        ({"annotator": False}, "line 2: annotator False is not a text"),
+        ({"annotator": ["ben"]}, "line 2: annotator .* is not a text"),
+        ({"reason": {"a": 1}}, "line 2: reason .* is not a text"),
         ({"seconds": "nan"}, "line 2: seconds 'nan' is not a number"),
         ({"kind": "practice"}, "line 2: kind 'practice'; allowed: first, repeat"),
     ],
@@ -182,6 +193,7 @@ HEADER = "pair_id,annotator,answer,reason\n"
         ((HEADER + "\npair1,anna,1,\n\npair1,ben,3,\n").encode(), "row 5: answer '3'"),
         ((HEADER + "pair1,anna,1,well, no\n").encode(), "a.csv: line 2 has 5 cells, and the table has 4 columns"),
         (b"pair_id,annotator,answer,answer\npair1,anna,1,2\n", "a.csv: line 1: two columns are named 'answer'"),
+        ((HEADER + "pair1,anna,1,\npair2,,2,\n").encode(), "row 3: an answer without an annotator"),
         ((HEADER + "pair1,anna,1,\npair1,ben\n").encode(), "row 3: answer 'None'"),
     ],
 )  # fmt: skip
@@ -211,6 +223,7 @@ def test_a_table_may_begin_with_a_mark_end_its_lines_otherwise_and_have_empty_co
         (["task"], "task 1: not as Label Studio exports"),
         ([{"annotations": []}], "task 1: .*KeyError: 'data'"),
         ([{"data": {"pair_id": "pair1", "left_response": 1}, "annotations": [{"completed_by": 1}]}], "task 1: .*'result'"),
+        ([{"data": {"pair_id": "pair1", "left_response": 1}, "annotations": [{"was_cancelled": True, "result": []}]}], "task 1: an answer without"),
         ([{"data": {"pair_id": "pair1", "left_response": 1}, "annotations": [{"completed_by": 1, "result": ["x"]}]}], "task 1"),
     ],
 )  # fmt: skip

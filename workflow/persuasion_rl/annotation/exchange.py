@@ -43,7 +43,7 @@ MONTH = (
     "|nov(?:ember)?|dec(?:ember)?)[ ./-]*"
 )
 TAKEN_FOR_ELSE = re.compile(
-    rf"'*(?:\s*[=+\-@]|[\t\r]|(?=\D*\d)[\d\s.,:/e%-]+$|(?:true|false)$|\d+[ ./-]*{MONTH}\d*$|{MONTH}\d+$)",
+    rf"'*+(?:\s*[=+\-@＝＋－＠]|[\t\r]|(?=\D*\d)[\d\s.,:/e%()$€£¥−-]+(?:[ap]m?)?$|(?:true|false)$|\d+[ ./-]*{MONTH}\d*$|{MONTH}\d+$)",
     re.IGNORECASE,
 )
 """Texts that a spreadsheet takes for a formula, a number, a truth value or a date, and such texts after apostrophes."""
@@ -204,6 +204,8 @@ def import_answers(
     answers, names = [], store.names()
     for place, row in readers[file.suffix](file):
         try:
+            if _is_unanswered(row):
+                continue
             answers.append(answer := _answer(row, pool, names))
             if answer.annotator not in names:
                 names.append(answer.annotator)
@@ -212,10 +214,21 @@ def import_answers(
     return store.add_all(answers), len(answers)
 
 
+def _is_unanswered(row: dict[str, Any]) -> bool:
+    """Whether a row is of a pair that nobody has answered, as an export has it.
+
+    Raises:
+        UserError: it has an answer, of which nobody knows whose it is.
+    """
+    if row.get("annotator") not in (None, ""):
+        return False
+    if row.get("answer") not in (None, ""):
+        raise UserError("an answer without an annotator: write the name of who gave it")
+    return True
+
+
 def _from_jsonl(file: Path) -> Iterator[tuple[str, dict]]:
-    for number, row in read_numbered(file):
-        if row.get("annotator"):
-            yield f"line {number}", row
+    return ((f"line {number}", row) for number, row in read_numbered(file))
 
 
 def _from_csv(file: Path) -> Iterator[tuple[str, dict]]:
@@ -229,9 +242,8 @@ def _from_csv(file: Path) -> Iterator[tuple[str, dict]]:
             f"{file}, row 1: no column {missing[0]!r}; columns stand apart by commas and are named as export-answers does"
         )
     for number, row in enumerate(table.to_dict("records"), start=2):
-        if row["annotator"]:
-            row |= {key: _from_cell(row[key]) for key in TEXTS if key in row}
-            yield f"row {number}", {key: value or None for key, value in row.items()}
+        row |= {key: _from_cell(row[key]) for key in TEXTS if key in row}
+        yield f"row {number}", {key: value or None for key, value in row.items()}
 
 
 def _from_label_studio(file: Path) -> Iterator[tuple[str, dict]]:
@@ -261,8 +273,9 @@ def _annotated(annotation: dict, left_response: int) -> dict | None:
     answer = SKIP if annotation.get("was_cancelled") else _chosen(values, left_response)
     if answer is None:
         return None
+    numbered = isinstance(annotator, int)
     return {
-        "annotator": annotator if isinstance(annotator, str) else f"label studio {annotator}",
+        "annotator": f"label studio {annotator}" if numbered else annotator,
         "answer": answer,
         "confidence": next(iter(_texts(values, "confidence", "choices")), None),
         "reason": "\n".join(_texts(values, "reason", "text")) or None,
@@ -303,26 +316,39 @@ def _answer(row: dict[str, Any], pool: dict[str, ResponsePair], names: list[str]
         raise UserError(f"pair {pair!r} is not in this study's pool; {changed}")
     if kind not in (FIRST_TIME, REPEAT):
         raise UserError(f"kind {kind!r}; allowed: {FIRST_TIME}, {REPEAT}")
-    left_response = _number(row, "left_response", whole=True) or 1
+    left_response = _number(row, "left_response", whole=True)
+    left_response = 1 if left_response is None else left_response
     if choice in ("1", "2"):
         choice = LEFT if int(choice) == left_response else RIGHT
     elif choice in (LEFT, RIGHT) or choice not in ANSWERS:
         allowed = ", ".join(["1", "2", *(a for a in ANSWERS if a not in (LEFT, RIGHT))])
         raise UserError(f"answer {choice!r}; allowed: {allowed}")
-    reason = row.get("reason")
+    reason = _text(row, "reason")
     answer = Answer(
-        annotator=known_as(str(row["annotator"]), names),
+        annotator=known_as(_text(row, "annotator"), names),
         pair=pair,
         kind=kind,
         left_response=left_response,
         answer=choice,
         confidence=_number(row, "confidence", whole=True),
-        reason=readable(str(reason)).strip() or None if reason else None,
+        reason=readable(reason).strip() or None,
         seconds=_duration(row),
         answered_at=_number(row, "answered_at"),
     )
     check_answer(answer)
     return answer
+
+
+def _text(row: dict[str, Any], key: str) -> str:
+    """A field as text; a number is one, and "" is what is empty.
+
+    Raises:
+        UserError: the field is something else.
+    """
+    value = row.get(key)
+    if isinstance(value, bool | list | dict):
+        raise UserError(f"{key} {value!r} is not a text")
+    return "" if value is None else str(value)
 
 
 def _duration(row: dict[str, Any]) -> float | None:
