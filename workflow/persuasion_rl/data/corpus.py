@@ -23,7 +23,7 @@ from typing import Any
 from persuasion_rl.data import fields
 from persuasion_rl.files import UserError, file_digest, read_json, read_numbered
 from persuasion_rl.runtime.command import note
-from persuasion_rl.text import readable
+from persuasion_rl.text import is_blank, readable
 
 FILES = ("conversations.json", "utterances.jsonl")
 KEPT_META = ("success", "distinguished", "role")
@@ -289,7 +289,7 @@ def _meta(entry: Any, folder: Path, id_: str, cleaned: Counter) -> dict[str, Any
             meta = fields.mapping("meta", meta["meta"])
         for key in META_TEXTS & meta.keys():
             text = _mended(fields.text(key, meta[key]), cleaned)
-            meta[key] = text if text and text.strip() else ""
+            meta[key] = "" if text is None or is_blank(text) else text
         if "op-userID" in meta:
             poster = meta["op-userID"]
             is_null = fields.is_null(poster)
