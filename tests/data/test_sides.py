@@ -170,6 +170,31 @@ def test_posts_without_a_word_are_like_no_other():
     assert jaccard(shingles(""), shingles("")) == 0
 
 
+def test_the_tag_of_titles_makes_no_posts_alike():
+    posts = {
+        "a": "CMV: 🐱",
+        "b": "CMV: 🐶",
+        "c": "cmv ...",
+        "d": "CMV 🐱\ufe0f",
+        "e": "CMV: cats",
+        "f": "Cats",
+    }
+    assert partition(clusters(posts.items())) == {*map(frozenset, "abcd"), frozenset("ef")}
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("Café crème is naïve", "Cafe\u0301 cre\u0300me is nai\u0308ve"),
+        ("co\u00adoperate\u200b now", "Cooperate now"),
+        ("\ufeffCMV: cats", "CMV: cats"),
+        ("हिन्दी में", "हिन्दी, में!"),
+    ],
+)
+def test_the_form_of_a_character_makes_no_difference(one, other):
+    assert shingles(one) == shingles(other) != frozenset()
+
+
 def test_a_thousand_equal_posts_are_compared_once(monkeypatch):
     """As "[deleted by user]" is the title of thousands."""
     added, add = [], NearDuplicateIndex.add
