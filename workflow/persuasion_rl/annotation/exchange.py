@@ -10,6 +10,7 @@ import json
 import math
 import re
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -196,17 +197,23 @@ def import_answers(
         The number of new answers, and the number of answers in the file.
 
     Raises:
-        UserError: a row is no answer, or its pair is not in the pool; names the number of the row.
+        UserError: a row is no answer, its pair is not in the pool, or an annotator answered it otherwise in another row; names
+            the number of the row.
     """
     readers = {".jsonl": _from_jsonl, ".csv": _from_csv, ".json": _from_label_studio}
     if file.suffix not in readers:
         raise UserError(f"{file}: .jsonl, .csv, or .json of Label Studio can be read")
     answers, names = [], store.names()
+    first: dict[tuple[str, str, str], tuple[str, Answer]] = {}
     for place, row in readers[file.suffix](file):
         try:
             if _is_unanswered(row):
                 continue
             answers.append(answer := _answer(row, pool, names))
+            key = (answer.annotator, answer.pair, answer.kind)
+            other_place, other = first.setdefault(key, (place, answer))
+            if _of_response(other) != _of_response(answer):
+                raise UserError(f"{answer.annotator} answered this pair otherwise in {other_place}")
             if answer.annotator not in names:
                 names.append(answer.annotator)
         except UserError as error:
@@ -233,9 +240,8 @@ def _from_jsonl(file: Path) -> Iterator[tuple[str, dict]]:
 
 def _from_csv(file: Path) -> Iterator[tuple[str, dict]]:
     """Rows, numbered as in a spreadsheet, where the header is row 1."""
-    table = read_texts(
-        file, "save it as CSV in UTF-8, with the columns of export-answers", blank_lines=True
-    )
+    todo = "save it as CSV in UTF-8, with the columns of export-answers"
+    table = read_texts(file, todo, _separator(file), blank_lines=True)
     missing = [name for name in NEEDED if name not in table.columns]
     if missing:
         raise UserError(
@@ -244,6 +250,13 @@ def _from_csv(file: Path) -> Iterator[tuple[str, dict]]:
     for number, row in enumerate(table.to_dict("records"), start=2):
         row |= {key: _from_cell(row[key]) for key in TEXTS if key in row}
         yield f"row {number}", {key: value or None for key, value in row.items()}
+
+
+def _separator(file: Path) -> str:
+    """What stands between the columns of a table: a comma, or what spreadsheets of other countries write."""
+    with suppress(OSError), file.open(encoding="utf-8-sig", errors="replace") as lines:
+        return max(",;\t", key=lines.readline().count)
+    return ","
 
 
 def _from_label_studio(file: Path) -> Iterator[tuple[str, dict]]:
@@ -255,10 +268,12 @@ def _from_label_studio(file: Path) -> Iterator[tuple[str, dict]]:
         try:
             data = task["data"]
             task_values = {"pair_id": data["pair_id"], "left_response": data["left_response"]}
+            if type(data["left_response"]) is not int or data["left_response"] not in (1, 2):
+                raise ValueError(f"left_response is {data['left_response']!r}")
             for annotation in task.get("annotations", []):
                 if answer := _annotated(annotation, task_values["left_response"]):
                     yield f"task {number}", task_values | answer
-        except (AttributeError, KeyError, TypeError, IndexError) as error:
+        except (AttributeError, KeyError, TypeError, IndexError, ValueError) as error:
             raise UserError(
                 f"{file}, task {number}: not as Label Studio exports a task of export-answers as JSON"
                 f" ({type(error).__name__}: {error})"
@@ -273,7 +288,7 @@ def _annotated(annotation: dict, left_response: int) -> dict | None:
     answer = SKIP if annotation.get("was_cancelled") else _chosen(values, left_response)
     if answer is None:
         return None
-    numbered = isinstance(annotator, int)
+    numbered = type(annotator) is int
     return {
         "annotator": f"label studio {annotator}" if numbered else annotator,
         "answer": answer,
@@ -293,7 +308,7 @@ def _chosen(values: dict[str, dict], left_response: int) -> str | None:
     if choices := _texts(values, "otherwise", "choices"):
         return choices[0]
     side = values.get("better", {}).get("selected")
-    if side not in (LEFT, RIGHT) or left_response not in (1, 2):
+    if side not in (LEFT, RIGHT):
         return None
     return str(left_response if side == LEFT else 3 - left_response)
 
@@ -306,7 +321,7 @@ def _answer(row: dict[str, Any], pool: dict[str, ResponsePair], names: list[str]
     """
     pair, choice, kind = (
         str(row.get("pair_id")).strip().removeprefix(PAIR),
-        str(row.get("answer")).removesuffix(".0"),
+        str(row.get("answer")).strip().lower().removesuffix(".0"),
         row.get("kind") or FIRST_TIME,
     )
     if pair not in pool:
@@ -369,7 +384,7 @@ def _number(row: dict[str, Any], key: str, whole: bool = False) -> Any:
         return None
     try:
         number = math.nan if isinstance(value, bool) else float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         number = math.nan
     if not 0 <= number < math.inf or (whole and number != int(number)):
         raise UserError(f"{key} {value!r} is not a {'whole ' if whole else ''}number")
