@@ -26,6 +26,11 @@ from persuasion_rl.runtime.command import note
 from persuasion_rl.text import is_blank, readable
 
 FILES = ("conversations.json", "utterances.jsonl")
+KEYS = (
+    *("id", "conversation_id", "root", "speaker", "user", "text"),
+    *("reply-to", "reply_to", "timestamp", "meta", "success", "role"),
+)
+"""Keys of utterances that are read, by their names in all versions of ConvoKit."""
 KEPT_META = ("success", "distinguished", "role")
 """The meta fields of utterances that the stages read; the others (scores, flairs, reports) are most of a file."""
 META_TEXTS = {"op-title", "title", "op-text-body"}
@@ -341,7 +346,7 @@ def _unpickled(part) -> Iterator[Utterance]:
 
 def _utterances(path: Path, cleaned: Counter) -> Iterator[Utterance]:
     """The utterances of a file."""
-    for number, row in read_numbered(path):
+    for number, row in read_numbered(path, once=KEYS):
         try:
             utterance = _utterance(row, number, cleaned)
         except KeyError as missing:
