@@ -330,6 +330,20 @@ def test_dialogues_without_a_post_stand_alone(write_corpus, tmp_path):
     assert read_json(tmp_path / "sides.json")["official_split"] == {"p4g": "none in this corpus"}
 
 
+def test_a_thread_and_a_dialogue_of_one_id_are_refused(write_corpus, tmp_path):
+    """They would be one conversation, on one side and in every interval."""
+    row = {"id": "7", "conversation_id": 7, "text": "Cats.", "speaker": "op", "reply-to": None}
+    thread = write_corpus([row], {"7": {"title": "CMV: cats"}}, "threads")
+    dialogue = write_corpus([row | {"text": "Hello."}], {"7": {}}, "dialogues")
+    untitled = write_corpus([row], {"7": {}}, "untitled")
+    message = (
+        "dialogues/conversations.json, conversation 7: threads has another conversation of that id"
+    )
+    with pytest.raises(UserError, match=message):
+        sides([thread, dialogue], tmp_path / "sides.csv")
+    assert sides([thread, untitled], tmp_path / "sides.csv").keys() == {"7"}
+
+
 @pytest.fixture
 def posts(write_corpus):
     """A function that writes a corpus of posts: (id, text, `train` mark or None)."""
