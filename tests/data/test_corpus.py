@@ -244,6 +244,14 @@ BROKEN = {
         lambda f: (f / "conversations.json").write_text('{"t3_a": {"title": "x", "title": "y"}}'),
         "conversations.json: not valid JSON (the key 'title' stands there twice)",
     ),
+    "a key of an utterance twice": (
+        lambda f: (f / "utterances.jsonl").write_text('{"text": "x", "id": "text", "text": "y"}'),
+        "utterances.jsonl, line 1: not valid JSON (the key 'text' stands there twice)",
+    ),
+    "old line ends": (
+        lambda f: (f / "utterances.jsonl").write_text('{"id": 1}\r{"id": 2}\r', newline=""),
+        "utterances.jsonl, line 1: not valid JSON (Extra data: line 1 column 11 (char 10)): one value is expected here",
+    ),
     "a list of conversations": (
         lambda f: (f / "conversations.json").write_text("[]"),
         "conversations.json: expected a JSON object, conversation id",

@@ -170,6 +170,31 @@ def test_posts_without_a_word_are_like_no_other():
     assert jaccard(shingles(""), shingles("")) == 0
 
 
+def test_the_tag_of_titles_makes_no_posts_alike():
+    posts = {
+        "a": "CMV: 🐱",
+        "b": "CMV: 🐶",
+        "c": "cmv ...",
+        "d": "CMV 🐱\ufe0f",
+        "e": "CMV: cats",
+        "f": "Cats",
+    }
+    assert partition(clusters(posts.items())) == {*map(frozenset, "abcd"), frozenset("ef")}
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("Café crème is naïve", "Cafe\u0301 cre\u0300me is nai\u0308ve"),
+        ("co\u00adoperate\u200b now", "Cooperate now"),
+        ("\ufeffCMV: cats", "CMV: cats"),
+        ("हिन्दी में", "हिन्दी, में!"),
+    ],
+)
+def test_the_form_of_a_character_makes_no_difference(one, other):
+    assert shingles(one) == shingles(other) != frozenset()
+
+
 def test_a_thousand_equal_posts_are_compared_once(monkeypatch):
     """As "[deleted by user]" is the title of thousands."""
     added, add = [], NearDuplicateIndex.add
@@ -303,6 +328,20 @@ def test_dialogues_without_a_post_stand_alone(write_corpus, tmp_path):
     assert len({row["cluster"] for row in table.values()}) == 10
     assert Counter(row["side"] for row in table.values()) == {"train": 8, "val": 1, "test": 1}
     assert read_json(tmp_path / "sides.json")["official_split"] == {"p4g": "none in this corpus"}
+
+
+def test_a_thread_and_a_dialogue_of_one_id_are_refused(write_corpus, tmp_path):
+    """They would be one conversation, on one side and in every interval."""
+    row = {"id": "7", "conversation_id": 7, "text": "Cats.", "speaker": "op", "reply-to": None}
+    thread = write_corpus([row], {"7": {"title": "CMV: cats"}}, "threads")
+    dialogue = write_corpus([row | {"text": "Hello."}], {"7": {}}, "dialogues")
+    untitled = write_corpus([row], {"7": {}}, "untitled")
+    message = (
+        "dialogues/conversations.json, conversation 7: threads has another conversation of that id"
+    )
+    with pytest.raises(UserError, match=message):
+        sides([thread, dialogue], tmp_path / "sides.csv")
+    assert sides([thread, untitled], tmp_path / "sides.csv").keys() == {"7"}
 
 
 @pytest.fixture

@@ -8,6 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from persuasion_rl.annotation.exchange import TAKEN_FOR_ELSE
+from persuasion_rl.annotation.plan import known_as
 from persuasion_rl.data import deltas
 from persuasion_rl.data.clean import RULES, clean, clean_post, is_bot, unescape, unusable
 from persuasion_rl.data.contexts import turns_of
@@ -33,6 +35,8 @@ FUNCTIONS: dict[str, Callable[[str], object]] = {
     "awards": lambda text: deltas.awards(f"{text} ∆ no {text}"),
     "confirmed": deltas.CONFIRMED.search,
     "refused": deltas.REFUSED.search,
+    "cell of a table": TAKEN_FOR_ELSE.match,
+    "name": lambda text: known_as(text, ["Anna"]),
     "shingles": shingles,
     "near-duplicates": lambda text: NearDuplicateIndex().add("a", text),
     "turns": turns_of,

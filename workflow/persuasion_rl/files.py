@@ -150,19 +150,25 @@ def read_jsonl(path: Path) -> Iterator[dict]:
     return (row for _, row in read_numbered(path))
 
 
-def read_numbered(path: Path) -> Iterator[tuple[int, dict]]:
+def read_numbered(path: Path, once: Iterable[str] = ()) -> Iterator[tuple[int, dict]]:
     """Yield the objects of a JSON-lines file with the numbers of their lines, from 1. Blank lines hold nothing.
+
+    Args:
+        once: keys that may not stand in an object twice; by default the last one counts.
 
     Raises:
         UserError: a line is no JSON object; with its number.
     """
     _refuse_folder(path)
+    keys = [f'"{key}"'.encode() for key in once]
     with Path(path).open("rb") as lines:
         for number, line in enumerate(lines, 1):
             if number == 1:
                 line = line.removeprefix(BOM_UTF8)
             try:
                 row = _loads(line)
+                if any(line.count(key) > 1 for key in keys):
+                    json.loads(_decoded(line), object_pairs_hook=each_key_once)
             except (ValueError, RecursionError) as error:
                 if not line.strip():
                     continue
@@ -195,7 +201,11 @@ def _loads(line: bytes) -> Any:
     try:
         return orjson.loads(line)
     except orjson.JSONDecodeError:
-        return json.loads(line.decode("utf-8", "surrogatepass"))
+        return json.loads(_decoded(line))
+
+
+def _decoded(line: bytes) -> str:
+    return line.decode("utf-8", "surrogatepass")
 
 
 COMPRESSED = {
@@ -219,6 +229,8 @@ def _why_not_read(error: ValueError | RecursionError, content: bytes) -> str:
         return "not valid JSON: nested too deep"
     if isinstance(error, UnicodeDecodeError) and error.reason != "unexpected end of data":
         return f"not in UTF-8 (byte {content[error.start]:#04x}): save it as UTF-8"
+    if getattr(error, "msg", "") == "Extra data":
+        return f"not valid JSON ({error}): one value is expected here, and another one follows"
     if isinstance(error, json.JSONDecodeError | UnicodeDecodeError):
         return f"not valid JSON ({error}); was it cut off?"
     return f"not valid JSON ({str(error).partition(';')[0]})"

@@ -23,9 +23,14 @@ from typing import Any
 from persuasion_rl.data import fields
 from persuasion_rl.files import UserError, file_digest, read_json, read_numbered
 from persuasion_rl.runtime.command import note
-from persuasion_rl.text import readable
+from persuasion_rl.text import is_blank, readable
 
 FILES = ("conversations.json", "utterances.jsonl")
+KEYS = (
+    *("id", "conversation_id", "root", "speaker", "user", "text"),
+    *("reply-to", "reply_to", "timestamp", "meta", "success", "role"),
+)
+"""Keys of utterances that are read, by their names in all versions of ConvoKit."""
 KEPT_META = ("success", "distinguished", "role")
 """The meta fields of utterances that the stages read; the others (scores, flairs, reports) are most of a file."""
 META_TEXTS = {"op-title", "title", "op-text-body"}
@@ -289,7 +294,7 @@ def _meta(entry: Any, folder: Path, id_: str, cleaned: Counter) -> dict[str, Any
             meta = fields.mapping("meta", meta["meta"])
         for key in META_TEXTS & meta.keys():
             text = _mended(fields.text(key, meta[key]), cleaned)
-            meta[key] = text if text and text.strip() else ""
+            meta[key] = "" if text is None or is_blank(text) else text
         if "op-userID" in meta:
             poster = meta["op-userID"]
             is_null = fields.is_null(poster)
@@ -341,7 +346,7 @@ def _unpickled(part) -> Iterator[Utterance]:
 
 def _utterances(path: Path, cleaned: Counter) -> Iterator[Utterance]:
     """The utterances of a file."""
-    for number, row in read_numbered(path):
+    for number, row in read_numbered(path, once=KEYS):
         try:
             utterance = _utterance(row, number, cleaned)
         except KeyError as missing:

@@ -6,6 +6,7 @@ locality-sensitive hashing (datasketch; Broder 1997, "On the resemblance and con
 are then compared exactly.
 """
 
+import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -32,9 +33,30 @@ class NearDuplicateSettings:
 DEFAULTS = NearDuplicateSettings()
 
 
+class _Letters(dict):
+    """Character -> what it is in a word: itself, nothing (an accent of its own, a soft hyphen, a joiner), or a blank between words."""
+
+    def __missing__(self, code: int) -> str:
+        char = chr(code)
+        inside = unicodedata.category(char) in ("Mn", "Mc", "Me", "Cf")
+        self[code] = char if char.isalnum() else "" if inside else " "
+        return self[code]
+
+
+LETTERS = _Letters()
+TAG = "cmv"
+"""The word that titles on r/ChangeMyView begin with, and that says nothing about a post."""
+
+
+def words_of(text: str) -> list[str]:
+    """The words by which a text is compared: in lower case, the same in every form of Unicode, without TAG in front."""
+    in_text = unicodedata.normalize("NFC", text.lower()).translate(LETTERS).split()
+    return in_text[1:] if in_text[:1] == [TAG] else in_text
+
+
 def shingles(text: str, words: int = DEFAULTS.shingle_words) -> frozenset[str]:
-    """The set of word shingles of a text, in lower case; a text shorter than a shingle is one, one without a word has none."""
-    in_text = "".join(c if c.isalnum() else " " for c in text.lower()).split()
+    """The set of word shingles of a text (`words_of`); a text shorter than a shingle is one, one without a word has none."""
+    in_text = words_of(text)
     starts = range(max(1, len(in_text) - words + 1)) if in_text else ()
     return frozenset(" ".join(in_text[start : start + words]) for start in starts)
 
@@ -118,7 +140,7 @@ def clusters(
             similar = [first_with[text]]
         else:
             similar = index.add(name, text)
-            if any(map(str.isalnum, text)):
+            if words_of(text):
                 first_with[text] = name
         for other in similar:
             first, second = sorted((leader_of(name), leader_of(other)))

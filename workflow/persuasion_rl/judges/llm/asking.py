@@ -22,6 +22,7 @@ from persuasion_rl.judges.llm.openai import OpenAI
 from persuasion_rl.judges.llm.provider import NoAnswer, Provider, Request
 from persuasion_rl.judges.llm.settings import LlmSettings
 from persuasion_rl.runtime.command import note
+from persuasion_rl.study.checks import check_text_file
 from persuasion_rl.text import readable
 
 LONGEST_BACKOFF_S = 60
@@ -29,6 +30,16 @@ LONGEST_WAIT_S = 600
 """The most seconds to wait for a server; if it asks for more, the request has no answer."""
 GIVES_UP_AFTER = 20
 """Requests in a row without an answer, after which the server counts as out of order."""
+
+
+def instructions(settings: LlmSettings, task: str) -> str:
+    """The rubric that the settings name, with the task behind it.
+
+    Raises:
+        UserError: the rubric is not there, is empty, or is no text in UTF-8.
+    """
+    check_text_file(f"--{settings.PREFIX}rubric", str(settings.rubric))
+    return settings.rubric.read_text(encoding="utf-8").rstrip() + task
 
 
 def ask_about(
