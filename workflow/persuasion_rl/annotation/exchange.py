@@ -43,7 +43,7 @@ MONTH = (
     "|nov(?:ember)?|dec(?:ember)?)[ ./-]*"
 )
 TAKEN_FOR_ELSE = re.compile(
-    rf"'*(?:\s*[=+\-@]|[\t\r]|(?=\D*\d)[\d\s.,:/e%-]+$|(?:true|false)$|\d+[ ./-]*{MONTH}\d*$|{MONTH}\d+$)",
+    rf"'*+(?:\s*[=+\-@]|[\t\r]|(?=\D*\d)[\d\s.,:/e%-]+$|(?:true|false)$|\d+[ ./-]*{MONTH}\d*$|{MONTH}\d+$)",
     re.IGNORECASE,
 )
 """Texts that a spreadsheet takes for a formula, a number, a truth value or a date, and such texts after apostrophes."""

@@ -136,7 +136,8 @@ def read_threads(
 
     Args:
         counts: gets what was "read" (conversations, utterances), what was left out and why (left_out_conversations,
-            left_out_utterances: the same reasons), and how many texts had odd_characters ("cleaned").
+            left_out_utterances: the same reasons), and how many texts of utterances had odd_characters or were left out
+            since they are too large ("cleaned": odd_characters, text_too_large).
 
     Raises:
         UserError: the folder or a file is missing or empty, a line or a value cannot be read, an utterance has the id of
@@ -355,6 +356,8 @@ def _utterance(row: dict[str, Any], line: int, cleaned: Counter) -> Utterance:
     """An utterance of its row. Older files of ConvoKit have the names `root`, `user` and `reply_to`."""
     text = fields.text("text", row["text"])
     too_large = text is not None and fields.is_too_large(text)
+    if too_large:
+        cleaned["text_too_large"] += 1
     speaker, conversation, reply_to = "speaker", "conversation_id", "reply-to"
     if speaker not in row and "user" in row:
         speaker = "user"
