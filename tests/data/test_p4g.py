@@ -150,7 +150,9 @@ def test_dialogues_that_number_their_turns_alike_are_told_apart(write_corpus, ma
 @pytest.mark.parametrize("donation", [True, "a dollar", [1], float("inf")])
 def test_a_donation_that_is_no_number_is_named(write_corpus, make_p4g, donation):
     corpus = write_corpus(whole("d1"), {"d1": {"donation_ee": donation}})
-    with pytest.raises(UserError, match=r"conversations\.json, conversation d1: donation_ee is"):
+    with pytest.raises(
+        UserError, match=r"conversations\.json, line 1, conversation d1: donation_ee is"
+    ):
         make_p4g(corpus)
 
 

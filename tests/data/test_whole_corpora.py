@@ -135,7 +135,7 @@ def write(folder: Path, rows: list[dict], metas: dict, encoding: str) -> None:
 
 
 PLACE = re.compile(
-    r"utterances\.jsonl, lines? \d+( and \d+)?: |conversations\.json, (line \d+|conversation)"
+    r"utterances\.jsonl, lines? \d+( and \d+)?: |conversations\.json, lines? \d+( and \d+)?[:,] "
 )
 
 
@@ -248,7 +248,9 @@ def test_every_changemyview_is_used_and_counted_or_refused_in_one_line(tokenizer
         try:
             go_on(folder / "corpus", folder, "cmv")
         except UserError as error:
-            assert re.search(r"conversations\.json, conversation \S+: train is ", str(error)), error
+            assert re.search(
+                r"conversations\.json, line \d+, conversation \S+: train is ", str(error)
+            ), error
 
 
 def unmarked(rows: list[dict], metas: dict) -> tuple[list[dict], dict]:
@@ -302,7 +304,9 @@ def test_every_persuasionforgood_is_used_and_counted_or_refused_in_one_line(
         try:
             go_on(folder / "corpus", folder, "p4g")
         except UserError as error:
-            assert re.search(r"conversations\.json, conversation \S+: train is ", str(error)), error
+            assert re.search(
+                r"conversations\.json, line \d+, conversation \S+: train is ", str(error)
+            ), error
 
 
 @st.composite
