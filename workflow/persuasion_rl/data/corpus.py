@@ -6,10 +6,8 @@ file is first dealt into parts on disk, by conversation, so that only one part i
 """
 
 import heapq
-import json
 import math
 import pickle
-import re
 import tempfile
 import zlib
 from collections import Counter, defaultdict
