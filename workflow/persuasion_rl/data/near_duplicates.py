@@ -9,6 +9,7 @@ are then compared exactly.
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import chain
 
 from persuasion_rl.data.clean import clean_post
@@ -19,6 +20,8 @@ BANDS = 20
 MOST_ROWS = 10
 MISSED = 1e-4
 """The probability with which a pair just at the threshold may fail to become a candidate."""
+COMPARED = 4096
+"""Texts whose shingles are kept, of those that are compared with others: few, unless very many are somewhat alike."""
 LARGE_CLUSTER = 0.01
 """The share of all conversations above which a cluster is reported."""
 
@@ -67,6 +70,7 @@ class NearDuplicateIndex:
         from scipy.cluster.hierarchy import DisjointSet
 
         self._settings = settings
+        self._compared_shingles = lru_cache(COMPARED)(self._shingles)
         self._rows = rows_of_a_band(settings.near_duplicate)
         self._empty_minhash = MinHash(num_perm=BANDS * self._rows)
         self._texts: list[tuple[str, str]] = []
@@ -118,7 +122,7 @@ class NearDuplicateIndex:
         return {name: smallest[self._clusters[name]] for name in self._clusters}
 
     def _alike(self, new_shingles: frozenset[str], text: str) -> bool:
-        return jaccard(new_shingles, self._shingles(text)) >= self._settings.near_duplicate
+        return jaccard(new_shingles, self._compared_shingles(text)) >= self._settings.near_duplicate
 
     def _put(self, number: int, name: str, groups: list[list[int]]) -> None:
         """Put a text into the groups of a bucket, those of its cluster made one."""
