@@ -237,8 +237,22 @@ BROKEN = {
         "utterances.jsonl, lines 2 and 4: two utterances of conversation a have the id b",
     ),
     "a conversation twice": (
-        lambda f: (f / "conversations.json").write_text('{"t3_a": {},\n "a" : {}}'),
-        "conversations.json, line 2: a second conversation a",
+        lambda f: (f / "conversations.json").write_text(
+            '{"t3_a": {"a": 1,\n"b": [{}]},\n"b": {"a" : 2},\n "a" : {}}'
+        ),
+        "conversations.json, lines 1 and 4: two conversations have the id a",
+    ),
+    "a conversation twice under the same name": (
+        lambda f: (f / "conversations.json").write_text('\ufeff{"b": {},\n"a": {},\n\n"a": {}}'),
+        "conversations.json, lines 2 and 4: two conversations have the id a",
+    ),
+    "a conversation without an id": (
+        lambda f: (f / "conversations.json").write_text('{"t3_a": {"": 1},\n"t1_": {}}'),
+        "conversations.json, line 2: a conversation without an id",
+    ),
+    "a mark of a moderator that is no text": (
+        rewrite([THREAD[0] | {"meta": {"distinguished": ["moderator"]}}]),
+        "line 1: meta.distinguished is a list; expected text",
     ),
     "a key twice": (
         lambda f: (f / "conversations.json").write_text('{"t3_a": {"title": "x", "title": "y"}}'),

@@ -8,6 +8,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 from codecs import BOM_UTF8, BOM_UTF16_BE, BOM_UTF16_LE
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -16,6 +17,9 @@ from pathlib import Path
 from typing import Any, TextIO
 
 import orjson
+
+BEFORE_KEY, BEFORE_VALUE = re.compile(r"[\s{,]*"), re.compile(r"[\s:]*")
+"""What is before the keys and the values of a JSON object."""
 
 
 class UserError(Exception):
@@ -111,6 +115,23 @@ def read_json(path: Path, unique_keys: bool = False) -> Any:
             number = content.count(b"\n", 0, error.start) + 1
         line = f", line {number}" if number else ""
         raise UserError(f"{path}{line}: {_why_not_read(error, content)}") from None
+
+
+def lines_of_keys(path: Path) -> Iterator[tuple[str, int]]:
+    """Yield the keys of the JSON object that a file is, each with its line; a key that stands there twice comes twice.
+
+    `read_json` says whether the file is one.
+    """
+    raw = Path(path).read_bytes()
+    content = raw.decode(json.detect_encoding(raw), "surrogatepass")
+    decoder = json.JSONDecoder()
+    line, place = 1, 0
+    while content.startswith('"', start := BEFORE_KEY.match(content, place).end()):
+        line += content.count("\n", place, start)
+        key, end = decoder.raw_decode(content, start)
+        yield key, line
+        _, place = decoder.raw_decode(content, BEFORE_VALUE.match(content, end).end())
+        line += content.count("\n", start, place)
 
 
 MADE_AGAIN = "delete it and run the workflow, which makes it again"

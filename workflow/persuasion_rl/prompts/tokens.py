@@ -277,10 +277,10 @@ class TextTokenizer:
             prompts = [self.format.render("".join(parts)[:-1], source) for parts in contexts]
             return [len(ids) - frame for ids in self.prompt_ids(prompts)]
         tail = (self.format.between + task(source))[1:] + self._rename(self.format.after)
-        framed = [
-            [*parts[:-1], parts[-1] + tail] if tail.startswith("\n") else [*parts, tail]
-            for parts in contexts
-        ]
+        framed = [[*parts, tail] for parts in contexts]
+        if tail.startswith("\n"):
+            ends = {parts[-1]: parts[-1] + tail for parts in contexts}
+            framed = [[*parts[:-1], ends[parts[-1]]] for parts in contexts]
         framed = [[self._rename(self.format.before), *parts] for parts in framed]
         parts = list(dict.fromkeys(chain.from_iterable(framed)))
         tokens = dict(zip(parts, map(len, self._ids(parts)), strict=True))
