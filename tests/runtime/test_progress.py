@@ -160,7 +160,7 @@ def test_a_training_and_a_sampling_say_how_far_they_are(
     log = "\n".join(lines)
     assert len(re.findall(r"training: [\d,]+ of about [\d,]+ tokens, [\d,]+ a second, about \d+ s left", log)) > 5  # fmt: skip
     reading = re.findall(r"learning: \d of (\d) batches, ([\d,]+) of about ([\d,]+) tokens", log)
-    assert reading and all(int(done) <= int(of) for _, done, of in reading)
+    assert reading and all(_int(done) <= _int(of) for _, done, of in reading)
     assert "/8 [" not in "".join(capfd.readouterr())  # no bar of the trainer
     settings = SamplingSettings(
         model="sft", temperature=0.7, top_p=0.9, max_new_tokens=8, seed=1, base=tiny_rows.base,
@@ -172,3 +172,7 @@ def test_a_training_and_a_sampling_say_how_far_they_are(
         re.match(r"sampling: 0 of 2 samples, [\d,]+ of about \d+ tokens, [\d,]+ a second", line)
         for line in lines
     )
+
+
+def _int(number: str) -> int:
+    return int(number.replace(",", ""))
