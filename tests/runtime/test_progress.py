@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from persuasion_rl.data.fetch import _downloading
 from persuasion_rl.models.following import follow
 from persuasion_rl.runtime import progress
 from persuasion_rl.runtime.progress import EVERY_S, Progress, reporting
@@ -72,6 +73,14 @@ def test_a_line_says_that_nothing_moves(clock):
         "judge llm: 6 of 40 requests, 0.12 a second, about 5 min left, nothing new for 30 s"
     )
     assert Progress("tokenizer").line() == "tokenizer: 0 s so far"
+
+
+def test_a_download_is_measured_by_what_lies_there(clock, tmp_path):
+    download = _downloading("corpus", tmp_path)
+    assert download.line() == "download of corpus: 0 s so far"
+    clock.s += 10
+    (tmp_path / "part").write_bytes(bytes(2_500_000))
+    assert download.line() == "download of corpus: 2.5 MB, 0.25 a second"
 
 
 def test_lines_come_while_a_step_is_slow_and_name_what_is_under_way(monkeypatch):

@@ -10,7 +10,7 @@ import json
 import os
 from codecs import BOM_UTF8, BOM_UTF16_BE, BOM_UTF16_LE
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TextIO
@@ -150,8 +150,13 @@ def read_jsonl(path: Path) -> Iterator[dict]:
     return (row for _, row in read_numbered(path))
 
 
-def read_numbered(path: Path) -> Iterator[tuple[int, dict]]:
+def read_numbered(
+    path: Path, count: Callable[[int], None] = lambda size: None
+) -> Iterator[tuple[int, dict]]:
     """Yield the objects of a JSON-lines file with the numbers of their lines, from 1. Blank lines hold nothing.
+
+    Args:
+        count: is told the bytes of each line that was read.
 
     Raises:
         UserError: a line is no JSON object; with its number.
@@ -159,6 +164,7 @@ def read_numbered(path: Path) -> Iterator[tuple[int, dict]]:
     _refuse_folder(path)
     with Path(path).open("rb") as lines:
         for number, line in enumerate(lines, 1):
+            count(len(line))
             if number == 1:
                 line = line.removeprefix(BOM_UTF8)
             try:

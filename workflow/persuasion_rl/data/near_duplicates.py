@@ -8,6 +8,7 @@ are then compared exactly.
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from operator import length_hint
 
 from persuasion_rl.data.clean import clean_post
 from persuasion_rl.data.corpus import Conversation
@@ -111,8 +112,8 @@ def clusters(
             name = leader[name]
         return name
 
-    progress = Progress("near-duplicates", unit="posts")
-    for name, text in posts:
+    progress = Progress("near-duplicates", length_hint(posts) or None, "posts")
+    for name, text in progress.over(posts):
         leader.setdefault(name, name)
         if text in first_with:
             similar = [first_with[text]]
@@ -123,7 +124,6 @@ def clusters(
         for other in similar:
             first, second = sorted((leader_of(name), leader_of(other)))
             leader[second] = first
-        progress.add(done=1)
     return {name: leader_of(name) for name in leader}
 
 

@@ -13,10 +13,19 @@ from persuasion_rl.data import fields
 from persuasion_rl.data.clean import clean
 from persuasion_rl.data.contexts import Turn
 from persuasion_rl.data.corpus import Conversation, Utterance, leave_out, read_threads
-from persuasion_rl.data.examples import Budget, CleanTexts, Counts, Draft, RowMaker, note_counts
+from persuasion_rl.data.examples import (
+    BATCH,
+    Budget,
+    CleanTexts,
+    Counts,
+    Draft,
+    RowMaker,
+    note_counts,
+)
 from persuasion_rl.files import UserError, keyed_number, write_json, write_jsonl
 from persuasion_rl.records import SftRow, example_id
 from persuasion_rl.runtime.command import stage
+from persuasion_rl.runtime.progress import Progress
 
 CLAIM = Turn("Claim", "I do not plan to donate a part of my payment to Save the Children.")
 ROLES = {0: "Persuader", 1: "Persuadee"}
@@ -150,7 +159,12 @@ def process_p4g(
     """
     maker = RowMaker("p4g", tokenizer, budget)
     tally: Counts = defaultdict(Counter)
-    rows_or_reasons = maker.rows(list(drafts(corpus, tally)))
+    turns = list(drafts(corpus, tally))
+    progress = Progress("rows of p4g", len(turns))
+    rows_or_reasons: list[SftRow | str] = []
+    for start in range(0, len(turns), BATCH):
+        rows_or_reasons += maker.rows(turns[start : start + BATCH])
+        progress.add(done=BATCH)
     tally["persuader"] += Counter(row for row in rows_or_reasons if isinstance(row, str))
     rows = [row for row in rows_or_reasons if isinstance(row, dict)]
     if donation_weighted or (max_examples is not None and len(rows) > max_examples):

@@ -33,8 +33,14 @@ class Progress:
         total: float | None = None,
         unit: str = "rows",
         total_tokens: float | None = None,
+        measure: Callable[[], float] | None = None,
     ):
-        self._what, self._unit = what, unit
+        """Begin it.
+
+        Args:
+            measure: gives the units that are done, where nobody calls `add`, as for files that grow.
+        """
+        self._what, self._unit, self._measure = what, unit, measure
         self.begin(total, total_tokens)
 
     def begin(self, total: float | None = None, total_tokens: float | None = None) -> None:
@@ -74,12 +80,14 @@ class Progress:
 
     def line(self) -> str:
         """What is done, how fast it went, and about how long the rest takes; how long nothing moved, if that is long."""
+        if self._measure is not None and (grown := self._measure() - self.done):
+            self.add(done=grown)
         now = time.monotonic()
         seconds, still = now - self._begun, now - self._moved
         parts = []
         if self.done or self.total:
-            of = f" of {self.total:,.0f}" if self.total is not None else ""
-            parts.append(f"{int(self.done):,}{of} {self._unit}")
+            of = f" of {_count(self.total)}" if self.total is not None else ""
+            parts.append(f"{_count(self.done)}{of} {self._unit}")
         if self.tokens:
             of = f" of about {self.total_tokens:,.0f}" if self.total_tokens else ""
             parts.append(f"{self.tokens:,.0f}{of} tokens")
@@ -116,6 +124,10 @@ def reporting(what: str, say: Callable[[str], None]) -> Iterator[None]:
         ended.set()
         thread.join()
         Progress.latest = None
+
+
+def _count(number: float) -> str:
+    return f"{number:,.0f}" if number >= 100 or number == int(number) else f"{number:.1f}"
 
 
 def _rate(number: float) -> str:
