@@ -6,10 +6,20 @@ from types import SimpleNamespace
 
 import pytest
 
+from persuasion_rl.data.cmv import process_cmv
 from persuasion_rl.data.fetch import _downloading
+from persuasion_rl.data.p4g import process_p4g
+from persuasion_rl.data.sides import Shares, assign_sides
+from persuasion_rl.evaluation.tables import evaluate_ranking, evaluate_win_rates
+from persuasion_rl.files import write_jsonl
 from persuasion_rl.models.following import follow
+from persuasion_rl.preferences.simulate_annotators import simulate_annotators
 from persuasion_rl.runtime import progress
 from persuasion_rl.runtime.progress import EVERY_S, Progress, reporting
+from persuasion_rl.training.tokenize import Tokens, tokenize
+from replies import player_rows
+from response_pairs import BAD, GOOD, SETTINGS, row
+from small_corpora import WIDE, turn
 
 
 @pytest.fixture
@@ -111,6 +121,61 @@ def test_a_short_job_says_nothing():
     with reporting("a short stage", lines.append):
         Progress("rows", 3).add(done=1)
     assert lines == [] and EVERY_S < 10
+
+
+LEFT = r"[\d.,]+ a second, about \d+ s left"
+
+
+def test_the_stages_of_data_say_how_far_they_are(
+    synthetic, tokenizer, write_corpus, tmp_path, said
+):
+    """By bytes while a corpus is read, then by conversations."""
+    sides = {"output": tmp_path / "sides.csv", "duplicates": tmp_path / "duplicates.json"}
+    assign_sides(corpora=[synthetic], seed=1, shares=Shares(8, 1, 1), **sides)
+    assert re.fullmatch(rf"reading synthetic-changemyview: [\d.]+ of [\d.]+ MB, {LEFT}", said[9])
+    assert any(
+        re.fullmatch(rf"synthetic-changemyview: 30 of 60 conversations, {LEFT}", x) for x in said
+    )
+    assert re.fullmatch(rf"near-duplicates: 60 of 60 posts, {LEFT}", said[-1])
+    del said[:]
+    made = {"tokenizer": tokenizer, "budget": WIDE, "examples": tmp_path / "examples.jsonl"}
+    made["counts"] = tmp_path / "counts.json"
+    process_cmv(corpora=[synthetic], pairs=tmp_path / "pairs.jsonl", **made)
+    assert said[-1].startswith("synthetic-changemyview: 60 of 60 conversations, ")
+    dialogue = [turn(i, i % 2, f"What I say {i}.") for i in range(6)]
+    process_p4g(corpus=write_corpus(dialogue, {"d1": {"meta": {}}}), seed=1, **made)
+    assert re.fullmatch(rf"rows of p4g: 2 of 2 rows, {LEFT}", said[-1])
+
+
+def test_tables_of_verdicts_and_simulated_people_say_how_far_they_are(tmp_path, said):
+    paths = {name: tmp_path / f"{name}.jsonl" for name in "abc"}
+    for path in paths.values():
+        write_jsonl(path, player_rows(["One reply.", "Another."]))
+    verdicts = [
+        {"prompt_id": f"p{i}", "conversation_id": f"c{i}", "player_1": x, "player_2": y, "verdict": "1"}
+        for i in range(2) for x, y in ("ab", "ac", "bc")
+    ]  # fmt: skip
+    write_jsonl(tmp_path / "verdicts.jsonl", verdicts)
+    common = {"verdicts": {"judge": tmp_path / "verdicts.jsonl"}, "draws": 9, "seed": 1}
+    evaluate_win_rates(responses=paths, output=tmp_path / "win_rates.csv", **common)
+    assert re.fullmatch(rf"win rates: 3 of 3 pairs of players, {LEFT}", said[-1])
+    tables = {name: tmp_path / name for name in ("ranking", "declared", "power")}
+    evaluate_ranking(players=list(paths), **tables, **common)
+    assert re.fullmatch(rf"ranking: 1 of 1 judges, {LEFT}", said[-1])
+    write_jsonl(tmp_path / "pairs.jsonl", [row(1, GOOD, BAD), row(2, BAD, GOOD)])
+    simulate_annotators(
+        responses=tmp_path / "pairs.jsonl", answers=tmp_path / "simulated.sqlite", judge="truth",
+        annotators=3, noise=0.0, tie_margin=0.1, settings=SETTINGS, overlap=1.0, several=3, repeats=0.0,
+    )  # fmt: skip
+    assert re.fullmatch(rf"simulated annotators: 6 of 6 answers, {LEFT}", said[-1])
+
+
+def test_tokens_are_counted_while_rows_are_tokenized(tiny_rows, tmp_path, said):
+    tokenize(rows=tiny_rows.sft_train, base=tiny_rows.base, output=tmp_path / "rows.parquet")
+    rows, tokens = re.fullmatch(rf"tokens of response: (\d+) of \1 rows, ([\d,]+) tokens, {LEFT}", said[-1]).groups()  # fmt: skip
+    columns = Tokens.read(tmp_path / "rows.parquet").columns
+    assert _int(rows) == len(columns["response_ids"])
+    assert _int(tokens) == sum(map(len, columns["response_ids"]))
 
 
 @pytest.mark.slow

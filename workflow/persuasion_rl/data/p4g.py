@@ -163,8 +163,9 @@ def process_p4g(
     progress = Progress("rows of p4g", len(turns))
     rows_or_reasons: list[SftRow | str] = []
     for start in range(0, len(turns), BATCH):
-        rows_or_reasons += maker.rows(turns[start : start + BATCH])
-        progress.add(done=BATCH)
+        batch = maker.rows(turns[start : start + BATCH])
+        rows_or_reasons += batch
+        progress.add(done=len(batch))
     tally["persuader"] += Counter(row for row in rows_or_reasons if isinstance(row, str))
     rows = [row for row in rows_or_reasons if isinstance(row, dict)]
     if donation_weighted or (max_examples is not None and len(rows) > max_examples):
