@@ -1,6 +1,9 @@
 """How far a job is: lines that come often enough, and say how fast it is and what is left."""
 
+import os
 import re
+import subprocess
+import sys
 import time
 from types import SimpleNamespace
 
@@ -19,6 +22,7 @@ from persuasion_rl.runtime.progress import EVERY_S, Progress, reporting
 from persuasion_rl.training.tokenize import Tokens, tokenize
 from replies import player_rows
 from response_pairs import BAD, GOOD, SETTINGS, row
+from running import WORKFLOW
 from small_corpora import WIDE, turn
 
 
@@ -121,6 +125,30 @@ def test_a_short_job_says_nothing():
     with reporting("a short stage", lines.append):
         Progress("rows", 3).add(done=1)
     assert lines == [] and EVERY_S < 10
+
+
+SLOW_STAGE = """
+import time
+from persuasion_rl.runtime import progress
+from persuasion_rl.runtime.command import stage
+
+def slow_stage() -> None:
+    from tqdm import tqdm
+
+    for _ in tqdm(range(4)):
+        time.sleep(0.1)
+
+progress.EVERY_S = 0.05
+stage(slow_stage)
+"""
+
+
+def test_every_stage_has_a_line_and_no_library_has_a_bar():
+    run = subprocess.run(
+        [sys.executable, "-c", SLOW_STAGE], env=os.environ | {"PYTHONPATH": str(WORKFLOW)},
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert set(run.stderr.splitlines()) == {"slow_stage: 0 s so far"}
 
 
 LEFT = r"[\d.,]+ a second, about \d+ s left"
