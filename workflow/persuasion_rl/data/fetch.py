@@ -100,6 +100,7 @@ def _attempt(name: str, work: Path, timeout_s: float) -> None:
         [*command, "--name", name, "--work", work],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,  # why it failed comes on standard output; how far it is, from here
         text=True,
         start_new_session=True,  # this process handles Ctrl-C
     ) as child:
