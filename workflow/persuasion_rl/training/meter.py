@@ -208,8 +208,9 @@ def monitored(trainer_class: type) -> type:
 
 
 def logged(row: dict[str, float | None]) -> str:
-    """A row of a trainer's history as a line."""
+    """A row of a trainer's history as a line, its step first."""
     numbers = {n: f"{v:.4g}" if isinstance(v, float) else v for n, v in row.items()}
+    numbers = {"step": numbers["step"]} | numbers
     return ", ".join(f"{name} {number}" for name, number in numbers.items())
 
 
