@@ -64,11 +64,12 @@ def test_an_answer_is_read_and_its_request_tells_the_limits(start_server):
     assert len({body["seed"] for body in server.bodies}) == 2
 
 
-def test_tokens_that_a_server_does_not_count_are_counted_here(start_server, tiny_base):
+def test_tokens_that_a_server_does_not_count_are_counted_here(start_server, tiny_base, said):
     server = start_server(lambda body, times: completion("It's a bus, no?", tokens=None))
     assert (
         samples_of_endpoint(server.url, "a")["a"].tokens == 8 + 1
     )  # It ' s a bus , no ? and the end
+    assert said[-1].startswith("sampling: 9 tokens, ")
     (sample,) = samples_of_server(server.url, tiny_base, short_requests(1)).values()
     ids = load_tokenizer(tiny_base)("It's a bus, no?")["input_ids"]
     assert sample.tokens == len(ids) + 1

@@ -11,7 +11,7 @@ import os
 import re
 from codecs import BOM_UTF8, BOM_UTF16_BE, BOM_UTF16_LE
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TextIO
@@ -171,11 +171,14 @@ def read_jsonl(path: Path) -> Iterator[dict]:
     return (row for _, row in read_numbered(path))
 
 
-def read_numbered(path: Path, once: Iterable[str] = ()) -> Iterator[tuple[int, dict]]:
+def read_numbered(
+    path: Path, once: Iterable[str] = (), count: Callable[[int], None] = lambda size: None
+) -> Iterator[tuple[int, dict]]:
     """Yield the objects of a JSON-lines file with the numbers of their lines, from 1. Blank lines hold nothing.
 
     Args:
         once: keys that may not stand in an object twice; by default the last one counts.
+        count: is told the bytes of each line that was read.
 
     Raises:
         UserError: a line is no JSON object; with its number.
@@ -184,6 +187,7 @@ def read_numbered(path: Path, once: Iterable[str] = ()) -> Iterator[tuple[int, d
     keys = [f'"{key}"'.encode() for key in once]
     with Path(path).open("rb") as lines:
         for number, line in enumerate(lines, 1):
+            count(len(line))
             if number == 1:
                 line = line.removeprefix(BOM_UTF8)
             try:

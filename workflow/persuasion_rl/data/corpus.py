@@ -19,7 +19,7 @@ from typing import Any
 
 from persuasion_rl.data import fields
 from persuasion_rl.files import UserError, file_digest, lines_of_keys, read_json, read_numbered
-from persuasion_rl.runtime.command import note
+from persuasion_rl.runtime.progress import Progress
 from persuasion_rl.text import is_blank, readable
 
 FILES = ("conversations.json", "utterances.jsonl")
@@ -149,11 +149,12 @@ def read_threads(
     read, cleaned = counts["read"], counts["cleaned"]
     metas = _conversation_metas(folder)
     without_utterances = set(metas)
-    yielded = 0
+    yielded, progress = 0, None
     examples: dict[str, str] = {}
     for utterances in _parts(folder / "utterances.jsonl", cleaned):
         for id_, of_conversation in _by_conversation(utterances, folder):
             without_utterances.discard(id_)
+            progress = progress or Progress(folder.name, len(metas), "conversations")
             meta = _meta(metas.get(id_), folder, id_, cleaned)
             conversation = Conversation(id_, meta, of_conversation, folder)
             read.update(conversations=1, utterances=len(of_conversation))
@@ -165,6 +166,9 @@ def read_threads(
             else:
                 examples.setdefault(reason, id_)
                 leave_out(counts, conversation, reason)
+            progress.add(done=1)
+    if progress is not None:
+        progress.end()
     if without_utterances:
         examples["no_utterances"] = min(without_utterances)
         read["conversations"] += len(without_utterances)
@@ -340,11 +344,9 @@ def _parts(path: Path, cleaned: Counter) -> Iterator[Iterable[Utterance]]:
         parts = [
             stack.enter_context(Path(folder, str(number)).open("w+b")) for number in range(count)
         ]
-        for number, u in enumerate(_utterances(path, cleaned), 1):
+        for u in _utterances(path, cleaned):
             row = [getattr(u, name) for name in Utterance.__slots__]
             pickle.dump(row, parts[zlib.crc32(u.conversation_id.encode()) % count])
-            if number % 500_000 == 0:
-                note(f"{path}: {number:,} utterances")
         for part in parts:
             yield _unpickled(part)
             part.truncate(0)
@@ -361,7 +363,8 @@ def _unpickled(part) -> Iterator[Utterance]:
 
 def _utterances(path: Path, cleaned: Counter) -> Iterator[Utterance]:
     """The utterances of a file."""
-    for number, row in read_numbered(path, once=KEYS):
+    progress = Progress(f"reading {path.parent.name}", path.stat().st_size / 1e6, "MB")
+    for number, row in read_numbered(path, KEYS, lambda size: progress.add(done=size / 1e6)):
         try:
             utterance = _utterance(row, number, cleaned)
         except KeyError as missing:
@@ -369,6 +372,7 @@ def _utterances(path: Path, cleaned: Counter) -> Iterator[Utterance]:
         except UserError as error:
             raise UserError(f"{path}, line {number}: {error}") from None
         yield utterance
+    progress.end()
 
 
 def _utterance(row: dict[str, Any], line: int, cleaned: Counter) -> Utterance:

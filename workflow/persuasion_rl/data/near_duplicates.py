@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import chain
+from operator import length_hint
 
 from persuasion_rl.data.clean import clean_post
 from persuasion_rl.data.corpus import Conversation
@@ -169,10 +170,9 @@ def clusters(
         posts: names and texts. A name may stand there several times: a post may have another text in another corpus.
     """
     index = NearDuplicateIndex(settings)
-    progress = Progress("near-duplicates", unit="posts")
-    for name, text in posts:
+    progress = Progress("near-duplicates", length_hint(posts) or None, "posts")
+    for name, text in progress.over(posts):
         index.add(name, text)
-        progress.add(done=1)
     return index.clusters()
 
 

@@ -170,7 +170,7 @@ def process_p4g(
     maker = RowMaker("p4g", tokenizer, budget)
     tally: Counts = defaultdict(Counter)
     rows: list[SftRow] = []
-    progress = Progress("persuader", unit="turns")
+    progress = Progress("rows of p4g")
     stream = drafts(corpus, tally, budget.max_context_tokens // 2 + 1)
     while batch := list(islice(stream, BATCH)):
         rows_or_reasons = maker.rows(batch)

@@ -65,7 +65,7 @@ def load_scorer(
     model = load_classifier(base, device, tokenizer.pad_token_id)
     compute_without_padding(model)
     model = PeftModel.from_pretrained(model, adapter.parent).eval()
-    progress = Progress("delta judge", 0, "texts", 0)
+    progress = Progress("delta judge", unit="texts")
     follow(model, progress)
     compared = False
 
@@ -82,8 +82,7 @@ def load_scorer(
             assert_as_plain("the delta judge", model, [sequences[order[i]] for i in (-1, 0)])
             compared = True
         rewards = [0.0] * len(sequences)
-        progress.total += len(sequences)
-        progress.total_tokens += sum(map(len, sequences))
+        progress.begin(len(sequences), sum(map(len, sequences)))
         for start in range(0, len(order), batch_size):
             batch = order[start : start + batch_size]
             inputs = tokenizer.pad(

@@ -40,8 +40,6 @@ class LocalEngine(Engine):
             self._loaded = load_for_inference(
                 s.base, s.lineage, pick_device(s.device), s.trust_remote_code
             )[:2]
-            if self.progress is not None:
-                follow(self._loaded[0], self.progress)
         return self._loaded
 
     @property
@@ -59,6 +57,8 @@ class LocalEngine(Engine):
         end_tokens = model.generation_config.eos_token_id
         end = next((place for place, token in enumerate(ids) if token in end_tokens), None)
         tokens = len(ids) if end is None else end + 1
+        if self.progress.total_tokens is not None:
+            self.progress.total_tokens -= self.settings.max_new_tokens - tokens
         text = tokenizer.decode(ids[:end], skip_special_tokens=True)
         return self._sample(text, tokens, CUT if end is None else STOPPED)
 
@@ -77,13 +77,13 @@ class PaddedBatches(LocalEngine):
 
     def sample(self, requests: list[Request]) -> Iterator[tuple[Request, Sample]]:
         longest_first = sorted(requests, key=lambda request: len(request.prompt), reverse=True)
-        if self.progress is not None:
-            prompts = self.text_tokenizer.prompt_ids(list({r.prompt for r in requests}))
-            longest = sum(map(len, prompts)) + len(requests) * self.settings.max_new_tokens
-            self.progress.total_tokens = self.progress.tokens + longest
         if requests and not self._compared:
             self._compare_with_plain(longest_first[0], longest_first[-1])
             self._compared = True
+            follow(self.load()[0], self.progress)
+        prompts = self.text_tokenizer.prompt_ids(list({r.prompt for r in requests}))
+        most = sum(map(len, prompts)) + len(requests) * self.settings.max_new_tokens
+        self.progress.begin(self.progress.total, most)
         for start in range(0, len(requests), self.settings.batch_size):
             yield from self._sample_batch(longest_first[start : start + self.settings.batch_size])
 
@@ -208,6 +208,7 @@ class ContinuousBatches(LocalEngine):
                 self._padded = PaddedBatches(self.settings)
                 self._padded._loaded, self._padded.progress = self._loaded, self.progress
             self._compared = True
+            self.progress.begin(self.progress.total)
         if self._padded is not None:
             yield from self._padded.sample(requests)
             return
@@ -230,6 +231,7 @@ class ContinuousBatches(LocalEngine):
                         raise RuntimeError(f"continuous batching: {output.error}")
                     unfinished -= 1
                     request, _ = by_id[output.request_id]
+                    self.progress.add(tokens=len(output.generated_tokens))
                     yield request, self._to_sample(output.generated_tokens)
         finally:
             manager.stop(hard_stop=True)

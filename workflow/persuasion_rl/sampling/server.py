@@ -85,6 +85,7 @@ class Server(Engine):
             try:
                 for future in as_completed(request_of):
                     if (sample := future.result()) is not None:
+                        self.progress.add(tokens=sample.tokens)
                         yield request_of[future], sample
             finally:
                 pool.shutdown(cancel_futures=True)

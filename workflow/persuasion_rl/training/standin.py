@@ -136,8 +136,9 @@ def pretrain_standin(
     pairs = list(training_texts(corpora, sides, max_length))
     if not pairs:
         raise UserError(f"{sides}: no usable reply on the train side to train a stand-in on")
-    tokenizer = train_tokenizer([p + r for p, r in pairs], vocab_size, output)
     texts = [prompt + response for prompt, response in pairs]
+    Progress("tokenizer of the stand-in")
+    tokenizer = train_tokenizer(texts, vocab_size, output)
     token_ids = [
         [*ids, tokenizer.eos_token_id][-max_length:]
         for ids in TextTokenizer(output).prompt_ids(texts)
@@ -180,13 +181,15 @@ def pretrain_standin(
             save_strategy="no",
             report_to=[],
             seed=seed,
+            disable_tqdm=True,
         ),
         data_collator=pad_for_language_modeling(tokenizer.pad_token_id),
         train_dataset=Dataset.from_dict({"input_ids": token_ids}),
     )
     seen = max_steps * per_device_train_batch_size
     mean = sum(map(len, token_ids)) / len(token_ids)
-    follow(model, Progress("stand-in"), Progress("stand-in", total_tokens=seen * mean))
+    progress = Progress("stand-in", total_tokens=seen * mean)
+    follow(model, progress, progress)
     trainer.train()
     model.save_pretrained(output)
     write_json(history, trainer.state.log_history)
