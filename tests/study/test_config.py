@@ -456,3 +456,9 @@ def test_editors_find_the_schema_of_a_study_and_no_mistake(file):
     first = file.read_text().splitlines()[0]
     assert (CONFIG / first.removeprefix("# yaml-language-server: $schema=")).resolve() == SCHEMA
     assert list(VALIDATOR.iter_errors(yaml.safe_load(file.read_text()))) == []
+
+
+def test_a_folder_of_corpora_that_a_made_up_world_would_pass_over_is_refused(tmp_path):
+    """As by `extends: demo.yaml`, whose world is inherited."""
+    study = yaml.safe_load((CONFIG / "demo.yaml").read_text()) | {"corpora_dir": str(tmp_path)}
+    assert "write `world: null` to study yours" in error_message(study)

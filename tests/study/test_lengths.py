@@ -60,7 +60,7 @@ def test_the_frame_of_a_prompt_counts_though_no_tokenizer_is_here():
     assert len(PLAIN.render("", "cmv").split()) == LEAST
     assert refusal(study("org/name", **{"data.max_context_tokens": 460})) == (
         "sampling.max_new_tokens + data.max_context_tokens: 510 and a prompt's frame of 25 tokens or more do not fit"
-        " max_length 512 of models.dpo; lower one of them by 23"
+        " max_length 512 of models.dpo (recipes.dpo); lower one of them by 23, or raise that limit"
     )
     load_config(study("org/name", **{"data.max_context_tokens": 512 - 50 - LEAST}))
     refusal(study("org/name", **{"data.max_context_tokens": 512 - 50 - LEAST + 1}))
@@ -81,11 +81,10 @@ def test_a_tokenizer_that_is_here_counts_the_frame_exactly(base, form):
     fits = study(str(base), **settings, **{"data.max_context_tokens": 512 - 50 - frame})
     check_lengths(load_config(fits), exactly=True)
     assert longest_prompt(load_config(fits)) == 512 - 50
-    message = refusal(
-        study(str(base), **settings, **{"data.max_context_tokens": 512 - 50 - frame + 1}), True
-    )
+    longer = study(str(base), **settings, **{"data.max_context_tokens": 512 - 50 - frame + 1})
+    message = refusal(longer)
     assert f"frame of {frame} tokens do not fit max_length 512" in message
-    assert message.endswith("lower one of them by 1")
+    assert message.endswith("lower one of them by 1, or raise that limit")
 
 
 def test_the_first_stage_with_a_tokenizer_counts_exactly_too(base):

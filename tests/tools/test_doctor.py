@@ -191,6 +191,8 @@ def test_the_memory_is_told_and_how_much_of_it_jobs_share(checkout, monkeypatch)
     monkeypatch.setattr(psutil, "PROCFS_PATH", str(checkout / "proc"))
     output = report(Path("config/config.yaml"))
     assert "8 GB, 1 GB of it free" in output and "ask for 6 GB together" in output
+    (line,) = [line for line in output.splitlines() if line.startswith("trainings")]
+    assert re.search(r"sft \d+\.\d GB, rlaif .* GB, delta judge \d+\.\d GB; threads: \d each", line)
 
 
 INVALID = [

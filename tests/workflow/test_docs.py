@@ -61,7 +61,7 @@ RUN_BY = {
     "make clean*": "test_docs.py::test_make_clean_leaves_the_state_of_a_study",
     "persuasion-rl annotate*": "test_annotation_browser.py::serve_page",
     "persuasion-rl export-answers *": "test_exchange.py::test_people_fill_in_a_table_and_bring_it_back",
-    "persuasion-rl import-answers *": "test_exchange.py::test_people_fill_in_a_table_and_bring_it_back",
+    "persuasion-rl import-answers*": "test_exchange.py::test_people_fill_in_a_table_and_bring_it_back",
     "python benchmarks/coverage.py*": "test_benchmarks.py::test_coverage_is_counted_of_every_interval",
     "python benchmarks/data.py *": "test_benchmarks.py::test_the_data_stages_are_timed_on_a_corpus_of_any_size",
     "python benchmarks/generation.py *": "test_benchmarks.py::test_generation_is_timed_in_three_ways_within_the_studys_limit",

@@ -333,8 +333,13 @@ def _check_standin(config: Config) -> None:
 
 
 def _check_corpora(config: Config) -> None:
-    """Corpora that are named by a local folder must be there."""
+    """Corpora that are named by a local folder must be there, and be read."""
     data, folder = config.data, config.corpora_dir
+    if folder and config.world is not None and not data.use_p4g:
+        raise UserError(
+            "corpora_dir: the study makes its own ChangeMyView (world:), so no corpus of this folder would be read; write"
+            " `world: null` to study yours, or leave corpora_dir out"
+        )
     names = data.cmv_corpora if config.world is None else []
     for name in names + ([data.p4g_corpus] if data.use_p4g else []):
         if not folder:

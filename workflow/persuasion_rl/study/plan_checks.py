@@ -1,5 +1,6 @@
 """Checks that a study can be as its configuration plans: sides, sources and pools, and rows that are not too long."""
 
+import math
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import NamedTuple
 from persuasion_rl.files import UserError, read_json
 from persuasion_rl.prompts.wording import PLAIN, SYSTEM, task
 from persuasion_rl.study.config import Config, Data
-from persuasion_rl.study.names import BASE, POSITIONS, model_folder
+from persuasion_rl.study.names import BASE, POSITIONS, is_local, model_folder
 from persuasion_rl.study.section import key_path
 
 
@@ -96,11 +97,13 @@ class Asked(NamedTuple):
     """A model that gets prompts, in which form, and where it will be; `key` names its source.
 
     Attributes:
+        local: whether the folder is the user's own, and not downloaded by the study.
         words: the greatest length that its prompts ask for, that of the longest human reply; None where they ask for none.
     """
 
     key: str
     folder: Path | None
+    local: bool
     prompt_format: str
     positions: int | None
     words: int | None = None
@@ -122,7 +125,8 @@ def check_lengths(config: Config, exactly: bool = False) -> None:
     has words.
 
     Args:
-        exactly: count the frame's tokens with the tokenizers that are here, which takes a moment.
+        exactly: count the frame's tokens with each tokenizer that is here; else only with those of local folders, where a
+            frame may not fit.
     """
     base, *others = _asked(config)
     if base.positions is not None and config.data.max_seq_length > base.positions:
@@ -157,7 +161,10 @@ def _limits_of_rows(config: Config) -> list[Limit]:
     }
     return [
         row,
-        *(_sampled(config, most, f"max_length {most} of {key}") for key, most in lengths.items()),
+        *(
+            _sampled(config, most, f"max_length {most} of {key} (recipes.dpo)")
+            for key, most in lengths.items()
+        ),
     ]
 
 
@@ -178,15 +185,18 @@ def _asked(config: Config) -> Iterator[Asked]:
     source, own = config.models[BASE].source, config.data.prompt_format
     folder = None if source == "standin" else Path(model_folder(source))
     positions = 4 * config.standin.max_length if folder is None else positions_of(folder)
-    yield Asked(key_path("models", BASE), folder, own, positions)
+    local = folder is not None and is_local(source)
+    yield Asked(key_path("models", BASE), folder, local, own, positions)
     for name, other in config.evaluation.other_players.items():
         key = key_path("evaluation", "other_players", name)
         words = config.data.max_tokens if other.match_length else None
         if other.source is not None:
             there = Path(model_folder(other.source))
-            yield Asked(key, there, other.prompt_format, positions_of(there), words)
+            yield Asked(
+                key, there, is_local(other.source), other.prompt_format, positions_of(there), words
+            )
         elif other.model is not None:
-            yield Asked(key, folder, other.prompt_format, positions, words)
+            yield Asked(key, folder, local, other.prompt_format, positions, words)
 
 
 def positions_of(folder: Path) -> int | None:
@@ -207,7 +217,9 @@ def positions_of(folder: Path) -> int | None:
 def _check_room(config: Config, asked: Asked, limits: list[Limit], exactly: bool) -> None:
     """UserError where a frame and what a limit names are more than it allows."""
     sources = {"cmv", *(["p4g"] if config.data.use_p4g else [])}
-    exact = exactly and asked.folder is not None and (asked.folder / "tokenizer.json").is_file()
+    room = min((limit.most - limit.tokens for limit in limits), default=math.inf)
+    here = asked.folder is not None and (asked.folder / "tokenizer.json").is_file()
+    exact = here and (exactly or (asked.local and _most_tokens(asked, sources) > room))
     if exact:
         from persuasion_rl.prompts.tokens import TextTokenizer
 
@@ -221,5 +233,13 @@ def _check_room(config: Config, asked: Asked, limits: list[Limit], exactly: bool
         if frame + limit.tokens > limit.most:
             raise UserError(
                 f"{limit.keys}: {limit.tokens} and a prompt's frame of {frame} tokens{'' if exact else ' or more'} do not fit"
-                f" {limit.why}; lower one of them by {frame + limit.tokens - limit.most}"
+                f" {limit.why}; lower one of them by {frame + limit.tokens - limit.most}, or raise that limit"
             )
+
+
+def _most_tokens(asked: Asked, sources: set[str]) -> int:
+    """More tokens than the frame of a prompt has by any tokenizer: twice its bytes."""
+    from persuasion_rl.prompts.templates import read_format
+
+    form = read_format(asked.folder, asked.prompt_format)
+    return max(2 * len(form.render("", source, asked.words).encode()) for source in sources)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from http.client import HTTPException
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 from urllib.error import HTTPError
 from urllib.request import Request as UrlRequest
 from urllib.request import urlopen
@@ -22,8 +23,10 @@ from persuasion_rl.files import UserError
 from persuasion_rl.records import ResponsePair, read_rows
 from persuasion_rl.report.costs import costs_of
 from persuasion_rl.runtime.keys import VARIABLES, is_loopback
+from persuasion_rl.runtime.leases import visible_devices
 from persuasion_rl.runtime.machine import cores, free_memory, memory
 from persuasion_rl.study.loading import load_config_file
+from persuasion_rl.study.memory import JobMemory
 from persuasion_rl.study.model_size import QWEN, size_in
 from persuasion_rl.study.names import BASE, CORPUS_FILES, model_files, model_folder
 from persuasion_rl.study.recorded import IN_CHECKOUT, naming
@@ -77,8 +80,9 @@ def _machine(study: Study) -> Iterator[Finding]:
     yield Finding(
         "memory",
         f"{total:.0f} GB, {free:.0f} GB of it free, {cores()} cores; jobs run side by side as long as they ask for"
-        f" {shared:.0f} GB together",
+        f" {shared:.0f} GB together; what asks for more runs alone",
     )
+    yield from _trainings_on_cpu(study)
     parts = footprint(study)
     room, needed = shutil.disk_usage(".").free / 2**30, sum(parts.values())
     sizes = ", ".join(f"{what} {size:.1f}" for what, size in parts.items() if size)
@@ -87,6 +91,18 @@ def _machine(study: Study) -> Iterator[Finding]:
     devices = _gpus()
     yield _gpu(study, devices)
     yield from gpu_memory(study, devices)
+
+
+def _trainings_on_cpu(study: Study) -> Iterator[Finding]:
+    """The estimated memory of each training, and its threads, where trainings use no GPU."""
+    if study.config.device == "cuda" or (study.config.device == "auto" and visible_devices()):
+        return
+    jobs = JobMemory(study, here=True)
+    megabytes = {name: jobs.training(SimpleNamespace(model=name), 1) for name in study.trained()}
+    megabytes["delta judge"] = jobs.delta_judge(None, 1)
+    sizes = ", ".join(f"{name} {each * 1e6 / 2**30:.1f} GB" for name, each in megabytes.items())
+    threads = f"threads: {study.threads} each, whatever --cores says"
+    yield Finding("trainings", f"memory, about: {sizes}; {threads}")
 
 
 def footprint(study: Study) -> dict[str, float]:
