@@ -9,10 +9,19 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from persuasion_rl.files import UserError
-from persuasion_rl.study.base_folder import check_base_folder
+from persuasion_rl.study.base_folder import check_base_folder, check_gguf
 from persuasion_rl.study.config import Config, World
 from persuasion_rl.study.judging import OtherPlayer
-from persuasion_rl.study.names import BASE, CORPUS_FILES, HUMAN, is_local, own_file
+from persuasion_rl.study.names import (
+    BASE,
+    CORPUS_FILES,
+    HUMAN,
+    is_local,
+    kind_of,
+    own_file,
+    package_of,
+    packed_file,
+)
 from persuasion_rl.study.parsing import shortened
 from persuasion_rl.study.plan_checks import ai_room, check_lengths, check_plan
 from persuasion_rl.study.recipe_checks import check_recipes
@@ -60,9 +69,11 @@ def check_lineage(config: Config) -> None:
     models = config.models
     source = models[BASE].source if BASE in models else None
     if source is None:
-        raise UserError(f"models.{BASE}: needs a source (a Hub model, a local folder, or standin)")
+        raise UserError(
+            f"models.{BASE}: needs a source (a Hub model, a local folder or GGUF file, a package, or standin)"
+        )
     _check_base(models[BASE])
-    if models[BASE].revision is not None and (source == "standin" or is_local(source)):
+    if models[BASE].revision is not None and kind_of(source) != "hub":
         raise UserError(
             f"models.{BASE}.revision: only a Hub model has a revision, and {source!r} is none; leave it out (null where"
             " it is inherited)"
@@ -115,25 +126,41 @@ def _check_base_source(base: Model) -> None:
 
 
 def _check_model_source(key: str, source: str) -> None:
-    """UserError for a source of a language model that cannot be one, or is a folder that cannot be a base model."""
+    """UserError for a source of a language model that cannot be one, or is a folder or file that cannot be a base model."""
     _check_source(key, source)
-    if is_local(source):
-        try:
+    kind = kind_of(source)
+    try:
+        if kind == "folder":
             check_base_folder(Path(os.path.expanduser(source)))
-        except UserError as error:
-            raise UserError(f"{key}: {error}") from None
+        elif kind == "gguf":
+            check_gguf(Path(packed_file(source)))
+    except UserError as error:
+        raise UserError(f"{key}: {error}") from None
 
 
 def _check_source(key: str, source: str) -> None:
-    """UserError for a source that is neither the folder of a model nor a possible name on the Hub."""
-    if is_local(source):
+    """UserError for a source that is neither local, nor a package, nor a possible name on the Hub."""
+    kind = kind_of(source)
+    if kind == "package":
+        if package_of(source) is None:
+            raise UserError(
+                f"{key}: {source!r} names no package with its exact version: pypi:NAME==VERSION, or"
+                " pypi:NAME==VERSION#PATH for one of several models in it"
+            )
+    elif kind == "folder":
         if not _is_model_folder(os.path.expanduser(source)):
             raise UserError(
                 f"{key}: {source!r} is not the folder of a model (no config.json there)"
             )
-    elif not HUB_NAME.fullmatch(source) or "--" in source or ".." in source:
+    elif kind == "hub" and (
+        not HUB_NAME.fullmatch(source)
+        or "--" in source
+        or ".." in source
+        or source.endswith(".gguf")
+    ):
         raise UserError(
-            f"{key}: {source!r} is no name of a Hub model (NAME or OWNER/NAME); a local folder starts with ./, / or ~"
+            f"{key}: {source!r} is no name of a Hub model (NAME or OWNER/NAME); a local folder or GGUF file starts with ./, / or"
+            " ~"
         )
 
 
@@ -245,7 +272,7 @@ def _check_other_player(name: str, other: OtherPlayer, config: Config) -> None:
         raise UserError(f"{key}.source: only models.{BASE} can be a standin; use model: {BASE}")
     if other.source is not None:
         _check_model_source(f"{key}.source", other.source)
-    if other.revision != "main" and (other.source is None or is_local(other.source)):
+    if other.revision != "main" and (other.source is None or kind_of(other.source) != "hub"):
         raise UserError(
             f"{key}.revision: only a Hub model has a revision, and this is none; leave it out"
             " (null where it is inherited)"
@@ -261,7 +288,7 @@ def _check_revisions(config: Config) -> None:
     base = config.models[BASE]
     revision_of = {base.source: (f"models.{BASE}.revision", base.revision or "main")}
     for name, other in config.evaluation.other_players.items():
-        if other.source is None or is_local(other.source):
+        if other.source is None or kind_of(other.source) != "hub":
             continue
         key = key_path("evaluation", "other_players", name, "revision")
         first, revision = revision_of.setdefault(other.source, (key, other.revision))
@@ -313,6 +340,10 @@ def _check_embedding_model(config: Config) -> None:
     name = config.evaluation.embedding_model
     if name is not None and (is_local(name) or not os.path.isdir(name)):
         _check_source("evaluation.embedding_model", name)
+        if kind_of(name) == "gguf":
+            raise UserError(
+                f"evaluation.embedding_model: {name!r} is a GGUF file, and no model of sentence-transformers"
+            )
 
 
 def _check_standin(config: Config) -> None:
@@ -363,7 +394,7 @@ def check_publication(namespace: str, base_source: str, names: Iterable[str]) ->
         raise UserError(
             "publish.namespace: write the user or organisation of the Hub to publish under"
         )
-    if base_source == "standin" or is_local(base_source):
+    if kind_of(base_source) != "hub":
         raise UserError(
             f"publish: an adapter on {base_source!r} (models.{BASE}.source) is of no use to others: that base model is"
             " not on the Hub; leave out the target publish"
