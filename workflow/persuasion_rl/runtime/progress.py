@@ -1,6 +1,9 @@
 """Says how far a job is: every few seconds a line on standard error, with tokens a second and the time that is left."""
 
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from persuasion_rl.runtime.command import note
 
@@ -52,6 +55,24 @@ class Progress:
         if done and total:
             parts.append(f"about {_duration(max(0.0, total - done) * seconds / done)} left")
         return f"{self._what}: {', '.join(parts)}"
+
+
+@contextmanager
+def at_work(what: str) -> Iterator[None]:
+    """Say every few seconds that a single call, which tells nothing of itself, is still at work, and for how long."""
+    begun, done = time.monotonic(), threading.Event()
+
+    def say() -> None:
+        while not done.wait(EVERY_S):
+            note(f"{what}: {time.monotonic() - begun:.0f} s")
+
+    thread = threading.Thread(target=say, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
 
 
 def _duration(seconds: float) -> str:
