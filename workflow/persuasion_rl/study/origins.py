@@ -85,6 +85,10 @@ class StudyOrigins:
         packed = is_packed(self.models[BASE].source)
         return {"origin": f"{self.base_folder}/{ORIGIN}"} if packed else {}
 
+    def fetching(self, package: str) -> dict[str, str]:
+        """Name and version of a package by the name of its file."""
+        return {"name": self.packages[package].name, "version": self.packages[package].version}
+
     def unpacking(self, folder: str) -> dict[str, str | None]:
         """What the unpacking of a model into a folder of resources/models is told besides its file."""
         source = self.packed_models[folder]
