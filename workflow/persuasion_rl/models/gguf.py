@@ -205,6 +205,7 @@ def _told(config) -> dict[str, Any]:
     heads = told.get("num_attention_heads") or 1
     head = told.get("head_dim") or config.hidden_size // heads
     rope = told.get("rope_parameters") or {}
+    rope = rope.get("full_attention") or rope  # Gemma 3 has other ones in its windows
     rotary = int(head * rope.get("partial_rotary_factor", 1))
     return told | rope | {"head_dim": head, "rotary_width": rotary}
 
