@@ -81,7 +81,7 @@ def _tokenizer(base: Path) -> dict:
     tokens = sorted(ids, key=ids.get)
     keys = {
         "tokenizer.ggml.model": "gpt2",
-        "tokenizer.ggml.pre": "gpt-2",
+        "tokenizer.ggml.pre": "qwen2",  # as the stand-in splits text
         "tokenizer.ggml.tokens": tokens,
         "tokenizer.ggml.token_type": [3 if token in added else 1 for token in tokens],
         "tokenizer.ggml.merges": [" ".join(merge) for merge in content["model"]["merges"]],

@@ -123,12 +123,17 @@ def model_folder(source: str) -> str:
     if kind == "folder":
         return os.path.normpath(os.path.expanduser(source))  # Snakemake warns of each ./
     name = source.replace("/", "--")
-    if kind == "gguf":  # files of one name in two folders are two models
-        path = packed_file(source)
-        name = f"gguf--{Path(path).stem}--{text_digest(path)[:8]}"
+    if kind == "gguf":
+        name = f"gguf--{_distinct(packed_file(source))}"
     elif package is not None:
-        name = "--".join(filter(None, ["pypi", package.name, package.version, package.inside]))
-    return f"resources/models/{re.sub(r'[^A-Za-z0-9_.+-]+', '-', name)}"
+        name = f"pypi--{package.name}--{package.version}"
+        name += f"--{_distinct(package.inside)}" if package.inside else ""
+    return f"resources/models/{name}"
+
+
+def _distinct(path: str) -> str:
+    """A name for a path: files of one name in two folders are two models."""
+    return f"{re.sub(r'[^A-Za-z0-9_.+-]+', '-', Path(path).stem)}--{text_digest(path)[:8]}"
 
 
 def packed_file(source: str) -> str:
