@@ -119,7 +119,7 @@ def test_what_is_to_be_downloaded_can_be_had_or_not(config_folder, monkeypatch):
 def test_the_disk_that_a_study_takes_grows_with_its_data_and_models(downloads):
     small, large = published(), published(data={"max_examples": 100_000})
     assert footprint(large)["rows"] == 2 * footprint(small)["rows"]
-    assert footprint(small)["models from the Hub"] == 0, "it is here"
+    assert footprint(small)["models from elsewhere"] == 0, "it is here"
     assert sum(footprint(published(data={"cmv_corpora": ["winning-args-corpus"]})).values()) < 5
 
 
