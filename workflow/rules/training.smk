@@ -87,6 +87,7 @@ rule unpack_model:
     params:
         folder=lambda wildcards, output: folder_of(output),
         origin=lambda wildcards: flags(study.unpacking(wildcards.base)),
+        code=code("models.gguf"),
     message:
         "Unpacking {wildcards.base}"
     shell:
