@@ -55,14 +55,13 @@ def test_a_gguf_in_a_package_becomes_a_folder_with_its_origin(base, wheel, tmp_p
     assert [path.name for path in output.parent.iterdir()] == ["tiny"]
     assert {*MODEL_FILES, ORIGIN} <= {path.name for path in output.iterdir()}
     origin = read_json(output / ORIGIN)
-    assert origin.pop("converted_with").keys() == {"gguf", "transformers"}
+    assert origin.pop("made_with").keys() == {"gguf", "transformers"}
     assert origin == {
         "source": SOURCE,
         "package": package.name,
         "package_sha256": file_digest(package),
         "file": "tiny/tiny.Q8_0.gguf",
         "sha256": file_digest(file),
-        "name": None,
         "architecture": "qwen2",
         "quantisation": "Q8_0, F32",
         "licence": "MIT",
