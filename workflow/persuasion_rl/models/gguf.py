@@ -18,6 +18,8 @@ from persuasion_rl.study.base_folder import CAUSAL, check_gguf
 
 LONGEST_ARRAY = 1024
 """Entries of the header's arrays that are read; vocabularies and merges are longer, and only counted."""
+EXACT = ("F32", "F16", "BF16")
+"""Types that float32 holds exactly."""
 EMBEDS = "pooling_type"
 """Only models of embeddings say how they pool, unless it is 0."""
 ATTRIBUTES = {
@@ -56,8 +58,10 @@ class Header(NamedTuple):
 
     @property
     def quantisation(self) -> str:
-        """The types of the weights, the most frequent first."""
-        return ", ".join(name for name, _ in self.types.most_common())
+        """The types of the weights that were quantised, the most frequent first."""
+        return (
+            ", ".join(name for name, _ in self.types.most_common() if name not in EXACT) or "none"
+        )
 
 
 def convert_gguf(file: Path, folder: Path) -> dict[str, Any]:
@@ -77,14 +81,18 @@ def convert_gguf(file: Path, folder: Path) -> dict[str, Any]:
     with at_work(f"{file.name}: reading its header"):
         header = read_header(file)
         config = _config(file, header)
-    note(f"{file.name}: {header.architecture}, {header.numbers:,} numbers in {header.quantisation}")
+    note(
+        f"{file.name}: {header.architecture}, {header.numbers:,} numbers in {', '.join(header.types)}"
+    )
     with at_work(f"{file.name}: building the tokenizer, {header.tokens:,} tokens"):
         tokenizer = _tokenizer(file, header, config)
         tokenizer.save_pretrained(folder, save_jinja_files=False)
+        with loading(file):
+            ids = tokenizer(SAMPLE)["input_ids"]
     with at_work(f"{file.name}: reading the weights"):
-        expected = _write_model(file, header, config, tokenizer, folder)
+        expected = _write_model(file, header, config, ids, folder)
     with at_work(f"{file.name}: comparing what was written"):
-        _compare(file, folder, tokenizer, expected)
+        _compare(file, folder, ids, expected)
     note(f"{file.name}: {_agreement(config)}")
     keys = {"name": "name", "architecture": "architecture", "licence": "license"}
     facts = {ours: header.metadata.get(f"general.{theirs}") for ours, theirs in keys.items()}
@@ -181,7 +189,8 @@ def _config(file: Path, header: Header):
             f" ...{CAUSAL[0]}"
         )
     told = _told(config)
-    renamed = GGUF_CONFIG_MAPPING.get(config.model_type, {})
+    by_name = [GGUF_CONFIG_MAPPING.get(name) for name in (header.architecture, config.model_type)]
+    renamed = next(filter(None, by_name), {})
     for key, value in header.metadata.items():
         prefix, _, own = key.partition(".")
         if prefix == header.architecture and own != EMBEDS and not _off(own, value):
@@ -250,8 +259,8 @@ def _tokenizer(file: Path, header: Header, config):
     return tokenizer
 
 
-def _write_model(file: Path, header: Header, config, tokenizer, folder: Path):
-    """Write weights and configuration; return the log-probabilities of a row by the model as it was read.
+def _write_model(file: Path, header: Header, config, ids: list[int], folder: Path):
+    """Write weights and configuration; return the log-probabilities of a row `ids` by the model as it was read.
 
     Raises:
         UserError: tensors of the file have no place in the model, or the model has some that are not in the file.
@@ -277,15 +286,14 @@ def _write_model(file: Path, header: Header, config, tokenizer, folder: Path):
     model.hf_quantizer = None  # the weights are multiplied out
     if hasattr(model.config, "quantization_config"):
         del model.config.quantization_config
-    expected = plain_log_probs(model.eval(), tokenizer(SAMPLE)["input_ids"])
+    expected = plain_log_probs(model.eval(), ids)
     model.save_pretrained(folder, max_shard_size="1TB")
     return expected
 
 
-def _compare(file: Path, folder: Path, tokenizer, expected) -> None:
+def _compare(file: Path, folder: Path, ids: list[int], expected) -> None:
     """UserError where the folder is another model than was read, or of a kind that is no base model."""
-    written, ids = load_tokenizer(folder), tokenizer(SAMPLE)["input_ids"]
-    if written(SAMPLE)["input_ids"] != ids:
+    if load_tokenizer(folder)(SAMPLE)["input_ids"] != ids:
         raise UserError(f"{file}: the tokenizer reads other tokens once it is written")
     model = load_base(folder, "cpu")
     refuse_difference("the converted folder", model, [plain_log_probs(model, ids)], [expected])
