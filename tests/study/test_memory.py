@@ -1,14 +1,17 @@
 """What jobs with a model ask of a machine's memory, and that Snakemake knows how much there is."""
 
 import os
+import re
 import subprocess
 import sys
 from types import SimpleNamespace
 
+from persuasion_rl.runtime.machine import memory
 from persuasion_rl.study.memory import JobMemory
 from persuasion_rl.study.model_size import size_of
+from persuasion_rl.study.rules import MEMORY_SHARE
 from published import published, write_model_folder
-from running import WORKFLOW
+from running import WORKFLOW, copy_project, succeed
 
 SNAKEFILE = """
 import sys
@@ -50,6 +53,16 @@ def test_jobs_that_do_not_fit_the_machine_together_take_turns_and_a_larger_one_r
 
 def test_a_limit_of_the_users_own_is_kept(tmp_path):
     assert frozenset("ab") in overlapping(tmp_path, "--resources", "mem_mb=20000")
+
+
+def test_the_projects_own_runs_know_the_memory_of_this_machine(tmp_path):
+    """Without a flag, and so whatever profile is used."""
+    root = copy_project(tmp_path / "project")
+    output = succeed(
+        "results/demo/config.yaml", "--cores", "1", "--configfile", "config/demo.yaml", root=root
+    )
+    limit = int(MEMORY_SHARE * memory() / 1e6)
+    assert re.search(rf"Provided resources: .*mem_mb\D*{limit}\b", output)
 
 
 SFT_ALONE = {

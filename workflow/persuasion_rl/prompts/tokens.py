@@ -46,6 +46,7 @@ class TextTokenizer:
     """A base model's tokenizer with a form of prompts; it needs no transformers.
 
     Attributes:
+        folder: where it and what lies beside it are.
         format: the `PromptFormat`.
         bos: the ids that begin a plain prompt; a chat template writes its own.
         eos: the id that ends a response.
@@ -61,14 +62,14 @@ class TextTokenizer:
     """
 
     def __init__(self, base: Path, prompt_format: str = "plain"):
-        self._base = base.parent if base.suffix == ".json" else base
+        self.folder = base.parent if base.suffix == ".json" else base
         self._file = base if base.suffix == ".json" else base / "tokenizer.json"
         if not self._file.is_file():
             raise UserError(
                 f"{self._file} does not exist; AutoTokenizer.from_pretrained(...).save_pretrained(...)"
                 " writes one for any fast tokenizer"
             )
-        self.format = read_format(self._base, prompt_format)
+        self.format = read_format(self.folder, prompt_format)
         content = read_json(self._file)
         if not isinstance(content, dict) or "vocab" not in (content.get("model") or ()):
             raise UserError(f"{self._file}: not a tokenizer (it has no vocabulary)")
@@ -86,7 +87,7 @@ class TextTokenizer:
             self.unknown = content["model"].get("unk_id")
         else:
             self.unknown = self._tokenizer.token_to_id(self._renamed.get(unknown, unknown or ""))
-        self._eos = ids.get(special_tokens(self._base).get("eos_token"))
+        self._eos = ids.get(special_tokens(self.folder).get("eos_token"))
         self.controls = frozenset(ids.values()) - ({self.unknown} - {self._eos})
         self.bos = self._learned_bos() if self.format.name == "plain" else []
         self._tokenizer.add_special_tokens([AddedToken(SEAM, normalized=False)])
@@ -99,7 +100,7 @@ class TextTokenizer:
 
     def _added_tokens(self, content: dict[str, Any]) -> list[dict[str, Any]]:
         """The added tokens of a tokenizer.json, and those that only the files beside it name, by their ids."""
-        config = tokenizer_config(self._base)
+        config = tokenizer_config(self.folder)
         added = {token["content"]: token for token in content.get("added_tokens") or ()}
         vocabulary = content["model"]["vocab"]
         if isinstance(vocabulary, list):
@@ -108,9 +109,9 @@ class TextTokenizer:
             spelling(token): int(number)
             for number, token in config.get("added_tokens_decoder", {}).items()
         }
-        if (self._base / "added_tokens.json").is_file():
-            beside = read_json(self._base / "added_tokens.json") | beside
-        named = {*special_tokens(self._base).values()}
+        if (self.folder / "added_tokens.json").is_file():
+            beside = read_json(self.folder / "added_tokens.json") | beside
+        named = {*special_tokens(self.folder).values()}
         for key in ("additional_special_tokens", "extra_special_tokens"):
             more = config.get(key) or ()
             named |= {
@@ -152,7 +153,7 @@ class TextTokenizer:
         """
         if self._eos is None:
             raise UserError(
-                f"{self._base}: its tokenizer has no EOS token, so no response could end; name one in"
+                f"{self.folder}: its tokenizer has no EOS token, so no response could end; name one in"
                 " tokenizer_config.json (eos_token)"
             )
         return self._eos
@@ -203,7 +204,7 @@ class TextTokenizer:
         fits = len(prompt) >= len(before) + len(after)
         if not (fits and prompt.startswith(before) and prompt.endswith(after)):
             raise TextError(
-                f"the prompt is not by the chat template of {self._base}: {prompt[:60]!r}...; was the template or"
+                f"the prompt is not by the chat template of {self.folder}: {prompt[:60]!r}...; was the template or"
                 " data.prompt_format changed?",
                 number,
             )

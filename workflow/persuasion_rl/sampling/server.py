@@ -172,7 +172,7 @@ class Server(Engine):
         tokens = (answer.get("usage") or {}).get("completion_tokens")
         if not isinstance(tokens, int):
             tokens = self._count(text) + (reason == STOPPED)
-        return self._sample(text, tokens, without_keys(reason))
+        return self._sample(text, tokens, without_keys(readable(reason)))
 
     def _text_and_reason(self, choice: dict) -> tuple[str, str]:
         """Text and finish reason of a choice of the answer."""
