@@ -47,6 +47,7 @@ onstart:
 localrules:
     fetch_base_model,
     fetch_corpus,
+    fetch_package,
     synthesize_corpus,
     assign_sides,
     process_cmv,

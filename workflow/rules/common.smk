@@ -21,7 +21,7 @@ from persuasion_rl.study.code import module_digests as code
 from persuasion_rl.study.flags import as_flags, as_inputs, flags, folder_of, folders_of
 from persuasion_rl.study.loading import the_one_file
 from persuasion_rl.study.memory import JobMemory
-from persuasion_rl.study.names import MODEL_FILES, own_file
+from persuasion_rl.study.names import MODEL_FILES, ORIGIN, own_file
 from persuasion_rl.study.rules import (
     asked_for,
     grows_with_attempt,

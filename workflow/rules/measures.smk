@@ -114,9 +114,9 @@ rule evaluate_similarity:
         mem_mb=grows_with_attempt(4_000),
         runtime=grows_with_attempt("1h"),
     params:
-        settings=study.flags(
-            "device", "seed", "trust_remote_code", model="evaluation.embedding_model"
-        ),
+        settings=study.flags("device", "seed", "trust_remote_code"),
+        embedder=study.embedding_flags,
+        package=lambda wildcards, input: flags(study.embedding_package(input.model)),
         code=code("evaluation.similarity"),
     message:
         "Comparing replies of {wildcards.player} with the human ones"
@@ -124,7 +124,7 @@ rule evaluate_similarity:
         r"""
         python -m persuasion_rl.evaluation.similarity \
             --responses {input.responses:q} --human {input.human:q} --output {output:q} \
-            {params.settings} 2> >(tee {log:q} >&2)
+            {params.embedder} {params.package} {params.settings} 2> >(tee {log:q} >&2)
         """
 
 

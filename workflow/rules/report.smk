@@ -167,6 +167,7 @@ rule write_model_card:
         mem_mb=grows_with_attempt(500),
         runtime=grows_with_attempt("10m"),
     params:
+        origin=lambda wildcards, input: flags({"origin": input.get("origin")}),
         settings=lambda wildcards: flags(study.card_settings(wildcards.model)),
         code=code("report.write_model_card"),
         template=template_digests("model_card.md"),
@@ -178,7 +179,7 @@ rule write_model_card:
             --metrics {input.metrics:q} --recipe {input.recipe:q} \
             --comparisons {input.comparisons:q} --behaviour {input.behaviour:q} \
             --honesty {input.honesty:q} --trust {input.trust:q} --splits {input.splits:q} --output {output:q} \
-            {params.settings} 2> >(tee {log:q} >&2)
+            {params.origin} {params.settings} 2> >(tee {log:q} >&2)
         """
 
 

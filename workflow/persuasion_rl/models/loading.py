@@ -28,7 +28,7 @@ def load_tokenizer(base: Path, trust_remote_code: bool = False):
     from transformers import AutoTokenizer
 
     check_base_folder(base)
-    with _loading(base):
+    with loading(base):
         tokenizer = AutoTokenizer.from_pretrained(base, trust_remote_code=trust_remote_code)
     if tokenizer.eos_token_id is None:
         raise UserError(
@@ -72,7 +72,7 @@ def _from_folder(model_class: type, base: Path, **options):
     Raises:
         UserError: it cannot be loaded, or a part of it would be random.
     """
-    with _loading(base):
+    with loading(base):
         model, found = model_class.from_pretrained(
             base, output_loading_info=True, ignore_mismatched_sizes=True, **options
         )
@@ -134,7 +134,7 @@ def load_classifier(base: Path, device: str, pad_token_id: int, trust_remote_cod
         UserError: the folder is no base model, or transformers cannot load it as a classifier.
     """
     check_base_folder(base)
-    with _loading(base):
+    with loading(base):
         kind = _classifier_class(base, trust_remote_code)
     model = _from_folder(
         kind, base, num_labels=1, dtype=pick_dtype(device), trust_remote_code=trust_remote_code
@@ -162,7 +162,7 @@ def _classifier_class(base: Path, trust_remote_code: bool) -> type:
 
 
 @contextmanager
-def _loading(base: Path) -> Iterator[None]:
+def loading(base: Path) -> Iterator[None]:
     """Turn what transformers raises over a model's folder into a UserError; a refusal of a model's own code names the setting."""
     try:
         yield

@@ -5,10 +5,11 @@ from pathlib import Path
 
 from huggingface_hub import ModelCardData
 
-from persuasion_rl.files import read_json, write_text
+from persuasion_rl.files import read_json, read_made, write_text
 from persuasion_rl.report.notices import StudyFacts, notices, warnings
 from persuasion_rl.report.plotting import page
 from persuasion_rl.runtime.command import stage
+from persuasion_rl.study.names import kind_of
 from persuasion_rl.tables import read_table, rows_of
 
 TEMPLATE = Path(__file__).with_name("templates") / "model_card.md.j2"
@@ -29,6 +30,7 @@ def write_model_card(
     trust: Path,
     splits: Path,
     output: Path,
+    origin: Path | None = None,
 ) -> None:
     """Write a model card in the Hub's format (YAML front matter, then Markdown).
 
@@ -38,6 +40,7 @@ def write_model_card(
         labels: where the preferences come from, in words; "none" for a supervised model.
         metrics, recipe: of the model's training.
         comparisons, behaviour, honesty, trust: tables of the evaluation. splits: the summary of `data.split`.
+        origin: what the base model was unpacked from (`models.unpack`); None for one that was not.
     """
     training = read_json(recipe)
     declared = rows_of(read_table(comparisons))
@@ -46,7 +49,7 @@ def write_model_card(
     model_measures = [row for row in measures if row["player"] == model]
     judges = list(dict.fromkeys(row["judge"] for row in declared))
     front = ModelCardData(
-        base_model=None if facts.base_source == "standin" else facts.base_source,
+        base_model=facts.base_source if kind_of(facts.base_source) == "hub" else None,
         language="en",
         library_name="peft",
         license="other",
@@ -59,6 +62,7 @@ def write_model_card(
         study=study,
         front=front.to_yaml(),
         base_source=facts.base_source,
+        origin=read_made(origin, "file", "sha256", "licence") if origin else None,
         notices=notices(facts, read_json(splits), pending=[]),
         synthetic=facts.synthetic,
         sources=sources,

@@ -1,9 +1,10 @@
-"""What the folder of a base model must hold, and what it must not be.
+"""What the folder of a base model must hold, and what it must not be; how a GGUF file begins.
 
 It is said in one line when a study names a local folder, when a download has ended, and when a job loads the model.
 """
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ CAUSAL = ("ForCausalLM", "LMHeadModel")
 EXPERTS = {"experts", "router", "gate"}
 """Parts of the names of weights that no adapter can be put on."""
 OTHER_WEIGHTS = ("*.gguf", "*.bin", "*.pth", "*.pt")
+GGUF_VERSIONS = (2, 3)
 
 
 def check_base_folder(folder: Path) -> None:
@@ -36,6 +38,34 @@ def check_base_folder(folder: Path) -> None:
     _check_ends(folder / "generation_config.json")
 
 
+def check_gguf(file: Path) -> None:
+    """Refuse a file that does not begin as a GGUF of one part does; `models.gguf` reads on.
+
+    The format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
+
+    Raises:
+        UserError: there is no such file, it is none or a part of one, or of another version or byte order.
+    """
+    if not file.is_file():
+        raise UserError(f"there is no file {str(file)!r}")
+    if re.search(r"-\d{5}-of-\d{5}\.gguf$", file.name):
+        raise UserError(
+            f"{file}: a part of a model in several files, which transformers does not read; join them (llama.cpp's"
+            " llama-gguf-split --merge)"
+        )
+    with file.open("rb") as start:
+        magic, version = start.read(4), start.read(4)
+    if magic != b"GGUF":
+        raise UserError(f"{file}: no GGUF file (it does not begin with GGUF)")
+    if int.from_bytes(version, "big") in GGUF_VERSIONS:
+        raise UserError(f"{file}: its bytes are in big-endian order, which is not read here")
+    if int.from_bytes(version, "little") not in GGUF_VERSIONS:
+        raise UserError(
+            f"{file}: GGUF version {int.from_bytes(version, 'little')}, and versions"
+            f" {' and '.join(map(str, GGUF_VERSIONS))} are read; make it anew with a current llama.cpp"
+        )
+
+
 def check_files(folder: Path) -> None:
     """UserError where a file of a base model is missing in its folder."""
     names = [name for name in MODEL_FILES if name != WEIGHTS] + weight_files(str(folder))
@@ -48,6 +78,8 @@ def _what_to_do(folder: Path, name: str) -> str:
     if name == WEIGHTS:
         others = [file.name for pattern in OTHER_WEIGHTS for file in folder.glob(pattern)]
         found = f", and {sorted(others)[0]} is not read" if others else ""
+        if others and sorted(others)[0].endswith(".gguf"):
+            return f"; name the GGUF file itself as the source: {folder / sorted(others)[0]}"
         return f"{found}; AutoModelForCausalLM.from_pretrained(...).save_pretrained(...) writes it"
     if name.startswith("tokenizer"):
         return "; AutoTokenizer.from_pretrained(...).save_pretrained(...) writes it for any fast tokenizer"

@@ -9,22 +9,21 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from persuasion_rl.files import UserError
-from persuasion_rl.study.base_folder import check_base_folder
 from persuasion_rl.study.config import Config, World
 from persuasion_rl.study.judging import OtherPlayer
-from persuasion_rl.study.names import BASE, CORPUS_FILES, HUMAN, is_local, own_file
+from persuasion_rl.study.names import BASE, CORPUS_FILES, HUMAN, kind_of, own_file
 from persuasion_rl.study.parsing import shortened
 from persuasion_rl.study.plan_checks import ai_room, check_lengths, check_plan
 from persuasion_rl.study.recipe_checks import check_recipes
 from persuasion_rl.study.recipes import Model
 from persuasion_rl.study.section import MOST_ROWS, key_path
+from persuasion_rl.study.source_checks import check_encoder, check_language_model, check_revisions
 
 LOOKS_LIKE_A_KEY = re.compile(
     r"\bsk-[\w-]{8,}|://[^/]*@|[?&][\w.-]*(key|token(?!s)|secret|password)[\w.-]*=", re.IGNORECASE
 )
 MOST_SHARDS = 2_000
 """The most jobs that answer a pool's prompts; planning more takes Snakemake minutes."""
-HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?", re.ASCII)
 
 
 def check_config(config: Config) -> None:
@@ -40,9 +39,9 @@ def check_config(config: Config) -> None:
     _check_judges(config)
     _check_labelling(config)
     _check_players(config)
-    _check_revisions(config)
+    check_revisions(config)
     _check_llm(config)
-    _check_embedding_model(config)
+    check_encoder(config)
     _check_standin(config)
     _check_corpora(config)
 
@@ -60,9 +59,11 @@ def check_lineage(config: Config) -> None:
     models = config.models
     source = models[BASE].source if BASE in models else None
     if source is None:
-        raise UserError(f"models.{BASE}: needs a source (a Hub model, a local folder, or standin)")
+        raise UserError(
+            f"models.{BASE}: needs a source (a Hub model, a local folder or GGUF file, a package, or standin)"
+        )
     _check_base(models[BASE])
-    if models[BASE].revision is not None and (source == "standin" or is_local(source)):
+    if models[BASE].revision is not None and kind_of(source) != "hub":
         raise UserError(
             f"models.{BASE}.revision: only a Hub model has a revision, and {source!r} is none; leave it out (null where"
             " it is inherited)"
@@ -111,34 +112,7 @@ def _check_base(base: Model) -> None:
 
 def _check_base_source(base: Model) -> None:
     if base.source != "standin":
-        _check_model_source(f"models.{BASE}.source", base.source)
-
-
-def _check_model_source(key: str, source: str) -> None:
-    """UserError for a source of a language model that cannot be one, or is a folder that cannot be a base model."""
-    _check_source(key, source)
-    if is_local(source):
-        try:
-            check_base_folder(Path(os.path.expanduser(source)))
-        except UserError as error:
-            raise UserError(f"{key}: {error}") from None
-
-
-def _check_source(key: str, source: str) -> None:
-    """UserError for a source that is neither the folder of a model nor a possible name on the Hub."""
-    if is_local(source):
-        if not _is_model_folder(os.path.expanduser(source)):
-            raise UserError(
-                f"{key}: {source!r} is not the folder of a model (no config.json there)"
-            )
-    elif not HUB_NAME.fullmatch(source) or "--" in source or ".." in source:
-        raise UserError(
-            f"{key}: {source!r} is no name of a Hub model (NAME or OWNER/NAME); a local folder starts with ./, / or ~"
-        )
-
-
-def _is_model_folder(folder: str) -> bool:
-    return os.path.isfile(os.path.join(folder, "config.json"))
+        check_language_model(f"models.{BASE}.source", base.source)
 
 
 def _check_sampling(config: Config) -> None:
@@ -244,8 +218,8 @@ def _check_other_player(name: str, other: OtherPlayer, config: Config) -> None:
     if other.source == "standin":
         raise UserError(f"{key}.source: only models.{BASE} can be a standin; use model: {BASE}")
     if other.source is not None:
-        _check_model_source(f"{key}.source", other.source)
-    if other.revision != "main" and (other.source is None or is_local(other.source)):
+        check_language_model(f"{key}.source", other.source)
+    if other.revision != "main" and (other.source is None or kind_of(other.source) != "hub"):
         raise UserError(
             f"{key}.revision: only a Hub model has a revision, and this is none; leave it out"
             " (null where it is inherited)"
@@ -254,22 +228,6 @@ def _check_other_player(name: str, other: OtherPlayer, config: Config) -> None:
         raise UserError(f"{key}: endpoint and served_model go together")
     if other.endpoint is not None and LOOKS_LIKE_A_KEY.search(other.endpoint):
         raise UserError(f"{key}.endpoint: looks like a key; keys come from the environment only")
-
-
-def _check_revisions(config: Config) -> None:
-    """A Hub model is downloaded to the folder of its name, so a study can have one revision of it only."""
-    base = config.models[BASE]
-    revision_of = {base.source: (f"models.{BASE}.revision", base.revision or "main")}
-    for name, other in config.evaluation.other_players.items():
-        if other.source is None or is_local(other.source):
-            continue
-        key = key_path("evaluation", "other_players", name, "revision")
-        first, revision = revision_of.setdefault(other.source, (key, other.revision))
-        if other.revision != revision:
-            raise UserError(
-                f"{key}: {other.revision!r} of {other.source}, and {first} is {revision!r}; a study has one revision of a"
-                " model: write the same one, or download one of them yourself and name its folder as the source"
-            )
 
 
 def _check_llm(config: Config) -> None:
@@ -307,12 +265,6 @@ def check_text_file(key: str, file: str) -> None:
         raise UserError(f"{key}: {file} cannot be read ({error.strerror})") from None
     if not text.strip():
         raise UserError(f"{key}: {file} is empty")
-
-
-def _check_embedding_model(config: Config) -> None:
-    name = config.evaluation.embedding_model
-    if name is not None and (is_local(name) or not os.path.isdir(name)):
-        _check_source("evaluation.embedding_model", name)
 
 
 def _check_standin(config: Config) -> None:
@@ -368,7 +320,7 @@ def check_publication(namespace: str, base_source: str, names: Iterable[str]) ->
         raise UserError(
             "publish.namespace: write the user or organisation of the Hub to publish under"
         )
-    if base_source == "standin" or is_local(base_source):
+    if kind_of(base_source) != "hub":
         raise UserError(
             f"publish: an adapter on {base_source!r} (models.{BASE}.source) is of no use to others: that base model is"
             " not on the Hub; leave out the target publish"

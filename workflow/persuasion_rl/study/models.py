@@ -13,17 +13,8 @@ from persuasion_rl.files import UserError, read_json, write_json
 from persuasion_rl.runtime.machine import cores
 from persuasion_rl.study.config import Config
 from persuasion_rl.study.flags import flags
-from persuasion_rl.study.names import (
-    BASE,
-    BESIDE_TOKENIZER,
-    HUMAN,
-    MODEL_FILES,
-    TRAINED_FILES,
-    is_local,
-    is_weights,
-    model_files,
-    model_folder,
-)
+from persuasion_rl.study.names import BASE, HUMAN, TRAINED_FILES
+from persuasion_rl.study.origins import StudyOrigins
 from persuasion_rl.study.parsing import keys_of_file
 from persuasion_rl.study.plan_checks import longest_prompt
 from persuasion_rl.study.recipes import Model
@@ -34,7 +25,7 @@ MOST_THREADS = 4
 """CPU threads of a training where the study says nothing; more gain little."""
 
 
-class StudyModels:
+class StudyModels(StudyOrigins):
     """The part of a `Study` that knows what it is made of: corpora, the base, models and their lineage, pools.
 
     Args:
@@ -118,47 +109,10 @@ class StudyModels:
         folders = [*self.cmv_corpora, *self.p4g_corpora]
         return [f"{folder}/{name}" for folder in folders for name in names]
 
-    @cached_property
-    def base_folder(self) -> str:
-        """Where the base model is: a stand-in of the study, a local folder, or downloaded."""
-        source = self.models[BASE].source
-        return self.path("models/base") if source == "standin" else model_folder(source)
-
-    @property
-    def base_model(self) -> list[str]:
-        """The files of the base model."""
-        source = self.models[BASE].source
-        if source == "standin":
-            return [f"{self.base_folder}/{name}" for name in MODEL_FILES]
-        return model_files(source)
-
-    @property
-    def tokenizer_files(self) -> list[str]:
-        """The files of the base model that its tokenizer is loaded from: all but the weights."""
-        return [file for file in self.base_model if not is_weights(file)]
-
-    @property
-    def beside_tokenizer(self) -> list[str]:
-        """The files of the base model that are read beside its tokenizer.json: which tokens it has, its chat template."""
-        return [file for file in self.base_model if os.path.basename(file) in BESIDE_TOKENIZER]
-
     @property
     def prompt_room(self) -> str:
         """The longest prompt that leaves room for every reply, as a flag."""
         return flags({"max_prompt_tokens": longest_prompt(self.config)})
-
-    @cached_property
-    def hub_models(self) -> dict[str, dict[str, str]]:
-        """Folder of resources/models -> source and revision of the model that the study downloads into it."""
-        origins = (self.models[BASE], *self.config.evaluation.other_players.values())
-        return {
-            os.path.basename(model_folder(origin.source)): {
-                "source": origin.source,
-                "revision": origin.revision or "main",
-            }
-            for origin in origins
-            if origin.source and origin.source != "standin" and not is_local(origin.source)
-        }
 
     @property
     def sources(self) -> list[str]:

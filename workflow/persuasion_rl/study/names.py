@@ -2,7 +2,11 @@
 
 import json
 import os
+import re
 from pathlib import Path
+from typing import Literal, NamedTuple
+
+from persuasion_rl.files import text_digest
 
 CORPUS_FILES = ("conversations.json", "utterances.jsonl")
 """What is read of the folder of a corpus."""
@@ -15,6 +19,8 @@ DELTA_JUDGE = "delta_judge"
 WEIGHTS = "model.safetensors"
 MODEL_FILES = ("config.json", WEIGHTS, "tokenizer.json", "tokenizer_config.json")
 """What a base model, or another model that plays, consists of. A local folder may have its weights in several files."""
+ORIGIN = "origin.json"
+"""What a model was unpacked from (`models.unpack`): file, digest, quantisation, licence. It lies beside the model."""
 TRAINED_FILES = {
     "adapter": "adapter_model.safetensors",
     "config": "adapter_config.json",
@@ -54,8 +60,53 @@ JUDGE_MODULES = {
 
 
 def is_local(source: str) -> bool:
-    """Whether a source names a folder, and no model of the Hub."""
+    """Whether a source names a folder or a file, by how its path begins."""
     return source.startswith((".", "/", "~"))
+
+
+def kind_of(source: str) -> Literal["standin", "package", "gguf", "folder", "hub"]:
+    """What the source of a model names: a stand-in that the study trains, a package of the Python registry, a local GGUF
+    file, a local folder, or a model of the Hub."""
+    if source == "standin":
+        return "standin"
+    if source.startswith("pypi:"):
+        return "package"
+    if not is_local(source):
+        return "hub"
+    return "gguf" if source.endswith(".gguf") else "folder"
+
+
+class Package(NamedTuple):
+    """A package of the Python registry that holds a model.
+
+    Attributes:
+        inside: the model's file or folder in the package, or None where it holds one model only.
+    """
+
+    name: str
+    version: str
+    inside: str | None = None
+
+    @property
+    def wheel(self) -> str:
+        """Where the downloaded package is."""
+        return f"resources/packages/{self.name}-{self.version}.whl"
+
+
+PACKAGE = re.compile(
+    r"pypi:([a-z0-9](?:[\w.-]*[a-z0-9])?)==(\d[\w.!+-]*)(?:#([^#]+))?", re.ASCII | re.IGNORECASE
+)
+
+
+def package_of(source: str) -> Package | None:
+    """The package that `pypi:NAME==VERSION` or `pypi:NAME==VERSION#PATH` names; None for a source of another form.
+
+    A name is written as the registry does: in small letters, with hyphens (PEP 503).
+    """
+    if (words := PACKAGE.fullmatch(source)) is None:
+        return None
+    name, version, inside = words.groups()
+    return Package(re.sub(r"[-_.]+", "-", name).lower(), version, inside)
 
 
 CHECKOUT = Path(__file__).resolve().parents[3]
@@ -69,10 +120,33 @@ def own_file(path: str) -> str:
 
 
 def model_folder(source: str) -> str:
-    """Where a model is that is named by a local folder or downloaded from the Hub."""
-    if is_local(source):
+    """Where the ordinary folder of a model is: a local one, or where it is downloaded or unpacked to."""
+    kind, package = kind_of(source), package_of(source)
+    if kind == "folder":
         return os.path.normpath(os.path.expanduser(source))  # Snakemake warns of each ./
-    return f"resources/models/{source.replace('/', '--')}"
+    name = source.replace("/", "--")
+    if kind == "gguf":
+        name = f"gguf--{_distinct(packed_file(source))}"
+    elif package is not None:
+        name = f"pypi--{package.name}--{package.version}"
+        name += f"--{_distinct(package.inside)}" if package.inside else ""
+    return f"resources/models/{name}"
+
+
+def _distinct(path: str) -> str:
+    """A name for a path: files of one name in two folders are two models."""
+    return f"{re.sub(r'[^A-Za-z0-9_.+-]+', '-', Path(path).stem)}--{text_digest(path)[:8]}"
+
+
+def packed_file(source: str) -> str:
+    """The file that a model is unpacked from: a package, or a local GGUF file."""
+    package = package_of(source)
+    return os.path.normpath(os.path.expanduser(source)) if package is None else package.wheel
+
+
+def is_packed(source: str | None) -> bool:
+    """Whether a model is unpacked from a file."""
+    return source is not None and kind_of(source) in ("package", "gguf")
 
 
 def weight_files(folder: str) -> list[str]:
@@ -102,12 +176,13 @@ def files_beside(folder: str) -> list[str]:
 
 
 def model_files(source: str) -> list[str]:
-    """The files of a model that is named by a local folder or downloaded from the Hub.
+    """The files of a model by its source.
 
-    Of a local folder they are all that is read of it. What is downloaded is identified by its revision.
+    Of a local folder they are all that is read of it. What is downloaded or unpacked is identified by its revision, or by
+    the file that it comes from.
     """
     folder = model_folder(source)
-    if not is_local(source):
+    if kind_of(source) != "folder":
         return [f"{folder}/{name}" for name in MODEL_FILES]
     names = [name for name in MODEL_FILES if name != WEIGHTS] + weight_files(folder)
     return [f"{folder}/{name}" for name in names] + files_beside(folder)

@@ -7,7 +7,7 @@ from typing import Any
 from persuasion_rl.files import UserError
 from persuasion_rl.study.base_folder import linear_modules
 from persuasion_rl.study.config import Config
-from persuasion_rl.study.names import BASE, is_local, model_folder
+from persuasion_rl.study.names import BASE, kind_of, model_folder
 from persuasion_rl.study.recipes import Model
 
 ONLY_OF = {
@@ -98,8 +98,8 @@ def _check_recipe(
 
 def _check_target_modules(key: str, names: Iterable[str], base: Model) -> None:
     """UserError where a module cannot be adapted, or is not in a base model that is a local folder."""
-    here = base.source != "standin" and is_local(base.source)
-    modules = linear_modules(Path(model_folder(base.source))) if names and here else None
+    here = names and kind_of(base.source) == "folder"
+    modules = linear_modules(Path(model_folder(base.source))) if here else None
     for name in names:
         if name in NOT_ADAPTED:
             raise UserError(

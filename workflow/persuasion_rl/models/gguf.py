@@ -1,0 +1,311 @@
+"""Converts a GGUF file, which llama.cpp and Ollama run, to the ordinary folder of a base model.
+
+transformers reads the file: it multiplies quantised weights out to float32, and builds the tokenizer anew. It knows fewer
+models than llama.cpp, and drops in silence what it does not know. So whatever of the file would be lost is refused here,
+from its header, before the weights are read. The format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
+"""
+
+from collections import Counter
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from persuasion_rl.files import UserError
+from persuasion_rl.models.loading import load_base, load_tokenizer, loading
+from persuasion_rl.models.plain import plain_log_probs, refuse_difference
+from persuasion_rl.runtime.command import note
+from persuasion_rl.runtime.progress import Progress
+from persuasion_rl.study.base_folder import CAUSAL, check_gguf
+
+LONGEST_ARRAY = 1024
+"""Entries of the header's arrays that are read; vocabularies and merges are longer, and only counted."""
+EXACT = ("F32", "F16", "BF16")
+"""Types that float32 holds exactly."""
+EMBEDS = "pooling_type"
+"""Only models of embeddings say how they pool, unless it is 0."""
+ATTRIBUTES = {
+    "attention.key_length": "head_dim",
+    "attention.value_length": "head_dim",
+    "attention.layer_norm_epsilon": "layer_norm_eps",
+    "rope.dimension_count": "rotary_width",
+}
+"""Keys of the header -> the attribute of transformers' configuration; of others it is what transformers maps them to, or
+their last part."""
+GPT2 = {"gpt-2", "phi-2", "mpt", "olmo", "jais", "roberta-bpe"}
+"""Vocabularies whose text is split as GPT-2 splits it, which transformers does wherever it knows no other way."""
+DIGIT_BY_DIGIT = {"smollm", "starcoder", "refact", "command-r", "codeshell", "exaone", "minerva-7b"}
+"""Those that split digits off first, one by one (llama.cpp, src/llama-vocab.cpp)."""
+SAMPLE = "In 2019 I'd have said no;  since then I have met 12 people who changed my mind.\n\nWhy? Ask them."
+
+
+class Header(NamedTuple):
+    """What a GGUF file says of its model.
+
+    Attributes:
+        metadata: key -> value, long arrays left out.
+        tokens: entries of the vocabulary.
+        numbers: the numbers of all tensors together.
+        types: GGML type -> numbers that are stored so.
+    """
+
+    metadata: dict[str, Any]
+    tokens: int
+    numbers: int
+    types: Counter[str]
+
+    @property
+    def architecture(self) -> str:
+        return self.metadata["general.architecture"]
+
+    @property
+    def quantisation(self) -> str:
+        """The types of the weights that were quantised, the most frequent first."""
+        return (
+            ", ".join(name for name, _ in self.types.most_common() if name not in EXACT) or "none"
+        )
+
+
+def convert_gguf(file: Path, folder: Path) -> dict[str, Any]:
+    """Write the model of a GGUF file to a folder: weights in float32, configuration, tokenizer and chat template.
+
+    What was written is compared with what transformers reads of the file: token ids, and log-probabilities of a row.
+
+    Args:
+        folder: there already, and empty.
+
+    Returns:
+        What the header tells of the model: its name, architecture, quantisation, licence (None where it says nothing).
+
+    Raises:
+        UserError: it is no whole GGUF file of a causal language model, or one that transformers would read as another model.
+    """
+    header = read_header(file)
+    config = _config(file, header)
+    note(
+        f"{file.name}: {header.architecture}, {header.numbers:,} numbers in {', '.join(header.types)}"
+    )
+    Progress(f"{file.name}: building the tokenizer")
+    tokenizer = _tokenizer(file, header, config)
+    tokenizer.save_pretrained(folder, save_jinja_files=False)
+    with loading(file):
+        ids = tokenizer(SAMPLE)["input_ids"]
+    Progress(f"{file.name}: reading the weights")
+    expected = _write_model(file, header, config, ids, folder)
+    Progress(f"{file.name}: comparing what was written")
+    _compare(file, folder, ids, expected)
+    note(f"{file.name}: {_agreement(config)}")
+    keys = {"name": "name", "architecture": "architecture", "licence": "license"}
+    facts = {ours: header.metadata.get(f"general.{theirs}") for ours, theirs in keys.items()}
+    return facts | {"quantisation": header.quantisation}
+
+
+def read_header(file: Path) -> Header:
+    """What a GGUF file says of its model.
+
+    Raises:
+        UserError: it is no whole file, or holds no language model whose weights can be multiplied out.
+    """
+    from gguf import GGUFReader, GGUFValueType
+
+    check_gguf(file)
+    try:
+        reader = GGUFReader(file)
+        metadata = {
+            key: field.contents()
+            for key, field in reader.fields.items()
+            if field.types[:1] != [GGUFValueType.ARRAY] or len(field.data) <= LONGEST_ARRAY
+        }
+    except Exception as error:  # where a file ends too early numpy and gguf raise many kinds
+        reason = " ".join(str(error).split())
+        raise UserError(f"{file}: no whole GGUF file ({reason}); was the copy cut off?") from None
+    tokens = reader.fields.get("tokenizer.ggml.tokens")
+    types: Counter[str] = Counter()
+    for tensor in reader.tensors:
+        types[tensor.tensor_type.name] += tensor.n_elements
+    header = Header(metadata, len(tokens.data) if tokens else 0, types.total(), types)
+    _refuse_kind(file, header)
+    _refuse_types(file, reader.tensors)
+    return header
+
+
+def _refuse_kind(file: Path, header: Header) -> None:
+    """UserError for a file that holds something else than a whole language model."""
+    said = header.metadata
+    kind, architecture = said.get("general.type", "model"), said.get("general.architecture")
+    if architecture is None:
+        raise UserError(f"{file}: does not say which model it is (general.architecture)")
+    if kind == "adapter" or "adapter.type" in said:
+        what = "an adapter, and no base model: merge it into its model first"
+    elif kind == "mmproj" or architecture == "clip":
+        what = "the part of a model that sees images; take the file of its language model"
+    elif kind != "model":
+        what = f"of the type {kind!r}, and no model"
+    elif said.get("split.count", 1) > 1:
+        what = (
+            f"one of {said['split.count']} files; join them (llama.cpp's llama-gguf-split --merge)"
+        )
+    elif said.get(f"{architecture}.{EMBEDS}", 0):
+        what = "a model of embeddings, which writes no text"
+    elif not header.tokens:
+        what = "without a vocabulary (tokenizer.ggml.tokens), so no text can be read"
+    else:
+        return
+    raise UserError(f"{file}: is {what}")
+
+
+def _refuse_types(file: Path, tensors: list) -> None:
+    """UserError for tensors of a type that gguf does not multiply out; a row of each type is tried."""
+    from gguf import dequantize
+
+    for tensor in {tensor.tensor_type: tensor for tensor in tensors}.values():
+        try:
+            dequantize(tensor.data.reshape(-1, tensor.data.shape[-1])[:1], tensor.tensor_type)
+        except NotImplementedError:
+            raise UserError(
+                f"{file}: {tensor.name} is stored as {tensor.tensor_type.name}, which the package gguf does not read; take"
+                " the model in another quantisation"
+            ) from None
+
+
+def _named(file: Path) -> dict[str, Any]:
+    """The arguments of transformers' from_pretrained for a GGUF file."""
+    return {"pretrained_model_name_or_path": file.parent, "gguf_file": file.name}
+
+
+def _config(file: Path, header: Header):
+    """transformers' configuration of the model.
+
+    Raises:
+        UserError: transformers does not know the architecture, or its configuration says something else than the file.
+    """
+    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig
+    from transformers.integrations.ggml import GGUF_CONFIG_MAPPING
+
+    with loading(file):
+        config = AutoConfig.from_pretrained(**_named(file))
+    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING or config.is_encoder_decoder:
+        raise UserError(
+            f"{file}: {header.architecture} is no causal language model of text alone; take one that transformers knows as"
+            f" ...{CAUSAL[0]}"
+        )
+    told = _told(config)
+    by_name = [GGUF_CONFIG_MAPPING.get(name) for name in (header.architecture, config.model_type)]
+    renamed = next(filter(None, by_name), {})
+    for key, value in header.metadata.items():
+        prefix, _, own = key.partition(".")
+        if prefix == header.architecture and own != EMBEDS and not _off(own, value):
+            name = ATTRIBUTES.get(own) or renamed.get(own) or own.rpartition(".")[2]
+            if told.get(name) != value:
+                raise UserError(
+                    f"{file}: says {key} = {value}, and transformers would take it for a model with {name}"
+                    f" {told.get(name, 'as in every such model')}; take the model's own weights (safetensors)"
+                )
+    return config
+
+
+def _off(key: str, value: Any) -> bool:
+    """Whether a key says that the model does not have what the key is about."""
+    return (key, value) in (("rope.scaling.type", "none"), ("attention.causal", True))
+
+
+def _told(config) -> dict[str, Any]:
+    """What a configuration says, by flat names."""
+    told = config.to_dict()
+    heads = told.get("num_attention_heads") or 1
+    head = told.get("head_dim") or config.hidden_size // heads
+    rope = told.get("rope_parameters") or {}
+    rope = rope.get("full_attention") or rope  # Gemma 3 has other ones in its windows
+    rotary = int(head * rope.get("partial_rotary_factor", 1))
+    return told | rope | {"head_dim": head, "rotary_width": rotary}
+
+
+def _tokenizer(file: Path, header: Header, config):
+    """The tokenizer, which splits text as the model's own did; the configuration gets its special tokens.
+
+    Raises:
+        UserError: it is not known how text is split, or tokens and model do not belong together.
+    """
+    from tokenizers.pre_tokenizers import ByteLevel, Digits, Sequence
+    from transformers import AutoTokenizer
+    from transformers.integrations.gguf.gguf_tokenizer_mapping import GGUF_PRE_TOKENIZER_SPLITS
+
+    said = header.metadata
+    split = said.get("tokenizer.ggml.pre")
+    known = {*GPT2, *DIGIT_BY_DIGIT, *GGUF_PRE_TOKENIZER_SPLITS}
+    if said.get("tokenizer.ggml.model") == "gpt2" and split not in known:
+        raise UserError(
+            f"{file}: transformers does not know how its tokenizer splits text (tokenizer.ggml.pre = {split}), and would"
+            " read other tokens than the model learned; take the model's own weights (safetensors)"
+        )
+    with loading(file):
+        tokenizer = AutoTokenizer.from_pretrained(**_named(file))
+    if split in DIGIT_BY_DIGIT:
+        by_bytes = ByteLevel(add_prefix_space=False, use_regex=True)
+        tokenizer.backend_tokenizer.pre_tokenizer = Sequence([Digits(True), by_bytes])
+    if len(tokenizer) > config.vocab_size:
+        raise UserError(
+            f"{file}: its tokenizer has {len(tokenizer):,} tokens, and its model embeds {config.vocab_size:,}"
+        )
+    for name, key in (("bos", "bos"), ("eos", "eos"), ("pad", "padding")):
+        own, told = (
+            getattr(tokenizer, f"{name}_token_id"),
+            said.get(f"tokenizer.ggml.{key}_token_id"),
+        )
+        if own != told:
+            raise UserError(
+                f"{file}: its {name} token has the id {told}, and {own} in the tokenizer that transformers builds"
+            )
+        setattr(config, f"{name}_token_id", own)
+    return tokenizer
+
+
+def _write_model(file: Path, header: Header, config, ids: list[int], folder: Path):
+    """Write weights and configuration; return the log-probabilities of a row `ids` by the model as it was read.
+
+    Raises:
+        UserError: tensors of the file have no place in the model, or the model has some that are not in the file.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM, GenerationConfig
+
+    with loading(file):
+        model, found = AutoModelForCausalLM.from_pretrained(
+            **_named(file), config=config, dtype=torch.float32, output_loading_info=True
+        )
+    numbers = sum(weights.numel() for weights in model.parameters())
+    if found["missing_keys"] or found["mismatched_keys"] or numbers != header.numbers:
+        raise UserError(
+            f"{file}: holds {header.numbers:,} numbers, and transformers' {config.model_type} has {numbers:,}, so a part of"
+            " the model would be lost, or random (scaled positions, for example); take its own weights (safetensors)"
+        )
+    ends = [config.eos_token_id, header.metadata.get("tokenizer.ggml.eot_token_id")]
+    ends = sorted({end for end in ends if end is not None})
+    model.generation_config = GenerationConfig(
+        bos_token_id=config.bos_token_id, eos_token_id=ends, pad_token_id=config.pad_token_id
+    )
+    model.hf_quantizer = None  # the weights are multiplied out
+    if hasattr(model.config, "quantization_config"):
+        del model.config.quantization_config
+    expected = plain_log_probs(model.eval(), ids)
+    model.save_pretrained(folder, max_shard_size="1TB")
+    return expected
+
+
+def _compare(file: Path, folder: Path, ids: list[int], expected) -> None:
+    """UserError where the folder is another model than was read, or of a kind that is no base model."""
+    if load_tokenizer(folder)(SAMPLE)["input_ids"] != ids:
+        raise UserError(f"{file}: the tokenizer reads other tokens once it is written")
+    model = load_base(folder, "cpu")
+    refuse_difference("the converted folder", model, [plain_log_probs(model, ids)], [expected])
+
+
+def _agreement(config) -> str:
+    """What file, configuration and tokenizer agree on, in one line."""
+    told = _told(config)
+    parts = {
+        "vocabulary": config.vocab_size,
+        "bos, eos, pad": f"{config.bos_token_id}, {config.eos_token_id}, {config.pad_token_id}",
+        "tied embeddings": str(config.tie_word_embeddings).lower(),
+        "RoPE theta": told.get("rope_theta"),
+        "epsilon of norms": next((told[key] for key in told if key.endswith(("norm_eps", "epsilon"))), None),
+    }  # fmt: skip
+    return "; ".join(f"{name} {value}" for name, value in parts.items() if value is not None)
