@@ -30,7 +30,9 @@ BESIDE_TOKENIZER = (
     "chat_template.jinja",
 )
 """What may say more of a tokenizer than its tokenizer.json."""
-READ_BESIDE = (*BESIDE_TOKENIZER[1:], "generation_config.json", "*.py")
+GENERATION = "generation_config.json"
+"""How a model samples where nothing else is said, and what ends its replies."""
+READ_BESIDE = (*BESIDE_TOKENIZER[1:], GENERATION, "*.py")
 """What a model's folder may have besides, and whoever loads the model reads; the code with `trust_remote_code`."""
 ENGINE_MODULES = {
     "transformers": "sampling.local",
