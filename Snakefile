@@ -25,6 +25,7 @@ include: "workflow/rules/preferences.smk"
 include: "workflow/rules/measures.smk"
 include: "workflow/rules/comparison.smk"
 include: "workflow/rules/report.smk"
+include: "workflow/rules/export.smk"
 
 
 or_exit(

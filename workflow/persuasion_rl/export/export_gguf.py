@@ -14,7 +14,7 @@ from persuasion_rl.export.llama_tokenizer import (
     read_llama_tokenizer,
     read_template,
 )
-from persuasion_rl.export.modelfile import modelfile
+from persuasion_rl.export.modelfile import modelfile_text
 from persuasion_rl.files import UserError, write_text, written_whole
 from persuasion_rl.runtime.command import note, stage
 from persuasion_rl.runtime.machine import refuse_without_room
@@ -32,7 +32,7 @@ def export_gguf(
     model: Path,
     name: str,
     output: Path,
-    modelfile_output: Path,
+    modelfile: Path,
     prompt_format: str,
     source: str,
     num_ctx: int,
@@ -46,6 +46,7 @@ def export_gguf(
 
     Args:
         model: the folder of `export_model`. name: the model's, within the file.
+        output: the GGUF file. modelfile: what Ollama is told of it.
         prompt_format: the study's, "plain" or "chat". source: of its prompts, "cmv" or "p4g".
         num_ctx: the longest prompt and the longest reply together, in tokens.
         temperature, top_p, max_new_tokens: the study's sampling.
@@ -66,11 +67,11 @@ def export_gguf(
         "temperature": temperature, "top_p": top_p, "top_k": 0, "repeat_penalty": 1.0,
         "num_predict": max_new_tokens, "num_ctx": min(num_ctx, _positions(config)),
     }  # fmt: skip
-    text = modelfile(
+    text = modelfile_text(
         output.name, model, prompt_format, source, settings,
         stops=[tokenizer.tokens[end] for end in ends], add_bos=tokenizer.add_bos,
     )  # fmt: skip
-    write_text(modelfile_output, text)
+    write_text(modelfile, text)
     note(f"{output}: {output.stat().st_size / 1e6:,.0f} MB")
 
 

@@ -12,7 +12,7 @@ PROMPT = "{{ .Prompt }}"
 """Where Ollama puts what the user writes: the thread, as "Claim: ...", then "Poster: ...", as the study's contexts are."""
 
 
-def modelfile(
+def modelfile_text(
     gguf: str,
     model: Path,
     prompt_format: str,

@@ -277,6 +277,12 @@ class JobMemory:
             * self._mb("scoring", self._size(), lambda size: READER + scoring_bytes(size, length))
         )
 
+    def export(self, wildcards: Any, attempt: int) -> int:
+        """Of export_model: the weights in float32, and again as they are read back."""
+        size = self._size()
+        needed = READER + 8 * size.parameters if size else UNKNOWN_MB["kl"] * 2**20
+        return attempt * round(needed / 2**20)
+
     @property
     def _prompt(self) -> int:
         """The greatest length of a prompt."""

@@ -14,7 +14,8 @@ from persuasion_rl.settings import as_words
 from persuasion_rl.study.comparison import StudyComparison
 from persuasion_rl.study.flags import flags
 from persuasion_rl.study.loading import load_config
-from persuasion_rl.study.names import BASE, HUMAN, TRAINED_FILES
+from persuasion_rl.study.names import BASE, GENERATION, HUMAN, TRAINED_FILES, WEIGHTS
+from persuasion_rl.study.plan_checks import longest_prompt
 from persuasion_rl.study.recorded import file_of_study, from_here
 from persuasion_rl.study.rules import branch_of
 
@@ -177,6 +178,30 @@ class Study(StudyComparison):
             "sources": self.sources,
             "labels": ", then ".join(words[pool] for pool in pools) or "none",
             **labels,
+        }
+
+    # What leaves the study
+
+    @property
+    def exported_files(self) -> list[str]:
+        """The files of a merged model, with the wildcard {model}: those that the base model has, and how it samples."""
+        names = [os.path.basename(file) for file in self.tokenizer_files]
+        return [
+            self.path(f"exported/{{model}}/{name}")
+            for name in dict.fromkeys([WEIGHTS, *names, GENERATION])
+        ]
+
+    def gguf_settings(self, model: str) -> dict[str, Any]:
+        """What llama.cpp and Ollama are told of a model: its name, the study's prompts and its sampling."""
+        sampling = self.config.sampling
+        return {
+            "name": f"{self.name}-{model}",
+            "prompt_format": self.config.data.prompt_format,
+            "source": self.config.data.pool_source,
+            "num_ctx": longest_prompt(self.config) + sampling.max_new_tokens,
+            "temperature": sampling.temperature,
+            "top_p": sampling.top_p,
+            "max_new_tokens": sampling.max_new_tokens,
         }
 
     def publication(self, model: str) -> dict[str, Any]:

@@ -1,0 +1,83 @@
+"""
+What leaves the study: models for other programs, and its data set.
+
+NEEDS   the base model, adapters, the tables that model cards read; SFT rows, delta pairs, labels and pairs of the pools
+MAKES   exported/{model}/: an ordinary folder of transformers, {model}.gguf, Modelfile, README.md;
+        exported/dataset/: a folder that datasets.load_dataset reads
+STEPS   export_model        the adapter merged into the base model's weights
+        export_gguf         a GGUF file for llama.cpp and Ollama, and the Modelfile
+        export_card         the model card of the merged model
+        export_dataset      rows of the study as parquet, with a card (target export_dataset)
+        publish_dataset     the data set on the Hub, where publish.dataset asks for it; published/dataset.json
+"""
+
+
+rule export_model:
+    input:
+        base=study.base_model,
+        lineage=lambda wildcards: study.adapters(wildcards.model),
+        parts=lambda wildcards: study.adapter_parts(wildcards.model),
+    output:
+        study.exported_files,
+    log:
+        study.path("logs/export_model/{model}.log"),
+    benchmark:
+        study.path("benchmarks/export_model/{model}.tsv")
+    wildcard_constraints:
+        model=one_of(study.models),
+    conda:
+        "../../envs/persuasion-rl.yaml"
+    threads: 1
+    resources:
+        mem_mb=memory.export,
+        runtime=grows_with_attempt("1h"),
+    params:
+        base=place_of_base,
+        folder=lambda wildcards, output: folder_of(output),
+        settings=study.flags(
+            "sampling.temperature",
+            "sampling.top_p",
+            "sampling.max_new_tokens",
+            "trust_remote_code",
+        ),
+        code=code("export.export_model"),
+    message:
+        "Merging {wildcards.model} into its base model"
+    shell:
+        r"""
+        python -m persuasion_rl.export.export_model \
+            --base {params.base:q} --lineage {input.lineage:q} --output {params.folder:q} \
+            {params.settings} 2> >(tee {log:q} >&2)
+        """
+
+
+rule export_gguf:
+    input:
+        study.exported_files,
+    output:
+        gguf=study.path("exported/{model}/{model}.gguf"),
+        modelfile=study.path("exported/{model}/Modelfile"),
+    log:
+        study.path("logs/export_gguf/{model}.log"),
+    benchmark:
+        study.path("benchmarks/export_gguf/{model}.tsv")
+    wildcard_constraints:
+        model=one_of(study.models),
+    conda:
+        "../../envs/persuasion-rl.yaml"
+    threads: 1
+    resources:
+        mem_mb=grows_with_attempt(4_000),
+        runtime=grows_with_attempt("1h"),
+    params:
+        folder=lambda wildcards, input: folder_of(input),
+        settings=lambda wildcards: flags(study.gguf_settings(wildcards.model)),
+        code=code("export.export_gguf"),
+    message:
+        "Writing {wildcards.model} for llama.cpp and Ollama"
+    shell:
+        r"""
+        python -m persuasion_rl.export.export_gguf \
+            --model {params.folder:q} --output {output.gguf:q} --modelfile {output.modelfile:q} \
+            {params.settings} 2> >(tee {log:q} >&2)
+        """
