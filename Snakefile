@@ -4,7 +4,7 @@ persuasion-rl: does learning from replies that changed a mind make a small model
 The front door: reads the study, includes the stages, names the targets that people ask for. A study is a
 file in config/; without --configfile it is config/config.yaml.
 
-TARGETS   data, sft, preferences, dpo, evaluation, report, unattended, publish, or any file under results/{study}/
+TARGETS   data, sft, preferences, dpo, evaluation, report, unattended, export, publish, or any file under results/{study}/
 """
 
 # Not `configfile:` alone: Snakemake would merge a study given by --configfile into this one, key by key.
@@ -62,6 +62,7 @@ localrules:
     evaluation,
     report,
     unattended,
+    export,
     publish,
 
 
@@ -139,3 +140,15 @@ rule unattended:
 rule publish:
     input:
         expand(study.path("published/{model}.json"), model=study.trained()),
+
+
+# Never part of another target: they are as large as the base model, one of each model.
+rule export:
+    input:
+        expand(study.exported_files, model=study.trained()),
+        expand(
+            study.path("exported/{model}/{name}"),
+            model=study.trained(),
+            name=["Modelfile", "README.md"],
+        ),
+        expand(study.path("exported/{model}/{model}.gguf"), model=study.trained()),

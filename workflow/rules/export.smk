@@ -11,6 +11,8 @@ STEPS   export_model        the adapter merged into the base model's weights
         publish_dataset     the data set on the Hub, where publish.dataset asks for it; published/dataset.json
 """
 
+from persuasion_rl.study.code import template_digests
+
 
 rule export_model:
     input:
@@ -79,5 +81,37 @@ rule export_gguf:
         r"""
         python -m persuasion_rl.export.export_gguf \
             --model {params.folder:q} --output {output.gguf:q} --modelfile {output.modelfile:q} \
+            {params.settings} 2> >(tee {log:q} >&2)
+        """
+
+
+rule export_card:
+    input:
+        unpack(lambda wildcards: study.card_files(wildcards.model, "evaluation")),
+    output:
+        study.path("exported/{model}/README.md"),
+    log:
+        study.path("logs/export_card/{model}.log"),
+    benchmark:
+        study.path("benchmarks/export_card/{model}.tsv")
+    wildcard_constraints:
+        model=one_of(study.trained()),
+    conda:
+        "../../envs/persuasion-rl.yaml"
+    resources:
+        mem_mb=grows_with_attempt(500),
+        runtime=grows_with_attempt("10m"),
+    params:
+        settings=lambda wildcards: flags(study.card_settings(wildcards.model)),
+        code=code("report.write_model_card"),
+        template=template_digests("model_card.md"),
+    message:
+        "Writing the card of the merged {wildcards.model}"
+    shell:
+        r"""
+        python -m persuasion_rl.report.write_model_card --merged true \
+            --metrics {input.metrics:q} --recipe {input.recipe:q} \
+            --comparisons {input.comparisons:q} --behaviour {input.behaviour:q} \
+            --honesty {input.honesty:q} --trust {input.trust:q} --splits {input.splits:q} --output {output:q} \
             {params.settings} 2> >(tee {log:q} >&2)
         """

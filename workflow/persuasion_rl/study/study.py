@@ -14,7 +14,7 @@ from persuasion_rl.settings import as_words
 from persuasion_rl.study.comparison import StudyComparison
 from persuasion_rl.study.flags import flags
 from persuasion_rl.study.loading import load_config
-from persuasion_rl.study.names import BASE, GENERATION, HUMAN, TRAINED_FILES, WEIGHTS
+from persuasion_rl.study.names import BASE, GENERATION, HUMAN, TRAINED_FILES, WEIGHTS, is_local
 from persuasion_rl.study.plan_checks import longest_prompt
 from persuasion_rl.study.recorded import file_of_study, from_here
 from persuasion_rl.study.rules import branch_of
@@ -178,6 +178,25 @@ class Study(StudyComparison):
             "sources": self.sources,
             "labels": ", then ".join(words[pool] for pool in pools) or "none",
             **labels,
+            **self._loading(model),
+        }
+
+    def _loading(self, model: str) -> dict[str, Any]:
+        """How readers of a model's card load it: by its name on the Hub, if the study names one."""
+        base, place = self.models[BASE], self.publication(model)
+        on_hub = not (base.source == "standin" or is_local(base.source))
+        published = on_hub and place["namespace"]
+        return {
+            "base": base.source if on_hub else self.base_folder,
+            "revision": base.revision if on_hub else None,
+            "adapter": f"{place['namespace']}/{place['name']}"
+            if published
+            else self.path(f"models/{model}"),
+            "exported": self.path(f"exported/{model}"),
+            "prompt_format": self.config.data.prompt_format,
+            "prompt_source": self.config.data.pool_source,
+            "temperature": self.config.sampling.temperature,
+            "top_p": self.config.sampling.top_p,
         }
 
     # What leaves the study
