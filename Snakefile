@@ -140,6 +140,7 @@ rule unattended:
 rule publish:
     input:
         expand(study.path("published/{model}.json"), model=study.trained()),
+        [study.path("published/dataset.json")] if study.config.publish.dataset else [],
 
 
 # Never part of another target: they are as large as the base model, one of each model.

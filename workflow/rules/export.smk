@@ -115,3 +115,61 @@ rule export_card:
             --honesty {input.honesty:q} --trust {input.trust:q} --splits {input.splits:q} --output {output:q} \
             {params.settings} 2> >(tee {log:q} >&2)
         """
+
+
+rule export_dataset:
+    input:
+        unpack(lambda wildcards: as_inputs(study.dataset_inputs())),
+        checked=study.path("splits/leakage.json"),
+    output:
+        study.dataset_files,
+    log:
+        study.path("logs/export_dataset.log"),
+    benchmark:
+        study.path("benchmarks/export_dataset.tsv")
+    conda:
+        "../../envs/persuasion-rl.yaml"
+    resources:
+        mem_mb=grows_with_attempt(4_000),
+        runtime=grows_with_attempt("30m"),
+    params:
+        files=lambda wildcards, input: as_flags(input, study.dataset_inputs()),
+        folder=subpath(output[0], parent=True),
+        settings=flags(study.dataset_settings()),
+        code=code("export.export_dataset"),
+        template=template_digests("dataset_card.md"),
+    message:
+        "Writing the rows of the study as a data set"
+    shell:
+        r"""
+        python -m persuasion_rl.export.export_dataset \
+            {params.files} --output {params.folder:q} {params.settings} 2> >(tee {log:q} >&2)
+        """
+
+
+rule publish_dataset:
+    input:
+        study.dataset_files,
+    output:
+        study.path("published/dataset.json"),
+    log:
+        study.path("logs/publish_dataset.log"),
+    benchmark:
+        study.path("benchmarks/publish_dataset.tsv")
+    localrule: True
+    conda:
+        "../../envs/persuasion-rl.yaml"
+    resources:
+        mem_mb=grows_with_attempt(1_000),
+        runtime=grows_with_attempt("1h"),
+    params:
+        folder=subpath(input[0], parent=True),
+        settings=flags(study.dataset_publication()),
+    message:
+        "Putting the rows of the study on the Hugging Face Hub"
+    shell:
+        r"""
+        python -m persuasion_rl.report.publish_dataset \
+            --folder {params.folder:q} --files {input:q} --output {output:q} \
+            {params.settings} 2> >(tee {log:q} >&2)
+        """

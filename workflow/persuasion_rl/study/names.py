@@ -10,6 +10,8 @@ BASE = "base"
 """The model that all others are adapters of."""
 HUMAN = "human"
 """The player of the evaluation that is the human winning reply, and the pool that people label."""
+DATASET = "dataset"
+"""The folder of the study's rows among its exported models."""
 DELTA_JUDGE = "delta_judge"
 """The training of the judge delta, beside those of the models."""
 WEIGHTS = "model.safetensors"
@@ -51,6 +53,11 @@ JUDGE_MODULES = {
     "llm": "judges.llm.judge",
 }
 """The judges by their names in the configuration, and the module of each: a stage has the code of those that it asks."""
+
+
+def dataset_file(configuration: str, split: str) -> str:
+    """The file of a split in the folder of the study's rows."""
+    return f"{configuration}/{split}.parquet"
 
 
 def is_local(source: str) -> bool:
