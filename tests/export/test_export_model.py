@@ -1,17 +1,11 @@
 """A merged model computes what the adapter on its base computes, in the base's numbers, and samples as the study does."""
 
-import json
-import re
-import subprocess
-import sys
-
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from persuasion_rl.export.export_model import export_model
 from persuasion_rl.files import UserError
-from persuasion_rl.prompts.tokens import TextTokenizer
 from persuasion_rl.runtime.machine import refuse_without_room
 from tiny_families import write_family_base
 from tiny_trainings import with_adapter
@@ -48,8 +42,10 @@ def test_the_folder_is_whole_and_samples_as_the_study_does(tiny_rows, tiny_sft, 
     text = "Café 🙂\n\n 1234 <|endoftext|>"
     assert own(text).input_ids == base(text).input_ids and own.chat_template == base.chat_template
     generation = GenerationConfig.from_pretrained(folder)
-    ends = [TextTokenizer(tiny_rows.base).eos, *base.convert_tokens_to_ids(["<|im_end|>"])]
-    assert {*generation.eos_token_id} <= {*ends} and ends[0] in generation.eos_token_id
+    ends = base.convert_tokens_to_ids(["<|endoftext|>", "<|im_end|>"])
+    assert (
+        generation.eos_token_id == ends
+    )  # a response's end, and what the chat template writes behind one
     assert (generation.do_sample, generation.temperature, generation.top_p, generation.top_k) == (True, 0.7, 0.9, 0)  # fmt: skip
     assert generation.max_new_tokens == 24
 
