@@ -14,7 +14,7 @@ from persuasion_rl.export.llama_tokenizer import adds_bos, read_llama_tokenizer
 from persuasion_rl.export.modelfile import PROMPT, modelfile_text
 from persuasion_rl.files import UserError
 from persuasion_rl.prompts.tokens import TextTokenizer
-from tiny_families import FAMILIES, write_family_base
+from tiny_families import write_family_base
 from tokenizer_kinds import TEMPLATES, write_base
 
 SAMPLING = dict(temperature=0.7, top_p=0.9, max_new_tokens=24)
