@@ -103,8 +103,6 @@ NOT_RUN = {
     "snakemake data --cores 2": "downloads a corpus",
     "snakemake publish *": "sends models away; test_publish.py has a Hub of its own",
     "ollama *": "another program; test_export_gguf.py renders its template, and asks llama.cpp if it is here",
-    "Poster: *": "the second line of the command above it",
-    "snakemake export": "trains; test_export_model.py and test_export_gguf.py export models",
     "snakemake export *": "trains; test_export_model.py and test_export_gguf.py export models",
     "snakemake export_dataset *": "trains; test_export_dataset.py exports rows",
     "snakemake results/cmv/exported/*": "trains; test_export_model.py and test_export_gguf.py export models",
