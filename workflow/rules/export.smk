@@ -85,36 +85,19 @@ rule export_gguf:
         """
 
 
-rule export_card:
-    input:
-        unpack(lambda wildcards: study.card_files(wildcards.model, "evaluation")),
+use rule write_model_card as export_card with:
     output:
         study.path("exported/{model}/README.md"),
     log:
         study.path("logs/export_card/{model}.log"),
     benchmark:
         study.path("benchmarks/export_card/{model}.tsv")
-    wildcard_constraints:
-        model=one_of(study.trained()),
-    conda:
-        "../../envs/persuasion-rl.yaml"
-    resources:
-        mem_mb=grows_with_attempt(500),
-        runtime=grows_with_attempt("10m"),
     params:
-        settings=lambda wildcards: flags(study.card_settings(wildcards.model)),
-        code=code("report.write_model_card"),
-        template=template_digests("model_card.md"),
+        settings=lambda wildcards: flags(
+            study.card_settings(wildcards.model) | {"merged": True}
+        ),
     message:
         "Writing the card of the merged {wildcards.model}"
-    shell:
-        r"""
-        python -m persuasion_rl.report.write_model_card --merged true \
-            --metrics {input.metrics:q} --recipe {input.recipe:q} \
-            --comparisons {input.comparisons:q} --behaviour {input.behaviour:q} \
-            --honesty {input.honesty:q} --trust {input.trust:q} --splits {input.splits:q} --output {output:q} \
-            {params.settings} 2> >(tee {log:q} >&2)
-        """
 
 
 rule export_dataset:

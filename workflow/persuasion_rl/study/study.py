@@ -23,7 +23,6 @@ from persuasion_rl.study.names import (
     TRAINED_FILES,
     WEIGHTS,
     dataset_file,
-    is_local,
 )
 from persuasion_rl.study.plan_checks import longest_prompt
 from persuasion_rl.study.recorded import file_of_study, from_here
@@ -199,7 +198,7 @@ class Study(StudyComparison):
     def _loading(self, model: str) -> dict[str, Any]:
         """How readers of a model's card load it: by its name on the Hub, if the study names one."""
         base, place = self.models[BASE], self.publication(model)
-        on_hub = not (base.source == "standin" or is_local(base.source))
+        on_hub = os.path.basename(self.base_folder) in self.hub_models
         published = on_hub and place["namespace"]
         return {
             "base": base.source if on_hub else self.base_folder,
