@@ -4,7 +4,8 @@ persuasion-rl: does learning from replies that changed a mind make a small model
 The front door: reads the study, includes the stages, names the targets that people ask for. A study is a
 file in config/; without --configfile it is config/config.yaml.
 
-TARGETS   data, sft, preferences, dpo, evaluation, report, unattended, export, publish, or any file under results/{study}/
+TARGETS   data, sft, preferences, dpo, evaluation, report, unattended, export, export_dataset, publish, or any file under
+          results/{study}/
 """
 
 # Not `configfile:` alone: Snakemake would merge a study given by --configfile into this one, key by key.

@@ -197,7 +197,9 @@ def test_only_the_target_publish_sends_anything_away(tmp_path):
     assert planned(succeed("publish", "-n"))["publish_model"] == 4
     assert "publish_dataset" not in succeed("publish", "-n")
     asked = tmp_path / "asked.yaml"
-    asked.write_text(f"extends: {ROOT}/config/config.yaml\nstudy: asked\npublish: {{dataset: true}}\n")
+    asked.write_text(
+        f"extends: {ROOT}/config/config.yaml\nstudy: asked\npublish: {{dataset: true}}\n"
+    )
     plan = planned(succeed("publish", "-n", "--configfile", asked))
     assert plan["publish_dataset"] == plan["export_dataset"] == 1
     run = snakemake("-n", "publish", "--config", "publish={namespace: 'a b'}")

@@ -15,7 +15,7 @@ from persuasion_rl.export.llama_tokenizer import (
     read_template,
 )
 from persuasion_rl.export.modelfile import modelfile_text
-from persuasion_rl.files import UserError, write_text, written_whole
+from persuasion_rl.files import UserError, read_json, write_text, written_whole
 from persuasion_rl.runtime.command import note, stage
 from persuasion_rl.runtime.machine import refuse_without_room
 from persuasion_rl.runtime.progress import Progress
@@ -56,8 +56,11 @@ def export_gguf(
     """
     from transformers import AutoConfig, GenerationConfig
 
+    kind = read_json(model / "config.json")["model_type"]
+    if kind not in ARCHITECTURES:
+        raise UserError(_no_gguf(model, f"{kind} is none of {', '.join(ARCHITECTURES)}"))
     config = AutoConfig.from_pretrained(model)
-    _refuse_other_kinds(model, config)
+    _refuse_other_values(model, config)
     tokenizer = read_llama_tokenizer(model, config.vocab_size, prompt_format)
     refuse_without_room(output.parent, (model / WEIGHTS).stat().st_size)
     write_gguf(model, config, tokenizer, name, output)
@@ -75,11 +78,9 @@ def export_gguf(
     note(f"{output}: {output.stat().st_size / 1e6:,.0f} MB")
 
 
-def _refuse_other_kinds(model: Path, config) -> None:
-    """UserError for a model that llama.cpp computes in another way, or that is not known here."""
+def _refuse_other_values(model: Path, config) -> None:
+    """UserError for a configuration that llama.cpp would compute in another way."""
     kind = config.model_type
-    if kind not in ARCHITECTURES:
-        raise UserError(_no_gguf(model, f"{kind} is none of {', '.join(ARCHITECTURES)}"))
     rope = config.rope_parameters["rope_type"]
     if config.hidden_act != "silu":
         raise UserError(_no_gguf(model, f"its activation is {config.hidden_act}, not silu"))
