@@ -172,6 +172,21 @@ def write_corpus(tmp_path):
     return write
 
 
+@pytest.fixture
+def said(monkeypatch) -> list[str]:
+    """The line of each count of a stage, whatever the time."""
+    from persuasion_rl.runtime.progress import Progress
+
+    lines, add = [], Progress.add
+
+    def add_and_say(progress, *args, **counts) -> None:
+        add(progress, *args, **counts)
+        lines.append(progress.line())
+
+    monkeypatch.setattr(Progress, "add", add_and_say)
+    return lines
+
+
 @pytest.fixture(scope="session")
 def command_line():
     """A function that runs `python -m persuasion_rl.<module> ...` as a person does."""

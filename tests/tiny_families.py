@@ -45,6 +45,16 @@ FAMILIES = {
     "gpt_neox": {"num_key_value_heads": 4, "tie_word_embeddings": False},
     "stablelm": {"tie_word_embeddings": False},
     "phi": {"tie_word_embeddings": False},
+    "mixtral": {
+        "sliding_window": WINDOW, "tie_word_embeddings": False, "num_local_experts": 4, "num_experts_per_tok": 2,
+    },
+    "deepseek_v3": {
+        "num_key_value_heads": 4, "kv_lora_rank": 16, "q_lora_rank": 16, "qk_rope_head_dim": 8, "qk_nope_head_dim": 16,
+        "v_head_dim": 16, "n_routed_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 24, "n_group": 2,
+        "topk_group": 1, "first_k_dense_replace": 1,
+    },
+    "phimoe": {"sliding_window": WINDOW, "num_local_experts": 4, "num_experts_per_tok": 2},
+    "falcon": {"alibi": True, "parallel_attn": False, "multi_query": True, "bias": True},
 }  # fmt: skip
 """model_type -> what its configuration has besides the size."""
 

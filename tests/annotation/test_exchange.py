@@ -40,6 +40,11 @@ TEXTS = [
     "'",
     "Mary",
     "12 %",
+    "(1)",
+    "$5",
+    "＝1+1",
+    "3 pm",
+    "−5",
 ]
 REASONS = st.text(st.characters(codec="utf-8", categories=["L", "N", "P", "Zs"]), min_size=1).map(str.strip)  # fmt: skip
 
@@ -146,7 +151,7 @@ def test_what_label_studio_adds_is_understood(tmp_path):
     ("changes", "message"),
     [
         ({"answer": "left"}, "line 2: answer 'left'; allowed: 1, 2, tie, both_bad, skip, flag"),
-        ({"answer": None}, "line 2: answer 'None'"),
+        ({"answer": None}, "line 2: answer 'none'"),
         ({"pair_id": "gone"}, "line 2: pair 'gone' is not in this study's pool"),
         ({"pair_id": ["pair1"]}, "line 2: pair .* is not in this study's pool"),
         ({"annotator": "a" * 99}, "line 2: a name has 1 to 60"),
@@ -155,6 +160,13 @@ def test_what_label_studio_adds_is_understood(tmp_path):
         ({"confidence": 1.5}, "line 2: confidence 1.5 is not a whole number"),
         ({"confidence": 7}, "line 2: confidence 7; allowed: 1, 2, 3"),
         ({"left_response": 3}, "line 2: a showing of kind 'first' with response 3 left"),
+        ({"left_response": 10**400}, "line 2: left_response 10.* is not a whole number"),
+        ({"left_response": 0}, "line 2: a showing of kind 'first' with response 0 left"),
+        ({"annotator": None}, "line 2: an answer without an annotator"),
+        ({"annotator": ""}, "line 2: an answer without an annotator"),
+        ({"annotator": False}, "line 2: annotator False is not a text"),
+        ({"annotator": ["ben"]}, "line 2: annotator .* is not a text"),
+        ({"reason": {"a": 1}}, "line 2: reason .* is not a text"),
         ({"seconds": "nan"}, "line 2: seconds 'nan' is not a number"),
         ({"kind": "practice"}, "line 2: kind 'practice'; allowed: first, repeat"),
     ],
@@ -175,14 +187,16 @@ HEADER = "pair_id,annotator,answer,reason\n"
     ("text", "message"),
     [
         ((HEADER + "pair1,Jos\u00e9,1,\n").encode("latin-1"), "a.csv: not UTF-8 text"),
-        ((HEADER + "pair1,anna,1,\n").replace(",", ";").encode(), "row 1: no column 'pair_id'; .* commas"),
+        ((HEADER + "pair1,anna,1,\n").replace(",", "|").encode(), "row 1: no column 'pair_id'; .* commas"),
+        ((HEADER + "pair1,anna,1,\npair2,anna,1,\npair1,Anna,2,\n").encode(), "row 4: anna answered this pair otherwise in row 2"),
         (b"annotator,answer\nanna,1\n", "row 1: no column 'pair_id'"),
         (b"", "a.csv: empty, where a table is expected: save it as CSV"),
         ((HEADER + "pair1,anna,1,\npair1,ben,3,\n").encode(), "row 3: answer '3'"),
         ((HEADER + "\npair1,anna,1,\n\npair1,ben,3,\n").encode(), "row 5: answer '3'"),
         ((HEADER + "pair1,anna,1,well, no\n").encode(), "a.csv: line 2 has 5 cells, and the table has 4 columns"),
         (b"pair_id,annotator,answer,answer\npair1,anna,1,2\n", "a.csv: line 1: two columns are named 'answer'"),
-        ((HEADER + "pair1,anna,1,\npair1,ben\n").encode(), "row 3: answer 'None'"),
+        ((HEADER + "pair1,anna,1,\npair2,,2,\n").encode(), "row 3: an answer without an annotator"),
+        ((HEADER + "pair1,anna,1,\npair1,ben\n").encode(), "row 3: answer 'none'"),
     ],
 )  # fmt: skip
 def test_a_table_that_another_program_wrote_otherwise_is_refused_with_a_reason(
@@ -204,13 +218,29 @@ def test_a_table_may_begin_with_a_mark_end_its_lines_otherwise_and_have_empty_co
     assert (answer.annotator, answer.reason) == ("Jos\u00e9", "one\ntwo")
 
 
+@pytest.mark.parametrize("separator", [",", ";", "\t"])
+def test_a_table_of_another_countrys_spreadsheet_is_read(tmp_path, separator):
+    rows = [
+        ("pair_id", "annotator", "answer", "reason"),
+        ("pair1", "Jos\u00e9", " Tie ", "one, two; three"),
+    ]
+    with (tmp_path / "a.csv").open("w", newline="", encoding="utf-8-sig") as file:
+        csv.writer(file, delimiter=separator).writerows(rows)
+    with AnswerStore(tmp_path / "new.sqlite") as store:
+        assert import_answers(POOL, store, tmp_path / "a.csv") == (1, 1)
+        (answer,) = store.answers()
+    assert (answer.answer, answer.reason) == ("tie", "one, two; three")
+
+
 @pytest.mark.parametrize(
     ("tasks", "message"),
     [
+        ([{"data": {"pair_id": "pair1", "left_response": "1"}, "annotations": []}], "task 1: .* left_response is '1'"),
         ({"data": {}}, "not a list of tasks"),
         (["task"], "task 1: not as Label Studio exports"),
         ([{"annotations": []}], "task 1: .*KeyError: 'data'"),
         ([{"data": {"pair_id": "pair1", "left_response": 1}, "annotations": [{"completed_by": 1}]}], "task 1: .*'result'"),
+        ([{"data": {"pair_id": "pair1", "left_response": 1}, "annotations": [{"was_cancelled": True, "result": []}]}], "task 1: an answer without"),
         ([{"data": {"pair_id": "pair1", "left_response": 1}, "annotations": [{"completed_by": 1, "result": ["x"]}]}], "task 1"),
     ],
 )  # fmt: skip

@@ -34,6 +34,7 @@ FOOTNOTE = (
         (r"Ask /u/some\_body or reddit.com/user/any-one.", "Ask [user] or reddit.com[user]."),
         ("Two  spaces\tand\n\n\n\nmany lines \n", "Two spaces and\n\nmany lines"),
         ("EDIT: ∆ awarded, thanks all!", ""),
+        ("&amp;#x200B;\n\n&#8203;", ""),
     ],
 )
 def test_a_text_is_cleaned(raw, cleaned):
@@ -183,6 +184,17 @@ def test_an_early_edit_line_goes_alone_and_a_later_one_cuts():
         ("anna", "[removed]", None, "deleted"),
         ("anna", " [Deleted]\n", None, "deleted"),
         ("anna", "", None, "deleted"),
+        ("anna", "[deleted by user]", None, "deleted"),
+        ("anna", "[ Removed by Reddit ]", None, "deleted"),
+        (
+            "anna",
+            "[ Removed by Reddit on account of violating the [content policy](/help/contentpolicy). ]",
+            None,
+            "deleted",
+        ),
+        ("anna", r"\[removed\]", None, "deleted"),
+        ("anna", "\u200b\n", None, "deleted"),
+        ("anna", "[removed] is what he wrote, and [deleted]", None, None),
         ("[missing]", None, None, "missing"),
         ("DeltaBot", "Confirmed: 1 delta awarded.", None, "bot"),
         ("AutoModerator", "Please read the rules.", None, "bot"),

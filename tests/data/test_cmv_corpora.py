@@ -286,6 +286,7 @@ LARGE = "Dogs are loyal. " * 62_501
     [
         (1, {"won": {"labelled": 1, "too_large": 1}, "lost": {"labelled": 1, "answered_comment_too_large": 1}}),
         (2, {"won": {"labelled": 1, "kept": 1}, "lost": {"labelled": 1, "answered_comment_too_large": 1}}),
+        (3, {"won": {"labelled": 1, "kept": 1}, "lost": {"labelled": 1, "too_large": 1}}),
         (0, {"left_out_conversations": {"post_too_large": 1}, "left_out_utterances": {"post_too_large": 4}}),
     ],
 )  # fmt: skip
@@ -304,7 +305,23 @@ def test_texts_over_the_limit_are_left_out_and_counted(write_corpus, make_cmv, p
     for group, numbers in counts.items():
         of_healthy = {"labelled": 1, "kept": 1} if group in ("won", "lost") else {}
         assert processed.counts[group] == Counter(numbers) + Counter(of_healthy)
+    assert processed.counts["cleaned"]["text_too_large"] == 1
     assert not any("loyal. Dogs are loyal." in row["full_text"] for row in processed.rows)
+
+
+def test_a_comment_over_the_limit_above_others_is_counted_though_no_reply_is_lost(
+    write_corpus, make_cmv
+):
+    rows = [
+        POST,
+        comment("t1_b", "t3_a", "ben", LARGE),
+        comment("t1_c", "t1_b", "op", "Are they?"),
+        comment("t1_d", "t1_c", "ben", "So they are.", 1),
+    ]
+    processed = make_cmv(write_corpus(rows, {"t3_a": META}))
+    assert processed.counts["won"] == {"labelled": 1, "kept": 1}
+    assert processed.counts["cleaned"]["text_too_large"] == 1
+    assert "Dogs" not in processed.rows[0]["input_text"]
 
 
 def test_a_text_at_the_limit_is_read_and_one_above_it_is_not():

@@ -199,3 +199,30 @@ def test_lines_of_real_dialogues_divide_with_the_real_tokenizer(real_data, qwen_
             ]
         parts = [[f"Poster: {a}\n", f"Other: {b}\n"] for a, b in pairwise(texts)]
         assert real.context_counts(parts, "cmv") == [length(real, "".join(both)) for both in parts]
+
+
+@pytest.mark.parametrize("answered", ["post", "comment"])
+def test_a_long_post_is_encoded_as_often_whatever_the_number_of_its_replies(
+    counter, monkeypatch, answered
+):
+    encoded = 0
+
+    def counted(method):
+        def method_that_counts(self, texts):
+            nonlocal encoded
+            encoded += sum(map(len, texts))
+            return method(self, texts)
+
+        return method_that_counts
+
+    for name in ("_ids", "encode"):
+        monkeypatch.setattr(TextTokenizer, name, counted(getattr(TextTokenizer, name)))
+    turns = [Turn("Claim", "cats"), Turn("Poster", "money noise " * 5000, is_post=True)]
+    work = []
+    for replies in (5, 40):
+        encoded = 0
+        answers = [[Turn("Other", f"{number}.")] for number in range(replies)]
+        batch = [turns + (answer if answered == "comment" else []) for answer in answers]
+        assert all(context.cut for context in fit_contexts(batch, counter, "cmv", 200))
+        work.append(encoded)
+    assert work[1] < 1.5 * work[0]

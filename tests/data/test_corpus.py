@@ -237,12 +237,34 @@ BROKEN = {
         "utterances.jsonl, lines 2 and 4: two utterances of conversation a have the id b",
     ),
     "a conversation twice": (
-        lambda f: (f / "conversations.json").write_text('{"t3_a": {},\n "a" : {}}'),
-        "conversations.json, line 2: a second conversation a",
+        lambda f: (f / "conversations.json").write_text(
+            '{"t3_a": {"a": 1,\n"b": [{}]},\n"b": {"a" : 2},\n "a" : {}}'
+        ),
+        "conversations.json, lines 1 and 4: two conversations have the id a",
+    ),
+    "a conversation twice under the same name": (
+        lambda f: (f / "conversations.json").write_text('\ufeff{"b": {},\n"a": {},\n\n"a": {}}'),
+        "conversations.json, lines 2 and 4: two conversations have the id a",
+    ),
+    "a conversation without an id": (
+        lambda f: (f / "conversations.json").write_text('{"t3_a": {"": 1},\n"t1_": {}}'),
+        "conversations.json, line 2: a conversation without an id",
+    ),
+    "a mark of a moderator that is no text": (
+        rewrite([THREAD[0] | {"meta": {"distinguished": ["moderator"]}}]),
+        "line 1: meta.distinguished is a list; expected text",
     ),
     "a key twice": (
         lambda f: (f / "conversations.json").write_text('{"t3_a": {"title": "x", "title": "y"}}'),
         "conversations.json: not valid JSON (the key 'title' stands there twice)",
+    ),
+    "a key of an utterance twice": (
+        lambda f: (f / "utterances.jsonl").write_text('{"text": "x", "id": "text", "text": "y"}'),
+        "utterances.jsonl, line 1: not valid JSON (the key 'text' stands there twice)",
+    ),
+    "old line ends": (
+        lambda f: (f / "utterances.jsonl").write_text('{"id": 1}\r{"id": 2}\r', newline=""),
+        "utterances.jsonl, line 1: not valid JSON (Extra data: line 1 column 11 (char 10)): one value is expected here",
     ),
     "a list of conversations": (
         lambda f: (f / "conversations.json").write_text("[]"),

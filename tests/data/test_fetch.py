@@ -283,7 +283,7 @@ def test_a_subreddit_is_found_by_its_group_and_unpacked(server, fetching, corpus
     assert contents(fetching.output(SUBREDDIT)) == contents(corpus)
 
 
-def test_after_a_break_a_slow_but_steady_download_is_waited_for_and_shown(server, fetching, corpus):
+def test_after_a_break_a_slow_but_steady_download_is_waited_for(server, fetching, corpus):
     body = zipped(corpus)
     server.pages[ARCHIVE] = [half(body), slowly(body, seconds=5)]
     stderr = fetching.succeed(retries=1, timeout_s=3)
@@ -291,10 +291,6 @@ def test_after_a_break_a_slow_but_steady_download_is_waited_for_and_shown(server
     assert (
         "attempt 1 of 2 failed: BadZipFile: File is not a zip file (was the archive cut" in stderr
     )
-    megabytes = re.findall(
-        rf"^{NAME}: ([\d.]+) MB written, [\d.]+ MB/s$", stderr, flags=re.MULTILINE
-    )
-    assert len(megabytes) >= 2 and megabytes == sorted(set(megabytes), key=float)
 
 
 def test_a_server_that_hangs_is_given_up(server, fetching, corpus):

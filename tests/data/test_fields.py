@@ -64,6 +64,16 @@ def test_what_is_no_time_is_refused(value):
 
 
 @pytest.mark.parametrize(
+    "value", [MAY_2013 * 1000, f"{MAY_2013 * 1000}", -MAY_2013 * 1000, 253_402_300_800]
+)
+def test_a_time_in_milliseconds_is_refused(value):
+    """Pairs of replies are made of those that are near in time."""
+    with pytest.raises(UserError, match=r"expected seconds since 1970 .* milliseconds"):
+        fields.timestamp("timestamp", value)
+    assert fields.timestamp("timestamp", "9999-12-31T23:59:59Z") == 253_402_300_799
+
+
+@pytest.mark.parametrize(
     ("values", "truth"),
     [
         ((1, 1.0, True, "1", "True", "true", " TRUE", "yes", "1.0"), 1),
@@ -87,6 +97,7 @@ def test_what_is_neither_true_nor_false_is_refused(value):
     [
         ("anna", "anna"), (5, "5"), (5.0, "5"), ({"id": "anna", "meta": {}}, "anna"), ({"name": 7}, "7"),
         (None, "[deleted]"), (NAN, "[deleted]"), ("", "[deleted]"), (" \x00", "[deleted]"), ({"id": None}, "[deleted]"),
+        ("[removed]", "[deleted]"), (" [Deleted] ", "[deleted]"), ("\u200b", "[deleted]"), (" anna\n", "anna"), ("/u/anna", "anna"), ("u/anna", "anna"),
     ],
 )  # fmt: skip
 def test_speakers_have_names_and_who_has_none_is_a_deleted_account(value, name):

@@ -3,7 +3,7 @@
 import random
 import re
 import tempfile
-from collections import Counter
+from collections import Counter, defaultdict
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from persuasion_rl.data.p4g import process_p4g, selected
+from persuasion_rl.data.examples import RowMaker
+from persuasion_rl.data.p4g import drafts, process_p4g, selected
 from persuasion_rl.files import UserError, write_json, write_jsonl
 from small_corpora import WIDE, Processed, turn
 
@@ -149,7 +150,9 @@ def test_dialogues_that_number_their_turns_alike_are_told_apart(write_corpus, ma
 @pytest.mark.parametrize("donation", [True, "a dollar", [1], float("inf")])
 def test_a_donation_that_is_no_number_is_named(write_corpus, make_p4g, donation):
     corpus = write_corpus(whole("d1"), {"d1": {"donation_ee": donation}})
-    with pytest.raises(UserError, match=r"conversations\.json, conversation d1: donation_ee is"):
+    with pytest.raises(
+        UserError, match=r"conversations\.json, line 1, conversation d1: donation_ee is"
+    ):
         make_p4g(corpus)
 
 
@@ -266,3 +269,23 @@ def test_whatever_the_dialogues_only_persuaders_turns_are_kept(tokenizer, turns,
                 line.split(": ")[0] for line in context.split("\n") if re.match(r"\w+: ", line)
             ]
             assert [role for role in roles if role in ("Persuader", "Persuadee")] == expected
+
+
+def test_of_a_long_dialogue_only_its_ends_are_held(tokenizer, write_corpus):
+    """And with all turns the contexts are the same."""
+    corpus = write_corpus([turn(i, i % 2, f"Turn {i}.") for i in range(400)], {"d1": {}})
+    budget = replace(WIDE, max_context_tokens=60)
+    of_ends, of_all = (list(drafts(corpus, defaultdict(Counter), ends)) for ends in (31, 10**6))
+    assert [len(draft.turns) for draft in of_ends] == [min(2 * n, 62) + 1 for n in range(1, 200)]
+    rows = [RowMaker("p4g", tokenizer, budget).rows(each) for each in (of_ends, of_all)]
+    assert rows[0] == rows[1] and any(row["metadata"]["context_cut"] for row in rows[0])
+
+
+def test_twice_as_long_a_dialogue_is_twice_the_work(tokenizer, write_corpus):
+    read = []
+    for length in (1000, 2000):
+        corpus = write_corpus(
+            [turn(i, i % 2, f"Turn {i}.") for i in range(length)], {"d1": {}}, f"of {length}"
+        )
+        read.append(sum(len(each.turns) for each in drafts(corpus, defaultdict(Counter), 31)))
+    assert read[1] / read[0] == pytest.approx(2, rel=0.1)

@@ -7,6 +7,7 @@ from collections import Counter
 
 import pytest
 
+from persuasion_rl.data import near_duplicates
 from persuasion_rl.data.corpus import digests_record
 from persuasion_rl.data.near_duplicates import (
     BANDS,
@@ -62,19 +63,21 @@ SEEDS = range(60)
 
 
 @pytest.mark.parametrize("words, threshold", [(5, 0.8), (3, 0.5), (1, 0.9)])
-def test_the_index_finds_exactly_what_brute_force_finds(words, threshold):
-    near_pairs = 0
+def test_the_index_finds_one_of_each_cluster_that_brute_force_finds(words, threshold):
+    near_clusters = 0
     for seed in SEEDS:
         index = NearDuplicateIndex(NearDuplicateSettings(words, threshold))
         added = {}
         for name, text in mutated_texts(seed).items():
-            actual = index.add(name, text)
+            cluster_of = index.clusters()
             own = shingles(text, words)
-            expected = [other for other in added if jaccard(own, added[other]) >= threshold]
-            assert sorted(actual) == sorted(expected)
-            near_pairs += len(actual)
+            expected = {other for other in added if jaccard(own, added[other]) >= threshold}
+            actual = index.add(name, text)
+            assert expected.issuperset(actual)
+            assert sorted(map(cluster_of.get, actual)) == sorted(set(map(cluster_of.get, expected)))
+            near_clusters += len(actual)
             added[name] = own
-    assert near_pairs > 500
+    assert near_clusters > 500
 
 
 def test_of_pairs_at_the_threshold_hardly_any_is_missed():
@@ -170,17 +173,58 @@ def test_posts_without_a_word_are_like_no_other():
     assert jaccard(shingles(""), shingles("")) == 0
 
 
-def test_a_thousand_equal_posts_are_compared_once(monkeypatch):
-    """As "[deleted by user]" is the title of thousands."""
-    added, add = [], NearDuplicateIndex.add
+def test_the_tag_of_titles_makes_no_posts_alike():
+    posts = {
+        "a": "CMV: 🐱",
+        "b": "CMV: 🐶",
+        "c": "cmv ...",
+        "d": "CMV 🐱\ufe0f",
+        "e": "CMV: cats",
+        "f": "Cats",
+    }
+    assert partition(clusters(posts.items())) == {*map(frozenset, "abcd"), frozenset("ef")}
 
-    def counted(index, name, text):
-        added.append(name)
-        return add(index, name, text)
 
-    monkeypatch.setattr(NearDuplicateIndex, "add", counted)
-    posts = [(f"p{number:04}", "[deleted by user] [removed]") for number in range(1000)]
-    assert set(clusters(posts).values()) == {"p0000"} and added == ["p0000"]
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("Café crème is naïve", "Cafe\u0301 cre\u0300me is nai\u0308ve"),
+        ("co\u00adoperate\u200b now", "Cooperate now"),
+        ("\ufeffCMV: cats", "CMV: cats"),
+        ("हिन्दी में", "हिन्दी, में!"),
+    ],
+)
+def test_the_form_of_a_character_makes_no_difference(one, other):
+    assert shingles(one) == shingles(other) != frozenset()
+
+
+@pytest.mark.parametrize(
+    "kind, at_most",
+    [("equal", 0), ("nearly equal", 1), ("nearly equal, in groups", 1.5), ("unlike", 0.1)],
+)
+def test_most_posts_are_compared_with_one_other_however_many_are_alike(monkeypatch, kind, at_most):
+    """As "[deleted by user]" is the title of thousands, and a form is filled in by hundreds."""
+    compared = []
+
+    def counted(a, b):
+        compared.append((a, b))
+        return jaccard(a, b)
+
+    monkeypatch.setattr(near_duplicates, "jaccard", counted)
+    posts = [(f"p{number:03}", of_kind(kind, number)) for number in range(300)]
+    sizes = Counter(clusters(posts).values())
+    assert len(compared) <= at_most * len(posts)
+    expected = {"unlike": [1] * 300, "nearly equal, in groups": [30] * 10}
+    assert list(sizes.values()) == expected.get(kind, [300])
+
+
+def of_kind(kind: str, number: int) -> str:
+    """A post of 200 words."""
+    group = {"unlike": number, "nearly equal, in groups": number % 10}.get(kind, 0)
+    words = [f"w{group}x{place}" for place in range(200)]
+    if kind.startswith("nearly equal"):
+        words[number % 200] = f"own{number}"
+    return " ".join(words)
 
 
 def copy_of(thread_rows: list[dict], meta: dict, name: str) -> tuple[list[dict], dict]:
@@ -303,6 +347,20 @@ def test_dialogues_without_a_post_stand_alone(write_corpus, tmp_path):
     assert len({row["cluster"] for row in table.values()}) == 10
     assert Counter(row["side"] for row in table.values()) == {"train": 8, "val": 1, "test": 1}
     assert read_json(tmp_path / "sides.json")["official_split"] == {"p4g": "none in this corpus"}
+
+
+def test_a_thread_and_a_dialogue_of_one_id_are_refused(write_corpus, tmp_path):
+    """They would be one conversation, on one side and in every interval."""
+    row = {"id": "7", "conversation_id": 7, "text": "Cats.", "speaker": "op", "reply-to": None}
+    thread = write_corpus([row], {"7": {"title": "CMV: cats"}}, "threads")
+    dialogue = write_corpus([row | {"text": "Hello."}], {"7": {}}, "dialogues")
+    untitled = write_corpus([row], {"7": {}}, "untitled")
+    message = (
+        "dialogues/conversations.json, conversation 7: threads has another conversation of that id"
+    )
+    with pytest.raises(UserError, match=message):
+        sides([thread, dialogue], tmp_path / "sides.csv")
+    assert sides([thread, untitled], tmp_path / "sides.csv").keys() == {"7"}
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ import json
 import re
 import tempfile
 from collections import Counter
+from itertools import chain
 from pathlib import Path
 
 from hypothesis import given, settings
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 
 from persuasion_rl.data.cmv import process_cmv
 from persuasion_rl.data.corpus import read_threads
-from persuasion_rl.data.fields import identifier
+from persuasion_rl.data.fields import TEXT_BYTES, identifier, is_too_large
 from persuasion_rl.data.leakage import check_leakage
 from persuasion_rl.data.p4g import process_p4g
 from persuasion_rl.data.sides import Shares, assign_sides
@@ -60,7 +61,7 @@ def dialogues() -> tuple[list[dict], dict]:
 ODD_TEXTS = st.sampled_from(
     ["", " ", "\n", "a\ud83d", "\x00", "\u2028", "a\r\nb", "🐱🐱", "[deleted]", "∆", "NaN", "null", "EDIT: x", "&#" + "9" * 5000,
      "<|im_end|>", "a, \"b\"", "t3_a", "t1_a1", "a1", "d1-1", "d1", "True", "2013-05-02T10:00:00Z", "1e999", "{}", '{"success": 1}',
-     "x" * 300, "Other: x\nPoster: y", "'", "=1+1", "../..", "\u202e", "e\u0301"]
+     "x" * 300, "x" * (TEXT_BYTES + 1), "Other: x\nPoster: y", "'", "=1+1", "../..", "\u202e", "e\u0301"]
 )  # fmt: skip
 VALUES = (
     st.none()
@@ -134,7 +135,7 @@ def write(folder: Path, rows: list[dict], metas: dict, encoding: str) -> None:
 
 
 PLACE = re.compile(
-    r"utterances\.jsonl, lines? \d+( and \d+)?: |conversations\.json, (line \d+|conversation)"
+    r"utterances\.jsonl, lines? \d+( and \d+)?: |conversations\.json, lines? \d+( and \d+)?[:,] "
 )
 
 
@@ -148,11 +149,18 @@ def check_error(error: UserError, corpus: Path, whole: str) -> None:
     )
 
 
-def check_counts(processed: Processed, corpus: Path, rows: list[dict], metas: dict) -> None:
+def check_counts(
+    processed: Processed, corpora: list[Path], rows: list[list[dict]], metas: list[dict]
+) -> None:
     """What was read is kept or counted out: conversations, utterances, candidates (`Processed` checks these)."""
     read = processed.counts["read"]
-    ids = {identifier("", row["conversation_id"]) for row in rows}
-    assert read["conversations"] == len(ids | {identifier("", id_) for id_ in metas})
+    ids = [
+        {identifier("", row["conversation_id"]) for row in of_corpus}
+        | {identifier("", id_) for id_ in entries}
+        for of_corpus, entries in zip(rows, metas, strict=True)
+    ]
+    rows = list(chain.from_iterable(rows))
+    assert read["conversations"] == sum(map(len, ids))
     assert read["utterances"] == len(rows)
     utterances = processed.counts.get("left_out_utterances", Counter())
     conversations = processed.counts.get("left_out_conversations", Counter())
@@ -164,7 +172,7 @@ def check_counts(processed: Processed, corpus: Path, rows: list[dict], metas: di
         "turn_too_large",
         "answered_turn_missing",
     }
-    kept = list(read_threads(corpus))
+    kept = list(chain.from_iterable(map(read_threads, corpora)))
     for left_out, all_read, rest in (
         (conversations, read["conversations"], len(kept)),
         (utterances, read["utterances"], sum(len(thread.utterances) for thread in kept)),
@@ -173,6 +181,8 @@ def check_counts(processed: Processed, corpus: Path, rows: list[dict], metas: di
             sum(n for reason, n in left_out.items() if reason not in of_later_stages) + rest
             == all_read
         )
+    texts = [row["text"] for row in rows if isinstance(row["text"], str)]
+    assert processed.counts["cleaned"]["text_too_large"] == sum(map(is_too_large, texts))
     check_processed(processed)
 
 
@@ -234,11 +244,41 @@ def test_every_changemyview_is_used_and_counted_or_refused_in_one_line(tokenizer
             assert not (folder / "examples.jsonl").exists()
             return
         processed = Processed(folder)
-        check_counts(processed, folder / "corpus", rows, metas)
+        check_counts(processed, [folder / "corpus"], [rows], [metas])
         try:
             go_on(folder / "corpus", folder, "cmv")
         except UserError as error:
-            assert re.search(r"conversations\.json, conversation \S+: train is ", str(error)), error
+            assert re.search(
+                r"conversations\.json, line \d+, conversation \S+: train is ", str(error)
+            ), error
+
+
+def unmarked(rows: list[dict], metas: dict) -> tuple[list[dict], dict]:
+    """The corpus without `success`: where deltas are found by what is written."""
+    for row in rows:
+        del row["meta"]["success"]
+    return rows, metas
+
+
+@settings(max_examples=60)
+@given(
+    corpora=st.tuples(mutated(*threads()), mutated(*unmarked(*threads()))).flatmap(st.permutations)
+)
+def test_of_two_corpora_all_is_used_and_counted_or_refused_in_one_line(tokenizer, corpora):
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        paths = [folder / "one", folder / "other"]
+        for path, (rows, metas) in zip(paths, corpora, strict=True):
+            write(path, rows, metas, "plain")
+        try:
+            process_cmv(
+                corpora=paths, tokenizer=tokenizer, examples=folder / "examples.jsonl",
+                pairs=folder / "pairs.jsonl", counts=folder / "counts.json", budget=WIDE,
+            )  # fmt: skip
+        except UserError as error:
+            check_error(error, folder, "no usable winning reply")
+            return
+        check_counts(Processed(folder), paths, *zip(*corpora, strict=True))
 
 
 @settings(max_examples=150)
@@ -260,11 +300,13 @@ def test_every_persuasionforgood_is_used_and_counted_or_refused_in_one_line(
             assert not (folder / "examples.jsonl").exists()
             return
         processed = Processed(folder)
-        check_counts(processed, folder / "corpus", rows, metas)
+        check_counts(processed, [folder / "corpus"], [rows], [metas])
         try:
             go_on(folder / "corpus", folder, "p4g")
         except UserError as error:
-            assert re.search(r"conversations\.json, conversation \S+: train is ", str(error)), error
+            assert re.search(
+                r"conversations\.json, line \d+, conversation \S+: train is ", str(error)
+            ), error
 
 
 @st.composite

@@ -91,6 +91,18 @@ def test_a_model_without_a_parent_has_no_divergence(tmp_path):
         evaluate_kl(job=job, responses=tmp_path / "rows.jsonl", output=tmp_path / "kl.jsonl")
 
 
+def test_a_reply_beyond_the_models_positions_is_one_line(tiny_rows, tiny_sft, tiny_dpo, tmp_path):
+    rows = player_rows(["a word " * 3000])
+    write_jsonl(tmp_path / "rows.jsonl", rows)
+    job = ModelArguments(
+        base=tiny_rows.base, lineage=[tiny_sft, tiny_dpo], seed=1, threads=1, device="cpu"
+    )
+    with pytest.raises(
+        UserError, match="a row has .* tokens, and the base model has positions for"
+    ):
+        evaluate_kl(job=job, responses=tmp_path / "rows.jsonl", output=tmp_path / "kl.jsonl")
+
+
 def test_a_bos_stands_before_the_prompt_only(tmp_path):
     """As in training, though Llama's tokenizers put one before every text."""
     child, parent = (

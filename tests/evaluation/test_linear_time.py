@@ -2,25 +2,38 @@
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from persuasion_rl.annotation.exchange import TAKEN_FOR_ELSE, _cell, _from_cell
+from persuasion_rl.annotation.plan import known_as
 from persuasion_rl.data import deltas
 from persuasion_rl.data.clean import RULES, clean, clean_post, is_bot, unescape, unusable
-from persuasion_rl.data.contexts import turns_of
+from persuasion_rl.data.contexts import Turn, fit_contexts, turns_of
 from persuasion_rl.data.near_duplicates import NearDuplicateIndex, shingles
 from persuasion_rl.evaluation.behaviour import distinct, repeated_share
 from persuasion_rl.evaluation.markers import own_words, read_markers, words
 from persuasion_rl.evaluation.memorised import TrainingText
 from persuasion_rl.judges import interplay
+from persuasion_rl.judges.llm.answers import read_answer
+from persuasion_rl.prompts.tokens import TextTokenizer
+from persuasion_rl.sampling.chat import without_reasoning
 from persuasion_rl.text import readable
 from running import ROOT
 
 MARKERS = read_markers(sorted(Path(ROOT, "resources/markers").glob("*.txt")))
 TRAINING = TrainingText(["One of the training replies, which has some more words than a span has."])
+
+
+def answer(text: str) -> None:
+    with suppress(ValueError):
+        read_answer(f"{text}`\n{text}\n```", {})
+
+
 FUNCTIONS: dict[str, Callable[[str], object]] = {
     "readable": readable,
     **{rule: apply for rule, (_, apply) in RULES.items()},
@@ -33,6 +46,8 @@ FUNCTIONS: dict[str, Callable[[str], object]] = {
     "awards": lambda text: deltas.awards(f"{text} ∆ no {text}"),
     "confirmed": deltas.CONFIRMED.search,
     "refused": deltas.REFUSED.search,
+    "cell of a table": TAKEN_FOR_ELSE.match,
+    "name": lambda text: known_as(text, ["Anna"]),
     "shingles": shingles,
     "near-duplicates": lambda text: NearDuplicateIndex().add("a", text),
     "turns": turns_of,
@@ -42,6 +57,9 @@ FUNCTIONS: dict[str, Callable[[str], object]] = {
     "repeated": lambda text: repeated_share(text.split()),
     "distinct": lambda text: distinct([text.split()], 2),
     "copied": lambda text: TRAINING.copied(text[: len(text) // 8]),
+    "cell": lambda text: (_cell(text), _cell(f"'{text}x"), _from_cell(f"'{text}")),
+    "reasoning": lambda text: without_reasoning(f"{text}<think>{text}</think>{text}"),
+    "answer": answer,
     "interplay": lambda text: interplay.features("A prompt.", text),
 }
 STARTS = [
@@ -67,6 +85,7 @@ REPEATED = [
     *("∆", "∆ ", "!∆", "!delta ", "delta ", "deltas", "award", "give a ", "confirmed ", "confirmed:", "sorry "),
     *("edit", "edit ", "edit\n", "\nedit\n\n", "\nedit: x", "EDIT 1", "\nfinal ", "final\n", "edited a b ", "\nupdate_("),
     *("&", "&#", "&#9", "&amp;", "&#x", "&gt;", "/u/", "u/", "/user/a", "u/\\", "bot", "_bot", "aBot"),
+    *("~~~", "```", "<think>", "</think>", "<", "<think ", "a:", "<answer>", "=", "may ", "1/", "true", "{", '{"a":'),
     *("http", "https://", "www.", "Poster: ", "\nPoster: a", "- ", "\n- ", "\n1. ", "i agree ", "your point about "),
     "_____\n\n> *Hello, users of CMV!", "users of CMV!", "\ud83d", "\x00",
 ]  # fmt: skip
@@ -99,6 +118,17 @@ def grows_faster(function: Callable[[str], object], start: str, unit: str, lengt
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_twice_the_text_takes_twice_as_long(name):
     slow = [unit for unit in REPEATED if grows_faster(FUNCTIONS[name], "", unit, 15_000)]
+    assert slow == []
+
+
+def test_fitting_a_context_takes_twice_as_long_for_twice_the_text(tokenizer):
+    counter = TextTokenizer(tokenizer)
+
+    def fit(text: str) -> object:
+        turns = [Turn("Claim", "a"), Turn("Poster", readable(text), True), Turn("Other", "b")]
+        return fit_contexts([turns], counter, "cmv", 200)
+
+    slow = [unit for unit in REPEATED if grows_faster(fit, "", unit, 5_000)]
     assert slow == []
 
 

@@ -62,6 +62,14 @@ def states(bert: Path, text: str) -> torch.Tensor:
         return model(input_ids=words(text, return_tensors="pt")["input_ids"]).last_hidden_state[0]
 
 
+def test_texts_and_their_tokens_are_counted(bert, encoder, said):
+    embed(encoder(), SHORT, LONG)
+    tokens = sum(
+        min(64, len(ids)) for ids in AutoTokenizer.from_pretrained(bert)([SHORT, LONG]).input_ids
+    )
+    assert said[-1].startswith(f"similarity: 2 of 2 texts, {tokens} tokens, ")
+
+
 @pytest.mark.parametrize(
     ("pooling", "pool"),
     [

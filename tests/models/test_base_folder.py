@@ -3,6 +3,7 @@
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -17,6 +18,7 @@ from persuasion_rl.models.loading import (
     load_tokenizer,
 )
 from persuasion_rl.models.plain import plain_log_probs, refuse_beyond_positions
+from persuasion_rl.prompts.tokens import TextTokenizer
 from persuasion_rl.sampling.request import STOPPED, Limits
 from persuasion_rl.study.base_folder import check_base_folder, linear_modules
 from persuasion_rl.study.loading import load_config
@@ -130,6 +132,7 @@ def test_half_precision_weights_are_computed_in_float32_on_a_cpu(base):
             {"architectures": ["T5ForConditionalGeneration"]},
             "T5ForConditionalGeneration is no causal",
         ),
+        ({"architectures": [7]}, "7 is no causal language model"),
         ({"architectures": ["BertForMaskedLM"]}, "BertForMaskedLM is no causal language model"),
         ({"architectures": None, "is_encoder_decoder": True}, "is no causal language model"),
         ({"vision_config": {}}, "is no causal language model of text alone"),
@@ -189,6 +192,41 @@ def test_a_tokenizer_with_more_tokens_than_the_model_is_refused(base):
     config = read_json(base / "tokenizer_config.json")
     write_json(base / "tokenizer_config.json", config | {"pad_token": "<|pad|>"})
     assert "has the token '<|pad|>' with the id" in refusal(load_tokenizer, base)
+    write_json(base / "config.json", read_json(base / "config.json") | {"vocab_size": 300})
+    assert "and the model embeds 300 tokens" in refusal(TextTokenizer, base)
+
+
+def test_a_token_that_the_model_does_not_embed_may_be_unused(base):
+    """As Gemma 3's token for images, of which its smallest model has none."""
+    tokenizer = read_json(base / "tokenizer.json")
+    token = tokenizer["added_tokens"][0] | {"id": read_json(base / "config.json")["vocab_size"]}
+    tokenizer["added_tokens"].append(token | {"content": "<image>"})
+    write_json(base / "tokenizer.json", tokenizer)
+    assert load_tokenizer(base).convert_tokens_to_ids("<image>") == token["id"]
+    (ids,) = TextTokenizer(base).response_ids(["an <image>"])
+    assert max(ids) < token["id"]
+    template = "<image>{% for m in messages %}{{ m.content }}{% endfor %}"
+    (base / "chat_template.jinja").write_text(template)
+    TextTokenizer(base)
+    assert "has the token '<image>' with the id" in refusal(TextTokenizer, base, "chat")
+
+
+@pytest.mark.parametrize("content", ["[]", '{"eos_token_id": [1, "x"]}', '{"eos_token_id'])
+def test_end_tokens_that_cannot_be_read_are_refused(base, content):
+    """transformers leaves a file out that was cut off, and replies would not end where they should."""
+    (base / "generation_config.json").write_text(content)
+    assert "generation_config.json" in refusal(load_base, base, "cpu")
+
+
+@pytest.mark.parametrize("name", ["tokenizer_config.json", "special_tokens_map.json"])
+def test_a_tokenizers_configuration_of_another_form_is_one_line(base, name):
+    write_json(base / name, [])
+    assert f"{name}: holds no object" in refusal(TextTokenizer, base)
+
+
+def test_a_model_gives_its_results_by_name_whatever_its_configuration_says(base):
+    write_json(base / "config.json", read_json(base / "config.json") | {"return_dict": False})
+    assert plain_log_probs(load_base(base, "cpu"), ROW).shape == (len(ROW) - 1,)
 
 
 def test_a_model_that_sees_later_tokens_or_keeps_a_state_is_refused(base):
@@ -211,18 +249,27 @@ def test_a_model_that_sees_later_tokens_or_keeps_a_state_is_refused(base):
 
 
 def test_modules_that_a_local_base_lacks_are_said_when_the_study_is_read(tiny_rows, tmp_path):
-    phi3 = write_family_base("phi3", tiny_rows.base, tmp_path)
+    phi3 = write_family_base("phi3", tiny_rows.base, tmp_path / "phi3")
     assert linear_modules(phi3) == {"qkv_proj", "o_proj", "gate_up_proj", "down_proj"}
+    for family in ("mixtral", "deepseek_v3"):
+        base, model = tmp_path / family, family_model(family)
+        model.save_pretrained(base)
+        linear = (name for name, m in model.model.named_modules() if isinstance(m, torch.nn.Linear))
+        assert linear_modules(base) == {name.rpartition(".")[2] for name in linear}
     line = refusal(load_config, study_of(phi3))
     assert line.startswith("recipes.sft.lora_target_modules: the base model has no module 'q_proj'")
     assert line.endswith("there are down_proj, gate_up_proj, o_proj, qkv_proj")
 
 
 def test_rows_beyond_a_models_positions_are_refused():
+    from transformers import MptConfig
+
     refuse_beyond_positions(family_model("gpt2"), 512)
     assert "513 tokens, and the base model has positions for 512" in refusal(
         refuse_beyond_positions, family_model("gpt2"), 513
     )
+    alibi = SimpleNamespace(config=MptConfig(max_seq_len=64))
+    assert "positions for 64" in refusal(refuse_beyond_positions, alibi, 65)
     rope = {"rope_type": "longrope", "rope_theta": 10_000.0, "original_max_position_embeddings": 64}
     factors = {"short_factor": [1.0] * 4, "long_factor": [2.0] * 4}
     long = family_model("phi3", rope_parameters=rope | factors, original_max_position_embeddings=64)

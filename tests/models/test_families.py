@@ -19,15 +19,17 @@ from tiny_families import FAMILIES, WINDOW, family_model, write_family_base
 from tiny_models import sampled_texts, sampling_settings
 from tiny_trainings import ADAPTER, train_delta, train_dpo, train_sft
 
-PADDED = ("stablelm",)
+PADDED = ("stablelm", "falcon", "phimoe")
 """Families whose attention is not computed without padding."""
 TARGETS = {
     "phi3": ["qkv_proj", "gate_up_proj"],
     "gpt2": ["c_attn"],
     "gpt_neox": ["query_key_value"],
+    "falcon": ["query_key_value"],
+    "deepseek_v3": ["q_b_proj"],
 }
 """Modules that an adapter is put on, where they are not q_proj and v_proj."""
-WINDOWED = ("mistral", "phi3", "gemma2", "gemma3_text", "cohere2")
+WINDOWED = ("mistral", "mixtral", "phimoe", "phi3", "gemma2", "gemma3_text", "cohere2")
 
 
 def pair_of_rows() -> list[list[int]]:
@@ -112,7 +114,8 @@ def test_a_layout_that_drops_a_feature_is_refused_before_the_training(monkeypatc
     attend = unpadding.attend
     broken = lambda *states, sliding_window=None, **others: attend(*states, **others)  # noqa: E731
     monkeypatch.setitem(unpadding.AttentionInterface._global_mapping, NAME, broken)
-    monkeypatch.setattr(unpadding, "_why_padded", lambda model: None)
+    for check in ("_why_padded", "_has_window"):
+        monkeypatch.setattr(unpadding, check, lambda _: None)
     model = family_model("mistral")
     compute_without_padding(model)
     add_fused_lm_head(model)
@@ -125,6 +128,18 @@ def test_a_layout_that_drops_a_feature_is_refused_before_the_training(monkeypatc
         assert_as_plain("sft", model, pair_of_rows())
 
 
+def test_a_pad_token_of_minus_one_is_none():
+    """As in the first Llamas' configurations; batches of a model that keeps them padded hold it."""
+    from peft import LoraConfig, get_peft_model
+    from trl.trainer.utils import add_fused_lm_head
+
+    model = family_model("stablelm", pad_token_id=-1)
+    compute_without_padding(model)
+    add_fused_lm_head(model)
+    model = get_peft_model(model, LoraConfig(target_modules=["q_proj"]))
+    assert_as_plain("sft", model, pair_of_rows())
+
+
 SAMPLED = (
     "llama",
     "mistral",
@@ -135,6 +150,9 @@ SAMPLED = (
     "qwen3",
     "gpt2",
     "stablelm",
+    "mixtral",
+    "deepseek_v3",
+    "falcon",
 )
 
 
@@ -158,12 +176,21 @@ def test_samples_do_not_depend_on_the_batch_and_outlast_a_window(
     assert capsys.readouterr().err.count("checked: sampling differs by") == 3
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("family", ["mistral", "phi3", "gemma2", "gpt2", "stablelm"])
+SLOW = [
+    pytest.param(family, marks=pytest.mark.slow)
+    for family in ("mistral", "phi3", "gemma2", "gpt2", "stablelm", "deepseek_v3")
+]
+
+
+@pytest.mark.parametrize("family", ["mixtral", *SLOW])
 def test_all_stages_agree(family, tiny_rows, tmp_path, capsys):
-    """SFT's loss before the first step is the base's of the evaluation; DPO, the delta judge and sampling start."""
+    """SFT's loss before the first step is the base's of the evaluation; DPO, the delta judge and sampling start.
+
+    A mixture of experts that asks for its routers' logits has the losses of tokens alone, too.
+    """
+    changed = {"output_router_logits": True} if family == "mixtral" else {}
     base = write_family_base(
-        family, tiny_rows.base, tmp_path / "base", max_position_embeddings=2048
+        family, tiny_rows.base, tmp_path / "base", max_position_embeddings=2048, **changed
     )
     modules = TARGETS.get(family, ["q_proj", "v_proj"])
     short = dict(base=base, max_steps=1, eval_steps=1, save_steps=1)

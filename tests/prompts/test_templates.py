@@ -87,6 +87,7 @@ def test_a_template_is_found_where_models_keep_it(tmp_path):
         ("{{ messages[-1].content * 2 }}", "once and unchanged"),
         ("{{ messages[-1].content[0].text }}", "once and unchanged"),
         ("nothing", "once and unchanged"),
+        ("{% for m in messages %}{{ m.content + eos_token }}\n{% endfor %}", "ends a prompt with </s>"),
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("place", ["chat_template.jinja", "tokenizer_config.json"])

@@ -131,6 +131,19 @@ def word_level() -> Tokenizer:
     return tokenizer
 
 
+def word_piece() -> Tokenizer:
+    """As BERT's: lower case, and no control characters."""
+    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer()
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.decoder = decoders.WordPiece()
+    trainer = trainers.WordPieceTrainer(
+        vocab_size=300, special_tokens=["[UNK]"], show_progress=False
+    )
+    tokenizer.train_from_iterator(TEXTS, trainer)
+    return tokenizer
+
+
 KINDS = {
     "byte_level": byte_level,
     "byte_level_in_vocabulary": byte_level_in_vocabulary,
@@ -138,8 +151,9 @@ KINDS = {
     "legacy": lambda: byte_fallback(legacy=True),
     "unigram": unigram,
     "word_level": word_level,
+    "word_piece": word_piece,
 }
-LOSSLESS = [name for name in KINDS if name != "word_level"]
+LOSSLESS = [name for name in KINDS if name not in ("word_level", "word_piece")]
 
 
 def write_base(

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from persuasion_rl.sampling.chat import message_text, without_reasoning
+from persuasion_rl.sampling.request import STOPPED, Sample
 
 REASONED = {
     "<think>hm</think>Yes.": "Yes.",
@@ -48,6 +49,20 @@ def test_reasoning_is_left_out(text):
 )
 def test_what_is_no_reasoning_is_left_as_it_is(text):
     assert without_reasoning(text) is text
+
+
+@pytest.mark.parametrize(
+    ("text", "said", "reasoning"),
+    [
+        ("\u200b", "", 0),
+        (" \ufeff\x00\n", "", 0),
+        ("<think>hm</think>\u200b", "", 18),
+        ("<think>hm</think> Yes.\u200d", "Yes.\u200d", 18),
+    ],
+)
+def test_a_reply_that_shows_nothing_is_empty(text, said, reasoning):
+    sample = Sample(text, 3, STOPPED)
+    assert (sample.said, sample.reasoning) == (said, reasoning)
 
 
 PARTS = st.lists(

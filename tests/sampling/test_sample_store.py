@@ -36,15 +36,17 @@ class Counting(Engine):
         return self.engine.sample(requests)
 
 
-def test_only_what_is_missing_is_drawn(troubled_base, tmp_path):
+def test_only_what_is_missing_is_drawn(troubled_base, tmp_path, said):
     requests = short_requests(40)
     first = Counting(engine_of(troubled_base, batch_size=8))
     stopped = SampleStore(tmp_path, first).sample(requests)
     some = dict(next(stopped) for _ in range(20))
     stopped.close()  # as a job that ends in the middle of its shard
     again = Counting(engine_of(troubled_base, batch_size=8))
+    del said[:]
     samples = dict(SampleStore(tmp_path, again).sample(requests))
     assert again.requested == 20
+    assert any(line.startswith("sampling: 20 of 20 samples, ") for line in said)
     assert samples == dict(engine_of(troubled_base).sample(requests))
     assert all(samples[request] == sample for request, sample in some.items())
     complete = Counting(engine_of(troubled_base))

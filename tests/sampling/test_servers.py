@@ -64,18 +64,27 @@ def test_an_answer_is_read_and_its_request_tells_the_limits(start_server):
     assert len({body["seed"] for body in server.bodies}) == 2
 
 
-def test_tokens_that_a_server_does_not_count_are_counted_here(start_server, tiny_base):
+def test_tokens_that_a_server_does_not_count_are_counted_here(start_server, tiny_base, said):
     server = start_server(lambda body, times: completion("It's a bus, no?", tokens=None))
     assert (
         samples_of_endpoint(server.url, "a")["a"].tokens == 8 + 1
     )  # It ' s a bus , no ? and the end
+    assert said[-1].startswith("sampling: 9 tokens, ")
     (sample,) = samples_of_server(server.url, tiny_base, short_requests(1)).values()
     ids = load_tokenizer(tiny_base)("It's a bus, no?")["input_ids"]
     assert sample.tokens == len(ids) + 1
 
 
 @pytest.mark.parametrize(
-    "bad", ["<html>a proxy's page</html>", '{"choices": [{"fin', "[]", '{"choices": []}', "null"]
+    "bad",
+    [
+        "<html>a proxy's page</html>",
+        '{"choices": [{"fin',
+        "[]",
+        '{"choices": []}',
+        "null",
+        "[" * 100_000,
+    ],
 )
 def test_a_body_that_is_no_completion_is_asked_for_again(bad, start_server, tiny_base):
     server = start_server(lambda body, times: completion("fine") if times > 2 else (200, bad))
@@ -83,6 +92,25 @@ def test_a_body_that_is_no_completion_is_asked_for_again(bad, start_server, tiny
     (sample,) = samples_of_server(server.url, tiny_base, short_requests(1)).values()
     assert sample.text == "fine"
     assert len(server.bodies) == 6
+
+
+@pytest.mark.parametrize(
+    ("reason", "usage", "sample"),
+    [
+        ("stop", {"completion_tokens": -5}, (2, STOPPED)),
+        ("stop", {"completion_tokens": True}, (2, STOPPED)),
+        ("stop", {"completion_tokens": 10**30}, (2, STOPPED)),
+        ("stop", [7], (2, STOPPED)),
+        (["stop"], {"completion_tokens": 7}, (7, NO_REASON_GIVEN)),
+        (5, None, (1, NO_REASON_GIVEN)),
+        (" a\nb\ud83d\x00", None, (1, "a b\ufffd")),
+    ],
+)
+def test_counts_and_reasons_that_are_none_are_not_taken(start_server, reason, usage, sample):
+    body = "\ufeff" + json.dumps(completion("fine", reason) | {"usage": usage})
+    server = start_server(lambda *_: (200, body))
+    taken = samples_of_endpoint(server.url, "a")["a"]
+    assert (taken.text, taken.tokens, taken.finish_reason) == ("fine", *sample)
 
 
 def test_a_server_without_end_of_such_bodies_is_one_line_and_what_was_drawn_is_kept(

@@ -58,12 +58,14 @@ def vllm(monkeypatch) -> StandInForVllm:
     return stand_in
 
 
-def test_what_vllm_is_asked_and_what_becomes_of_its_answers(vllm, troubled_base, monkeypatch):
+def test_what_vllm_is_asked_and_what_becomes_of_its_answers(vllm, troubled_base, monkeypatch, said):
     monkeypatch.setattr("persuasion_rl.sampling.vllm.REQUESTS_PER_CALL", 3)
     requests = [Request(f"p{i}", "Hello" + "!" * i, n) for i in range(4) for n in (1, 2)]
     settings = {"limits": Limits(0.7, 0.9, 8), "engine": "vllm", "batch_size": 5}
     samples = list(engine_of(troubled_base, **settings).sample(requests))
     assert [request for request, _ in samples] == requests
+    tokens = sum(sample.tokens for _, sample in samples)
+    assert len(said) == 3 and said[-1].startswith(f"sampling: {tokens} tokens, ")
     assert [len(prompts) for prompts, _, _ in vllm.calls] == [3, 3, 2]
     ((model, llm_settings),) = vllm.instances  # loaded once
     assert model == str(troubled_base)

@@ -64,8 +64,9 @@ def test_a_docstring_that_is_added_or_removed_changes_no_digest(package):
     edit(
         package,
         "data.cmv",
-        "def _progress(counts: Counts) -> str:\n",
-        'def _progress(counts: Counts) -> str:\n    """A line."""\n',
+        "        def write(batch: list[list[Reply]], rows: Iterator[SftRow | str]) -> None:\n",
+        "        def write(batch: list[list[Reply]], rows: Iterator[SftRow | str]) -> None:\n"
+        '            """Write rows."""\n',
     )
     edit(
         package,

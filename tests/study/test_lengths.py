@@ -108,9 +108,10 @@ def test_a_model_with_too_few_positions_is_refused(base):
     sampled = {"sampling.max_new_tokens": 180, "data.max_context_tokens": 310}
     message = refusal(study(str(base), max_length=1024, **sampled))
     assert "do not fit 512 positions of models.base" in message
-    with pytest.raises(UserError, match="512 tokens are more than the 100 positions"):
-        with_positions(base, 100)
-        RowMaker("cmv", base / "tokenizer.json", Budget(20, 256, 300, 512))
+    with_positions(base, 100)
+    for where in (base, base / "tokenizer.json"):
+        with pytest.raises(UserError, match="512 tokens are more than the 100 positions"):
+            RowMaker("cmv", where, Budget(20, 256, 300, 512))
 
 
 def test_another_player_has_its_own_tokenizer_form_and_positions(base):
@@ -121,6 +122,20 @@ def test_another_player_has_its_own_tokenizer_form_and_positions(base):
     assert "do not fit 400 positions of evaluation.other_players.other" in message
     (base / "chat_template.jinja").write_text("{{ nothing")
     assert "chat_template.jinja: the chat template cannot be rendered" in refusal(keys, True)
+
+
+def test_a_length_that_a_player_is_asked_for_counts_too(base):
+    """ "Use about 256 words." stands in its prompts, and not in others'."""
+    frame, longer = (TextTokenizer(base).frame_tokens("cmv", words) for words in (None, 256))
+    assert longer > frame
+    with_positions(base, 512)
+    keys = study("org/name", **{"data.max_context_tokens": 512 - 50 - longer + 1})
+    other = {"source": str(base), "prompt_format": "plain"}
+    keys["evaluation"]["other_players"] = {"other": other}
+    check_lengths(load_config(keys), exactly=True)
+    other["match_length"] = True
+    message = refusal(keys, True)
+    assert f"frame of {longer} tokens do not fit 512 positions" in message
 
 
 def test_a_standin_has_four_times_its_longest_text():

@@ -1,14 +1,21 @@
 """What jobs with a model ask of a machine's memory, and that Snakemake knows how much there is."""
 
+import json
 import os
+import re
 import subprocess
 import sys
 from types import SimpleNamespace
 
+import pytest
+
+from persuasion_rl.runtime.machine import memory
 from persuasion_rl.study.memory import JobMemory
 from persuasion_rl.study.model_size import size_of
+from persuasion_rl.study.rules import MEMORY_SHARE
 from published import published, write_model_folder
-from running import WORKFLOW
+from running import WORKFLOW, copy_project, succeed
+from tiny_families import FAMILIES, family_model
 
 SNAKEFILE = """
 import sys
@@ -52,6 +59,16 @@ def test_a_limit_of_the_users_own_is_kept(tmp_path):
     assert frozenset("ab") in overlapping(tmp_path, "--resources", "mem_mb=20000")
 
 
+def test_the_projects_own_runs_know_the_memory_of_this_machine(tmp_path):
+    """Without a flag, and so whatever profile is used."""
+    root = copy_project(tmp_path / "project")
+    output = succeed(
+        "results/demo/config.yaml", "--cores", "1", "--configfile", "config/demo.yaml", root=root
+    )
+    limit = int(MEMORY_SHARE * memory() / 1e6)
+    assert re.search(rf"Provided resources: .*mem_mb\D*{limit}\b", output)
+
+
 SFT_ALONE = {
     "evaluation": {"players": ["base", "sft"]},
     "data": {"max_seq_length": 768, "max_context_tokens": 500, "max_tokens": 200, "max_examples": 4000,
@@ -70,6 +87,28 @@ def test_a_size_is_read_of_every_form_of_configuration():
     assert size_of({"text_config": SMOLLM, "model_type": "gemma3"}) == size
     assert size_of(SMOLLM | {"num_key_value_heads": None}).keys == 576
     assert size_of({"model_type": "gpt2", "n_embd": 768}) is None
+    assert size_of(SMOLLM | {"num_attention_heads": 0, "hidden_size": [576, 1152]}) is None
+    assert size_of(SMOLLM | {"intermediate_size": [1536, 768]}) == size
+
+
+@pytest.mark.parametrize("family", sorted(FAMILIES.keys() - {"gpt2", "falcon"}))
+def test_the_size_of_every_family_is_near_its_number_of_parameters(family):
+    """Experts that a token does not take are counted too: Mixtral's were an eighth of their weights."""
+    model = family_model(family, vocab_size=2048)
+    size = size_of(json.loads(model.config.to_json_string(use_diff=False)))
+    assert 0.7 < size.parameters / model.num_parameters() < 1.4
+
+
+def test_the_size_of_a_published_mixture_of_experts():
+    """Mixtral 8x7B: 46.7 billion parameters, of which 12.9 compute a token."""
+    size = size_of(
+        dict(
+            model_type="mixtral", num_hidden_layers=32, hidden_size=4096, num_attention_heads=32, vocab_size=32_000,
+            num_key_value_heads=8, intermediate_size=14_336, num_local_experts=8, num_experts_per_tok=2,
+        )
+    )  # fmt: skip
+    assert round(size.parameters / 1e9, 1) == 46.7
+    assert round((size.backbone + 2 * size.head) / 1e9, 1) == 12.9
 
 
 def test_what_a_training_asks_for_follows_its_recipe_and_its_model(tmp_path, capfd):

@@ -132,6 +132,7 @@ def test_values_at_the_limits_are_accepted():
         ("llm.temperature", 2, 2.0),
         ("llm.prices", {"input": 1, "output": 2.5}, {"input": 1.0, "output": 2.5}),
         ("seed", 3, 3.0),
+        ("pools.ai", {"shard_rows": 30}, {"shard_rows": 30.0}),
         ("data.near_duplicate", 1, 1.0),
         ("data.max_tokens", 512, 512.0),
         ("recipes.sft.num_train_epochs", 2, 2.0),

@@ -10,7 +10,9 @@ from persuasion_rl.models.loading import load_tokenizer
 from persuasion_rl.prompts.templates import read_format
 from persuasion_rl.prompts.tokens import TextTokenizer
 from persuasion_rl.prompts.wording import PromptFormat
+from persuasion_rl.training.standin import LONGEST_TOKEN, training_texts
 from persuasion_rl.training.tokenize import Tokens, tokenize
+from small_corpora import META, POST, comment
 from tokenizer_kinds import TURNS, write_base
 
 
@@ -163,3 +165,18 @@ def test_a_table_that_was_cut_off_is_named(tiny_rows, tmp_path):
     (tmp_path / "cut.parquet").write_bytes(content[: len(content) // 2])
     with pytest.raises(UserError, match=r"cut\.parquet: not a table of tokens .*cut off"):
         Tokens.read(tmp_path / "cut.parquet")
+
+
+def test_of_a_long_thread_a_stand_in_reads_what_it_can_learn_from(tmp_path, write_corpus):
+    """A post of 200 KB, and a chain of 300 comments: each prompt is a text of at most 32 tokens of any length."""
+    rows = [POST] + [
+        comment(f"t1_{n}", f"t1_{n - 1}" if n else "t3_a", f"user{n}", f"No. {n}.", n % 2)
+        for n in range(300)
+    ]
+    meta = META | {"op-text-body": "Long words. " * 20_000}
+    corpus, sides = write_corpus(rows, {"t3_a": meta}), tmp_path / "sides.csv"
+    sides.write_text("corpus,conversation_id,cluster,side\ncorpus,a,a,train\n")
+    texts = list(training_texts([corpus], sides, 32))
+    assert [response for _, response in texts] == [f"No. {n}." for n in range(300)]
+    assert max(len(prompt) for prompt, _ in texts) == 32 * LONGEST_TOKEN
+    assert "\nOther: No. 298.\n[TASK]" in texts[-1][0]

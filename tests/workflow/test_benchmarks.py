@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+from itertools import product
 
 import pytest
 
@@ -130,9 +131,11 @@ def test_generation_is_timed_in_three_ways_within_the_studys_limit(tiny_rows, ti
 
 @pytest.mark.slow
 def test_the_estimate_of_memory_is_near_what_jobs_take():
-    """The smallest shape; the table of benchmarks/README.md has three."""
-    lines = run_benchmark("memory", *"--shapes demo --jobs sft sampling --length 256".split())
-    rows = [line.strip("| ").split(" | ") for line in lines.splitlines() if line[:6] == "| demo"]
-    ratios = {job: float(estimate) / float(measured) for _, job, estimate, measured, _ in rows}
-    assert ratios.keys() == {"sft", "sampling"}
+    """Small rows of three shapes; the table of benchmarks/README.md has larger ones, and all jobs."""
+    lines = run_benchmark("memory", *"--jobs sft loss --rows 2 --length 128".split())
+    lines += run_benchmark("memory", *"--shapes demo --jobs sampling --length 256".split())
+    rows = [line.strip("| ").split(" | ") for line in lines.splitlines() if line[:2] == "| "]
+    ratios = {(shape, job): float(ratio) for shape, job, *_, ratio in rows if shape != "shape"}
+    shapes = ("demo", "small", "SmolLM2-135M")
+    assert ratios.keys() == {("demo", "sampling"), *product(shapes, ("sft", "loss"))}
     assert all(1 / 1.5 < ratio < 1.5 for ratio in ratios.values()), ratios

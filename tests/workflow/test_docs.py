@@ -67,7 +67,7 @@ RUN_BY = {
     "python benchmarks/generation.py *": "test_benchmarks.py::test_generation_is_timed_in_three_ways_within_the_studys_limit",
     "python benchmarks/judges.py": "test_judges_benchmark.py::test_the_length_baseline_is_right_as_often_as_counted_by_hand",
     "python benchmarks/judges.py --base *": "test_judges_benchmark.py::test_a_trained_delta_judge_stands_beside_the_baseline",
-    "python benchmarks/memory.py": "test_benchmarks.py::test_the_estimate_of_memory_is_near_what_jobs_take",
+    "python benchmarks/memory.py*": "test_benchmarks.py::test_the_estimate_of_memory_is_near_what_jobs_take",
     "python benchmarks/planning.py": "test_benchmarks.py::test_planning_is_timed_beside_a_workflow_of_one_rule",
     "python benchmarks/staleness.py": "test_benchmarks.py::test_an_edit_is_counted_by_the_jobs_that_it_makes_stale",
     "python benchmarks/training.py compare *": "test_benchmarks.py::test_a_comparison_has_all_ways_and_the_losses_agree",

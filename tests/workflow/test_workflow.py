@@ -324,7 +324,7 @@ def locked_versions(name: str) -> dict[str, str]:
 def test_the_environment_of_vllm_has_the_locked_versions_and_what_sampling_imports():
     environment = yaml.safe_load((ROOT / "envs/vllm.yaml").read_text())
     packages = pins(environment["dependencies"][-1]["pip"])
-    assert {"transformers", "peft", "orjson", "tqdm"} <= packages.keys()
+    assert {"transformers", "peft", "orjson"} <= packages.keys()
     assert packages.pop("vllm")
     assert packages.items() <= locked_versions("requirements.txt").items()
 

@@ -8,14 +8,18 @@ import errno
 import hashlib
 import json
 import os
+import re
 from codecs import BOM_UTF8, BOM_UTF16_BE, BOM_UTF16_LE
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TextIO
 
 import orjson
+
+BEFORE_KEY, BEFORE_VALUE = re.compile(r"[\s{,]*"), re.compile(r"[\s:]*")
+"""What is before the keys and the values of a JSON object."""
 
 
 class UserError(Exception):
@@ -113,6 +117,23 @@ def read_json(path: Path, unique_keys: bool = False) -> Any:
         raise UserError(f"{path}{line}: {_why_not_read(error, content)}") from None
 
 
+def lines_of_keys(path: Path) -> Iterator[tuple[str, int]]:
+    """Yield the keys of the JSON object that a file is, each with its line; a key that stands there twice comes twice.
+
+    `read_json` says whether the file is one.
+    """
+    raw = Path(path).read_bytes()
+    content = raw.decode(json.detect_encoding(raw), "surrogatepass")
+    decoder = json.JSONDecoder()
+    line, place = 1, 0
+    while content.startswith('"', start := BEFORE_KEY.match(content, place).end()):
+        line += content.count("\n", place, start)
+        key, end = decoder.raw_decode(content, start)
+        yield key, line
+        _, place = decoder.raw_decode(content, BEFORE_VALUE.match(content, end).end())
+        line += content.count("\n", start, place)
+
+
 MADE_AGAIN = "delete it and run the workflow, which makes it again"
 """What to do about a file that the workflow has written and somebody has changed."""
 
@@ -150,19 +171,29 @@ def read_jsonl(path: Path) -> Iterator[dict]:
     return (row for _, row in read_numbered(path))
 
 
-def read_numbered(path: Path) -> Iterator[tuple[int, dict]]:
+def read_numbered(
+    path: Path, once: Iterable[str] = (), count: Callable[[int], None] = lambda size: None
+) -> Iterator[tuple[int, dict]]:
     """Yield the objects of a JSON-lines file with the numbers of their lines, from 1. Blank lines hold nothing.
+
+    Args:
+        once: keys that may not stand in an object twice; by default the last one counts.
+        count: is told the bytes of each line that was read.
 
     Raises:
         UserError: a line is no JSON object; with its number.
     """
     _refuse_folder(path)
+    keys = [f'"{key}"'.encode() for key in once]
     with Path(path).open("rb") as lines:
         for number, line in enumerate(lines, 1):
+            count(len(line))
             if number == 1:
                 line = line.removeprefix(BOM_UTF8)
             try:
                 row = _loads(line)
+                if any(line.count(key) > 1 for key in keys):
+                    json.loads(_decoded(line), object_pairs_hook=each_key_once)
             except (ValueError, RecursionError) as error:
                 if not line.strip():
                     continue
@@ -195,7 +226,11 @@ def _loads(line: bytes) -> Any:
     try:
         return orjson.loads(line)
     except orjson.JSONDecodeError:
-        return json.loads(line.decode("utf-8", "surrogatepass"))
+        return json.loads(_decoded(line))
+
+
+def _decoded(line: bytes) -> str:
+    return line.decode("utf-8", "surrogatepass")
 
 
 COMPRESSED = {
@@ -219,6 +254,8 @@ def _why_not_read(error: ValueError | RecursionError, content: bytes) -> str:
         return "not valid JSON: nested too deep"
     if isinstance(error, UnicodeDecodeError) and error.reason != "unexpected end of data":
         return f"not in UTF-8 (byte {content[error.start]:#04x}): save it as UTF-8"
+    if getattr(error, "msg", "") == "Extra data":
+        return f"not valid JSON ({error}): one value is expected here, and another one follows"
     if isinstance(error, json.JSONDecodeError | UnicodeDecodeError):
         return f"not valid JSON ({error}); was it cut off?"
     return f"not valid JSON ({str(error).partition(';')[0]})"

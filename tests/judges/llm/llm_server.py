@@ -9,6 +9,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from hashlib import sha256
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Event, Lock
@@ -216,6 +217,19 @@ def cut(length: bool = True) -> Action:
         handler.close_connection = True
 
     return act
+
+
+def drips(handler, request):
+    """Send an answer byte by byte, so that none of the pauses is a time-out, until the client has had enough."""
+    content = json.dumps(message(handler.server, request, judgment(request, MORE_WORDS_WIN)))
+    handler.send_response(200)
+    handler.send_header("Content-Length", str(len(content)))
+    handler.end_headers()
+    with suppress(OSError):
+        for char in content:
+            handler.wfile.write(char.encode())
+            handler.server.closing.wait(0.1)
+    handler.close_connection = True
 
 
 def hangs(handler, request):

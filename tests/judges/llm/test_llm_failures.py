@@ -8,6 +8,7 @@ from llm_jobs import KEY, PAIRS, PROVIDERS, Job, cached, pairs, settings_of
 from llm_server import (
     MORE_WORDS_WIN,
     cut,
+    drips,
     drops,
     hangs,
     html,
@@ -33,7 +34,7 @@ LIMITED = status(429, "rate_limit_error", Retry_After="0.05")
 TRANSIENT = {
     "rate_limited": [LIMITED, status(429, "rate_limit_error")],
     "server_error": [status(500), status(503, Retry_After="0"), status(529, "overloaded_error")],
-    "timeout": [hangs, status(408)],
+    "timeout": [hangs, drips, status(408)],
     "connection": [drops, cut(length=True)],
     "broken_body": [cut(length=False), html],
     "unparsable": [junk("I prefer the first."), junk("")],

@@ -1,6 +1,7 @@
 """The requests of the judge llm to both providers, and when two of them are the same."""
 
 import json
+import re
 from collections import Counter
 from dataclasses import replace
 
@@ -43,6 +44,15 @@ def request_of(settings: LlmSettings, rubric: str, comparison: Comparison) -> Re
     judge = LlmJudge(settings)
     judge._rubric = rubric + TASK
     return judge.request(comparison)
+
+
+@pytest.mark.parametrize("provider", PROVIDERS)
+def test_requests_and_the_tokens_of_their_answers_are_counted(provider, judge, server, said):
+    server.behave = lambda request, attempt: MORE_WORDS_WIN
+    judge(provider).judge([pair.swapped() for pair in PAIRS])
+    assert re.fullmatch(
+        r"judge llm: 3 of 3 requests, [1-9][\d,]* tokens, [\d,]+ a second, about 0 s left", said[-1]
+    )
 
 
 @given(prompt=st.text(), first=st.text(), second=st.text())

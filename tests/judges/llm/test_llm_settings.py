@@ -101,12 +101,20 @@ def test_flags_give_back_the_settings_of_which_they_are_made(monkeypatch):
         ("--llm_prices input=1", "--llm_prices: the key 'output' is missing"),
         ("--llm_prices input=1 output=-1", "--llm_prices.output: -1.0 must be at least 0"),
         ("--llm_prices input=1 output=1 x=1", "--llm_prices.x: unknown key; allowed here: input"),
-        ("--llm_model m --llm_rubric nowhere.md", "nowhere.md"),
+        ("--llm_model m --llm_rubric nowhere.md", "--llm_rubric: there is no file 'nowhere.md'"),
+        ("--llm_model m --llm_rubric {}/latin.md", "latin.md, line 2: not UTF-8: save it as UTF-8"),
+        ("--llm_model m --llm_rubric {}", "--llm_rubric: there is no file"),
     ],
 )
 def test_a_mistake_by_hand_is_one_line(args, line, tmp_path, monkeypatch):
     write_jsonl(tmp_path / "responses.jsonl", [])
-    args = ["label_ai", "--responses", tmp_path / "responses.jsonl", *shlex.split(args)]
+    (tmp_path / "latin.md").write_bytes("a\né".encode("latin-1"))
+    args = [
+        "label_ai",
+        "--responses",
+        tmp_path / "responses.jsonl",
+        *shlex.split(args.format(tmp_path)),
+    ]
     args += ["--labels", tmp_path / "labels.jsonl", "--judge", "llm", "--noise", 0, "--seed", 1]
     monkeypatch.setattr(sys, "argv", [*map(str, args), "--threads", "1"])
     with pytest.raises(SystemExit) as error:

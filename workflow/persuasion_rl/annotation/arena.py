@@ -13,7 +13,7 @@ from persuasion_rl.prompts.tokens import TextTokenizer
 from persuasion_rl.study.config import Config
 from persuasion_rl.study.names import TRAINED_FILES
 from persuasion_rl.study.recorded import recorded_base
-from persuasion_rl.text import readable
+from persuasion_rl.text import is_blank, readable
 
 LONGEST_CLAIM = 4000
 """The most characters that a person may write."""
@@ -28,7 +28,7 @@ def claim_turns(text: str) -> list[Turn]:
         UserError: the text is empty, or longer than LONGEST_CLAIM.
     """
     text = text.strip()
-    if not text or len(text) > LONGEST_CLAIM:
+    if is_blank(text) or len(text) > LONGEST_CLAIM:
         raise UserError(f"a view has 1 to {LONGEST_CLAIM:,} characters")
     title = text.splitlines()[0]
     title = title if len(title) <= TITLE else title[:TITLE].rsplit(" ", 1)[0] + " ..."

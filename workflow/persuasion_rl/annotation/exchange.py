@@ -10,6 +10,7 @@ import json
 import math
 import re
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,7 @@ MONTH = (
     "|nov(?:ember)?|dec(?:ember)?)[ ./-]*"
 )
 TAKEN_FOR_ELSE = re.compile(
-    rf"'*(?:\s*[=+\-@]|[\t\r]|(?=\D*\d)[\d\s.,:/e%-]+$|(?:true|false)$|\d+[ ./-]*{MONTH}\d*$|{MONTH}\d+$)",
+    rf"'*+(?:\s*[=+\-@＝＋－＠]|[\t\r]|(?=\D*\d)[\d\s.,:/e%()$€£¥−-]+(?:[ap]m?)?$|(?:true|false)$|\d+[ ./-]*{MONTH}\d*$|{MONTH}\d+$)",
     re.IGNORECASE,
 )
 """Texts that a spreadsheet takes for a formula, a number, a truth value or a date, and such texts after apostrophes."""
@@ -196,15 +197,23 @@ def import_answers(
         The number of new answers, and the number of answers in the file.
 
     Raises:
-        UserError: a row is no answer, or its pair is not in the pool; names the number of the row.
+        UserError: a row is no answer, its pair is not in the pool, or an annotator answered it otherwise in another row; names
+            the number of the row.
     """
     readers = {".jsonl": _from_jsonl, ".csv": _from_csv, ".json": _from_label_studio}
     if file.suffix not in readers:
         raise UserError(f"{file}: .jsonl, .csv, or .json of Label Studio can be read")
     answers, names = [], store.names()
+    first: dict[tuple[str, str, str], tuple[str, Answer]] = {}
     for place, row in readers[file.suffix](file):
         try:
+            if _is_unanswered(row):
+                continue
             answers.append(answer := _answer(row, pool, names))
+            key = (answer.annotator, answer.pair, answer.kind)
+            other_place, other = first.setdefault(key, (place, answer))
+            if _of_response(other) != _of_response(answer):
+                raise UserError(f"{answer.annotator} answered this pair otherwise in {other_place}")
             if answer.annotator not in names:
                 names.append(answer.annotator)
         except UserError as error:
@@ -212,26 +221,42 @@ def import_answers(
     return store.add_all(answers), len(answers)
 
 
+def _is_unanswered(row: dict[str, Any]) -> bool:
+    """Whether a row is of a pair that nobody has answered, as an export has it.
+
+    Raises:
+        UserError: it has an answer, of which nobody knows whose it is.
+    """
+    if row.get("annotator") not in (None, ""):
+        return False
+    if row.get("answer") not in (None, ""):
+        raise UserError("an answer without an annotator: write the name of who gave it")
+    return True
+
+
 def _from_jsonl(file: Path) -> Iterator[tuple[str, dict]]:
-    for number, row in read_numbered(file):
-        if row.get("annotator"):
-            yield f"line {number}", row
+    return ((f"line {number}", row) for number, row in read_numbered(file))
 
 
 def _from_csv(file: Path) -> Iterator[tuple[str, dict]]:
     """Rows, numbered as in a spreadsheet, where the header is row 1."""
-    table = read_texts(
-        file, "save it as CSV in UTF-8, with the columns of export-answers", blank_lines=True
-    )
+    todo = "save it as CSV in UTF-8, with the columns of export-answers"
+    table = read_texts(file, todo, _separator(file), blank_lines=True)
     missing = [name for name in NEEDED if name not in table.columns]
     if missing:
         raise UserError(
             f"{file}, row 1: no column {missing[0]!r}; columns stand apart by commas and are named as export-answers does"
         )
     for number, row in enumerate(table.to_dict("records"), start=2):
-        if row["annotator"]:
-            row |= {key: _from_cell(row[key]) for key in TEXTS if key in row}
-            yield f"row {number}", {key: value or None for key, value in row.items()}
+        row |= {key: _from_cell(row[key]) for key in TEXTS if key in row}
+        yield f"row {number}", {key: value or None for key, value in row.items()}
+
+
+def _separator(file: Path) -> str:
+    """What stands between the columns of a table: a comma, or what spreadsheets of other countries write."""
+    with suppress(OSError), file.open(encoding="utf-8-sig", errors="replace") as lines:
+        return max(",;\t", key=lines.readline().count)
+    return ","
 
 
 def _from_label_studio(file: Path) -> Iterator[tuple[str, dict]]:
@@ -243,10 +268,12 @@ def _from_label_studio(file: Path) -> Iterator[tuple[str, dict]]:
         try:
             data = task["data"]
             task_values = {"pair_id": data["pair_id"], "left_response": data["left_response"]}
+            if type(data["left_response"]) is not int or data["left_response"] not in (1, 2):
+                raise ValueError(f"left_response is {data['left_response']!r}")
             for annotation in task.get("annotations", []):
                 if answer := _annotated(annotation, task_values["left_response"]):
                     yield f"task {number}", task_values | answer
-        except (AttributeError, KeyError, TypeError, IndexError) as error:
+        except (AttributeError, KeyError, TypeError, IndexError, ValueError) as error:
             raise UserError(
                 f"{file}, task {number}: not as Label Studio exports a task of export-answers as JSON"
                 f" ({type(error).__name__}: {error})"
@@ -261,8 +288,9 @@ def _annotated(annotation: dict, left_response: int) -> dict | None:
     answer = SKIP if annotation.get("was_cancelled") else _chosen(values, left_response)
     if answer is None:
         return None
+    numbered = type(annotator) is int
     return {
-        "annotator": annotator if isinstance(annotator, str) else f"label studio {annotator}",
+        "annotator": f"label studio {annotator}" if numbered else annotator,
         "answer": answer,
         "confidence": next(iter(_texts(values, "confidence", "choices")), None),
         "reason": "\n".join(_texts(values, "reason", "text")) or None,
@@ -280,7 +308,7 @@ def _chosen(values: dict[str, dict], left_response: int) -> str | None:
     if choices := _texts(values, "otherwise", "choices"):
         return choices[0]
     side = values.get("better", {}).get("selected")
-    if side not in (LEFT, RIGHT) or left_response not in (1, 2):
+    if side not in (LEFT, RIGHT):
         return None
     return str(left_response if side == LEFT else 3 - left_response)
 
@@ -293,7 +321,7 @@ def _answer(row: dict[str, Any], pool: dict[str, ResponsePair], names: list[str]
     """
     pair, choice, kind = (
         str(row.get("pair_id")).strip().removeprefix(PAIR),
-        str(row.get("answer")).removesuffix(".0"),
+        str(row.get("answer")).strip().lower().removesuffix(".0"),
         row.get("kind") or FIRST_TIME,
     )
     if pair not in pool:
@@ -303,26 +331,39 @@ def _answer(row: dict[str, Any], pool: dict[str, ResponsePair], names: list[str]
         raise UserError(f"pair {pair!r} is not in this study's pool; {changed}")
     if kind not in (FIRST_TIME, REPEAT):
         raise UserError(f"kind {kind!r}; allowed: {FIRST_TIME}, {REPEAT}")
-    left_response = _number(row, "left_response", whole=True) or 1
+    left_response = _number(row, "left_response", whole=True)
+    left_response = 1 if left_response is None else left_response
     if choice in ("1", "2"):
         choice = LEFT if int(choice) == left_response else RIGHT
     elif choice in (LEFT, RIGHT) or choice not in ANSWERS:
         allowed = ", ".join(["1", "2", *(a for a in ANSWERS if a not in (LEFT, RIGHT))])
         raise UserError(f"answer {choice!r}; allowed: {allowed}")
-    reason = row.get("reason")
+    reason = _text(row, "reason")
     answer = Answer(
-        annotator=known_as(str(row["annotator"]), names),
+        annotator=known_as(_text(row, "annotator"), names),
         pair=pair,
         kind=kind,
         left_response=left_response,
         answer=choice,
         confidence=_number(row, "confidence", whole=True),
-        reason=readable(str(reason)).strip() or None if reason else None,
+        reason=readable(reason).strip() or None,
         seconds=_duration(row),
         answered_at=_number(row, "answered_at"),
     )
     check_answer(answer)
     return answer
+
+
+def _text(row: dict[str, Any], key: str) -> str:
+    """A field as text; a number is one, and "" is what is empty.
+
+    Raises:
+        UserError: the field is something else.
+    """
+    value = row.get(key)
+    if isinstance(value, bool | list | dict):
+        raise UserError(f"{key} {value!r} is not a text")
+    return "" if value is None else str(value)
 
 
 def _duration(row: dict[str, Any]) -> float | None:
@@ -343,7 +384,7 @@ def _number(row: dict[str, Any], key: str, whole: bool = False) -> Any:
         return None
     try:
         number = math.nan if isinstance(value, bool) else float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         number = math.nan
     if not 0 <= number < math.inf or (whole and number != int(number)):
         raise UserError(f"{key} {value!r} is not a {'whole ' if whole else ''}number")

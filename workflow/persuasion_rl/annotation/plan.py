@@ -14,7 +14,7 @@ from typing import Any
 
 from persuasion_rl.files import UserError, keyed_number, text_digest
 from persuasion_rl.judges.base import NONE, TIE
-from persuasion_rl.text import readable
+from persuasion_rl.text import is_blank, readable
 
 LEFT, RIGHT, BOTH_BAD, SKIP, FLAG = "left", "right", "both_bad", "skip", "flag"
 ANSWERS = (LEFT, RIGHT, TIE, BOTH_BAD, SKIP, FLAG)
@@ -209,10 +209,5 @@ def check_name(name: str) -> None:
     Raises:
         UserError: the name is invalid; the message says what a name is.
     """
-    if (
-        not name.strip()
-        or len(name) > LONGEST_NAME
-        or not name.isprintable()
-        or name != name.strip()
-    ):
+    if is_blank(name) or len(name) > LONGEST_NAME or not name.isprintable() or name != name.strip():
         raise UserError(f"a name has 1 to {LONGEST_NAME} printable characters")

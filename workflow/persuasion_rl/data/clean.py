@@ -11,7 +11,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 
-from persuasion_rl.text import readable
+from persuasion_rl.text import is_blank, readable
 
 BOTS = re.compile(
     r"auto-?moderator|deltabot|snapshillbot|cmvbot|auto_?wikibot|totes-?messenger|totes_meta_bot|remindmebot"
@@ -19,7 +19,10 @@ BOTS = re.compile(
     re.IGNORECASE,
 )
 CAPITAL_BOT = re.compile(r".*[a-z]Bot")
-GONE = {"[deleted]", "[removed]", "[deleted by user]", ""}
+GONE = re.compile(
+    r"\\?\[\s*(?:deleted|removed|unavailable)(?:\s+by\s[^\n]{1,120})?\s*\\?\]", re.IGNORECASE
+)
+"""Reddit's placeholders: [deleted], [removed], [deleted by user], [ Removed by Reddit ]."""
 REMOVAL = re.compile(
     r"\s*sorry[^\n]{0,60}\byour (?:comment|post|submission) has been removed", re.IGNORECASE
 )
@@ -55,7 +58,8 @@ BLANK_LINES = re.compile(r"\n\s*\n\s*")
 
 
 def clean(text: str, counts: Counter | None = None) -> str:
-    """The text as a model may see it; adds to `counts` (rule -> number of texts that it changed)."""
+    """The text as a model may see it, "" where that shows nothing; adds to `counts` (rule -> number of texts that it
+    changed)."""
     for rule, (hints, apply) in RULES.items():
         if not any(hint in text for hint in hints):
             continue
@@ -63,7 +67,7 @@ def clean(text: str, counts: Counter | None = None) -> str:
         if counts is not None and changed != text:
             counts[rule] += 1
         text = changed
-    return BLANK_LINES.sub("\n\n", SPACES.sub(" ", text)).strip()
+    return "" if is_blank(text) else BLANK_LINES.sub("\n\n", SPACES.sub(" ", text)).strip()
 
 
 def clean_post(text: str, counts: Counter | None = None) -> str:
@@ -132,7 +136,7 @@ def unusable(speaker: str, text: str | None, distinguished: str | None = None) -
     """
     if text is None:
         return "missing"
-    if text.strip().lower() in GONE:
+    if is_blank(text) or GONE.fullmatch(text.strip()):
         return "deleted"
     if is_bot(speaker):
         return "bot"

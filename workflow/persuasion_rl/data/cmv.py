@@ -29,7 +29,7 @@ from persuasion_rl.data.examples import (
 from persuasion_rl.data.fields import DELETED, truth
 from persuasion_rl.files import UserError, write_json, written_lines
 from persuasion_rl.records import DeltaPair, SftRow
-from persuasion_rl.runtime.command import note, stage
+from persuasion_rl.runtime.command import stage
 
 
 @dataclass
@@ -298,7 +298,6 @@ def process_cmv(
                 for pair in delta_pairs(usable_rows):
                     pair_lines.write(pair)
             tally["made"] |= {"examples": example_lines.count, "delta_pairs": pair_lines.count}
-            note(_progress(tally))
 
         # The next batch is read while the tokenizer, which releases the GIL, counts this one.
         waiting: deque[tuple[list[list[Reply]], Future]] = deque()
@@ -325,14 +324,6 @@ def _kept(thread: list[tuple[Reply, SftRow | str]], counts: Counts) -> list[tupl
         if isinstance(row, dict) and reply.success:
             counts["made"]["contexts_cut"] += row["metadata"]["context_cut"]
     return [(reply, row) for reply, row in thread if isinstance(row, dict)]
-
-
-def _progress(counts: Counts) -> str:
-    input_counts, output_counts = counts["read"], counts["made"]
-    return (
-        f"{input_counts['conversations']:,} threads, {input_counts['utterances']:,} utterances,"
-        f" {output_counts['examples']:,} examples, {output_counts['delta_pairs']:,} delta pairs"
-    )
 
 
 if __name__ == "__main__":

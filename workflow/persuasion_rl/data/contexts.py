@@ -6,12 +6,10 @@ its middle, because its title, the claim, stays.
 """
 
 import re
-from bisect import bisect_left, bisect_right
+from collections.abc import Iterable
 from dataclasses import dataclass
-from itertools import accumulate
+from functools import cache
 from typing import NamedTuple
-
-from tokenizers import Encoding
 
 from persuasion_rl.prompts.tokens import TextTokenizer
 
@@ -51,7 +49,8 @@ def fit_contexts(
     The first turn is the claim, the last one the answered message; each is a line or more. The context is None if
     claim and answered comment alone are too long.
     """
-    line_lists = [[f"{turn}\n" for turn in turns] for turns in threads]
+    line = cache(lambda role, text: f"{role}: {text}\n")  # A post is a line of many contexts.
+    line_lists = [[line(turn.role, turn.text) for turn in turns] for turns in threads]
     contexts: list[Context | None] = [
         Context(lines, tokens, False)
         for lines, tokens in zip(
@@ -78,9 +77,9 @@ def _cut(
         Context(parts, tokens, True) if tokens <= max_tokens and not turns[-1].is_post else None
         for parts, tokens, turns in zip(uncut_parts, uncut_tokens, threads, strict=True)
     ]
-    encodings = tokenizer.encode(["\n".join(map(str, turns)) for turns in cuttable])
+    lines = _encoded(cuttable, tokenizer, max_tokens // 2 + 1)
     room = {
-        number: min(max_tokens - tokens - SEAM_TOKENS, len(encodings[number]) - 1)
+        number: min(max_tokens - tokens - SEAM_TOKENS, sum(t.tokens for t in lines[number]) - 1)
         for number, tokens in enumerate(uncut_tokens)
         if tokens <= max_tokens
     }
@@ -89,7 +88,7 @@ def _cut(
         shorter = {
             number: [
                 uncut_parts[number][0],
-                _without_middle(cuttable[number], encodings[number], tokens),
+                _without_middle(lines[number], tokens),
                 *uncut_parts[number][1:],
             ]
             for number, tokens in room.items()
@@ -103,34 +102,78 @@ def _cut(
     return contexts
 
 
-def _without_middle(turns: list[Turn], encoding: Encoding, tokens: int) -> str:
-    """The joined turns with only `tokens` of their tokens, half from the head and half from the tail.
+class _Line(NamedTuple):
+    """A turn that may be cut: the number of its line's tokens; where, in its text, the first of them end and the last begin."""
+
+    turn: Turn
+    tokens: int
+    ends: list[int]
+    starts: list[int]
+
+
+def _encoded(threads: list[list[Turn]], tokenizer: TextTokenizer, most: int) -> list[list[_Line]]:
+    """The turns of threads as lines. Each turn is encoded once, whatever the number of threads that have it.
+
+    Args:
+        most: the tokens at each end of a line whose places are kept.
+    """
+    last_ones = {(turns[-1].role, turns[-1].text, "") for turns in threads if turns}
+    others = {(turn.role, turn.text, "\n") for turns in threads for turn in turns[:-1]}
+    keys = sorted(last_ones | others)
+    lines = {}
+    encodings = tokenizer.encode([f"{role}: {text}{end}" for role, text, end in keys])
+    for (role, text, end), encoding in zip(keys, encodings, strict=True):
+        places, before = encoding.offsets, len(f"{role}: ")
+        lines[role, text, end] = _Line(
+            Turn(role, text),
+            len(places),
+            [max(0, stop - before) for _, stop in places[:most]],
+            [max(0, start - before) for start, _ in places[-most:]],
+        )
+    return [
+        [
+            lines[turn.role, turn.text, "\n" if number < len(turns) else ""]
+            for number, turn in enumerate(turns, 1)
+        ]
+        for turns in threads
+    ]
+
+
+def _without_middle(lines: list[_Line], tokens: int) -> str:
+    """The lines with only `tokens` of their tokens, half from the head and half from the tail.
 
     Every remaining line keeps its speaker's role, also the one in which the tail begins.
     """
-    starts = [0, *accumulate(len(str(turn)) + 1 for turn in turns)]
-    head_end = encoding.token_to_chars((tokens + 1) // 2 - 1)[1]
-    tail_at = encoding.token_to_chars(len(encoding) - tokens // 2)[0]
-    first, last = bisect_left(starts, head_end) - 1, bisect_right(starts, tail_at) - 1
-
-    def place_in_text(number: int, place: int) -> int:
-        return max(0, place - starts[number] - len(f"{turns[number].role}: "))
-
-    head = turns[first].text[: place_in_text(first, head_end)].rstrip()
-    tail = turns[last].text[place_in_text(last, tail_at) :].lstrip()
-    lines = [str(turn) for turn in turns[:first]]
-    lines += [f"{turns[first].role}: {head}"] if head else []
+    turns = [line.turn for line in lines]
+    first, number = _place((line.tokens for line in lines), (tokens + 1) // 2)
+    head_end = lines[first].ends[number - 1]
+    from_last, number = _place((line.tokens for line in reversed(lines)), tokens // 2)
+    last = len(lines) - 1 - from_last
+    tail_at = lines[last].starts[-number]
+    head = turns[first].text[:head_end].rstrip()
+    tail = turns[last].text[tail_at:].lstrip()
+    shown = [str(turn) for turn in turns[:first]]
+    shown += [f"{turns[first].role}: {head}"] if head else []
     if head and tail and first == last:
-        lines[-1] += f" [...] {tail}"
+        shown[-1] += f" [...] {tail}"
     else:
-        lines[-1:] = [f"{line} [...]" for line in lines[-1:]]
-        uncut_tail = lines and tail == turns[last].text
-        lines += (
+        shown[-1:] = [f"{line} [...]" for line in shown[-1:]]
+        uncut_tail = shown and tail == turns[last].text
+        shown += (
             [str(turns[last]) if uncut_tail else f"{turns[last].role}: [...] {tail}"]
             if tail
             else []
         )
-    return "".join(f"{line}\n" for line in [*lines, *turns[last + 1 :]])
+    return "".join(f"{line}\n" for line in [*shown, *turns[last + 1 :]])
+
+
+def _place(counts: Iterable[int], number: int) -> tuple[int, int]:
+    """In which of several lines, of these counts of tokens, the token of a number from 1 is, and its number there."""
+    for place, count in enumerate(counts):
+        if number <= count:
+            return place, number
+        number -= count
+    raise ValueError("there are fewer tokens")
 
 
 TURN = re.compile(r"^(Claim|Poster|Persuader|Persuadee|Other): ", re.MULTILINE)

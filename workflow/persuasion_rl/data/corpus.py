@@ -6,26 +6,28 @@ file is first dealt into parts on disk, by conversation, so that only one part i
 """
 
 import heapq
-import json
 import math
 import pickle
-import re
 import tempfile
 import zlib
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from itertools import product
 from pathlib import Path
 from typing import Any
 
 from persuasion_rl.data import fields
-from persuasion_rl.files import UserError, file_digest, read_json, read_numbered
-from persuasion_rl.runtime.command import note
-from persuasion_rl.text import readable
+from persuasion_rl.files import UserError, file_digest, lines_of_keys, read_json, read_numbered
+from persuasion_rl.runtime.progress import Progress
+from persuasion_rl.text import is_blank, readable
 
 FILES = ("conversations.json", "utterances.jsonl")
+KEYS = (
+    *("id", "conversation_id", "root", "speaker", "user", "text"),
+    *("reply-to", "reply_to", "timestamp", "meta", "success", "role"),
+)
+"""Keys of utterances that are read, by their names in all versions of ConvoKit."""
 KEPT_META = ("success", "distinguished", "role")
 """The meta fields of utterances that the stages read; the others (scores, flairs, reports) are most of a file."""
 META_TEXTS = {"op-title", "title", "op-text-body"}
@@ -94,8 +96,8 @@ class Conversation:
 
     @property
     def place(self) -> str:
-        """File and id of the conversation's meta."""
-        return f"{self.folder / 'conversations.json'}, conversation {self.id}"
+        """File, line and id of the conversation's meta. The file is read for it."""
+        return f"{_place_of(self.id, self.folder / 'conversations.json')}, conversation {self.id}"
 
 
 def digests_record(folder: Path) -> Path:
@@ -136,7 +138,8 @@ def read_threads(
 
     Args:
         counts: gets what was "read" (conversations, utterances), what was left out and why (left_out_conversations,
-            left_out_utterances: the same reasons), and how many texts had odd_characters ("cleaned").
+            left_out_utterances: the same reasons), and how many texts of utterances had odd_characters or were left out
+            since they are too large ("cleaned": odd_characters, text_too_large).
 
     Raises:
         UserError: the folder or a file is missing or empty, a line or a value cannot be read, an utterance has the id of
@@ -146,11 +149,12 @@ def read_threads(
     read, cleaned = counts["read"], counts["cleaned"]
     metas = _conversation_metas(folder)
     without_utterances = set(metas)
-    yielded = 0
+    yielded, progress = 0, None
     examples: dict[str, str] = {}
     for utterances in _parts(folder / "utterances.jsonl", cleaned):
         for id_, of_conversation in _by_conversation(utterances, folder):
             without_utterances.discard(id_)
+            progress = progress or Progress(folder.name, len(metas), "conversations")
             meta = _meta(metas.get(id_), folder, id_, cleaned)
             conversation = Conversation(id_, meta, of_conversation, folder)
             read.update(conversations=1, utterances=len(of_conversation))
@@ -162,6 +166,9 @@ def read_threads(
             else:
                 examples.setdefault(reason, id_)
                 leave_out(counts, conversation, reason)
+            progress.add(done=1)
+    if progress is not None:
+        progress.end()
     if without_utterances:
         examples["no_utterances"] = min(without_utterances)
         read["conversations"] += len(without_utterances)
@@ -251,16 +258,21 @@ def _conversation_metas(folder: Path) -> dict[str, Any]:
             hint = _packed(folder / name) or "; is it a ConvoKit corpus?"
             raise UserError(f"{folder}: {name} is missing or empty{hint}")
     path = folder / "conversations.json"
-    content = read_json(path, unique_keys=True)
+    try:
+        content = read_json(path, unique_keys=True)
+    except UserError:
+        if isinstance(read_json(path), dict):
+            _refuse_repeated_ids(path)
+        raise
     if not isinstance(content, dict):
         raise UserError(f"{path}: expected a JSON object, conversation id -> its meta")
-    metas: dict[str, Any] = {}
-    for key, entry in content.items():
-        id_ = fields.identifier("id", key)
-        if id_ is None or id_ in metas:
-            what = "a conversation without an id" if id_ is None else f"a second conversation {id_}"
-            raise UserError(f"{path}{_line_of(key, path)}: {what} (t1_ and t3_ do not count)")
-        metas[id_] = entry
+    metas = {fields.identifier("id", key): entry for key, entry in content.items()}
+    if None in metas:
+        raise UserError(
+            f"{_place_of(None, path)}: a conversation without an id (t1_ and t3_ do not count)"
+        )
+    if len(metas) < len(content):
+        _refuse_repeated_ids(path)
     return metas
 
 
@@ -271,14 +283,27 @@ def _packed(path: Path) -> str:
     return f"; unpack {packed[0]}" if packed else ""
 
 
-def _line_of(key: str, path: Path) -> str:
-    """ ", line N" of a key in conversations.json, which may be written with Reddit's prefix; nothing if it is not found."""
-    content = path.read_text(encoding="utf-8", errors="replace")
-    for name, ascii_only in product((key, f"t3_{key}", f"t1_{key}"), (True, False)):
-        written = re.escape(json.dumps(name, ensure_ascii=ascii_only))
-        if found := re.search(rf"{written}\s*:", content):
-            return f", line {content.count(chr(10), 0, found.start()) + 1}"
-    return ""
+def _refuse_repeated_ids(path: Path) -> None:
+    """Raise UserError, with both lines, if two conversations of conversations.json have one id."""
+    for id_, (first, *others) in _lines_of_ids(path).items():
+        if others:
+            raise UserError(
+                f"{path}, lines {first} and {others[0]}: two conversations have the id {id_}"
+                " (t1_ and t3_ in front do not count)"
+            )
+
+
+def _lines_of_ids(path: Path) -> dict[str | None, list[int]]:
+    """Id -> the lines of conversations.json in which its conversations begin."""
+    lines: dict[str | None, list[int]] = defaultdict(list)
+    for key, line in lines_of_keys(path):
+        lines[fields.identifier("id", key)].append(line)
+    return lines
+
+
+def _place_of(id_: str | None, path: Path) -> str:
+    """conversations.json and the line of a conversation in it."""
+    return f"{path}, line {_lines_of_ids(path)[id_][0]}"
 
 
 def _meta(entry: Any, folder: Path, id_: str, cleaned: Counter) -> dict[str, Any]:
@@ -289,16 +314,15 @@ def _meta(entry: Any, folder: Path, id_: str, cleaned: Counter) -> dict[str, Any
             meta = fields.mapping("meta", meta["meta"])
         for key in META_TEXTS & meta.keys():
             text = _mended(fields.text(key, meta[key]), cleaned)
-            meta[key] = text if text and text.strip() else ""
+            meta[key] = "" if text is None or is_blank(text) else text
         if "op-userID" in meta:
             poster = meta["op-userID"]
             is_null = fields.is_null(poster)
             meta["op-userID"] = None if is_null else fields.speaker("op-userID", poster)
         return meta
     except UserError as error:
-        path = folder / "conversations.json"
-        line = _line_of(id_, path)
-        raise UserError(f"{path}{line}, conversation {id_}: {error}") from None
+        place = _place_of(id_, folder / "conversations.json")
+        raise UserError(f"{place}, conversation {id_}: {error}") from None
 
 
 def _mended(text: str | None, cleaned: Counter) -> str | None:
@@ -320,11 +344,9 @@ def _parts(path: Path, cleaned: Counter) -> Iterator[Iterable[Utterance]]:
         parts = [
             stack.enter_context(Path(folder, str(number)).open("w+b")) for number in range(count)
         ]
-        for number, u in enumerate(_utterances(path, cleaned), 1):
+        for u in _utterances(path, cleaned):
             row = [getattr(u, name) for name in Utterance.__slots__]
             pickle.dump(row, parts[zlib.crc32(u.conversation_id.encode()) % count])
-            if number % 500_000 == 0:
-                note(f"{path}: {number:,} utterances")
         for part in parts:
             yield _unpickled(part)
             part.truncate(0)
@@ -341,7 +363,8 @@ def _unpickled(part) -> Iterator[Utterance]:
 
 def _utterances(path: Path, cleaned: Counter) -> Iterator[Utterance]:
     """The utterances of a file."""
-    for number, row in read_numbered(path):
+    progress = Progress(f"reading {path.parent.name}", path.stat().st_size / 1e6, "MB")
+    for number, row in read_numbered(path, KEYS, lambda size: progress.add(done=size / 1e6)):
         try:
             utterance = _utterance(row, number, cleaned)
         except KeyError as missing:
@@ -349,12 +372,15 @@ def _utterances(path: Path, cleaned: Counter) -> Iterator[Utterance]:
         except UserError as error:
             raise UserError(f"{path}, line {number}: {error}") from None
         yield utterance
+    progress.end()
 
 
 def _utterance(row: dict[str, Any], line: int, cleaned: Counter) -> Utterance:
     """An utterance of its row. Older files of ConvoKit have the names `root`, `user` and `reply_to`."""
     text = fields.text("text", row["text"])
     too_large = text is not None and fields.is_too_large(text)
+    if too_large:
+        cleaned["text_too_large"] += 1
     speaker, conversation, reply_to = "speaker", "conversation_id", "reply-to"
     if speaker not in row and "user" in row:
         speaker = "user"
@@ -363,6 +389,9 @@ def _utterance(row: dict[str, Any], line: int, cleaned: Counter) -> Utterance:
     if reply_to not in row and "reply_to" in row:
         reply_to = "reply_to"
     meta = fields.mapping("meta", row.get("meta"))
+    kept = {key: meta[key] for key in KEPT_META if key in meta}
+    if kept.get("distinguished") is not None:
+        kept["distinguished"] = fields.text("meta.distinguished", kept["distinguished"])
     return Utterance(
         id=fields.needed_identifier("id", row["id"]),
         conversation_id=fields.needed_identifier(conversation, row[conversation]),
@@ -370,7 +399,7 @@ def _utterance(row: dict[str, Any], line: int, cleaned: Counter) -> Utterance:
         text=None if too_large else _mended(text, cleaned),
         reply_to=fields.identifier(reply_to, row.get(reply_to)),
         timestamp=fields.timestamp("timestamp", row.get("timestamp")),
-        meta={key: meta[key] for key in KEPT_META if key in meta},
+        meta=kept,
         too_large=too_large,
         line=line,
     )

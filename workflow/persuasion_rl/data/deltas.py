@@ -12,8 +12,10 @@ from persuasion_rl.data.corpus import Conversation, Utterance
 from persuasion_rl.data.fields import DELETED
 
 MARK = re.compile(r"[∆Δ](?!\w)|!\s?(?:delta\b|[∆Δ])", re.IGNORECASE)
-MARK_HINTS = ("∆", "Δ", "elta", "ELTA", "#8710", "#916")
+MARK_HINTS = ("∆", "Δ", "elta", "ELTA", "#")
 """Every text with a mark has one of these; most comments have none."""
+CODE = re.compile(r"```.*?(?:```|\Z)|`[^`\n]*`|^(?: {4}|\t)[^\n]*", re.DOTALL | re.MULTILINE)
+"""Code in Markdown. DeltaBot asks people who explain the mark to write it in code or in a quote."""
 NEGATION = re.compile(
     r"\b(?:no|not|never|without|\w+n['’]t)\s++"
     r"(?:(?:a|an|any|be|for|of|quite|really|that|the|this|to|worth|you|your|award(?:ed|ing)?|deserve"
@@ -30,10 +32,10 @@ DELTA_BOT = "deltabot"
 
 
 def awards(text: str) -> bool:
-    """Whether a comment awards a delta: a mark outside of quoted lines, and not "no delta"."""
+    """Whether a comment awards a delta: a mark outside of quoted lines and of code, and not "no delta"."""
     if not any(hint in text for hint in MARK_HINTS):
         return False
-    for line in unescape(text).splitlines():
+    for line in CODE.sub("", unescape(text)).splitlines():
         if line.lstrip().startswith(">"):
             continue
         negated = {negation.end() for negation in NEGATION.finditer(line)}

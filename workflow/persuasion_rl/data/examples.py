@@ -84,11 +84,11 @@ class RowMaker:
                 f"data.max_context_tokens: {budget.max_context_tokens} make prompts of up to {longest} tokens (frame:"
                 f" {self._frame}), and only {room} leave room for every reply; write at most {room - self._frame}"
             )
-        positions = positions_of(tokenizer.parent)
+        positions = positions_of(self.tokenizer.folder)
         if positions is not None and budget.max_seq_length > positions:
             raise UserError(
                 f"data.max_seq_length: {budget.max_seq_length} tokens are more than the {positions} positions of the model"
-                f" in {tokenizer.parent}; lower it, or take a model with more"
+                f" in {self.tokenizer.folder}; lower it, or take a model with more"
             )
 
     def rows(self, drafts: list[Draft]) -> list[SftRow | str]:

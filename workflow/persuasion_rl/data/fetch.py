@@ -15,7 +15,7 @@ import threading
 import time
 from collections import Counter, defaultdict, deque
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager, redirect_stdout, suppress
 from http.client import HTTPException
 from json import JSONDecodeError
 from pathlib import Path
@@ -25,6 +25,7 @@ from zipfile import BadZipFile
 from persuasion_rl.data.corpus import difference, digests_record, read_threads
 from persuasion_rl.files import UserError, file_digest, read_json, write_json
 from persuasion_rl.runtime.command import note, stage
+from persuasion_rl.runtime.progress import Progress
 from persuasion_rl.study.base_folder import check_base_folder, read_header
 from persuasion_rl.study.names import WEIGHTS, weight_files
 
@@ -38,7 +39,7 @@ HINTS = {
 }
 FINAL = 3
 """The child's exit status after an error that no attempt can avoid (_FailedForGood)."""
-LOOK_S, PROGRESS_S, LONGEST_PAUSE_S = 0.5, 2, 60
+LOOK_S, LONGEST_PAUSE_S = 0.5, 60
 
 
 class _Failed(Exception):
@@ -95,13 +96,16 @@ def _download(name: str, work: Path, timeout_s: float, retries: int) -> None:
 def _attempt(name: str, work: Path, timeout_s: float) -> None:
     """Run ConvoKit's download in a child process, which has ended when this returns or raises."""
     command = [sys.executable, "-m", "persuasion_rl.data.fetch", convokit_download.__name__]
-    with subprocess.Popen(
-        [*command, "--name", name, "--work", work],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        start_new_session=True,  # this process handles Ctrl-C
-    ) as child:
+    with (
+        subprocess.Popen(
+            [*command, "--name", name, "--work", work],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,  # why it failed comes on standard output; how far it is, from here
+            text=True,
+            start_new_session=True,  # this process handles Ctrl-C
+        ) as child
+    ):
         try:
             output = child.stdout.readline()  # the time-out excludes its imports
             _watch(child, name, work, timeout_s)
@@ -114,31 +118,36 @@ def _attempt(name: str, work: Path, timeout_s: float) -> None:
 
 
 def _watch(child: subprocess.Popen, name: str, work: Path, timeout_s: float) -> None:
-    """Report how the work folder grows until the child ends.
+    """Watch the work folder grow until the child ends.
 
     Raises:
         _Failed: it has not grown for `timeout_s` seconds.
     """
-    size = reported = 0
-    grown_at = reported_at = time.monotonic()
+    size, grown_at = 0, time.monotonic()
+    downloading = _downloading(name, work)
     while True:
         try:
             child.wait(LOOK_S)
+            downloading.end()
             return
         except subprocess.TimeoutExpired:
             now, before, size = time.monotonic(), size, _bytes_in(work)
         if size != before:
             grown_at = now
-        if size != reported and now - reported_at >= PROGRESS_S:
-            rate = (size - reported) / (now - reported_at)
-            note(f"{name}: {size / 1e6:,.1f} MB written, {rate / 1e6:,.1f} MB/s")
-            reported, reported_at = size, now
         if now - grown_at >= timeout_s:
             raise _Failed(f"no data for {timeout_s:g} s")
 
 
+def _downloading(name: str, folder: Path) -> Progress:
+    return Progress(f"download of {name}", unit="MB", measure=lambda: _bytes_in(folder) / 1e6)
+
+
 def _bytes_in(folder: Path) -> int:
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    size = 0
+    for path in folder.rglob("*"):
+        with suppress(FileNotFoundError):  # it got another name
+            size += path.stat().st_size if path.is_file() else 0
+    return size
 
 
 def convokit_download(*, name: str, work: Path) -> None:
@@ -210,6 +219,7 @@ def fetch_base_model(*, source: str, revision: str, output: Path) -> None:
         from huggingface_hub import snapshot_download
         from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 
+        downloading = _downloading(source, folder)
         try:
             snapshot_download(
                 source,
@@ -234,6 +244,7 @@ def fetch_base_model(*, source: str, revision: str, output: Path) -> None:
                 f"cannot download {source} at {revision} ({type(error).__name__}: {reason}); where there"
                 " is no network, set models.base.source to a local folder"
             ) from None
+        downloading.end()
         shutil.rmtree(folder / ".cache", ignore_errors=True)
         try:
             check_base_folder(folder)

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from persuasion_rl.files import UserError
-from persuasion_rl.text import readable
+from persuasion_rl.text import is_blank, readable
 
 TEXT_BYTES = 1_000_000
 """The most bytes of a text, in UTF-8. Reddit allows 40,000 characters, so what is longer is no message of a person."""
@@ -19,6 +19,10 @@ LARGEST_FLOAT = 2**53
 """From here on floats skip whole numbers, so that two ids could become one."""
 DELETED = "[deleted]"
 """The speaker of comments whose account is gone: Reddit's and ConvoKit's placeholder."""
+PLACEHOLDER = re.compile(r"\[ ?(?:deleted|removed)\b.*\]", re.IGNORECASE).fullmatch
+"""What stands for the name of such an account in other sources."""
+LAST_SECOND = 253_402_300_799
+"""Of the year 9999, in seconds since 1970; a larger number is a time in milliseconds."""
 PREFIX = re.compile(r"^t[13]_")
 PLAIN_ID = re.compile(r"(?:t[13]_)?+([!-~]+)").fullmatch
 NULLS = {"", "nan", "null", "none"}
@@ -66,10 +70,10 @@ def needed_identifier(key: str, value: Any) -> str:
 
 
 def speaker(key: str, value: Any) -> str:
-    """The name of an account; DELETED where there is none. Of an object, its "id" or "name"."""
+    """The name of an account, without Reddit's `u/`; DELETED where there is none. Of an object, its "id" or "name"."""
     if type(value) is str:
-        name = readable(value)
-        return name if name.strip() else DELETED
+        name = " ".join(readable(value).split()).removeprefix("/").removeprefix("u/")
+        return DELETED if is_blank(name) or PLACEHOLDER(name) else name
     if is_null(value):
         return DELETED
     for name in ("id", "name"):
@@ -100,7 +104,10 @@ def timestamp(key: str, value: Any) -> float | None:
             return (time if time.tzinfo else time.replace(tzinfo=UTC)).timestamp()
         except (ValueError, OverflowError):
             raise wrong(key, value, "seconds since 1970 or an ISO time") from None
-    return number(key, value, "seconds since 1970 or an ISO time")
+    seconds = number(key, value, "seconds since 1970 or an ISO time")
+    if seconds is not None and abs(seconds) > LAST_SECOND:
+        raise wrong(key, value, "seconds since 1970 or an ISO time (this may be in milliseconds)")
+    return seconds
 
 
 def number(key: str, value: Any, expected: str = "a number") -> float | None:

@@ -6,8 +6,13 @@ locality-sensitive hashing (datasketch; Broder 1997, "On the resemblance and con
 are then compared exactly.
 """
 
+import unicodedata
+from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
+from itertools import chain
+from operator import length_hint
 
 from persuasion_rl.data.clean import clean_post
 from persuasion_rl.data.corpus import Conversation
@@ -17,6 +22,8 @@ BANDS = 20
 MOST_ROWS = 10
 MISSED = 1e-4
 """The probability with which a pair just at the threshold may fail to become a candidate."""
+COMPARED = 4096
+"""Texts whose shingles are kept, of those that are compared with others: few, unless very many are somewhat alike."""
 LARGE_CLUSTER = 0.01
 """The share of all conversations above which a cluster is reported."""
 
@@ -32,9 +39,30 @@ class NearDuplicateSettings:
 DEFAULTS = NearDuplicateSettings()
 
 
+class _Letters(dict):
+    """Character -> what it is in a word: itself, nothing (an accent of its own, a soft hyphen, a joiner), or a blank between words."""
+
+    def __missing__(self, code: int) -> str:
+        char = chr(code)
+        inside = unicodedata.category(char) in ("Mn", "Mc", "Me", "Cf")
+        self[code] = char if char.isalnum() else "" if inside else " "
+        return self[code]
+
+
+LETTERS = _Letters()
+TAG = "cmv"
+"""The word that titles on r/ChangeMyView begin with, and that says nothing about a post."""
+
+
+def words_of(text: str) -> list[str]:
+    """The words by which a text is compared: in lower case, the same in every form of Unicode, without TAG in front."""
+    in_text = unicodedata.normalize("NFC", text.lower()).translate(LETTERS).split()
+    return in_text[1:] if in_text[:1] == [TAG] else in_text
+
+
 def shingles(text: str, words: int = DEFAULTS.shingle_words) -> frozenset[str]:
-    """The set of word shingles of a text, in lower case; a text shorter than a shingle is one, one without a word has none."""
-    in_text = "".join(c if c.isalnum() else " " for c in text.lower()).split()
+    """The set of word shingles of a text (`words_of`); a text shorter than a shingle is one, one without a word has none."""
+    in_text = words_of(text)
     starts = range(max(1, len(in_text) - words + 1)) if in_text else ()
     return frozenset(" ".join(in_text[start : start + words]) for start in starts)
 
@@ -54,40 +82,80 @@ def rows_of_a_band(threshold: float) -> int:
 
 
 class NearDuplicateIndex:
-    """An index of texts that finds the near-duplicates of a new one among those added before."""
+    """Clusters of near-duplicate texts, to which texts are added one by one.
+
+    Only a text of another cluster is compared with a new one: of many texts that are alike, one. So the work is in
+    proportion to the number of texts, unless very many are a little less alike than the threshold.
+    """
 
     def __init__(self, settings: NearDuplicateSettings = DEFAULTS):
-        from datasketch import MinHash, MinHashLSH
+        from datasketch import MinHash
+        from scipy.cluster.hierarchy import DisjointSet
 
         self._settings = settings
-        rows = rows_of_a_band(settings.near_duplicate)
-        self._empty_minhash = MinHash(num_perm=BANDS * rows)
-        self._index = MinHashLSH(
-            threshold=settings.near_duplicate,
-            num_perm=BANDS * rows,
-            params=(BANDS, rows),
-            prepickle=False,
-        )
+        self._compared_shingles = lru_cache(COMPARED)(self._shingles)
+        self._rows = rows_of_a_band(settings.near_duplicate)
+        self._empty_minhash = MinHash(num_perm=BANDS * self._rows)
         self._texts: list[tuple[str, str]] = []
+        self._first_with: dict[str, str] = {}
+        self._clusters = DisjointSet()
+        # A band of a MinHash -> the numbers of the texts that have it, grouped by cluster as far as that is known.
+        self._buckets: dict[tuple[int, bytes], list[list[int]]] = defaultdict(list)
 
     def add(self, name: str, text: str) -> list[str]:
-        """Add a text; return the names of its near-duplicates among those added before. A text without a word has none.
+        """Add a text; return the names of near-duplicates by which the name comes into a cluster with others: one of each
+        cluster that it was not in before. A text without a word has none.
 
         A name may have several texts.
         """
+        self._clusters.add(name)
+        if text in self._first_with:  # Thousands of posts may have one text: "[deleted by user]".
+            first = self._first_with[text]
+            return [first] if self._clusters.merge(name, first) else []
         new_shingles = self._shingles(text)
         if not new_shingles:
             return []
+        self._first_with[text] = name
         minhash = self._empty_minhash.copy()
         minhash.update_batch([shingle.encode() for shingle in new_shingles])
-        similar = [
-            other
-            for other, other_text in map(self._texts.__getitem__, self._index.query(minhash))
-            if jaccard(new_shingles, self._shingles(other_text)) >= self._settings.near_duplicate
-        ]
-        self._index.insert(len(self._texts), minhash)
+        bands = enumerate(minhash.hashvalues.reshape(BANDS, self._rows))
+        buckets = [self._buckets[number, band.tobytes()] for number, band in bands]
+        joined, compared = [], set()
+        for group in chain.from_iterable(buckets):
+            for number in group:
+                other, other_text = self._texts[number]
+                if self._clusters.connected(name, other):
+                    break
+                if number not in compared and self._alike(new_shingles, other_text):
+                    self._clusters.merge(name, other)
+                    joined.append(other)
+                    break
+                compared.add(number)
+        for groups in buckets:
+            self._put(len(self._texts), name, groups)
         self._texts.append((name, text))
-        return similar
+        return joined
+
+    def clusters(self) -> dict[str, str]:
+        """The name of each text -> its cluster, which has the smallest name of its members."""
+        smallest: dict[str, str] = {}
+        for name in self._clusters:
+            root = self._clusters[name]
+            smallest[root] = min(smallest.get(root, name), name)
+        return {name: smallest[self._clusters[name]] for name in self._clusters}
+
+    def _alike(self, new_shingles: frozenset[str], text: str) -> bool:
+        return jaccard(new_shingles, self._compared_shingles(text)) >= self._settings.near_duplicate
+
+    def _put(self, number: int, name: str, groups: list[list[int]]) -> None:
+        """Put a text into the groups of a bucket, those of its cluster made one."""
+        same, others = [], []
+        for group in groups:
+            other, _ = self._texts[group[0]]
+            (same if self._clusters.connected(name, other) else others).append(group)
+        whole = max(same, key=len, default=[])
+        whole += [*chain.from_iterable(group for group in same if group is not whole), number]
+        groups[:] = [*others, whole]
 
     def _shingles(self, text: str) -> frozenset[str]:
         return shingles(text, self._settings.shingle_words)
@@ -102,29 +170,10 @@ def clusters(
         posts: names and texts. A name may stand there several times: a post may have another text in another corpus.
     """
     index = NearDuplicateIndex(settings)
-    first_with: dict[str, str] = {}  # Thousands of posts may have one text: "[deleted by user]".
-    leader: dict[str, str] = {}
-
-    def leader_of(name: str) -> str:
-        while leader[name] != name:
-            leader[name] = leader[leader[name]]
-            name = leader[name]
-        return name
-
-    progress = Progress("near-duplicates", unit="posts")
-    for name, text in posts:
-        leader.setdefault(name, name)
-        if text in first_with:
-            similar = [first_with[text]]
-        else:
-            similar = index.add(name, text)
-            if any(map(str.isalnum, text)):
-                first_with[text] = name
-        for other in similar:
-            first, second = sorted((leader_of(name), leader_of(other)))
-            leader[second] = first
-        progress.add(done=1)
-    return {name: leader_of(name) for name in leader}
+    progress = Progress("near-duplicates", length_hint(posts) or None, "posts")
+    for name, text in progress.over(posts):
+        index.add(name, text)
+    return index.clusters()
 
 
 def post_text(title: str, body: str) -> str:

@@ -5,18 +5,28 @@ they answer each other, whatever that of the file.
 """
 
 import math
-from collections import Counter, defaultdict
+from collections import Counter, defaultdict, deque
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 
 from persuasion_rl.data import fields
 from persuasion_rl.data.clean import clean
 from persuasion_rl.data.contexts import Turn
 from persuasion_rl.data.corpus import Conversation, Utterance, leave_out, read_threads
-from persuasion_rl.data.examples import Budget, CleanTexts, Counts, Draft, RowMaker, note_counts
+from persuasion_rl.data.examples import (
+    BATCH,
+    Budget,
+    CleanTexts,
+    Counts,
+    Draft,
+    RowMaker,
+    note_counts,
+)
 from persuasion_rl.files import UserError, keyed_number, write_json, write_jsonl
 from persuasion_rl.records import SftRow, example_id
 from persuasion_rl.runtime.command import stage
+from persuasion_rl.runtime.progress import Progress
 
 CLAIM = Turn("Claim", "I do not plan to donate a part of my payment to Save the Children.")
 ROLES = {0: "Persuader", 1: "Persuadee"}
@@ -63,26 +73,35 @@ def why_left_out(conversation: Conversation) -> str | None:
 
 
 def persuader_turns(
-    conversation: Conversation, texts: CleanTexts
+    conversation: Conversation, texts: CleanTexts, ends: int
 ) -> Iterator[tuple[Utterance, list[Turn]]]:
-    """Yield the persuader's utterances, each with the claim and the turns before it; none of a dialogue that is left out."""
+    """Yield the persuader's utterances, each with the claim and the turns before it; none of a dialogue that is left out.
+
+    Args:
+        ends: so many of the dialogue's first turns, and of those before the utterance, are given. Those between are left
+            out: a context of at most `ends` tokens at each of its ends has no room for them.
+    """
     if why_left_out(conversation):
         return
-    turns = [CLAIM]
+    first: list[Turn] = []
+    last: deque[Turn] = deque(maxlen=ends)
     for utterance in conversation.utterances.values():
         role = role_of(utterance, conversation)
         if role == "Persuader":
-            yield utterance, list(turns)
-        turns.append(Turn(role, texts[utterance.text]))
+            yield utterance, [CLAIM, *first, *last]
+        (first if len(first) < ends else last).append(Turn(role, texts[utterance.text]))
 
 
-def drafts(corpus: Path, counts: Counts) -> Iterator[Draft]:
-    """Yield the persuader's turns that answer something, with the dialogue so far; `counts` counts all turns."""
+def drafts(corpus: Path, counts: Counts, ends: int) -> Iterator[Draft]:
+    """Yield the persuader's turns that answer something, with the dialogue so far; `counts` counts all turns.
+
+    For `ends` see `persuader_turns`.
+    """
     texts = CleanTexts(clean, counts["cleaned"])
     for conversation in read_threads(corpus, counts):
         if reason := why_left_out(conversation):
             leave_out(counts, conversation, reason)
-        for utterance, turns in persuader_turns(conversation, texts):
+        for utterance, turns in persuader_turns(conversation, texts, ends):
             counts["persuader"]["labelled"] += 1
             if turns[-1] is CLAIM:
                 counts["persuader"]["opens_the_dialogue"] += 1
@@ -150,9 +169,14 @@ def process_p4g(
     """
     maker = RowMaker("p4g", tokenizer, budget)
     tally: Counts = defaultdict(Counter)
-    rows_or_reasons = maker.rows(list(drafts(corpus, tally)))
-    tally["persuader"] += Counter(row for row in rows_or_reasons if isinstance(row, str))
-    rows = [row for row in rows_or_reasons if isinstance(row, dict)]
+    rows: list[SftRow] = []
+    progress = Progress("rows of p4g")
+    stream = drafts(corpus, tally, budget.max_context_tokens // 2 + 1)
+    while batch := list(islice(stream, BATCH)):
+        rows_or_reasons = maker.rows(batch)
+        tally["persuader"].update(row for row in rows_or_reasons if isinstance(row, str))
+        rows += [row for row in rows_or_reasons if isinstance(row, dict)]
+        progress.add(done=len(batch))
     if donation_weighted or (max_examples is not None and len(rows) > max_examples):
         fitting = len(rows)
         rows = selected(rows, max_examples or fitting, seed, donation_weighted)

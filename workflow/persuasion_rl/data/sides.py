@@ -97,16 +97,27 @@ def assign_sides(
 
     Returns:
         side -> the number of its conversations.
+
+    Raises:
+        UserError: a corpus cannot be read, or a thread has the id of another corpus's dialogue.
     """
     posts: dict[str, str] = {}
     texts: list[tuple[str, str]] = []
     corpus_of: dict[str, str] = {}
+    roots: dict[str, tuple[bool, str]] = {}
     marks: dict[str, int] = {}
     for folder in corpora:
         check_digests(folder)
         for conversation in read_threads(folder):
             text = compared_text(folder.name, conversation)
             texts.append((conversation.id, text))
+            root = (conversation.title is not None, text_digest(conversation.root.text))
+            first = roots.setdefault(conversation.id, root)
+            if all(one != other for one, other in zip(first, root, strict=True)):
+                raise UserError(
+                    f"{conversation.place}: {corpus_of[conversation.id]} has another conversation of that id, a thread where"
+                    " this is a dialogue, or the other way round: give one of them another id"
+                )
             if conversation.id not in posts:
                 posts[conversation.id] = text
                 corpus_of[conversation.id] = folder.name

@@ -12,6 +12,7 @@ from persuasion_rl.evaluation.players import read_players
 from persuasion_rl.files import read_json
 from persuasion_rl.records import KlRow, ReplyRow, SftRow, SimilarityRow, read_rows
 from persuasion_rl.runtime.command import note, stage
+from persuasion_rl.runtime.progress import Progress
 from persuasion_rl.statistics.intervals import bootstrap_rate
 
 REPEATED = 4
@@ -70,9 +71,10 @@ def evaluate_behaviour(
     training_text = TrainingText(row["response"] for row in read_rows(train, SftRow))
     concessions = Markers(concession)
     table = Measures(draws, seed)
+    progress = Progress("behaviour", sum(map(len, players.values())), "replies")
     for player, rows in players.items():
         _length_and_variety(table, player, rows)
-        _copied_and_conceded(table, player, rows, training_text, concessions)
+        _copied_and_conceded(table, player, rows, training_text, concessions, progress)
         if player in similarities:
             _similarity(table, player, list(read_rows(similarities[player], SimilarityRow)))
         else:
@@ -117,8 +119,9 @@ def _copied_and_conceded(
     rows: list[ReplyRow],
     training_text: TrainingText,
     concessions: Markers,
+    progress: Progress,
 ) -> None:
-    copied = [training_text.copied(row["response"]) for row in rows]
+    copied = [training_text.copied(row["response"]) for row in progress.over(rows)]
     conversations = _conversations(rows)
     unit = f"share of a reply's words in training spans of {SPAN} words or more"
     shares = [share for share, _ in copied]

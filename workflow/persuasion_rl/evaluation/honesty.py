@@ -13,6 +13,7 @@ from persuasion_rl.evaluation.players import read_players
 from persuasion_rl.files import write_jsonl
 from persuasion_rl.records import ReadingRow, VerdictRow, read_rows
 from persuasion_rl.runtime.command import note, stage
+from persuasion_rl.runtime.progress import Progress
 from persuasion_rl.statistics.intervals import bootstrap_rate
 
 READ = ("unsupported_claims", "invented_experience", "manipulation", "disrespect")
@@ -57,7 +58,8 @@ def evaluate_honesty(
     """
     lists = read_markers(markers)
     table = Measures(draws, seed)
-    for player, rows in read_players(responses).items():
+    players = read_players(responses)
+    for player, rows in Progress("honesty", len(players), "players").over(players.items()):
         replies = [row["response"] for row in rows]
         conversations = [row["metadata"]["conversation_id"] for row in rows]
         shares = {

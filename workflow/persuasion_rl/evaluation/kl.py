@@ -7,6 +7,7 @@ from persuasion_rl.models.arguments import ModelArguments
 from persuasion_rl.models.devices import pick_device, prepare_torch
 from persuasion_rl.models.following import follow
 from persuasion_rl.models.loading import load_for_inference
+from persuasion_rl.models.plain import refuse_beyond_positions
 from persuasion_rl.prompts.tokens import TextTokenizer
 from persuasion_rl.records import KlRow, ReplyRow, read_rows
 from persuasion_rl.runtime.command import note, stage
@@ -26,7 +27,7 @@ def evaluate_kl(*, job: ModelArguments, responses: Path, output: Path) -> None:
         responses: the model's own ReplyRows, of `sampling.evaluate_model`.
 
     Raises:
-        UserError: the model has no adapter, and so no parent.
+        UserError: the model has no adapter, and so no parent; or no positions for a prompt with its reply.
     """
     if not job.lineage:
         raise UserError(
@@ -45,6 +46,7 @@ def evaluate_kl(*, job: ModelArguments, responses: Path, output: Path) -> None:
     for row in replies:
         prompt, reply = _token_ids(tokenizer, row)
         if reply:
+            refuse_beyond_positions(model, len(prompt) + len(reply))
             ids = {key: row["metadata"][key] for key in ("prompt_id", "conversation_id")}
             sums = kl_and_log_ratio(model, parent, prompt, reply)
             rows.append({**ids, "tokens": len(reply), **sums})

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from persuasion_rl.evaluation.honesty import READ
 from persuasion_rl.files import UserError, write_jsonl
-from persuasion_rl.judges.llm.asking import ask_about, outcomes
+from persuasion_rl.judges.llm.asking import ask_about, instructions, outcomes
 from persuasion_rl.judges.llm.settings import LlmSettings
 from persuasion_rl.records import ReadingRow, ReplyRow, read_rows
 from persuasion_rl.runtime.command import stage
@@ -39,11 +39,11 @@ def read_honesty(*, responses: Path, output: Path, settings: LlmSettings) -> int
         the number of rows.
 
     Raises:
-        UserError: the settings name no model, or as `judges.llm.asking.outcomes` raises.
+        UserError: the settings name no model, or as `judges.llm.asking.instructions` and `outcomes` raise.
     """
     if settings.model is None:
         raise UserError("reading for honesty needs --llm_model")
-    rubric = settings.rubric.read_text(encoding="utf-8").rstrip() + TASK
+    rubric = instructions(settings, TASK)
     replies = list(read_rows(responses, ReplyRow))
     readings = outcomes(
         settings,

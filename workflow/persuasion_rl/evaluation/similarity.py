@@ -8,6 +8,7 @@ from persuasion_rl.models.arguments import DeviceArguments
 from persuasion_rl.models.devices import pick_device, prepare_torch
 from persuasion_rl.records import SimilarityRow
 from persuasion_rl.runtime.command import note, stage
+from persuasion_rl.runtime.progress import Progress
 
 BATCH = 32
 
@@ -75,17 +76,27 @@ def load_encoder(name: str, device: str, trust_remote_code: bool = False):
 
 def embeddings(encoder, texts: list[str]):
     """The embeddings of texts, normalised to length 1: a tensor (texts, dimensions) of float32 on the CPU."""
-    return (
-        encoder.encode(
+    progress = Progress("similarity", len(texts), "texts")
+
+    def after_batch(_, args: tuple, features: dict) -> None:
+        tokens = features.get("attention_mask")
+        progress.add(
+            done=len(features["sentence_embedding"]),
+            tokens=0 if tokens is None else tokens.sum().item(),
+        )
+
+    hook = encoder[-1].register_forward_hook(after_batch)
+    try:
+        encoded = encoder.encode(
             texts,
             batch_size=BATCH,
             normalize_embeddings=True,
             convert_to_tensor=True,
-            show_progress_bar=True,
+            show_progress_bar=False,
         )
-        .float()
-        .cpu()
-    )
+    finally:
+        hook.remove()
+    return encoded.float().cpu()
 
 
 if __name__ == "__main__":

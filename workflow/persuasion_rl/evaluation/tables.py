@@ -1,11 +1,13 @@
 """Tables of the judges' verdicts: win rates, the ranking, the declared comparisons, and their power."""
 
+import math
 from pathlib import Path
 
 from persuasion_rl.evaluation.games import RANKING, Games
 from persuasion_rl.evaluation.players import read_players
 from persuasion_rl.records import VerdictRow, read_rows
 from persuasion_rl.runtime.command import stage
+from persuasion_rl.runtime.progress import Progress
 from persuasion_rl.tables import write_table
 
 DIFFERENCES = (0.02, 0.05, 0.1, 0.15, 0.2)
@@ -52,9 +54,12 @@ def evaluate_win_rates(
         for name, rows in read_players(responses).items()
     }
     table = []
+    pairs = len(verdicts) * math.comb(len(responses), 2)
+    progress = Progress("win rates", pairs, "pairs of players")
     for judge, path in verdicts.items():
         games = Games(list(read_rows(path, VerdictRow)), draws, seed)
-        table += [{"judge": judge, **row} for row in games.win_rates(lengths)]
+        rows = progress.over(games.win_rates(lengths))
+        table += [{"judge": judge, **row} for row in rows]
     write_table(output, table, WIN_RATES)
 
 
@@ -84,7 +89,8 @@ def evaluate_ranking(
         comparisons: "model:against". groups: model -> the first of the models that differ in the seed only.
     """
     ranks, tests, reach = [], [], []
-    for judge, path in verdicts.items():
+    progress = Progress("ranking", len(verdicts), "judges")
+    for judge, path in progress.over(verdicts.items()):
         games = Games(list(read_rows(path, VerdictRow)), draws, seed)
         compared = games.declared(comparisons, groups)
         ranks += [{"judge": judge, **row} for row in games.ranking(players)]

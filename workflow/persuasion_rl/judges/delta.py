@@ -9,6 +9,7 @@ from persuasion_rl.models.devices import pick_device
 from persuasion_rl.models.following import follow
 from persuasion_rl.models.lineage import check_lineage
 from persuasion_rl.models.loading import load_classifier, load_tokenizer
+from persuasion_rl.models.plain import refuse_beyond_positions
 from persuasion_rl.prompts.tokens import TextTokenizer
 from persuasion_rl.runtime.progress import Progress
 
@@ -49,7 +50,8 @@ def load_scorer(
         prompt_format: "plain" or "chat", the form that the prompts are in.
 
     Raises:
-        UserError: the adapter was trained on another base model, or scores differ from the plain model's.
+        UserError: the adapter was trained on another base model, scores differ from the plain model's, or it has
+            no positions for a text.
     """
     import torch
     from peft import PeftModel
@@ -63,7 +65,7 @@ def load_scorer(
     model = load_classifier(base, device, tokenizer.pad_token_id)
     compute_without_padding(model)
     model = PeftModel.from_pretrained(model, adapter.parent).eval()
-    progress = Progress("delta judge", 0, "texts", 0)
+    progress = Progress("delta judge", unit="texts")
     follow(model, progress)
     compared = False
 
@@ -75,12 +77,12 @@ def load_scorer(
         replies = ids.response_ids([reply for _, reply in texts])
         sequences = [p + r for p, r in zip(prompts, replies, strict=True)]
         order = sorted(range(len(sequences)), key=lambda i: len(sequences[i]))
+        refuse_beyond_positions(model, len(sequences[order[-1]]))
         if not compared:
             assert_as_plain("the delta judge", model, [sequences[order[i]] for i in (-1, 0)])
             compared = True
         rewards = [0.0] * len(sequences)
-        progress.total += len(sequences)
-        progress.total_tokens += sum(map(len, sequences))
+        progress.begin(len(sequences), sum(map(len, sequences)))
         for start in range(0, len(order), batch_size):
             batch = order[start : start + batch_size]
             inputs = tokenizer.pad(

@@ -16,6 +16,7 @@ import numpy as np
 from persuasion_rl.data.delta_pairs import pairs_on
 from persuasion_rl.files import UserError
 from persuasion_rl.judges.base import Comparison, ScoringJudge
+from persuasion_rl.runtime.progress import Progress
 
 WORD = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)*")
 SENTENCE_END = re.compile(r"(?<![.!?])[.!?]++(?=\s|$)")
@@ -65,8 +66,12 @@ class InterplayJudge(ScoringJudge):
 
     def _differences(self, comparisons: list[Comparison]) -> np.ndarray:
         """(comparisons, features): those of the first reply less those of the second."""
+        progress = Progress("judge interplay", len(comparisons), "comparisons")
         return np.stack(
-            [self._of(c.prompt, c.first) - self._of(c.prompt, c.second) for c in comparisons]
+            [
+                self._of(c.prompt, c.first) - self._of(c.prompt, c.second)
+                for c in progress.over(comparisons)
+            ]
         )
 
     def _of(self, prompt: str, reply: str) -> np.ndarray:

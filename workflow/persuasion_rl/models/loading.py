@@ -5,10 +5,11 @@ from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 
-from persuasion_rl.files import UserError, read_json, text_digest
+from persuasion_rl.files import UserError, text_digest
 from persuasion_rl.models.devices import pick_dtype
 from persuasion_rl.models.lineage import check_lineage
 from persuasion_rl.models.plain import plain_log_probs, refuse_difference
+from persuasion_rl.prompts.tokens import refuse_unembedded
 from persuasion_rl.study.base_folder import check_base_folder
 
 REASON = 250
@@ -22,7 +23,7 @@ def load_tokenizer(base: Path, trust_remote_code: bool = False):
 
     Raises:
         UserError: the folder is no base model (`study.base_folder`); its tokenizer has no EOS, so that no response could
-            end, or more tokens than the model; or it has its own code, which is not trusted.
+            end, or its EOS or pad token is none of the model's; or it has its own code, which is not trusted.
     """
     from transformers import AutoTokenizer
 
@@ -34,15 +35,10 @@ def load_tokenizer(base: Path, trust_remote_code: bool = False):
             f"{base}: its tokenizer has no EOS token, so no response could end; name one in"
             " tokenizer_config.json (eos_token)"
         )
-    embedded = read_json(base / "config.json").get("vocab_size")
-    token, highest = max(tokenizer.get_vocab().items(), key=lambda entry: entry[1])
-    if embedded is not None and highest >= embedded:
-        raise UserError(
-            f"{base}: its tokenizer has the token {token!r} with the id {highest}, and the model embeds {embedded} tokens"
-            " (vocab_size in config.json): take the tokenizer that belongs to the model"
-        )
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
+    named = (tokenizer.eos_token, tokenizer.pad_token)
+    refuse_unembedded(base, {token: tokenizer.convert_tokens_to_ids(token) for token in named})
     return tokenizer
 
 
@@ -87,6 +83,10 @@ def _from_folder(model_class: type, base: Path, **options):
         raise UserError(
             f"{base}: its weights {what}, so it would be random; is the folder whole, and of one model?"
         )
+    # Of a mixture of experts: its logits stand in no result, and sampling in batches ends over them.
+    if getattr(model.config, "output_router_logits", False):
+        model.config.output_router_logits = False
+    model.config.return_dict = True
     return model
 
 

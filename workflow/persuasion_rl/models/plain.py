@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from persuasion_rl.files import UserError
 from persuasion_rl.runtime.command import note
+from persuasion_rl.study.names import POSITIONS
 
 LAST = 64
 """Tokens at the end of a row that are compared."""
@@ -79,7 +80,7 @@ def _rope_kinds(config) -> list[str]:
 def refuse_beyond_positions(model, tokens: int) -> None:
     """UserError if a model has no positions for rows of so many tokens, or other ones than for short rows."""
     config = model.config
-    most = getattr(config, "max_position_embeddings", None)
+    most = next((getattr(config, name) for name in POSITIONS if hasattr(config, name)), None)
     why = "positions for"
     if set(_rope_kinds(config)) & set(CHANGING_ROPES):
         original = (config.rope_parameters or {}).get("original_max_position_embeddings")

@@ -11,6 +11,7 @@ from persuasion_rl.judges.make import JudgeSettings, make_judge
 from persuasion_rl.preferences.labels import as_comparison, pair_key
 from persuasion_rl.records import ResponsePair, read_rows
 from persuasion_rl.runtime.command import note, stage
+from persuasion_rl.runtime.progress import Progress
 
 
 def simulate_annotators(
@@ -47,6 +48,8 @@ def simulate_annotators(
     )
     plan = Plan(list(pairs), settings.seed, overlap, several, repeats)
     count, busy = 0, list(range(1, annotators + 1))
+    planned = sum(people for _, people in plan.in_order) * (1 + repeats)
+    progress = Progress("simulated annotators", planned, "answers")
     with written_whole(answers) as part, AnswerStore(part) as store:
         while busy:
             for number in list(busy):
@@ -67,6 +70,7 @@ def simulate_annotators(
                 answer = _as_shown(verdict, showing.left_response)
                 store.add(Answer(name, showing.pair, showing.kind, showing.left_response, answer))
                 count += 1
+                progress.add(done=1)
     note(f"{annotators} simulated annotators: {count:,} answers")
     return count
 

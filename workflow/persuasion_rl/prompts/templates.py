@@ -50,6 +50,11 @@ def read_format(base: Path, name: str) -> PromptFormat:
             f"{file}: the chat template must show the user's text once and unchanged; use prompt_format: plain"
         )
     before, after = rendered.split(MARK)
+    end = special.get("eos_token")
+    if end and after.rstrip().endswith(end):
+        raise UserError(
+            f"{file}: the chat template ends a prompt with {end}, where a reply should begin; use prompt_format: plain"
+        )
     return PromptFormat("chat", before + before_context, "\n\n", after)
 
 
@@ -71,13 +76,18 @@ def _read_template(base: Path) -> tuple[Path, str]:
 
 
 def tokenizer_config(base: Path) -> dict[str, Any]:
-    """The content of a model's tokenizer_config.json, laid over that of special_tokens_map.json."""
+    """The content of a model's tokenizer_config.json, laid over that of special_tokens_map.json.
+
+    Raises:
+        UserError: one of them is no object.
+    """
     merged: dict[str, Any] = {}
     for name in ("special_tokens_map.json", "tokenizer_config.json"):
         if (base / name).is_file():
-            merged |= {
-                key: value for key, value in read_json(base / name).items() if value is not None
-            }
+            content = read_json(base / name)
+            if not isinstance(content, dict):
+                raise UserError(f"{base / name}: holds no object")
+            merged |= {key: value for key, value in content.items() if value is not None}
     return merged
 
 

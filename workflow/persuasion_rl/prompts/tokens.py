@@ -46,6 +46,7 @@ class TextTokenizer:
     """A base model's tokenizer with a form of prompts; it needs no transformers.
 
     Attributes:
+        folder: where it and what lies beside it are.
         format: the `PromptFormat`.
         bos: the ids that begin a plain prompt; a chat template writes its own.
         eos: the id that ends a response.
@@ -61,14 +62,14 @@ class TextTokenizer:
     """
 
     def __init__(self, base: Path, prompt_format: str = "plain"):
-        self._base = base.parent if base.suffix == ".json" else base
+        self.folder = base.parent if base.suffix == ".json" else base
         self._file = base if base.suffix == ".json" else base / "tokenizer.json"
         if not self._file.is_file():
             raise UserError(
                 f"{self._file} does not exist; AutoTokenizer.from_pretrained(...).save_pretrained(...)"
                 " writes one for any fast tokenizer"
             )
-        self.format = read_format(self._base, prompt_format)
+        self.format = read_format(self.folder, prompt_format)
         content = read_json(self._file)
         if not isinstance(content, dict) or "vocab" not in (content.get("model") or ()):
             raise UserError(f"{self._file}: not a tokenizer (it has no vocabulary)")
@@ -78,6 +79,9 @@ class TextTokenizer:
             for number, token in enumerate(added)
             if _is_control(token["content"])
         }
+        if not self._keeps_names(content):
+            for token in added:
+                token["normalized"] &= token["content"] not in self._renamed
         self._tokenizer = self._load(_renamed(content, added, self._renamed))
         ids = {text: self._tokenizer.token_to_id(name) for text, name in self._renamed.items()}
         self._refuse_other_ids(added, ids)
@@ -86,9 +90,10 @@ class TextTokenizer:
             self.unknown = content["model"].get("unk_id")
         else:
             self.unknown = self._tokenizer.token_to_id(self._renamed.get(unknown, unknown or ""))
-        self._eos = ids.get(special_tokens(self._base).get("eos_token"))
+        self._eos = ids.get(special_tokens(self.folder).get("eos_token"))
         self.controls = frozenset(ids.values()) - ({self.unknown} - {self._eos})
         self.bos = self._learned_bos() if self.format.name == "plain" else []
+        refuse_unembedded(self._base, self._tokens())
         self._tokenizer.add_special_tokens([AddedToken(SEAM, normalized=False)])
 
     def _load(self, content: dict[str, Any]) -> Tokenizer:
@@ -97,9 +102,16 @@ class TextTokenizer:
         except Exception as error:  # tokenizers raises this very class
             raise UserError(f"{self._file}: not a tokenizer ({error})") from None
 
+    def _keeps_names(self, content: dict[str, Any]) -> bool:
+        """Whether the normalizer leaves NUL in a text. BERT's does not: the name of a control token would be a mere digit."""
+        alone = {"model": {"type": "BPE", "vocab": {}, "merges": []}, "added_tokens": []}
+        normalizer = self._load({**content, **alone}).normalizer
+        name = "\x000\x00"
+        return normalizer is None or name in normalizer.normalize_str(name)
+
     def _added_tokens(self, content: dict[str, Any]) -> list[dict[str, Any]]:
         """The added tokens of a tokenizer.json, and those that only the files beside it name, by their ids."""
-        config = tokenizer_config(self._base)
+        config = tokenizer_config(self.folder)
         added = {token["content"]: token for token in content.get("added_tokens") or ()}
         vocabulary = content["model"]["vocab"]
         if isinstance(vocabulary, list):
@@ -108,9 +120,9 @@ class TextTokenizer:
             spelling(token): int(number)
             for number, token in config.get("added_tokens_decoder", {}).items()
         }
-        if (self._base / "added_tokens.json").is_file():
-            beside = read_json(self._base / "added_tokens.json") | beside
-        named = {*special_tokens(self._base).values()}
+        if (self.folder / "added_tokens.json").is_file():
+            beside = read_json(self.folder / "added_tokens.json") | beside
+        named = {*special_tokens(self.folder).values()}
         for key in ("additional_special_tokens", "extra_special_tokens"):
             more = config.get(key) or ()
             named |= {
@@ -130,6 +142,19 @@ class TextTokenizer:
                     f"{self._file}: the added token {token['content']!r} has the id {token['id']}, and by its place"
                     f" {ids[token['content']]}; save the tokenizer again"
                 )
+
+    def _tokens(self) -> dict[str, int]:
+        """The tokens that texts, frames and their ends can have.
+
+        Models need not embed the other control tokens: the small Gemma 3 has none for images, which its tokenizer knows.
+        """
+        names = {name: text for text, name in self._renamed.items()}
+        framed = {*self.frame_controls, self._eos}
+        return {
+            names.get(name, name): number
+            for name, number in self._tokenizer.get_vocab().items()
+            if number in framed or number not in self.controls
+        }
 
     def _learned_bos(self) -> list[int]:
         """What the tokenizer puts in front of a text; what it would put behind it, no prompt may have.
@@ -152,7 +177,7 @@ class TextTokenizer:
         """
         if self._eos is None:
             raise UserError(
-                f"{self._base}: its tokenizer has no EOS token, so no response could end; name one in"
+                f"{self.folder}: its tokenizer has no EOS token, so no response could end; name one in"
                 " tokenizer_config.json (eos_token)"
             )
         return self._eos
@@ -203,7 +228,7 @@ class TextTokenizer:
         fits = len(prompt) >= len(before) + len(after)
         if not (fits and prompt.startswith(before) and prompt.endswith(after)):
             raise TextError(
-                f"the prompt is not by the chat template of {self._base}: {prompt[:60]!r}...; was the template or"
+                f"the prompt is not by the chat template of {self.folder}: {prompt[:60]!r}...; was the template or"
                 " data.prompt_format changed?",
                 number,
             )
@@ -252,10 +277,10 @@ class TextTokenizer:
             prompts = [self.format.render("".join(parts)[:-1], source) for parts in contexts]
             return [len(ids) - frame for ids in self.prompt_ids(prompts)]
         tail = (self.format.between + task(source))[1:] + self._rename(self.format.after)
-        framed = [
-            [*parts[:-1], parts[-1] + tail] if tail.startswith("\n") else [*parts, tail]
-            for parts in contexts
-        ]
+        framed = [[*parts, tail] for parts in contexts]
+        if tail.startswith("\n"):
+            ends = {parts[-1]: parts[-1] + tail for parts in contexts}
+            framed = [[*parts[:-1], ends[parts[-1]]] for parts in contexts]
         framed = [[self._rename(self.format.before), *parts] for parts in framed]
         parts = list(dict.fromkeys(chain.from_iterable(framed)))
         tokens = dict(zip(parts, map(len, self._ids(parts)), strict=True))
@@ -282,6 +307,19 @@ class TextTokenizer:
     def encode(self, texts: list[str]) -> list[Encoding]:
         """The tokens of texts, with their positions in them."""
         return self._tokenizer.encode_batch(texts, add_special_tokens=False)
+
+
+def refuse_unembedded(base: Path, tokens: dict[str, int]) -> None:
+    """UserError if the model in a folder embeds fewer tokens than the highest id of these; if it is not there, nothing."""
+    content = read_json(base / "config.json") if (base / "config.json").is_file() else None
+    content = content if isinstance(content, dict) else {}
+    embedded = (content.get("text_config") or content).get("vocab_size")
+    token, highest = max(tokens.items(), key=lambda entry: entry[1])
+    if isinstance(embedded, int) and highest >= embedded:
+        raise UserError(
+            f"{base}: its tokenizer has the token {token!r} with the id {highest}, and the model embeds {embedded} tokens"
+            " (vocab_size in config.json): take the tokenizer that belongs to the model"
+        )
 
 
 def _is_control(text: str) -> bool:

@@ -55,6 +55,7 @@ GROUPS = ("won", "lost", "persuader")
 """Groups of candidates in a source's counts; the first one that a source has becomes examples."""
 CLEANING = {
     "odd_characters": "control characters, half characters and odd line ends mended",
+    "text_too_large": "texts of more than 1 MB left out",
     "html_entities": "HTML entities resolved",
     "footnote": "the moderators' footnote cut",
     "edit_line": "EDIT or UPDATE lines cut",

@@ -27,6 +27,7 @@ from typing import Any
 import psutil
 
 from persuasion_rl.files import UserError
+from persuasion_rl.runtime.progress import reporting
 
 WORKFLOW = "PERSUASION_RL_WORKFLOW"
 """The environment variable with the process id of the workflow that runs a stage; unset if a stage runs by itself."""
@@ -38,13 +39,16 @@ def stage(*functions: Callable) -> None:
     """Run a stage with the arguments of the command line.
 
     If a module has several functions, the first argument names the one to run. A UserError, a missing file and a full
-    disk end in one line on standard error and exit status 1; other errors keep their trace.
+    disk end in one line on standard error and exit status 1; other errors keep their trace. While it runs, a line says how
+    far it is (`runtime.progress`); the bars of libraries are left out.
     """
+    os.environ.setdefault("TQDM_DISABLE", "1")
     if workflow := os.environ.get(WORKFLOW):
         _end_with(int(workflow))
     try:
         function, arguments = read_words(functions, sys.argv[1:])
-        function(**arguments)
+        with reporting(function.__name__, note):
+            function(**arguments)
     except (UserError, FileNotFoundError) as error:
         sys.exit(f"error: {error}" if is_main_process() else 1)
     except Exception as error:

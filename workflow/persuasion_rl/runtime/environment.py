@@ -25,11 +25,14 @@ DROPPED = (
     "ACCELERATE_*", "FSDP_*", "PARALLELISM_CONFIG_*", "MEGATRON_LM_*", "XLA_*", "USE_TORCH_XLA", "PJRT_DEVICE",
     "FORK_LAUNCHED", "USE_HUB_KERNELS", "DISABLE_KERNEL_MAPPING", "TRUST_REMOTE_CODE", "TRANSFORMERS_SDPA_*",
     "TRANSFORMERS_DISABLE_*", "TRL_USE_*", "PEFT_*", "BNB_*", "BITSANDBYTES_*", "HF_DATASETS_IN_MEMORY_MAX_SIZE",
-    "PYTORCH_JIT*", "TRITON_INTERPRET", "TORCH_DEVICE_BACKEND_AUTOLOAD", "TORCH_FORCE_*",
+    "PYTORCH_JIT*", "TORCH_DISABLE_NATIVE_JIT", "TORCH_DISTRIBUTED_USE_TORCHCOMMS", "TRITON_INTERPRET",
+    "TRITON_LIBDEVICE_PATH", "TORCH_DEVICE_BACKEND_AUTOLOAD", "TORCH_FORCE_*",
     # How numbers are computed: TF32, bfloat16 in float32's place, other kernels, orders of sums.
-    "NVIDIA_TF32_OVERRIDE", "TORCH_ALLOW_TF32*", "TORCH_BLAS_*", "TORCH_LINALG_*", "TORCH_CUDNN_*",
-    "PYTORCH_TUNABLEOP_*", "PYTORCH_DDP_*", "CUBLASLT_*", "CUDNN_*", "MKL_*", "DNNL_*", "ONEDNN_*", "NPY_*",
-    "KMP_DETERMINISTIC_REDUCTION", "OMP_THREAD_LIMIT", "OMP_DYNAMIC", "OMP_MAX_ACTIVE_LEVELS", "OMP_SCHEDULE",
+    "NVIDIA_TF32_OVERRIDE", "TORCH_ALLOW_TF32*", "TORCH_BLAS_*", "TORCH_LINALG_*", "TORCH_LINEAR_*",
+    "TORCH_MKLDNN_*", "TRITON_F32_*", "TRITON_DEFAULT_*", "VLLM_ATTENTION_*", "VLLM_USE_*", "VLLM_FLOAT32_*", "TORCH_CUDNN_*",
+    "PYTORCH_TUNABLEOP_*", "PYTORCH_DDP_*", "CUBLASLT_*", "CUDNN_*", "MKL_*", "DNNL_*", "ONEDNN_*", "NPY_*", "SCIPY_ARRAY_API",
+    "KMP_DETERMINISTIC_REDUCTION", "OMP_THREAD_LIMIT", "OMP_DYNAMIC", "OMP_MAX_ACTIVE_LEVELS", "OMP_NESTED",
+    "OMP_SCHEDULE",
     # Python's own: orders of sets, checks that are left out.
     "PYTHONHASHSEED", "PYTHONOPTIMIZE",
 )  # fmt: skip
@@ -38,9 +41,9 @@ THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS", "OPENBLA
 """Numbers of threads, which Snakemake sets for each job by its --cores. Stages with a model set torch's own."""
 RECORDED = (
     "CUBLAS_WORKSPACE_CONFIG", "ATEN_CPU_CAPABILITY", "MKL_CBWR", "MKL_ENABLE_INSTRUCTIONS", "ONEDNN_MAX_CPU_ISA",
-    "DNNL_MAX_CPU_ISA", "OPENBLAS_CORETYPE",
+    "DNNL_MAX_CPU_ISA", "OPENBLAS_CORETYPE", "NCCL_ALGO", "NCCL_PROTO",
 )  # fmt: skip
-"""Variables that say which instructions compute, as another processor would: the last bits. They are the user's to set,
+"""Variables that say which instructions or which sums between GPUs compute, as another machine would: the last bits. They are the user's to set,
 so that two machines agree, and stand in recipe.json."""
 
 

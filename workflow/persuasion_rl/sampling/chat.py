@@ -1,11 +1,16 @@
 """What a language model says: the text of a message of a chat completion, and a text without the model's reasoning."""
 
+import json
 import re
 from collections.abc import Iterable
 from typing import Any
 
 NEWER_LIMIT = "max_completion_tokens"
 """The name of the limit with OpenAI; other servers know max_tokens, or say that they want the newer name."""
+MOST_TOKENS = 10**9
+"""More tokens than any answer has; a larger number is not taken for a count."""
+MALFORMED = (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError)
+"""Errors of reading JSON of an unexpected form."""
 WORDS = "think|thinking|thoughts?|inner_thoughts|reason|reasoning|rationale|reflection|scratchpad|analysis"
 TAG = re.compile(
     rf"<(/?)(?:\w{{1,10}}:)?({WORDS})(?:\s[^<>]{{0,100}})?>|\[(/?)((?-i:THINK))\]|◁(/?)(think)▷",
@@ -43,6 +48,22 @@ def without_reasoning(text: str) -> str:
         return text
     answer = ANSWER.fullmatch(said)
     return (answer[1] if answer else said).strip()
+
+
+def body_of(text: str) -> Any:
+    """The JSON of a server's answer, which may begin with a byte order mark.
+
+    Raises:
+        one of MALFORMED: it is no JSON.
+    """
+    return json.loads(text.removeprefix("\ufeff"))
+
+
+def count_of(usage: Any, name: str) -> int | None:
+    """A number of tokens; None if the server gives none or no valid number."""
+    count = usage.get(name) if isinstance(usage, dict) else None
+    valid = isinstance(count, int) and not isinstance(count, bool) and 0 <= count <= MOST_TOKENS
+    return count if valid else None
 
 
 def message_text(message: dict[str, Any]) -> tuple[str, bool]:

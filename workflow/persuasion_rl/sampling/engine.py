@@ -57,13 +57,14 @@ class Engine(ABC):
 
     Raises:
         UserError: files of the model are missing, or its adapters do not belong together.
-    """
 
-    progress: Progress | None = None
-    """Counts the tokens of an engine whose model is in this process."""
+    Attributes:
+        progress: an engine counts its tokens, `SampleStore` its samples.
+    """
 
     def __init__(self, settings: SamplingSettings):
         self.settings = settings
+        self.progress = Progress("sampling", unit="samples")
         self.model_digest = text_digest(self._identity())
 
     def _identity(self) -> str:

@@ -40,8 +40,6 @@ class LocalEngine(Engine):
             self._loaded = load_for_inference(
                 s.base, s.lineage, pick_device(s.device), s.trust_remote_code
             )[:2]
-            if self.progress is not None:
-                follow(self._loaded[0], self.progress)
         return self._loaded
 
     @property
@@ -59,6 +57,8 @@ class LocalEngine(Engine):
         end_tokens = model.generation_config.eos_token_id
         end = next((place for place, token in enumerate(ids) if token in end_tokens), None)
         tokens = len(ids) if end is None else end + 1
+        if self.progress.total_tokens is not None:
+            self.progress.total_tokens -= self.settings.max_new_tokens - tokens
         text = tokenizer.decode(ids[:end], skip_special_tokens=True)
         return self._sample(text, tokens, CUT if end is None else STOPPED)
 
@@ -77,13 +77,13 @@ class PaddedBatches(LocalEngine):
 
     def sample(self, requests: list[Request]) -> Iterator[tuple[Request, Sample]]:
         longest_first = sorted(requests, key=lambda request: len(request.prompt), reverse=True)
-        if self.progress is not None:
-            prompts = self.text_tokenizer.prompt_ids(list({r.prompt for r in requests}))
-            longest = sum(map(len, prompts)) + len(requests) * self.settings.max_new_tokens
-            self.progress.total_tokens = self.progress.tokens + longest
         if requests and not self._compared:
             self._compare_with_plain(longest_first[0], longest_first[-1])
             self._compared = True
+            follow(self.load()[0], self.progress)
+        prompts = self.text_tokenizer.prompt_ids(list({r.prompt for r in requests}))
+        most = sum(map(len, prompts)) + len(requests) * self.settings.max_new_tokens
+        self.progress.begin(self.progress.total, most)
         for start in range(0, len(requests), self.settings.batch_size):
             yield from self._sample_batch(longest_first[start : start + self.settings.batch_size])
 
@@ -194,20 +194,24 @@ class ContinuousBatches(LocalEngine):
     When a response ends, the next request takes its place. A prompt with several samples is computed once.
     """
 
+    _padded: PaddedBatches | None = None
+
     def sample(self, requests: list[Request]) -> Iterator[tuple[Request, Sample]]:
         if not requests:
             return
         model, _ = self.load()
-        if reason := _why_padded(model):
-            note(f"{model.config.model_type}: samples in padded batches, since {reason}")
-            padded = PaddedBatches(self.settings)
-            padded._loaded = self._loaded
-            yield from padded.sample(requests)
-            return
         prompts = self.text_tokenizer.prompt_ids([request.prompt for request in requests])
         if not self._compared:
-            self._compare_with_plain(max(prompts, key=len), min(prompts, key=len))
+            ends = max(prompts, key=len), min(prompts, key=len)
+            if reason := _why_padded(model) or self._compare_with_plain(*ends):
+                note(f"{model.config.model_type}: samples in padded batches, since {reason}")
+                self._padded = PaddedBatches(self.settings)
+                self._padded._loaded, self._padded.progress = self._loaded, self.progress
             self._compared = True
+            self.progress.begin(self.progress.total)
+        if self._padded is not None:
+            yield from self._padded.sample(requests)
+            return
         by_id = {str(i): pair for i, pair in enumerate(zip(requests, prompts, strict=True))}
         manager = self._manager(model, by_id)
         manager.warmup()
@@ -227,6 +231,7 @@ class ContinuousBatches(LocalEngine):
                         raise RuntimeError(f"continuous batching: {output.error}")
                     unfinished -= 1
                     request, _ = by_id[output.request_id]
+                    self.progress.add(tokens=len(output.generated_tokens))
                     yield request, self._to_sample(output.generated_tokens)
         finally:
             manager.stop(hard_stop=True)
@@ -271,8 +276,12 @@ class ContinuousBatches(LocalEngine):
         manager.logit_processor = keyed
         return manager
 
-    def _compare_with_plain(self, longest: list[int], shortest: list[int]) -> None:
-        """Compare some greedy steps after two prompts with the plain model's (`models.plain`)."""
+    def _compare_with_plain(self, longest: list[int], shortest: list[int]) -> str | None:
+        """Compare some greedy steps after two prompts with the plain model's (`models.plain`).
+
+        Returns:
+            Why continuous batches cannot compute this model at all; None if they can.
+        """
         import torch
         from transformers import ContinuousBatchingConfig, GenerationConfig
 
@@ -296,13 +305,14 @@ class ContinuousBatches(LocalEngine):
             warmup=False,
         ).values()
         if errors := [output.error for output in outputs if output.error is not None]:
-            raise RuntimeError(f"continuous batching: {errors[0]}")
+            return f"continuous batches end over it ({' '.join(errors[0].split())})"
         tokens = [output.generated_tokens for output in outputs]
         plain = [
             plain_log_probs(model, p + t, len(t)) for p, t in zip(prompts, tokens, strict=True)
         ]
         own = [torch.tensor(output.logprobs, device=model.device) for output in outputs]
         refuse_difference("sampling", model, own, plain)
+        return None
 
     def _memory(self, model) -> dict[str, Any]:
         """Bounds of the cache: on a GPU a share of free memory, which leaves room for the sampler's sort."""

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from persuasion_rl.sampling.chat import without_reasoning
-from persuasion_rl.text import readable
+from persuasion_rl.text import is_blank, readable
 
 STOPPED, CUT = "stop", "length"
 """Finish reasons: the model ended its response, or the limit cut it."""
@@ -47,10 +47,12 @@ class Sample:
     @property
     def said(self) -> str:
         """The response as it is judged and shown: without the model's reasoning, odd characters (`text.readable`), and the white
-        space around it."""
-        return without_reasoning(readable(self.text)).strip()
+        space around it; "" where that shows nothing."""
+        said = without_reasoning(readable(self.text)).strip()
+        return "" if is_blank(said) else said
 
     @property
     def reasoning(self) -> int:
         """How many characters of reasoning `said` leaves out."""
-        return len(readable(self.text).strip()) - len(self.said)
+        text = readable(self.text).strip()
+        return 0 if is_blank(text) else len(text) - len(self.said)

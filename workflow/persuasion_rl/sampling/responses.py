@@ -7,7 +7,6 @@ from persuasion_rl.files import UserError
 from persuasion_rl.models.devices import prepare_torch
 from persuasion_rl.records import SampledResponse
 from persuasion_rl.runtime.command import note
-from persuasion_rl.runtime.progress import Progress
 from persuasion_rl.sampling.engine import SamplingSettings
 from persuasion_rl.sampling.faults import faults_of
 from persuasion_rl.sampling.make import make_engine
@@ -48,11 +47,8 @@ def sample_responses(
     ]
     sampled: dict[tuple[str, int], SampledResponse] = {}
     by_prompt: dict[str, list[SampledResponse]] = {}
-    progress = engine.progress = Progress("sampling", 0, "samples")
     while requests:
-        progress.total += len(requests)
         for request, sample in store.sample(requests):
-            progress.add(done=1)
             sampled[request.prompt_id, request.sample_number] = _as_response(request, sample)
         by_prompt = {
             prompt_id: [sampled[prompt_id, number] for number in numbers] for prompt_id in prompts

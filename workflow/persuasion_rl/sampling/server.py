@@ -10,8 +10,16 @@ from typing import Any
 
 from persuasion_rl.files import UserError
 from persuasion_rl.runtime.command import note
+from persuasion_rl.runtime.deadline import http_client
 from persuasion_rl.runtime.keys import VARIABLES, key_for, without_keys
-from persuasion_rl.sampling.chat import NEWER_LIMIT, message_text, refused_parameter
+from persuasion_rl.sampling.chat import (
+    MALFORMED,
+    NEWER_LIMIT,
+    body_of,
+    count_of,
+    message_text,
+    refused_parameter,
+)
 from persuasion_rl.sampling.engine import Engine, SamplingSettings, import_library
 from persuasion_rl.sampling.request import (
     FILTERED,
@@ -26,6 +34,8 @@ from persuasion_rl.text import readable
 
 OPTIONAL = ("max_tokens", "temperature", "top_p", "seed")
 """Parameters that a server may refuse. Some models of OpenAI have one temperature only, and the limit by another name."""
+ANSWER_S = 600
+"""Seconds in which an answer must be whole once it has begun."""
 BODY_WAITS_S = (1, 4, 16, 60)
 """Pauses before a request is sent again if its answer was cut or no completion, such as a page of a proxy."""
 
@@ -75,6 +85,7 @@ class Server(Engine):
             try:
                 for future in as_completed(request_of):
                     if (sample := future.result()) is not None:
+                        self.progress.add(tokens=sample.tokens)
                         yield request_of[future], sample
             finally:
                 pool.shutdown(cancel_futures=True)
@@ -94,7 +105,12 @@ class Server(Engine):
         """The official client. It retries temporary failures: status 408, 409, 429, 5xx, no connection."""
         base_url = self.settings.base_url
         key = key_for("openai", base_url, self._label)
-        return self._openai.OpenAI(api_key=key or "none", base_url=base_url, max_retries=5)
+        return self._openai.OpenAI(
+            api_key=key or "none",
+            base_url=base_url,
+            max_retries=5,
+            http_client=http_client(self._openai, ANSWER_S),
+        )
 
     @property
     def _openai(self):
@@ -112,8 +128,8 @@ class Server(Engine):
             except self._openai.OpenAIError as error:
                 raise self._explain(error) from None
             try:
-                return self._read(json.loads(body))
-            except (ValueError, KeyError, IndexError, TypeError, AttributeError):
+                return self._read(body_of(body))
+            except MALFORMED:
                 if wait_s is not None:
                     time.sleep(wait_s)
         raise UserError(
@@ -169,14 +185,14 @@ class Server(Engine):
         choice = answer["choices"][0]
         text, reason = self._text_and_reason(choice)
         text = "" if reason in (FILTERED, REFUSED) else without_keys(text.strip())
-        tokens = (answer.get("usage") or {}).get("completion_tokens")
-        if not isinstance(tokens, int):
+        tokens = count_of(answer.get("usage"), "completion_tokens")
+        if tokens is None:
             tokens = self._count(text) + (reason == STOPPED)
-        return self._sample(text, tokens, without_keys(reason))
+        return self._sample(text, tokens, reason)
 
     def _text_and_reason(self, choice: dict) -> tuple[str, str]:
         """Text and finish reason of a choice of the answer."""
-        return choice["text"] or "", choice.get("finish_reason") or NO_REASON_GIVEN
+        return choice["text"] or "", _finish_reason(choice)
 
     def _count(self, text: str) -> int:
         """The tokens of a text by the base model's tokenizer, for servers that do not count them."""
@@ -217,7 +233,7 @@ class Endpoint(Server):
 
     def _text_and_reason(self, choice: dict) -> tuple[str, str]:
         text, refused = message_text(choice["message"])
-        return ("", REFUSED) if refused else (text, choice.get("finish_reason") or NO_REASON_GIVEN)
+        return ("", REFUSED) if refused else (text, _finish_reason(choice))
 
     def _sample(self, text: str, tokens: int, finish_reason: str) -> Sample:
         """A finished sample; the tokenizer of the model is not here."""
@@ -234,6 +250,13 @@ class _Rejected(Exception):
     def __init__(self, message: str, reason: str):
         super().__init__(message)
         self.reason = reason
+
+
+def _finish_reason(choice: dict) -> str:
+    """What ended a choice, by the server's word in one line."""
+    reason = choice.get("finish_reason")
+    words = _one_line(readable(reason)) if isinstance(reason, str) else ""
+    return words or NO_REASON_GIVEN
 
 
 def _one_line(text: str) -> str:

@@ -55,13 +55,17 @@ class SampleStore:
         if not missing:
             return
         self._folder.mkdir(parents=True, exist_ok=True)
+        progress = self._engine.progress
+        progress.begin(len(missing))
         with self._own_file.open("a", encoding="utf-8") as lines:
             for request, sample in self._engine.sample(missing):
                 if sample.finish_reason != REJECTED:
                     self.kept[keys[request]] = sample
                     lines.write(json.dumps([keys[request], *vars(sample).values()]) + "\n")
                     lines.flush()
+                progress.add(done=1)
                 yield request, sample
+        progress.end()
 
 
 def _read_samples(file: Path) -> Iterator[tuple[str, Sample]]:

@@ -8,8 +8,8 @@ from persuasion_rl.models.loading import end_tokens, load_tokenizer
 from persuasion_rl.sampling.engine import Engine, SamplingSettings, import_library
 from persuasion_rl.sampling.request import Request, Sample
 
-REQUESTS_PER_CALL = 2048
-"""Requests a call. A kill loses the samples of the call under way."""
+REQUESTS_PER_CALL = 512
+"""Requests a call. A kill loses the samples of the call under way, and the progress moves with each call."""
 ADAPTER_RANKS = (8, 16, 32, 64, 128, 256, 512)
 """Values that vLLM takes for `max_lora_rank`."""
 
@@ -46,6 +46,7 @@ class Vllm(Engine):
             lora_request=adapter,
         )
         completions = [output.outputs[0] for output in outputs]
+        self.progress.add(tokens=sum(len(completion.token_ids) for completion in completions))
         return [self._sample(c.text, len(c.token_ids), c.finish_reason) for c in completions]
 
     def _load(self, vllm):

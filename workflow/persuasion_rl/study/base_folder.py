@@ -13,6 +13,8 @@ from persuasion_rl.study.names import MODEL_FILES, TRAINED_FILES, WEIGHTS, weigh
 
 CAUSAL = ("ForCausalLM", "LMHeadModel")
 """How transformers ends the names of models that write on from a text."""
+EXPERTS = {"experts", "router", "gate"}
+"""Parts of the names of weights that no adapter can be put on."""
 OTHER_WEIGHTS = ("*.gguf", "*.bin", "*.pth", "*.pt")
 
 
@@ -31,6 +33,7 @@ def check_base_folder(folder: Path) -> None:
         raise UserError(f"{str(folder)!r} is not the folder of a model (no config.json there)")
     _check_kind(folder / "config.json")
     check_files(folder)
+    _check_ends(folder / "generation_config.json")
 
 
 def check_files(folder: Path) -> None:
@@ -67,19 +70,39 @@ def _check_kind(file: Path) -> None:
             " true keeps in four bits"
         )
     kinds = config.get("architectures") or [f"{config['model_type']} {CAUSAL[0]}"]
-    writes = kinds[0].endswith(CAUSAL) or "AutoModelForCausalLM" in (config.get("auto_map") or {})
+    kind = kinds if isinstance(kinds, str) else str(kinds[0])
+    writes = kind.endswith(CAUSAL) or "AutoModelForCausalLM" in (config.get("auto_map") or {})
     if config.get("is_encoder_decoder") or "vision_config" in config or not writes:
         raise UserError(
-            f"{file}: {kinds[0]} is no causal language model of text alone; take one whose architecture ends in"
+            f"{file}: {kind} is no causal language model of text alone; take one whose architecture ends in"
             f" {CAUSAL[0]}"
         )
 
 
+def _check_ends(file: Path) -> None:
+    """UserError where the generation_config.json of a model does not say which tokens end a reply.
+
+    transformers would leave a broken one out without a word.
+    """
+    if not file.is_file():
+        return
+    content = read_json(file)
+    ends = content.get("eos_token_id") if isinstance(content, dict) else "none"
+    ends = ends if isinstance(ends, list) else [ends]
+    if not all(end is None or isinstance(end, int) for end in ends):
+        raise UserError(f"{file}: eos_token_id must be a number or a list of numbers")
+
+
 def linear_modules(folder: Path) -> set[str]:
-    """The last names of the modules of layers that have a matrix as their weights, as "q_proj"."""
+    """The last names of the modules of layers that have a matrix as their weights, as "q_proj".
+
+    Without those of experts, which transformers computes all at once, and of what chooses them.
+    """
     named = (name.split(".") for name, shape in _tensors(folder) if len(shape) == 2)
     return {
-        parts[-2] for parts in named if parts[-1] == "weight" and any(map(str.isdigit, parts[:-2]))
+        parts[-2]
+        for parts in named
+        if parts[-1] == "weight" and any(map(str.isdigit, parts[:-2])) and not EXPERTS & {*parts}
     }
 
 

@@ -221,7 +221,7 @@ class JobMemory:
                 checkpointing=recipe.get("gradient_checkpointing", False), numbers=FLOAT32,
             )  # fmt: skip
 
-        return self._mb("training", self._size(), needed) + round(rows * row * TOKEN / 2**20)
+        return self._mb("training", self._size(), needed) + round(rows * row * TOKEN / 1e6)
 
     def standin(self, wildcards: Any, attempt: int) -> int:
         """Of pretrain_standin: float32, all weights with gradients and two moments, whole logits three times over."""
@@ -230,7 +230,7 @@ class JobMemory:
         kept = tokens * size.layers * (34 * size.width + 12 * size.inner)
         data = self._study.config.data.max_examples * standin.max_length * TOKEN
         needed = TRAINER + 16 * size.parameters + kept + 3 * tokens * size.vocab * 4 + data
-        return attempt * round(needed / 2**20)
+        return attempt * round(needed / 1e6)
 
     def responses(self, wildcards: Any, attempt: int) -> int:
         """Of generate_responses."""
@@ -318,7 +318,7 @@ class JobMemory:
                 f"{job}: about {needed(size) / 1e9:.1f} GB (estimate), and this machine has {memory() / 1e9:.1f} GB:"
                 f" {TOO_LARGE[job]}"
             )
-        return round(needed(size) / 2**20)
+        return round(needed(size) / 1e6)
 
     def _say_once(self, line: str) -> None:
         if line not in self._said:

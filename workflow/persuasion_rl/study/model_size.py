@@ -10,7 +10,7 @@ from persuasion_rl.files import read_json
 @dataclass(frozen=True)
 class Size:
     """The size of a decoder: layers, width, widths of its MLP, queries and keys, vocabulary; whether its head is its
-    embedding."""
+    embedding. Of a mixture of experts, `inner` is the width of those that a token takes, and `idle` that of the others."""
 
     layers: int
     width: int
@@ -19,6 +19,7 @@ class Size:
     keys: int
     vocab: int
     tied: bool = True
+    idle: int = 0
 
     @property
     def linear(self) -> dict[str, tuple[int, int]]:
@@ -35,7 +36,7 @@ class Size:
 
     @property
     def backbone(self) -> int:
-        """Number of parameters of the layers, without the few of norms and biases."""
+        """Number of parameters of the layers that a token passes, without the few of norms and biases."""
         return self.layers * sum(inputs * outputs for inputs, outputs in self.linear.values())
 
     @property
@@ -46,7 +47,8 @@ class Size:
     @property
     def parameters(self) -> int:
         """Number of all parameters, without the few of norms and biases."""
-        return self.backbone + self.head * (1 if self.tied else 2)
+        idle = 3 * self.layers * self.width * self.idle
+        return self.backbone + idle + self.head * (1 if self.tied else 2)
 
     def forward(self, tokens: float, context: float, head_share: float = 1.0) -> float:
         """FLOPs of a forward pass with causal attention over `context` tokens."""
@@ -63,25 +65,47 @@ QWEN = Size(layers=24, width=896, inner=4864, queries=896, keys=128, vocab=151_9
 """Qwen2.5-0.5B."""
 
 
+EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts")
+"""What families call the number of a layer's experts."""
+
+
 def size_of(config: dict[str, Any]) -> Size | None:
     """The size that a model's config.json tells; None if it has another form."""
     config = config.get("text_config") or config  # of a model that sees images too
+
+    def number(*names: str) -> int:
+        """The first of some numbers that stands there; of those of single layers the largest; 0 if none does."""
+        found = (config.get(name) for name in names)
+        return int(next((max(n) if isinstance(n, list) else n for n in found if n), 0))
+
     try:
-        heads, width = config["num_attention_heads"], config["hidden_size"]
-        per_head = config.get("head_dim") or width // heads
-        return Size(
-            layers=config["num_hidden_layers"],
+        layers, width = number("num_hidden_layers"), number("hidden_size")
+        heads, inner = number("num_attention_heads"), number("intermediate_size")
+        experts, taken = number(*EXPERTS), number("num_experts_per_tok")
+        latent = number("qk_nope_head_dim") + number("qk_rope_head_dim")  # of DeepSeek's attention
+        per_head = latent or number("head_dim") or width // heads
+        idle = 0
+        if experts:
+            expert = number("moe_intermediate_size") or inner
+            shared = number("shared_expert_intermediate_size") or expert * number(
+                "n_shared_experts"
+            )
+            inner, idle = taken * expert + shared, (experts - taken) * expert
+        size = Size(
+            layers=layers,
             width=width,
-            inner=config["intermediate_size"],
+            inner=inner,
             queries=heads * per_head,
-            keys=(config.get("num_key_value_heads") or heads) * per_head,
-            vocab=config["vocab_size"],
+            keys=(number("num_key_value_heads") or heads) * per_head,
+            vocab=number("vocab_size"),
             tied=config.get(
                 "tie_word_embeddings", config.get("model_type", "").startswith("gemma")
             ),
+            idle=idle,
         )
-    except (LookupError, TypeError, AttributeError):
+    except (TypeError, ValueError, AttributeError, ZeroDivisionError):
         return None
+    return size if min(layers, width, inner, size.vocab) > 0 else None
 
 
 def size_in(folder: str | Path) -> Size | None:

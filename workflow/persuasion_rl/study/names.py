@@ -32,6 +32,8 @@ BESIDE_TOKENIZER = (
     "chat_template.jinja",
 )
 """What may say more of a tokenizer than its tokenizer.json."""
+POSITIONS = ("max_position_embeddings", "n_positions", "max_seq_len")
+"""What families call the number of tokens that a model takes, in its config.json."""
 GENERATION = "generation_config.json"
 """How a model samples where nothing else is said, and what ends its replies."""
 READ_BESIDE = (*BESIDE_TOKENIZER[1:], GENERATION, "*.py")

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from persuasion_rl.files import UserError, read_json
-from persuasion_rl.prompts.wording import PLAIN, SYSTEM, TASKS
+from persuasion_rl.prompts.wording import PLAIN, SYSTEM, task
 from persuasion_rl.study.config import Config, Data
-from persuasion_rl.study.names import BASE, model_folder
+from persuasion_rl.study.names import BASE, POSITIONS, model_folder
 from persuasion_rl.study.section import key_path
 
 
@@ -93,12 +93,17 @@ def _check_pool_sizes(data: Data) -> None:
 
 
 class Asked(NamedTuple):
-    """A model that gets prompts, in which form, and where it will be; `key` names its source."""
+    """A model that gets prompts, in which form, and where it will be; `key` names its source.
+
+    Attributes:
+        words: the greatest length that its prompts ask for, that of the longest human reply; None where they ask for none.
+    """
 
     key: str
     folder: Path | None
     prompt_format: str
     positions: int | None
+    words: int | None = None
 
 
 class Limit(NamedTuple):
@@ -176,11 +181,12 @@ def _asked(config: Config) -> Iterator[Asked]:
     yield Asked(key_path("models", BASE), folder, own, positions)
     for name, other in config.evaluation.other_players.items():
         key = key_path("evaluation", "other_players", name)
+        words = config.data.max_tokens if other.match_length else None
         if other.source is not None:
             there = Path(model_folder(other.source))
-            yield Asked(key, there, other.prompt_format, positions_of(there))
+            yield Asked(key, there, other.prompt_format, positions_of(there), words)
         elif other.model is not None:
-            yield Asked(key, folder, other.prompt_format, positions)
+            yield Asked(key, folder, other.prompt_format, positions, words)
 
 
 def positions_of(folder: Path) -> int | None:
@@ -194,7 +200,7 @@ def positions_of(folder: Path) -> int | None:
     if not isinstance(content, dict):
         return None
     content = content.get("text_config") or content
-    named = (content.get(key) for key in ("max_position_embeddings", "n_positions"))
+    named = (content.get(key) for key in POSITIONS)
     return next((value for value in named if isinstance(value, int) and value > 0), None)
 
 
@@ -206,11 +212,11 @@ def _check_room(config: Config, asked: Asked, limits: list[Limit], exactly: bool
         from persuasion_rl.prompts.tokens import TextTokenizer
 
         tokenizer = TextTokenizer(asked.folder, asked.prompt_format)
-        frame = max(map(tokenizer.frame_tokens, sources))
+        frame = max(tokenizer.frame_tokens(source, asked.words) for source in sources)
     elif asked.prompt_format == PLAIN.name:
-        frame = max(len(PLAIN.render("", source).split()) for source in sources)
+        frame = max(len(PLAIN.render("", source, asked.words).split()) for source in sources)
     else:
-        frame = max(len(f"{SYSTEM} {TASKS[source]}".split()) for source in sources)
+        frame = max(len(f"{SYSTEM} {task(source, asked.words)}".split()) for source in sources)
     for limit in limits:
         if frame + limit.tokens > limit.most:
             raise UserError(

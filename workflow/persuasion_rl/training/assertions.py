@@ -119,7 +119,7 @@ def assert_as_plain(what: str, model, sequences: list[list[int]]) -> None:
     trains = model.training
     model.eval()
     rows = [torch.tensor(ids, device=model.device) for ids in sequences]
-    pad = model.config.pad_token_id or 0  # a classifier finds the end of a row by it
+    pad = max(0, model.config.pad_token_id or 0)  # a classifier finds the end of a row by it
     batch = {
         "input_ids": pad_sequence(rows, batch_first=True, padding_value=pad),
         "attention_mask": pad_sequence([torch.ones_like(row) for row in rows], batch_first=True),

@@ -50,6 +50,10 @@ def train_dpo(*, job: JobArguments, policy: PolicyArguments, **recipe: Any) -> d
         def _prepare_dataset(self, dataset, *_):
             return dataset
 
+        def _precompute_ref_logps(self, dataset, name: str, *args):
+            self.reading.begin(total_tokens=data["train" if name == "train" else "val"].count)
+            return super()._precompute_ref_logps(dataset, name, *args)
+
     device = pick_device(job.device)
     if not policy.lineage:
         raise UserError("DPO goes on from its parent's adapter, and --lineage names none")
@@ -69,7 +73,12 @@ def train_dpo(*, job: JobArguments, policy: PolicyArguments, **recipe: Any) -> d
             model=model,
             ref_model=None,
             args=training.trainer_arguments(
-                DPOConfig, settings, run, batches, precompute_ref_log_probs=True
+                DPOConfig,
+                settings,
+                run,
+                batches,
+                precompute_ref_log_probs=True,
+                router_aux_loss_coef=0.0,
             ),
             processing_class=tokenizer,
             train_dataset=preference_dataset(data["train"], run.checkpoints / "train"),
@@ -160,6 +169,7 @@ def reward_margins(trainer) -> list[float]:
     trainer.model.eval()
     margins: list[float] = []
     rows, size = trainer.eval_dataset, trainer.args.per_device_eval_batch_size
+    trainer.reading.begin(total_tokens=trainer.evaluation_tokens)
     for start in range(0, len(rows), size):
         batch_rows = [rows[i] for i in range(start, min(start + size, len(rows)))]
         batch = trainer._prepare_inputs(trainer.data_collator(batch_rows))

@@ -9,6 +9,7 @@ import time
 from persuasion_rl.files import UserError, check
 from persuasion_rl.models.devices import peak_flops
 from persuasion_rl.models.following import follow
+from persuasion_rl.runtime.command import note
 from persuasion_rl.runtime.progress import Progress
 from persuasion_rl.training.checkpoints import EvaluationStopped
 from persuasion_rl.training.means import Means, counts_of
@@ -98,6 +99,7 @@ def peak_memory(device: str) -> int:
 def monitored(trainer_class: type) -> type:
     """A subclass of a trl trainer with a meter that stops at the first loss that is not a number."""
     import torch
+    from transformers import PrinterCallback
     from trl.kernels import chunked_logprob
 
     if not any(map(shutil.which, (os.environ.get("CC", "cc"), "gcc", "clang"))):
@@ -106,12 +108,15 @@ def monitored(trainer_class: type) -> type:
 
     class Monitored(trainer_class):
         meter: Meter | None = None
+        evaluation_tokens: float | None = None  # what an evaluation computes, about
 
         def __init__(self, *args, **kwargs):
             self._means = {"train": Means(), "eval": Means()}
             self.progress = Progress("training")
-            follow(kwargs["model"], Progress("reading"), self.progress)
+            self.reading = Progress("reading without learning", unit="batches")
+            follow(kwargs["model"], self.reading, self.progress)
             super().__init__(*args, **kwargs)
+            self.remove_callback(PrinterCallback)
 
         def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
             counts = counts_of(inputs)
@@ -146,13 +151,24 @@ def monitored(trainer_class: type) -> type:
             logp = self._metrics[mode]["logps/chosen"][-1]
             return -weights["sft"] * logp * counts["pairs"] / counts["chosen"]
 
-        def evaluation_loop(self, *args, metric_key_prefix="eval", **kwargs):
+        def evaluation_loop(self, dataloader, *args, metric_key_prefix="eval", **kwargs):
             self._means["eval"] = Means()
             self._metrics["eval"].clear()
-            output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
+            with self.progress.paused():
+                self.reading.begin(len(dataloader), self.evaluation_tokens)
+                output = super().evaluation_loop(
+                    dataloader, *args, metric_key_prefix=metric_key_prefix, **kwargs
+                )
+                self.reading.end()
+                self.evaluation_tokens = self.reading.tokens
             if self._means["eval"]:
                 output.metrics[f"{metric_key_prefix}_loss"] = self._means["eval"].loss()
             return output
+
+        def prediction_step(self, *args, **kwargs):
+            outcome = super().prediction_step(*args, **kwargs)
+            self.reading.add(done=1)
+            return outcome
 
         def training_step(self, model, *args, **kwargs):
             check(
@@ -186,8 +202,16 @@ def monitored(trainer_class: type) -> type:
             if self.meter and "loss" in logs:
                 logs.update(self.meter.read())
             super().log(logs, start_time)
+            note(logged(self.state.log_history[-1]))
 
     return Monitored
+
+
+def logged(row: dict[str, float | None]) -> str:
+    """A row of a trainer's history as a line, its step first."""
+    numbers = {n: f"{v:.4g}" if isinstance(v, float) else v for n, v in row.items()}
+    numbers = {"step": numbers["step"]} | numbers
+    return ", ".join(f"{name} {number}" for name, number in numbers.items())
 
 
 def not_a_number(what: str, step: int) -> str:

@@ -62,6 +62,7 @@ def train_sft(*, job: JobArguments, policy: PolicyArguments, **recipe: Any) -> d
                 run,
                 batches,
                 dataset_kwargs={"skip_prepare_dataset": True},
+                router_aux_loss_coef=0.0,
                 load_best_model_at_end=True,
                 metric_for_best_model="eval_loss",
             ),

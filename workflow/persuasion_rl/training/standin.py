@@ -32,23 +32,32 @@ CHAT_TEMPLATE = (
 )
 
 
-def training_texts(corpora: list[Path], sides: Path) -> Iterator[tuple[str, str]]:
-    """Prompt and response of every usable persuader's message on the train side, won or lost."""
+LONGEST_TOKEN = 128
+"""Characters of a token at most. What is before the last so many times `max_length` of a text is not read."""
+
+
+def training_texts(corpora: list[Path], sides: Path, max_length: int) -> Iterator[tuple[str, str]]:
+    """Prompt and response of every usable persuader's message on the train side, won or lost.
+
+    Args:
+        max_length: the tokens at the end of a text that are learned from; a longer prompt loses most of what is before.
+    """
     train = conversations_on("train", sides)
     uncounted: Counts = defaultdict(Counter)
     texts = CleanTexts(clean, Counter())
-    comment_ids: set[str] = set()
+    comment_ids: set[tuple[str, str]] = set()
+    longest = max_length * LONGEST_TOKEN
     for corpus in corpora:
         for conversation in read_threads(corpus):
             if conversation.id not in train:
                 continue
             if conversation.title is not None:
-                for reply in replies(conversation, uncounted, comment_ids):
-                    yield _prompt(reply.turns, "cmv"), reply.text
+                for reply in replies(conversation, uncounted, comment_ids, max_length):
+                    yield _prompt(reply.turns, "cmv")[-longest:], reply.text
             else:
-                for utterance, turns in persuader_turns(conversation, texts):
+                for utterance, turns in persuader_turns(conversation, texts, max_length):
                     if len(turns) > 1:
-                        yield _prompt(turns, "p4g"), texts[utterance.text]
+                        yield _prompt(turns, "p4g")[-longest:], texts[utterance.text]
 
 
 def _prompt(turns: list[Turn], source: str) -> str:
@@ -124,11 +133,12 @@ def pretrain_standin(
         TrainingArguments,
     )
 
-    pairs = list(training_texts(corpora, sides))
+    pairs = list(training_texts(corpora, sides, max_length))
     if not pairs:
         raise UserError(f"{sides}: no usable reply on the train side to train a stand-in on")
-    tokenizer = train_tokenizer([p + r for p, r in pairs], vocab_size, output)
     texts = [prompt + response for prompt, response in pairs]
+    Progress("tokenizer of the stand-in")
+    tokenizer = train_tokenizer(texts, vocab_size, output)
     token_ids = [
         [*ids, tokenizer.eos_token_id][-max_length:]
         for ids in TextTokenizer(output).prompt_ids(texts)
@@ -171,13 +181,15 @@ def pretrain_standin(
             save_strategy="no",
             report_to=[],
             seed=seed,
+            disable_tqdm=True,
         ),
         data_collator=pad_for_language_modeling(tokenizer.pad_token_id),
         train_dataset=Dataset.from_dict({"input_ids": token_ids}),
     )
     seen = max_steps * per_device_train_batch_size
     mean = sum(map(len, token_ids)) / len(token_ids)
-    follow(model, Progress("stand-in"), Progress("stand-in", total_tokens=seen * mean))
+    progress = Progress("stand-in", total_tokens=seen * mean)
+    follow(model, progress, progress)
     trainer.train()
     model.save_pretrained(output)
     write_json(history, trainer.state.log_history)

@@ -94,12 +94,13 @@ def _token_ids(
     """
     progress = Progress(f"tokens of {key}", len(texts))
     for start in range(0, len(texts), BATCH):
-        progress.add(done=min(BATCH, start))
         try:
-            yield from to_ids([row[key] for row in texts[start : start + BATCH]])
+            batch = to_ids([row[key] for row in texts[start : start + BATCH]])
         except TextError as error:
             line = start + error.number + 1
             raise UserError(f"{rows}, line {line}: {key}: {error}") from None
+        progress.add(done=len(batch), tokens=sum(map(len, batch)))
+        yield from batch
 
 
 def _check_rows(
@@ -170,6 +171,12 @@ class Tokens:
                 for name, values in self.columns.items()
             },
         )
+
+    @property
+    def count(self) -> int:
+        """All tokens, each distinct one of a pair once."""
+        names = [name for name in self.columns if name.endswith("_ids")]
+        return sum(len(ids) for name in names for ids in self.columns[name])
 
     def responses(self) -> Iterator[list[int]]:
         """The token ids of every response."""

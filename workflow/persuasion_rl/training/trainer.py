@@ -215,7 +215,7 @@ def trainer_arguments(
         # With the filter, NaN losses would vanish from the logs.
         "logging_nan_inf_filter": False,
         "report_to": start_tracking(run.recipe, **run.job.tracking),
-        "disable_tqdm": False,
+        "disable_tqdm": True,  # the lines of runtime.progress say how far it is
     }
     try:
         return config_class(**{**defaults, **settings, **run_arguments, **fixed})
@@ -259,7 +259,8 @@ def train_and_write(
     trainer.args.eval_on_start = checkpoint is None or lacks_evaluation(
         Path(checkpoint), trainer.args.eval_strategy
     )
-    trainer.progress.total_tokens = tokens_to_come(run, trainer, batches, checkpoint)
+    trainer.evaluation_tokens = run.data["val"].count / batches.processes
+    trainer.progress.begin(total_tokens=tokens_to_come(run, trainer, batches, checkpoint))
     train_or_say_why(trainer, checkpoint)
     before = next(row for row in trainer.state.log_history if "eval_loss" in row)
     after = trainer.evaluate()
@@ -292,8 +293,7 @@ def train_and_write(
 
 def tokens_to_come(run: TrainingRun, trainer, batches: Batches, checkpoint: str | None) -> float:
     """The tokens that this process is still to learn from, on average; each distinct token of a pair counts once."""
-    columns = run.data["train"].columns
-    tokens = sum(len(ids) for name in columns if name.endswith("_ids") for ids in columns[name])
+    tokens = run.data["train"].count
     update = tokens / len(run.data["train"]) * batches.rows * batches.accumulation
     all_tokens = trainer.args.num_train_epochs * tokens / batches.processes
     if trainer.args.max_steps > 0:

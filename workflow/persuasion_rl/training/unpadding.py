@@ -145,6 +145,8 @@ def attend(
     """
     if layout is None:
         raise NotComputedHere("a layer that hides the layout")
+    if sliding_window is None and _has_window(module):
+        raise NotComputedHere("a window that only its mask has")
     unknown = [
         name for name, value in others.items() if value is not None and name not in PASSED_ON
     ]
@@ -157,6 +159,15 @@ def attend(
     flash = query.is_cuda and query.dtype in (torch.float16, torch.bfloat16) and _has_flash()
     flash = flash and not (softcap or dropout)  # its kernel has neither
     return (_flash if flash else _one_by_one)(query, key, value, layout, form)[None], None
+
+
+def _has_window(module: torch.nn.Module) -> bool:
+    """Whether a layer attends to a window, by its model's configuration; Phi-MoE's layers do not say it themselves."""
+    config = getattr(module, "config", None)
+    if getattr(config, "sliding_window", None) is None:
+        return False
+    kinds = getattr(config, "layer_types", None)
+    return kinds is None or kinds[module.layer_idx] == "sliding_attention"
 
 
 @functools.cache
@@ -349,8 +360,6 @@ def _why_padded(model: PreTrainedModel) -> str | None:
         return min(others).replace("_", " ")
     if not backbone._supports_attention_backend:
         return "attention of its own"
-    if getattr(backbone.config, "output_router_logits", False):
-        return "a loss of its routers"
     ids = torch.tensor([[1, 2, 3, 4, 5, 6, 7], [1, 2, 3, 5, 6, 0, 0]], device=model.device)
     batch = {"input_ids": ids, "attention_mask": (ids > 0).long()}
     trains = model.training

@@ -23,7 +23,7 @@ GIVES_UP_AFTER = 20
 QUOTED = 100
 """Characters of an answer that a message quotes."""
 LINE_END = re.compile(r"\r\n?|\n")
-FENCE = re.compile(r"(`{3,}|~{3,})[^`]*")
+FENCE = re.compile(r"(`{3,}+|~{3,}+)[^`]*")
 """The line that opens a block of code in Markdown: the language may have any name, or none."""
 
 

@@ -12,10 +12,10 @@ from persuasion_rl.judges.llm.provider import (
     Provider,
     Reply,
     Request,
-    count_of,
     text_of,
 )
 from persuasion_rl.runtime.keys import without_keys
+from persuasion_rl.sampling.chat import count_of
 
 
 class Anthropic(Provider):

@@ -11,7 +11,6 @@ from typing import Any
 from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_attempt
 from tenacity.nap import sleep_using_event
 from tenacity.wait import wait_random_exponential
-from tqdm import tqdm
 
 from persuasion_rl.files import UserError
 from persuasion_rl.judges.llm.answers import UNPARSABLE, Answers, Outcome
@@ -22,6 +21,8 @@ from persuasion_rl.judges.llm.openai import OpenAI
 from persuasion_rl.judges.llm.provider import NoAnswer, Provider, Request
 from persuasion_rl.judges.llm.settings import LlmSettings
 from persuasion_rl.runtime.command import note
+from persuasion_rl.runtime.progress import Progress
+from persuasion_rl.study.checks import check_text_file
 from persuasion_rl.text import readable
 
 LONGEST_BACKOFF_S = 60
@@ -29,6 +30,16 @@ LONGEST_WAIT_S = 600
 """The most seconds to wait for a server; if it asks for more, the request has no answer."""
 GIVES_UP_AFTER = 20
 """Requests in a row without an answer, after which the server counts as out of order."""
+
+
+def instructions(settings: LlmSettings, task: str) -> str:
+    """The rubric that the settings name, with the task behind it.
+
+    Raises:
+        UserError: the rubric is not there, is empty, or is no text in UTF-8.
+    """
+    check_text_file(f"--{settings.PREFIX}rubric", str(settings.rubric))
+    return settings.rubric.read_text(encoding="utf-8").rstrip() + task
 
 
 def ask_about(
@@ -104,10 +115,11 @@ class Threads:
             return
         counts: Counter[str] = Counter()
         in_a_row = 0
-        with (
-            tqdm(total=len(missing), desc="judge llm", unit="request") as bar,
-            ThreadPoolExecutor(self._settings.concurrency) as threads,
-        ):
+        progress, tokens_before = (
+            Progress("judge llm", len(missing), "requests"),
+            answers.budget.tokens,
+        )
+        with ThreadPoolExecutor(self._settings.concurrency) as threads:
             waiting = {threads.submit(self._ask, request): request for request in missing}
             try:
                 for done in as_completed(waiting):
@@ -118,8 +130,8 @@ class Threads:
                         answers.failures[key] = failure
                     in_a_row = 0 if failure is None or failure.name == UNPARSABLE else in_a_row + 1
                     counts[answers.outcome(key).failure or "answered"] += 1
-                    bar.update()
-                    bar.set_postfix_str(self._summary(counts))
+                    tokens = answers.budget.tokens - tokens_before
+                    progress.add(done=1, tokens=tokens - progress.tokens)
                     if in_a_row == GIVES_UP_AFTER:
                         raise UserError(
                             f"judge llm: {in_a_row} requests in a row had no answer, the last for {failure};"

@@ -8,6 +8,7 @@ from persuasion_rl.judges.llm.answers import UNPARSABLE, Answers
 from persuasion_rl.judges.llm.cache import Batch
 from persuasion_rl.judges.llm.provider import Missing, NoAnswer, Request
 from persuasion_rl.runtime.command import note
+from persuasion_rl.runtime.progress import Progress
 
 REQUESTS_A_BATCH = 10_000
 LONGEST_POLL_S = 60
@@ -117,6 +118,7 @@ class Batches:
             return
         failures = self._answers.failures
         note(f"judge llm: waiting for the batch {batch.id}; a rerun goes on waiting for it")
+        waiting = Progress(f"judge llm: batch {batch.id}", len(batch.keys), "requests")
         try:
             results = dict(self._results(batch.id))
         except Missing as error:
@@ -137,6 +139,7 @@ class Batches:
             self._fetch(self._cache.name_batch(batch, None))
             return
         fetched = []
+        waiting.end()
         for key in batch.keys:
             result = results.get(key, NoAnswer("server_error", "not in the batch's results"))
             try:

@@ -42,11 +42,13 @@ class Budget:
         self._answers, self.usd = cache.spent()
         self.usd += sum(cost_usd(settings.prices, *tokens) or 0.0 for tokens in cache.unpriced())
         self._asking, self._reserved = 0, 0.0
+        self.tokens = 0  # of the answers of this job
 
     def keep(self, *answers: Answer, batch: Batch | None = None) -> None:
         """Commit answers to the cache, and count them."""
         self._cache.add(*answers, batch=batch)
         self._answers += len(answers)
+        self.tokens += sum(answer.input_tokens + answer.output_tokens for answer in answers)
         self.usd += sum(self._cost(answer) for answer in answers)
 
     def check(self, requests: list[Request], answered: int) -> None:

@@ -3,7 +3,7 @@
 from persuasion_rl.files import UserError, file_digest
 from persuasion_rl.judges.base import FIRST, NONE, SECOND, TIE, Comparison, Judge, Judgment
 from persuasion_rl.judges.llm.answers import Outcome
-from persuasion_rl.judges.llm.asking import ask_about, outcomes
+from persuasion_rl.judges.llm.asking import ask_about, instructions, outcomes
 from persuasion_rl.judges.llm.provider import Request
 from persuasion_rl.judges.llm.settings import LlmSettings
 
@@ -35,16 +35,16 @@ class LlmJudge(Judge):
     """A language model as a judge; its failures are those of `asking.outcomes`.
 
     Raises:
-        UserError: the settings name no model.
+        UserError: the settings name no model, or no rubric that can be read.
     """
 
     def __init__(self, settings: LlmSettings):
         if settings.model is None:
             raise UserError("judge llm needs --llm_model")
+        self._rubric = instructions(settings, TASK)
         version = file_digest(settings.rubric)[:12]
         self.name = f"llm {settings.model} ({settings.provider}), rubric {version}"
         self._settings = settings
-        self._rubric = settings.rubric.read_text(encoding="utf-8").rstrip() + TASK
 
     def judge(self, comparisons: list[Comparison]) -> list[Judgment]:
         requests = [self.request(comparison) for comparison in comparisons]

@@ -11,11 +11,10 @@ from persuasion_rl.judges.llm.provider import (
     Provider,
     Reply,
     Request,
-    count_of,
 )
 from persuasion_rl.judges.llm.settings import LlmSettings
 from persuasion_rl.runtime.keys import without_keys
-from persuasion_rl.sampling.chat import NEWER_LIMIT, message_text, refused_parameter
+from persuasion_rl.sampling.chat import NEWER_LIMIT, count_of, message_text, refused_parameter
 
 
 class OpenAI(Provider):

@@ -5,7 +5,6 @@ which concerns all of them. Keys come from the environment and go nowhere but in
 """
 
 import importlib
-import json
 import logging
 import os
 import time
@@ -20,11 +19,10 @@ from persuasion_rl.files import UserError
 from persuasion_rl.judges.llm.cache import Batch
 from persuasion_rl.judges.llm.settings import LlmSettings
 from persuasion_rl.runtime.command import note
+from persuasion_rl.runtime.deadline import http_client
 from persuasion_rl.runtime.keys import VARIABLES, key_for, without_keys
-from persuasion_rl.sampling.chat import refused_parameter
+from persuasion_rl.sampling.chat import MALFORMED, body_of, refused_parameter
 
-MOST_TOKENS = 10**9
-"""More tokens than any answer has; a larger number is not taken for a count."""
 CLOCKS_DIFFER_S = 300
 """Seconds by which a provider's clock and this one may differ."""
 
@@ -46,10 +44,6 @@ class NoAnswer(Exception):
 
 class Missing(UserError):
     """A model, address or batch that does not exist (status 404)."""
-
-
-MALFORMED = (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError)
-"""Errors of reading JSON of an unexpected form."""
 
 
 @dataclass(frozen=True)
@@ -107,6 +101,7 @@ class Provider(ABC):
             base_url=self._settings.base_url or self.address,
             timeout=self._settings.timeout_s,
             max_retries=0,
+            http_client=http_client(self._library, self._settings.timeout_s),
         )
 
     def ask(self, request: Request) -> str:
@@ -123,7 +118,7 @@ class Provider(ABC):
     def read(self, body: str) -> Reply:
         """Read a body; NoAnswer if it has not the form of this provider."""
         try:
-            return self._read(json.loads(body))
+            return self._read(body_of(body))
         except MALFORMED:
             raise NoAnswer("broken_body", " ".join(without_keys(body)[:100].split())) from None
 
@@ -228,13 +223,6 @@ class Provider(ABC):
 def text_of(value: Any) -> str:
     """A text in an answer; empty if it is no text."""
     return value if isinstance(value, str) else ""
-
-
-def count_of(usage: Any, name: str) -> int | None:
-    """A number of tokens; None if the server gives none or no valid number."""
-    count = usage.get(name) if isinstance(usage, dict) else None
-    valid = isinstance(count, int) and not isinstance(count, bool) and 0 <= count <= MOST_TOKENS
-    return count if valid else None
 
 
 def _library(name: str):
