@@ -280,8 +280,9 @@ class JobMemory:
     def export(self, wildcards: Any, attempt: int) -> int:
         """Of export_model: the weights in float32, and again as they are read back."""
         size = self._size()
-        needed = READER + 8 * size.parameters if size else UNKNOWN_MB["kl"] * 2**20
-        return attempt * round(needed / 2**20)
+        if size is None:
+            return attempt * UNKNOWN_MB["kl"]
+        return attempt * round((READER + 8 * size.parameters) / 1e6)
 
     @property
     def _prompt(self) -> int:
