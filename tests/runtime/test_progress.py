@@ -172,7 +172,7 @@ def test_the_stages_of_data_say_how_far_they_are(
     assert said[-1].startswith("synthetic-changemyview: 60 of 60 conversations, ")
     dialogue = [turn(i, i % 2, f"What I say {i}.") for i in range(6)]
     process_p4g(corpus=write_corpus(dialogue, {"d1": {"meta": {}}}), seed=1, **made)
-    assert re.fullmatch(rf"rows of p4g: 2 of 2 rows, {LEFT}", said[-1])
+    assert re.fullmatch(r"rows of p4g: 2 rows, [\d.,]+ a second", said[-1])
 
 
 def test_tables_of_verdicts_and_simulated_people_say_how_far_they_are(tmp_path, said):

@@ -23,11 +23,10 @@ from persuasion_rl.runtime.progress import Progress
 from persuasion_rl.text import is_blank, readable
 
 FILES = ("conversations.json", "utterances.jsonl")
-KEYS = (
-    *("id", "conversation_id", "root", "speaker", "user", "text"),
-    *("reply-to", "reply_to", "timestamp", "meta", "success", "role"),
-)
-"""Keys of utterances that are read, by their names in all versions of ConvoKit."""
+OLDER_KEYS = (("speaker", "user"), ("conversation_id", "root"), ("reply-to", "reply_to"))
+"""Keys of utterances with their names in older versions of ConvoKit."""
+KEYS = ("id", "text", "timestamp", "meta", "success", "role", *sum(OLDER_KEYS, ()))
+"""Keys of utterances that are read."""
 KEPT_META = ("success", "distinguished", "role")
 """The meta fields of utterances that the stages read; the others (scores, flairs, reports) are most of a file."""
 META_TEXTS = {"op-title", "title", "op-text-body"}
@@ -381,13 +380,9 @@ def _utterance(row: dict[str, Any], line: int, cleaned: Counter) -> Utterance:
     too_large = text is not None and fields.is_too_large(text)
     if too_large:
         cleaned["text_too_large"] += 1
-    speaker, conversation, reply_to = "speaker", "conversation_id", "reply-to"
-    if speaker not in row and "user" in row:
-        speaker = "user"
-    if conversation not in row and "root" in row:
-        conversation = "root"
-    if reply_to not in row and "reply_to" in row:
-        reply_to = "reply_to"
+    speaker, conversation, reply_to = (
+        older if newer not in row and older in row else newer for newer, older in OLDER_KEYS
+    )
     meta = fields.mapping("meta", row.get("meta"))
     kept = {key: meta[key] for key in KEPT_META if key in meta}
     if kept.get("distinguished") is not None:

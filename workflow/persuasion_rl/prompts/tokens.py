@@ -93,7 +93,7 @@ class TextTokenizer:
         self._eos = ids.get(special_tokens(self.folder).get("eos_token"))
         self.controls = frozenset(ids.values()) - ({self.unknown} - {self._eos})
         self.bos = self._learned_bos() if self.format.name == "plain" else []
-        refuse_unembedded(self._base, self._tokens())
+        refuse_unembedded(self.folder, self._tokens())
         self._tokenizer.add_special_tokens([AddedToken(SEAM, normalized=False)])
 
     def _load(self, content: dict[str, Any]) -> Tokenizer:
