@@ -136,8 +136,8 @@ def _flat(row: dict) -> dict:
 
 
 def _is_there(row: dict) -> bool:
-    """Whether no text of a row is the mark of one that was deleted."""
-    return not any(row.get(name, "-").strip() in GONE for name in TEXTS)
+    """Whether no text of a row is the placeholder of one that was deleted."""
+    return not any(GONE.fullmatch(row[name].strip()) for name in TEXTS if name in row)
 
 
 def _refuse_leak(rows: dict[tuple[str, str], list[dict]]) -> None:
