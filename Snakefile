@@ -4,7 +4,8 @@ persuasion-rl: does learning from replies that changed a mind make a small model
 The front door: reads the study, includes the stages, names the targets that people ask for. A study is a
 file in config/; without --configfile it is config/config.yaml.
 
-TARGETS   data, sft, preferences, dpo, evaluation, report, unattended, publish, or any file under results/{study}/
+TARGETS   data, sft, preferences, dpo, evaluation, report, unattended, export, export_dataset, publish, or any file under
+          results/{study}/
 """
 
 # Not `configfile:` alone: Snakemake would merge a study given by --configfile into this one, key by key.
@@ -25,6 +26,7 @@ include: "workflow/rules/preferences.smk"
 include: "workflow/rules/measures.smk"
 include: "workflow/rules/comparison.smk"
 include: "workflow/rules/report.smk"
+include: "workflow/rules/export.smk"
 
 
 or_exit(
@@ -62,6 +64,7 @@ localrules:
     evaluation,
     report,
     unattended,
+    export,
     publish,
 
 
@@ -139,3 +142,16 @@ rule unattended:
 rule publish:
     input:
         expand(study.path("published/{model}.json"), model=study.trained()),
+        [study.path("published/dataset.json")] if study.config.publish.dataset else [],
+
+
+# Never part of another target: they are as large as the base model, one of each model.
+rule export:
+    input:
+        expand(study.exported_files, model=study.trained()),
+        expand(
+            study.path("exported/{model}/{name}"),
+            model=study.trained(),
+            name=["Modelfile", "README.md"],
+        ),
+        expand(study.path("exported/{model}/{model}.gguf"), model=study.trained()),

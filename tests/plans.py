@@ -27,7 +27,7 @@ STUDIES = {
     )
 }
 # Not what this machine has: threads and memory are given, and no GPU is seen.
-TARGETS = ("all", "unattended", "publish", "explore_data")
+TARGETS = ("all", "unattended", "export", "export_dataset", "publish", "explore_data")
 CORPORA = {"winning-args-corpus", "persuasionforgood-corpus"}
 PLANNER = """
 import json, sys

@@ -81,6 +81,7 @@ def planned(output: str) -> dict[str, int]:
         "evaluation",
         "report",
         "unattended",
+        "export",
         "publish",
         "total",
     }

@@ -8,7 +8,7 @@ from threading import Thread
 import pytest
 
 from persuasion_rl.files import read_json
-from running import planned, snakemake, succeed
+from running import ROOT, planned, snakemake, succeed
 
 TOKEN = "hf_planted0123456789"
 MODEL = {
@@ -146,6 +146,38 @@ def test_what_cannot_be_published_is_said_in_one_line_and_nothing_is_sent(
     assert hub.requests == []
 
 
+def test_the_rows_of_a_study_are_one_commit_of_the_files_that_the_rule_names(
+    hub, publish, command_line, tmp_path
+):
+    folder = tmp_path / "exported/dataset"
+    (folder / "sft").mkdir(parents=True)
+    rows = {"README.md": "---\nlicense: other\n---\n# rows", "sft/train.parquet": "PAR1"}
+    for name, text in rows.items():
+        (folder / name).write_text(text)
+    (folder / "sft/older.parquet").write_text("of a pool that is gone")
+    words = [
+        "--folder",
+        folder,
+        "--files",
+        *(folder / name for name in rows),
+        "--name",
+        "demo-data",
+    ]
+    words += ["--private", "true", "--output", tmp_path / "published/dataset.json", "--namespace"]
+    refused = command_line("report.publish_dataset", *words, "")
+    assert refused.returncode == 1 and "publish.namespace" in refused.stderr and not hub.requests
+    run = command_line("report.publish_dataset", *words, "team")
+    assert run.returncode == 0, run.stderr
+    created = json.loads(hub.requests[0][2])
+    assert (created["name"], created["type"], created["visibility"]) == ("demo-data", "dataset", "private")  # fmt: skip
+    assert all("/datasets/" in path for path, _, _ in hub.requests if "team/demo-data" in path)
+    _, *files = hub.committed
+    sent = {f["value"]["path"]: base64.b64decode(f["value"]["content"]).decode() for f in files}
+    assert sent == rows
+    record = read_json(tmp_path / "published/dataset.json")
+    assert record["repository"] == "team/demo-data" and record["files"].keys() == rows.keys()
+
+
 def test_without_a_token_nothing_is_sent(hub, publish, monkeypatch):
     monkeypatch.delenv("HF_TOKEN")
     run = publish()
@@ -159,9 +191,16 @@ def test_a_refusal_of_the_hub_is_one_line_and_leaves_no_record(hub, publish, tmp
     assert len(run.stderr.splitlines()) == 1 and not (tmp_path / "published").exists()
 
 
-def test_only_the_target_publish_sends_models_away():
+def test_only_the_target_publish_sends_anything_away(tmp_path):
     for target in ("all", "report", "unattended"):
         assert "publish_model" not in succeed(target, "-n")
     assert planned(succeed("publish", "-n"))["publish_model"] == 4
+    assert "publish_dataset" not in succeed("publish", "-n")
+    asked = tmp_path / "asked.yaml"
+    asked.write_text(
+        f"extends: {ROOT}/config/config.yaml\nstudy: asked\npublish: {{dataset: true}}\n"
+    )
+    plan = planned(succeed("publish", "-n", "--configfile", asked))
+    assert plan["publish_dataset"] == plan["export_dataset"] == 1
     run = snakemake("-n", "publish", "--config", "publish={namespace: 'a b'}")
     assert run.returncode == 1 and "publish.namespace" in run.stdout

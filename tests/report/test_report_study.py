@@ -215,7 +215,9 @@ def test_a_model_card_says_what_it_is_for_its_risks_and_its_numbers(root):
     front = ModelCard(text).data
     assert front.base_model == "Qwen/Qwen2.5-0.5B-Instruct" and front.library_name == "peft"
     headings = re.findall("^## (.+)$", text, flags=re.M)
-    assert headings == "Intended use|Risks|Data, consent and licence|Training|Results".split("|")
+    assert headings == "Intended use|Use|Risks|Data, consent and licence|Training|Results".split(
+        "|"
+    )
     flat = " ".join(text.split())
     for sentence in ("> Scaled down, with the published study's sizes in brackets: SFT rows 40 (40,000);",
                  "trained with DPO from `sft`", "**Not for use on people who do not know that they talk to a model**",
@@ -292,6 +294,8 @@ def written_card(root, command_line, tmp_path, changed) -> str:
         ai_noise=0.0, human_judge="delta", human_source="none", labels="AI labels by the judge delta",
         metrics=study / "models/rlaif/metrics.json", recipe=study / "models/rlaif/recipe.json",
         splits=study / "splits/summary.json", trust=tables / "trust.csv", max_context_tokens=700, max_new_tokens=256,
+        base="Qwen/Qwen2.5-0.5B-Instruct", adapter="results/cmv/models/rlaif", exported="results/cmv/exported/rlaif",
+        prompt_format="plain", prompt_source="cmv", temperature=0.7, top_p=0.9,
         output=tmp_path / "card.md", **{name: tables / f"{name}.csv" for name in ("comparisons", "behaviour", "honesty")},
     ) | changed  # fmt: skip
     words = []

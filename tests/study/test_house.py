@@ -14,7 +14,7 @@ from running import ROOT
 PACKAGE = ROOT / "workflow/persuasion_rl"
 LAYERS = (
     "files", "text", "records", "tables", "settings", "prompts", "statistics", "runtime", "study", "data", "models", "training", "sampling",
-    "judges", "annotation", "preferences", "evaluation", "report", "tools",
+    "judges", "annotation", "preferences", "evaluation", "report", "export", "tools",
 )  # fmt: skip
 """From the lowest to the highest. A module may import those of its own layer and of lower ones."""
 MODULES = {

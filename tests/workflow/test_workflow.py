@@ -63,13 +63,24 @@ def test_printed_commands_can_be_pasted(full_plan):
         ("dpo", {"train_dpo"}, {"evaluate_model", "report_study"}),
         ("evaluation", {"evaluate_verdicts", "judge_trust"}, {"report_study"}),
         ("report", {"report_study", "write_model_card"}, set()),
-        ("unattended", {"report_study"}, {"report_unattended"}),
+        ("unattended", {"report_study"}, {"report_unattended", "export_model"}),
+        (
+            "export_dataset",
+            {"export_dataset", "check_leakage"},
+            {"publish_dataset", "train_delta_judge"},
+        ),
+        (
+            "results/demo/exported/sft/model.safetensors",
+            {"export_model"},
+            {"export_gguf", "train_dpo"},
+        ),
+        ("results/demo/exported/base/base.gguf", {"export_model", "export_gguf"}, {"train_sft"}),
         ("results/demo/splits/summary.json", {"split"}, {"train_sft"}),
     ],
 )
 def test_targets_build_what_they_are_named_for(empty_checkout, target, has, has_not):
     rules = planned(succeed(target, *DEMO, root=empty_checkout)).keys()
-    is_file = target == "explore_data" or "/" in target
+    is_file = target in ("explore_data", "export_dataset") or "/" in target
     assert has <= rules and ("record_config" in rules) == (not is_file)
     assert not has_not & rules
 

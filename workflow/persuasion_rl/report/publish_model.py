@@ -28,34 +28,49 @@ def publish_model(
     Raises:
         UserError: no namespace, no token, a base model that is not on the Hub, or the Hub refuses.
     """
+    check_publication(namespace, base_source, [name])
+    with tempfile.TemporaryDirectory() as staging:
+        _stage(folder, base_source, Path(staging))
+        send(Path(staging), f"{namespace}/{name}", "model", private, output)
+
+
+def send(staging: Path, repository: str, kind: str, private: bool, output: Path) -> None:
+    """Upload a folder to a repository as one commit, and record what was sent.
+
+    Args:
+        kind: of repository, "model" or "dataset". private: of a repository that is new.
+
+    Raises:
+        UserError: no token, or the Hub refuses.
+    """
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError
 
-    check_publication(namespace, base_source, [name])
     check_hub_token()
-    repository = f"{namespace}/{name}"
     api = HfApi()
     try:
-        api.create_repo(repository, private=private, exist_ok=True)
-        with tempfile.TemporaryDirectory() as staging:
-            file_digests = _stage(folder, base_source, Path(staging))
-            commit = api.upload_folder(
-                repo_id=repository, folder_path=staging, commit_message=f"{name}, by persuasion-rl"
-            )
+        api.create_repo(repository, private=private, repo_type=kind, exist_ok=True)
+        commit = api.upload_folder(
+            repo_id=repository,
+            repo_type=kind,
+            folder_path=staging,
+            commit_message=f"{repository.rpartition('/')[2]}, by persuasion-rl",
+        )
     except (HfHubHTTPError, OSError) as error:
         reasons = str(error).strip().splitlines() or [type(error).__name__]
         raise UserError(f"publish: {repository} was not written: {reasons[0]}") from None
-    write_json(output, {"repository": repository, "commit": commit.oid, "files": file_digests})
+    sent = sorted(path for path in staging.rglob("*") if path.is_file())
+    files = {str(path.relative_to(staging)): file_digest(path) for path in sent}
+    write_json(output, {"repository": repository, "commit": commit.oid, "files": files})
     note(f"{repository}: {commit.oid}")
 
 
-def _stage(folder: Path, base_source: str, staging: Path) -> dict[str, str]:
-    """Put the files that are uploaded into a folder; returns name -> SHA-256."""
+def _stage(folder: Path, base_source: str, staging: Path) -> None:
+    """Put the files that are uploaded into a folder."""
     for name in (WEIGHTS, RECIPE, CARD):
         (staging / name).symlink_to((folder / name).resolve())
     settings = read_json(folder / SETTINGS) | {"base_model_name_or_path": base_source}
     (staging / SETTINGS).write_text(json.dumps(settings, indent=2), encoding="utf-8")
-    return {path.name: file_digest(path) for path in sorted(staging.iterdir())}
 
 
 if __name__ == "__main__":

@@ -1,11 +1,14 @@
-"""What this machine has, or the container that limits it: cores and memory."""
+"""What this machine has, or the container that limits it: cores, memory, room on a disk."""
 
 import math
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
+
+from persuasion_rl.files import UserError
 
 CGROUPS = Path("/sys/fs/cgroup")
 
@@ -35,6 +38,16 @@ def free_memory() -> int:
         for folder, limit in _limits()
     ]
     return max(0, min([psutil.virtual_memory().available, *rooms]))
+
+
+def refuse_without_room(folder: Path, size: float) -> None:
+    """UserError where the disk of a folder, which need not be there yet, has no room for `size` bytes more."""
+    there = next(place for place in (folder, *folder.absolute().parents) if place.is_dir())
+    free = shutil.disk_usage(there).free
+    if free < size:
+        raise UserError(
+            f"{folder}: {size / 1e9:,.2f} GB are to be written there, and its disk has {free / 1e9:,.2f} GB free: make room"
+        )
 
 
 def _limits() -> Iterator[tuple[Path, int]]:

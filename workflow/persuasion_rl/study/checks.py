@@ -313,18 +313,28 @@ def check_publication(namespace: str, base_source: str, names: Iterable[str]) ->
     Args:
         names: the repositories' names within the namespace; the Hub must accept them.
     """
-    from huggingface_hub.errors import HFValidationError
-    from huggingface_hub.utils import validate_repo_id
-
-    if not namespace:
-        raise UserError(
-            "publish.namespace: write the user or organisation of the Hub to publish under"
-        )
+    _check_namespace(namespace)
     if kind_of(base_source) != "hub":
         raise UserError(
             f"publish: an adapter on {base_source!r} (models.{BASE}.source) is of no use to others: that base model is"
             " not on the Hub; leave out the target publish"
         )
+    check_repositories(namespace, names)
+
+
+def _check_namespace(namespace: str) -> None:
+    if not namespace:
+        raise UserError(
+            "publish.namespace: write the user or organisation of the Hub to publish under"
+        )
+
+
+def check_repositories(namespace: str, names: Iterable[str]) -> None:
+    """UserError where no namespace is set, or the Hub accepts no repository of one of these names in it."""
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id
+
+    _check_namespace(namespace)
     for name in names:
         try:
             validate_repo_id(f"{namespace}/{name}")

@@ -203,6 +203,11 @@ class Publish(Section):
         None, description="User or organisation; a model becomes NAMESPACE/STUDY-MODEL."
     )
     private: bool = Field(True, description="Whether a new repository is private.")
+    dataset: bool = Field(
+        False,
+        description="Whether the rows of the study go too (exported/dataset/), as NAMESPACE/STUDY-data. Texts of people are"
+        " in them: see whether you may.",
+    )
 
 
 class Config(Section):

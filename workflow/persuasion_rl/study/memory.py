@@ -277,6 +277,13 @@ class JobMemory:
             * self._mb("scoring", self._size(), lambda size: READER + scoring_bytes(size, length))
         )
 
+    def export(self, wildcards: Any, attempt: int) -> int:
+        """Of export_model: the weights in float32, and again as they are read back."""
+        size = self._size()
+        if size is None:
+            return attempt * UNKNOWN_MB["kl"]
+        return attempt * round((READER + 8 * size.parameters) / 1e6)
+
     @property
     def _prompt(self) -> int:
         """The greatest length of a prompt."""

@@ -14,6 +14,8 @@ BASE = "base"
 """The model that all others are adapters of."""
 HUMAN = "human"
 """The player of the evaluation that is the human winning reply, and the pool that people label."""
+DATASET = "dataset"
+"""The folder of the study's rows among its exported models."""
 DELTA_JUDGE = "delta_judge"
 """The training of the judge delta, beside those of the models."""
 WEIGHTS = "model.safetensors"
@@ -38,7 +40,9 @@ BESIDE_TOKENIZER = (
 """What may say more of a tokenizer than its tokenizer.json."""
 POSITIONS = ("max_position_embeddings", "n_positions", "max_seq_len")
 """What families call the number of tokens that a model takes, in its config.json."""
-READ_BESIDE = (*BESIDE_TOKENIZER[1:], "generation_config.json", "*.py")
+GENERATION = "generation_config.json"
+"""How a model samples where nothing else is said, and what ends its replies."""
+READ_BESIDE = (*BESIDE_TOKENIZER[1:], GENERATION, "*.py")
 """What a model's folder may have besides, and whoever loads the model reads; the code with `trust_remote_code`."""
 ENGINE_MODULES = {
     "transformers": "sampling.local",
@@ -57,6 +61,11 @@ JUDGE_MODULES = {
     "llm": "judges.llm.judge",
 }
 """The judges by their names in the configuration, and the module of each: a stage has the code of those that it asks."""
+
+
+def dataset_file(configuration: str, split: str) -> str:
+    """The file of a split in the folder of the study's rows."""
+    return f"{configuration}/{split}.parquet"
 
 
 def is_local(source: str) -> bool:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from persuasion_rl.files import UserError, read_json
 from persuasion_rl.prompts.wording import PLAIN, SYSTEM, task
 from persuasion_rl.study.config import Config, Data
-from persuasion_rl.study.names import BASE, POSITIONS, is_local, model_folder
+from persuasion_rl.study.names import BASE, POSITIONS, kind_of, model_folder
 from persuasion_rl.study.section import key_path
 
 
@@ -185,7 +185,7 @@ def _asked(config: Config) -> Iterator[Asked]:
     source, own = config.models[BASE].source, config.data.prompt_format
     folder = None if source == "standin" else Path(model_folder(source))
     positions = 4 * config.standin.max_length if folder is None else positions_of(folder)
-    local = folder is not None and is_local(source)
+    local = kind_of(source) == "folder"
     yield Asked(key_path("models", BASE), folder, local, own, positions)
     for name, other in config.evaluation.other_players.items():
         key = key_path("evaluation", "other_players", name)
@@ -193,7 +193,12 @@ def _asked(config: Config) -> Iterator[Asked]:
         if other.source is not None:
             there = Path(model_folder(other.source))
             yield Asked(
-                key, there, is_local(other.source), other.prompt_format, positions_of(there), words
+                key,
+                there,
+                kind_of(other.source) == "folder",
+                other.prompt_format,
+                positions_of(there),
+                words,
             )
         elif other.model is not None:
             yield Asked(key, folder, local, other.prompt_format, positions, words)

@@ -10,7 +10,7 @@ from snakemake.settings.types import SharedFSUsage
 from persuasion_rl.files import UserError
 from persuasion_rl.runtime.keys import check_hub_token, key_for
 from persuasion_rl.runtime.leases import visible_devices
-from persuasion_rl.study.checks import check_publication
+from persuasion_rl.study.checks import check_publication, check_repositories
 from persuasion_rl.study.names import BASE
 from persuasion_rl.study.plan_checks import check_lengths
 from persuasion_rl.study.recorded import naming
@@ -52,14 +52,16 @@ def _refuse_long_rows(study: Study) -> None:
 
 
 def _refuse_to_publish(study: Study, jobs: Iterable[Any]) -> None:
-    """End if some of these jobs publish a model that the Hub would not take. They run on the machine of Snakemake."""
+    """End if some of these jobs publish what the Hub would not take. They run on the machine of Snakemake."""
+    jobs = [job for job in jobs if job.rule.name in ("publish_model", "publish_dataset")]
     models = [job.wildcards.model for job in jobs if job.rule.name == "publish_model"]
-    if models:
+    namespace = study.config.publish.namespace or ""
+    if jobs:
         names = [study.publication(model)["name"] for model in models]
         try:
-            check_publication(
-                study.config.publish.namespace or "", study.models[BASE].source, names
-            )
+            if models:
+                check_publication(namespace, study.models[BASE].source, names)
+            check_repositories(namespace, [study.dataset_publication()["name"]])
             check_hub_token()
         except UserError as error:
             sys.exit(f"error: {error}")

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, WithJsonSchema
 
-from persuasion_rl.study.names import DELTA_JUDGE, HUMAN
+from persuasion_rl.study.names import DATASET, DELTA_JUDGE, HUMAN
 from persuasion_rl.study.section import (
     ONE_SPELLING,
     Count,
@@ -129,10 +129,10 @@ class Model(Section):
 
 
 def _model_name(name: str) -> str:
-    if name in (HUMAN, DELTA_JUDGE) or not re.fullmatch("[a-z][a-z0-9_]*", name):
+    if name in (HUMAN, DELTA_JUDGE, DATASET) or not re.fullmatch("[a-z][a-z0-9_]*", name):
         raise ValueError(
             f"{name!r} is no name of a model: a small letter, then small letters, digits and _; {HUMAN} is people,"
-            f" {DELTA_JUDGE} the training of the judge"
+            f" {DELTA_JUDGE} the training of the judge, {DATASET} the exported rows"
         )
     return check_name(name)
 
@@ -141,7 +141,10 @@ ModelName = Annotated[
     str,
     AfterValidator(_model_name),
     WithJsonSchema(
-        {"type": "string", "pattern": f"^(?!({HUMAN}|{DELTA_JUDGE})$)[a-z][a-z0-9_]{{0,59}}$"}
+        {
+            "type": "string",
+            "pattern": f"^(?!({HUMAN}|{DELTA_JUDGE}|{DATASET})$)[a-z][a-z0-9_]{{0,59}}$",
+        }
     ),
 ]
 

@@ -10,11 +10,21 @@ from pathlib import Path
 from typing import Any
 
 from persuasion_rl.files import UserError
+from persuasion_rl.records import SIDES
 from persuasion_rl.settings import as_words
 from persuasion_rl.study.comparison import StudyComparison
 from persuasion_rl.study.flags import flags
 from persuasion_rl.study.loading import load_config
-from persuasion_rl.study.names import BASE, HUMAN, TRAINED_FILES
+from persuasion_rl.study.names import (
+    BASE,
+    DATASET,
+    GENERATION,
+    HUMAN,
+    TRAINED_FILES,
+    WEIGHTS,
+    dataset_file,
+)
+from persuasion_rl.study.plan_checks import longest_prompt
 from persuasion_rl.study.recorded import file_of_study, from_here
 from persuasion_rl.study.rules import branch_of
 
@@ -147,6 +157,15 @@ class Study(StudyComparison):
             "human_judge": labels.human.judge,
         }
 
+    @property
+    def _who_labelled(self) -> dict[str, str]:
+        """Pool -> who labelled it, in words."""
+        people = self.config.labels.human.source == "people"
+        return {
+            "ai": f"AI labels by the judge {self.config.labels.ai.judge}",
+            HUMAN: "people's labels" if people else "simulated annotators, no person",
+        }
+
     def card_files(self, model: str, scope: str) -> dict[str, str]:
         """What a model card reads."""
         tables = self.tables(scope)
@@ -164,11 +183,7 @@ class Study(StudyComparison):
         above = [self.models[name] for name in self.config.lineage(model)]
         pools = [each.pool for each in above if each.pool]
         labels = self._label_settings(pools)
-        people = labels["human_source"] == "people"
-        words = {
-            "ai": f"AI labels by the judge {labels['ai_judge']}",
-            HUMAN: "people's labels" if people else "simulated annotators, no person",
-        }
+        words = self._who_labelled
         return {
             "model": model,
             "study": self.name,
@@ -178,6 +193,94 @@ class Study(StudyComparison):
             "sources": self.sources,
             "labels": ", then ".join(words[pool] for pool in pools) or "none",
             **labels,
+            **self._loading(model),
+        }
+
+    def _loading(self, model: str) -> dict[str, Any]:
+        """How readers of a model's card load it: by its name on the Hub, if the study names one."""
+        base, place = self.models[BASE], self.publication(model)
+        on_hub = os.path.basename(self.base_folder) in self.hub_models
+        published = on_hub and place["namespace"]
+        return {
+            "base": base.source if on_hub else self.base_folder,
+            "revision": base.revision if on_hub else None,
+            "adapter": f"{place['namespace']}/{place['name']}"
+            if published
+            else self.path(f"models/{model}"),
+            "exported": self.path(f"exported/{model}"),
+            "prompt_format": self.config.data.prompt_format,
+            "prompt_source": self.config.data.pool_source,
+            "temperature": self.config.sampling.temperature,
+            "top_p": self.config.sampling.top_p,
+        }
+
+    # What leaves the study
+
+    @property
+    def exported_files(self) -> list[str]:
+        """The files of a merged model, with the wildcard {model}: those that the base model has, and how it samples."""
+        names = [os.path.basename(file) for file in self.tokenizer_files]
+        return [
+            self.path(f"exported/{{model}}/{name}")
+            for name in dict.fromkeys([WEIGHTS, *names, GENERATION])
+        ]
+
+    def gguf_settings(self, model: str) -> dict[str, Any]:
+        """What llama.cpp and Ollama are told of a model: its name, the study's prompts and its sampling."""
+        sampling = self.config.sampling
+        return {
+            "name": f"{self.name}-{model}",
+            "prompt_format": self.config.data.prompt_format,
+            "source": self.config.data.pool_source,
+            "num_ctx": longest_prompt(self.config) + sampling.max_new_tokens,
+            "temperature": sampling.temperature,
+            "top_p": sampling.top_p,
+            "max_new_tokens": sampling.max_new_tokens,
+        }
+
+    def dataset_inputs(self) -> dict[str, Any]:
+        """What the exported rows are made from: the name of a flag -> a file, or files by names of their own."""
+        pools = self.learned_pools
+        parts = {
+            part: {pool: self.path(f"preferences/{pool}_{part}.jsonl") for pool in pools}
+            for part in ("train", "val")
+        }
+        return {
+            "sft": {side: self.path(f"splits/sft_{side}.jsonl") for side in SIDES},
+            "held_out": self.path("preferences/final_eval_prompts.jsonl"),
+            "delta_pairs": self.path("processed/delta_pairs.jsonl"),
+            "sides": self.path("splits/sides.csv"),
+            "labels": self.labels("evaluation"),
+            **parts,
+        }
+
+    @property
+    def dataset_files(self) -> list[str]:
+        """The folder of the exported rows: a parquet file a split, and the card."""
+        splits = ("train", "validation", "test")
+        files = [dataset_file(name, split) for name in ("sft", "delta_pairs") for split in splits]
+        for pool in self.learned_pools:
+            files += [dataset_file(f"{pool}_pairs", split) for split in splits[:2]]
+            files.append(dataset_file(f"{pool}_labels", "pool"))
+        return [self.path(f"exported/{DATASET}/{name}") for name in ("README.md", *files)]
+
+    def dataset_settings(self) -> dict[str, Any]:
+        """What the card of the exported rows says of the study."""
+        pools = self.learned_pools
+        return {
+            "study": self.name,
+            "synthetic": self.synthetic,
+            "sources": self.sources,
+            "responses_from": {pool: self.responding_model(pool) for pool in pools},
+            "labelled_by": {pool: self._who_labelled[pool] for pool in pools},
+        }
+
+    def dataset_publication(self) -> dict[str, Any]:
+        """Where the exported rows go on the Hub."""
+        return {
+            "namespace": self.config.publish.namespace or "",
+            "name": f"{self.name}-data",
+            "private": self.config.publish.private,
         }
 
     def publication(self, model: str) -> dict[str, Any]:
