@@ -81,7 +81,7 @@ class AdaptedLinear(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, x, weight, bias, down, up, scaling: float, dropped):  # noqa: D102
+    def forward(ctx, x, weight, bias, down, up, scaling: float, dropped):
         states = x.reshape(-1, x.shape[-1])
         inner = _without(states, dropped) @ down.t()
         out = F.linear(states, weight, bias).addmm_(inner, up.t(), alpha=scaling)
@@ -90,7 +90,7 @@ class AdaptedLinear(torch.autograd.Function):
         return out.view(*x.shape[:-1], -1)
 
     @staticmethod
-    def backward(ctx, grad):  # noqa: D102
+    def backward(ctx, grad):
         states, weight, down, up, inner, dropped = ctx.saved_tensors
         grad = grad.reshape(-1, grad.shape[-1])
         inner_grad = (grad @ up).mul_(ctx.scaling)
@@ -102,7 +102,9 @@ class AdaptedLinear(torch.autograd.Function):
             if dropped is None:
                 states_grad.addmm_(inner_grad, down)
             else:
-                states_grad += (inner_grad @ down).view(-1).index_fill_(0, dropped, 0.0).view_as(states)
+                states_grad += (
+                    (inner_grad @ down).view(-1).index_fill_(0, dropped, 0.0).view_as(states)
+                )
             states_grad = states_grad.view(ctx.shape)
         return states_grad, None, None, down_grad, up_grad, None, None
 
@@ -192,6 +194,6 @@ class LogProbs(torch.autograd.Function):
         return target_logits - log_total, *others
 
     @staticmethod
-    def backward(ctx, grad, *_):  # noqa: D102
+    def backward(ctx, grad, *_):
         (direction,) = ctx.saved_tensors
         return direction * grad[:, None], None, None, None, None
