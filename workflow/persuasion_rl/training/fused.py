@@ -22,11 +22,13 @@ def fuse(model: torch.nn.Module) -> None:
         model: a PeftModel on a CPU; on a GPU nothing is changed.
     """
     from peft.tuners.lora import Linear
-    from trl.trainer import utils
 
     if next(model.parameters()).device.type != "cpu":
         return
-    utils._ChunkedLogProbFunction = Head
+    if model.get_base_model().get_output_embeddings() is not None:
+        from trl.trainer import utils  # slow to import, and a classifier has no such head
+
+        utils._ChunkedLogProbFunction = Head
     for module in model.modules():
         if type(module) is Linear and type(module.get_base_layer()) is torch.nn.Linear:
             module.forward = types.MethodType(_adapted, module)
