@@ -324,7 +324,7 @@ def compute_without_padding(model: PreTrainedModel, paired: bool = False) -> Wor
         return output
 
     def in_place(_, args: tuple, kwargs: dict, output):
-        if "label_positions" in kwargs and unpads():
+        if kwargs.get("fused_lm_head") and unpads():
             mask = kwargs["label_positions"][:, :-1]
             for name in PER_TOKEN:
                 if (values := getattr(output, name)) is not None:
