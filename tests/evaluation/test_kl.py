@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from persuasion_rl.evaluation.kl import _token_ids, evaluate_kl, kl_and_log_ratio
+from persuasion_rl.evaluation.kl import _token_ids, evaluate_kl, kl_and_log_ratios
 from persuasion_rl.evaluation.loss import perplexity, response_loss
 from persuasion_rl.files import UserError, read_jsonl, write_jsonl
 from persuasion_rl.models.arguments import ModelArguments
@@ -31,6 +31,11 @@ def scripted(tmp_path_factory):
         for table in (CHILD, PARENT)
     ]
     return loaded[0][0], loaded[1][0], loaded[0][1]
+
+
+def kl_and_log_ratio(model, parent, prompt, reply) -> dict[str, float]:
+    (sums,) = kl_and_log_ratios(model, parent, [(prompt, reply)])
+    return sums
 
 
 def test_kl_of_two_known_models(scripted):

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from persuasion_rl.evaluation.logits import in_batches, prepare, reply_logits
 from persuasion_rl.files import UserError, write_jsonl
 from persuasion_rl.models.arguments import ModelArguments
 from persuasion_rl.models.devices import pick_device, prepare_torch
@@ -12,6 +13,9 @@ from persuasion_rl.prompts.tokens import TextTokenizer
 from persuasion_rl.records import KlRow, ReplyRow, read_rows
 from persuasion_rl.runtime.command import note, stage
 from persuasion_rl.runtime.progress import Progress
+
+KL_TOKENS = 1024
+"""Tokens of a batch, whose replies' logits are in memory twice."""
 
 
 def evaluate_kl(*, job: ModelArguments, responses: Path, output: Path) -> None:
@@ -38,19 +42,25 @@ def evaluate_kl(*, job: ModelArguments, responses: Path, output: Path) -> None:
     model, _, _ = load_for_inference(job.base, job.lineage, device, job.trust_remote_code)
     parent, _, _ = load_for_inference(job.base, job.lineage[:-1], device, job.trust_remote_code)
     tokenizer = TextTokenizer(job.base, job.prompt_format)
-    rows: list[KlRow] = []
     replies = list(read_rows(responses, ReplyRow))
     progress = Progress("kl", len(replies), "replies")
     for each in (model, parent):
         follow(each, progress)
-    for row in replies:
-        prompt, reply = _token_ids(tokenizer, row)
-        if reply:
-            refuse_beyond_positions(model, len(prompt) + len(reply))
-            ids = {key: row["metadata"][key] for key in ("prompt_id", "conversation_id")}
-            sums = kl_and_log_ratio(model, parent, prompt, reply)
-            rows.append({**ids, "tokens": len(reply), **sums})
-        progress.add(done=1)
+        prepare(each)
+    measured: dict[int, KlRow] = {}
+    ids = [_token_ids(tokenizer, row) for row in replies]
+    lengths = [len(prompt) + len(reply) for prompt, reply in ids]
+    refuse_beyond_positions(model, max(lengths, default=0))
+    for batch in in_batches(lengths, KL_TOKENS):
+        places = [place for place in batch if ids[place][1]]
+        sums = kl_and_log_ratios(model, parent, [ids[place] for place in places])
+        for place, of_row in zip(places, sums, strict=True):
+            of_whom = {
+                key: replies[place]["metadata"][key] for key in ("prompt_id", "conversation_id")
+            }
+            measured[place] = {**of_whom, "tokens": len(ids[place][1]), **of_row}
+        progress.add(done=len(batch))
+    rows = [measured[place] for place in sorted(measured)]
     write_jsonl(output, rows)
     if rows:
         mean = sum(row["kl"] / row["tokens"] for row in rows) / len(rows)
@@ -65,20 +75,25 @@ def _token_ids(tokenizer: TextTokenizer, row: ReplyRow) -> tuple[list[int], list
     return prompt, reply
 
 
-def kl_and_log_ratio(model, parent, prompt: list[int], reply: list[int]) -> dict[str, float]:
-    """{"kl", "log_ratio"} of a model and its parent: sums over a reply's tokens, in nats."""
+def kl_and_log_ratios(
+    model, parent, rows: list[tuple[list[int], list[int]]]
+) -> list[dict[str, float]]:
+    """{"kl", "log_ratio"} of a model and its parent for each row: sums over a reply's tokens, in nats.
+
+    Args:
+        rows: token ids of a prompt and of its reply, of one token or more.
+    """
     import torch
 
-    ids = torch.tensor([prompt + reply], device=model.device)
-    with torch.inference_mode():
-        own, before = (
-            m(input_ids=ids).logits[0, len(prompt) - 1 : -1].float().log_softmax(-1)
-            for m in (model, parent)
-        )
-        kl = (own.exp() * (own - before)).sum()
-        sampled = ids[0, len(prompt) :, None]
+    sums = []
+    both = (reply_logits(each, rows) for each in (model, parent)) if rows else ([], [])
+    for own, before, (_, reply) in zip(*both, rows, strict=True):
+        own, before = own.log_softmax(-1), before.log_softmax(-1)
+        sampled = torch.tensor(reply, device=own.device)[:, None]
         log_ratio = (own.gather(1, sampled) - before.gather(1, sampled)).sum()
-    return {"kl": kl.item(), "log_ratio": log_ratio.item()}
+        kl = torch.linalg.vecdot(own.exp(), own - before).sum()
+        sums.append({"kl": kl.item(), "log_ratio": log_ratio.item()})
+    return sums
 
 
 if __name__ == "__main__":

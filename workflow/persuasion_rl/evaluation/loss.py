@@ -4,6 +4,7 @@ import math
 import sys
 from pathlib import Path
 
+from persuasion_rl.evaluation.logits import as_transformers, in_batches, prepare, reply_logits
 from persuasion_rl.files import write_json
 from persuasion_rl.models.arguments import ModelArguments
 from persuasion_rl.models.devices import pick_device, prepare_torch
@@ -20,8 +21,8 @@ from persuasion_rl.records import SftRow, read_rows
 from persuasion_rl.runtime.command import stage
 from persuasion_rl.runtime.progress import Progress
 
-LOSS_TOKENS = 4096
-"""Tokens of a batch for the loss; more would fill a GPU with the logits of a large vocabulary."""
+LOSS_TOKENS = 2048
+"""Tokens of a batch for the loss; more are not faster, and take memory for the logits of a large vocabulary."""
 
 
 def response_loss(model, tokenizer: TextTokenizer, rows: list[tuple[str, str]]) -> float:
@@ -34,32 +35,24 @@ def response_loss(model, tokenizer: TextTokenizer, rows: list[tuple[str, str]]) 
 
     prompts = tokenizer.prompt_ids([prompt for prompt, _ in rows])
     responses = tokenizer.response_ids([response for _, response in rows])
-    pairs = sorted(zip(prompts, responses, strict=True), key=lambda pair: -len(pair[0] + pair[1]))
-    refuse_beyond_positions(model, len(pairs[0][0] + pairs[0][1]))
-    total = tokens = 0.0
-    progress = Progress("loss", len(pairs), "rows", sum(len(p + r) for p, r in pairs))
+    rows = list(zip(prompts, responses, strict=True))
+    lengths = [len(prompt) + len(response) for prompt, response in rows]
+    refuse_beyond_positions(model, max(lengths))
+    total, tokens = 0.0, 0
+    progress = Progress("loss", len(rows), "rows", sum(lengths))
     follow(model, progress)
-    while pairs:
-        width = len(pairs[0][0] + pairs[0][1])
-        size = max(1, LOSS_TOKENS // width)
-        batch, pairs = pairs[:size], pairs[size:]
-        ids = torch.full((len(batch), width), tokenizer.eos)
-        supervised = torch.zeros((len(batch), width), dtype=torch.bool)
-        for i, (prompt, response) in enumerate(batch):
-            ids[i, : len(prompt) + len(response)] = torch.tensor(prompt + response)
-            supervised[i, len(prompt) : len(prompt) + len(response)] = True
-        ids, supervised = ids.to(model.device), supervised.to(model.device)[:, 1:]
-        with torch.inference_mode():
-            # Padding, by any token, is on the right, so causal attention never sees it.
-            logits = model(input_ids=ids).logits[:, :-1][supervised].float()
-        if not tokens:  # the longest row, and the one with most padding of its batch
-            own = token_log_probs(logits, ids[:, 1:][supervised]).split(supervised.sum(1).tolist())
-            plain = [plain_log_probs(model, p + r, len(r)) for p, r in (batch[0], batch[-1])]
+    for places in in_batches(lengths, LOSS_TOKENS):
+        batch = [rows[place] for place in places]
+        own = [
+            token_log_probs(logits, torch.tensor(response, device=logits.device))
+            for logits, (_, response) in zip(reply_logits(model, batch), batch, strict=True)
+        ]
+        if not tokens:  # the longest row, and the shortest beside it
+            with as_transformers(model):
+                plain = [plain_log_probs(model, p + r, len(r)) for p, r in (batch[0], batch[-1])]
             refuse_difference("evaluate_loss", model, [own[0], own[-1]], plain)
-        total += torch.nn.functional.cross_entropy(
-            logits, ids[:, 1:][supervised], reduction="sum"
-        ).item()
-        tokens += supervised.sum().item()
+        total -= sum(values.double().sum().item() for values in own)
+        tokens += sum(map(len, own))
         progress.add(done=len(batch))
     return total / tokens
 
@@ -79,6 +72,7 @@ def evaluate_loss(*, job: ModelArguments, held_out: Path, output: Path) -> dict[
     model, _, _ = load_for_inference(
         job.base, job.lineage, pick_device(job.device), job.trust_remote_code
     )
+    prepare(model)
     tokenizer = TextTokenizer(job.base, job.prompt_format)
     human = [(row["input_text"], row["response"]) for row in read_rows(held_out, SftRow)]
     nats = response_loss(model, tokenizer, human)

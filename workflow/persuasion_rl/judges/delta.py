@@ -1,7 +1,7 @@
 """The judge `delta`: the reward model that the workflow trains (`training.reward`)."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from persuasion_rl.judges.base import Comparison, ScoringJudge
@@ -14,7 +14,9 @@ from persuasion_rl.prompts.tokens import TextTokenizer
 from persuasion_rl.runtime.progress import Progress
 
 BATCH = 64
-"""Texts scored at a time."""
+"""Texts scored at a time, at most."""
+TOKENS = 4096
+"""Tokens of these texts, at most; more leave a processor's cache."""
 
 
 class DeltaJudge(ScoringJudge):
@@ -57,6 +59,7 @@ def load_scorer(
     from peft import PeftModel
 
     from persuasion_rl.training.assertions import assert_as_plain
+    from persuasion_rl.training.fused import fuse
     from persuasion_rl.training.unpadding import compute_without_padding
 
     check_lineage(base, [adapter])
@@ -65,6 +68,7 @@ def load_scorer(
     model = load_classifier(base, device, tokenizer.pad_token_id)
     compute_without_padding(model)
     model = PeftModel.from_pretrained(model, adapter.parent).eval()
+    fuse(model)
     progress = Progress("delta judge", unit="texts")
     follow(model, progress)
     compared = False
@@ -83,8 +87,7 @@ def load_scorer(
             compared = True
         rewards = [0.0] * len(sequences)
         progress.begin(len(sequences), sum(map(len, sequences)))
-        for start in range(0, len(order), batch_size):
-            batch = order[start : start + batch_size]
+        for batch in _batches(order, [*map(len, sequences)], batch_size):
             inputs = tokenizer.pad(
                 {"input_ids": [sequences[i] for i in batch]},
                 padding_side="right",
@@ -100,3 +103,16 @@ def load_scorer(
         return rewards
 
     return score
+
+
+def _batches(order: list[int], lengths: list[int], most: int) -> Iterator[list[int]]:
+    """Divide texts, in the order given, into batches of at most `most` texts and TOKENS tokens, or of one text."""
+    batch: list[int] = []
+    for place in order:
+        held = sum(lengths[i] for i in batch)
+        if batch and (len(batch) == most or held + lengths[place] > TOKENS):
+            yield batch
+            batch = []
+        batch.append(place)
+    if batch:
+        yield batch

@@ -35,7 +35,10 @@ TOO_LARGE = {
 FRAME = 64
 """Tokens that a prompt may have around its context."""
 CPU_ROWS = 8
-"""Rows at once on a CPU where a recipe says nothing; more are not faster."""
+"""Rows at once on a CPU at most, where a recipe says nothing; more are not faster."""
+CACHED = 1_200_000
+"""Entries of a hidden state (tokens times width) that a CPU computes at once: 4.8 MB, which stay in its cache. More rows are not
+faster, and take more memory."""
 ON_GPU_MB = 8_000
 """What jobs ask for whose model is in a GPU's memory; weights pass through the machine's."""
 HEAD_TILE = 4096, 32_768
@@ -76,6 +79,15 @@ FOUR_BITS = Numbers(
 """NF4 quantised twice (Dettmers et al. 2023, arXiv:2305.14314), and the embedding in float32."""
 FLOAT32 = Numbers(weight=4, entry=4, state=4, kept_width=34, kept_inner=12, kept_input=8, tile=32)
 """float32 on a CPU, where attention keeps keys repeated for all heads, and the head's tile is computed in torch."""
+
+
+def rows_on_cpu(width: int, length: int) -> int:
+    """Rows, or pairs, that a CPU trains on at once where a recipe says nothing.
+
+    Args:
+        width: of the model's hidden states. length: the distinct tokens of the longest row or pair.
+    """
+    return max(1, min(CPU_ROWS, CACHED // (width * length)))
 
 
 def training_bytes(
@@ -211,13 +223,14 @@ class JobMemory:
         reply = config.sampling.max_new_tokens if method == "dpo" else config.data.max_tokens
         row = length if method == "sft" else length + min(reply, length // 2)
         effective = recipe["effective_batch_size"]
-        at_once = min(recipe.get("per_device_train_batch_size") or CPU_ROWS, effective)
-        labelled = at_once * min(reply, length) * (1 if method == "sft" else 2)
+        labelled = min(reply, length) * (1 if method == "sft" else 2)
 
         def needed(size: Size) -> float:
+            rows = recipe.get("per_device_train_batch_size") or rows_on_cpu(size.width, row)
+            at_once = min(rows, effective)
             return TRAINER + training_bytes(
                 method, size, shape,
-                tokens=at_once * row, labelled=labelled,
+                tokens=at_once * row, labelled=at_once * labelled,
                 checkpointing=recipe.get("gradient_checkpointing", False), numbers=FLOAT32,
             )  # fmt: skip
 

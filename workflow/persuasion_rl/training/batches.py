@@ -13,7 +13,7 @@ from persuasion_rl.files import UserError, read_json, write_json
 from persuasion_rl.runtime.command import note
 from persuasion_rl.runtime.environment import PROCESSES
 from persuasion_rl.runtime.machine import free_memory
-from persuasion_rl.study.memory import CPU_ROWS, FLOAT32, training_bytes
+from persuasion_rl.study.memory import CPU_ROWS, FLOAT32, rows_on_cpu, training_bytes
 from persuasion_rl.study.model_size import size_of
 from persuasion_rl.training.tokenize import RESPONSES, Tokens
 
@@ -53,6 +53,7 @@ def fitting_batches(
     gradient_checkpointing: bool,
     device: str,
     remembered: Path,
+    cpu_rows: int = CPU_ROWS,
 ) -> Batches:
     """The batches of a training: those of the recipe, or the largest that fit in the device's memory.
 
@@ -61,6 +62,7 @@ def fitting_batches(
     Args:
         attempt: runs a step on the given number of the longest rows, with gradient checkpointing or without.
         per_device_rows: the recipe's `per_device_train_batch_size`. If it is set, it is the most.
+        cpu_rows: the most on a CPU, where the recipe sets none.
         remembered: a file that keeps the result, so that a resumed training divides an update as before.
     """
     from accelerate import PartialState
@@ -70,7 +72,7 @@ def fitting_batches(
     if remembered.is_file():
         batches = read_json(remembered)
         per_device_rows, gradient_checkpointing = batches["rows"], batches["gradient_checkpointing"]
-    most = per_device_rows or (CPU_ROWS if device == "cpu" else effective)
+    most = per_device_rows or (cpu_rows if device == "cpu" else effective)
     candidates = candidate_rows(effective, state.num_processes, most)
     rows = candidates[0]
     if not remembered.is_file():
@@ -145,12 +147,7 @@ def refuse_beyond_memory(
         return
     adapter = model.peft_config["default"]
     shape = {"lora_r": adapter.r, "lora_target_modules": sorted(adapter.target_modules)}
-    prompts = tokens.columns["prompt_ids"]
-    responses = [tokens.columns[name] for name in RESPONSES if name in tokens.columns]
-    lengths = [
-        (sum(map(len, each)), len(prompt))
-        for prompt, *each in zip(prompts, *responses, strict=True)
-    ]
+    lengths = _lengths(tokens)
     longest = (sorted(lengths, key=sum, reverse=True) * rows)[:rows]
     needed = training_bytes(
         method,
@@ -165,3 +162,19 @@ def refuse_beyond_memory(
     processes = int(os.environ.get(PROCESSES, 1))  # they share the machine
     if processes * needed > HEADROOM * free_memory():
         raise MemoryError
+
+
+def _lengths(tokens: Tokens) -> list[tuple[int, int]]:
+    """For each row or pair, the tokens of its responses and of its prompt."""
+    prompts = tokens.columns["prompt_ids"]
+    responses = [tokens.columns[name] for name in RESPONSES if name in tokens.columns]
+    return [
+        (sum(map(len, each)), len(prompt))
+        for prompt, *each in zip(prompts, *responses, strict=True)
+    ]
+
+
+def cpu_rows(model, tokens: Tokens) -> int:
+    """Rows, or pairs, that a CPU trains on at once where a recipe says nothing (`study.memory.rows_on_cpu`)."""
+    size = size_of(model.get_base_model().config.to_dict())
+    return CPU_ROWS if size is None else rows_on_cpu(size.width, max(map(sum, _lengths(tokens))))

@@ -43,6 +43,7 @@ def train_dpo(*, job: JobArguments, policy: PolicyArguments, **recipe: Any) -> d
     from trl import DPOConfig, DPOTrainer
 
     from persuasion_rl.training import trainer as training
+    from persuasion_rl.training.fused import fuse
     from persuasion_rl.training.meter import monitored
     from persuasion_rl.training.unpadding import compute_without_padding
 
@@ -66,6 +67,7 @@ def train_dpo(*, job: JobArguments, policy: PolicyArguments, **recipe: Any) -> d
         model = load_base(job.base, device, job.trust_remote_code, lora["use_4bit"])
         workload = compute_without_padding(model, paired=True)
         model = PeftModel.from_pretrained(model, policy.lineage[-1].parent, is_trainable=True)
+        fuse(model)
         assert_trainable(model)
 
         batches = training.choose_batches(run, model, batching)

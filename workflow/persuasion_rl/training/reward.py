@@ -46,6 +46,7 @@ def train_delta_judge(
     from trl import RewardConfig, RewardTrainer
 
     from persuasion_rl.training import trainer as training
+    from persuasion_rl.training.fused import fuse
     from persuasion_rl.training.meter import monitored
     from persuasion_rl.training.unpadding import compute_without_padding
 
@@ -67,6 +68,7 @@ def train_delta_judge(
         model = load_classifier(job.base, device, tokenizer.pad_token_id, job.trust_remote_code)
         workload = compute_without_padding(model, paired=True)
         model = training.add_lora(model, lora, task_type="SEQ_CLS", modules_to_save=["score"])
+        fuse(model)
         assert_trainable(model, heads=["score"])
 
         batches = training.choose_batches(run, model, batching)

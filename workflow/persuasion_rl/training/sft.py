@@ -34,6 +34,7 @@ def train_sft(*, job: JobArguments, policy: PolicyArguments, **recipe: Any) -> d
     from trl import SFTConfig, SFTTrainer
 
     from persuasion_rl.training import trainer as training
+    from persuasion_rl.training.fused import fuse
     from persuasion_rl.training.meter import monitored
     from persuasion_rl.training.unpadding import compute_without_padding
 
@@ -51,6 +52,7 @@ def train_sft(*, job: JobArguments, policy: PolicyArguments, **recipe: Any) -> d
             model = PeftModel.from_pretrained(model, adapter, is_trainable=True)
         else:
             model = training.add_lora(model, lora, task_type="CAUSAL_LM")
+        fuse(model)
         assert_trainable(model)
 
         batches = training.choose_batches(run, model, batching)

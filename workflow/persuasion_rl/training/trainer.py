@@ -29,7 +29,12 @@ from persuasion_rl.runtime.tracking import end_tracking, start_tracking
 from persuasion_rl.study.code import module_digests
 from persuasion_rl.study.names import TRAINED_FILES
 from persuasion_rl.training.arguments import JobArguments
-from persuasion_rl.training.batches import Batches, fitting_batches, refuse_beyond_memory
+from persuasion_rl.training.batches import (
+    Batches,
+    cpu_rows,
+    fitting_batches,
+    refuse_beyond_memory,
+)
 from persuasion_rl.training.checkpoints import (
     checkpoint_callbacks,
     lacks_evaluation,
@@ -140,6 +145,7 @@ def choose_batches(run: TrainingRun, model, batching: dict[str, Any]) -> Batches
         attempt,
         device=run.device,
         remembered=run.checkpoints / "batches.json",
+        cpu_rows=cpu_rows(model, tokens),
         **batching,
     )
 

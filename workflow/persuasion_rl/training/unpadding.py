@@ -211,15 +211,16 @@ def _one_by_one(query, key, value, layout: Layout, form: Form) -> torch.Tensor:
     for q, k, v in stretches:
         whole = len(q) == len(k) and (form.window is None or len(k) <= form.window)
         mask = None if whole and not form.softcap else _seen(len(q), len(k), form.window, q.device)
-        q, k, v = (states.transpose(0, 1)[None] for states in (q, k, v))
-        k, v = (states.repeat_interleave(groups, dim=1) for states in (k, v))
+        # (key heads, groups, tokens, width): keys and values are the same for all heads of a group, and not copied
+        q, k, v = (states.transpose(0, 1).unflatten(0, (key.shape[1], -1)) for states in (q, k, v))
+        k, v = (states.expand(-1, groups, -1, -1) for states in (k, v))
         if form.softcap:
             out = _capped(q, k, v, mask, form)
         else:
             out = F.scaled_dot_product_attention(
                 q, k, v, attn_mask=mask, is_causal=mask is None, scale=form.scaling, dropout_p=form.dropout,
             )  # fmt: skip
-        outputs.append(out[0].transpose(0, 1))
+        outputs.append(out.flatten(0, 1).transpose(0, 1))
     return torch.cat(outputs)
 
 
@@ -230,7 +231,7 @@ def _seen(queries: int, keys: int, window: int | None, device) -> torch.Tensor:
 
 
 def _capped(q, k, v, mask: torch.Tensor, form: Form) -> torch.Tensor:
-    """Attention with a soft cap on its scores, as transformers' eager attention of Gemma 2; (1, heads, tokens, width)."""
+    """Attention with a soft cap on its scores, as transformers' eager attention of Gemma 2; (key heads, groups, tokens, width)."""
     scale = q.shape[-1] ** -0.5 if form.scaling is None else form.scaling
     scores = form.softcap * torch.tanh(q @ k.transpose(2, 3) * scale / form.softcap)
     weights = scores.masked_fill(~mask, -torch.inf).softmax(-1, dtype=torch.float32).to(q.dtype)
@@ -334,7 +335,7 @@ def compute_without_padding(model: PreTrainedModel, paired: bool = False) -> Wor
         return output
 
     def in_place(_, args: tuple, kwargs: dict, output):
-        if "label_positions" in kwargs and unpads():
+        if kwargs.get("fused_lm_head") and unpads():
             mask = kwargs["label_positions"][:, :-1]
             for name in PER_TOKEN:
                 if (values := getattr(output, name)) is not None:
