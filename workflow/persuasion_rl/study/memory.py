@@ -79,7 +79,7 @@ FOUR_BITS = Numbers(
     weight=4.127 / 8, entry=4, state=2, kept_width=24, kept_inner=6, kept_input=4, tile=2
 )
 """NF4 quantised twice (Dettmers et al. 2023, arXiv:2305.14314), and the embedding in float32."""
-FLOAT32 = Numbers(weight=4, entry=4, state=4, kept_width=34, kept_inner=16, kept_input=1, tile=0)
+FLOAT32 = Numbers(weight=4, entry=4, state=4, kept_width=40, kept_inner=16, kept_input=1, tile=0)
 """float32 on a CPU, where adapters keep what they read once, and places of what dropout zeroed; the head's tile is small
 (`training.fused`)."""
 
