@@ -42,5 +42,7 @@ def _appended(
 def roomy_cache(config) -> DynamicCache:
     """An empty cache for a model of this configuration; layers with a sliding window are transformers' own."""
     cache = DynamicCache(config=config)
-    cache.layers = [RoomyLayer() if type(layer) is DynamicLayer else layer for layer in cache.layers]
+    cache.layers = [
+        RoomyLayer() if type(layer) is DynamicLayer else layer for layer in cache.layers
+    ]
     return cache
