@@ -18,7 +18,6 @@ from persuasion_rl.study.memory import (
     FLOAT32,
     LOSS_TOKENS,
     READER,
-    SCORED,
     TRAINER,
     kl_bytes,
     loss_bytes,
@@ -44,6 +43,8 @@ SHAPES = {
 }  # fmt: skip
 """Layers and widths of models with random weights, in Llama's architecture and with tied embeddings."""
 WORDS = 1000
+AT_ONCE = 64
+"""Responses that are sampled at once."""
 LORA = {"lora_r": 8, "lora_alpha": 32, "lora_dropout": 0.05}
 LORA |= {"lora_target_modules": ["q_proj", "k_proj", "v_proj", "o_proj"]}
 RECIPE = {
@@ -99,7 +100,7 @@ class Bench:
 
         ids = [
             {key: f"{key}{i}" for key in METADATA} | {"source": "cmv"}
-            for i in range(max(SCORED, 4 * self.rows))
+            for i in range(max(AT_ONCE, 4 * self.rows))
         ]
         prompts = [text(self.prompt, i) for i in range(len(ids))]
         replies = [[text(self.reply, 100 * i + k) for i in range(len(ids))] for k in (1, 2)]
@@ -159,7 +160,7 @@ class Bench:
         return {
             "sampling": ["sampling.evaluate_model", *base, "--lineage", "--prompts", f"{here}/prompts.jsonl",
                          "--output", f"{here}/sampled.jsonl", "--state", f"{here}/samples",
-                         *flags(common | sampled | {"batch_size": SCORED}).split()],
+                         *flags(common | sampled | {"batch_size": AT_ONCE}).split()],
             "loss": ["evaluation.loss", *base, "--lineage", "--held_out", f"{here}/sft.jsonl",
                      "--output", f"{here}/loss.json", *flags(common).split()],
             "kl": ["evaluation.kl", *base, "--lineage", f"{here}/sft/adapter_model.safetensors",
@@ -189,7 +190,7 @@ class Bench:
             )
         else:
             needed = {
-                "sampling": lambda: sampling_bytes(size, SCORED, self.prompt, self.reply),
+                "sampling": lambda: sampling_bytes(size, AT_ONCE, self.prompt, self.reply),
                 "loss": lambda: loss_bytes(size, length),
                 "kl": lambda: kl_bytes(size, self.prompt, self.reply),
                 "judging": lambda: scoring_bytes(size, length),

@@ -112,14 +112,15 @@ class PaddedBatches(LocalEngine):
     def _prefill(self, batch: list[Request]):
         """Token ids and mask of the batch's prompts (rows, length), and a cache of all but their last token."""
         import torch
-        from transformers import DynamicCache
+
+        from persuasion_rl.sampling.cache import roomy_cache
 
         model, tokenizer = self.load()
         texts = list(dict.fromkeys(request.prompt for request in batch))
         ids = {"input_ids": self.text_tokenizer.prompt_ids(texts)}
         inputs = tokenizer.pad(ids, return_tensors="pt", padding_side="left")
         inputs = inputs.to(model.device)
-        cache = DynamicCache(config=model.config)
+        cache = roomy_cache(model.config)
         # Without the last token from the beginning: sliding caches cannot be cropped.
         before = {name: values[:, :-1] for name, values in inputs.items()}
         if before["input_ids"].shape[1]:

@@ -43,10 +43,12 @@ ON_GPU_MB = 8_000
 """What jobs ask for whose model is in a GPU's memory; weights pass through the machine's."""
 HEAD_TILE = 4096, 32_768
 """Tokens and entries of the vocabulary whose logits trl's fused head computes at once."""
-LOSS_TOKENS = 4096
-"""Tokens of a batch whose whole logits `evaluation.loss` computes."""
-SCORED = 64
-"""Texts that the delta judge reads at once (`judges.delta`)."""
+LOSS_TOKENS = 2048
+"""Tokens of a batch of `evaluation.loss`, whose replies' logits it computes."""
+KL_TOKENS = 1024
+"""Tokens of a batch of `evaluation.kl`."""
+SCORED = 4096
+"""Tokens that the delta judge reads at once (`judges.delta`)."""
 
 
 @dataclass(frozen=True)
@@ -77,8 +79,9 @@ FOUR_BITS = Numbers(
     weight=4.127 / 8, entry=4, state=2, kept_width=24, kept_inner=6, kept_input=4, tile=2
 )
 """NF4 quantised twice (Dettmers et al. 2023, arXiv:2305.14314), and the embedding in float32."""
-FLOAT32 = Numbers(weight=4, entry=4, state=4, kept_width=34, kept_inner=12, kept_input=8, tile=32)
-"""float32 on a CPU, where attention keeps keys repeated for all heads, and the head's tile is computed in torch."""
+FLOAT32 = Numbers(weight=4, entry=4, state=4, kept_width=40, kept_inner=16, kept_input=1, tile=0)
+"""float32 on a CPU, where adapters keep what they read once, and places of what dropout zeroed; the head's tile is small
+(`training.fused`)."""
 
 
 def rows_on_cpu(width: int, length: int) -> int:
@@ -149,23 +152,24 @@ def sampling_bytes(size: Size, rows: int, prompt: int, new: int) -> float:
 
 
 def loss_bytes(size: Size, length: int) -> float:
-    """The peak of `evaluation.loss` on a CPU: whole logits of a batch, and copies of those that are labelled.
+    """The peak of `evaluation.loss` on a CPU: the logits of a batch, all of its tokens a reply's at most.
 
     Args:
         length: the greatest length of a row, in tokens.
     """
     tokens = max(LOSS_TOKENS, length)
-    return size.parameters * 4 + 2.5 * tokens * size.vocab * 4 + _forward(size, tokens)
+    return size.parameters * 4 + tokens * size.vocab * 4 + _forward(size, tokens)
 
 
 def kl_bytes(size: Size, prompt: int, reply: int) -> float:
-    """The peak of `evaluation.kl` on a CPU: two models, and the distributions of both over one reply.
+    """The peak of `evaluation.kl` on a CPU: two models, the logits of both for the replies of a batch, and four times those of one reply.
 
     Args:
         prompt, reply: their greatest lengths in tokens.
     """
-    logits = max(prompt + 3 * reply, 6 * reply) * size.vocab * 4
-    return 2 * size.parameters * 4 + logits + _forward(size, prompt + reply)
+    tokens = max(KL_TOKENS, prompt + reply)
+    logits = (2 * tokens * reply / (prompt + reply) + 4 * reply) * size.vocab * 4
+    return 2 * size.parameters * 4 + logits + _forward(size, tokens)
 
 
 def scoring_bytes(size: Size, length: int) -> float:
@@ -174,7 +178,7 @@ def scoring_bytes(size: Size, length: int) -> float:
     Args:
         length: the greatest length of prompt and response together, in tokens.
     """
-    return size.parameters * 4 + _forward(size, SCORED * length)
+    return size.parameters * 4 + _forward(size, max(SCORED, length))
 
 
 def _size_here(folder: str | Path) -> Size | None:
