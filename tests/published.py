@@ -26,15 +26,23 @@ def published(**changes) -> Study:
 
 
 def write_model_folder(folder: Path, **config) -> Path:
-    """The folder of a base model for plans: whole, with matrices of one number.
+    """The folder of a base model for plans: whole, with matrices of one number, and a tokenizer of one word.
 
     Args:
         config: more keys of its config.json.
     """
     import numpy as np
     from safetensors.numpy import save_file
+    from tokenizers import Tokenizer
+    from tokenizers.models import WordLevel
+    from tokenizers.pre_tokenizers import WhitespaceSplit
 
     folder.mkdir(parents=True, exist_ok=True)
+    if not (folder / "tokenizer.json").exists():
+        tokenizer = Tokenizer(WordLevel({"word": 0, "</s>": 1}, unk_token="word"))
+        tokenizer.pre_tokenizer = WhitespaceSplit()
+        tokenizer.save(str(folder / "tokenizer.json"))
+        (folder / "tokenizer_config.json").write_text('{"eos_token": "</s>"}')
     for name in MODEL_FILES:
         if not (folder / name).exists():
             (folder / name).write_text("{}")

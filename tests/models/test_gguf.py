@@ -19,7 +19,7 @@ from tiny_gguf import write_gguf
 
 ROW = [*range(5, 60)]
 TEXT = "Post: In 2019  I saw 12 zoos.\n\n3 of them 'closed'. É"
-TEMPLATE = "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}{{ eos_token }}{% endfor %}"
+TEMPLATE = "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}{{ eos_token }}{% endfor %}{{ 'assistant: ' if add_generation_prompt }}"
 ROPE = {"rope_type": "default", "rope_theta": 50_000.0}
 FAMILIES = {
     "llama": {"rope_parameters": ROPE, "intermediate_size": 64},

@@ -32,7 +32,8 @@ def step(model):
     return logits, {n: p.grad.clone() for n, p in model.named_parameters() if p.requires_grad}
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+# Phi-MoE's router is a linear layer that returns two tensors, which peft cannot wrap.
+@pytest.mark.parametrize("family", sorted(FAMILIES.keys() - {"phimoe"}))
 def test_an_adapter_computes_what_peft_computes(family):
     plain = adapted(family_model(family))
     own = copy.deepcopy(plain)

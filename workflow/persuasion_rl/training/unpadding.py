@@ -29,7 +29,7 @@ LAYERS = {"full_attention", "sliding_attention"}
 """Kinds of layers whose attention is computed here."""
 PASSED_ON = {
     "position_ids", "label_positions", "use_cache", "cache_position", "num_items_in_batch", "is_causal",
-    "output_attentions", "output_hidden_states", "return_dict",
+    "output_attentions", "output_hidden_states", "output_router_logits", "return_dict",
 }  # fmt: skip
 """Arguments that reach attention and change nothing there. Any other might."""
 
