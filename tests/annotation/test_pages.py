@@ -106,6 +106,17 @@ def test_nothing_in_the_traffic_tells_where_a_text_comes_from(study):
         assert "http://" not in response.text and "https://" not in response.text
 
 
+def test_after_a_clock_was_set_back_no_time_left_is_told(study, monkeypatch):
+    page = open_page(study)
+    answer(page, "left")
+    assert "min left" in page.get("/pair").text
+    with AnswerStore(study.answers) as store:  # as an earlier version kept it
+        store._file.execute("UPDATE answers SET seconds = -3600")
+        store._file.commit()
+    text = page.get("/pair").text
+    assert "answered" in text and "min left" not in text and "-" not in text.split("to go")[0][-40:]
+
+
 @pytest.mark.parametrize("name", ["", "   ", "\x07", "a" * 61, "a\u200b"])
 def test_a_name_is_a_line(study, name):
     page = TestClient(make_app(study), base_url="http://127.0.0.1")

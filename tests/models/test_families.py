@@ -178,7 +178,17 @@ def test_samples_do_not_depend_on_the_batch_and_outlast_a_window(
 
 SLOW = [
     pytest.param(family, marks=pytest.mark.slow)
-    for family in ("mistral", "phi3", "gemma2", "gpt2", "stablelm", "deepseek_v3")
+    for family in (
+        "llama",
+        "mistral",
+        "phi3",
+        "gemma2",
+        "gemma3_text",
+        "olmo2",
+        "gpt2",
+        "stablelm",
+        "deepseek_v3",
+    )
 ]
 
 

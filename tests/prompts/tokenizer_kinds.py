@@ -220,6 +220,17 @@ GEMMA = (
     "{% if add_generation_prompt %}{{ '<|im_start|>model\n' }}{% endif %}"
 )
 """Gemma 2, with this file's names of its tokens: refuses the system."""
+PHI_3 = (
+    "{% for message in messages %}{{ '<|' + message['role'] + '|>\n' + message['content'] + '<|im_end|>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|assistant|>\n' }}{% else %}{{ eos_token }}{% endif %}"
+)
+"""Phi 3, with this file's names of its tokens: a header and an end for each turn, no BOS."""
+OLMO_2 = (
+    "{{ bos_token }}{% for message in messages %}{{ '<|' + message['role'] + '|>\n' + message['content'] }}"
+    "{% if message['role'] == 'assistant' %}{{ eos_token }}{% endif %}{% if not loop.last %}{{ '\n' }}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '\n<|assistant|>\n' }}{% endif %}"
+)
+"""OLMo 2: BOS, headers that are no tokens, EOS behind answers only."""
 DROPS_SYSTEM = (
     "{% for message in messages %}{% if message['role'] == 'user' %}<|im_start|>user\n{{ message['content'] }}<|im_end|>\n"
     "{% endif %}{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
@@ -235,6 +246,8 @@ TEMPLATES = {
     "zephyr": ZEPHYR,
     "mistral": MISTRAL,
     "gemma": GEMMA,
+    "phi_3": PHI_3,
+    "olmo_2": OLMO_2,
     "drops_system": DROPS_SYSTEM,
     "generation": GENERATION,
 }
