@@ -146,6 +146,23 @@ def test_a_deleted_post_is_in_no_prompt(write_corpus, make_cmv, body):
     assert processed.counts["won"] == {"labelled": 2, "post_deleted": 1, "kept": 1}
 
 
+@pytest.mark.parametrize("body", ["", " \n", "EDIT: thanks for the answers!"])
+def test_a_post_of_a_title_alone_is_a_prompt(write_corpus, make_cmv, body):
+    """As 345 posts of Tan et al.'s training side are."""
+    rows = [
+        comment("t3_a", None, "op", body),
+        comment("t1_x", "t3_a", "ben", "Dogs are loyal.", 1),
+        comment("t1_y", "t3_a", "eve", "Why is that?", None),
+        comment("t1_z", "t1_y", "ben", "Dogs are loyal and clean.", 1),
+    ]
+    processed = make_cmv(write_corpus(rows, {"t3_a": META | {"op-text-body": body}}))
+    title = " ".join(META["op-title"].split())
+    contexts = [f"Claim: {title}\n", f"Claim: {title}\nOther: Why is that?\n"]
+    for id_, context in zip("xz", contexts, strict=True):
+        prompt = processed.by_id[id_]["input_text"]
+        assert context in prompt and "Poster:" not in prompt
+
+
 def test_a_reply_below_the_posters_delta_comes_too_late(process_thread):
     """The poster has changed their mind already. Another reader's delta does not count."""
     processed = process_thread(

@@ -285,7 +285,8 @@ def test_the_whole_of_an_answered_comment_and_the_claim_are_in_the_prompt(rows, 
         thread = threads[row["metadata"]["conversation_id"]]
         answered = thread.utterances[row["metadata"]["reply_to"]]
         context = row["input_text"].split("[CONTEXT]\n")[1].split("\n[TASK]\n")[0]
-        assert context.startswith(f"Claim: {' '.join(clean(thread.title).split())}\nPoster: ")
+        claim = f"Claim: {' '.join(clean(thread.title).split())}"
+        assert context.startswith(f"{claim}\nPoster: " if clean_post(thread.body) else claim)
         if answered.reply_to is not None:
             answering_comments += 1
             assert context.endswith(f": {clean(answered.text)}")

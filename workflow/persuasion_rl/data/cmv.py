@@ -30,6 +30,7 @@ from persuasion_rl.data.fields import DELETED, truth
 from persuasion_rl.files import UserError, write_json, written_lines
 from persuasion_rl.records import DeltaPair, SftRow
 from persuasion_rl.runtime.command import stage
+from persuasion_rl.text import is_blank
 
 
 @dataclass
@@ -118,7 +119,7 @@ def _why_not(
     below_a_delta: dict[str, bool],
 ) -> str | None:
     """Why a labelled comment is no example; None if it is one."""
-    if unusable(conversation.poster, conversation.body):
+    if unusable(conversation.poster, _post(conversation)):
         return "post_deleted"
     if reply.speaker == conversation.poster:
         return "posters_own"
@@ -140,10 +141,15 @@ def _why_not(
     return None
 
 
+def _post(conversation: Conversation) -> str:
+    """What the poster wrote: the post's text, or its title if it has no other text."""
+    return conversation.title if is_blank(conversation.body) else conversation.body
+
+
 def _turns(
     conversation: Conversation, reply: Utterance, post: str, texts: CleanTexts, chains: Chains
 ) -> list[Turn]:
-    """The claim, the post and the comments down to the one that `reply` answers.
+    """The claim, the post if it has a text, and the comments down to the one that `reply` answers.
 
     Comments higher up that are deleted, of a bot, or placeholders for missing ones are left out. Nobody knows who had a
     deleted account, so its comments count as those of somebody else than the poster.
@@ -152,8 +158,8 @@ def _turns(
     roles.pop(DELETED, None)
     claim = " ".join(texts[conversation.title].split())
     return [
-        Turn("Claim", claim),
-        Turn("Poster", post, is_post=True),
+        Turn("Claim", claim, is_post=not post),
+        *([Turn("Poster", post, is_post=True)] if post else []),
         *(
             Turn(roles.get(comment.speaker, "Other"), texts[comment.text])
             for comment in chains.above(reply)
