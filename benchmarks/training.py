@@ -287,7 +287,7 @@ def agreements(turns: list[dict], tolerance: float) -> Iterator[tuple[str, bool]
 
 
 MARKS = {
-    "language-model head": ("chunkedlogprob",),
+    "language-model head": ("chunkedlogprob", "logprobs"),
     "attention": ("scaleddotproduct", "varlenattn", "flashattn", "flashattention"),
     "optimizer": ("optimizer.", "foreach", "fusedadam"),
 }

@@ -142,7 +142,7 @@ def test_a_training_on_a_machine_with_little_memory_takes_fewer_rows_and_learns_
 ):
     """The effective batch stays, so that weights differ by the order of sums alone; what was found is recorded."""
     adapters = {}
-    for room in (10_000, 12):
+    for room in (10_000, 7):
         monkeypatch.setattr(batching, "free_memory", lambda room=room: room * 1e6)
         folder = tmp_path / str(room)
         train_sft(tiny_rows, folder, lora_dropout=0.0)
@@ -152,4 +152,4 @@ def test_a_training_on_a_machine_with_little_memory_takes_fewer_rows_and_learns_
     assert found[0]["rows"] == 4 and found[0]["accumulation"] == 2
     assert found[1]["rows"] < 4 and found[1]["rows"] * found[1]["accumulation"] == 8
     for name, tensor in adapters[10_000].items():
-        torch.testing.assert_close(adapters[12][name], tensor, rtol=1e-2, atol=1e-4)
+        torch.testing.assert_close(adapters[7][name], tensor, rtol=1e-2, atol=1e-4)

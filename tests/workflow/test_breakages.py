@@ -105,7 +105,7 @@ def test_swapped_preferences_fall_below_sft(small, measure, tmp_path):
         *("--train", tokenize_rows(base, tmp_path / "train.jsonl")),
         *("--val", tokenize_rows(base, tmp_path / "val.jsonl")),
         *("--adapter", adapter, "--state", tmp_path / "state", "--seed", 1, "--threads", 2),
-        *recipe_words("dpo"),
+        *recipe_words("dpo", num_train_epochs=2),
     )
     _, high = measure([sft, adapter], "sft")
     assert high < 0
