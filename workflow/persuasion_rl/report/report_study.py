@@ -92,7 +92,7 @@ def report_study(
     titles = {j: f"{j}*" if j in labelled else j for j in ranked_by + trusted}
     splits = read_made(files.splits, "sft_to_rlaif", "sft_to_rlhf")
     with as_made(files.splits):
-        told = [*notices(facts, splits, pending), *shortage(splits)]
+        warnings_shown = [*notices(facts, splits, pending), *shortage(splits)]
     processing = {
         source: read_made(path, "made.examples", "read.utterances")
         for source, path in files.counts.items()
@@ -109,7 +109,7 @@ def report_study(
     text = page(
         TEMPLATE,
         study=study,
-        notices=[*warnings(tables.trust, judges), *told],
+        notices=[*warnings(tables.trust, judges), *warnings_shown],
         findings=findings(tables, judges=judges, ranked_by=ranked_by, labelled=labelled),
         figures=drawings,
         synthetic=facts.synthetic,

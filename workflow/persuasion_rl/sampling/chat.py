@@ -43,11 +43,11 @@ def without_reasoning(text: str) -> str:
             place, inside = tag.end(), ""
     if not inside:
         parts.append(text[place:])
-    said = "".join(parts)
-    if len(said) == len(text):
+    text_outside = "".join(parts)
+    if len(text_outside) == len(text):
         return text
-    answer = ANSWER.fullmatch(said)
-    return (answer[1] if answer else said).strip()
+    answer = ANSWER.fullmatch(text_outside)
+    return (answer[1] if answer else text_outside).strip()
 
 
 def body_of(text: str) -> Any:

@@ -46,10 +46,8 @@ def study_folder(name: str) -> Path:
     parts = [f"{by_path}/{part}" for part in MADE]
     if name and os.path.isfile(f"{by_path}/config.yaml") and any(map(os.path.isdir, parts)):
         return Path(by_path).resolve()
-    found = sorted(path for path in Path("results").glob("*/config.yaml") if path.is_file())
-    there = (
-        f"there {'are ' + ', '.join(path.parent.name for path in found) if found else 'is none'}"
-    )
+    config_files = sorted(path for path in Path("results").glob("*/config.yaml") if path.is_file())
+    there = f"there {'are ' + ', '.join(path.parent.name for path in config_files) if config_files else 'is none'}"
     study = os.path.basename(os.path.normpath(name))
     if not STUDY_NAME.fullmatch(study):
         raise UserError(f"{shortened(name)}: no name or folder of a study that was made; {there}")

@@ -179,8 +179,8 @@ class LogProbs(torch.autograd.Function):
             rescale = torch.exp(before - highest)
             local = targets - start
             inside = (local >= 0) & (local < len(part))
-            found = logits.gather(1, local.clamp(0, len(part) - 1)[:, None])[:, 0]
-            target_logits = torch.where(inside, found, target_logits)
+            label_logits = logits.gather(1, local.clamp(0, len(part) - 1)[:, None])[:, 0]
+            target_logits = torch.where(inside, label_logits, target_logits)
             torch.sub(logits, highest[:, None], out=powers).exp_()
             total = total * rescale + powers.sum(1)
             weighted = weighted * rescale + torch.linalg.vecdot(powers, logits)
