@@ -322,6 +322,13 @@ def test_a_module_of_several_functions_takes_the_name_of_one(monkeypatch, capsys
     assert error.value.code == 2 and "typed" in capsys.readouterr().err
 
 
+def test_the_log_of_a_workflow_begins_with_what_the_environment_chooses(monkeypatch, capsys):
+    monkeypatch.setenv(command.WORKFLOW, str(os.getpid()))
+    monkeypatch.setenv("MKL_CBWR", "COMPATIBLE")
+    call(monkeypatch, "--seed 1 --judge_name delta", judging)
+    assert "MKL_CBWR=COMPATIBLE is in the environment" in capsys.readouterr().err
+
+
 def test_what_the_user_can_mend_is_one_line_and_a_bug_is_not_hidden(monkeypatch):
     with pytest.raises(SystemExit) as error:
         call(monkeypatch, "--kind user", failing)

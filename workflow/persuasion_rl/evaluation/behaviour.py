@@ -68,7 +68,7 @@ def evaluate_behaviour(
         kl: dpo model -> its KlRows. similarities: player -> its SimilarityRows.
     """
     players = read_players(responses)
-    training_text = TrainingText(row["response"] for row in read_rows(train, SftRow))
+    training_text = TrainingText([row["response"] for row in read_rows(train, SftRow)])
     concessions = Markers(concession)
     table = Measures(draws, seed)
     progress = Progress("behaviour", sum(map(len, players.values())), "replies")

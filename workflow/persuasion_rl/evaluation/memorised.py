@@ -4,12 +4,13 @@ A span counts from 8 words on, compared in lower case and without punctuation, a
 "Generalization vs Memorization") compare web text with its training set.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from itertools import chain
 
 import numpy as np
 
 from persuasion_rl.evaluation.markers import words
+from persuasion_rl.runtime.progress import Progress
 
 SPAN = 8
 FACTOR = np.uint64(0x9E3779B97F4A7C15)
@@ -24,8 +25,9 @@ class TrainingText:
     It takes 4 bytes a word for the ids, 8 for the hash and 8 for the place of its window.
     """
 
-    def __init__(self, replies: Iterable[str]):
+    def __init__(self, replies: Sequence[str]):
         self._ids: dict[str, int] = {}
+        replies = Progress("index of the training replies", len(replies), "replies").over(replies)
         self._text = np.fromiter(chain.from_iterable(map(self._word_ids, replies)), dtype=np.int32)
         hashes = _hashes(self._text)
         self._places = np.argsort(hashes, kind="stable")

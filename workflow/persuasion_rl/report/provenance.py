@@ -11,7 +11,7 @@ COUNTED_BY = ("numpy", "scipy")
 
 
 def made_from(recipes: dict[str, Path], delta_recipe: Path, prompts: Path) -> dict:
-    """Python and packages of the first training, and digests: of weights and their training rows, from the recipes, of the
+    """Python, packages and environment of the first training, and digests: of weights and their training rows, from the recipes, of the
     delta judge, and of the prompts that all players answer.
 
     If no model is trained, the delta judge's training is the first one.
@@ -34,6 +34,7 @@ def made_from(recipes: dict[str, Path], delta_recipe: Path, prompts: Path) -> di
     return {
         "python": first.get("python", "unknown"),
         "packages": first.get("packages", {}) | {name: version(name) for name in COUNTED_BY},
+        "environment": first.get("environment", {}),
         "digests": digests,
     }
 

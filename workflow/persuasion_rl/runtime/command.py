@@ -27,6 +27,7 @@ from typing import Any
 import psutil
 
 from persuasion_rl.files import UserError
+from persuasion_rl.runtime.environment import recorded
 from persuasion_rl.runtime.progress import reporting
 
 WORKFLOW = "PERSUASION_RL_WORKFLOW"
@@ -40,11 +41,14 @@ def stage(*functions: Callable) -> None:
 
     If a module has several functions, the first argument names the one to run. A UserError, a missing file and a full
     disk end in one line on standard error and exit status 1; other errors keep their trace. While it runs, a line says how
-    far it is (`runtime.progress`); the bars of libraries are left out.
+    far it is (`runtime.progress`); the bars of libraries are left out. In a workflow, its log begins with
+    the variables that `runtime.environment.recorded` gives.
     """
     os.environ.setdefault("TQDM_DISABLE", "1")
     if workflow := os.environ.get(WORKFLOW):
         _end_with(int(workflow))
+        for name, value in recorded().items():
+            note(f"{name}={value} is in the environment: it may change last digits")
     try:
         function, arguments = read_words(functions, sys.argv[1:])
         with reporting(function.__name__, note):

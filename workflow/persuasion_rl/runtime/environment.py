@@ -43,8 +43,8 @@ RECORDED = (
     "CUBLAS_WORKSPACE_CONFIG", "ATEN_CPU_CAPABILITY", "MKL_CBWR", "MKL_ENABLE_INSTRUCTIONS", "ONEDNN_MAX_CPU_ISA",
     "DNNL_MAX_CPU_ISA", "OPENBLAS_CORETYPE", "NCCL_ALGO", "NCCL_PROTO",
 )  # fmt: skip
-"""Variables that say which instructions or which sums between GPUs compute, as another machine would: the last bits. They are the user's to set,
-so that two machines agree, and stand in recipe.json."""
+"""Variables that choose instructions, or the order of sums between GPUs, and with them the last digits. They are the user's to set,
+so that two machines agree. They stand in the log of each stage, in recipe.json of each training, and on the report."""
 
 
 def settle(environment: MutableMapping[str, str] = os.environ) -> list[str]:
@@ -75,5 +75,5 @@ def _is_one_of(name: str, patterns: tuple[str, ...]) -> bool:
 
 
 def recorded() -> dict[str, str]:
-    """The variables of this process that recipe.json records, those that are set."""
+    """Those of `RECORDED` that are set, with their values."""
     return {name: os.environ[name] for name in RECORDED if name in os.environ}
