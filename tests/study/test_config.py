@@ -77,7 +77,8 @@ def test_the_published_study_has_its_sizes():
 
 
 def test_the_study_of_real_corpora_needs_their_folder(monkeypatch, tmp_path):
-    study = yaml.safe_load((CONFIG / "real-small.yaml").read_text())
+    study = changed("data", {"use_p4g": True, "cmv_corpora": ["winning-args-corpus"]})
+    study["corpora_dir"] = "$PERSUASION_RL_CORPORA"
     monkeypatch.delenv("PERSUASION_RL_CORPORA", raising=False)
     assert error_message(study).startswith(
         "corpora_dir: the environment variable in '$PERSUASION_RL_CORPORA' is not set"
@@ -95,6 +96,18 @@ def test_the_study_of_real_corpora_needs_their_folder(monkeypatch, tmp_path):
     assert load_config(study).corpora_dir == str(tmp_path)
     study["corpora_dir"] = "x" * 300
     assert error_message(study).startswith("corpora_dir: there is no folder 'winning-args-corpus'")
+
+
+def test_the_real_model_learns_from_a_folder_of_corpora_or_from_downloads(monkeypatch):
+    study = yaml.safe_load((CONFIG / "smollm2.yaml").read_text())
+    for value in (None, ""):
+        monkeypatch.delenv("PERSUASION_RL_CORPORA", raising=False)
+        if value is not None:
+            monkeypatch.setenv("PERSUASION_RL_CORPORA", value)
+        assert load_config(study).corpora_dir is None
+    monkeypatch.setenv("PERSUASION_RL_CORPORA", "/nowhere")
+    assert error_message(study).startswith("corpora_dir: there is no folder 'winning-args-corpus'")
+    assert "is not set" in error_message(study | {"corpora_dir": "${A:-$B_THAT_IS_NOT_SET}"})
 
 
 @pytest.mark.parametrize(

@@ -1,16 +1,17 @@
-"""Values that are refused though their type is right: numbers, names, addresses, unused settings. A number has one spelling."""
+"""Values that are refused though their type is right: numbers, names, addresses, unused settings; sizes. A number has one spelling."""
 
 import json
 import re
 from datetime import date
 
 import pytest
+import yaml
 
 from persuasion_rl.study.loading import load_config
 from persuasion_rl.study.names import own_file
 from persuasion_rl.study.parsing import shortened
 from running import ROOT
-from test_config import changed, error_message
+from test_config import CONFIG, SMALL, changed, error_message
 
 MISTAKES = [
     # path, value, what the message begins with, what else it says
@@ -152,3 +153,30 @@ def test_a_number_has_one_spelling(key, value, other_spelling):
     assert not re.search(r"-?\d\.0+(?!\d)", json.dumps(first).replace("127.0.0.1", "")), (
         "whole numbers are ints"
     )
+
+
+def test_one_key_makes_a_study_larger_or_smaller():
+    """Applied once: the recorded configuration, read again, is the same study."""
+    study = yaml.safe_load((CONFIG / "demo.yaml").read_text())
+    once, thrice = load_config(study), load_config(study | {"size_factor": 3})
+    sizes = ("max_examples", "ai_pool_size", "human_pool_size", "final_eval_size")
+    for size in sizes:
+        assert getattr(thrice.data, size) == 3 * getattr(once.data, size)
+    assert thrice.world.threads == 3 * once.world.threads
+    assert thrice.world.replies == once.world.replies and thrice.data.max_p4g_examples is None
+    assert thrice.data.split == once.data.split and thrice.recipes == once.recipes
+    assert load_config(thrice.resolved()) == thrice
+    assert load_config(study | {"size_factor": 0.5}).data.max_examples == once.data.max_examples / 2
+
+
+@pytest.mark.parametrize(
+    "factor, problem",
+    [
+        (1e6, "size_factor: 1000000: data.max_examples would be 50,000,000,000, which is not allowed"),
+        (1e-6, "size_factor: 1e-06: data.max_examples would be 0, which is not allowed"),
+        (0, "size_factor: 0 must be above 0"),
+        ("3x", "size_factor: '3x' must be a number"),
+    ],
+)  # fmt: skip
+def test_a_size_that_no_study_can_have_is_one_line(factor, problem):
+    assert error_message(SMALL | {"size_factor": factor}) == problem

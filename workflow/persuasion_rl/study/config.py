@@ -4,12 +4,14 @@
 """
 
 import os
+import re
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, ValidationInfo, field_validator
+from pydantic import BeforeValidator, Field, ValidationError, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
 
+from persuasion_rl.files import UserError
 from persuasion_rl.study.judging import Evaluation, Labels, Llm
 from persuasion_rl.study.names import BASE
 from persuasion_rl.study.recipes import Model, ModelName, Recipes, Standin
@@ -31,6 +33,13 @@ from persuasion_rl.study.section import (
     Word,
     check_text,
 )
+
+OR_DEFAULT = re.compile(r"\$\{(\w+):-([^{}]*)\}")
+"""${NAME:-DEFAULT}, as shells have it: the default holds where the variable is unset or empty."""
+MULTIPLIED = (
+    "threads", "max_examples", "max_p4g_examples", "ai_pool_size", "human_pool_size", "final_eval_size",
+)  # fmt: skip
+"""The keys of `data` and `world` that `size_factor` multiplies."""
 
 
 class Downloads(Section):
@@ -233,8 +242,8 @@ class Config(Section):
     )
     corpora_dir: str | None = Field(
         None,
-        description="Folder that holds the corpora by their ConvoKit names; $VARIABLES and ~ are filled in. Without it"
-        " they are downloaded to resources/corpora/.",
+        description="Folder that holds the corpora by their ConvoKit names; $VARIABLES and ~ are filled in, and"
+        " ${NAME:-} where the variable may be unset. Without a folder they are downloaded to resources/corpora/.",
     )
     downloads: Downloads = Field(Downloads(), description="How corpora are downloaded.")
     world: World | None = Field(
@@ -242,6 +251,12 @@ class Config(Section):
         description="With it, the ChangeMyView corpus is a synthetic one, whose delta function is known.",
     )
     data: Data = Field(Data(), description="Which examples there are, and how they are divided.")
+    size_factor: Positive = Field(
+        1,
+        le=MOST_ROWS,
+        description="The same study at another size: multiplies world.threads and, in data, max_examples, max_p4g_examples"
+        " and the pools' sizes. The config.yaml of the results has the products, and 1 here.",
+    )
     standin: Standin = Field(
         Standin(),
         description="The stand-in base model (models.base.source: standin), with Qwen2's architecture.",
@@ -274,15 +289,42 @@ class Config(Section):
     @field_validator("corpora_dir")
     @classmethod
     def _variables_filled_in(cls, value: str | None) -> str | None:
-        expanded = value and os.path.expanduser(os.path.expandvars(value))
-        if expanded and "$" in expanded:
+        if value is None:
+            return None
+        with_defaults = OR_DEFAULT.sub(lambda match: os.environ.get(match[1]) or match[2], value)
+        if value and not with_defaults:
+            return None
+        expanded = os.path.expanduser(os.path.expandvars(with_defaults))
+        if "$" in expanded:
             raise ValueError(
                 f"the environment variable in {value!r} is not set; set it to the folder that holds the corpora, or"
                 " pass --config corpora_dir=FOLDER"
             )
-        if expanded == "":
+        if not expanded:
             raise ValueError("must not be empty; leave it out, and the corpora are downloaded")
-        return expanded and check_text(expanded)
+        return check_text(expanded)
+
+    def at_its_size(self) -> "Config":
+        """The study with the products of `size_factor` and the numbers that it multiplies, rounded, and with the factor 1.
+
+        Raises:
+            UserError: a product is no allowed number.
+        """
+        sections = {"data": self.data, "world": self.world} if self.world else {"data": self.data}
+        for name, section in sections.items():
+            products = {
+                key: round(number * self.size_factor)
+                for key in MULTIPLIED
+                if (number := getattr(section, key, None)) is not None
+            }
+            try:
+                sections[name] = type(section).model_validate(section.resolved() | products)
+            except ValidationError as error:
+                key, product = error.errors()[0]["loc"][0], error.errors()[0]["input"]
+                raise UserError(
+                    f"size_factor: {self.size_factor}: {name}.{key} would be {product:,}, which is not allowed"
+                ) from None
+        return self.model_copy(update={**sections, "size_factor": 1})
 
     def lineage(self, model: str) -> Iterator[str]:
         """The trained models from the first one above the base down to `model` itself."""

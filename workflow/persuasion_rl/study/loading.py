@@ -79,6 +79,7 @@ def _complete(
             config = Config.model_validate(study)
         except ValidationError as error:
             raise UserError(message(error, study_keys, file_keys)) from None
+        config = config.at_its_size()
         check_config(config)
     except UserError as error:
         raise UserError(f"{error}{_inherited_from(str(error), layers)}") from None
