@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers import DynamicCache
 
-from persuasion_rl.sampling.cache import ROOM, RoomyLayer, roomy_cache
+from persuasion_rl.sampling.cache import ROOM, RoomyLayer, can_join, joined, roomy_cache
 from tiny_families import family_config, family_model
 
 
@@ -50,3 +50,34 @@ def test_a_model_generates_the_same_with_it(family):
         for cache in (roomy_cache(model.config), DynamicCache(config=model.config))
     ]  # fmt: skip
     assert torch.equal(*outputs)
+
+
+@pytest.mark.parametrize("family", ["llama", "mistral"])
+def test_rows_of_several_caches_end_in_one_column(family):
+    """Before a shorter row are zeros, not what a column that is left out held: attention may read them."""
+    config = family_config(family)
+    window = getattr(config, "sliding_window", None) or 1000
+    tokens_of = {0: window + 3, 1: 2, 2: 0}
+    caches, all_states = [], {}
+    for part, tokens in tokens_of.items():
+        cache = roomy_cache(config)
+        for layer in range(config.num_hidden_layers if tokens else 0):
+            all_states[part, layer] = states(tokens, 10 * part + layer)
+            cache.update(all_states[part, layer], -all_states[part, layer], layer)
+        caches.append(cache)
+    assert all(map(can_join, caches))
+    columns = 4
+    cache = joined(
+        [(caches[0], torch.tensor([2])), (caches[1], torch.tensor([0, 2])), (caches[2], torch.tensor([0]))],
+        columns,
+    )  # fmt: skip
+    assert cache.get_seq_length() == columns
+    for number, layer in enumerate(cache.layers):
+        width = min(columns, window - 1)
+        expected = torch.zeros(4, 2, width, 4)
+        expected[0] = all_states[0, number][2, :, -width:]
+        expected[1:3, :, width - 2 :] = all_states[1, number][[0, 2]]
+        assert torch.equal(layer.keys, expected) and torch.equal(layer.values, -expected)
+        more = states(1, 7, rows=4)
+        keys, _ = layer.update(more, more)
+        assert torch.equal(keys, torch.cat([expected, more], dim=2))

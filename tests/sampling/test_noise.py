@@ -79,7 +79,11 @@ def keyed_tokens(
     logits: torch.Tensor, seeds: np.ndarray, temperature: float, top_p: float
 ) -> np.ndarray:
     """The token that KeyedSampling leaves of the same logits with each of the seeds."""
-    processor = KeyedSampling(torch.from_numpy(seeds)[:, None], 3, Limits(temperature, top_p, 1))
+    processor = KeyedSampling(
+        torch.from_numpy(seeds)[:, None],
+        torch.full((len(seeds),), 3),
+        Limits(temperature, top_p, 1),
+    )
     ids = torch.zeros((len(seeds), 3), dtype=torch.long)
     scores = processor(ids, logits.expand(len(seeds), -1).clone())
     assert ((scores == -torch.inf).sum(dim=1) == len(logits) - 1).all()
@@ -103,12 +107,14 @@ def test_tokens_follow_the_tempered_nucleus(temperature, top_p):
 def test_each_row_and_step_uses_its_own_seed():
     seeds = torch.from_numpy(step_seeds(12, "rows and steps")).reshape(3, 4)
     flat = torch.zeros((3, 1000))
-    processor = KeyedSampling(seeds, 4, Limits(1.0, 1.0, 4))
-    for step in range(4):
-        ids = torch.zeros((3, 4 + step), dtype=torch.long)
+    starts = torch.tensor([4, 3, 2])  # the second and third row came earlier
+    processor = KeyedSampling(seeds, starts, Limits(1.0, 1.0, 4))
+    for columns in (4, 5):
+        ids = torch.zeros((3, columns), dtype=torch.long)
+        steps = (columns - starts).tolist()
         alone = [
             keyed_tokens(flat[0], seeds[row, step : step + 1].numpy(), 1.0, 1.0)[0]
-            for row in range(3)
+            for row, step in enumerate(steps)
         ]
         assert processor(ids, flat.clone()).argmax(dim=1).tolist() == alone
 

@@ -74,6 +74,8 @@ def load_encoder(name: str, device: str, trust_remote_code: bool = False):
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.util import is_sentence_transformer_model
 
+    from persuasion_rl.models.linear import quicken
+
     key = "evaluation.embedding_model"
     try:
         complete = is_sentence_transformer_model(name)
@@ -89,6 +91,7 @@ def load_encoder(name: str, device: str, trust_remote_code: bool = False):
             f" whole: a folder, or on the Hub and here after `hf download {name}`"
         )
     encoder.tokenizer.split_special_tokens = True  # what people spelled like one is text
+    quicken(encoder)
     return encoder
 
 

@@ -50,6 +50,8 @@ def load_base(base: Path, device: str, trust_remote_code: bool = False, use_4bit
     """
     from transformers import AutoModelForCausalLM
 
+    from persuasion_rl.models.linear import quicken
+
     dtype = pick_dtype(device)
     quantisation = _four_bits(dtype, device) if use_4bit else None
     check_base_folder(base)
@@ -58,6 +60,7 @@ def load_base(base: Path, device: str, trust_remote_code: bool = False, use_4bit
         quantization_config=quantisation,
     )  # fmt: skip
     model = model if use_4bit else model.to(device)
+    quicken(model)
     _refuse_kind(base, model)
     if use_4bit:
         from peft import prepare_model_for_kbit_training
@@ -133,6 +136,8 @@ def load_classifier(base: Path, device: str, pad_token_id: int, trust_remote_cod
     Raises:
         UserError: the folder is no base model, or transformers cannot load it as a classifier.
     """
+    from persuasion_rl.models.linear import quicken
+
     check_base_folder(base)
     with loading(base):
         kind = _classifier_class(base, trust_remote_code)
@@ -140,7 +145,9 @@ def load_classifier(base: Path, device: str, pad_token_id: int, trust_remote_cod
         kind, base, num_labels=1, dtype=pick_dtype(device), trust_remote_code=trust_remote_code
     )
     model.config.pad_token_id = pad_token_id
-    return model.to(device)
+    model = model.to(device)
+    quicken(model)
+    return model
 
 
 def _classifier_class(base: Path, trust_remote_code: bool) -> type:

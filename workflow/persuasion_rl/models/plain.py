@@ -26,9 +26,11 @@ def plain_log_probs(model, ids: list[int], last: int = LAST):
     """
     import torch
 
+    from persuasion_rl.models.linear import by_torch
+
     last = min(last, len(ids) - 1)
     row = torch.tensor([ids], device=model.device)
-    with torch.no_grad():
+    with torch.no_grad(), by_torch():
         logits = model(input_ids=row, logits_to_keep=last + 1).logits[0, -last - 1 : -1]
         return token_log_probs(logits, row[0, -last:])
 

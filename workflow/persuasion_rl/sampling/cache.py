@@ -1,8 +1,10 @@
 """Keys and values of the tokens before, kept with room for those to come."""
 
+from copy import copy
+
 import torch
 from transformers import DynamicCache
-from transformers.cache_utils import DynamicLayer
+from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 ROOM = 128
 """Tokens that fit behind those that are kept, before everything is copied."""
@@ -46,3 +48,56 @@ def roomy_cache(config) -> DynamicCache:
         RoomyLayer() if type(layer) is DynamicLayer else layer for layer in cache.layers
     ]
     return cache
+
+
+def can_join(cache: DynamicCache) -> bool:
+    """Whether `joined` knows all of a cache's layers."""
+    return all(type(layer) in (RoomyLayer, DynamicSlidingWindowLayer) for layer in cache.layers)
+
+
+def joined(parts: list[tuple[DynamicCache, torch.Tensor]], columns: int) -> DynamicCache:
+    """A cache of chosen rows of several: each row's last token in the last column, zeros before its first.
+
+    Args:
+        parts: caches, each with the indices of its rows; they are used up, so that no layer is there twice for long.
+        columns: the tokens of the longest row.
+    """
+    cache = copy(parts[0][0])
+    cache.layers = [
+        _joined_layer([(part.layers[number], rows) for part, rows in parts], columns)
+        for number in range(len(cache.layers))
+    ]
+    return cache
+
+
+def _joined_layer(parts: list[tuple[DynamicLayer, torch.Tensor]], columns: int) -> DynamicLayer:
+    """A layer of a joined cache; the parts lose their keys and values."""
+    first = parts[0][0]
+    sliding = isinstance(first, DynamicSlidingWindowLayer)
+    layer = DynamicSlidingWindowLayer(first.sliding_window) if sliding else RoomyLayer()
+    filled = [(part, rows) for part, rows in parts if part.get_seq_length()]
+    if not filled or not columns:
+        return layer
+    layer.lazy_initialization(filled[0][0].keys, filled[0][0].values)
+    if sliding:
+        layer.cumulative_length = columns
+        columns = min(columns, first.sliding_window - 1)
+    rooms = []
+    for name in ("keys", "values"):
+        _, heads, _, width = getattr(filled[0][0], name).shape
+        room = layer.keys.new_zeros(
+            sum(len(rows) for _, rows in parts), heads, columns + (0 if sliding else ROOM), width
+        )
+        end = 0
+        for part, rows in parts:
+            begin, end = end, end + len(rows)
+            if part.get_seq_length():
+                states = getattr(part, name)[:, :, -columns:]
+                room[begin:end, :, columns - states.shape[2] : columns] = states[rows]
+        setattr(layer, name, room[:, :, :columns])
+        rooms.append(room)
+    if not sliding:
+        layer._rooms = tuple(rooms)
+    for part, _ in filled:
+        part.keys = part.values = None
+    return layer

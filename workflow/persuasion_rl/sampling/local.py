@@ -1,7 +1,10 @@
 """The engine transformers: a model in this process, in padded batches on a CPU and continuous batches on a GPU."""
 
+from __future__ import annotations
+
+from collections import deque
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from persuasion_rl.models.devices import pick_device
 from persuasion_rl.models.following import follow
@@ -16,8 +19,11 @@ from persuasion_rl.runtime.command import note
 from persuasion_rl.sampling.engine import Engine, SamplingSettings
 from persuasion_rl.sampling.request import CUT, STOPPED, Request, Sample
 
+if TYPE_CHECKING:
+    from persuasion_rl.sampling.batches import Batch
+
 LEAVING_SHARE = 0.25
-"""The share of ended responses at which they are removed from a padded batch."""
+"""The share of ended responses at which they leave a padded batch."""
 COMPARED_STEPS = 8
 """Tokens that are generated at the start, to be compared with the plain model."""
 
@@ -35,11 +41,15 @@ class LocalEngine(Engine):
 
     def load(self):
         """The model and its tokenizer, loaded once."""
+        from persuasion_rl.models.linear import pack
+
         if self._loaded is None:
             s = self.settings
-            self._loaded = load_for_inference(
+            model, tokenizer, _ = load_for_inference(
                 s.base, s.lineage, pick_device(s.device), s.trust_remote_code
-            )[:2]
+            )
+            pack(model)
+            self._loaded = model, tokenizer
         return self._loaded
 
     @property
@@ -70,121 +80,133 @@ class LocalEngine(Engine):
 
 
 class PaddedBatches(LocalEngine):
-    """Left-padded batches of prompts of like length, the longest first: for a CPU.
+    """Left-padded batches, the longest prompts first: for a CPU.
 
-    A prompt with several samples in a batch is computed once, and responses that have ended leave the batch.
+    A prompt with several samples is computed once, alone and without padding. Where enough responses of a batch have ended,
+    they leave it, and the next prompts take their places.
     """
 
     def sample(self, requests: list[Request]) -> Iterator[tuple[Request, Sample]]:
-        longest_first = sorted(requests, key=lambda request: len(request.prompt), reverse=True)
+        waiting = sorted(requests, key=lambda request: (-len(request.prompt), request.prompt))
         if requests and not self._compared:
-            self._compare_with_plain(longest_first[0], longest_first[-1])
+            self._compare_with_plain(waiting[0], waiting[-1])
             self._compared = True
             follow(self.load()[0], self.progress)
         prompts = self.text_tokenizer.prompt_ids(list({r.prompt for r in requests}))
         most = sum(map(len, prompts)) + len(requests) * self.settings.max_new_tokens
         self.progress.begin(self.progress.total, most)
-        for start in range(0, len(requests), self.settings.batch_size):
-            yield from self._sample_batch(longest_first[start : start + self.settings.batch_size])
+        yield from self._samples(deque(waiting))
 
-    def _sample_batch(self, batch: list[Request]) -> Iterator[tuple[Request, Sample]]:
+    def _samples(self, waiting: deque[Request]) -> Iterator[tuple[Request, Sample]]:
+        from persuasion_rl.sampling.batches import join
+
+        end_tokens = self.load()[0].generation_config.eos_token_id
+        parts: list = []
+        while waiting or parts:
+            batch = join(self._with_next(parts, waiting))
+            self._generate_until_some_end(batch)
+            ended = batch.has_ended(batch.ids, end_tokens)
+            ended |= batch.steps == self.settings.max_new_tokens
+            for row in ended.nonzero().flatten().tolist():
+                yield batch.requests[row], self._to_sample(batch.response(row))
+            parts = [] if ended.all() else [(batch, (~ended).nonzero().flatten())]
+
+    def _with_next(self, parts: list, waiting: deque[Request]) -> list:
+        """Parts for `batches.join`, with as many of the waiting requests as there is room for; those are removed."""
+        import torch
+
+        free = self.settings.batch_size - sum(len(rows) for _, rows in parts)
+        while free and waiting and all(batch.takes_others for batch, _ in parts):
+            requests = [waiting.popleft()]
+            while len(requests) < free and waiting and waiting[0].prompt == requests[0].prompt:
+                requests.append(waiting.popleft())
+            batch = self._prefilled(requests)
+            parts = [*parts, (batch, torch.arange(len(requests), device=batch.ids.device))]
+            free -= len(requests)
+        return parts
+
+    def _prefilled(self, requests: list[Request]) -> Batch:
+        """The batch of a prompt's requests before their first tokens."""
         import numpy as np
         import torch
 
-        model, _ = self.load()
-        ids, mask, cache = self._prefill(batch)
-        prompt_length = ids.shape[1]
-        limit = prompt_length + self.settings.max_new_tokens
-        seeds = torch.from_numpy(np.stack([self._step_seeds(request) for request in batch]))
-        seeds = seeds.to(model.device)
-        while True:
-            ids, cache = self._generate_until_some_end(ids, mask, cache, seeds, prompt_length)
-            ended = self._has_ended(ids[:, prompt_length:]) | (ids.shape[1] == limit)
-            for row in ended.nonzero().flatten().tolist():
-                yield batch[row], self._to_sample(ids[row, prompt_length:].tolist())
-            if ended.all():
-                return
-            unfinished = (~ended).nonzero().flatten()
-            batch = [batch[row] for row in unfinished.tolist()]
-            ids, seeds, mask = ids[unfinished], seeds[unfinished], mask[unfinished]
-            cache.batch_select_indices(unfinished)
-
-    def _prefill(self, batch: list[Request]):
-        """Token ids and mask of the batch's prompts (rows, length), and a cache of all but their last token."""
-        import torch
-
+        from persuasion_rl.sampling.batches import Batch
         from persuasion_rl.sampling.cache import roomy_cache
 
-        model, tokenizer = self.load()
-        texts = list(dict.fromkeys(request.prompt for request in batch))
-        ids = {"input_ids": self.text_tokenizer.prompt_ids(texts)}
-        inputs = tokenizer.pad(ids, return_tensors="pt", padding_side="left")
-        inputs = inputs.to(model.device)
-        cache = roomy_cache(model.config)
+        model, _ = self.load()
+        (prompt,) = self.text_tokenizer.prompt_ids([requests[0].prompt])
+        ids = torch.tensor([prompt], device=model.device)
+        mask, cache = torch.ones_like(ids), roomy_cache(model.config)
         # Without the last token from the beginning: sliding caches cannot be cropped.
-        before = {name: values[:, :-1] for name, values in inputs.items()}
-        if before["input_ids"].shape[1]:
-            model.generate(**before, past_key_values=cache, max_new_tokens=1)
-        text_of_row = torch.tensor([texts.index(request.prompt) for request in batch])
-        text_of_row = text_of_row.to(model.device)
-        cache.batch_select_indices(text_of_row)
-        return inputs["input_ids"][text_of_row], inputs["attention_mask"][text_of_row], cache
+        if len(prompt) > 1:
+            model.generate(
+                ids[:, :-1], attention_mask=mask[:, :-1], past_key_values=cache, max_new_tokens=1
+            )
+            cache.batch_repeat_interleave(len(requests))
+        rows = len(requests)
+        seeds = torch.from_numpy(np.stack([self._step_seeds(request) for request in requests]))
+        starts = torch.full((rows,), len(prompt), device=model.device)
+        return Batch(
+            requests,
+            ids.repeat(rows, 1),
+            mask.repeat(rows, 1),
+            starts,
+            seeds.to(model.device),
+            cache,
+        )
 
-    def _generate_until_some_end(self, ids, mask, cache, seeds, prompt_length: int):
-        """Generate until a share of the rows has ended or all have reached the limit."""
+    def _generate_until_some_end(self, batch: Batch) -> None:
+        """Generate until a share of the rows has ended or one has reached the limit."""
         import torch
         from transformers import LogitsProcessorList, StoppingCriteriaList
 
         from persuasion_rl.sampling.noise import KeyedSampling
 
         model, _ = self.load()
-        limits = self.settings.limits
+        limits, end_tokens = self.settings.limits, model.generation_config.eos_token_id
 
         def enough_have_ended(ids, scores, **_) -> torch.Tensor:
-            ended = self._has_ended(ids[:, prompt_length:])
+            ended = batch.has_ended(ids, end_tokens)
             return (ended.float().mean() >= LEAVING_SHARE).expand(len(ids))
 
+        sampling = KeyedSampling(batch.seeds, batch.starts, limits)
         output = model.generate(
-            input_ids=ids,
-            attention_mask=torch.nn.functional.pad(
-                mask, (0, ids.shape[1] - prompt_length), value=1
-            ),
-            past_key_values=cache,
-            max_new_tokens=prompt_length + limits.max_new_tokens - ids.shape[1],
-            logits_processor=LogitsProcessorList([KeyedSampling(seeds, prompt_length, limits)]),
+            input_ids=batch.ids,
+            attention_mask=batch.mask,
+            past_key_values=batch.cache,
+            max_new_tokens=limits.max_new_tokens - int(batch.steps.max()),
+            logits_processor=LogitsProcessorList([sampling]),
             stopping_criteria=StoppingCriteriaList([enough_have_ended]),
             return_dict_in_generate=True,
         )
-        return output.sequences, output.past_key_values
-
-    def _has_ended(self, responses):
-        """For each row of token ids, whether it has a token that ends a response."""
-        import torch
-
-        end_tokens = self.load()[0].generation_config.eos_token_id
-        return torch.isin(responses, torch.tensor(end_tokens, device=responses.device)).any(dim=1)
+        new = output.sequences.shape[1] - batch.ids.shape[1]
+        batch.ids, batch.cache = output.sequences, output.past_key_values
+        batch.mask = torch.nn.functional.pad(batch.mask, (0, new), value=1)
 
     def _compare_with_plain(self, longest: Request, shortest: Request) -> None:
         """Compare some greedy steps in a batch that a row has left with the plain model's (`models.plain`)."""
         import torch
 
+        from persuasion_rl.sampling.batches import join
+
         model, _ = self.load()
         self._refuse_beyond_positions(*self.text_tokenizer.prompt_ids([longest.prompt]))
-        ids, mask, cache = self._prefill([longest, longest, shortest])
-        ids, mask = ids[1:], mask[1:]
-        cache.batch_select_indices(torch.tensor([1, 2], device=ids.device))
+        first = self._prefilled([longest, longest])
+        rows = torch.tensor([1], device=first.ids.device)
+        second = [(self._prefilled([shortest]), rows - 1)] if first.takes_others else []
+        batch = join([(first, rows), *second])
         output = model.generate(
-            input_ids=ids, attention_mask=mask, past_key_values=cache, max_new_tokens=self._compared_steps,
+            input_ids=batch.ids, attention_mask=batch.mask, past_key_values=batch.cache, max_new_tokens=self._compared_steps,
             output_logits=True, return_dict_in_generate=True,
         )  # fmt: skip
-        length, end_tokens = ids.shape[1], model.generation_config.eos_token_id
+        length, end_tokens = batch.ids.shape[1], model.generation_config.eos_token_id
         own, plain = [], []
         for row, logits in enumerate(torch.stack(output.logits, dim=1)):
             tokens = output.sequences[row, length:]
             ends = [place for place, token in enumerate(tokens.tolist()) if token in end_tokens]
             steps = ends[0] + 1 if ends else len(tokens)
             own.append(token_log_probs(logits[:steps], tokens[:steps]))
-            prompt = ids[row][mask[row].bool()].tolist()
+            prompt = batch.ids[row][batch.mask[row].bool()].tolist()
             plain.append(plain_log_probs(model, prompt + tokens[:steps].tolist(), steps))
         refuse_difference("sampling", model, own, plain)
 

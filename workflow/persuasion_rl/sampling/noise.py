@@ -84,16 +84,17 @@ class KeyedSampling(LogitsProcessor):
 
     Args:
         seeds: (rows, max_new_tokens) int32, one a step.
-        prompt_length: tokens of the left-padded prompts; the step is the number of tokens after them.
+        starts: (rows,), the column of each response's first token; the step is the number of columns from there on.
     """
 
-    def __init__(self, seeds: torch.Tensor, prompt_length: int, limits: Limits):
+    def __init__(self, seeds: torch.Tensor, starts: torch.Tensor, limits: Limits):
         self.seeds = seeds
-        self.prompt_length = prompt_length
+        self.starts = starts
         self.limits = limits
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        seeds = self.seeds[:, input_ids.shape[1] - self.prompt_length]
+        steps = input_ids.shape[1] - self.starts
+        seeds = self.seeds.gather(1, steps[:, None]).flatten()
         return _only(
             sample_tokens(scores, seeds, self.limits.temperature, self.limits.top_p), scores
         )

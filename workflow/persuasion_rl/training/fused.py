@@ -9,7 +9,8 @@ import types
 from typing import Any
 
 import torch
-from torch.nn import functional as F
+
+from persuasion_rl.models.linear import linear
 
 TILE = 2**20
 """Logits that are in memory at once: 4 MB, which stay in a processor's cache."""
@@ -30,7 +31,7 @@ def fuse(model: torch.nn.Module) -> None:
 
         utils._ChunkedLogProbFunction = Head
     for module in model.modules():
-        if type(module) is Linear and type(module.get_base_layer()) is torch.nn.Linear:
+        if type(module) is Linear and isinstance(module.get_base_layer(), torch.nn.Linear):
             module.forward = types.MethodType(_adapted, module)
 
 
@@ -85,8 +86,8 @@ class AdaptedLinear(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, weight, bias, down, up, scaling: float, dropped):
         states = x.reshape(-1, x.shape[-1])
-        inner = _without(states, dropped) @ down.t()
-        out = F.linear(states, weight, bias).addmm_(inner, up.t(), alpha=scaling)
+        inner = linear(_without(states, dropped), down)
+        out = linear(states, weight, bias).addmm_(inner, up.t(), alpha=scaling)
         ctx.save_for_backward(states, weight, down, up, inner, dropped)
         ctx.scaling, ctx.shape = scaling, x.shape
         return out.view(*x.shape[:-1], -1)
@@ -95,12 +96,12 @@ class AdaptedLinear(torch.autograd.Function):
     def backward(ctx, grad):
         states, weight, down, up, inner, dropped = ctx.saved_tensors
         grad = grad.reshape(-1, grad.shape[-1])
-        inner_grad = (grad @ up).mul_(ctx.scaling)
-        down_grad = inner_grad.t() @ _without(states, dropped)
-        up_grad = (inner.t() @ grad).mul_(ctx.scaling).t()
+        inner_grad = linear(grad, up.t()).mul_(ctx.scaling)
+        down_grad = linear(inner_grad.t(), _without(states, dropped).t())
+        up_grad = linear(grad.t(), inner.t()).mul_(ctx.scaling)
         states_grad = None
         if ctx.needs_input_grad[0]:
-            states_grad = grad @ weight
+            states_grad = linear(grad, weight.t())
             if dropped is None:
                 states_grad.addmm_(inner_grad, down)
             else:
@@ -164,13 +165,11 @@ class LogProbs(torch.autograd.Function):
         best = torch.zeros_like(targets)
         mean = torch.zeros_like(hidden) if ctx.needs_input_grad[0] else None
         columns = min(tokens, max(256, TILE // max(1, n)))
-        space = hidden.new_empty(2, n * columns)
+        space = hidden.new_empty(n * columns)
         for start in range(0, tokens, columns):
             part = weight[start : start + columns]
-            logits, powers = (each[: n * len(part)].view(n, -1) for each in space)
-            torch.mm(hidden, part.t(), out=logits)
-            if bias is not None:
-                logits += bias[start : start + columns]
+            logits = linear(hidden, part, None if bias is None else bias[start : start + columns])
+            powers = space[: n * len(part)].view(n, -1)
             if factor != 1:
                 logits *= factor
             top, place = logits.max(1)
@@ -186,7 +185,7 @@ class LogProbs(torch.autograd.Function):
             weighted = weighted * rescale + torch.linalg.vecdot(powers, logits)
             sums += logits.sum(1)
             if mean is not None:
-                mean.mul_(rescale[:, None]).addmm_(powers, part)
+                mean.mul_(rescale[:, None]).add_(linear(powers, part.t()))
         log_total = highest + total.log()
         if mean is not None:
             mean.div_(total[:, None]).neg_().add_(weight[targets])

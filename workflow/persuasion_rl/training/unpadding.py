@@ -21,6 +21,7 @@ from torch.nn import functional as F
 from transformers import AttentionInterface, PreTrainedModel
 
 from persuasion_rl.files import UserError
+from persuasion_rl.models.linear import by_torch
 from persuasion_rl.runtime.command import note
 
 NAME = "unpadded"
@@ -390,6 +391,7 @@ def as_it_is(model: torch.nn.Module) -> Iterator[None]:
     config, plain = inner.base_model.config, inner.base_model.plain_attention
     now, config._attn_implementation = config._attn_implementation, plain
     try:
-        yield
+        with by_torch():
+            yield
     finally:
         config._attn_implementation = now
