@@ -192,6 +192,18 @@ def test_what_would_be_another_model_is_refused_from_the_header(metadata, line, 
     assert not [*(tmp_path / "out").glob("*.safetensors")]
 
 
+def test_a_gemma_of_narrow_heads_is_refused(base_of, tmp_path):
+    """As those of 27 billion weights: llama.cpp knows their scale by their number of layers, transformers takes 256."""
+    usual = {"attn_logit_softcapping": 50.0, "final_logit_softcapping": 30.0}
+    base = base_of("gemma2", **usual)
+    file = write_gguf(base, tmp_path / "model.gguf", gemma2__attention__sliding_window=8, gemma2__attention__key_length=8)  # fmt: skip
+    (tmp_path / "out").mkdir()
+    line = (
+        "does not say how its attention is scaled, and transformers would take 256 for heads of 8"
+    )
+    assert line in refusal(convert_gguf, file, tmp_path / "out")
+
+
 def test_scaled_positions_that_transformers_drops_are_refused(base_of, tmp_path, monkeypatch):
     """Llama 3.1 and later have their factors in a tensor of their own, `rope_freqs`."""
     from gguf import GGUFWriter

@@ -230,6 +230,12 @@ def _config(file: Path, header: Header):
                     f"{file}: says {key} = {value}, and transformers would take it for a model with {name}"
                     f" {told.get(name, 'as in every such model')}; take the model's own weights (safetensors)"
                 )
+    scale = told.get("query_pre_attn_scalar", told["head_dim"])  # Gemma's, of which no header tells
+    if scale != told["head_dim"]:
+        raise UserError(
+            f"{file}: does not say how its attention is scaled, and transformers would take {scale} for heads of"
+            f" {told['head_dim']} numbers; take the model's own weights (safetensors)"
+        )
     return config
 
 
@@ -354,7 +360,10 @@ def _write_model(file: Path, header: Header, config, ids: list[int], folder: Pat
 
 def _compare(file: Path, folder: Path, ids: list[int], expected) -> None:
     """UserError where the folder is another model than was read, or of a kind that is no base model."""
-    if load_tokenizer(folder)(SAMPLE)["input_ids"] != ids:
+    tokenizer = load_tokenizer(folder)
+    with loading(file):
+        written = tokenizer(SAMPLE)["input_ids"]
+    if written != ids:
         raise UserError(f"{file}: the tokenizer reads other tokens once it is written")
     model = load_base(folder, "cpu")
     refuse_difference("the converted folder", model, [plain_log_probs(model, ids)], [expected])
