@@ -36,6 +36,7 @@ FAMILIES = {
             "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 1_000_000.0},
         },
     },
+    "olmo": {"tie_word_embeddings": False, "clip_qkv": 0.05},
     "olmo2": {"tie_word_embeddings": False},
     "qwen2": {"tie_word_embeddings": True},
     "qwen3": {"tie_word_embeddings": True, "head_dim": 16},

@@ -53,7 +53,8 @@ def _adapted(layer, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
     dropout = layer.lora_dropout[name]
     share = getattr(dropout, "p", 0.0) if dropout.training else 0.0
     dropped = dropped_places(x.numel(), share) if share else None
-    return AdaptedLinear.apply(x, *weights, layer.scaling[name] / (1 - share), dropped)
+    scaling = layer.scaling[name] / (1 - share) if share < 1 else 0.0
+    return AdaptedLinear.apply(x, *weights, scaling, dropped)
 
 
 def dropped_places(entries: int, share: float) -> torch.Tensor:
@@ -87,10 +88,11 @@ class AdaptedLinear(torch.autograd.Function):
     def forward(ctx, x, weight, bias, down, up, scaling: float, dropped):
         states = x.reshape(-1, x.shape[-1])
         inner = linear(_without(states, dropped), down)
-        out = linear(states, weight, bias).addmm_(inner, up.t(), alpha=scaling)
+        out = linear(x, weight, bias)
+        out.view(-1, out.shape[-1]).addmm_(inner, up.t(), alpha=scaling)
         ctx.save_for_backward(states, weight, down, up, inner, dropped)
         ctx.scaling, ctx.shape = scaling, x.shape
-        return out.view(*x.shape[:-1], -1)
+        return out  # no view, which models may not change in place (OLMo's clip_qkv)
 
     @staticmethod
     def backward(ctx, grad):
@@ -169,7 +171,7 @@ class LogProbs(torch.autograd.Function):
         for start in range(0, tokens, columns):
             part = weight[start : start + columns]
             logits = linear(hidden, part, None if bias is None else bias[start : start + columns])
-            powers = space[: n * len(part)].view(n, -1)
+            powers = space[: n * len(part)].view(n, len(part))
             if factor != 1:
                 logits *= factor
             top, place = logits.max(1)
