@@ -6,7 +6,7 @@ fast. Both are float32 throughout, and differ in the order of sums.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -60,6 +60,11 @@ def linear(
     return _product(states, weight, bias)
 
 
+def unviewed(rows: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
+    """Rows (n, width) as (*shape, width). For autograd it is no view, so that models may change it in place (OLMo's clip_qkv)."""
+    return torch.ops.aten._unsafe_view(rows, (*shape, rows.shape[-1]))
+
+
 @contextmanager
 def by_torch() -> Iterator[None]:
     """In this context torch computes everything by itself, so that one can compare."""
@@ -93,17 +98,18 @@ class _Linear(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, states, weight, bias):
-        ctx.save_for_backward(states, weight)
-        return _product(states, weight, bias)
+        rows = states.reshape(-1, states.shape[-1])
+        ctx.save_for_backward(rows, weight)
+        return unviewed(_product(rows, weight, bias), states.shape[:-1])
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad):
-        states, weight = ctx.saved_tensors
+        rows, weight = ctx.saved_tensors
         needs_states, needs_weight, needs_bias = ctx.needs_input_grad
-        rows = grad.reshape(-1, grad.shape[-1])
-        states_grad = linear(grad, weight.t()) if needs_states else None
-        weight_grad = (
-            linear(rows.t(), states.reshape(-1, states.shape[-1]).t()) if needs_weight else None
+        grads = grad.reshape(-1, grad.shape[-1])
+        return (
+            linear(grads, weight.t()).view(*grad.shape[:-1], -1) if needs_states else None,
+            linear(grads.t(), rows.t()) if needs_weight else None,
+            grads.sum(0) if needs_bias else None,
         )
-        return states_grad, weight_grad, rows.sum(0) if needs_bias else None

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from persuasion_rl.models.linear import linear
+from persuasion_rl.models.linear import linear, unviewed
 
 TILE = 2**20
 """Logits that are in memory at once: 4 MB, which stay in a processor's cache."""
@@ -88,11 +88,10 @@ class AdaptedLinear(torch.autograd.Function):
     def forward(ctx, x, weight, bias, down, up, scaling: float, dropped):
         states = x.reshape(-1, x.shape[-1])
         inner = linear(_without(states, dropped), down)
-        out = linear(x, weight, bias)
-        out.view(-1, out.shape[-1]).addmm_(inner, up.t(), alpha=scaling)
+        out = linear(states, weight, bias).addmm_(inner, up.t(), alpha=scaling)
         ctx.save_for_backward(states, weight, down, up, inner, dropped)
         ctx.scaling, ctx.shape = scaling, x.shape
-        return out  # no view, which models may not change in place (OLMo's clip_qkv)
+        return unviewed(out, x.shape[:-1])
 
     @staticmethod
     def backward(ctx, grad):
