@@ -43,6 +43,8 @@ ON_GPU_MB = 8_000
 """What jobs ask for whose model is in a GPU's memory; weights pass through the machine's."""
 HEAD_TILE = 4096, 32_768
 """Tokens and entries of the vocabulary whose logits trl's fused head computes at once."""
+CACHE_ROOM = 128
+"""Tokens that a cache has room for behind those of its rows (`sampling.cache.ROOM`)."""
 LOSS_TOKENS = 2048
 """Tokens of a batch of `evaluation.loss`, whose replies' logits it computes."""
 KL_TOKENS = 1024
@@ -139,16 +141,16 @@ def _forward(size: Size, tokens: int) -> float:
 
 
 def sampling_bytes(size: Size, rows: int, prompt: int, new: int) -> float:
-    """The peak of a padded batch that is sampled on a CPU: the cache, the prompts' forward pass and mask, and the sampler's
-    copies of the logits.
+    """The peak of a padded batch that is sampled on a CPU: the weights and their packed copy, the cache with its room, beside
+    that of which it was made, the longest prompt's forward pass, and the sampler's copies of the logits.
 
     Args:
         rows: responses at once. prompt, new: the greatest lengths of a prompt and of a response, in tokens.
     """
-    cache = rows * (prompt + new) * size.layers * 2 * size.keys * 4
-    mask = rows * prompt * prompt * 4
+    weights = (size.parameters + size.backbone + size.head) * 4
+    cache = rows * (prompt + new + CACHE_ROOM) * size.layers * 2 * size.keys * 4
     logits = 8 * rows * size.vocab * 4
-    return size.parameters * 4 + cache + mask + logits + _forward(size, rows * prompt)
+    return weights + 2 * cache + logits + _forward(size, prompt)
 
 
 def loss_bytes(size: Size, length: int) -> float:
