@@ -1,6 +1,7 @@
-"""Times three ways to sample responses, in turns in one process: one prompt at a time, plain padded batches, and ours.
+"""Times ways to sample responses, in turns in one process: one prompt at a time, plain padded batches, ours, and llama.cpp.
 
 python benchmarks/generation.py --study results/demo    # its model sft, on the prompts of its AI pool
+python benchmarks/generation.py --study results/smollm2 --llama results/smollm2/exported/sft/sft.gguf
 python benchmarks/generation.py --study results/demo --shape qwen2.5-0.5b --tokenizer FOLDER
 
 With --shape the model has random weights and hardly ever ends a response by itself, so all are as long as the limit.
@@ -23,7 +24,8 @@ from training_material import MODELS
 from persuasion_rl.files import UserError
 from persuasion_rl.records import PoolRow, read_rows
 from persuasion_rl.runtime.command import note, stage
-from persuasion_rl.study.recorded import recorded_config
+from persuasion_rl.study.names import BASE
+from persuasion_rl.study.recorded import recorded_base, recorded_config
 
 SEED = 1
 AIMS = {"cpu": 5, "cuda": 20}
@@ -62,22 +64,25 @@ def compare(
     batch_size: int = 64,
     device: str = "auto",
     threads: int = os.cpu_count() or 1,
+    llama: list[Path] = [],
 ) -> None:
-    """Time the three ways on the same prompts, `responses` a prompt, and print a table.
+    """Time the ways on the same prompts, `responses` a prompt, and print a table.
 
     Args:
-        study: a folder with config.yaml, models/base, models/{model} and preferences/ai_pool_prompts.jsonl.
+        study: a folder with config.yaml, the models and preferences/ai_pool_prompts.jsonl.
+        model: a trained model of the study, or base.
         shape: a key of `training.MODELS`, for random weights of that shape and the tokenizer in the folder `tokenizer`.
         max_new_tokens: as the study has it, where none is given.
-        batch_size: of the plain batches and of ours.
+        batch_size: of the plain batches, of ours and of llama.cpp's.
+        llama: GGUF files of that model, each a way of its own, in llama.cpp (llama-cpp-python).
     """
     from persuasion_rl.models.devices import peak_flops, pick_device, prepare_torch
     from persuasion_rl.sampling.engine import SamplingSettings
     from persuasion_rl.sampling.make import make_engine
     from persuasion_rl.sampling.request import Request
 
-    if max_new_tokens is None:
-        max_new_tokens = recorded_config(study).sampling.max_new_tokens
+    config = recorded_config(study)
+    max_new_tokens = max_new_tokens or config.sampling.max_new_tokens
     prepare_torch(threads, SEED, device)
     device = pick_device(device)
     pool = list(read_rows(study / "preferences/ai_pool_prompts.jsonl", PoolRow))[:prompts]
@@ -87,7 +92,8 @@ def compare(
         for number in range(1, responses + 1)
     ]
     with tempfile.TemporaryDirectory() as folder:
-        base, lineage = study / "models/base", [study / f"models/{model}/adapter_model.safetensors"]
+        base = recorded_base(study, config)
+        lineage = [study / f"models/{model}/adapter_model.safetensors"] if model != BASE else []
         if shape:
             base, lineage = random_model(Path(folder), shape, tokenizer), []
         engine = make_engine(
@@ -112,6 +118,16 @@ def compare(
             "plain batches": lambda some: in_batches(llm, texts, some, batch_size, sampling),
             "ours": lambda some: our_samples(engine, some),
         }
+        for file in llama:
+            from llama import Llama
+
+            ids = engine.text_tokenizer.prompt_ids([row["prompt"] for row in pool])
+            limits = dict(temperature=temperature, top_p=top_p)
+            loaded = Llama(file, batch_size, max(map(len, ids)), max_new_tokens, limits, threads)
+            ways[f"llama.cpp, {file.name}"] = lambda some, loaded=loaded: loaded.sample(
+                engine.text_tokenizer.prompt_ids(list(dict.fromkeys(r.prompt for r in some))),
+                responses,
+            )
         for sample in ways.values():  # the first call of anything is slow
             sample(requests[:4])
         turns = [
