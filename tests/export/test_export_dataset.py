@@ -140,3 +140,18 @@ def test_the_card_says_whose_texts_and_labels_they_are(study):
 def test_a_study_without_pools_has_a_data_set(study):
     folder = study(labels={}, train={}, val={}, responses_from={}, labelled_by={})
     assert datasets.get_dataset_config_names(str(folder)) == ["sft", "delta_pairs"]
+
+
+def test_a_configuration_without_a_row_is_told_and_not_named_for_reading(study, tmp_path):
+    """As the delta pairs of a study of PersuasionForGood alone, and a pool whose labels were all left out."""
+    excluded = {"excluded": "refused", "metadata": metadata("c")}
+    for name, rows in {"pairs": [], "ai_labels": [excluded], "ai_train": [], "ai_val": []}.items():
+        write_jsonl(tmp_path / f"{name}.jsonl", rows)
+    folder = study()
+    names = datasets.get_dataset_config_names(str(folder))
+    assert names == ["sft", "human_labels", "human_pairs"]
+    for name in names:
+        assert datasets.load_dataset(str(folder), name, cache_dir=str(tmp_path / "cache"))
+    card = (folder / "README.md").read_text()
+    assert "| `ai_labels` | pool 0 |" in card and card.startswith("---\nlanguage: en\n")
+    assert (folder / "delta_pairs/train.parquet").is_file()

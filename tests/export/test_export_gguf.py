@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from persuasion_rl.export.export_gguf import export_gguf
 from persuasion_rl.export.export_model import export_model
-from persuasion_rl.export.llama_tokenizer import adds_bos, read_llama_tokenizer
+from persuasion_rl.export.llama_tokenizer import PRE_TOKENIZERS, adds_bos, read_llama_tokenizer
 from persuasion_rl.export.modelfile import PROMPT, modelfile_text
 from persuasion_rl.files import UserError
 from persuasion_rl.prompts.tokens import TextTokenizer
@@ -19,6 +19,7 @@ from tokenizer_kinds import TEMPLATES, write_base
 
 SAMPLING = dict(temperature=0.7, top_p=0.9, max_new_tokens=24)
 QUESTION = "Claim: 1,234 zoos 🙂 in Köln\nPoster: They're  sad.\n\n\tNo, really!"
+PLAIN = {"rope_type": "default", "rope_theta": 5000.0}
 STRINGS = [
     QUESTION,
     "emoji 👩‍🚀🏳️‍🌈 \u00a0\u3000 end ",
@@ -43,8 +44,7 @@ def folders(tiny_rows, tiny_sft, tmp_path_factory):
     """Kind of model -> an exported folder: the trained Qwen2, a random Llama with keys for two heads each, and one with
     the positions of Llama 3 and the single digits of SmolLM."""
     root = tmp_path_factory.mktemp("exported")
-    plain = {"rope_type": "default", "rope_theta": 5000.0}
-    llama = write_family_base("llama", tiny_rows.base, root / "base", rope_parameters=plain)
+    llama = write_family_base("llama", tiny_rows.base, root / "base", rope_parameters=PLAIN)
     slowed = write_family_base("llama", tiny_rows.base, root / "slowed_base")
     tokenizer = json.loads((slowed / "tokenizer.json").read_text())
     words = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True}
@@ -125,6 +125,7 @@ def test_what_no_float16_holds_stays_float32(tiny_rows, tmp_path):
     [
         ("gemma2", "gemma2 is none of llama, mistral, qwen2"),
         ("qwen2", "the positions of this qwen2 are of the type linear"),
+        ("mistral", "it attends to 8 tokens, and a prompt with its reply has 400"),
     ],
 )
 def test_other_models_are_refused_in_one_line(family, reason, tiny_rows, tmp_path):
@@ -152,7 +153,20 @@ def test_pre_tokenizers_are_known_by_what_they_do(qwen_tokenizer, tmp_path):
         (folder / "tokenizer.json").write_text(json.dumps(content | {"pre_tokenizer": pre_tokenizer}))  # fmt: skip
         return read_llama_tokenizer(folder, 500, "plain").pre
 
+    def whole(pre_tokenizer):
+        content["model"]["ignore_merges"] = True
+        try:
+            return name(pre_tokenizer)
+        finally:
+            content["model"]["ignore_merges"] = False
+
     words = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True}
+    llama = [{"type": "Split", "pattern": {"Regex": PRE_TOKENIZERS["llama-bpe"][0]}, "behavior": "Isolated", "invert": False},
+             words | {"use_regex": False}]  # fmt: skip
+    llama = {"type": "Sequence", "pretokenizers": llama}
+    assert [name(llama), whole(llama)] == ["smaug-bpe", "llama-bpe"]
+    with pytest.raises(UserError, match="pre-tokenizer of another kind"):
+        whole(words)
     digits = {"type": "Digits", "individual_digits": True}
     qwen = json.loads(qwen_tokenizer.read_text())["pre_tokenizer"]
     assert [name(words), name(qwen)] == ["gpt-2", "qwen2"]
@@ -191,6 +205,40 @@ def test_a_modelfile_has_the_studys_sampling(folders):
         ["temperature", "0.7"], ["top_p", "0.9"], ["top_k", "0"], ["repeat_penalty", "1.0"], ["num_predict", "24"],
         ["num_ctx", "400"], ["stop", '"<|endoftext|>"'], ["stop", '"<|im_end|>"'],
     ]  # fmt: skip
+
+
+def test_tokens_that_the_model_does_not_embed_are_left_out(tiny_rows, tmp_path):
+    """The tokenizer of a small Gemma 3 has tokens for images; a generation_config.json may end replies with -1."""
+    base = write_family_base("llama", tiny_rows.base, tmp_path / "base", rope_parameters=PLAIN)
+    tokenizer = json.loads((base / "tokenizer.json").read_text())
+    image = {"content": "<image>", "id": 500, "special": True, "normalized": False}
+    tokenizer["added_tokens"].append(tokenizer["added_tokens"][0] | image)
+    (base / "tokenizer.json").write_text(json.dumps(tokenizer))
+    (base / "generation_config.json").write_text('{"eos_token_id": [0, -1, 500]}')
+    folder = exported(base, tmp_path / "out")
+    tokens = gguf.GGUFReader(folder / "tiny.gguf").fields["tokenizer.ggml.tokens"].contents()
+    assert len(tokens) == 500 and "<image>" not in tokens
+    stops = [line for line in (folder / "Modelfile").read_text().splitlines() if "stop" in line]
+    assert stops == ['PARAMETER stop "<|endoftext|>"', 'PARAMETER stop "<|im_end|>"']
+
+
+def test_more_tokens_than_bos_in_front_are_refused(tmp_path):
+    folder = write_base(tmp_path, "byte_level", begins=True)
+    content = json.loads((folder / "tokenizer.json").read_text())
+    begin, text = content["post_processor"]["single"]
+    content["post_processor"]["single"] = [begin, begin, text]
+    (folder / "tokenizer.json").write_text(json.dumps(content))
+    with pytest.raises(UserError, match="more or other tokens than BOS in front of a text"):
+        read_llama_tokenizer(folder, 500, "plain")
+
+
+def test_a_stop_with_a_quote_is_refused_before_anything_is_written(tiny_rows, tmp_path):
+    base = write_family_base("llama", tiny_rows.base, tmp_path / "base", rope_parameters=PLAIN)
+    (base / "generation_config.json").write_text('{"eos_token_id": [0, 4]}')
+    assert json.loads((base / "tokenizer.json").read_text())["model"]["vocab"]['"'] == 4
+    with pytest.raises(UserError, match='the token ", which has a quote, ends a reply'):
+        exported(base, tmp_path / "out")
+    assert not [*(tmp_path / "out").glob("*tiny*")]
 
 
 def test_a_frame_that_no_modelfile_holds_is_refused(tmp_path):

@@ -1,11 +1,13 @@
 """GGUF files as base models: the same model as the one they were made from, or one line that says why not."""
 
+import json
 import struct
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from tokenizers import normalizers
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from persuasion_rl.files import UserError, file_digest, read_json
@@ -16,6 +18,7 @@ from persuasion_rl.prompts.tokens import TextTokenizer
 from persuasion_rl.study.base_folder import check_base_folder, check_gguf
 from tiny_families import write_family_base
 from tiny_gguf import write_gguf
+from tokenizer_kinds import write_base
 
 ROW = [*range(5, 60)]
 TEXT = "Post: In 2019  I saw 12 zoos.\n\n3 of them 'closed'. É"
@@ -106,13 +109,53 @@ def test_digits_are_split_off_where_the_vocabulary_was_learned_so(llama, tmp_pat
     assert [word for word, _ in split.pre_tokenize_str("a  12")] == ["a", "ĠĠ", "1", "2"]
 
 
+@pytest.mark.parametrize(
+    ("pre", "whole"), [("llama-bpe", True), ("tekken", True), ("qwen2", False)]
+)
+def test_words_stay_whole_and_bos_begins_a_text_where_llama_cpp_does_so(pre, whole, llama, tmp_path):  # fmt: skip
+    """Llama 3 has words that are tokens and that no merges lead to, and its older files do not say that BOS is added."""
+    content = json.loads((llama / "tokenizer.json").read_text())["model"]
+    merges = [" ".join(merge) for merge in content["merges"] if "".join(merge) != "Ġthe"]
+    keys = {"pre": pre, "merges": merges, "bos_token_id": 3}
+    file = write_gguf(llama, tmp_path / "model.gguf", **{f"tokenizer__ggml__{key}": value for key, value in keys.items()})  # fmt: skip
+    ids = TextTokenizer(converted(file)).prompt_ids([" the"])[0]
+    pieces = [content["vocab"][piece] for piece in ("Ġt", "he")]
+    assert ids == ([3, content["vocab"]["Ġthe"]] if whole else pieces)
+
+
+@pytest.mark.parametrize("prefix", [None, True, False])
+def test_a_sentence_piece_vocabulary_has_the_spaces_of_llama_cpp(prefix, base_of, tmp_path):
+    """A space in front of each text, also of one that begins with spaces, unless the header says that there is none."""
+    original = write_base(tmp_path / "original", "legacy")
+    content = json.loads((original / "tokenizer.json").read_text())
+    special = {token["content"]: token["id"] for token in content["added_tokens"] if token["special"]}  # fmt: skip
+    ids = content["model"]["vocab"] | {token["content"]: token["id"] for token in content["added_tokens"]}  # fmt: skip
+    tokens = sorted(ids, key=ids.get)
+    ranks = {"".join(merge): -rank for rank, merge in enumerate(content["model"]["merges"])}
+    kinds = [6 if token.startswith("<0x") else 3 if token in special else 1 for token in tokens]
+    keys = {
+        "model": "llama", "pre": None, "merges": None, "tokens": tokens, "token_type": kinds,
+        "scores": [float(ranks.get(token, -1000)) for token in tokens], "bos_token_id": ids["<s>"],
+        "eos_token_id": ids["</s>"], "unknown_token_id": ids["<unk>"], "padding_token_id": None,
+        "add_bos_token": False, "add_space_prefix": prefix,
+    }  # fmt: skip
+    base = base_of("llama", vocab_size=len(tokens))
+    file = write_gguf(base, tmp_path / "model.gguf", **{f"tokenizer__ggml__{key}": value for key, value in keys.items()})  # fmt: skip
+    ours, theirs = load_tokenizer(converted(file)), AutoTokenizer.from_pretrained(original)
+    if prefix is False:
+        theirs.backend_tokenizer.normalizer = normalizers.Replace(" ", "▁")
+    for text in (TEXT, "  are slow", "<s>buses</s> are"):
+        assert ours(text)["input_ids"] == theirs(text)["input_ids"]
+    assert ours.decode(ours("  are slow")["input_ids"]) == "  are slow"
+
+
 def test_the_header_says_what_the_card_tells(llama, tmp_path):
     file = write_gguf(
-        llama, tmp_path / "model.gguf", "Q8_0", general__license="mit", general__name="Tiny"
+        llama, tmp_path / "model.gguf", "Q8_0", general__license="mit", general__name="Tiny\n one"
     )
     (tmp_path / "out").mkdir()
     facts = convert_gguf(file, tmp_path / "out")
-    assert facts == {"name": "Tiny", "architecture": "llama", "licence": "mit", "quantisation": "Q8_0"}  # fmt: skip
+    assert facts == {"name": "Tiny one", "architecture": "llama", "licence": "mit", "quantisation": "Q8_0"}  # fmt: skip
     assert read_header(file).numbers == load_base(llama, "cpu").num_parameters()
 
 
@@ -132,6 +175,13 @@ def test_the_header_says_what_the_card_tells(llama, tmp_path):
         ({"llama__attention__sliding_window": 8}, "says llama.attention.sliding_window = 8"),
         ({"llama__attention__key_length": 32}, "llama.attention.key_length = 32"),
         ({"llama__vocab_size": 100}, "tokens, and its model embeds 100"),
+        ({"tokenizer__ggml__eos_token_id": None}, "without an EOS token (tokenizer.ggml.eos_token_id)"),
+        ({"tokenizer__ggml__eot_token_id": "a"}, "tokenizer.ggml.eot_token_id is 'a', and should be the number of one of its"),
+        ({"tokenizer__ggml__eot_token_id": 999_999}, "eot_token_id is 999999, and should be the number of one of its"),
+        ({"tokenizer__chat_template": 3}, "tokenizer.chat_template is 3, and should be a text"),
+        ({"general__license": ["mit"]}, "general.license is ['mit'], and should be a text"),
+        ({"split__count": "3"}, "one of 3 files"),
+        ({"llama__block_count": 200_000}, "no larger than that of its tensors, 21"),
     ],
 )  # fmt: skip
 def test_what_would_be_another_model_is_refused_from_the_header(metadata, line, llama, tmp_path):
@@ -140,6 +190,18 @@ def test_what_would_be_another_model_is_refused_from_the_header(metadata, line, 
     message = refusal(convert_gguf, file, tmp_path / "out")
     assert message.startswith(str(file)) and line in message
     assert not [*(tmp_path / "out").glob("*.safetensors")]
+
+
+def test_a_gemma_of_narrow_heads_is_refused(base_of, tmp_path):
+    """As those of 27 billion weights: llama.cpp knows their scale by their number of layers, transformers takes 256."""
+    usual = {"attn_logit_softcapping": 50.0, "final_logit_softcapping": 30.0}
+    base = base_of("gemma2", **usual)
+    file = write_gguf(base, tmp_path / "model.gguf", gemma2__attention__sliding_window=8, gemma2__attention__key_length=8)  # fmt: skip
+    (tmp_path / "out").mkdir()
+    line = (
+        "does not say how its attention is scaled, and transformers would take 256 for heads of 8"
+    )
+    assert line in refusal(convert_gguf, file, tmp_path / "out")
 
 
 def test_scaled_positions_that_transformers_drops_are_refused(base_of, tmp_path, monkeypatch):
@@ -154,6 +216,31 @@ def test_scaled_positions_that_transformers_drops_are_refused(base_of, tmp_path,
     file = write_gguf(base_of("llama"), tmp_path / "model.gguf")
     (tmp_path / "out").mkdir()
     assert "a part of the model would be lost" in refusal(convert_gguf, file, tmp_path / "out")
+
+
+def test_numbers_that_are_none_are_refused(llama, tmp_path):
+    """A token's embedding that is not finite shows in no short row."""
+    file = write_gguf(llama, tmp_path / "model.gguf")
+    from gguf import GGUFReader
+
+    embedding = next(t for t in GGUFReader(file, "r+").tensors if t.name == "token_embd.weight")
+    embedding.data[-1, -1] = np.inf
+    embedding.data.base.flush()
+    (tmp_path / "out").mkdir()
+    message = refusal(convert_gguf, file, tmp_path / "out")
+    assert "model.embed_tokens.weight has numbers that are not finite" in message
+
+
+def test_tensors_without_a_number_change_nothing(llama, tmp_path, monkeypatch):
+    from gguf import GGUFWriter
+
+    write = GGUFWriter.write_header_to_file
+    monkeypatch.setattr(
+        GGUFWriter, "write_header_to_file",
+        lambda self: (self.add_tensor("empty.weight", np.ones(0, np.float32)), write(self)),
+    )  # fmt: skip
+    file = write_gguf(llama, tmp_path / "model.gguf")
+    assert read_header(file).numbers == load_base(llama, "cpu").num_parameters()
 
 
 def test_a_type_that_cannot_be_multiplied_out_is_named(llama, tmp_path, monkeypatch):

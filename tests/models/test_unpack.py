@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from persuasion_rl.data.fetch import fetch_package
-from persuasion_rl.files import UserError, file_digest, read_json
+from persuasion_rl.files import UserError, file_digest, read_json, write_json
 from persuasion_rl.models.lineage import base_digest
 from persuasion_rl.models.loading import load_base, load_for_inference
 from persuasion_rl.models.plain import plain_log_probs
@@ -110,6 +110,16 @@ def test_weights_of_another_format_are_refused_in_one_line(base, wheel, tmp_path
         f"base model {SOURCE}: model.safetensors is missing, and pytorch_model.bin is not" in line
     )
     assert not (tmp_path / "x").exists()
+
+
+def test_an_index_reaches_no_file_outside_of_the_folder(base, wheel, tmp_path):
+    """The joined files are removed: one of somebody else's must not be."""
+    folder, own = shutil.copytree(base, tmp_path / "folder"), tmp_path / "own.safetensors"
+    next(folder.glob("model-*.safetensors")).rename(own)
+    names = {"model.embed_tokens.weight": str(own)}
+    write_json(folder / "model.safetensors.index.json", {"weight_map": names})
+    line = refusal(source=SOURCE, file=wheel({}, folder), output=tmp_path / "x")
+    assert f"names {str(own)!r}, which is no file beside it" in line and own.exists()
 
 
 def test_what_is_refused_leaves_the_folder_that_was_there(base, wheel, tmp_path):

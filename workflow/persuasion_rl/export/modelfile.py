@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from persuasion_rl.export.llama_tokenizer import CONVERTER
 from persuasion_rl.files import UserError
 from persuasion_rl.prompts.templates import special_tokens
 from persuasion_rl.prompts.tokens import TextTokenizer
@@ -30,20 +31,23 @@ def modelfile_text(
         add_bos: whether llama.cpp puts BOS in front, so that the template must not.
 
     Raises:
-        UserError: the frame has braces or quotes that a Modelfile cannot hold.
+        UserError: the frame has braces or quotes that a Modelfile cannot hold, or a stop has quotes.
     """
     before, behind = frame(model, prompt_format, source)
     if add_bos:
         before = before.removeprefix(special_tokens(model).get("bos_token", ""))
     if any(sign in before + behind for sign in ("{{", "}}", '"""')):
-        raise UserError(
-            f"{model}: its chat template writes '{{{{' or three quotes, which no Modelfile of Ollama can hold; use"
-            " llama.cpp with the GGUF file, or prompt_format: plain"
-        )
+        raise UserError(_not_held(model, "its chat template writes '{{' or three quotes"))
+    if quoted := [stop for stop in stops if '"' in stop]:
+        raise UserError(_not_held(model, f"the token {quoted[0]}, which has a quote, ends a reply"))
     lines = [f"FROM ./{gguf}", f'TEMPLATE """{before}{PROMPT}{behind}"""']
     lines += [f"PARAMETER {name} {value}" for name, value in parameters.items()]
     lines += [f'PARAMETER stop "{stop}"' for stop in stops]
     return "\n".join(lines) + "\n"
+
+
+def _not_held(model: Path, why: str) -> str:
+    return f"{model}: {why}, so no Modelfile of Ollama can hold it; use prompt_format: plain, or that folder: {CONVERTER}"
 
 
 def frame(model: Path, prompt_format: str, source: str) -> tuple[str, str]:

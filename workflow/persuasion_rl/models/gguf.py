@@ -20,6 +20,12 @@ LONGEST_ARRAY = 1024
 """Entries of the header's arrays that are read; vocabularies and merges are longer, and only counted."""
 EXACT = ("F32", "F16", "BF16")
 """Types that float32 holds exactly."""
+TOKENIZER = "tokenizer.ggml"
+"""How the keys of the tokenizer begin."""
+TEXTS = {"general.architecture", "general.type", "general.name", "general.license", "tokenizer.chat_template"}  # fmt: skip
+"""Keys whose values are text, of those that are read here."""
+IDS = {f"{TOKENIZER}.{name}_token_id" for name in ("bos", "eos", "eot", "padding", "unknown")}
+"""Keys whose values are tokens."""
 EMBEDS = "pooling_type"
 """Only models of embeddings say how they pool, unless it is 0."""
 ATTRIBUTES = {
@@ -34,6 +40,11 @@ GPT2 = {"gpt-2", "phi-2", "mpt", "olmo", "jais", "roberta-bpe"}
 """Vocabularies whose text is split as GPT-2 splits it, which transformers does wherever it knows no other way."""
 DIGIT_BY_DIGIT = {"smollm", "starcoder", "refact", "command-r", "codeshell", "exaone", "minerva-7b"}
 """Those that split digits off first, one by one (llama.cpp, src/llama-vocab.cpp)."""
+WHOLE_WORDS = {
+    "llama3", "llama-v3", "llama-bpe", "falcon3", "falcon-h1", "pixtral", "midm-2.0", "lfm2", "jina-v5-nano", "tekken",
+}  # fmt: skip
+"""Those in which a word that is a token is never cut, whatever the merges, and whose texts begin with BOS where the header
+does not say (there too)."""
 SAMPLE = "In 2019 I'd have said no;  since then I have met 12 people who changed my mind.\n\nWhy? Ask them."
 
 
@@ -94,7 +105,8 @@ def convert_gguf(file: Path, folder: Path) -> dict[str, Any]:
     _compare(file, folder, ids, expected)
     note(f"{file.name}: {_agreement(config)}")
     keys = {"name": "name", "architecture": "architecture", "licence": "license"}
-    facts = {ours: header.metadata.get(f"general.{theirs}") for ours, theirs in keys.items()}
+    said = {ours: header.metadata.get(f"general.{theirs}") for ours, theirs in keys.items()}
+    facts = {name: text and " ".join(text.split()) for name, text in said.items()}
     return facts | {"quantisation": header.quantisation}
 
 
@@ -117,14 +129,30 @@ def read_header(file: Path) -> Header:
     except Exception as error:  # where a file ends too early numpy and gguf raise many kinds
         reason = " ".join(str(error).split())
         raise UserError(f"{file}: no whole GGUF file ({reason}); was the copy cut off?") from None
-    tokens = reader.fields.get("tokenizer.ggml.tokens")
+    tokens = reader.fields.get(f"{TOKENIZER}.tokens")
     types: Counter[str] = Counter()
     for tensor in reader.tensors:
         types[tensor.tensor_type.name] += tensor.n_elements
     header = Header(metadata, len(tokens.data) if tokens else 0, types.total(), types)
     _refuse_kind(file, header)
+    _refuse_values(file, header, len(reader.tensors))
     _refuse_types(file, reader.tensors)
     return header
+
+
+def _refuse_values(file: Path, header: Header, tensors: int) -> None:
+    """UserError for a value that is of another type than is read here, names no token, or promises more than the file has."""
+    layers = f"{header.metadata.get('general.architecture')}.block_count"
+    for key, value in header.metadata.items():
+        if key in TEXTS and not isinstance(value, str):
+            wanted = "a text"
+        elif key in IDS and not (isinstance(value, int) and 0 <= value < header.tokens):
+            wanted = f"the number of one of its {header.tokens:,} tokens"
+        elif key == layers and not (isinstance(value, int) and value <= tensors):
+            wanted = f"a whole number, and no larger than that of its tensors, {tensors:,}"
+        else:
+            continue
+        raise UserError(f"{file}: {key} is {value!r}, and should be {wanted}; make the file anew")
 
 
 def _refuse_kind(file: Path, header: Header) -> None:
@@ -139,7 +167,7 @@ def _refuse_kind(file: Path, header: Header) -> None:
         what = "the part of a model that sees images; take the file of its language model"
     elif kind != "model":
         what = f"of the type {kind!r}, and no model"
-    elif said.get("split.count", 1) > 1:
+    elif said.get("split.count", 1) not in (0, 1):
         what = (
             f"one of {said['split.count']} files; join them (llama.cpp's llama-gguf-split --merge)"
         )
@@ -147,6 +175,8 @@ def _refuse_kind(file: Path, header: Header) -> None:
         what = "a model of embeddings, which writes no text"
     elif not header.tokens:
         what = "without a vocabulary (tokenizer.ggml.tokens), so no text can be read"
+    elif f"{TOKENIZER}.eos_token_id" not in said:
+        what = f"without an EOS token ({TOKENIZER}.eos_token_id), so no response could end"
     else:
         return
     raise UserError(f"{file}: is {what}")
@@ -158,7 +188,8 @@ def _refuse_types(file: Path, tensors: list) -> None:
 
     for tensor in {tensor.tensor_type: tensor for tensor in tensors}.values():
         try:
-            dequantize(tensor.data.reshape(-1, tensor.data.shape[-1])[:1], tensor.tensor_type)
+            rows = tensor.data.reshape(-1, max(1, tensor.data.shape[-1]))
+            dequantize(rows[:1], tensor.tensor_type)
         except NotImplementedError:
             raise UserError(
                 f"{file}: {tensor.name} is stored as {tensor.tensor_type.name}, which the package gguf does not read; take"
@@ -199,12 +230,19 @@ def _config(file: Path, header: Header):
                     f"{file}: says {key} = {value}, and transformers would take it for a model with {name}"
                     f" {told.get(name, 'as in every such model')}; take the model's own weights (safetensors)"
                 )
+    scale = told.get("query_pre_attn_scalar", told["head_dim"])  # Gemma's, of which no header tells
+    if scale != told["head_dim"]:
+        raise UserError(
+            f"{file}: does not say how its attention is scaled, and transformers would take {scale} for heads of"
+            f" {told['head_dim']} numbers; take the model's own weights (safetensors)"
+        )
     return config
 
 
 def _off(key: str, value: Any) -> bool:
     """Whether a key says that the model does not have what the key is about."""
-    return (key, value) in (("rope.scaling.type", "none"), ("attention.causal", True))
+    off = {"rope.scaling.type": "none", "attention.causal": True, "expert_count": 0, "expert_used_count": 0}  # fmt: skip
+    return key in off and off[key] == value
 
 
 def _told(config) -> dict[str, Any]:
@@ -224,23 +262,22 @@ def _tokenizer(file: Path, header: Header, config):
     Raises:
         UserError: it is not known how text is split, or tokens and model do not belong together.
     """
-    from tokenizers.pre_tokenizers import ByteLevel, Digits, Sequence
     from transformers import AutoTokenizer
     from transformers.integrations.gguf.gguf_tokenizer_mapping import GGUF_PRE_TOKENIZER_SPLITS
 
     said = header.metadata
-    split = said.get("tokenizer.ggml.pre")
+    split = said.get(f"{TOKENIZER}.pre")
     known = {*GPT2, *DIGIT_BY_DIGIT, *GGUF_PRE_TOKENIZER_SPLITS}
-    if said.get("tokenizer.ggml.model") == "gpt2" and split not in known:
+    if said.get(f"{TOKENIZER}.model") == "gpt2" and split not in known:
         raise UserError(
             f"{file}: transformers does not know how its tokenizer splits text (tokenizer.ggml.pre = {split}), and would"
             " read other tokens than the model learned; take the model's own weights (safetensors)"
         )
+    begins = split in WHOLE_WORDS and f"{TOKENIZER}.bos_token_id" in said
+    unsaid = {"add_bos_token": True} if begins and f"{TOKENIZER}.add_bos_token" not in said else {}
     with loading(file):
-        tokenizer = AutoTokenizer.from_pretrained(**_named(file))
-    if split in DIGIT_BY_DIGIT:
-        by_bytes = ByteLevel(add_prefix_space=False, use_regex=True)
-        tokenizer.backend_tokenizer.pre_tokenizer = Sequence([Digits(True), by_bytes])
+        tokenizer = AutoTokenizer.from_pretrained(**_named(file), **unsaid)
+    _split_as_llama_cpp(tokenizer.backend_tokenizer, said)
     if len(tokenizer) > config.vocab_size:
         raise UserError(
             f"{file}: its tokenizer has {len(tokenizer):,} tokens, and its model embeds {config.vocab_size:,}"
@@ -248,7 +285,7 @@ def _tokenizer(file: Path, header: Header, config):
     for name, key in (("bos", "bos"), ("eos", "eos"), ("pad", "padding")):
         own, told = (
             getattr(tokenizer, f"{name}_token_id"),
-            said.get(f"tokenizer.ggml.{key}_token_id"),
+            said.get(f"{TOKENIZER}.{key}_token_id"),
         )
         if own != told:
             raise UserError(
@@ -256,6 +293,32 @@ def _tokenizer(file: Path, header: Header, config):
             )
         setattr(config, f"{name}_token_id", own)
     return tokenizer
+
+
+def _split_as_llama_cpp(tokenizer, said: dict[str, Any]) -> None:
+    """Mend what transformers builds where llama.cpp gives other tokens.
+
+    Args:
+        tokenizer: of tokenizers. said: the metadata of the file.
+    """
+    from tokenizers import decoders, normalizers, pre_tokenizers
+
+    split = said.get(f"{TOKENIZER}.pre")
+    if (
+        said.get(f"{TOKENIZER}.model") == "llama"
+    ):  # SentencePiece: a space in front of each text, unless it is said
+        begins = said.get(f"{TOKENIZER}.add_space_prefix", True)
+        space = [normalizers.Replace(" ", "▁")]
+        bare = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
+        prefix, stripped = [normalizers.Prepend("▁")], [decoders.Strip(" ", 1, 0)]
+        tokenizer.normalizer = normalizers.Sequence([*prefix * begins, *space])
+        tokenizer.pre_tokenizer = None
+        tokenizer.decoder = decoders.Sequence([*bare, *stripped * begins])
+    elif split in DIGIT_BY_DIGIT:
+        by_bytes = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
+        tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Digits(True), by_bytes])
+    elif split in WHOLE_WORDS:
+        tokenizer.model.ignore_merges = True
 
 
 def _write_model(file: Path, header: Header, config, ids: list[int], folder: Path):
@@ -277,7 +340,12 @@ def _write_model(file: Path, header: Header, config, ids: list[int], folder: Pat
             f"{file}: holds {header.numbers:,} numbers, and transformers' {config.model_type} has {numbers:,}, so a part of"
             " the model would be lost, or random (scaled positions, for example); take its own weights (safetensors)"
         )
-    ends = [config.eos_token_id, header.metadata.get("tokenizer.ggml.eot_token_id")]
+    for name, weights in model.named_parameters():
+        if not weights.isfinite().all():
+            raise UserError(
+                f"{file}: {name} has numbers that are not finite; was the file damaged?"
+            )
+    ends = [config.eos_token_id, header.metadata.get(f"{TOKENIZER}.eot_token_id")]
     ends = sorted({end for end in ends if end is not None})
     model.generation_config = GenerationConfig(
         bos_token_id=config.bos_token_id, eos_token_id=ends, pad_token_id=config.pad_token_id
@@ -292,7 +360,10 @@ def _write_model(file: Path, header: Header, config, ids: list[int], folder: Pat
 
 def _compare(file: Path, folder: Path, ids: list[int], expected) -> None:
     """UserError where the folder is another model than was read, or of a kind that is no base model."""
-    if load_tokenizer(folder)(SAMPLE)["input_ids"] != ids:
+    tokenizer = load_tokenizer(folder)
+    with loading(file):
+        written = tokenizer(SAMPLE)["input_ids"]
+    if written != ids:
         raise UserError(f"{file}: the tokenizer reads other tokens once it is written")
     model = load_base(folder, "cpu")
     refuse_difference("the converted folder", model, [plain_log_probs(model, ids)], [expected])

@@ -82,9 +82,10 @@ def fitting_batches(
             gradient_checkpointing = True
             fitting = _largest(attempt, candidates, True, device)
         if fitting is None:
+            less = "set use_4bit: true" if device == "cuda" else "end other programs"
             raise UserError(
                 "out of memory: not one row fits, even with gradient checkpointing; lower"
-                " data.max_seq_length, or set use_4bit: true"
+                f" data.max_seq_length, or {less}"
             )
         rows = fitting
         if per_device_rows is not None and rows < candidates[0]:

@@ -52,7 +52,8 @@ def _adapted(layer, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
     dropout = layer.lora_dropout[name]
     share = getattr(dropout, "p", 0.0) if dropout.training else 0.0
     dropped = dropped_places(x.numel(), share) if share else None
-    return AdaptedLinear.apply(x, *weights, layer.scaling[name] / (1 - share), dropped)
+    scaling = layer.scaling[name] / (1 - share) if share < 1 else 0.0
+    return AdaptedLinear.apply(x, *weights, scaling, dropped)
 
 
 def dropped_places(entries: int, share: float) -> torch.Tensor:
@@ -167,7 +168,7 @@ class LogProbs(torch.autograd.Function):
         space = hidden.new_empty(2, n * columns)
         for start in range(0, tokens, columns):
             part = weight[start : start + columns]
-            logits, powers = (each[: n * len(part)].view(n, -1) for each in space)
+            logits, powers = (each[: n * len(part)].view(n, len(part)) for each in space)
             torch.mm(hidden, part.t(), out=logits)
             if bias is not None:
                 logits += bias[start : start + columns]
