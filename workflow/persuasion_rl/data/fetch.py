@@ -280,7 +280,7 @@ def fetch_package(
         wheel, *others = sorted(folder.iterdir())
         if others:
             raise UserError(
-                f"pip downloaded {wheel.name} and {others[0].name} for {wanted} alone; is PIP_REQUIREMENT set, or the like in"
+                f"pip downloaded {wheel.name} and {others[0].name} for {requirement} alone; is PIP_REQUIREMENT set, or the like in"
                 " pip's configuration?"
             )
         with opened(wheel) as package:

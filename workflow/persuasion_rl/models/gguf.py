@@ -15,6 +15,7 @@ from persuasion_rl.models.plain import plain_log_probs, refuse_difference
 from persuasion_rl.runtime.command import note
 from persuasion_rl.runtime.progress import Progress
 from persuasion_rl.study.base_folder import CAUSAL, check_gguf
+from persuasion_rl.text import readable
 
 LONGEST_ARRAY = 1024
 """Entries of the header's arrays that are read; vocabularies and merges are longer, and only counted."""
@@ -106,7 +107,7 @@ def convert_gguf(file: Path, folder: Path) -> dict[str, Any]:
     note(f"{file.name}: {_agreement(config)}")
     keys = {"name": "name", "architecture": "architecture", "licence": "license"}
     said = {ours: header.metadata.get(f"general.{theirs}") for ours, theirs in keys.items()}
-    facts = {name: text and " ".join(text.split()) for name, text in said.items()}
+    facts = {name: text and " ".join(readable(text).split()) for name, text in said.items()}
     return facts | {"quantisation": header.quantisation}
 
 
