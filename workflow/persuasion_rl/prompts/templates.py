@@ -10,6 +10,7 @@ from jinja2.ext import Extension, loopcontrols
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from persuasion_rl.files import UserError, read_json
+from persuasion_rl.prompts.reasoning import opens_reasoning
 from persuasion_rl.prompts.wording import PLAIN, SYSTEM, PromptFormat
 
 MARK = 'What "they" said: it\'s <1 & >0,\n\n{ naïve }!'
@@ -54,6 +55,12 @@ def read_format(base: Path, name: str) -> PromptFormat:
     if end and after.rstrip().endswith(end):
         raise UserError(
             f"{file}: the chat template ends a prompt with {end}, where a reply should begin; use prompt_format: plain"
+        )
+    if opens_reasoning(after):
+        raise UserError(
+            f"{file}: the chat template opens the model's reasoning where a reply should begin ({after[-40:].strip()!r}), so"
+            " replies would be learned and sampled as reasoning; use prompt_format: plain, or name a copy of the model whose"
+            " template closes it again, as <think></think> does"
         )
     return PromptFormat("chat", before + before_context, "\n\n", after)
 
