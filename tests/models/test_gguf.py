@@ -1,6 +1,7 @@
 """GGUF files as base models: the same model as the one they were made from, or one line that says why not."""
 
 import json
+import shutil
 import struct
 from pathlib import Path
 
@@ -11,7 +12,8 @@ from tokenizers import normalizers
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from persuasion_rl.files import UserError, file_digest, read_json
-from persuasion_rl.models.gguf import convert_gguf, read_header
+from persuasion_rl.models.gguf import convert_gguf
+from persuasion_rl.models.gguf_header import read_header
 from persuasion_rl.models.loading import end_tokens, load_base, load_tokenizer
 from persuasion_rl.models.plain import plain_log_probs
 from persuasion_rl.prompts.tokens import TextTokenizer
@@ -100,6 +102,28 @@ def test_a_token_that_ends_a_turn_ends_a_reply_too(llama, tmp_path):
     file = write_gguf(llama, tmp_path / "model.gguf", tokenizer__ggml__eot_token_id=7)
     said = read_json(converted(file) / "generation_config.json")
     assert 7 in said["eos_token_id"] and len(said["eos_token_id"]) == 2
+
+
+@pytest.mark.parametrize(("text", "kind"), [("<｜User｜>", 3), ("    ", 4)])
+def test_a_token_that_would_be_cut_into_pieces_is_refused(text, kind, llama, tmp_path):
+    """As the roles of DeepSeek's templates, and the indents of OLMo and Phi-2."""
+    content = json.loads((llama / "tokenizer.json").read_text())
+    ids = content["model"]["vocab"] | {token["content"]: token["id"] for token in content["added_tokens"]}  # fmt: skip
+    tokens = sorted(ids, key=ids.get)
+    kinds = [3 if number < 3 else 1 for number in range(len(tokens))]
+    tokens[1], kinds[1] = text, kind
+    file = write_gguf(llama, tmp_path / "model.gguf", tokenizer__ggml__tokens=tokens, tokenizer__ggml__token_type=kinds)  # fmt: skip
+    (tmp_path / "out").mkdir()
+    message = refusal(convert_gguf, file, tmp_path / "out")
+    assert f"has the token {text!r}, which transformers would cut into pieces" in message
+
+
+def test_a_disk_without_room_for_float32_is_told_before(llama, tmp_path, monkeypatch):
+    file = write_gguf(llama, tmp_path / "model.gguf", "Q8_0")
+    free = 3 * read_header(file).numbers
+    monkeypatch.setattr("shutil.disk_usage", lambda _: shutil._ntuple_diskusage(free, 0, free))
+    (tmp_path / "out").mkdir()
+    assert "GB are to be written there" in refusal(convert_gguf, file, tmp_path / "out")
 
 
 def test_digits_are_split_off_where_the_vocabulary_was_learned_so(llama, tmp_path):

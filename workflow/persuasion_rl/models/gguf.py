@@ -5,30 +5,21 @@ models than llama.cpp, and drops in silence what it does not know. So whatever o
 from its header, before the weights are read. The format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
 """
 
-from collections import Counter
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from persuasion_rl.files import UserError
+from persuasion_rl.models.gguf_header import EMBEDS, TOKENIZER, Header, read_header
 from persuasion_rl.models.loading import load_base, load_tokenizer, loading
 from persuasion_rl.models.plain import plain_log_probs, refuse_difference
 from persuasion_rl.runtime.command import note
+from persuasion_rl.runtime.machine import refuse_without_room
 from persuasion_rl.runtime.progress import Progress
-from persuasion_rl.study.base_folder import CAUSAL, check_gguf
+from persuasion_rl.study.base_folder import CAUSAL
 from persuasion_rl.text import readable
 
-LONGEST_ARRAY = 1024
-"""Entries of the header's arrays that are read; vocabularies and merges are longer, and only counted."""
-EXACT = ("F32", "F16", "BF16")
-"""Types that float32 holds exactly."""
-TOKENIZER = "tokenizer.ggml"
-"""How the keys of the tokenizer begin."""
-TEXTS = {"general.architecture", "general.type", "general.name", "general.license", "tokenizer.chat_template"}  # fmt: skip
-"""Keys whose values are text, of those that are read here."""
-IDS = {f"{TOKENIZER}.{name}_token_id" for name in ("bos", "eos", "eot", "padding", "unknown")}
-"""Keys whose values are tokens."""
-EMBEDS = "pooling_type"
-"""Only models of embeddings say how they pool, unless it is 0."""
+FLOAT32 = 4
+"""Bytes of a number as it is written."""
 ATTRIBUTES = {
     "attention.key_length": "head_dim",
     "attention.value_length": "head_dim",
@@ -47,33 +38,6 @@ WHOLE_WORDS = {
 """Those in which a word that is a token is never cut, whatever the merges, and whose texts begin with BOS where the header
 does not say (there too)."""
 SAMPLE = "In 2019 I'd have said no;  since then I have met 12 people who changed my mind.\n\nWhy? Ask them."
-
-
-class Header(NamedTuple):
-    """What a GGUF file says of its model.
-
-    Attributes:
-        metadata: key -> value, long arrays left out.
-        tokens: entries of the vocabulary.
-        numbers: the numbers of all tensors together.
-        types: GGML type -> numbers that are stored so.
-    """
-
-    metadata: dict[str, Any]
-    tokens: int
-    numbers: int
-    types: Counter[str]
-
-    @property
-    def architecture(self) -> str:
-        return self.metadata["general.architecture"]
-
-    @property
-    def quantisation(self) -> str:
-        """The types of the weights that were quantised, the most frequent first."""
-        return (
-            ", ".join(name for name, _ in self.types.most_common() if name not in EXACT) or "none"
-        )
 
 
 def convert_gguf(file: Path, folder: Path) -> dict[str, Any]:
@@ -95,6 +59,7 @@ def convert_gguf(file: Path, folder: Path) -> dict[str, Any]:
     note(
         f"{file.name}: {header.architecture}, {header.numbers:,} numbers in {', '.join(header.types)}"
     )
+    refuse_without_room(folder, FLOAT32 * header.numbers)
     Progress(f"{file.name}: building the tokenizer")
     tokenizer = _tokenizer(file, header, config)
     tokenizer.save_pretrained(folder, save_jinja_files=False)
@@ -109,93 +74,6 @@ def convert_gguf(file: Path, folder: Path) -> dict[str, Any]:
     said = {ours: header.metadata.get(f"general.{theirs}") for ours, theirs in keys.items()}
     facts = {name: text and " ".join(readable(text).split()) for name, text in said.items()}
     return facts | {"quantisation": header.quantisation}
-
-
-def read_header(file: Path) -> Header:
-    """What a GGUF file says of its model.
-
-    Raises:
-        UserError: it is no whole file, or holds no language model whose weights can be multiplied out.
-    """
-    from gguf import GGUFReader, GGUFValueType
-
-    check_gguf(file)
-    try:
-        reader = GGUFReader(file)
-        metadata = {
-            key: field.contents()
-            for key, field in reader.fields.items()
-            if field.types[:1] != [GGUFValueType.ARRAY] or len(field.data) <= LONGEST_ARRAY
-        }
-    except Exception as error:  # where a file ends too early numpy and gguf raise many kinds
-        reason = " ".join(str(error).split())
-        raise UserError(f"{file}: no whole GGUF file ({reason}); was the copy cut off?") from None
-    tokens = reader.fields.get(f"{TOKENIZER}.tokens")
-    types: Counter[str] = Counter()
-    for tensor in reader.tensors:
-        types[tensor.tensor_type.name] += tensor.n_elements
-    header = Header(metadata, len(tokens.data) if tokens else 0, types.total(), types)
-    _refuse_kind(file, header)
-    _refuse_values(file, header, len(reader.tensors))
-    _refuse_types(file, reader.tensors)
-    return header
-
-
-def _refuse_values(file: Path, header: Header, tensors: int) -> None:
-    """UserError for a value that is of another type than is read here, names no token, or promises more than the file has."""
-    layers = f"{header.metadata.get('general.architecture')}.block_count"
-    for key, value in header.metadata.items():
-        if key in TEXTS and not isinstance(value, str):
-            wanted = "a text"
-        elif key in IDS and not (isinstance(value, int) and 0 <= value < header.tokens):
-            wanted = f"the number of one of its {header.tokens:,} tokens"
-        elif key == layers and not (isinstance(value, int) and value <= tensors):
-            wanted = f"a whole number, and no larger than that of its tensors, {tensors:,}"
-        else:
-            continue
-        raise UserError(f"{file}: {key} is {value!r}, and should be {wanted}; make the file anew")
-
-
-def _refuse_kind(file: Path, header: Header) -> None:
-    """UserError for a file that holds something else than a whole language model."""
-    said = header.metadata
-    kind, architecture = said.get("general.type", "model"), said.get("general.architecture")
-    if architecture is None:
-        raise UserError(f"{file}: does not say which model it is (general.architecture)")
-    if kind == "adapter" or "adapter.type" in said:
-        what = "an adapter, and no base model: merge it into its model first"
-    elif kind == "mmproj" or architecture == "clip":
-        what = "the part of a model that sees images; take the file of its language model"
-    elif kind != "model":
-        what = f"of the type {kind!r}, and no model"
-    elif said.get("split.count", 1) not in (0, 1):
-        what = (
-            f"one of {said['split.count']} files; join them (llama.cpp's llama-gguf-split --merge)"
-        )
-    elif said.get(f"{architecture}.{EMBEDS}", 0):
-        what = "a model of embeddings, which writes no text"
-    elif not header.tokens:
-        what = "without a vocabulary (tokenizer.ggml.tokens), so no text can be read"
-    elif f"{TOKENIZER}.eos_token_id" not in said:
-        what = f"without an EOS token ({TOKENIZER}.eos_token_id), so no response could end"
-    else:
-        return
-    raise UserError(f"{file}: is {what}")
-
-
-def _refuse_types(file: Path, tensors: list) -> None:
-    """UserError for tensors of a type that gguf does not multiply out; a row of each type is tried."""
-    from gguf import dequantize
-
-    for tensor in {tensor.tensor_type: tensor for tensor in tensors}.values():
-        try:
-            rows = tensor.data.reshape(-1, max(1, tensor.data.shape[-1]))
-            dequantize(rows[:1], tensor.tensor_type)
-        except NotImplementedError:
-            raise UserError(
-                f"{file}: {tensor.name} is stored as {tensor.tensor_type.name}, which the package gguf does not read; take"
-                " the model in another quantisation"
-            ) from None
 
 
 def _named(file: Path) -> dict[str, Any]:
@@ -279,6 +157,13 @@ def _tokenizer(file: Path, header: Header, config):
     with loading(file):
         tokenizer = AutoTokenizer.from_pretrained(**_named(file), **unsaid)
     _split_as_llama_cpp(tokenizer.backend_tokenizer, said)
+    if said.get(f"{TOKENIZER}.model") == "gpt2":
+        for number, text in header.whole.items():
+            if tokenizer.convert_tokens_to_ids(text) != number:
+                raise UserError(
+                    f"{file}: has the token {text!r}, which transformers would cut into pieces; take the model's own weights"
+                    " (safetensors)"
+                )
     if len(tokenizer) > config.vocab_size:
         raise UserError(
             f"{file}: its tokenizer has {len(tokenizer):,} tokens, and its model embeds {config.vocab_size:,}"
