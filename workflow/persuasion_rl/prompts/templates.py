@@ -31,7 +31,10 @@ def read_format(base: Path, name: str) -> PromptFormat:
     """
     if name == PLAIN.name:
         return PLAIN
-    file, template = _read_template(base)
+    found = read_template(base)
+    if found is None:
+        raise UserError(f"prompt_format: chat, but {base} has no chat template; use plain")
+    file, template = found
     special = special_tokens(base)
     user = {"role": "user", "content": MARK}
     try:
@@ -65,21 +68,15 @@ def read_format(base: Path, name: str) -> PromptFormat:
     return PromptFormat("chat", before + before_context, "\n\n", after)
 
 
-def _read_template(base: Path) -> tuple[Path, str]:
-    """The file of a model's chat template, and its text, found as transformers finds it.
-
-    Raises:
-        UserError: there is none.
-    """
+def read_template(base: Path) -> tuple[Path, str] | None:
+    """The file of a model's chat template, and its text, found as transformers finds it; None where there is none."""
     file = base / "chat_template.jinja"
     if file.is_file():
         return file, file.read_text(encoding="utf-8")
     template = tokenizer_config(base).get("chat_template")
     if isinstance(template, list):
         template = {each["name"]: each["template"] for each in template}.get("default")
-    if template is None:
-        raise UserError(f"prompt_format: chat, but {base} has no chat template; use plain")
-    return base / "tokenizer_config.json", template
+    return None if template is None else (base / "tokenizer_config.json", template)
 
 
 def tokenizer_config(base: Path) -> dict[str, Any]:
