@@ -148,6 +148,11 @@ def test_a_licence_in_another_encoding_is_read_as_far_as_it_goes(tmp_path):
         assert licence_of(package) == "Libert\ufffd"
 
 
+def test_an_error_over_what_is_done_with_a_package_is_not_the_packages(index):
+    with pytest.raises(RuntimeError, match="out of memory"), opened(index / NAME):
+        raise RuntimeError("out of memory")
+
+
 @pytest.mark.parametrize("damage", ["encrypted", "lzma"])
 def test_an_archive_that_cannot_be_unpacked_is_one_line(damage, tmp_path):
     wheel = tmp_path / NAME

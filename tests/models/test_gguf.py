@@ -255,6 +255,19 @@ def test_numbers_that_are_none_are_refused(llama, tmp_path):
     assert "model.embed_tokens.weight has numbers that are not finite" in message
 
 
+def test_tensors_that_overlap_are_refused(llama, tmp_path):
+    """A bit of the header that was lost makes another model, and not a shorter one."""
+    file = write_gguf(llama, tmp_path / "model.gguf")
+    from gguf import GGUFReader
+
+    reader = GGUFReader(file, "r+")
+    place = next(t for t in reader.tensors if t.name == "blk.0.ffn_up.weight").field.parts[-1]
+    place[0] = 0
+    reader.data.flush()
+    message = refusal(read_header, file)
+    assert "blk.0.ffn_up.weight does not begin where blk.0.ffn_gate.weight ends" in message
+
+
 def test_tensors_without_a_number_change_nothing(llama, tmp_path, monkeypatch):
     from gguf import GGUFWriter
 

@@ -21,8 +21,10 @@ LONGEST_LICENCE = 80
 """Letters; a longer entry is the licence's whole text, and no name of it."""
 UNKNOWN = "UNKNOWN"
 """What setuptools wrote where nothing was said."""
-DAMAGED = (BadZipFile, zlib.error, lzma.LZMAError, EOFError, NotImplementedError, RuntimeError)
-"""Errors over an archive that is not whole, or encrypted (RuntimeError)."""
+DAMAGED = (BadZipFile, zlib.error, lzma.LZMAError, EOFError, NotImplementedError)
+"""Errors over an archive that is not whole."""
+ENCRYPTED = 1
+"""The bit of a file's flags that says so (APPNOTE 6.3, section 4.4.4)."""
 
 
 @contextmanager
@@ -34,6 +36,8 @@ def opened(wheel: Path) -> Iterator[ZipFile]:
     """
     try:
         with ZipFile(wheel) as package:
+            if any(member.flag_bits & ENCRYPTED for member in package.infolist()):
+                raise BadZipFile("it is encrypted")
             yield package
     except DAMAGED as error:
         raise UserError(

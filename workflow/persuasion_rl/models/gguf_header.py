@@ -1,6 +1,7 @@
 """Reads what a GGUF file says of its model, and refuses what is no whole language model. The weights are not read."""
 
 from collections import Counter
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -86,6 +87,7 @@ def read_header(file: Path) -> Header:
     _refuse_kind(file, header)
     _refuse_values(file, header, len(reader.tensors))
     _refuse_types(file, reader.tensors)
+    _refuse_gaps(file, reader.tensors, int(reader.alignment))
     return header
 
 
@@ -144,3 +146,16 @@ def _refuse_types(file: Path, tensors: list) -> None:
                 f"{file}: {tensor.name} is stored as {tensor.tensor_type.name}, which the package gguf does not read; take"
                 " the model in another quantisation"
             ) from None
+
+
+def _refuse_gaps(file: Path, tensors: list, alignment: int) -> None:
+    """UserError where a tensor does not begin where the one before it ends, as in every whole file: it would be other numbers."""
+    for before, tensor in pairwise(tensors):
+        if tensor.data_offset != _aligned(before.data_offset + before.n_bytes, alignment):
+            raise UserError(
+                f"{file}: {tensor.name} does not begin where {before.name} ends; was the file damaged?"
+            )
+
+
+def _aligned(place: int, alignment: int) -> int:
+    return -(-int(place) // alignment) * alignment
