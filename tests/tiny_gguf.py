@@ -1,6 +1,7 @@
 """Writes tiny models as GGUF files, by gguf's own writer and as llama.cpp's converter lays them out, and packs packages."""
 
 import json
+import math
 from pathlib import Path
 from zipfile import ZipFile
 
@@ -50,6 +51,24 @@ def write_gguf(base: Path, file: Path, kind: str = "F32", **metadata) -> Path:
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
+    writer.close()
+    return file
+
+
+def write_header(file: Path, shape: tuple[int, int], positions: int) -> Path:
+    """The start of a GGUF file, with one tensor of a shape, without its numbers."""
+    from gguf import GGUFWriter
+
+    writer = GGUFWriter(file, "qwen2")
+    writer.add_array("tokenizer.ggml.token_type", [1, 3])
+    writer.add_token_list(["a", "Ġnaïve"])
+    writer.add_float32("qwen2.rope.freq_base", 1e4)
+    writer.add_uint32("qwen2.rope.scaling.original_context_length", 7)
+    writer.add_context_length(positions)
+    writer.add_tensor_info("token_embd.weight", shape, np.dtype(np.float32), 4 * math.prod(shape))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_ti_data_to_file()
     writer.close()
     return file
 

@@ -61,15 +61,22 @@ def make_tiny_base(folder: Path) -> Path:
     return folder
 
 
-def write_scripted_base(folder: Path, table: dict[str, dict[str, float]]) -> Path:
+def write_scripted_base(
+    folder: Path, table: dict[str, dict[str, float]], special: tuple[str, ...] = ()
+) -> Path:
     """A Qwen2 model for which P(next token | last token) is `table`; "" stands for any other token.
 
     Attention and MLP add nothing; a token's embedding is the unit vector of its row in the table, and
     the head holds the logarithms.
+
+    Args:
+        special: more special tokens of its tokenizer.
     """
     from transformers import Qwen2Config, Qwen2ForCausalLM
 
     tokenizer = train_tokenizer(["Some text to learn from."], 300, folder)
+    tokenizer.add_tokens([*special], special_tokens=True)
+    tokenizer.save_pretrained(folder)
     hidden = 8
     torch.manual_seed(0)  # the weights' digest is part of the noise's key
     model = Qwen2ForCausalLM(

@@ -131,6 +131,8 @@ def test_a_package_that_was_cut_off_is_refused(index, tmp_path):
         ({"License": "x" * 2000, "Classifier": "Programming Language :: Python"}, None),
         ({"License": "UNKNOWN", "Classifier": "License :: OSI Approved :: BSD License"}, "BSD License"),
         ({"License": "MIT\n        and more"}, "MIT and more"),
+        ({"License": "Café\x00\x1b[31m licence\u2028x"}, "Café[31m licence x"),
+        ({"Classifier": "License :: OSI Approved :: Licence Libre du Québec"}, "Licence Libre du Québec"),
     ],
 )  # fmt: skip
 def test_the_licence_is_what_the_metadata_names(metadata, licence, tmp_path):

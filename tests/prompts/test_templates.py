@@ -88,6 +88,8 @@ def test_a_template_is_found_where_models_keep_it(tmp_path):
         ("{{ messages[-1].content[0].text }}", "once and unchanged"),
         ("nothing", "once and unchanged"),
         ("{% for m in messages %}{{ m.content + eos_token }}\n{% endfor %}", "ends a prompt with </s>"),
+        (TURNS + "<think>\n", "opens the model's reasoning where a reply should begin ('<|im_end|>\\n<|im_start|>assistant\\n<think>')"),
+        (TURNS + "[THINK]", "use prompt_format: plain, or name a copy of the model whose template closes it"),
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("place", ["chat_template.jinja", "tokenizer_config.json"])
@@ -98,6 +100,12 @@ def test_a_template_that_cannot_be_served_is_one_line(template, why, place, tmp_
         read_format(base, "chat")
     assert why in str(raised.value) and str(base / place) in str(raised.value)
     assert "\n" not in str(raised.value)
+
+
+def test_reasoning_that_a_template_opens_and_closes_again_is_served(tmp_path):
+    """Qwen 3 where it is not to think."""
+    base = write_base(tmp_path, "byte_level", f"<think>{TURNS}<think>\n\n</think>\n\n")
+    assert read_format(base, "chat").after.endswith("assistant\n<think>\n\n</think>\n")
 
 
 def test_tokens_are_text_for_a_template_however_they_are_written(tmp_path):

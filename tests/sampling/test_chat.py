@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from persuasion_rl.sampling.chat import message_text, without_reasoning
+from persuasion_rl.prompts.reasoning import without_reasoning
+from persuasion_rl.sampling.chat import message_text
 from persuasion_rl.sampling.request import STOPPED, Sample
 
 REASONED = {

@@ -4,6 +4,7 @@ import json
 import math
 import random
 from collections import Counter
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -49,6 +50,16 @@ def test_a_response_that_ends_at_the_limit_is_whole(troubled_base):
     for limit, reasons in ((2, {STOPPED}), (1, {CUT})):
         sampled = samples(troubled_base, Limits(1.0, 1.0, limit), 60)
         assert {one.finish_reason for one in sampled if one.text in ("A", "B")} == reasons
+
+
+def test_special_tokens_that_mark_reasoning_are_read_and_others_are_not(tmp_path):
+    """Magistral's [THINK]. The marks, spelled, are more tokens than the limit, and no part of what is trained on."""
+    reply = ["", "[THINK]", "C", "[/THINK]", "<|im_start|>", "A", END_OF_TEXT]
+    table = {token: {following: 1.0} for token, following in pairwise(reply)}
+    base = write_scripted_base(tmp_path, table, special=("[THINK]", "[/THINK]"))
+    (sample,) = samples(base, Limits(1.0, 1.0, 8), 1)
+    assert sample == Sample("[THINK]C[/THINK]A", 6, STOPPED)
+    assert (sample.said, sample.reasoning) == ("A", 16)
 
 
 def test_a_base_models_own_generation_settings_do_not_change_the_samples(tmp_path):

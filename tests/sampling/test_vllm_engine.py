@@ -8,7 +8,7 @@ from types import ModuleType, SimpleNamespace
 import pytest
 
 from persuasion_rl.models.loading import load_tokenizer
-from persuasion_rl.sampling.request import CUT, STOPPED, Limits, Request
+from persuasion_rl.sampling.request import CUT, STOPPED, Limits, Request, Sample
 from persuasion_rl.training.standin import END_OF_TEXT
 from tiny_models import TROUBLE, engine_of, short_requests, write_scripted_base
 
@@ -16,7 +16,9 @@ from tiny_models import TROUBLE, engine_of, short_requests, write_scripted_base
 class StandInForVllm(ModuleType):
     """A stand-in for the package vllm, which needs a GPU, with the part of the interface of 0.30 that we use.
 
-    It answers every prompt with its token ids in reverse, up to `max_tokens`."""
+    It answers every prompt with its token ids in reverse, up to `max_tokens`, or with `reply`."""
+
+    reply: list[int] | None = None
 
     def __init__(self):
         super().__init__("vllm")
@@ -34,12 +36,12 @@ class StandInForVllm(ModuleType):
                 return [self.answer(*pair) for pair in zip(prompts, sampling_params, strict=True)]
 
             def answer(self, prompt, limits):
-                ids = prompt["prompt_token_ids"][::-1]
+                ids = stand_in.reply or prompt["prompt_token_ids"][::-1]
                 cut = len(ids) >= limits.max_tokens
                 ids = ids[: limits.max_tokens] if cut else [*ids, limits.stop_token_ids[0]]
-                text = self.tokenizer.decode(ids, skip_special_tokens=True)
                 reason = "length" if cut else "stop"
-                output = SimpleNamespace(text=f" {text}\n", token_ids=ids, finish_reason=reason)
+                assert limits.detokenize is False
+                output = SimpleNamespace(text="", token_ids=ids, finish_reason=reason)
                 return SimpleNamespace(outputs=[output])
 
         self.LLM = LLM
@@ -104,6 +106,14 @@ def test_vllm_stops_at_every_end_that_the_base_model_has(vllm, tmp_path):
     assert limits.stop_token_ids == sorted([7, *ends])
     model, _ = engine_of(base).load()
     assert limits.stop_token_ids == model.generation_config.eos_token_id
+
+
+def test_marks_of_reasoning_stay_in_the_text_though_they_are_special_tokens(vllm, tmp_path):
+    base = write_scripted_base(tmp_path, TROUBLE, special=("[THINK]", "[/THINK]"))
+    tokens = ["[THINK]", "B", "[/THINK]", "<|im_start|>", "A"]
+    vllm.reply = load_tokenizer(base).convert_tokens_to_ids(tokens)
+    ((_, sample),) = engine_of(base, engine="vllm").sample(short_requests(1))
+    assert sample == Sample("[THINK]B[/THINK]A", 6, STOPPED) and sample.said == "A"
 
 
 def test_vllm_gets_the_models_own_adapter(vllm, troubled_base, tmp_path, monkeypatch):

@@ -12,6 +12,7 @@ from persuasion_rl.prompts.wording import PLAIN
 from persuasion_rl.study.loading import load_config
 from persuasion_rl.study.plan_checks import check_lengths, longest_prompt
 from published import write_model_folder
+from tiny_gguf import write_header, write_wheel
 from tokenizer_kinds import LLAMA_3, write_base
 
 LEAST = 25
@@ -111,6 +112,27 @@ def test_a_model_with_too_few_positions_is_refused(base):
     for where in (base, base / "tokenizer.json"):
         with pytest.raises(UserError, match="512 tokens are more than the 100 positions"):
             RowMaker("cmv", where, Budget(20, 256, 300, 512))
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_gguf_with_too_few_positions_is_refused_before_it_is_unpacked(packed, tmp_path, monkeypatch):  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    file, source = write_header(tmp_path / "a.gguf", (2, 3), 256), "./a.gguf"
+    if packed:
+        wheel, source = Path("resources/packages/p-1.whl"), "pypi:p==1#p/a.gguf"
+        wheel.parent.mkdir(parents=True)
+        write_wheel(tmp_path / "p-1-py3-none-any.whl", {"p/a.gguf": file, "p/b.gguf": ""}).rename(
+            wheel
+        )
+    context = {"data.max_context_tokens": 300}
+    message = refusal(study(source, **context))
+    assert message.startswith("data.max_seq_length: 512 tokens are more than the 256 positions of")
+    keys = study("org/name", **context)
+    keys["evaluation"]["other_players"] = {"other": {"source": source, "prompt_format": "plain"}}
+    assert "do not fit 256 positions of evaluation.other_players.other" in refusal(keys)
+    for part in (file.read_bytes()[:60], b"GGUF\x03\0\0\0" + b"\xff" * 100):
+        file.write_bytes(part)
+        load_config(study("./a.gguf", **context))
 
 
 def test_another_player_has_its_own_tokenizer_form_and_positions(base):

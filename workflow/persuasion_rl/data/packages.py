@@ -11,6 +11,7 @@ from pathlib import Path, PurePosixPath
 from zipfile import BadZipFile, ZipFile
 
 from persuasion_rl.files import UserError
+from persuasion_rl.text import readable
 
 OWN_METADATA = re.compile(r"[^/]+\.dist-info/METADATA")
 """The metadata of a package; those of packages that it brings along lie deeper."""
@@ -56,7 +57,7 @@ def licence_of(package: ZipFile) -> str | None:
         *(metadata.get(key, "") for key in ("License-Expression", "License")),
         *(each.rpartition(" :: ")[2] for each in classifiers if each.startswith(LICENCE)),
     ]
-    named = [" ".join(name.split()) for name in named if name != UNKNOWN]
+    named = [" ".join(readable(name).split()) for name in named if name != UNKNOWN]
     return next((name for name in named if 0 < len(name) <= LONGEST_LICENCE), None)
 
 

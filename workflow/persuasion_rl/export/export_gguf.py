@@ -12,10 +12,10 @@ from persuasion_rl.export.llama_tokenizer import (
     CONVERTER,
     LlamaTokenizer,
     read_llama_tokenizer,
-    read_template,
 )
 from persuasion_rl.export.modelfile import modelfile_text
 from persuasion_rl.files import UserError, read_json, write_text, written_whole
+from persuasion_rl.prompts.templates import read_template
 from persuasion_rl.runtime.command import note, stage
 from persuasion_rl.runtime.machine import refuse_without_room
 from persuasion_rl.runtime.progress import Progress
@@ -161,8 +161,8 @@ def _add_tokenizer(writer, tokenizer: LlamaTokenizer, model: Path) -> None:
         if name in ("bos", "eos", "pad", "unk"):
             getattr(writer, f"add_{name}_token_id")(number)
     writer.add_add_bos_token(tokenizer.add_bos)
-    if template := read_template(model):
-        writer.add_chat_template(template)
+    if found := read_template(model):
+        writer.add_chat_template(found[1])
 
 
 def _tensors(model: Path, config) -> Iterator[tuple[str, Any]]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from persuasion_rl.files import UserError, read_json
-from persuasion_rl.prompts.templates import special_tokens, tokenizer_config
+from persuasion_rl.prompts.templates import special_tokens
 from persuasion_rl.prompts.tokens import TextTokenizer
 
 NORMAL, CONTROL, USER_DEFINED, UNUSED = 1, 3, 4, 5
@@ -105,15 +105,6 @@ def read_llama_tokenizer(folder: Path, embedded: int, prompt_format: str) -> Lla
         ids=named,
         add_bos=begins,
     )
-
-
-def read_template(folder: Path) -> str | None:
-    """The chat template of a model's folder, if it has one."""
-    file = folder / "chat_template.jinja"
-    if file.is_file():
-        return file.read_text(encoding="utf-8")
-    template = tokenizer_config(folder).get("chat_template")
-    return template if isinstance(template, str) else None
 
 
 def adds_bos(folder: Path, prompt_format: str) -> bool:

@@ -16,6 +16,7 @@ from persuasion_rl.runtime.command import note
 from persuasion_rl.runtime.machine import refuse_without_room
 from persuasion_rl.runtime.progress import Progress
 from persuasion_rl.study.base_folder import CAUSAL
+from persuasion_rl.text import readable
 
 FLOAT32 = 4
 """Bytes of a number as it is written."""
@@ -71,7 +72,7 @@ def convert_gguf(file: Path, folder: Path) -> dict[str, Any]:
     note(f"{file.name}: {_agreement(config)}")
     keys = {"name": "name", "architecture": "architecture", "licence": "license"}
     said = {ours: header.metadata.get(f"general.{theirs}") for ours, theirs in keys.items()}
-    facts = {name: text and " ".join(text.split()) for name, text in said.items()}
+    facts = {name: text and " ".join(readable(text).split()) for name, text in said.items()}
     return facts | {"quantisation": header.quantisation}
 
 

@@ -10,6 +10,7 @@ from jinja2.ext import Extension, loopcontrols
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from persuasion_rl.files import UserError, read_json
+from persuasion_rl.prompts.reasoning import opens_reasoning
 from persuasion_rl.prompts.wording import PLAIN, SYSTEM, PromptFormat
 
 MARK = 'What "they" said: it\'s <1 & >0,\n\n{ naïve }!'
@@ -30,7 +31,10 @@ def read_format(base: Path, name: str) -> PromptFormat:
     """
     if name == PLAIN.name:
         return PLAIN
-    file, template = _read_template(base)
+    found = read_template(base)
+    if found is None:
+        raise UserError(f"prompt_format: chat, but {base} has no chat template; use plain")
+    file, template = found
     special = special_tokens(base)
     user = {"role": "user", "content": MARK}
     try:
@@ -55,24 +59,24 @@ def read_format(base: Path, name: str) -> PromptFormat:
         raise UserError(
             f"{file}: the chat template ends a prompt with {end}, where a reply should begin; use prompt_format: plain"
         )
+    if opens_reasoning(after):
+        raise UserError(
+            f"{file}: the chat template opens the model's reasoning where a reply should begin ({after[-40:].strip()!r}), so"
+            " replies would be learned and sampled as reasoning; use prompt_format: plain, or name a copy of the model whose"
+            " template closes it again, as <think></think> does"
+        )
     return PromptFormat("chat", before + before_context, "\n\n", after)
 
 
-def _read_template(base: Path) -> tuple[Path, str]:
-    """The file of a model's chat template, and its text, found as transformers finds it.
-
-    Raises:
-        UserError: there is none.
-    """
+def read_template(base: Path) -> tuple[Path, str] | None:
+    """The file of a model's chat template, and its text, found as transformers finds it; None where there is none."""
     file = base / "chat_template.jinja"
     if file.is_file():
         return file, file.read_text(encoding="utf-8")
     template = tokenizer_config(base).get("chat_template")
     if isinstance(template, list):
         template = {each["name"]: each["template"] for each in template}.get("default")
-    if template is None:
-        raise UserError(f"prompt_format: chat, but {base} has no chat template; use plain")
-    return base / "tokenizer_config.json", template
+    return None if template is None else (base / "tokenizer_config.json", template)
 
 
 def tokenizer_config(base: Path) -> dict[str, Any]:

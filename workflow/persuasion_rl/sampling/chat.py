@@ -1,4 +1,4 @@
-"""What a language model says: the text of a message of a chat completion, and a text without the model's reasoning."""
+"""What a server answers: the text of a message of a chat completion, numbers of tokens, what it refuses."""
 
 import json
 import re
@@ -11,43 +11,9 @@ MOST_TOKENS = 10**9
 """More tokens than any answer has; a larger number is not taken for a count."""
 MALFORMED = (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError)
 """Errors of reading JSON of an unexpected form."""
-WORDS = "think|thinking|thoughts?|inner_thoughts|reason|reasoning|rationale|reflection|scratchpad|analysis"
-TAG = re.compile(
-    rf"<(/?)(?:\w{{1,10}}:)?({WORDS})(?:\s[^<>]{{0,100}})?>|\[(/?)((?-i:THINK))\]|◁(/?)(think)▷",
-    re.IGNORECASE,
-)
-"""Where reasoning begins or ends: <think> (DeepSeek R1, Qwen3), <seed:think>, [THINK] (Magistral), ◁think▷ (Kimi)."""
 REFUSES = re.compile(
     r"support|unknown|unrecogni[sz]ed|unexpected|not permitted|extra", re.IGNORECASE
 )
-ANSWER = re.compile(r"\s*<answer>(.*)</answer>\s*", re.DOTALL | re.IGNORECASE)
-"""What some models put around what follows their reasoning."""
-
-
-def without_reasoning(text: str) -> str:
-    """What a model says outside of its reasoning; the text itself if there is none.
-
-    Reasoning ends with the first closing tag of its name. Where it is not closed, the limit cut it. Where it was not opened,
-    the prompt opened it: then it is all that stands before the closing tag.
-    """
-    parts: list[str] = []
-    place, inside = 0, ""
-    for tag in TAG.finditer(text):
-        closes, name = tag.group(1, 2) if tag[2] else tag.group(3, 4) if tag[4] else tag.group(5, 6)
-        name = name.lower()
-        if not closes and not inside:
-            parts.append(text[place : tag.start()])
-            inside = name
-        elif closes and inside in ("", name):
-            parts = parts if inside else []
-            place, inside = tag.end(), ""
-    if not inside:
-        parts.append(text[place:])
-    text_outside = "".join(parts)
-    if len(text_outside) == len(text):
-        return text
-    answer = ANSWER.fullmatch(text_outside)
-    return (answer[1] if answer else text_outside).strip()
 
 
 def body_of(text: str) -> Any:

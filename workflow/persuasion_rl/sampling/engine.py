@@ -3,17 +3,17 @@
 import importlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from functools import cached_property
+from dataclasses import dataclass, field, replace
+from functools import cache, cached_property
 from pathlib import Path
 from types import ModuleType
 
 from persuasion_rl.files import UserError, text_digest
 from persuasion_rl.models.lineage import check_lineage
+from persuasion_rl.prompts.reasoning import is_mark
 from persuasion_rl.prompts.tokens import TextTokenizer
 from persuasion_rl.runtime.progress import Progress
 from persuasion_rl.sampling.request import CUT, STOPPED, Limits, Request, Sample
-from persuasion_rl.text import readable
 
 
 @dataclass(frozen=True)
@@ -104,18 +104,37 @@ class Engine(ABC):
     def _sample(self, text: str, tokens: int, finish_reason: str) -> Sample:
         """A finished sample, of an engine whose tokenizer is here.
 
-        Text can have more tokens when it is tokenized again, as training does. What is then over the limit counts as cut,
+        What it says can have more tokens when it is tokenized again, as training does. What is then over the limit counts as cut,
         or it would be too long for a row that was planned.
         """
-        text = text.strip()
+        sample = Sample(text.strip(), tokens, finish_reason)
         if finish_reason == STOPPED:
-            (count,) = self.text_tokenizer.response_counts([readable(text)])
-            finish_reason = STOPPED if count <= self.settings.max_new_tokens else CUT
-        return Sample(text, tokens, finish_reason)
+            (count,) = self.text_tokenizer.response_counts([sample.said])
+            if count > self.settings.max_new_tokens:
+                return replace(sample, finish_reason=CUT)
+        return sample
 
     def _seed(self, request: Request) -> int:
         """A seed for an engine that has a random generator for each request."""
         return int(text_digest(*self._key(request)), 16) % 2**31
+
+
+def text_of(ids: list[int], tokenizer) -> str:
+    """The text of a response's tokens.
+
+    Special tokens are left out, but for marks of reasoning: without them it would be taken for what the model says.
+
+    Args:
+        tokenizer: of transformers.
+    """
+    left_out = _left_out(tokenizer)
+    return tokenizer.decode([id_ for id_ in ids if id_ not in left_out])
+
+
+@cache
+def _left_out(tokenizer) -> frozenset[int]:
+    added = tokenizer.added_tokens_decoder.items()
+    return frozenset(id_ for id_, token in added if token.special and not is_mark(token.content))
 
 
 def import_library(name: str, how_to_install: str) -> ModuleType:

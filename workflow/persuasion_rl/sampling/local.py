@@ -16,7 +16,7 @@ from persuasion_rl.models.plain import (
     token_log_probs,
 )
 from persuasion_rl.runtime.command import note
-from persuasion_rl.sampling.engine import Engine, SamplingSettings
+from persuasion_rl.sampling.engine import Engine, SamplingSettings, text_of
 from persuasion_rl.sampling.request import CUT, STOPPED, Request, Sample
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ class LocalEngine(Engine):
         tokens = len(ids) if end is None else end + 1
         if self.progress.total_tokens is not None:
             self.progress.total_tokens -= self.settings.max_new_tokens - tokens
-        text = tokenizer.decode(ids[:end], skip_special_tokens=True)
+        text = text_of(ids[:end], tokenizer)
         return self._sample(text, tokens, CUT if end is None else STOPPED)
 
     def _step_seeds(self, request: Request):

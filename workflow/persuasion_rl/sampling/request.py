@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from persuasion_rl.sampling.chat import without_reasoning
+from persuasion_rl.prompts.reasoning import without_reasoning
 from persuasion_rl.text import is_blank, readable
 
 STOPPED, CUT = "stop", "length"

@@ -1,11 +1,12 @@
 """The engine vllm: vLLM in this process (envs/vllm.yaml)."""
 
 from collections.abc import Iterator
+from itertools import takewhile
 
 from persuasion_rl.files import read_json
 from persuasion_rl.models.lineage import ADAPTER_CONFIG
 from persuasion_rl.models.loading import end_tokens, load_tokenizer
-from persuasion_rl.sampling.engine import Engine, SamplingSettings, import_library
+from persuasion_rl.sampling.engine import Engine, SamplingSettings, import_library, text_of
 from persuasion_rl.sampling.request import Request, Sample
 
 REQUESTS_PER_CALL = 512
@@ -26,7 +27,7 @@ class Vllm(Engine):
 
     def _sample_chunk(self, requests: list[Request]) -> list[Sample]:
         vllm = import_library("vllm", "snakemake --sdm conda takes envs/vllm.yaml")
-        llm, end_tokens, adapter = self._load(vllm)
+        llm, tokenizer, end_tokens, adapter = self._load(vllm)
         settings = self.settings
         prompts = self.text_tokenizer.prompt_ids([request.prompt for request in requests])
         outputs = llm.generate(
@@ -38,6 +39,7 @@ class Vllm(Engine):
                     max_tokens=settings.max_new_tokens,
                     seed=self._seed(request),
                     stop_token_ids=end_tokens,
+                    detokenize=False,  # it would leave out the marks of reasoning
                     watermarking=False,
                 )
                 for request in requests
@@ -47,10 +49,16 @@ class Vllm(Engine):
         )
         completions = [output.outputs[0] for output in outputs]
         self.progress.add(tokens=sum(len(completion.token_ids) for completion in completions))
-        return [self._sample(c.text, len(c.token_ids), c.finish_reason) for c in completions]
+        samples = []
+        for completion in completions:
+            ids = completion.token_ids
+            before_end = list(takewhile(lambda id_: id_ not in end_tokens, ids))
+            text = text_of(before_end, tokenizer)
+            samples.append(self._sample(text, len(ids), completion.finish_reason))
+        return samples
 
     def _load(self, vllm):
-        """vLLM's model, the tokens that end a response, and the adapter; loaded once."""
+        """vLLM's model, the tokenizer, the tokens that end a response, and the adapter; loaded once."""
         if self._loaded is None:
             s = self.settings
             lora_settings, adapter = {}, None
@@ -71,7 +79,7 @@ class Vllm(Engine):
                 **lora_settings,
             )
             tokenizer = load_tokenizer(s.base, s.trust_remote_code)
-            self._loaded = llm, _end_tokens(s, tokenizer), adapter
+            self._loaded = llm, tokenizer, _end_tokens(s, tokenizer), adapter
         return self._loaded
 
 

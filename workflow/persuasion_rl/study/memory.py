@@ -14,6 +14,7 @@ from typing import Any
 from persuasion_rl.files import UserError
 from persuasion_rl.runtime.leases import visible_devices
 from persuasion_rl.runtime.machine import memory
+from persuasion_rl.study.gguf_size import numbers_in
 from persuasion_rl.study.model_size import QWEN, Size, size_in
 from persuasion_rl.study.names import BASE, model_folder
 from persuasion_rl.study.study import Study
@@ -22,8 +23,11 @@ TRAINER, READER = 0.65e9, 0.5e9
 """Bytes of a process that has loaded torch and transformers, with trl and without (measured)."""
 TOKEN = 80
 """Bytes of a token of the training data, as Python holds it."""
-UNKNOWN_MB = {"training": 12_000, "kl": 12_000, "sampling": 8_000, "loss": 8_000, "scoring": 8_000}
-"""What jobs ask for where the model's shape is not known when the plan is made, since it is not downloaded yet."""
+UNKNOWN_MB = {
+    "training": 12_000, "kl": 12_000, "sampling": 8_000, "loss": 8_000, "scoring": 8_000, "unpacking": 4_000,
+}  # fmt: skip
+"""What jobs ask for where the model's shape is not known when the plan is made, since it is not downloaded yet. Snakemake
+asks again when a job is ready to start."""
 TOO_LARGE = {
     "training": "it runs alone, with as many rows at once as fit",
     "sampling": "lower sampling.batch_size, which changes no sample",
@@ -295,6 +299,14 @@ class JobMemory:
             attempt
             * self._mb("scoring", self._size(), lambda size: READER + scoring_bytes(size, length))
         )
+
+    def unpacking(self, wildcards: Any, attempt: int) -> int:
+        """Of unpack_model: the weights of a GGUF file in float32, and again as they are read back."""
+        study, folder = self._study, wildcards.base
+        numbers = numbers_in(Path(study.packed_file(folder)), study.unpacking(folder)["inside"])
+        if numbers is None:
+            return attempt * UNKNOWN_MB["unpacking"]
+        return attempt * round((READER + 8 * numbers) / 1e6)
 
     def export(self, wildcards: Any, attempt: int) -> int:
         """Of export_model: the weights in float32, and again as they are read back."""

@@ -9,7 +9,16 @@ from typing import NamedTuple
 from persuasion_rl.files import UserError, read_json
 from persuasion_rl.prompts.wording import PLAIN, SYSTEM, task
 from persuasion_rl.study.config import Config, Data
-from persuasion_rl.study.names import BASE, POSITIONS, kind_of, model_folder
+from persuasion_rl.study.gguf_size import positions_in
+from persuasion_rl.study.names import (
+    BASE,
+    POSITIONS,
+    is_packed,
+    kind_of,
+    model_folder,
+    package_of,
+    packed_file,
+)
 from persuasion_rl.study.section import key_path
 
 
@@ -184,7 +193,7 @@ def _asked(config: Config) -> Iterator[Asked]:
     """The base model, and the players of the evaluation that are other models or are asked in another form."""
     source, own = config.models[BASE].source, config.data.prompt_format
     folder = None if source == "standin" else Path(model_folder(source))
-    positions = 4 * config.standin.max_length if folder is None else positions_of(folder)
+    positions = 4 * config.standin.max_length if folder is None else _positions(source)
     local = kind_of(source) == "folder"
     yield Asked(key_path("models", BASE), folder, local, own, positions)
     for name, other in config.evaluation.other_players.items():
@@ -197,11 +206,19 @@ def _asked(config: Config) -> Iterator[Asked]:
                 there,
                 kind_of(other.source) == "folder",
                 other.prompt_format,
-                positions_of(there),
+                _positions(other.source),
                 words,
             )
         elif other.model is not None:
             yield Asked(key, folder, local, other.prompt_format, positions, words)
+
+
+def _positions(source: str) -> int | None:
+    """How many tokens a model takes, by the file that it is unpacked from, or by its folder; None where neither tells."""
+    package, found = package_of(source), None
+    if is_packed(source):
+        found = positions_in(Path(packed_file(source)), package.inside if package else None)
+    return found or positions_of(Path(model_folder(source)))
 
 
 def positions_of(folder: Path) -> int | None:

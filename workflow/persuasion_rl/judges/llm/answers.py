@@ -12,8 +12,8 @@ from persuasion_rl.judges.llm.budget import CHARACTERS_A_TOKEN, Budget, cost_usd
 from persuasion_rl.judges.llm.cache import Answer, AnswerCache, Batch
 from persuasion_rl.judges.llm.provider import NoAnswer, Provider, Reply, Request
 from persuasion_rl.judges.llm.settings import LlmSettings
+from persuasion_rl.prompts.reasoning import without_reasoning
 from persuasion_rl.runtime.command import note
-from persuasion_rl.sampling.chat import without_reasoning
 from persuasion_rl.text import readable
 
 UNPARSABLE = "unparsable"
@@ -35,7 +35,7 @@ class Outcome(NamedTuple):
 
 
 def read_answer(text: str, schema: dict[str, Any]) -> dict[str, Any]:
-    """Read a model's answer: one JSON object of the schema, and nothing else but reasoning before it (`sampling.chat.without_reasoning`).
+    """Read a model's answer: one JSON object of the schema, and nothing else but reasoning before it (`prompts.reasoning.without_reasoning`).
 
     The object may be in one Markdown fence, as many models write JSON against all instructions: that is unambiguous.
     Its texts are made `text.readable`.
