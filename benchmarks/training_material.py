@@ -20,6 +20,10 @@ MODELS = {
         vocab_size=151_936, hidden_size=896, num_hidden_layers=24, num_attention_heads=14,
         num_key_value_heads=2, intermediate_size=4864,
     ),
+    "smollm2-135m": dict(
+        vocab_size=49_152, hidden_size=576, num_hidden_layers=30, num_attention_heads=9,
+        num_key_value_heads=3, intermediate_size=1536,
+    ),
     "small": dict(
         vocab_size=8192, hidden_size=256, num_hidden_layers=6, num_attention_heads=8,
         num_key_value_heads=2, intermediate_size=1024,
@@ -91,7 +95,7 @@ def write_all(folder: Path, corpora: Path, tokenizer: Path, plan: Plan) -> None:
         budget=Budget(**BUDGET),
     )
     vocabulary = MODELS[plan.model]["vocab_size"]
-    folded = plan.model != "qwen2.5-0.5b"
+    folded = len(AutoTokenizer.from_pretrained(texts)) > vocabulary
     for method, source in sources.items():
         rows = list(read_jsonl(source))
         random.Random(SEED).shuffle(rows)
