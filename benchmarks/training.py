@@ -292,7 +292,13 @@ MARKS = {
     "optimizer": ("optimizer.", "foreach", "fusedadam"),
 }
 """What names an operation or one that it is part of, in lower case and without underscores."""
-MATRIX_PRODUCTS = ("aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm")
+MATRIX_PRODUCTS = (
+    "mkldnn::_linear_pointwise",
+    "aten::mm",
+    "aten::addmm",
+    "aten::bmm",
+    "aten::baddbmm",
+)
 MOVES = (
     "aten::copy_", "aten::cat", "aten::index", "aten::index_select", "aten::index_put_", "aten::gather",
     "aten::_index_put_impl_", "aten::index_add_", "aten::repeat_interleave", "aten::masked_scatter",
