@@ -3,6 +3,9 @@
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 
+from persuasion_rl.models.plain import (
+    without_wrapper,
+)
 from persuasion_rl.training.unpadding import as_it_is, compute_without_padding
 
 
@@ -28,8 +31,12 @@ def in_batches(lengths: Sequence[int], tokens: int) -> Iterator[list[int]]:
 
 
 def prepare(model) -> None:
-    """Let a model compute its batches without padding, if it can; it then only reads."""
-    compute_without_padding(model)
+    """Let a model compute its batches without padding, if it can; it then only reads.
+
+    Args:
+        model: without an adapter, or with one that is merged or not.
+    """
+    compute_without_padding(without_wrapper(model))
 
 
 def as_transformers(model) -> AbstractContextManager:
@@ -38,7 +45,7 @@ def as_transformers(model) -> AbstractContextManager:
 
 
 def _is_prepared(model) -> bool:
-    return hasattr(model.base_model, "plain_attention")
+    return hasattr(without_wrapper(model).base_model, "plain_attention")
 
 
 def reply_logits(model, rows: list[tuple[list[int], list[int]]]) -> list:

@@ -21,6 +21,7 @@ from torch.nn import functional as F
 from transformers import AttentionInterface, PreTrainedModel
 
 from persuasion_rl.files import UserError
+from persuasion_rl.models.plain import without_wrapper
 from persuasion_rl.runtime.command import note
 
 NAME = "unpadded"
@@ -386,7 +387,7 @@ def as_it_is(model: torch.nn.Module) -> Iterator[None]:
     Args:
         model: one of `compute_without_padding`, with an adapter or without.
     """
-    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+    inner = without_wrapper(model)
     config, plain = inner.base_model.config, inner.base_model.plain_attention
     now, config._attn_implementation = config._attn_implementation, plain
     try:
