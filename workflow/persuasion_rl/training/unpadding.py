@@ -283,6 +283,7 @@ def compute_without_padding(model: PreTrainedModel, paired: bool = False) -> Wor
         raise UserError(
             f"{model.config.model_type}: transformers has its layers in one with its head; take another base model"
         )
+    layers = getattr(backbone, "decoder", backbone)  # OPT's head calls its decoder itself
     config = backbone.config
     backbone.plain_attention = config._attn_implementation
     config._attn_implementation = NAME
@@ -346,8 +347,8 @@ def compute_without_padding(model: PreTrainedModel, paired: bool = False) -> Wor
 
     model.register_forward_pre_hook(only_labelled, with_kwargs=True)
     model.register_forward_hook(in_place, with_kwargs=True)
-    backbone.register_forward_pre_hook(flatten, with_kwargs=True)
-    backbone.register_forward_hook(put_back, with_kwargs=True)
+    layers.register_forward_pre_hook(flatten, with_kwargs=True)
+    layers.register_forward_hook(put_back, with_kwargs=True)
     if reason := _why_padded(model):
         config._attn_implementation = backbone.plain_attention
         note(f"{config.model_type}: batches stay padded; not computed without padding: {reason}")
@@ -367,7 +368,8 @@ def _why_padded(model: PreTrainedModel) -> str | None:
     trains = model.training
     try:
         with torch.no_grad():
-            own = model.eval().base_model(**batch).last_hidden_state
+            model.eval()(**batch)  # or a head that goes past the backbone would end later
+            own = backbone(**batch).last_hidden_state
             with as_it_is(model):
                 plain = backbone(**batch).last_hidden_state
     except NotComputedHere as error:
