@@ -232,11 +232,9 @@ def _seen(queries: int, keys: int, window: int | None, device) -> torch.Tensor:
 
 
 def _capped(q, k, v, mask: torch.Tensor, form: Form) -> torch.Tensor:
-    """Attention with a soft cap on its scores, as transformers' eager attention of Gemma 2; (key heads, groups, tokens, width)."""
+    """Attention with a soft cap on its scores, as transformers' eager attention of Gemma 2, in little memory; (key heads, groups, tokens, width)."""
     scale = q.shape[-1] ** -0.5 if form.scaling is None else form.scaling
-    scores = (q @ k.transpose(2, 3)).mul_(
-        scale / form.softcap
-    ).tanh_() * form.softcap  # in place: they are large
+    scores = (q @ k.transpose(2, 3)).mul_(scale / form.softcap).tanh_() * form.softcap
     weights = scores.masked_fill_(~mask, -torch.inf).softmax(-1, dtype=torch.float32).to(q.dtype)
     return F.dropout(weights, form.dropout) @ v
 
