@@ -185,6 +185,7 @@ class Bench:
                 LORA,
                 tokens=tokens,
                 labelled=labelled,
+                length=length,
                 checkpointing=False,
                 numbers=FLOAT32,
             )

@@ -55,6 +55,7 @@ FAMILIES = {
         "topk_group": 1, "first_k_dense_replace": 1,
     },
     "phimoe": {"sliding_window": WINDOW, "num_local_experts": 4, "num_experts_per_tok": 2},
+    "opt": {"ffn_dim": 48, "word_embed_proj_dim": 16},
     "falcon": {"alibi": True, "parallel_attn": False, "multi_query": True, "bias": True},
 }  # fmt: skip
 """model_type -> what its configuration has besides the size."""

@@ -64,7 +64,7 @@ def test_a_model_does_not_diverge_from_itself(scripted):
     assert kl_and_log_ratio(child, child, prompt, reply) == {"kl": 0.0, "log_ratio": 0.0}
 
 
-def test_a_trained_model_diverges_from_its_parent(tiny_rows, tiny_sft, tiny_dpo, tmp_path):
+def test_a_trained_model_diverges_from_its_parent(tiny_rows, tiny_sft, tiny_dpo, tmp_path, capsys):
     held_out = list(read_jsonl(tiny_rows.sft_val))[:4]
     rows = player_rows([row["response"] for row in held_out], cut=(0,))
     for row, held_out_row in zip(rows, held_out, strict=True):
@@ -88,6 +88,27 @@ def test_a_trained_model_diverges_from_its_parent(tiny_rows, tiny_sft, tiny_dpo,
         for m in (model, parent)
     )
     assert kl_rows[1]["log_ratio"] == pytest.approx(own - former, abs=1e-3)
+    said = capsys.readouterr().err
+    for what in ("evaluate_kl", "the parent in evaluate_kl"):
+        assert f"checked: {what} differs by" in said
+
+
+def test_a_model_that_is_computed_wrongly_is_refused(tiny_rows, tiny_sft, tmp_path, monkeypatch):
+    """Attention of three times the scale, which the check of its kind of model overlooked."""
+    from persuasion_rl.training import unpadding
+
+    attend = unpadding.attend
+
+    def sharper(module, query, *states, **others):
+        return attend(module, 3 * query, *states, **others)
+
+    monkeypatch.setitem(unpadding.AttentionInterface._global_mapping, unpadding.NAME, sharper)
+    monkeypatch.setattr(unpadding, "_why_padded", lambda _: None)
+    write_jsonl(tmp_path / "rows.jsonl", player_rows(["So you say, and so do I."]))
+    job = ModelArguments(base=tiny_rows.base, lineage=[tiny_sft], seed=1, threads=1, device="cpu")
+    with pytest.raises(UserError, match=r"^evaluate_kl: differs by [\d.]+ nats a token"):
+        evaluate_kl(job=job, responses=tmp_path / "rows.jsonl", output=tmp_path / "kl.jsonl")
+    assert not (tmp_path / "kl.jsonl").exists()
 
 
 def test_a_model_without_a_parent_has_no_divergence(tmp_path):

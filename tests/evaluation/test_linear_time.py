@@ -142,3 +142,11 @@ def test_whatever_is_repeated_twice_the_text_takes_twice_as_long(start, unit):
         name for name, function in FUNCTIONS.items() if grows_faster(function, start, unit, 10_000)
     ]
     assert slow == []
+
+
+@pytest.mark.parametrize("unit", ["ha ", "ha ho "])
+def test_a_search_for_what_training_text_repeats_takes_twice_as_long_for_twice_of_both(unit):
+    def search(text: str) -> None:
+        assert TrainingText([text]).copied(text) == (1.0, len(text.split()))
+
+    assert not grows_faster(search, "", unit, 15_000)

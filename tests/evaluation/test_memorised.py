@@ -59,6 +59,16 @@ def test_copied_spans_are_those_of_a_naive_search(training, reply):
     assert TrainingText(training).copied(reply) == pytest.approx(naive(training, reply))
 
 
+@given(st.lists(few_words, max_size=4), few_words)
+def test_where_windows_stand_more_often_than_is_followed_the_share_stays_exact(training, reply):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(memorised, "MOST", 2)
+        share, longest = TrainingText(training).copied(reply)
+    expected, true_longest = naive(training, reply)
+    assert share == pytest.approx(expected)
+    assert longest <= true_longest and bool(longest) == bool(true_longest)
+
+
 @given(st.lists(few_words, min_size=1, max_size=4), st.data())
 def test_pieces_of_training_replies_between_new_words_are_found(training, data):
     pieces = [words(data.draw(st.sampled_from(training))) for _ in range(3)]

@@ -8,11 +8,13 @@ from types import SimpleNamespace
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import AutoConfig
 
 from persuasion_rl.data.fetch import join_shards
 from persuasion_rl.files import UserError, file_digest, read_json, write_json
 from persuasion_rl.models.lineage import base_digest, settings_digest
 from persuasion_rl.models.loading import (
+    _classifier_class,
     load_base,
     load_classifier,
     load_tokenizer,
@@ -180,6 +182,14 @@ def test_weights_that_are_cut_off_or_lack_a_tensor_are_refused(base):
     save_file(tensors, weights, metadata={"format": "pt"})
     for line in (refusal(load_base, base, "cpu"), refusal(load_classifier, base, "cpu", 0)):
         assert "lack model.layers.0.self_attn.q_proj.weight" in line
+
+
+@pytest.mark.parametrize("kind", ["llama4_text", "gemma4_text", "granite"])
+def test_a_classifier_without_a_class_of_its_own_has_the_models_own_configuration(tmp_path, kind):
+    """That of the model with images, for which Llama 4's was taken, has 100 billion weights by itself."""
+    config = AutoConfig.for_model(kind)
+    config.save_pretrained(tmp_path)
+    assert _classifier_class(tmp_path, False).config_class is type(config)
 
 
 def test_a_configuration_of_another_size_than_the_weights_is_refused(base):

@@ -140,6 +140,15 @@ def test_a_pad_token_of_minus_one_is_none():
     assert_as_plain("sft", model, pair_of_rows())
 
 
+def test_a_head_that_hides_its_call_of_the_layers_keeps_padded_batches(capsys):
+    """Its loss would end in a trace at the first batch; the layers alone compute."""
+    model = family_model("llama")
+    model.forward = lambda **batch: model.lm_head(model.model.forward(**batch).last_hidden_state)
+    compute_without_padding(model)
+    assert model.config._attn_implementation != NAME
+    assert capsys.readouterr().err.startswith("llama: batches stay padded; ")
+
+
 SAMPLED = (
     "llama",
     "mistral",
@@ -194,6 +203,7 @@ SLOW = [
         "gpt2",
         "stablelm",
         "deepseek_v3",
+        "opt",
     )
 ]
 

@@ -12,7 +12,9 @@ from persuasion_rl.models.lineage import base_digest
 from persuasion_rl.models.loading import load_base, load_for_inference
 from persuasion_rl.models.plain import plain_log_probs
 from persuasion_rl.models.unpack import unpack_model
+from persuasion_rl.study.base_folder import check_base_folder
 from persuasion_rl.study.names import MODEL_FILES, ORIGIN, model_folder, packed_file
+from persuasion_rl.study.source_checks import check_language_model
 from tiny_families import write_family_base
 from tiny_gguf import write_gguf, write_wheel
 
@@ -151,6 +153,14 @@ def test_every_source_has_a_folder_of_its_own():
     assert model_folder("pypi:A_B==1.0") == folders["pypi:a-b==1.0"]
     assert packed_file("pypi:A.b==1.0") == "resources/packages/a-b-1.0.whl"
     assert packed_file("./c/b.gguf") == "c/b.gguf"
+
+
+def test_a_gguf_file_may_be_named_in_capitals(base, tmp_path):
+    file = write_gguf(base, tmp_path / "TINY.GGUF")
+    check_language_model("models.base.source", str(file))
+    unpack_model(source=str(file), file=file, output=tmp_path / "out")
+    assert read_json(tmp_path / "out" / ORIGIN)["file"] == "TINY.GGUF"
+    check_base_folder(tmp_path / "out")
 
 
 @pytest.mark.slow

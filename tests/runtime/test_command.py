@@ -1,5 +1,6 @@
 """The command line of a stage, and the files that it reads and writes."""
 
+import json
 import os
 import shlex
 import signal
@@ -421,6 +422,20 @@ def test_a_broken_line_is_named_by_its_number(tmp_path):
         list(read_jsonl(path))
     path.write_text("[1]\n")
     with pytest.raises(UserError, match="line 1: expected a JSON object"):
+        list(read_jsonl(path))
+
+
+@pytest.mark.parametrize("indent", [None, 0, 2])
+@pytest.mark.parametrize("content", [[{"a": 1}, {"a": 2}], {"a": {"b": 2}}])
+def test_json_that_is_not_one_object_a_line_is_told_from_a_file_that_was_cut_off(
+    tmp_path, content, indent
+):
+    path = tmp_path / "rows.jsonl"
+    path.write_text(json.dumps(content, indent=indent))
+    if content == {"a": {"b": 2}} and indent is None:
+        assert list(read_jsonl(path)) == [content]
+        return
+    with pytest.raises(UserError, match="line 1: expected a JSON object, one a line, and no array"):
         list(read_jsonl(path))
 
 

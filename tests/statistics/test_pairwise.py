@@ -5,7 +5,7 @@ import math
 import evalica
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from sklearn.linear_model import LogisticRegression
 
@@ -152,15 +152,26 @@ def test_one_conversation_ranks_nobody_for_certain():
     st.lists(st.lists(st.sampled_from([0.0, 0.5, 1.0]), min_size=3, max_size=3), min_size=1),
     st.integers(1, 4),
 )
+@example([[1.0, 0.0, 1.0], [0.0, 1.0, 0.0]], 1)  # round in a circle, and back
 def test_only_the_first_player_has_a_strength_without_an_interval(results, sizes):
     games = np.zeros((len(results), 3, 3))
     games[:, [0, 0, 1], [1, 2, 2]] = results
     games[:, [1, 2, 2], [0, 0, 1]] = 1 - np.array(results)
     resamples = Resamples([str(row // sizes) for row in range(len(games))], 50, 1)
     for strength, rank in standings(games, resamples)[1:]:
-        assert strength.high - strength.low > 0.05
+        assert strength.high - strength.low > 1e-3
         assert strength.low <= strength.value <= strength.high
         assert 1 <= rank.low <= rank.value <= rank.high <= 3
+
+
+def test_players_who_met_others_only_and_fared_alike_are_not_known_to_be_equal():
+    """The first two players won and lost in the same conversations against the third, who varies."""
+    games = np.zeros((30, 3, 3))
+    games[:15, :2, 2], games[15:, 2, :2] = 1, 1
+    _, (second, rank), (third, _) = standings(games, independent(30))
+    assert second.low < -0.3 and second.value == pytest.approx(0) and second.high > 0.3
+    assert (rank.low, rank.high) == (1, 3)
+    assert third.low < third.value < third.high
 
 
 def test_nothing_is_known_of_who_never_met_the_others():

@@ -8,11 +8,13 @@ import sys
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 from persuasion_rl.runtime.machine import memory
-from persuasion_rl.study.memory import JobMemory
+from persuasion_rl.study.memory import FLOAT32, HALF, JobMemory, training_bytes
 from persuasion_rl.study.model_size import size_of
 from persuasion_rl.study.rules import MEMORY_SHARE
+from persuasion_rl.training.unpadding import compute_without_padding
 from published import published, write_model_folder
 from running import WORKFLOW, copy_project, succeed
 from tiny_families import FAMILIES, family_model
@@ -176,3 +178,40 @@ def test_a_downloaded_model_whose_configuration_was_cut_off_asks_for_what_is_kno
     folder.mkdir(parents=True)
     (folder / "config.json").write_text('{"hidden_size":')
     assert ours.delta_judge(None, 1) == before > 10_000
+
+
+@pytest.mark.parametrize(("dtype", "numbers"), [("bfloat16", HALF), ("float32", FLOAT32)])
+def test_the_scores_of_attention_with_a_soft_cap_are_counted(dtype, numbers):
+    """They grow with the square of a row; in float32 the estimate is half more than autograd keeps, as was measured."""
+    rows, length = 2, 160
+    kept, estimates = [], []
+    for cap in (2.0, None):
+        model = family_model("gemma2", attn_logit_softcapping=cap, sliding_window=512)
+        size = size_of(model.config.to_dict())
+        kept.append(bytes_kept(model.to(getattr(torch, dtype)), rows, length))
+        estimates.append(
+            training_bytes(
+                "sft", size, {"lora_r": 1, "lora_target_modules": []}, tokens=rows * length,
+                labelled=0, length=length, checkpointing=False, numbers=numbers,
+            )
+        )  # fmt: skip
+    counted = (estimates[0] - estimates[1]) / (kept[0] - kept[1])
+    assert counted == pytest.approx(1.0 if numbers is HALF else 1.5, rel=0.15)
+
+
+def bytes_kept(model, rows: int, length: int) -> int:
+    """What autograd keeps of a batch of full rows for the backward pass."""
+    compute_without_padding(model)
+    parameters = {p.untyped_storage().data_ptr() for p in model.parameters()}
+    storages = {}  # kept alive, so that no address is used again
+
+    def save(tensor):
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in parameters:
+            storages[storage.data_ptr()] = storage
+        return tensor
+
+    ids = torch.arange(1, rows * length + 1).view(rows, length) % 63 + 1
+    with torch.autograd.graph.saved_tensors_hooks(save, lambda tensor: tensor):
+        model(input_ids=ids, attention_mask=torch.ones_like(ids))
+    return sum(storage.nbytes() for storage in storages.values())

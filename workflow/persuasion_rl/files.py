@@ -171,6 +171,9 @@ def read_jsonl(path: Path) -> Iterator[dict]:
     return (row for _, row in read_numbered(path))
 
 
+ONE_A_LINE = "expected a JSON object, one a line, and no array"
+
+
 def read_numbered(
     path: Path, once: Iterable[str] = (), count: Callable[[int], None] = lambda size: None
 ) -> Iterator[tuple[int, dict]]:
@@ -197,9 +200,11 @@ def read_numbered(
             except (ValueError, RecursionError) as error:
                 if not line.strip():
                     continue
-                raise UserError(f"{path}, line {number}: {_why_not_read(error, line)}") from None
+                over_lines = number == 1 and line.strip() in (b"[", b"{")
+                why = ONE_A_LINE if over_lines else _why_not_read(error, line)
+                raise UserError(f"{path}, line {number}: {why}") from None
             if not isinstance(row, dict):
-                raise UserError(f"{path}, line {number}: expected a JSON object")
+                raise UserError(f"{path}, line {number}: {ONE_A_LINE}")
             yield number, row
 
 

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from persuasion_rl.evaluation.logits import in_batches, prepare, reply_logits
+from persuasion_rl.evaluation.logits import assert_as_plain, in_batches, prepare, reply_logits
 from persuasion_rl.files import UserError, write_jsonl
 from persuasion_rl.models.arguments import ModelArguments
 from persuasion_rl.models.devices import pick_device, prepare_torch
@@ -31,7 +31,8 @@ def evaluate_kl(*, job: ModelArguments, responses: Path, output: Path) -> None:
         responses: the model's own ReplyRows, of `sampling.evaluate_model`.
 
     Raises:
-        UserError: the model has no adapter, and so no parent; or no positions for a prompt with its reply.
+        UserError: the model has no adapter, and so no parent; or no positions for a prompt with its reply; or in a batch it, or
+            its parent, computes another row than alone.
     """
     if not job.lineage:
         raise UserError(
@@ -44,13 +45,16 @@ def evaluate_kl(*, job: ModelArguments, responses: Path, output: Path) -> None:
     tokenizer = TextTokenizer(job.base, job.prompt_format)
     replies = list(read_rows(responses, ReplyRow))
     progress = Progress("kl", len(replies), "replies")
-    for each in (model, parent):
-        follow(each, progress)
-        prepare(each)
-    measured: dict[int, KlRow] = {}
     ids = [_token_ids(tokenizer, row) for row in replies]
     lengths = [len(prompt) + len(reply) for prompt, reply in ids]
     refuse_beyond_positions(model, max(lengths, default=0))
+    measurable = [row for row in ids if row[1]]
+    for what, each in (("evaluate_kl", model), ("the parent in evaluate_kl", parent)):
+        prepare(each)
+        if measurable:
+            assert_as_plain(what, each, measurable)
+        follow(each, progress)
+    measured: dict[int, KlRow] = {}
     for batch in in_batches(lengths, KL_TOKENS):
         places = [place for place in batch if ids[place][1]]
         sums = kl_and_log_ratios(model, parent, [ids[place] for place in places])

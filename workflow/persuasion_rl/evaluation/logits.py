@@ -3,6 +3,12 @@
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 
+from persuasion_rl.models.plain import (
+    plain_log_probs,
+    refuse_difference,
+    token_log_probs,
+    without_wrapper,
+)
 from persuasion_rl.training.unpadding import as_it_is, compute_without_padding
 
 
@@ -28,8 +34,12 @@ def in_batches(lengths: Sequence[int], tokens: int) -> Iterator[list[int]]:
 
 
 def prepare(model) -> None:
-    """Let a model compute its batches without padding, if it can; it then only reads."""
-    compute_without_padding(model)
+    """Let a model compute its batches without padding, if it can; it then only reads.
+
+    Args:
+        model: without an adapter, or with one that is merged or not.
+    """
+    compute_without_padding(without_wrapper(model))
 
 
 def as_transformers(model) -> AbstractContextManager:
@@ -38,7 +48,7 @@ def as_transformers(model) -> AbstractContextManager:
 
 
 def _is_prepared(model) -> bool:
-    return hasattr(model.base_model, "plain_attention")
+    return hasattr(without_wrapper(model).base_model, "plain_attention")
 
 
 def reply_logits(model, rows: list[tuple[list[int], list[int]]]) -> list:
@@ -64,3 +74,31 @@ def reply_logits(model, rows: list[tuple[list[int], list[int]]]) -> list:
         logits = model(input_ids=ids, attention_mask=mask, use_cache=False, **asked).logits
         logits = logits[positions] if logits.shape[:2] == positions.shape else logits[0]
         return list(logits.float().split([len(reply) for _, reply in rows]))
+
+
+def reply_log_probs(model, rows: list[tuple[list[int], list[int]]]) -> list:
+    """Log-probabilities of the tokens of replies, in nats: for each row of `reply_logits` (tokens of the reply,) float32."""
+    import torch
+
+    logits = reply_logits(model, rows)
+    return [
+        token_log_probs(of_row, torch.tensor(reply, device=of_row.device))
+        for of_row, (_, reply) in zip(logits, rows, strict=True)
+    ]
+
+
+def assert_as_plain(what: str, model, rows: list[tuple[list[int], list[int]]]) -> None:
+    """Check that a model computes the longest row and the shortest, in one batch, as transformers computes each alone.
+
+    Args:
+        what: the stage, for the message.
+        rows: one or more, as those of `reply_logits`.
+
+    Raises:
+        UserError: it computes something else.
+    """
+    lengths = [len(prompt) + len(reply) for prompt, reply in rows]
+    ends = [rows[lengths.index(end)] for end in (max(lengths), min(lengths))]
+    with as_transformers(model):
+        plain = [plain_log_probs(model, prompt + reply, len(reply)) for prompt, reply in ends]
+    refuse_difference(what, model, reply_log_probs(model, ends), plain)

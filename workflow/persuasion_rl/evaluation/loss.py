@@ -4,18 +4,18 @@ import math
 import sys
 from pathlib import Path
 
-from persuasion_rl.evaluation.logits import as_transformers, in_batches, prepare, reply_logits
+from persuasion_rl.evaluation.logits import (
+    assert_as_plain,
+    in_batches,
+    prepare,
+    reply_log_probs,
+)
 from persuasion_rl.files import write_json
 from persuasion_rl.models.arguments import ModelArguments
 from persuasion_rl.models.devices import pick_device, prepare_torch
 from persuasion_rl.models.following import follow
 from persuasion_rl.models.loading import load_for_inference
-from persuasion_rl.models.plain import (
-    plain_log_probs,
-    refuse_beyond_positions,
-    refuse_difference,
-    token_log_probs,
-)
+from persuasion_rl.models.plain import refuse_beyond_positions
 from persuasion_rl.prompts.tokens import TextTokenizer
 from persuasion_rl.records import SftRow, read_rows
 from persuasion_rl.runtime.command import stage
@@ -31,29 +31,20 @@ def response_loss(model, tokenizer: TextTokenizer, rows: list[tuple[str, str]]) 
     Raises:
         UserError: in a batch, a row is another than alone; or it is longer than the model has positions.
     """
-    import torch
-
     prompts = tokenizer.prompt_ids([prompt for prompt, _ in rows])
     responses = tokenizer.response_ids([response for _, response in rows])
     rows = list(zip(prompts, responses, strict=True))
     lengths = [len(prompt) + len(response) for prompt, response in rows]
     refuse_beyond_positions(model, max(lengths))
+    assert_as_plain("evaluate_loss", model, rows)
     total, tokens = 0.0, 0
     progress = Progress("loss", len(rows), "rows", sum(lengths))
     follow(model, progress)
     for places in in_batches(lengths, LOSS_TOKENS):
-        batch = [rows[place] for place in places]
-        own = [
-            token_log_probs(logits, torch.tensor(response, device=logits.device))
-            for logits, (_, response) in zip(reply_logits(model, batch), batch, strict=True)
-        ]
-        if not tokens:  # the longest row, and the shortest beside it
-            with as_transformers(model):
-                plain = [plain_log_probs(model, p + r, len(r)) for p, r in (batch[0], batch[-1])]
-            refuse_difference("evaluate_loss", model, [own[0], own[-1]], plain)
-        total -= sum(values.double().sum().item() for values in own)
-        tokens += sum(map(len, own))
-        progress.add(done=len(batch))
+        log_probs = reply_log_probs(model, [rows[place] for place in places])
+        total -= sum(values.double().sum().item() for values in log_probs)
+        tokens += sum(map(len, log_probs))
+        progress.add(done=len(places))
     return total / tokens
 
 

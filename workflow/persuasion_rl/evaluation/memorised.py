@@ -13,6 +13,9 @@ from persuasion_rl.evaluation.markers import words
 from persuasion_rl.runtime.progress import Progress
 
 SPAN = 8
+MOST = 1000
+"""Places of a window in the training text that are followed at most. Where it stands more often ("ha ha ha ..."), the longest
+span may be longer than is said; the share stays exact."""
 FACTOR = np.uint64(0x9E3779B97F4A7C15)
 """The factor of the hash of a window. It is odd, so that every word counts. Windows with equal hashes are compared."""
 BETWEEN, UNKNOWN = 0, -1
@@ -43,23 +46,26 @@ class TrainingText:
         text = np.array([self._ids.get(word, UNKNOWN) for word in words(reply)], dtype=np.int32)
         covered = np.zeros(len(text), dtype=bool)
         longest = 0
-        before, reach_before = np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64)
+        # Where the spans that end with this window stand in the training text, the longest first, and their lengths.
+        places, lengths = np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64)
         for start, hash_ in enumerate(_hashes(text)):
-            places = self._places_of(hash_, text[start : start + SPAN])
-            reach = np.full(len(places), SPAN)
-            goes_on = np.isin(places, before + 1)  # continues a span of the previous window
-            reach[goes_on] = reach_before[np.isin(before + 1, places)] + 1
-            before, reach_before = places, reach
+            window = text[start : start + SPAN]
+            goes_on = self._text[places + SPAN] == window[-1]
+            places, lengths = places[goes_on] + 1, lengths[goes_on] + 1
+            found = self._places_of(hash_, window)
+            found = found[~np.isin(found, places)]
+            places = np.concatenate([places, found])[:MOST]
+            lengths = np.concatenate([lengths, np.full(len(found), SPAN)])[:MOST]
             if len(places):
                 covered[start : start + SPAN] = True
-                longest = max(longest, int(reach.max()))
+                longest = max(longest, int(lengths[0]))
         return (float(covered.mean()) if len(text) else 0.0), longest
 
     def _places_of(self, hash_: np.uint64, window: np.ndarray) -> np.ndarray:
-        """The places of a window of a reply in the training text, in order."""
+        """The first places of a window of a reply in the training text, in order; MOST at most."""
         low = np.searchsorted(self._hashes, hash_, "left")
         high = np.searchsorted(self._hashes, hash_, "right")
-        places = self._places[low:high]
+        places = self._places[low : min(high, low + MOST)]
         same = self._text[places[:, None] + np.arange(SPAN)] == window
         return places[same.all(axis=1)]
 

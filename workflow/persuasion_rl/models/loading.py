@@ -151,7 +151,9 @@ def load_classifier(base: Path, device: str, pad_token_id: int, trust_remote_cod
 
 
 def _classifier_class(base: Path, trust_remote_code: bool) -> type:
-    """transformers' class of classifiers of a model's kind; where it has none (OLMo 2, Granite), its generic one on that kind."""
+    """transformers' class of classifiers of a model's kind; where it has none (OLMo 2, Granite), its generic one on that kind.
+
+    Llama 4's layers of text are of a family whose own configuration is that of the model with images."""
     from transformers import (
         MODEL_FOR_CAUSAL_LM_MAPPING,
         MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
@@ -165,7 +167,7 @@ def _classifier_class(base: Path, trust_remote_code: bool) -> type:
         return AutoModelForSequenceClassification
     family = MODEL_FOR_CAUSAL_LM_MAPPING[kind].__mro__[1]  # as Olmo2PreTrainedModel
     name = family.__name__.replace("PreTrainedModel", "ForSequenceClassification")
-    return type(name, (GenericForSequenceClassification, family), {})
+    return type(name, (GenericForSequenceClassification, family), {"config_class": kind})
 
 
 @contextmanager

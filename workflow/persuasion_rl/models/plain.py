@@ -40,6 +40,11 @@ def token_log_probs(logits, ids):
     return logits.float().log_softmax(-1).gather(-1, ids[:, None])[:, 0]
 
 
+def without_wrapper(model):
+    """The transformers model within peft's wrapper, if it has one; an adapter that is not merged stays in its layers."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
 def refuse_difference(what: str, model, own: list, plain: list) -> None:
     """Say how far values are from the plain model's.
 

@@ -60,7 +60,7 @@ def _into_folder(model_path: Path, folder: Path) -> dict[str, Any]:
 
     Weights in several files become one. Code is not taken along, as in a download.
     """
-    if model_path.suffix == ".gguf":
+    if model_path.suffix.lower() == ".gguf":
         facts = convert_gguf(model_path, folder)
         known = {name: fact for name, fact in facts.items() if fact is not None}
         return {"sha256": file_digest(model_path)} | known

@@ -15,6 +15,8 @@ regression on length. Without it, a player that never wins would have no finite 
 NOTHING_KNOWN = Interval(UNKNOWN, UNKNOWN, UNKNOWN)
 STEPS, CLOSE = 50, 1e-9
 """Newton's method ends when no coefficient moves by more than this, or after this many steps."""
+ALIKE = 1e-7
+"""Strengths that differ by no more are equal."""
 POWER = 0.8
 """The probability of showing a difference, in the table of power."""
 
@@ -56,7 +58,8 @@ def standings(games: np.ndarray, resamples: Resamples) -> list[tuple[Interval, I
 
     If a pair's games hardly vary (one always won, or all were ties), the draws have that in common. Each player is then
     fitted twice more, with such games of its own and of the first player as bad and as good for it as Wilson's interval
-    allows, and its intervals reach at least to these fits.
+    allows, and its intervals reach at least to these fits. So are all games of a player whose strength is the same in every
+    draw, as where wins and losses go round in a circle.
 
     Nothing is known of a player whom no chain of games connects with the first one. All others may be behind it.
 
@@ -72,7 +75,10 @@ def standings(games: np.ndarray, resamples: Resamples) -> list[tuple[Interval, I
             for known in linked
         ]
     estimate, resampled = resamples.of_sums(games, bradley_terry)
-    fits = np.concatenate([estimate[None], bradley_terry(_doubted(games, resamples)), resampled])
+    varies = np.ptp(resampled - resampled[:, :1], axis=0) > ALIKE
+    varies[0] = varies[1:].any()
+    doubted = _doubted(games, resamples, varies)
+    fits = np.concatenate([estimate[None], bradley_terry(doubted), resampled])
     strengths, places = fits - fits[:, :1], ranks(fits)
     return [
         (
@@ -108,36 +114,42 @@ def _reaching(fits: np.ndarray, who: int, resamples: Resamples) -> Interval:
     return Interval(interval.value, min(interval.low, *own), max(interval.high, *own))
 
 
-def _doubted(games: np.ndarray, resamples: Resamples) -> np.ndarray:
+def _doubted(games: np.ndarray, resamples: Resamples, varies: np.ndarray) -> np.ndarray:
     """(2 * players, players, players): points of a fit that is bad for a player, and of one that is good for it.
 
-    Only games of pairs that hardly vary have other points than they had: the low or high end of Wilson's interval.
+    Only games of pairs that hardly vary, and those of a player that does not vary, have other points than they had: the low or
+    high end of Wilson's interval.
+
+    Args:
+        varies: (players,), whether a player's strength varies in the draws.
     """
     totals = games.sum(axis=0)
     low, high = totals.copy(), totals.copy()
+    hardly = np.zeros(totals.shape, dtype=bool)
     for one, other in zip(*np.nonzero(np.triu(totals + totals.T)), strict=True):
         points, played = games[:, one, other], games[:, one, other] + games[:, other, one]
-        if resamples.hardly_vary(points, played):
-            conversations = (resamples.by_conversation(played) > 0).sum()
-            rate = wilson(points.sum() / played.sum(), conversations)
-            for player, against, worst, best in (
-                (one, other, rate.low, rate.high),
-                (other, one, 1 - rate.high, 1 - rate.low),
-            ):
-                low[player, against], high[player, against] = np.array([worst, best]) * played.sum()
+        hardly[one, other] = hardly[other, one] = resamples.hardly_vary(points, played)
+        conversations = (resamples.by_conversation(played) > 0).sum()
+        rate = wilson(points.sum() / played.sum(), conversations)
+        for player, against, worst, best in (
+            (one, other, rate.low, rate.high),
+            (other, one, 1 - rate.high, 1 - rate.low),
+        ):
+            low[player, against], high[player, against] = np.array([worst, best]) * played.sum()
     fits = []
     for who in range(len(totals)):
+        doubts = hardly | (not varies[who])
         for of_player, of_first in ((low, high), (high, low)):
             fit = totals.copy()
             for player, ends, of_others in ((0, of_first, of_player), (who, of_player, of_first)):
                 fit[player], fit[:, player] = ends[player], of_others[:, player]
-            fits.append(fit)
+            fits.append(np.where(doubts, fit, totals))
     return np.stack(fits)
 
 
 def ranks(strengths: np.ndarray) -> np.ndarray:
     """Strengths (n, players) -> ranks from 1, the strongest first; equal strengths share a rank."""
-    return 1 + (strengths[:, None, :] > strengths[:, :, None] + 1e-7).sum(axis=2)
+    return 1 + (strengths[:, None, :] > strengths[:, :, None] + ALIKE).sum(axis=2)
 
 
 def length_controlled(

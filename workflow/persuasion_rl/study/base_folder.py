@@ -48,7 +48,7 @@ def check_gguf(file: Path) -> None:
     """
     if not file.is_file():
         raise UserError(f"there is no file {str(file)!r}")
-    if re.search(r"-\d{5}-of-\d{5}\.gguf$", file.name):
+    if re.search(r"-\d{5}-of-\d{5}\.gguf$", file.name.lower()):
         raise UserError(
             f"{file}: a part of a model in several files, which transformers does not read; join them (llama.cpp's"
             " llama-gguf-split --merge)"

@@ -66,6 +66,7 @@ class Numbers:
         state: an entry of a hidden state.
         kept_width, kept_inner, kept_input: what a layer keeps of a token for the backward pass, for each unit of its width,
             of its MLP, and for each input of an adapted module.
+        kept_score: what a layer keeps of each score of attention with a soft cap; without one no kernel keeps scores.
         tile: an entry of the head's tile, with what is computed from it.
     """
 
@@ -75,19 +76,24 @@ class Numbers:
     kept_width: int
     kept_inner: int
     kept_input: int
+    kept_score: int
     tile: int
 
 
-HALF = Numbers(weight=2, entry=2, state=2, kept_width=24, kept_inner=6, kept_input=4, tile=2)
+HALF = Numbers(
+    weight=2, entry=2, state=2, kept_width=24, kept_inner=6, kept_input=4, kept_score=8, tile=2
+)
 """16 bits on a GPU. What layers keep is counted in the manner of Korthikanti et al. (2022, arXiv:2205.05198, section 4),
 from what autograd keeps for this code (a test recounts it)."""
 FOUR_BITS = Numbers(
-    weight=4.127 / 8, entry=4, state=2, kept_width=24, kept_inner=6, kept_input=4, tile=2
-)
+    weight=4.127 / 8, entry=4, state=2, kept_width=24, kept_inner=6, kept_input=4, kept_score=8, tile=2
+)  # fmt: skip
 """NF4 quantised twice (Dettmers et al. 2023, arXiv:2305.14314), and the embedding in float32."""
-FLOAT32 = Numbers(weight=4, entry=4, state=4, kept_width=40, kept_inner=16, kept_input=1, tile=0)
+FLOAT32 = Numbers(
+    weight=4, entry=4, state=4, kept_width=40, kept_inner=16, kept_input=1, kept_score=12, tile=0
+)
 """float32 on a CPU, where adapters keep what they read once, and places of what dropout zeroed; the head's tile is small
-(`training.fused`)."""
+(`training.fused`). Of a score 8 bytes are kept; what is freed between them is not used again (measured)."""
 
 
 def rows_on_cpu(width: int, length: int) -> int:
@@ -106,6 +112,7 @@ def training_bytes(
     *,
     tokens: int,
     labelled: int,
+    length: int,
     checkpointing: bool,
     numbers: Numbers,
 ) -> float:
@@ -119,6 +126,7 @@ def training_bytes(
         method: "sft", "dpo" or "reward".
         shape: the recipe with the adapter's shape.
         tokens, labelled: of the largest batch, those that go through the layers and through the head.
+        length: of its longest row, which each token attends to.
     """
     weights = size.backbone * numbers.weight + (size.parameters - size.backbone) * numbers.entry
     modules = shape["lora_target_modules"]
@@ -128,6 +136,7 @@ def training_bytes(
         numbers.kept_width * size.width
         + numbers.kept_inner * size.inner
         + numbers.kept_input * inputs
+        + numbers.kept_score * size.capped_heads * length
     )
     activations = size.layers * layer
     if checkpointing:
@@ -240,7 +249,7 @@ class JobMemory:
             at_once = min(rows, effective)
             return TRAINER + training_bytes(
                 method, size, shape,
-                tokens=at_once * row, labelled=at_once * labelled,
+                tokens=at_once * row, labelled=at_once * labelled, length=length,
                 checkpointing=recipe.get("gradient_checkpointing", False), numbers=FLOAT32,
             )  # fmt: skip
 

@@ -10,7 +10,8 @@ from persuasion_rl.files import read_json
 @dataclass(frozen=True)
 class Size:
     """The size of a decoder: layers, width, widths of its MLP, queries and keys, vocabulary; whether its head is its
-    embedding. Of a mixture of experts, `inner` is the width of those that a token takes, and `idle` that of the others."""
+    embedding. Of a mixture of experts, `inner` is the width of those that a token takes, and `idle` that of the others.
+    `capped_heads` are a layer's heads of attention whose scores have a soft cap."""
 
     layers: int
     width: int
@@ -20,6 +21,7 @@ class Size:
     vocab: int
     tied: bool = True
     idle: int = 0
+    capped_heads: int = 0
 
     @property
     def linear(self) -> dict[str, tuple[int, int]]:
@@ -102,6 +104,7 @@ def size_of(config: dict[str, Any]) -> Size | None:
                 "tie_word_embeddings", config.get("model_type", "").startswith("gemma")
             ),
             idle=idle,
+            capped_heads=heads if config.get("attn_logit_softcapping") else 0,
         )
     except (TypeError, ValueError, AttributeError, ZeroDivisionError):
         return None

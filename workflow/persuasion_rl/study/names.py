@@ -82,7 +82,7 @@ def kind_of(source: str) -> Literal["standin", "package", "gguf", "folder", "hub
         return "package"
     if not is_local(source):
         return "hub"
-    return "gguf" if source.endswith(".gguf") else "folder"
+    return "gguf" if source.lower().endswith(".gguf") else "folder"
 
 
 class Package(NamedTuple):

@@ -44,7 +44,7 @@ def _check_source(key: str, source: str) -> None:
         not HUB_NAME.fullmatch(source)
         or "--" in source
         or ".." in source
-        or source.endswith(".gguf")
+        or source.lower().endswith(".gguf")
     ):
         raise UserError(
             f"{key}: {source!r} is no name of a Hub model (NAME or OWNER/NAME); a local folder or GGUF file starts with ./, / or"

@@ -89,6 +89,7 @@ def training_memory(
         shape,
         tokens=tokens,
         labelled=tokens,
+        length=recipe["max_length"],
         checkpointing=checkpointing,
         numbers=FOUR_BITS if recipe.get("use_4bit") else HALF,
     )

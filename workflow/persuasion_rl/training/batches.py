@@ -156,6 +156,7 @@ def refuse_beyond_memory(
         shape,
         tokens=sum(map(sum, longest)),
         labelled=sum(labelled for labelled, _ in longest),
+        length=max(map(sum, longest)),
         checkpointing=checkpointing,
         numbers=FLOAT32,
     )

@@ -9,6 +9,7 @@ import time
 from persuasion_rl.files import UserError, check
 from persuasion_rl.models.devices import peak_flops
 from persuasion_rl.models.following import follow
+from persuasion_rl.models.plain import without_wrapper
 from persuasion_rl.runtime.command import note
 from persuasion_rl.runtime.progress import Progress
 from persuasion_rl.training.checkpoints import EvaluationStopped
@@ -24,7 +25,7 @@ def forward_flops(model, workload: Workload) -> float:
     """
     import torch
 
-    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    base = without_wrapper(model)
     config = base.config
     width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     weights = sum(

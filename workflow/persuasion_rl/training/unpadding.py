@@ -22,6 +22,7 @@ from transformers import AttentionInterface, PreTrainedModel
 
 from persuasion_rl.files import UserError
 from persuasion_rl.models.linear import by_torch
+from persuasion_rl.models.plain import without_wrapper
 from persuasion_rl.runtime.command import note
 
 NAME = "unpadded"
@@ -232,10 +233,10 @@ def _seen(queries: int, keys: int, window: int | None, device) -> torch.Tensor:
 
 
 def _capped(q, k, v, mask: torch.Tensor, form: Form) -> torch.Tensor:
-    """Attention with a soft cap on its scores, as transformers' eager attention of Gemma 2; (key heads, groups, tokens, width)."""
+    """Attention with a soft cap on its scores, as transformers' eager attention of Gemma 2, in little memory; (key heads, groups, tokens, width)."""
     scale = q.shape[-1] ** -0.5 if form.scaling is None else form.scaling
-    scores = form.softcap * torch.tanh(q @ k.transpose(2, 3) * scale / form.softcap)
-    weights = scores.masked_fill(~mask, -torch.inf).softmax(-1, dtype=torch.float32).to(q.dtype)
+    scores = (q @ k.transpose(2, 3)).mul_(scale / form.softcap).tanh_() * form.softcap
+    weights = scores.masked_fill_(~mask, -torch.inf).softmax(-1, dtype=torch.float32).to(q.dtype)
     return F.dropout(weights, form.dropout) @ v
 
 
@@ -283,6 +284,7 @@ def compute_without_padding(model: PreTrainedModel, paired: bool = False) -> Wor
         raise UserError(
             f"{model.config.model_type}: transformers has its layers in one with its head; take another base model"
         )
+    layers = getattr(backbone, "decoder", backbone)  # OPT's head calls its decoder itself
     config = backbone.config
     backbone.plain_attention = config._attn_implementation
     config._attn_implementation = NAME
@@ -346,8 +348,8 @@ def compute_without_padding(model: PreTrainedModel, paired: bool = False) -> Wor
 
     model.register_forward_pre_hook(only_labelled, with_kwargs=True)
     model.register_forward_hook(in_place, with_kwargs=True)
-    backbone.register_forward_pre_hook(flatten, with_kwargs=True)
-    backbone.register_forward_hook(put_back, with_kwargs=True)
+    layers.register_forward_pre_hook(flatten, with_kwargs=True)
+    layers.register_forward_hook(put_back, with_kwargs=True)
     if reason := _why_padded(model):
         config._attn_implementation = backbone.plain_attention
         note(f"{config.model_type}: batches stay padded; not computed without padding: {reason}")
@@ -367,7 +369,8 @@ def _why_padded(model: PreTrainedModel) -> str | None:
     trains = model.training
     try:
         with torch.no_grad():
-            own = model.eval().base_model(**batch).last_hidden_state
+            model.eval()(**batch)  # or a head that goes past the backbone would end later
+            own = backbone(**batch).last_hidden_state
             with as_it_is(model):
                 plain = backbone(**batch).last_hidden_state
     except NotComputedHere as error:
@@ -387,7 +390,7 @@ def as_it_is(model: torch.nn.Module) -> Iterator[None]:
     Args:
         model: one of `compute_without_padding`, with an adapter or without.
     """
-    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+    inner = without_wrapper(model)
     config, plain = inner.base_model.config, inner.base_model.plain_attention
     now, config._attn_implementation = config._attn_implementation, plain
     try:
