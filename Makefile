@@ -1,4 +1,5 @@
 # make demo    the embedded study, to results/demo/report.html
+# make real    a real small model on real corpora, to results/smollm2/report.html
 # make test    the tests
 PYTHON ?= python3
 VENV := .venv
@@ -7,7 +8,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 CORES ?= 2
 STUDY ?= demo
 
-.PHONY: demo test test-slow test-browser test-kills test-s3 test-slurm demo-seeds real-small lint format clean help
+.PHONY: demo test test-slow test-browser test-kills test-s3 test-slurm demo-seeds real lint format clean help
 
 demo: $(VENV)/.installed  ## the embedded study, to results/demo/report.html
 	snakemake --cores $(CORES) --configfile config/demo.yaml
@@ -36,8 +37,8 @@ demo-seeds: demo  ## the embedded study with two more seeds, and a table of the 
 	done
 	python benchmarks/seeds.py --studies results/demo results/demo-seed-2 results/demo-seed-3
 
-real-small: $(VENV)/.installed  ## the whole workflow on real corpora in the folder $$PERSUASION_RL_CORPORA
-	snakemake --cores $(CORES) --configfile config/real-small.yaml
+real: $(VENV)/.installed  ## a real small model on real corpora: those in the folder $$PERSUASION_RL_CORPORA, else downloaded
+	snakemake --cores $(CORES) --configfile config/smollm2.yaml
 
 lint: $(VENV)/.installed-dev  ## format and lint, as CI checks them
 	ruff format --check .

@@ -20,15 +20,15 @@ STUDIES = {
     for file in (
         "config/config.yaml",
         "config/demo.yaml",
-        "config/real-small.yaml",
         "config/seeds-and-betas.yaml",
+        "config/smollm2.yaml",
         "tests/small.yaml",
         "tests/tiny.yaml",
     )
 }
 # Not what this machine has: threads and memory are given, and no GPU is seen.
 TARGETS = ("all", "unattended", "export", "export_dataset", "publish", "explore_data")
-CORPORA = {"winning-args-corpus", "persuasionforgood-corpus"}
+CORPORA = {"winning-args-corpus"}
 PLANNER = """
 import json, sys
 from pathlib import Path

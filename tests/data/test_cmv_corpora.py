@@ -356,6 +356,21 @@ def test_a_shuffled_corpus_gives_the_same_examples(
     }
 
 
+def test_the_log_says_where_the_first_that_is_left_out_stands(write_corpus, make_cmv, capsys):
+    """Also for a conversation that conversations.json lacks."""
+    rows = [row for name in "abcd" for row in numbered_alike(f"t3_{name}", name.upper())]
+    rows[1]["text"] = rows[4]["text"] = "[deleted]"
+    folder = write_corpus(rows, {f"t3_{name}": META for name in "abd"})
+    counts = make_cmv(folder).counts
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("left out, ")]
+    file = folder / "utterances.jsonl"
+    assert lines == [
+        f"left out, deleted: {file}, line 2 (the first of them)",
+        f"left out, no_title: {file}, line 7, conversation c (the first of them)",
+    ]
+    assert counts["won"]["deleted"] == 2
+
+
 def test_threads_without_a_title_are_left_out_and_counted(write_corpus, make_cmv):
     rows = [
         *numbered_alike("t3_a", "Cats"),

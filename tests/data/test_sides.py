@@ -355,7 +355,7 @@ def test_a_thread_and_a_dialogue_of_one_id_are_refused(write_corpus, tmp_path):
     thread = write_corpus([row], {"7": {"title": "CMV: cats"}}, "threads")
     dialogue = write_corpus([row | {"text": "Hello."}], {"7": {}}, "dialogues")
     untitled = write_corpus([row], {"7": {}}, "untitled")
-    message = "dialogues/conversations.json, line 1, conversation 7: threads has another conversation of that id"
+    message = "dialogues/utterances.jsonl, line 1, conversation 7: threads has another conversation of that id"
     with pytest.raises(UserError, match=message):
         sides([thread, dialogue], tmp_path / "sides.csv")
     assert sides([thread, untitled], tmp_path / "sides.csv").keys() == {"7"}

@@ -10,6 +10,7 @@ from collections import Counter, defaultdict, deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from persuasion_rl.data.chains import Chains, whole_chains
@@ -26,10 +27,10 @@ from persuasion_rl.data.examples import (
     RowMaker,
     note_counts,
 )
-from persuasion_rl.data.fields import DELETED, truth
+from persuasion_rl.data.fields import DELETED
 from persuasion_rl.files import UserError, write_json, written_lines
 from persuasion_rl.records import DeltaPair, SftRow
-from persuasion_rl.runtime.command import stage
+from persuasion_rl.runtime.command import count_and_name, stage
 from persuasion_rl.text import is_blank
 
 
@@ -56,23 +57,15 @@ class Reply:
 
 
 def labels_of(conversation: Conversation) -> dict[str, int]:
-    """Comment id -> 1 if it won, 0 if it lost: by the corpus' marks, or by the thread's deltas if it has none.
-
-    Raises:
-        UserError: a mark is neither true nor false.
-    """
+    """Comment id -> 1 if it won, 0 if it lost: by the corpus' marks, or by the thread's deltas if it has none."""
     utterances = conversation.utterances.values()
     if not any("success" in utterance.meta for utterance in utterances):
         return won_and_lost(conversation)
-    labels = {}
-    for utterance in utterances:
-        try:
-            success = truth("meta.success", utterance.meta.get("success"))
-        except UserError as error:
-            raise UserError(f"{conversation.place_of(utterance)}: {error}") from None
-        if success is not None and utterance.reply_to is not None:
-            labels[utterance.id] = success
-    return labels
+    return {
+        utterance.id: utterance.meta["success"]
+        for utterance in utterances
+        if utterance.meta.get("success") is not None and utterance.reply_to is not None
+    }
 
 
 def replies(
@@ -106,7 +99,7 @@ def replies(
             reason = _why_not(conversation, utterance, texts, below_a_delta)
         earlier_comments.add((conversation.id, id_))
         if reason is not None:
-            reasons[reason] += 1
+            count_and_name(reasons, reason, partial(conversation.place_of, utterance))
             continue
         turns = _turns(conversation, utterance, post, texts, chains)
         yield Reply(turns, texts[utterance.text], success, utterance)

@@ -19,6 +19,7 @@ from typing import Any
 
 from persuasion_rl.data import fields
 from persuasion_rl.files import UserError, file_digest, lines_of_keys, read_json, read_numbered
+from persuasion_rl.runtime.command import count_and_name
 from persuasion_rl.runtime.progress import Progress
 from persuasion_rl.text import is_blank, readable
 
@@ -95,8 +96,10 @@ class Conversation:
 
     @property
     def place(self) -> str:
-        """File, line and id of the conversation's meta. The file is read for it."""
-        return f"{_place_of(self.id, self.folder / 'conversations.json')}, conversation {self.id}"
+        """File, line and id: of its meta, for which the file is read, or of its first utterance if it has none."""
+        first = self.place_of(next(iter(self.utterances.values())))
+        place = _place_of(self.id, self.folder / "conversations.json") if self.meta else first
+        return f"{place}, conversation {self.id}"
 
 
 def digests_record(folder: Path) -> Path:
@@ -145,11 +148,8 @@ def read_threads(
             another one of its conversation, or no conversation can be used. The message names the file and the line.
     """
     counts = defaultdict(Counter) if counts is None else counts
-    read, cleaned = counts["read"], counts["cleaned"]
-    metas = _conversation_metas(folder)
-    without_utterances = set(metas)
-    yielded, progress = 0, None
-    examples: dict[str, str] = {}
+    read, cleaned, metas = counts["read"], counts["cleaned"], _conversation_metas(folder)
+    without_utterances, yielded, progress, examples = set(metas), 0, None, {}
     for utterances in _parts(folder / "utterances.jsonl", cleaned):
         for id_, of_conversation in _by_conversation(utterances, folder):
             without_utterances.discard(id_)
@@ -178,8 +178,8 @@ def read_threads(
 
 
 def leave_out(counts: Mapping[str, Counter], conversation: Conversation, reason: str) -> None:
-    """Count a conversation that was read, with its utterances, as left out."""
-    counts["left_out_conversations"][reason] += 1
+    """Count a conversation that was read, with its utterances, as left out; the log names the first of each reason."""
+    count_and_name(counts["left_out_conversations"], reason, lambda: conversation.place)
     counts["left_out_utterances"][reason] += len(conversation.utterances)
 
 
@@ -194,7 +194,7 @@ def _by_conversation(
             raise UserError(
                 f"{folder / 'utterances.jsonl'}, lines {other.line} and {utterance.line}: two utterances of"
                 f" conversation {utterance.conversation_id} have the id {utterance.id}"
-                " (t1_ and t3_ in front do not count)"
+                " (t1_ and t3_ in front do not count); remove one, or give it another id"
             )
     for id_ in list(threads):
         yield id_, threads.pop(id_)
@@ -288,7 +288,7 @@ def _refuse_repeated_ids(path: Path) -> None:
         if others:
             raise UserError(
                 f"{path}, lines {first} and {others[0]}: two conversations have the id {id_}"
-                " (t1_ and t3_ in front do not count)"
+                " (t1_ and t3_ in front do not count); remove one, or give it another id"
             )
 
 
@@ -315,9 +315,8 @@ def _meta(entry: Any, folder: Path, id_: str, cleaned: Counter) -> dict[str, Any
             text = _mended(fields.text(key, meta[key]), cleaned)
             meta[key] = "" if text is None or is_blank(text) else text
         if "op-userID" in meta:
-            poster = meta["op-userID"]
-            is_null = fields.is_null(poster)
-            meta["op-userID"] = None if is_null else fields.speaker("op-userID", poster)
+            no_name = fields.is_null(meta["op-userID"])
+            meta["op-userID"] = None if no_name else fields.speaker("op-userID", meta["op-userID"])
         return meta
     except UserError as error:
         place = _place_of(id_, folder / "conversations.json")
@@ -385,8 +384,9 @@ def _utterance(row: dict[str, Any], line: int, cleaned: Counter) -> Utterance:
     )
     meta = fields.mapping("meta", row.get("meta"))
     kept = {key: meta[key] for key in KEPT_META if key in meta}
-    if kept.get("distinguished") is not None:
-        kept["distinguished"] = fields.text("meta.distinguished", kept["distinguished"])
+    for key, read in (("distinguished", fields.text), ("success", fields.truth)):
+        if key in kept:
+            kept[key] = read(f"meta.{key}", kept[key])
     return Utterance(
         id=fields.needed_identifier("id", row["id"]),
         conversation_id=fields.needed_identifier(conversation, row[conversation]),

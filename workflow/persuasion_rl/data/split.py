@@ -179,6 +179,9 @@ def largest_that_fits(
             return parts
         if factor == 0:
             break
+        if factor == 1:
+            limit = min(filled, key=filled.get)
+            note(f"there is least of the part {limit}: {len(parts[limit]):,} of {sizes[limit]:,}")
         # The largest part loses at least one row, so that the loop ends.
         one_less = (int(largest * factor) - 1) / largest
         factor = max(0.0, min(factor * max(0.5, min(filled.values())), one_less))

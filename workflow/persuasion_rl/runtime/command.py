@@ -20,6 +20,7 @@ import threading
 import time
 import types
 import typing
+from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
@@ -48,7 +49,9 @@ def stage(*functions: Callable) -> None:
     if workflow := os.environ.get(WORKFLOW):
         _end_with(int(workflow))
         for name, value in recorded().items():
-            note(f"{name}={value} is in the environment: it may change last digits")
+            note(
+                f"{name}={value} is in the environment and is kept; without it last digits may differ"
+            )
     try:
         function, arguments = read_words(functions, sys.argv[1:])
         with reporting(function.__name__, note):
@@ -296,6 +299,13 @@ def _value(word: str) -> Any:
 def is_main_process() -> bool:
     """Whether this is the only process of its stage, or the first of several."""
     return os.environ.get("RANK", "0") == "0"
+
+
+def count_and_name(counts: Counter, reason: str, place: Callable[[], str]) -> None:
+    """Count what is left out for a reason; a line says where the first one stands."""
+    if not counts[reason]:
+        note(f"left out, {reason}: {place()} (the first of them)")
+    counts[reason] += 1
 
 
 def note(text: str) -> None:

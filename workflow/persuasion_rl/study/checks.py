@@ -298,7 +298,15 @@ def _check_corpora(config: Config) -> None:
             continue
         corpus = os.path.normpath(os.path.join(folder, name))
         if not os.path.isdir(corpus):
-            raise UserError(f"corpora_dir: there is no folder {name!r} in {shortened(folder)}")
+            inside = os.path.isfile(os.path.join(folder, CORPUS_FILES[0]))
+            hint = (
+                "; it is itself a corpus: name the folder above it, and it in data.cmv_corpora"
+                if inside
+                else ""
+            )
+            raise UserError(
+                f"corpora_dir: there is no folder {name!r} in {shortened(folder)}{hint}"
+            )
         for file in CORPUS_FILES:
             if not os.path.isfile(os.path.join(corpus, file)):
                 raise UserError(

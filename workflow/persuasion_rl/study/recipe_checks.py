@@ -7,7 +7,7 @@ from typing import Any
 from persuasion_rl.files import UserError
 from persuasion_rl.study.base_folder import linear_modules
 from persuasion_rl.study.config import Config
-from persuasion_rl.study.names import BASE, kind_of, model_folder
+from persuasion_rl.study.names import BASE, model_folder
 from persuasion_rl.study.recipes import Model
 
 ONLY_OF = {
@@ -97,9 +97,9 @@ def _check_recipe(
 
 
 def _check_target_modules(key: str, names: Iterable[str], base: Model) -> None:
-    """UserError where a module cannot be adapted, or is not in a base model that is a local folder."""
-    here = names and kind_of(base.source) == "folder"
-    modules = linear_modules(Path(model_folder(base.source))) if here else None
+    """UserError where a module cannot be adapted, or is not in a base model whose folder is here."""
+    here = names and base.source != "standin" and Path(model_folder(base.source)).is_dir()
+    modules = (linear_modules(Path(model_folder(base.source))) or None) if here else None
     for name in names:
         if name in NOT_ADAPTED:
             raise UserError(
