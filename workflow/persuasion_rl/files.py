@@ -262,7 +262,7 @@ def _why_not_read(error: ValueError | RecursionError, content: bytes) -> str:
     if getattr(error, "msg", "") == "Extra data":
         return f"not valid JSON ({error}): one value is expected here, and another one follows"
     if isinstance(error, json.JSONDecodeError | UnicodeDecodeError):
-        return f"not valid JSON ({error}); is it whole, and JSON throughout?"
+        return f"not valid JSON ({error}); was it cut off, or edited by hand?"
     return f"not valid JSON ({str(error).partition(';')[0]})"
 
 

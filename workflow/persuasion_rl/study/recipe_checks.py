@@ -1,13 +1,14 @@
 """Refuses recipes that a trainer would refuse hours later, when it starts, and settings that it would silently ignore."""
 
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from persuasion_rl.files import UserError
 from persuasion_rl.study.base_folder import linear_modules
 from persuasion_rl.study.config import Config
-from persuasion_rl.study.names import BASE, model_folder
+from persuasion_rl.study.names import BASE, kind_of, model_folder
 from persuasion_rl.study.recipes import Model
 
 ONLY_OF = {
@@ -96,17 +97,28 @@ def _check_recipe(
     _check_losses(key, recipe)
 
 
+def _modules_here(source: str) -> set[str]:
+    """The modules of a base model that an adapter can have; none where it is not here yet."""
+    if source == "standin":
+        return set()
+    folder = Path(model_folder(source))
+    if kind_of(source) == "folder":
+        return linear_modules(folder)
+    with suppress(UserError, OSError):  # a download that is not whole
+        return linear_modules(folder)
+    return set()
+
+
 def _check_target_modules(key: str, names: Iterable[str], base: Model) -> None:
     """UserError where a module cannot be adapted, or is not in a base model whose folder is here."""
-    here = names and base.source != "standin" and Path(model_folder(base.source)).is_dir()
-    modules = (linear_modules(Path(model_folder(base.source))) or None) if here else None
+    modules = _modules_here(base.source) if names else set()
     for name in names:
         if name in NOT_ADAPTED:
             raise UserError(
                 f"{key}.lora_target_modules: {name!r} cannot be adapted: {NOT_ADAPTED[name]}; take projections of"
                 " layers, as q_proj"
             )
-        if modules is not None and name not in modules:
+        if modules and name not in modules:
             raise UserError(
                 f"{key}.lora_target_modules: the base model has no module {name!r} to adapt; there are"
                 f" {', '.join(sorted(modules))}"
