@@ -1,7 +1,7 @@
 """Linear layers on a CPU in float32 by oneDNN, which torch brings along and does not use for them.
 
-torch takes MKL. On AMD's processors, whose widest instructions MKL leaves alone, oneDNN is more than twice as fast; on others about as
-fast. Both are float32 throughout, and differ in the order of sums.
+torch takes MKL. On AMD's processors, whose widest instructions MKL leaves alone, oneDNN is more than twice as fast; others were not
+measured. Both are float32 throughout, and differ in the order of sums.
 """
 
 from __future__ import annotations
