@@ -16,15 +16,15 @@ def print_costs(*, study: Path) -> None:
     Args:
         study: results/{study}.
     """
-    found, unread = costs_of(study / "benchmarks")
+    costs, unread = costs_of(study / "benchmarks")
     for problem in unread:
         note(f"not counted: {problem}")
-    if not found:
+    if not costs:
         raise UserError(f"{study}: no benchmark file of Snakemake; run the study first")
     print("| rule | seconds | peak memory (MB) |\n|---|---:|---:|")
-    for cost in found:
+    for cost in costs:
         print(f"| {cost.rule} | {cost.seconds:.1f} | {cost.memory:.0f} |")
-    print(f"| all, one after the other | {sum(cost.seconds for cost in found):.1f} | |")
+    print(f"| all, one after the other | {sum(cost.seconds for cost in costs):.1f} | |")
 
 
 if __name__ == "__main__":

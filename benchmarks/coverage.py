@@ -97,7 +97,7 @@ def estimates(study: Study, draws: int, seed: int) -> dict[str, tuple]:
     points = study.games[:, 1, 0]
     strengths = [strength for strength, _ in standings(study.games, resamples)]
     verdicts = study.votes.astype(str)
-    found = {
+    intervals = {
         "win rate": bootstrap_rate(points, study.conversations, draws, seed),
         "win rate, a strong player": bootstrap_rate(
             study.games[:, 3, 0], study.conversations, draws, seed
@@ -115,7 +115,7 @@ def estimates(study: Study, draws: int, seed: int) -> dict[str, tuple]:
             study.seeds, study.conversations, min(draws, 200), seed
         ),
     }
-    return {name: (one.value, one.low, one.high) for name, one in found.items()}
+    return {name: (one.value, one.low, one.high) for name, one in intervals.items()}
 
 
 def measure(

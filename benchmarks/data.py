@@ -173,11 +173,11 @@ def measured(command: list) -> tuple[float, float]:
     """Seconds and peak memory (MB) of a process."""
     before = time.perf_counter()
     process = subprocess.Popen([str(word) for word in command], stderr=subprocess.PIPE, text=True)
-    told = process.stderr.read()
+    output = process.stderr.read()
     _, status, usage = os.wait4(process.pid, 0)
     if status:
-        sys.exit(f"{' '.join(map(str, command[:4]))}: {told[-2000:]}")
-    print(told.strip().splitlines()[-1], file=sys.stderr)
+        sys.exit(f"{' '.join(map(str, command[:4]))}: {output[-2000:]}")
+    print(output.strip().splitlines()[-1], file=sys.stderr)
     unit = 1e6 if sys.platform == "darwin" else 1e3
     return time.perf_counter() - before, usage.ru_maxrss / unit
 

@@ -63,7 +63,7 @@ def test_what_is_no_reasoning_is_left_as_it_is(text):
 )
 def test_a_reply_that_shows_nothing_is_empty(text, said, reasoning):
     sample = Sample(text, 3, STOPPED)
-    assert (sample.said, sample.reasoning) == (said, reasoning)
+    assert (sample.reply, sample.reasoning) == (said, reasoning)
 
 
 PARTS = st.lists(

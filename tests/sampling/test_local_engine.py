@@ -59,7 +59,7 @@ def test_special_tokens_that_mark_reasoning_are_read_and_others_are_not(tmp_path
     base = write_scripted_base(tmp_path, table, special=("[THINK]", "[/THINK]"))
     (sample,) = samples(base, Limits(1.0, 1.0, 8), 1)
     assert sample == Sample("[THINK]C[/THINK]A", 6, STOPPED)
-    assert (sample.said, sample.reasoning) == ("A", 16)
+    assert (sample.reply, sample.reasoning) == ("A", 16)
 
 
 def test_a_base_models_own_generation_settings_do_not_change_the_samples(tmp_path):

@@ -113,7 +113,7 @@ def test_marks_of_reasoning_stay_in_the_text_though_they_are_special_tokens(vllm
     tokens = ["[THINK]", "B", "[/THINK]", "<|im_start|>", "A"]
     vllm.reply = load_tokenizer(base).convert_tokens_to_ids(tokens)
     ((_, sample),) = engine_of(base, engine="vllm").sample(short_requests(1))
-    assert sample == Sample("[THINK]B[/THINK]A", 6, STOPPED) and sample.said == "A"
+    assert sample == Sample("[THINK]B[/THINK]A", 6, STOPPED) and sample.reply == "A"
 
 
 def test_vllm_gets_the_models_own_adapter(vllm, troubled_base, tmp_path, monkeypatch):

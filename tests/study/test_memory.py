@@ -215,3 +215,14 @@ def bytes_kept(model, rows: int, length: int) -> int:
     with torch.autograd.graph.saved_tensors_hooks(save, lambda tensor: tensor):
         model(input_ids=ids, attention_mask=torch.ones_like(ids))
     return sum(storage.nbytes() for storage in storages.values())
+
+
+def test_the_estimates_know_what_stages_take_at_once():
+    """The stages do not import the estimates: else a change of these would make results again."""
+    from persuasion_rl.evaluation import kl, loss
+    from persuasion_rl.judges import delta
+    from persuasion_rl.sampling import cache
+    from persuasion_rl.study import memory
+
+    assert memory.KL_TOKENS == kl.KL_TOKENS and memory.LOSS_TOKENS == loss.LOSS_TOKENS
+    assert memory.SCORED == delta.TOKENS and memory.CACHE_ROOM == cache.ROOM

@@ -88,7 +88,7 @@ class LoadedModels:
             from persuasion_rl.sampling.request import Request
 
             ((_, sample),) = engine.sample([Request(token_hex(8), prompt, 1)])
-        return sample.said
+        return sample.reply
 
     def _engine(self, model: str):
         if model not in self._engines:

@@ -47,10 +47,10 @@ def opened(wheel: Path) -> Iterator[ZipFile]:
 
 def licence_of(package: ZipFile) -> str | None:
     """The licence that a package's metadata names (core metadata 2.4: License-Expression, License, classifiers)."""
-    found = [name for name in package.namelist() if OWN_METADATA.fullmatch(name)]
-    if not found:
+    metadata_files = [name for name in package.namelist() if OWN_METADATA.fullmatch(name)]
+    if not metadata_files:
         return None
-    text = package.read(found[0]).decode(errors="replace")
+    text = package.read(metadata_files[0]).decode(errors="replace")
     metadata = HeaderParser().parsestr(text)
     classifiers = metadata.get_all("Classifier", [])
     named = [
@@ -78,7 +78,7 @@ def _folder(name: str) -> str:
     return str(PurePosixPath(name).parent)
 
 
-def the_one(found: list[str], inside: str | None, wheel: str) -> str:
+def the_one(models: list[str], inside: str | None, wheel: str) -> str:
     """The model that is meant of those that a package has.
 
     Args:
@@ -87,18 +87,18 @@ def the_one(found: list[str], inside: str | None, wheel: str) -> str:
     Raises:
         UserError: there is none, or none of that path, or there are several.
     """
-    if not found:
+    if not models:
         raise UserError(f"{wheel}: this package holds no model of the kind that is wanted")
-    if inside is None and len(found) > 1:
+    if inside is None and len(models) > 1:
         raise UserError(
-            f"{wheel}: this package holds several models; write one of them behind the version, as #{found[0]}:"
-            f" {', '.join(found)}"
+            f"{wheel}: this package holds several models; write one of them behind the version, as #{models[0]}:"
+            f" {', '.join(models)}"
         )
-    if inside is not None and inside.rstrip("/") not in found:
+    if inside is not None and inside.rstrip("/") not in models:
         raise UserError(
-            f"{wheel}: this package holds no model {inside!r}; it has {', '.join(found)}"
+            f"{wheel}: this package holds no model {inside!r}; it has {', '.join(models)}"
         )
-    return found[0] if inside is None else inside.rstrip("/")
+    return models[0] if inside is None else inside.rstrip("/")
 
 
 def extract(package: ZipFile, path: str, target: Path) -> None:

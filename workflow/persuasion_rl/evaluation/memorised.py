@@ -52,10 +52,10 @@ class TrainingText:
             window = text[start : start + SPAN]
             goes_on = self._text[places + SPAN] == window[-1]
             places, lengths = places[goes_on] + 1, lengths[goes_on] + 1
-            found = self._places_of(hash_, window)
-            found = found[~np.isin(found, places)]
-            places = np.concatenate([places, found])[:MOST]
-            lengths = np.concatenate([lengths, np.full(len(found), SPAN)])[:MOST]
+            new_places = self._places_of(hash_, window)
+            new_places = new_places[~np.isin(new_places, places)]
+            places = np.concatenate([places, new_places])[:MOST]
+            lengths = np.concatenate([lengths, np.full(len(new_places), SPAN)])[:MOST]
             if len(places):
                 covered[start : start + SPAN] = True
                 longest = max(longest, int(lengths[0]))

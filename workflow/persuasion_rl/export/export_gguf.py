@@ -161,8 +161,8 @@ def _add_tokenizer(writer, tokenizer: LlamaTokenizer, model: Path) -> None:
         if name in ("bos", "eos", "pad", "unk"):
             getattr(writer, f"add_{name}_token_id")(number)
     writer.add_add_bos_token(tokenizer.add_bos)
-    if found := read_template(model):
-        writer.add_chat_template(found[1])
+    if place_and_template := read_template(model):
+        writer.add_chat_template(place_and_template[1])
 
 
 def _tensors(model: Path, config) -> Iterator[tuple[str, Any]]:

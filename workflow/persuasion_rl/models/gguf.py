@@ -71,8 +71,8 @@ def convert_gguf(file: Path, folder: Path) -> dict[str, Any]:
     _compare(file, folder, ids, expected)
     note(f"{file.name}: {_agreement(config)}")
     keys = {"name": "name", "architecture": "architecture", "licence": "license"}
-    said = {ours: header.metadata.get(f"general.{theirs}") for ours, theirs in keys.items()}
-    facts = {name: text and " ".join(readable(text).split()) for name, text in said.items()}
+    texts = {ours: header.metadata.get(f"general.{theirs}") for ours, theirs in keys.items()}
+    facts = {name: text and " ".join(readable(text).split()) for name, text in texts.items()}
     return facts | {"quantisation": header.quantisation}
 
 
@@ -97,23 +97,25 @@ def _config(file: Path, header: Header):
             f"{file}: {header.architecture} is no causal language model of text alone; take one that transformers knows as"
             f" ...{CAUSAL[0]}"
         )
-    told = _told(config)
+    settings = _settings(config)
     by_name = [GGUF_CONFIG_MAPPING.get(name) for name in (header.architecture, config.model_type)]
     renamed = next(filter(None, by_name), {})
     for key, value in header.metadata.items():
         prefix, _, own = key.partition(".")
         if prefix == header.architecture and own != EMBEDS and not _off(own, value):
             name = ATTRIBUTES.get(own) or renamed.get(own) or own.rpartition(".")[2]
-            if told.get(name) != value:
+            if settings.get(name) != value:
                 raise UserError(
                     f"{file}: says {key} = {value}, and transformers would take it for a model with {name}"
-                    f" {told.get(name, 'as in every such model')}; take the model's own weights (safetensors)"
+                    f" {settings.get(name, 'as in every such model')}; take the model's own weights (safetensors)"
                 )
-    scale = told.get("query_pre_attn_scalar", told["head_dim"])  # Gemma's, of which no header tells
-    if scale != told["head_dim"]:
+    scale = settings.get(
+        "query_pre_attn_scalar", settings["head_dim"]
+    )  # Gemma's, of which no header tells
+    if scale != settings["head_dim"]:
         raise UserError(
             f"{file}: does not say how its attention is scaled, and transformers would take {scale} for heads of"
-            f" {told['head_dim']} numbers; take the model's own weights (safetensors)"
+            f" {settings['head_dim']} numbers; take the model's own weights (safetensors)"
         )
     return config
 
@@ -124,15 +126,15 @@ def _off(key: str, value: Any) -> bool:
     return key in off and off[key] == value
 
 
-def _told(config) -> dict[str, Any]:
+def _settings(config) -> dict[str, Any]:
     """What a configuration says, by flat names."""
-    told = config.to_dict()
-    heads = told.get("num_attention_heads") or 1
-    head = told.get("head_dim") or config.hidden_size // heads
-    rope = told.get("rope_parameters") or {}
+    settings = config.to_dict()
+    heads = settings.get("num_attention_heads") or 1
+    head = settings.get("head_dim") or config.hidden_size // heads
+    rope = settings.get("rope_parameters") or {}
     rope = rope.get("full_attention") or rope  # Gemma 3 has other ones in its windows
     rotary = int(head * rope.get("partial_rotary_factor", 1))
-    return told | rope | {"head_dim": head, "rotary_width": rotary}
+    return settings | rope | {"head_dim": head, "rotary_width": rotary}
 
 
 def _tokenizer(file: Path, header: Header, config):
@@ -144,20 +146,22 @@ def _tokenizer(file: Path, header: Header, config):
     from transformers import AutoTokenizer
     from transformers.integrations.gguf.gguf_tokenizer_mapping import GGUF_PRE_TOKENIZER_SPLITS
 
-    said = header.metadata
-    split = said.get(f"{TOKENIZER}.pre")
+    metadata = header.metadata
+    split = metadata.get(f"{TOKENIZER}.pre")
     known = {*GPT2, *DIGIT_BY_DIGIT, *GGUF_PRE_TOKENIZER_SPLITS}
-    if said.get(f"{TOKENIZER}.model") == "gpt2" and split not in known:
+    if metadata.get(f"{TOKENIZER}.model") == "gpt2" and split not in known:
         raise UserError(
             f"{file}: transformers does not know how its tokenizer splits text (tokenizer.ggml.pre = {split}), and would"
             " read other tokens than the model learned; take the model's own weights (safetensors)"
         )
-    begins = split in WHOLE_WORDS and f"{TOKENIZER}.bos_token_id" in said
-    unsaid = {"add_bos_token": True} if begins and f"{TOKENIZER}.add_bos_token" not in said else {}
+    begins = split in WHOLE_WORDS and f"{TOKENIZER}.bos_token_id" in metadata
+    silent_defaults = (
+        {"add_bos_token": True} if begins and f"{TOKENIZER}.add_bos_token" not in metadata else {}
+    )
     with loading(file):
-        tokenizer = AutoTokenizer.from_pretrained(**_named(file), **unsaid)
-    _split_as_llama_cpp(tokenizer.backend_tokenizer, said)
-    if said.get(f"{TOKENIZER}.model") == "gpt2":
+        tokenizer = AutoTokenizer.from_pretrained(**_named(file), **silent_defaults)
+    _split_as_llama_cpp(tokenizer.backend_tokenizer, metadata)
+    if metadata.get(f"{TOKENIZER}.model") == "gpt2":
         for number, text in header.whole.items():
             if tokenizer.convert_tokens_to_ids(text) != number:
                 raise UserError(
@@ -169,31 +173,31 @@ def _tokenizer(file: Path, header: Header, config):
             f"{file}: its tokenizer has {len(tokenizer):,} tokens, and its model embeds {config.vocab_size:,}"
         )
     for name, key in (("bos", "bos"), ("eos", "eos"), ("pad", "padding")):
-        own, told = (
+        own, stated = (
             getattr(tokenizer, f"{name}_token_id"),
-            said.get(f"{TOKENIZER}.{key}_token_id"),
+            metadata.get(f"{TOKENIZER}.{key}_token_id"),
         )
-        if own != told:
+        if own != stated:
             raise UserError(
-                f"{file}: its {name} token has the id {told}, and {own} in the tokenizer that transformers builds"
+                f"{file}: its {name} token has the id {stated}, and {own} in the tokenizer that transformers builds"
             )
         setattr(config, f"{name}_token_id", own)
     return tokenizer
 
 
-def _split_as_llama_cpp(tokenizer, said: dict[str, Any]) -> None:
+def _split_as_llama_cpp(tokenizer, metadata: dict[str, Any]) -> None:
     """Mend what transformers builds where llama.cpp gives other tokens.
 
     Args:
-        tokenizer: of tokenizers. said: the metadata of the file.
+        tokenizer: of tokenizers. metadata: the metadata of the file.
     """
     from tokenizers import decoders, normalizers, pre_tokenizers
 
-    split = said.get(f"{TOKENIZER}.pre")
+    split = metadata.get(f"{TOKENIZER}.pre")
     if (
-        said.get(f"{TOKENIZER}.model") == "llama"
-    ):  # SentencePiece: a space in front of each text, unless it is said
-        begins = said.get(f"{TOKENIZER}.add_space_prefix", True)
+        metadata.get(f"{TOKENIZER}.model") == "llama"
+    ):  # SentencePiece: a space in front of each text, unless the header says no
+        begins = metadata.get(f"{TOKENIZER}.add_space_prefix", True)
         space = [normalizers.Replace(" ", "▁")]
         bare = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
         prefix, stripped = [normalizers.Prepend("▁")], [decoders.Strip(" ", 1, 0)]
@@ -217,11 +221,11 @@ def _write_model(file: Path, header: Header, config, ids: list[int], folder: Pat
     from transformers import AutoModelForCausalLM, GenerationConfig
 
     with loading(file):
-        model, found = AutoModelForCausalLM.from_pretrained(
+        model, loading_info = AutoModelForCausalLM.from_pretrained(
             **_named(file), config=config, dtype=torch.float32, output_loading_info=True
         )
     numbers = sum(weights.numel() for weights in model.parameters())
-    if found["missing_keys"] or found["mismatched_keys"] or numbers != header.numbers:
+    if loading_info["missing_keys"] or loading_info["mismatched_keys"] or numbers != header.numbers:
         raise UserError(
             f"{file}: holds {header.numbers:,} numbers, and transformers' {config.model_type} has {numbers:,}, so a part of"
             " the model would be lost, or random (scaled positions, for example); take its own weights (safetensors)"
@@ -257,12 +261,12 @@ def _compare(file: Path, folder: Path, ids: list[int], expected) -> None:
 
 def _agreement(config) -> str:
     """What file, configuration and tokenizer agree on, in one line."""
-    told = _told(config)
+    settings = _settings(config)
     parts = {
         "vocabulary": config.vocab_size,
         "bos, eos, pad": f"{config.bos_token_id}, {config.eos_token_id}, {config.pad_token_id}",
         "tied embeddings": str(config.tie_word_embeddings).lower(),
-        "RoPE theta": told.get("rope_theta"),
-        "epsilon of norms": next((told[key] for key in told if key.endswith(("norm_eps", "epsilon"))), None),
+        "RoPE theta": settings.get("rope_theta"),
+        "epsilon of norms": next((settings[key] for key in settings if key.endswith(("norm_eps", "epsilon"))), None),
     }  # fmt: skip
     return "; ".join(f"{name} {value}" for name, value in parts.items() if value is not None)

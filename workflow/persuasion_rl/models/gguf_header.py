@@ -108,25 +108,23 @@ def _refuse_values(file: Path, header: Header, tensors: int) -> None:
 
 def _refuse_kind(file: Path, header: Header) -> None:
     """UserError for a file that holds something else than a whole language model."""
-    said = header.metadata
-    kind, architecture = said.get("general.type", "model"), said.get("general.architecture")
+    metadata = header.metadata
+    kind, architecture = metadata.get("general.type", "model"), metadata.get("general.architecture")
     if architecture is None:
         raise UserError(f"{file}: does not say which model it is (general.architecture)")
-    if kind == "adapter" or "adapter.type" in said:
+    if kind == "adapter" or "adapter.type" in metadata:
         what = "an adapter, and no base model: merge it into its model first"
     elif kind == "mmproj" or architecture == "clip":
         what = "the part of a model that sees images; take the file of its language model"
     elif kind != "model":
         what = f"of the type {kind!r}, and no model"
-    elif said.get("split.count", 1) not in (0, 1):
-        what = (
-            f"one of {said['split.count']} files; join them (llama.cpp's llama-gguf-split --merge)"
-        )
-    elif said.get(f"{architecture}.{EMBEDS}", 0):
+    elif metadata.get("split.count", 1) not in (0, 1):
+        what = f"one of {metadata['split.count']} files; join them (llama.cpp's llama-gguf-split --merge)"
+    elif metadata.get(f"{architecture}.{EMBEDS}", 0):
         what = "a model of embeddings, which writes no text"
     elif not header.tokens:
         what = "without a vocabulary (tokenizer.ggml.tokens), so no text can be read"
-    elif f"{TOKENIZER}.eos_token_id" not in said:
+    elif f"{TOKENIZER}.eos_token_id" not in metadata:
         what = f"without an EOS token ({TOKENIZER}.eos_token_id), so no response could end"
     else:
         return

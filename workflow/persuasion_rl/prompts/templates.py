@@ -31,10 +31,10 @@ def read_format(base: Path, name: str) -> PromptFormat:
     """
     if name == PLAIN.name:
         return PLAIN
-    found = read_template(base)
-    if found is None:
+    place_and_template = read_template(base)
+    if place_and_template is None:
         raise UserError(f"prompt_format: chat, but {base} has no chat template; use plain")
-    file, template = found
+    file, template = place_and_template
     special = special_tokens(base)
     user = {"role": "user", "content": MARK}
     try:

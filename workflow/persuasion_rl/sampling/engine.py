@@ -109,7 +109,7 @@ class Engine(ABC):
         """
         sample = Sample(text.strip(), tokens, finish_reason)
         if finish_reason == STOPPED:
-            (count,) = self.text_tokenizer.response_counts([sample.said])
+            (count,) = self.text_tokenizer.response_counts([sample.reply])
             if count > self.settings.max_new_tokens:
                 return replace(sample, finish_reason=CUT)
         return sample

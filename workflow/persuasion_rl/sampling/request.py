@@ -45,14 +45,14 @@ class Sample:
     """STOPPED, or what else ended the response."""
 
     @property
-    def said(self) -> str:
+    def reply(self) -> str:
         """The response as it is judged and shown: without the model's reasoning, odd characters (`text.readable`), and the white
         space around it; "" where that shows nothing."""
-        said = without_reasoning(readable(self.text)).strip()
-        return "" if is_blank(said) else said
+        reply = without_reasoning(readable(self.text)).strip()
+        return "" if is_blank(reply) else reply
 
     @property
     def reasoning(self) -> int:
-        """How many characters of reasoning `said` leaves out."""
+        """How many characters of reasoning `reply` leaves out."""
         text = readable(self.text).strip()
-        return 0 if is_blank(text) else len(text) - len(self.said)
+        return 0 if is_blank(text) else len(text) - len(self.reply)

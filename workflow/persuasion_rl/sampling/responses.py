@@ -75,5 +75,5 @@ def sample_responses(
 
 
 def _as_response(request: Request, sample: Sample) -> SampledResponse:
-    response = {**vars(sample), "text": sample.said, "draws": request.attempt + 1}
+    response = {**vars(sample), "text": sample.reply, "draws": request.attempt + 1}
     return response | ({"reasoning": sample.reasoning} if sample.reasoning else {})

